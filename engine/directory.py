@@ -1,0 +1,212 @@
+"""Where things are: the one layout that a store and a backup target share.
+
+    DIR/
+      LOCK               held by whoever writes here: store, backup, fold, restore
+      STORE              who this is: store id and engine (a document)
+      CURRENT            the name of the generation in force (a line of text)
+      gen-000001/
+        MANIFEST         in a backup target only: what the image is and what must be replayed (a document)
+        state/           the engine's durable state, or in a target the image
+        log/             segments and attachments, and the list of consumers
+
+A generation is a state and the log after it. In a live store the state moves with the checkpoints; in a target it is
+frozen. A new generation is made under another name and comes into force when `CURRENT` is replaced, durably; what it
+replaces is removed after that, and what nobody names is rubbish.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from . import document
+from .errors import Damaged, InvalidInput, StoreNotFound
+from .history import ID_BYTES, History, Position
+from .seams import Files
+
+STORE_MAGIC, STORE_VERSION = b"HFSTORE\0", 1
+MANIFEST_MAGIC, MANIFEST_VERSION = b"HFMANIF\0", 1
+_GENERATION = re.compile(r"gen-(\d{6})")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The paths of one generation."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "MANIFEST"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the `STORE` document says."""
+
+    store_id: bytes
+    engine: str
+    created_us: int
+
+
+class Layout:
+    """The directory of a store or target."""
+
+    def __init__(self, root: Path, files: Files) -> None:
+        self.root = root
+        self.files = files
+
+    @property
+    def lock_path(self) -> Path:
+        return self.root / "LOCK"
+
+    def is_store(self) -> bool:
+        """Whether a whole store or target is here."""
+        return self.files.exists(self.root / "STORE") and self.files.exists(self.root / "CURRENT")
+
+    def is_empty(self) -> bool:
+        """Whether nothing is here but perhaps a lock file and the rests of a store that was never finished."""
+        if not self.files.is_directory(self.root):
+            return not self.files.exists(self.root)
+        rests = {"LOCK", "STORE", "STORE.new", "CURRENT.new"}
+        return not self.is_store() and all(
+            n in rests or _GENERATION.fullmatch(n.removesuffix(".partial")) for n in self.files.list(self.root))
+
+    def read_identity(self) -> Identity:
+        """Raises `StoreNotFound` or `Damaged`."""
+        path = self.root / "STORE"
+        try:
+            body = document.read(self.files, path, STORE_MAGIC, STORE_VERSION)
+            identity = Identity(body["store_id"], body["engine"], body["created_us"])
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StoreNotFound(f"no store in {self.root}") from error
+        except KeyError as error:
+            raise Damaged(f"lacks the field {error}", path=str(path)) from error
+        if len(identity.store_id) != ID_BYTES:
+            raise Damaged("has a store id of the wrong length", path=str(path))
+        return identity
+
+    def write_identity(self, identity: Identity) -> None:
+        document.write(self.files, self.root / "STORE", STORE_MAGIC, STORE_VERSION,
+                       {"store_id": identity.store_id, "engine": identity.engine, "created_us": identity.created_us})
+
+    def generation(self, number: int) -> Generation:
+        return Generation(self.root / f"gen-{number:06d}")
+
+    def current(self) -> Generation:
+        """The generation in force. Raises `StoreNotFound` or `Damaged`."""
+        path = self.root / "CURRENT"
+        try:
+            name = self.files.read(path).decode("ascii", "replace").strip()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StoreNotFound(f"no store in {self.root}") from error
+        if not _GENERATION.fullmatch(name):
+            raise Damaged(f"names {name!r}, which is no generation", path=str(path), offset=0)
+        generation = Generation(self.root / name)
+        if not self.files.is_directory(generation.path):
+            raise Damaged(f"names {name}, which is not there", path=str(path), offset=0)
+        return generation
+
+    def next_generation(self) -> Generation:
+        """The paths for a generation after every one that is here. Nothing is made."""
+        numbers = [0]
+        if self.files.is_directory(self.root):
+            numbers += [int(m[1]) for n in self.files.list(self.root) if (m := _GENERATION.match(n))]
+        return self.generation(max(numbers) + 1)
+
+    def switch(self, generation: Generation) -> None:
+        """Bring a whole, durable generation into force, durably."""
+        self.files.write_durably(self.root / "CURRENT", f"{generation.name}\n".encode())
+
+    def sweep(self) -> list[str]:
+        """Remove generations that are not in force (the caller holds the lock); their names."""
+        current = self.current().name
+        rubbish = [n for n in self.files.list(self.root)
+                   if _GENERATION.fullmatch(n.removesuffix(".partial")) and n != current]
+        for name in rubbish:
+            self.files.remove_tree(self.root / name)
+        return rubbish
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedFile:
+    """One file of an image as it was copied: xxh3-128 over each `Manifest.chunk_bytes` of it, in order."""
+
+    name: str
+    size: int
+    digests: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the `MANIFEST` document of a target says.
+
+    Attributes:
+        target_id: random id of this target; it names it as a consumer of the source's log.
+        history: the source's, when the image was taken.
+        engine, state_format: whose image it is.
+        p0: the image holds everything up to here.
+        p1: it opens only when replayed to here, at least.
+        moving: whether the bytes may be of any mixture between p0 and p1. If not, p0 = p1.
+        chunk_bytes: what one digest of `files` covers.
+        files: the image, file by file.
+        created_us: when the image was whole.
+        runs: one map a backup run, oldest first: kind, source, started_us, ended_us, from, to (txids), and so on.
+        retired_us: when the target was opened for writing, or None while it is a backup.
+    """
+
+    target_id: bytes
+    history: History
+    engine: str
+    state_format: int
+    p0: Position
+    p1: Position
+    moving: bool
+    chunk_bytes: int
+    files: tuple[CopiedFile, ...]
+    created_us: int
+    runs: tuple[dict[str, Any], ...] = field(default=())
+    retired_us: int | None = None
+
+    def write(self, files: Files, generation: Generation) -> None:
+        body = {
+            "target_id": self.target_id, "history": self.history.to_wire(), "engine": self.engine,
+            "state_format": self.state_format, "p0": list(self.p0), "p1": list(self.p1), "moving": self.moving,
+            "chunk_bytes": self.chunk_bytes, "files": [[f.name, f.size, b"".join(f.digests)] for f in self.files],
+            "created_us": self.created_us, "runs": list(self.runs), "retired_us": self.retired_us,
+        }
+        document.write(files, generation.manifest, MANIFEST_MAGIC, MANIFEST_VERSION, body)
+
+    @classmethod
+    def read(cls, files: Files, generation: Generation) -> Manifest | None:
+        """The manifest, or None where the generation is no target's. Raises `Damaged`, `UnsupportedFormat`."""
+        path = generation.manifest
+        try:
+            body = document.read(files, path, MANIFEST_MAGIC, MANIFEST_VERSION)
+        except FileNotFoundError:
+            return None
+        try:
+            copied = tuple(CopiedFile(n, s, tuple(d[i : i + 16] for i in range(0, len(d), 16)))
+                           for n, s, d in body["files"])
+            return cls(body["target_id"], History.from_wire(body["history"]), body["engine"], body["state_format"],
+                       Position(*body["p0"]), Position(*body["p1"]), body["moving"], body["chunk_bytes"], copied,
+                       body["created_us"], tuple(body["runs"]), body["retired_us"])
+        except (KeyError, TypeError, ValueError, InvalidInput) as error:
+            raise Damaged(f"lacks or garbles a field: {error}", path=str(path)) from error
+
+    def retired(self, now_us: int) -> Manifest:
+        return replace(self, retired_us=now_us)

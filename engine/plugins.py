@@ -1,0 +1,174 @@
+"""Plugins: hooks at the moments of a store's life.
+
+A plugin subclasses `Plugin` and overrides what it needs; a moment that no plugin overrides costs nothing. Several
+plugins may listen to one moment; their order is the order they were given to `open`. Backup service, archiver and
+members are plugins like anyone's.
+
+======================  ==================================================================  ===========================
+moment                  may                                                                 if it raises
+======================  ==================================================================  ===========================
+opened, closing         start and stop what it runs                                         the open fails, cleanly;
+                                                                                            closing goes on
+committing(draft)       look, add through the engine's own transaction, refuse; under the   rolled back; the caller
+                        writer lock, so be quick and commit nothing yourself                gets `RolledBack` from it
+final(draft)            look at the draft once more, read-only, after the last addition     as committing
+logged(range)           return a `Condition` that holds acknowledgement until it is met     `ConditionNotMet`; the
+                                                                                            record is durable
+published(records)      observe                                                             logged; the commit stands
+checkpointed, sealed    observe                                                             logged
+pruning(segments)       return a reason to keep them                                        logged; the log is kept
+fault(error)            observe what poisoned the store                                     logged
+======================  ==================================================================  ===========================
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from .errors import SettingError
+from .history import Position, Record
+
+if TYPE_CHECKING:
+    from .contract import Transaction
+    from .log.segment import SegmentInfo
+    from .store import Store
+
+logger = logging.getLogger("holdfast.plugins")
+
+
+@dataclass(frozen=True, slots=True)
+class LogRange:
+    """Transactions that have just become durable: `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What must come true before the transactions of one `LogRange` count as acknowledged.
+
+    Conditions are cumulative: meeting one meets all earlier ones of the same plugin.
+
+    Attributes:
+        met: done without error when it is met; with an error when it never will be.
+        timeout: seconds after which a waiting commit gives up.
+        gates_publication: True: nobody sees the transaction before it is met, and when the time is over the commit
+            raises `ConditionNotMet` and the watermark stays. False: it is published once durable, and when the time is
+            over the commit raises `ConditionNotMet` once and the transaction counts as acknowledged.
+        name: who wants it, for messages.
+    """
+
+    met: Future[Any]
+    timeout: float
+    gates_publication: bool
+    name: str
+
+
+class Plugin:
+    """Base of plugins. Override the moments you need."""
+
+    def opened(self, store: Store[Any, Any]) -> None:
+        """The store is open and recovered."""
+
+    def closing(self, store: Store[Any, Any]) -> None:
+        """The store is about to close."""
+
+    def committing(self, draft: Transaction) -> None:
+        """A draft is about to be logged."""
+
+    def final(self, draft: Transaction) -> None:
+        """The same draft, as it will be logged."""
+
+    def logged(self, batch: LogRange) -> Condition | None:
+        """These transactions are durable. Not called on the thread that syncs."""
+        return None
+
+    def published(self, records: Sequence[Record]) -> None:
+        """Views show these transactions now."""
+
+    def checkpointed(self, position: Position) -> None:
+        """The engine's durable state reached this position."""
+
+    def sealed(self, segment: SegmentInfo) -> None:
+        """A segment is complete and will not change any more."""
+
+    def pruning(self, segments: Sequence[SegmentInfo]) -> str | None:
+        """These segments are about to be deleted. A returned text is a veto and says why."""
+        return None
+
+    def fault(self, error: BaseException) -> None:
+        """The store is poisoned, because of this."""
+
+
+_MOMENTS = ("opened", "closing", "committing", "final", "logged", "published", "checkpointed", "sealed", "pruning",
+            "fault")
+
+
+class Hooks:
+    """The plugins of one store, sorted by moment: an attribute per moment holds the bound hooks that override it."""
+
+    opened: tuple[Callable[[Store[Any, Any]], None], ...]
+    closing: tuple[Callable[[Store[Any, Any]], None], ...]
+    committing: tuple[Callable[[Transaction], None], ...]
+    final: tuple[Callable[[Transaction], None], ...]
+    logged: tuple[Callable[[LogRange], Condition | None], ...]
+    published: tuple[Callable[[Sequence[Record]], None], ...]
+    checkpointed: tuple[Callable[[Position], None], ...]
+    sealed: tuple[Callable[[SegmentInfo], None], ...]
+    pruning: tuple[Callable[[Sequence[SegmentInfo]], str | None], ...]
+    fault: tuple[Callable[[BaseException], None], ...]
+
+    def __init__(self, plugins: Iterable[Plugin]) -> None:
+        self.plugins = tuple(plugins)
+        for plugin in self.plugins:
+            if not isinstance(plugin, Plugin):
+                raise SettingError(f"{plugin!r} is not a plugin", hint="pass objects of Plugin subclasses")
+        for moment in _MOMENTS:
+            hooks = tuple(getattr(p, moment) for p in self.plugins
+                          if getattr(type(p), moment) is not getattr(Plugin, moment))
+            setattr(self, moment, hooks)
+
+    def tell(self, moment: str, *args: Any) -> None:
+        """Call every hook of an observing moment; what they raise is logged and goes no further."""
+        for hook in getattr(self, moment):
+            try:
+                hook(*args)
+            except Exception:
+                logger.exception("plugin hook %s raised", getattr(hook, "__qualname__", hook))
+
+
+def find_plugin(name: str) -> Plugin:
+    """Make the plugin registered as `name` in the entry-point group `holdfast.plugins`.
+
+    Raises:
+        SettingError: there is none, or it cannot be made.
+    """
+    return _find("holdfast.plugins", name, Plugin)()
+
+
+def find_engine(name: str) -> Any:
+    """The engine class registered as `name` in the entry-point group `holdfast.engines`.
+
+    Raises:
+        SettingError: there is none.
+    """
+    from .contract import Engine
+
+    return _find("holdfast.engines", name, Engine)
+
+
+def _find(group: str, name: str, base: type) -> Any:
+    found = {point.name: point for point in entry_points(group=group)}
+    if name not in found:
+        raise SettingError(f"no {base.__name__.lower()} named {name!r}",
+                           hint=f"installed: {', '.join(sorted(found)) or 'none'}")
+    made = found[name].load()
+    if not (isinstance(made, type) and issubclass(made, base)):
+        raise SettingError(f"{group} entry {name!r} is not a subclass of {base.__name__}")
+    return made

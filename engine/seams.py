@@ -1,0 +1,293 @@
+"""The seams: the only way the kit reaches files, clocks, randomness and threads.
+
+Everything the kit itself does to the outside world goes through the four small objects of a `Seams`, so that a
+simulated disk, clock, seed and scheduler can drive the very code that ships. What an engine does below its own library
+(LMDB's writes, say) is the engine's business.
+
+Paths are `pathlib.Path`; offsets and sizes are bytes; wall-clock times are microseconds since the Unix epoch, UTC.
+A `File` knows only whole reads and writes: short ones are finished here.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from .errors import DiskFull, StoreLocked
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an `OSError` says that there is no room (ENOSPC or EDQUOT)."""
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
+
+
+class File:
+    """An open file, read and written by position. Not a stream: it has no cursor."""
+
+    __slots__ = ("_fd", "path")
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def size(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """Read up to `length` bytes; shorter only at the end of the file."""
+        data = os.pread(self._fd, length, offset)
+        while len(data) < length:
+            more = os.pread(self._fd, length - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write all of `data`, or raise `OSError`."""
+        done = os.pwrite(self._fd, data, offset)
+        if done != len(data):
+            view = memoryview(data)
+            while done < len(view):
+                done += os.pwrite(self._fd, view[done:], offset + done)
+
+    def datasync(self) -> None:
+        """Make the bytes durable, and the metadata needed to read them."""
+        _datasync(self._fd)
+
+    def sync(self) -> None:
+        """Make bytes and metadata durable."""
+        _sync(self._fd)
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+
+    def reserve(self, size: int) -> None:
+        """Make room for the file to be `size` bytes long, so that writes below it do not lack room.
+
+        Raises:
+            DiskFull: there is none.
+        """
+        if hasattr(os, "posix_fallocate") and size:
+            try:
+                os.posix_fallocate(self._fd, 0, size)
+            except OSError as error:
+                if is_disk_full(error):
+                    raise DiskFull(f"no room for {size:,} bytes in {self.path}") from error
+                raise
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+if sys.platform == "darwin":
+
+    def _sync(fd: int) -> None:
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+
+    _datasync = _sync
+else:
+    _sync = os.fsync
+    _datasync = os.fdatasync
+
+
+class DirectoryLock:
+    """An exclusive lock on a directory, held by this process until `release`."""
+
+    __slots__ = ("_fd", "path")
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def abandon(self) -> None:
+        """After a fork, in the child: drop the descriptor. The parent's lock stands (flock belongs to the open file)."""
+        self.release()
+
+
+class Files:
+    """The file system. Methods raise `OSError` as the system does, unless they say otherwise."""
+
+    def open(self, path: Path, mode: Literal["read", "write", "create"] = "read") -> File:
+        """`read` an existing file, `write` an existing one, or `create` one that must not exist (mode 0600)."""
+        flags = {"read": os.O_RDONLY, "write": os.O_RDWR, "create": os.O_RDWR | os.O_CREAT | os.O_EXCL}[mode]
+        return File(path, os.open(path, flags | os.O_CLOEXEC, 0o600))
+
+    def read(self, path: Path) -> bytes:
+        with open(path, "rb") as file:
+            return file.read()
+
+    def write_durably(self, path: Path, data: bytes) -> None:
+        """Put `data` at `path`, all or nothing: a new file beside it, synced, renamed over it, directory synced.
+
+        Raises:
+            DiskFull: no room; what was at `path` is unchanged.
+        """
+        beside = path.with_name(path.name + ".new")
+        self.unlink(beside, missing_ok=True)
+        try:
+            file = self.open(beside, "create")
+            try:
+                file.pwrite(data, 0)
+                file.sync()
+            finally:
+                file.close()
+            self.rename(beside, path)
+        except OSError as error:
+            self.unlink(beside, missing_ok=True)
+            if is_disk_full(error):
+                raise DiskFull(f"no room to write {path}") from error
+            raise
+        self.sync_directory(path.parent)
+
+    def exists(self, path: Path) -> bool:
+        return path.exists()
+
+    def is_directory(self, path: Path) -> bool:
+        return path.is_dir()
+
+    def size(self, path: Path) -> int:
+        return path.stat().st_size
+
+    def list(self, path: Path) -> list[str]:
+        """The names in a directory, sorted."""
+        return sorted(os.listdir(path))
+
+    def make_directory(self, path: Path) -> None:
+        """Make `path` and its parents (mode 0700), each made durable; fine if it exists."""
+        if not path.is_dir():
+            self.make_directory(path.parent)
+            path.mkdir(mode=0o700, exist_ok=True)
+            self.sync_directory(path.parent)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Atomically give `old` the name `new`, replacing what was there. Durable after `sync_directory`."""
+        os.replace(old, new)
+
+    def link(self, old: Path, new: Path) -> None:
+        os.link(old, new)
+
+    def unlink(self, path: Path, *, missing_ok: bool = False) -> None:
+        path.unlink(missing_ok=missing_ok)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a directory and all in it; fine if it is not there."""
+        shutil.rmtree(path, ignore_errors=False) if path.exists() else None
+
+    def sync_directory(self, path: Path) -> None:
+        """Make creations, renames and removals in a directory durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _sync(fd)
+        finally:
+            os.close(fd)
+
+    def free(self, path: Path) -> int:
+        """Bytes this user may still write on the file system of `path`."""
+        stat = os.statvfs(path)
+        return stat.f_bavail * stat.f_frsize
+
+    def lock(self, path: Path, owner: str) -> DirectoryLock:
+        """Take the lock file at `path`, and write into it who holds it.
+
+        Raises:
+            StoreLocked: somebody has it; the message names whom.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+            os.close(fd)
+            raise StoreLocked(f"{path.parent} is in use by {holder or 'another process'}") from error
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{owner}\n".encode(), 0)
+        return DirectoryLock(path, fd)
+
+
+class Clock:
+    """Wall-clock and monotonic time."""
+
+    def now_us(self) -> int:
+        """Microseconds since the Unix epoch, UTC. May jump either way."""
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> float:
+        """Seconds that only grow, of no particular origin."""
+        return time.monotonic()
+
+
+class Randomness:
+    """Where ids and tokens come from."""
+
+    def token(self, length: int) -> bytes:
+        return secrets.token_bytes(length)
+
+
+class Task:
+    """A running background task."""
+
+    __slots__ = ("_thread",)
+
+    def __init__(self, thread: threading.Thread) -> None:
+        self._thread = thread
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for its end; whether it has ended."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+
+class Scheduler:
+    """Threads and the things they wait on."""
+
+    def lock(self) -> threading.Lock:
+        """A plain lock: not re-entrant, may be released by another thread than took it."""
+        return threading.Lock()
+
+    def condition(self) -> threading.Condition:
+        return threading.Condition()
+
+    def event(self) -> threading.Event:
+        return threading.Event()
+
+    def spawn(self, name: str, work: Callable[[], None]) -> Task:
+        """Run `work` beside the caller. It must end when its owner closes; it does not keep the process alive."""
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        thread.start()
+        return Task(thread)
+
+
+@dataclass(frozen=True, slots=True)
+class Seams:
+    """The four seams, passed together."""
+
+    files: Files = field(default_factory=Files)
+    clock: Clock = field(default_factory=Clock)
+    randomness: Randomness = field(default_factory=Randomness)
+    scheduler: Scheduler = field(default_factory=Scheduler)
+
+
+REAL = Seams()
