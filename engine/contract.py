@@ -93,7 +93,7 @@ class Transaction(ABC):
         self.txid: int | None = None
         """The transaction's number, once it has one."""
         self.outcome: Any = None
-        """For `pipelined` and `relaxed` commits, a `concurrent.futures.Future` of the txid, done when acknowledged."""
+        """After a `pipelined` commit, a `concurrent.futures.Future` of the txid, done when it is acknowledged."""
 
     def writable(self) -> None:
         """Raises `StoreClosed` where this draft takes no more changes."""

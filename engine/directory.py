@@ -167,6 +167,8 @@ class Manifest:
         created_us: when the image was whole.
         runs: one map a backup run, oldest first: kind, source, started_us, ended_us, from, to (txids), and so on.
         retired_us: when the target was opened for writing, or None while it is a backup.
+        retired_branch: id of the branch that was begun then.
+        settled: since then a checkpoint has passed p1, so that the state no longer counts as a copy taken from p0 on.
     """
 
     target_id: bytes
@@ -181,13 +183,15 @@ class Manifest:
     created_us: int
     runs: tuple[dict[str, Any], ...] = field(default=())
     retired_us: int | None = None
+    retired_branch: bytes | None = None
+    settled: bool = False
 
     def write(self, files: Files, generation: Generation) -> None:
         body = {
             "target_id": self.target_id, "history": self.history.to_wire(), "engine": self.engine,
             "state_format": self.state_format, "p0": list(self.p0), "p1": list(self.p1), "moving": self.moving,
             "chunk_bytes": self.chunk_bytes, "files": [[f.name, f.size, b"".join(f.digests)] for f in self.files],
-            "created_us": self.created_us, "runs": list(self.runs), "retired_us": self.retired_us,
+            "created_us": self.created_us, "runs": list(self.runs), "retired_us": self.retired_us, "retired_branch": self.retired_branch, "settled": self.settled,
         }
         document.write(files, generation.manifest, MANIFEST_MAGIC, MANIFEST_VERSION, body)
 
@@ -204,9 +208,14 @@ class Manifest:
                            for n, s, d in body["files"])
             return cls(body["target_id"], History.from_wire(body["history"]), body["engine"], body["state_format"],
                        Position(*body["p0"]), Position(*body["p1"]), body["moving"], body["chunk_bytes"], copied,
-                       body["created_us"], tuple(body["runs"]), body["retired_us"])
+                       body["created_us"], tuple(body["runs"]), body["retired_us"], body["retired_branch"], body["settled"])
         except (KeyError, TypeError, ValueError, InvalidInput) as error:
             raise Damaged(f"lacks or garbles a field: {error}", path=str(path)) from error
 
-    def retired(self, now_us: int) -> Manifest:
-        return replace(self, retired_us=now_us)
+    def retire(self, now_us: int, branch_id: bytes) -> Manifest:
+        """The same, opened for writing as a store of its own."""
+        return replace(self, retired_us=now_us, retired_branch=branch_id)
+
+    def settle(self) -> Manifest:
+        """The same, its image overtaken by a checkpoint of the store it has become."""
+        return replace(self, settled=True, files=())

@@ -22,7 +22,7 @@ MAX_BODY = 64 << 20
 
 
 def encode(magic: bytes, version: int, body: dict[str, Any]) -> bytes:
-    packed = msgpack.packb(body, use_bin_type=True)
+    packed: bytes = msgpack.packb(body, use_bin_type=True)
     data = _HEAD.pack(magic, version, len(packed)) + packed
     return data + xxh3_128_digest(data)
 

@@ -18,6 +18,7 @@ published(records)      observe                                                 
 checkpointed, sealed    observe                                                             logged
 pruning(segments)       return a reason to keep them                                        logged; the log is kept
 fault(error)            observe what poisoned the store                                     logged
+forked()                in a child process: drop descriptors, say goodbye to nobody         logged
 ======================  ==================================================================  ===========================
 """
 
@@ -105,9 +106,12 @@ class Plugin:
     def fault(self, error: BaseException) -> None:
         """The store is poisoned, because of this."""
 
+    def forked(self) -> None:
+        """This is a child process, and the store stayed with its parent."""
+
 
 _MOMENTS = ("opened", "closing", "committing", "final", "logged", "published", "checkpointed", "sealed", "pruning",
-            "fault")
+            "fault", "forked")
 
 
 class Hooks:
@@ -123,6 +127,7 @@ class Hooks:
     sealed: tuple[Callable[[SegmentInfo], None], ...]
     pruning: tuple[Callable[[Sequence[SegmentInfo]], str | None], ...]
     fault: tuple[Callable[[BaseException], None], ...]
+    forked: tuple[Callable[[], None], ...]
 
     def __init__(self, plugins: Iterable[Plugin]) -> None:
         self.plugins = tuple(plugins)
@@ -149,7 +154,8 @@ def find_plugin(name: str) -> Plugin:
     Raises:
         SettingError: there is none, or it cannot be made.
     """
-    return _find("holdfast.plugins", name, Plugin)()
+    plugin: Plugin = _find("holdfast.plugins", name, Plugin)()
+    return plugin
 
 
 def find_engine(name: str) -> Any:

@@ -10,11 +10,14 @@ A `File` knows only whole reads and writes: short ones are finished here.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import fcntl
 import os
 import secrets
 import shutil
+import stat
 import sys
 import threading
 import time
@@ -23,9 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .errors import DiskFull, StoreLocked
+from .errors import DiskFull, StoreLocked, Unsupported
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -182,9 +187,42 @@ class Files:
             path.mkdir(mode=0o700, exist_ok=True)
             self.sync_directory(path.parent)
 
+    def make_private_directory(self, path: Path) -> None:
+        """Make `path` (its parent exists) a directory that nobody else can enter; fine if it is one.
+
+        Raises:
+            OSError: something else is there: no directory, another's, or one that is open to others.
+        """
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+            raise PermissionError(errno.EPERM, "not a private directory of this user", str(path))
+
     def rename(self, old: Path, new: Path) -> None:
         """Atomically give `old` the name `new`, replacing what was there. Durable after `sync_directory`."""
         os.replace(old, new)
+
+    def exchange(self, one: Path, other: Path) -> None:
+        """Atomically swap two names, directories too. Durable after `sync_directory`.
+
+        Raises:
+            Unsupported: this platform or file system cannot.
+        """
+        libc = ctypes.CDLL(None, use_errno=True)
+        a, b = os.fsencode(one), os.fsencode(other)
+        if hasattr(libc, "renameat2"):
+            failed = libc.renameat2(_AT_FDCWD, a, _AT_FDCWD, b, _RENAME_EXCHANGE)
+        elif hasattr(libc, "renamex_np"):
+            failed = libc.renamex_np(a, b, _RENAME_EXCHANGE)
+        else:
+            raise Unsupported("this platform cannot swap two directories", hint="use a name that is not taken")
+        if failed:
+            code = ctypes.get_errno()
+            if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV):
+                raise Unsupported(f"the file system of {one} cannot swap two directories",
+                                  hint="use a name that is not taken")
+            raise OSError(code, os.strerror(code), str(one), None, str(other))
 
     def link(self, old: Path, new: Path) -> None:
         os.link(old, new)
@@ -217,13 +255,53 @@ class Files:
         """
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for attempt in range(3):
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:  # perhaps only somebody who looked whether it is locked
+                    if attempt == 2:
+                        raise
+                    time.sleep(0.01)
         except OSError as error:
             holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
             os.close(fd)
             raise StoreLocked(f"{path.parent} is in use by {holder or 'another process'}") from error
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{owner}\n".encode(), 0)
+        return DirectoryLock(path, fd)
+
+    def is_locked(self, path: Path) -> bool:
+        """Whether somebody holds the lock file at `path` now. Changes nothing."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def lock_shared(self, path: Path) -> DirectoryLock | None:
+        """Keep writers out while others read too, without changing a byte. None where there is no lock file, or none
+        that this user may open: nobody could write there through it.
+
+        Raises:
+            StoreLocked: a writer has it.
+        """
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, PermissionError):
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+            os.close(fd)
+            raise StoreLocked(f"{path.parent} is in use by {holder or 'another process'}") from error
         return DirectoryLock(path, fd)
 
 

@@ -58,6 +58,7 @@ class Grant:
         image_id: names the image, None for a lease on log only.
         files: of the image.
         moving: whether the image's bytes may change while they are read.
+        time_us: commit time of the transaction at `position`; 0 where it is not known.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Grant:
     image_id: str | None = None
     files: tuple[ImageFile, ...] = ()
     moving: bool = False
+    time_us: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

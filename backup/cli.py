@@ -1,0 +1,245 @@
+"""The command line: `holdfast backup`, `restore`, `verify`, `info`, `log`, `serve`.
+
+Thin: each command calls the library function of its name. With `--json` standard output holds one JSON object (JSON
+lines for `log`), an error too: `{"error": class, "message": ..., "hint": ...}`. Progress goes to standard error, and
+only where that is a terminal. No error of Holdfast's ends in a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ..engine import errors
+from ..engine.plugins import find_engine
+from ..engine.source.service import BackupService
+from ..engine.store import Store
+from ..replay.copy import Progress, silent
+from .info import info as info_of
+from .info import transactions
+from .report import Told, iso, size_of
+from .restore import restore as restore_to
+from .run import run
+from .verify import verify as verify_whole
+
+if TYPE_CHECKING:
+    import typer
+else:
+    try:
+        import typer
+    except ImportError:
+        sys.exit("holdfast: the command line needs the extra packages of holdfast[cli]: pip install 'holdfast[cli]'")
+
+EXIT_CODES: tuple[tuple[int, str, tuple[type[BaseException], ...]], ...] = (
+    (3, "the source cannot be reached, went away, or its lease ran out: run it again",
+     (errors.SourceUnavailable, errors.LeaseExpired, errors.TooManyLeases, errors.ClusterUnavailable)),
+    (5, "inconsistent or damaged", (errors.Inconsistent, errors.Damaged)),
+    (6, "no room on the disk", (errors.DiskFull,)),
+    (2, "wrong usage: an argument or a setting makes no sense", (errors.InvalidInput, errors.SettingError)),
+    (4, "refused: the message says why; nothing was changed", (errors.HoldfastError,)),
+    (1, "any other failure", (Exception,)),
+)
+"""Exit code, what it means, and the errors that lead to it. The first row that fits counts."""
+
+_HELP = "Exit codes: 0 done; " + "; ".join(f"{code} {text}" for code, text, _ in sorted(EXIT_CODES)) + "."
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Back up, restore and look into Holdfast stores.", epilog=_HELP)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
+EngineName = Annotated[str | None, typer.Option("--engine", help="Engine, by its registered name.", metavar="NAME")]
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code for an error.
+
+    >>> exit_code(errors.DiskFull("full")), exit_code(errors.ForeignStore("other")), exit_code(ValueError())
+    (6, 4, 1)
+    """
+    return next(code for code, _, kinds in EXIT_CODES if isinstance(error, kinds))
+
+
+@contextmanager
+def _errors(as_json: bool) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _complain("Interrupted", "interrupted", "run it again: what was copied is kept for a while", (), as_json)
+        raise typer.Exit(130) from None
+    except errors.HoldfastError as error:
+        findings = getattr(error, "findings", ())
+        _complain(type(error).__name__, error.message, error.hint, findings, as_json)
+        raise typer.Exit(exit_code(error)) from None
+    except OSError as error:
+        _complain(type(error).__name__, str(error), "", (), as_json)
+        raise typer.Exit(1) from None
+
+
+def _complain(kind: str, message: str, hint: str, findings: tuple[str, ...], as_json: bool) -> None:
+    if as_json:
+        _print(json.dumps({"error": kind, "message": message, "hint": hint, "findings": list(findings)}))
+        return
+    lines = [f"holdfast: {message}", *(f"  {f}" for f in findings), *([f"  {hint}"] if hint else [])]
+    sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _tell(report: Told, as_json: bool) -> None:
+    _print(report.to_json() if as_json else str(report))
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """A bar for each stage, on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    with Bars(TextColumn("{task.description:<14}"), BarColumn(), TaskProgressColumn(),
+              TextColumn("{task.fields[shown]}"), TimeRemainingColumn(), console=Console(stderr=True),
+              transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, shown="", total=total)
+            counted = stage in ("log", "replay")
+            shown = f"{done:,} of {total:,} transactions" if counted else f"{size_of(done)} of {size_of(total)}"
+            bars.update(tasks[stage], completed=done, total=total, shown=shown)
+
+        yield progress
+
+
+@app.command()
+def backup(
+    uri: Annotated[str, typer.Argument(help="Of the running store: single://host[:port].", metavar="URI")],
+    target: Annotated[Path, typer.Argument(help="New or empty, or an earlier backup to bring up to date.")],
+    verify: Annotated[bool, typer.Option(help="Replay and check the copy after a full backup.")] = True,
+    fallback: Annotated[bool, typer.Option(help="Take a full one where the log for an incremental is gone.")] = True,
+    expect_store: Annotated[str | None, typer.Option(help="Refuse any other store or branch than this id.")] = None,
+    accept_branch: Annotated[str | None, typer.Option(help="Go on, the source being on this other branch.")] = None,
+    token: Annotated[str | None, typer.Option(help="Credential of the source.", envvar="HOLDFAST_TOKEN",
+                                              show_envvar=True)] = None,
+    ca: Annotated[Path | None, typer.Option(help="File of certificate authorities for TLS.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that one answer may take.")] = 30.0,
+    fold: Annotated[float, typer.Option(help="Fold the log into the image when it is larger than this share of it; "
+                                             "negative: never.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Back up a running store: full the first time, incremental afterwards."""
+    with _errors(as_json):
+        with _bars() as progress:
+            report = run(uri, target, verify=verify, fallback=fallback, expect_store=expect_store,
+                         accept_branch=accept_branch, token=token, ca=ca, timeout=timeout,
+                         fold=fold if fold >= 0 else None, progress=progress)
+        _tell(report, as_json)
+
+
+@app.command()
+def restore(
+    target: Annotated[Path, typer.Argument(help="The backup.")],
+    dest: Annotated[Path, typer.Argument(help="Where the store is to be; new or empty.")],
+    txid: Annotated[int | None, typer.Option(help="Restore to this transaction.")] = None,
+    at: Annotated[str | None, typer.Option(help="Restore to the last transaction at or before this time, with its time "
+                                                "zone: 2026-03-01T12:00:00Z.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the store at DEST, once there is a new one.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a store from a backup, as of its end, a transaction or a time."""
+    with _errors(as_json):
+        when = _time(at) if at is not None else None
+        with _bars() as progress:
+            report = restore_to(target, dest, to_txid=txid, at=when, force=force, progress=progress)
+        _tell(report, as_json)
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise errors.InvalidInput(f"{text!r} is no time", hint="write 2026-03-01T12:00:00Z") from None
+
+
+@app.command()
+def verify(target: Annotated[Path, typer.Argument(help="The backup.")], as_json: Json = False) -> None:
+    """Read every byte of a backup, replay it in a scratch place, and check the state that comes of it."""
+    with _errors(as_json):
+        with _bars() as progress:
+            report = verify_whole(target, progress=progress)
+        _tell(report, as_json)
+
+
+@app.command()
+def info(path: Annotated[Path, typer.Argument(help="A store or a backup.")], as_json: Json = False) -> None:
+    """Say what a directory is, and which points it can be restored to."""
+    with _errors(as_json):
+        _tell(info_of(path), as_json)
+
+
+@app.command()
+def log(
+    path: Annotated[Path, typer.Argument(help="A store or a backup.")],
+    first: Annotated[int | None, typer.Option("--from", help="First transaction.")] = None,
+    last: Annotated[int | None, typer.Option("--to", help="Last transaction.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the transactions in a log: number, commit time, epoch, bytes, chain."""
+    with _errors(as_json):
+        for record in transactions(path, first=first, last=last):
+            attached = record.attachment.size if record.attachment is not None else 0
+            if as_json:
+                _print(json.dumps({"txid": record.txid, "time": iso(record.time_us), "epoch": record.epoch,
+                                   "bytes": len(record.payload), "attachment_bytes": attached,
+                                   "chain": record.chain.hex()}))
+            else:
+                bulk = f"  bulk load of {size_of(attached)}" if attached else ""
+                _print(f"{record.txid:>12}  {iso(record.time_us)}  epoch {record.epoch}  "
+                       f"{len(record.payload):>10,} bytes  {record.chain.hex()}{bulk}")
+
+
+@app.command()
+def serve(
+    directory: Annotated[Path, typer.Argument(help="The store.", metavar="DIR")],
+    engine: EngineName = None,
+    listen: Annotated[str | None, typer.Option(help="host:port of the backup service; :port means loopback. Default: "
+                                                    "127.0.0.1:6362 or the next free one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Open a store and serve backups of it until SIGTERM or SIGINT."""
+    with _errors(as_json):
+        _serve(directory, engine, listen, as_json, lambda stop: stop.wait())
+
+
+def _serve(directory: Path, engine: str | None, listen: str | None, as_json: bool,
+           wait: Callable[[threading.Event], Any]) -> None:
+    kind = find_engine(engine if engine is not None else info_of(directory).engine)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    service = BackupService(online_backup_server=listen)
+    with Store.open(directory, kind, create=engine is not None, plugins=[service]) as store:
+        ready = {"directory": str(directory), "engine": kind.name, "store_id": store.history.store_id.hex(),
+                 "backup_uri": store.backup_uri}
+        _print(json.dumps(ready) if as_json else
+               f"serving {directory} ({kind.name}) at {store.backup_uri or 'no port: the backup service is off'}")
+        wait(stop)
+
+
+def main() -> None:
+    """The console script."""
+    logging.basicConfig(level=logging.WARNING, format="holdfast: %(message)s")
+    app(prog_name="holdfast")

@@ -1,0 +1,184 @@
+"""A full backup: image and log of a source as a new generation of the target.
+
+It is made in `gen-N.partial`: image copied, confirmed by the source, log from p0 to what was published at that moment
+over it, and all of it replayed and checked elsewhere. Only then does it get its manifest and its name, and comes into
+force; whatever the target held before stays in force until then. So a transaction committed while the image was being
+copied is in the backup, and one that is inconsistent never becomes the backup.
+
+If the source goes away half-way, or the process dies, what is synced stays for the next run, which goes on under the
+same lease if that still holds. Any other failure removes the half-made generation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass, field
+
+from ..engine.directory import Generation, Identity, Layout, Manifest
+from ..engine.errors import Diverged, HoldfastError, SourceRestarted, SourceUnavailable, StoreNotFound
+from ..engine.history import ID_BYTES, Position
+from ..engine.log.log import Log
+from ..engine.seams import Seams
+from ..engine.source.base import CHUNK_BYTES, Source, SourceInfo
+from ..replay.copy import CopyState, Progress, begin, copy_image, kept_alive
+from ..replay.roll import Fetched, fetch, history_at
+from .report import Report
+from .scratch import check, rolled, scratch_beside
+from .target import (
+    LOG,
+    AnyEngine,
+    bounds_of,
+    bring_into_force,
+    engine_named,
+    image_bytes,
+    open_log,
+    partials,
+    with_run,
+)
+
+logger = logging.getLogger("holdfast.backup")
+
+
+@dataclass(slots=True)
+class Job:
+    """One run: from where, to where, and how. `owner` names it to the source, `origin` names the source to people."""
+
+    source: Source
+    info: SourceInfo
+    layout: Layout
+    seams: Seams
+    owner: str
+    origin: str
+    verify: bool
+    accept_branch: bytes | None
+    fold: float | None
+    engine: AnyEngine | None
+    lease_ttl: float
+    progress: Progress
+    started_us: int
+    started: float
+    notes: list[str] = field(default_factory=list)
+
+    def register(self, manifest: Manifest, end: Position) -> None:
+        """Have the source keep its log for the next incremental. The backup is whole without it."""
+        try:
+            self.source.register(manifest.target_id.hex(), self.owner, end)
+        except HoldfastError as error:
+            logger.warning("the source was not told to keep its log for %s: %s", self.layout.root, error)
+            self.notes.append(f"the source was not told to keep its log for the next incremental: {error.message}")
+
+    def release(self, lease_id: str) -> None:
+        """Give a lease back; one that cannot be given back expires."""
+        with contextlib.suppress(HoldfastError):
+            self.source.release(lease_id)
+
+    def report(self, kind: str, why: str, generation: Generation, manifest: Manifest, fetched: Fetched, *,
+               from_txid: int, image: int = 0, resumed: int = 0, verified: bool = False,
+               folded: bool = False) -> Report:
+        with open_log(generation, manifest, read_only=True, seams=self.seams) as log:
+            bounds = bounds_of(manifest, log)
+            branch = log.history.branch.id.hex()
+        return Report(kind=kind, why=why, target=str(self.layout.root), target_id=manifest.target_id.hex(),
+                      store_id=manifest.history.store_id.hex(), branch=branch, engine=manifest.engine,
+                      from_txid=from_txid, to_txid=bounds.last, image_bytes=image, resumed_bytes=resumed,
+                      log_bytes=fetched.bytes, transactions=fetched.records, started_us=self.started_us,
+                      ended_us=self.seams.clock.now_us(), seconds=self.seams.clock.monotonic() - self.started,
+                      bounds=bounds, verified=verified, folded=folded, notes=tuple(self.notes))
+
+
+def take_full(job: Job, before: Manifest | None, why: str) -> Report:
+    """Make a new generation and bring it into force.
+
+    Args:
+        job: the run.
+        before: of the backup that is in force, if there is one.
+        why: for the report, where there is one.
+
+    Raises:
+        Inconsistent: the copy was checked and found wrong; what was in force still is.
+        DiskFull, Damaged, LeaseExpired, SourceUnavailable, SourceRestarted, TooManyLeases, SettingError.
+    """
+    files, seams, source = job.layout.files, job.seams, job.source
+    engine = engine_named(job.info.engine, job.engine) if job.verify else None
+    place = _place(job.layout)
+    target_id = before.target_id if before else seams.randomness.token(ID_BYTES)
+    state = begin(source, place.path, job.owner, target_id, seams=seams, ttl=job.lease_ttl)
+    grant = state.grant
+    resumed = sum(min(f.size, len(state.digests.get(f.name, ())) * CHUNK_BYTES) for f in grant.files)
+    try:
+        with kept_alive(source, grant, seams.scheduler):
+            manifest, fetched = _copy(job, place, state, before, why)
+            if engine is not None:
+                with open_log(place, manifest, read_only=True, seams=seams) as log, rolled(
+                        place, manifest, log, engine=engine, scratch=scratch_beside(job.layout, seams), seams=seams,
+                        progress=job.progress) as opened:
+                    check(opened, "the copy")
+                manifest.runs[-1]["verified"] = True
+            manifest.write(files, place)
+            files.unlink(place.path / "COPY", missing_ok=True)
+            _identify(job, manifest)
+            generation = bring_into_force(job.layout, place)
+            job.register(manifest, Position(*manifest.runs[-1]["end"]))
+    except Exception as error:
+        if not isinstance(error, SourceUnavailable) or isinstance(error, SourceRestarted):
+            job.release(grant.id)
+            with contextlib.suppress(OSError):
+                files.remove_tree(place.path)
+        raise
+    job.release(grant.id)
+    job.layout.sweep()
+    return job.report("full", why, generation, manifest, fetched, from_txid=0, image=image_bytes(manifest.files),
+                      resumed=resumed, verified=engine is not None)
+
+
+def _place(layout: Layout) -> Generation:
+    """Where an earlier run left off, or a new place. What nobody can go on with is removed."""
+    found: Generation | None = None
+    for partial in partials(layout):
+        if found is None and CopyState.read(layout.files, partial.path) is not None:
+            found = partial
+        else:
+            layout.files.remove_tree(partial.path)
+    if found is not None:
+        return found
+    fresh = layout.next_generation()
+    return Generation(fresh.path.with_name(f"{fresh.name}.partial"))
+
+
+def _copy(job: Job, place: Generation, state: CopyState, before: Manifest | None, why: str) -> tuple[Manifest, Fetched]:
+    """Image and log, whole and durable; what their manifest says. It is not written yet."""
+    seams, source, grant = job.seams, job.source, state.grant
+    copied = copy_image(source, state, place.path, seams=seams, progress=job.progress)
+    confirmed = source.confirm(grant.id)
+    info = source.info()
+    seams.files.remove_tree(place.log)
+    log = Log.create(place.log, history_at(info.history, grant.position), grant.position, engine=info.engine,
+                     last_time_us=grant.time_us, options=LOG, seams=seams)
+    try:
+        fetched = fetch(source, grant.id, log, confirmed.published, info.history, progress=job.progress)
+        end = log.end
+        p1 = confirmed.p1 if grant.moving else grant.position
+        if log.chain_at(p1.txid) != p1.chain:
+            raise Diverged(f"the source confirmed the copy at {p1}, and its log has another transaction there")
+    finally:
+        log.close()
+    run = {"kind": "full", "why": why, "source": job.origin, "started_us": job.started_us,
+           "ended_us": seams.clock.now_us(), "from": 0, "to": end.txid, "end": list(end),
+           "complete_until_us": confirmed.complete_until_us, "image_bytes": image_bytes(copied),
+           "log_bytes": fetched.bytes, "transactions": fetched.records, "verified": False}
+    manifest = Manifest(
+        target_id=before.target_id if before else state.target_id, history=info.history, engine=info.engine,
+        state_format=info.state_format, p0=grant.position, p1=p1, moving=grant.moving, chunk_bytes=CHUNK_BYTES,
+        files=copied, created_us=seams.clock.now_us(), runs=with_run(before, run) if before else (run,))
+    return manifest, fetched
+
+
+def _identify(job: Job, manifest: Manifest) -> None:
+    """Write who this is, unless it stands there already."""
+    try:
+        identity = job.layout.read_identity()
+    except StoreNotFound:
+        identity = None
+    if identity is None or (identity.store_id, identity.engine) != (manifest.history.store_id, manifest.engine):
+        job.layout.write_identity(Identity(manifest.history.store_id, manifest.engine, job.seams.clock.now_us()))

@@ -1,0 +1,80 @@
+"""`info` and `transactions`: what a directory is, and what its log holds, without changing it or keeping anyone out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..engine.directory import Layout, Manifest
+from ..engine.errors import RestorePointOutOfRange
+from ..engine.history import Record
+from ..engine.log.log import Log
+from ..engine.seams import REAL, Seams
+from .report import Bounds, Info
+from .target import LOG, bounds_of, image_bytes, tree_bytes
+
+
+def info(path: str | os.PathLike[str], *, seams: Seams = REAL) -> Info:
+    """What a store or backup is. A store may be open elsewhere meanwhile.
+
+    Raises:
+        StoreNotFound, Damaged, UnsupportedFormat.
+    """
+    layout = Layout(Path(path), seams.files)
+    identity = layout.read_identity()
+    generation = layout.current()
+    manifest = Manifest.read(seams.files, generation)
+    log = Log.open(generation.log, read_only=True, options=LOG, seams=seams)
+    try:
+        if manifest is not None:
+            bounds = bounds_of(manifest, log)
+        else:
+            bounds = Bounds(first=log.base.txid, last=log.end.txid, first_time_us=log.time_of(log.base.txid) or None,
+                            last_time_us=log.last_time_us or None, complete_until_us=log.complete_us)
+        segments = log.segments()
+        facts: dict[str, Any] = {} if manifest is None else {
+            "target_id": manifest.target_id.hex(), "image_first": manifest.p0.txid, "image_last": manifest.p1.txid,
+            "moving": manifest.moving, "runs": tuple(_shown(r) for r in manifest.runs),
+            "retired_us": manifest.retired_us}
+        kind = "store" if manifest is None else "backup" if manifest.retired_us is None else "retired backup"
+        state = tree_bytes(generation.state, seams.files) if kind != "backup" or manifest is None else image_bytes(
+            manifest.files)
+        return Info(
+            kind=kind, path=str(path), store_id=identity.store_id.hex(), engine=identity.engine,
+            created_us=identity.created_us, generation=generation.name, bounds=bounds, image_bytes=state,
+            branches=tuple({"id": b.id.hex(), "from_txid": b.start.txid} for b in log.history.branches),
+            log_bytes=tree_bytes(generation.log, seams.files), log_clean=segments[-1].sealed, segments=len(segments),
+            **facts)
+    finally:
+        log.close()
+
+
+def _shown(run: dict[str, Any]) -> dict[str, Any]:
+    """A run without the chain, which is for machines."""
+    return {k: v for k, v in run.items() if k != "end"}
+
+
+def transactions(path: str | os.PathLike[str], *, first: int | None = None, last: int | None = None,
+                 seams: Seams = REAL) -> Iterator[Record]:
+    """The records in the log of a store or backup, from `first` to `last`, both included; all of them, without.
+
+    Raises:
+        RestorePointOutOfRange: they are not all in this log.
+        StoreNotFound, Damaged, UnsupportedFormat.
+    """
+    layout = Layout(Path(path), seams.files)
+    layout.read_identity()
+    log = Log.open(layout.current().log, read_only=True, options=LOG, seams=seams)
+    try:
+        begin = log.base.txid + 1 if first is None else first
+        end = log.end.txid if last is None else last
+        if begin <= log.base.txid or end > log.end.txid:
+            raise RestorePointOutOfRange(
+                f"transactions {begin} to {end} are not all in this log, which holds {log.base.txid + 1} to "
+                f"{log.end.txid}", hint="ask for less")
+        if begin <= end:
+            yield from log.read(begin - 1, end)
+    finally:
+        log.close()

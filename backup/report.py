@@ -1,0 +1,258 @@
+"""What backup, verify, restore and info tell: plain words by `str()`, one JSON object by `to_json()`.
+
+Times are microseconds since the Unix epoch inside, and ISO 8601 in UTC where people or JSON see them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+
+def iso(time_us: int) -> str:
+    """
+    >>> iso(0)
+    '1970-01-01T00:00:00.000000Z'
+    """
+    seconds, micros = divmod(time_us, 1_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{micros:06d}Z"
+
+
+def size_of(count: int) -> str:
+    """
+    >>> size_of(999), size_of(1500), size_of(2_340_000_000)
+    ('999 bytes', '1.5 kB', '2.3 GB')
+    """
+    if count < 1000:
+        return f"{count} bytes"
+    value = float(count)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 999.95:
+            return f"{value:.1f} {unit}"
+    return f"{value:.1f} TB"
+
+
+def _plain(value: Any, name: str = "") -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name.removesuffix("_us"): _plain(getattr(value, f.name), f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {k.removesuffix("_us"): _plain(v, k) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if name.endswith("_us") and isinstance(value, int):
+        return iso(value)
+    return value.hex() if isinstance(value, bytes) else value
+
+
+class Told:
+    """Base of the reports."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only what JSON knows; times as ISO 8601 text, ids as hex."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+    def to_json(self) -> str:
+        """One JSON object, on one line."""
+        return json.dumps(self.to_dict())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds(Told):
+    """The points a backup can be restored to: every transaction from `first` to `last`.
+
+    Attributes:
+        first, last: txids.
+        first_time_us: the earliest time that can be asked for; None where it is not known, and then the first
+            transaction after `first` is the earliest known.
+        last_time_us: commit time of `last`, None where it is not known.
+        complete_until_us: the latest time that can be asked for: no transaction up to it is missing.
+    """
+
+    first: int
+    last: int
+    first_time_us: int | None
+    last_time_us: int | None
+    complete_until_us: int
+
+    def __str__(self) -> str:
+        since = f" ({iso(self.first_time_us)})" if self.first_time_us is not None else ""
+        return f"transaction {self.first}{since} to {self.last} (complete up to {iso(self.complete_until_us)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report(Told):
+    """What one backup run did.
+
+    Attributes:
+        kind: full or incremental.
+        why: of a full over an existing backup: what made it necessary. Empty otherwise.
+        target, target_id, store_id, branch, engine: what was backed up, and where to.
+        from_txid, to_txid: transactions after the first, up to the second, are new in the target. A full starts at 0.
+        image_bytes, log_bytes, transactions: what was fetched.
+        resumed_bytes: of `image_bytes`, what an earlier run had brought.
+        started_us, ended_us, seconds: when, and how long.
+        bounds: what the target can be restored to now.
+        verified: whether the copy was replayed and checked in this run.
+        folded: whether the log was folded into a new image; `bounds.first` has risen then.
+        notes: what else somebody should know, each a sentence.
+    """
+
+    kind: str
+    why: str = ""
+    target: str
+    target_id: str
+    store_id: str
+    branch: str
+    engine: str
+    from_txid: int
+    to_txid: int
+    image_bytes: int = 0
+    resumed_bytes: int = 0
+    log_bytes: int = 0
+    transactions: int = 0
+    started_us: int
+    ended_us: int
+    seconds: float
+    bounds: Bounds
+    verified: bool = False
+    folded: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        if self.kind == "full":
+            moved = f"{size_of(self.image_bytes)} of image and {self.transactions:,} transactions of log"
+        else:
+            moved = f"{self.transactions:,} transactions ({size_of(self.log_bytes)})"
+        rate = (self.image_bytes - self.resumed_bytes + self.log_bytes) / self.seconds if self.seconds else 0.0
+        lines = [f"{self.kind} backup of store {self.store_id[:8]} ({self.engine}) in {self.target}: {moved} "
+                 f"in {self.seconds:.2f} s, {size_of(int(rate))}/s"]
+        if self.why:
+            lines.append(f"a full one because {self.why}")
+        if self.resumed_bytes:
+            lines.append(f"went on with an earlier run, which had brought {size_of(self.resumed_bytes)}")
+        lines.append(f"restores to {self.bounds}")
+        if self.kind == "full":
+            lines.append("checked: replayed, and found consistent" if self.verified else "not checked (verify=False)")
+        if self.folded:
+            lines.append(f"folded the log into the image: restore points start at transaction {self.bounds.first} now")
+        return "\n  ".join([*lines, *self.notes])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport(Told):
+    """What `verify` found good: every byte, and the state that comes of it.
+
+    Attributes:
+        image_bytes, log_bytes, attachment_bytes, transactions: what was read.
+        digest: of the state at the end of the log, by a full walk.
+    """
+
+    target: str
+    store_id: str
+    branch: str
+    engine: str
+    bounds: Bounds
+    image_bytes: int
+    log_bytes: int
+    attachment_bytes: int
+    transactions: int
+    digest: str
+    seconds: float
+
+    def __str__(self) -> str:
+        read = size_of(self.image_bytes + self.log_bytes + self.attachment_bytes)
+        return (f"{self.target} is whole: {read} match their checksums; replayed to transaction {self.bounds.last} in "
+                f"a scratch place and found consistent ({self.seconds:.2f} s)\n  restores to {self.bounds}\n"
+                f"  digest of the content at transaction {self.bounds.last}: {self.digest}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreReport(Told):
+    """What `restore` made.
+
+    Attributes:
+        txid, time_us: the point; its commit time, None where it is not known.
+        branch: the new branch that the restored store is on.
+        transactions: how many were replayed.
+    """
+
+    source: str
+    destination: str
+    store_id: str
+    branch: str
+    engine: str
+    txid: int
+    time_us: int | None
+    image_bytes: int
+    transactions: int
+    seconds: float
+
+    def __str__(self) -> str:
+        when = f", committed {iso(self.time_us)}," if self.time_us is not None else ""
+        return (f"restored {self.destination} to transaction {self.txid}{when} in {self.seconds:.2f} s: "
+                f"{size_of(self.image_bytes)} of image and {self.transactions:,} transactions replayed\n"
+                f"  it is on a new branch, {self.branch[:8]}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Info(Told):
+    """What a directory is.
+
+    Attributes:
+        kind: `store`, `backup`, or `retired backup` (opened for writing since).
+        branches: from the first to the present one: id and the transaction it began after.
+        generation: the one in force.
+        image_first, image_last: p0 and p1 of a backup's image; for a store both are None.
+        moving: whether a backup's image moved while it was copied.
+        bounds: of a backup, or for a store what its log holds.
+        image_bytes, log_bytes: on disk.
+        log_clean: whether the log's last segment is sealed.
+        runs: of a backup, oldest first.
+        retired_us: when a backup was opened for writing.
+    """
+
+    kind: str
+    path: str
+    store_id: str
+    engine: str
+    created_us: int
+    branches: tuple[dict[str, Any], ...]
+    generation: str
+    bounds: Bounds
+    image_bytes: int
+    log_bytes: int
+    log_clean: bool
+    segments: int
+    target_id: str | None = None
+    image_first: int | None = None
+    image_last: int | None = None
+    moving: bool | None = None
+    runs: tuple[dict[str, Any], ...] = ()
+    retired_us: int | None = None
+
+    def __str__(self) -> str:
+        lines = [f"{self.path} is a {self.kind} of the {self.engine} engine",
+                 f"store    {self.store_id}",
+                 *(f"branch   {b['id']}, from transaction {b['from_txid']}" for b in self.branches),
+                 f"created  {iso(self.created_us)}"]
+        if self.kind == "store":
+            lines.append(f"log      transaction {self.bounds.first + 1} to {self.bounds.last}")
+        else:
+            lines.append(f"restores to {self.bounds}")
+        lines.append(f"on disk  {size_of(self.image_bytes)} of state, {size_of(self.log_bytes)} of log in "
+                     f"{self.segments} segments ({self.generation})")
+        if self.retired_us is not None:
+            lines.append(f"opened for writing at {iso(self.retired_us)}: no longer a backup")
+        shown = self.runs[-10:]
+        if len(shown) < len(self.runs):
+            lines.append(f"runs     {len(self.runs)}, the last {len(shown)} of them:")
+        lines += [f"run      {iso(r['ended_us'])}  {r['kind']}, to transaction {r['to']}"
+                  f"{', because ' + r['why'] if r.get('why') else ''}" for r in shown]
+        return "\n  ".join(lines)

@@ -1,0 +1,157 @@
+"""`run`: look at the target, and take the backup that it calls for.
+
+Nothing there: a full one. A backup of the same history: an incremental, or, where the source no longer has the log for
+one, a full as a new generation that says why. Anything else is refused before a byte is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..engine.directory import Layout
+from ..engine.errors import (
+    ClusterUnavailable,
+    DiskFull,
+    ForeignStore,
+    InvalidInput,
+    LogPruned,
+    SettingError,
+)
+from ..engine.seams import REAL, Seams, is_disk_full
+from ..engine.source.base import Source, SourceInfo
+from ..engine.source.client import connect
+from ..engine.source.local import LocalSource
+from ..engine.store import Store
+from ..replay.copy import Progress, silent
+from .full import Job, take_full
+from .incremental import take_incremental
+from .report import Report
+from .scratch import sweep_scratch
+from .target import AnyEngine, detect, finish_switch, locked, read_target
+from .uri import parse
+
+
+def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], *, verify: bool = True,
+        fallback: bool = True, expect_store: str | bytes | None = None, accept_branch: str | bytes | None = None,
+        token: str | None = None, ca: str | Path | None = None, timeout: float = 30.0,
+        lease_ttl: float = 300.0, fold: float | None = 1.0, engine: AnyEngine | None = None,
+        progress: Progress | None = None, seams: Seams = REAL) -> Report:
+    """Back up a running store.
+
+    Args:
+        source: a URI (`single://host:port`), an open store, or any `Source`.
+        target: a directory: new or empty for a full backup, an earlier backup for an incremental.
+        verify: replay and check the copy after a full backup; it does not count before.
+        fallback: where the source no longer has the log for an incremental, take a full one as a new generation.
+            Without it that is `LogPruned`.
+        expect_store: id of a store or branch (hex, 8 digits or more, or bytes): refuse any other source.
+        accept_branch: id of a branch that the source may be on although the target was not.
+        token, ca: credential and file of certificate authorities, for a URI.
+        timeout: seconds that one answer of the source may take, for a URI.
+        lease_ttl: seconds for which the source waits for a run that died to be run again.
+        fold: fold the log into the image when it is larger than this share of it (and than 64 MiB). None: never.
+        engine: the engine class; found by the name that the source gives, without.
+        progress: told (stage, done, total).
+        seams: files, clock, randomness and threads.
+
+    Raises:
+        TargetInvalid, TargetRetired, ForeignStore, OtherBranch, Diverged, AheadOfSource, LogPruned, StoreLocked:
+            refused; nothing was changed.
+        SourceUnavailable, SourceRestarted, SourceRefused, NotAuthorized, LeaseExpired, TooManyLeases,
+            ClusterUnavailable: the source's part; run it again.
+        Inconsistent: the copy was checked and found wrong; it is not the backup.
+        DiskFull, Damaged, InvalidInput.
+    """
+    if fold is not None and fold < 0:
+        raise SettingError(f"fold is a share of the image, not {fold}", hint="give 0 or more, or None for never")
+    if lease_ttl <= 0 or timeout <= 0:
+        raise SettingError("timeout and lease_ttl are seconds, more than 0")
+    started_us, started = seams.clock.now_us(), seams.clock.monotonic()
+    layout = Layout(Path(target), seams.files)
+    detect(layout)
+    with _source(source, token, ca, timeout) as asked:
+        info = asked.info()
+        if expect_store is not None:
+            _expect(info, expect_store)
+        origin = source if isinstance(source, str) else info.path
+        job = Job(source=asked, info=info, layout=layout, seams=seams, owner=_owner(layout.root), origin=origin,
+                  verify=verify, accept_branch=_branch(info, accept_branch), fold=fold, engine=engine,
+                  lease_ttl=lease_ttl, progress=progress or silent, started_us=started_us, started=started)
+        try:
+            seams.files.make_directory(layout.root)
+            with locked(layout, "backup"):
+                return _run(job, fallback)
+        except OSError as error:
+            if is_disk_full(error):
+                raise DiskFull(f"no room left in {layout.root}") from error
+            raise
+
+
+def _run(job: Job, fallback: bool) -> Report:
+    layout = job.layout
+    detect(layout)  # once more, under the lock
+    sweep_scratch(layout)
+    finish_switch(layout)
+    if not layout.is_store():
+        return take_full(job, None, "")
+    generation, manifest = read_target(layout)
+    try:
+        return take_incremental(job, generation, manifest)
+    except LogPruned as error:
+        if not fallback:
+            raise
+        return take_full(job, manifest, f"the source no longer has the log for an incremental: {error.message}")
+
+
+@contextmanager
+def _source(source: str | Store[Any, Any] | Source, token: str | None, ca: str | Path | None,
+            timeout: float) -> Iterator[Source]:
+    if isinstance(source, Source):
+        yield source
+    elif isinstance(source, Store):
+        with LocalSource(source) as local:
+            yield local
+    elif isinstance(source, str):
+        uri = parse(source)
+        if uri.mode == "ha":
+            raise ClusterUnavailable(f"{uri} names a cluster, and there is none yet")
+        host, port = uri.addresses[0]
+        with connect(host, port, token=token, ca=ca, timeout=timeout) as remote:
+            yield remote
+    else:
+        raise InvalidInput(f"{source!r} is no source", hint="pass a URI, an open store, or a Source")
+
+
+def _owner(root: Path) -> str:
+    """How this run, and its target as a consumer of log, is called at the source."""
+    text = f"backup to {root.absolute()} on {socket.gethostname()}"
+    return "".join(c if c.isprintable() else "?" for c in text)[:300]
+
+
+def _hex(value: str | bytes, what: str) -> str:
+    text = value.hex() if isinstance(value, bytes) else value.strip().lower()
+    if not 8 <= len(text) <= 32 or not set(text) <= set("0123456789abcdef"):
+        raise InvalidInput(f"{what}={value!r} is no id", hint="ids are 32 hex digits; the first 8 or more will do")
+    return text
+
+
+def _expect(info: SourceInfo, expected: str | bytes) -> None:
+    text = _hex(expected, "expect_store")
+    ids = (info.history.store_id.hex(), info.history.branch.id.hex())
+    if not any(i.startswith(text) for i in ids):
+        raise ForeignStore(f"store {text} is expected, and the source is store {ids[0]} on branch {ids[1]}")
+
+
+def _branch(info: SourceInfo, accepted: str | bytes | None) -> bytes | None:
+    """The source's branch where it is the one that is accepted."""
+    if accepted is None:
+        return None
+    theirs = info.history.branch.id
+    return theirs if theirs.hex().startswith(_hex(accepted, "accept_branch")) else None
+
+

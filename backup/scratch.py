@@ -1,0 +1,97 @@
+"""Opening a backup without touching it: replayed in memory, or in a scratch copy beside it.
+
+An image is bytes as they were copied. Whether it is a state shows only when an engine opens it and replays the log
+over it. That happens in memory where the engine can and the log is small, and otherwise in a copy of the image that is
+removed afterwards. The bytes of the backup do not change either way; they are checked against their digests on the way
+into the scratch copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..engine.contract import Context, Engine
+from ..engine.directory import Generation, Layout, Manifest
+from ..engine.errors import Inconsistent
+from ..engine.log.log import Log
+from ..engine.seams import Seams
+from ..replay.copy import DigestedFiles, Progress, copy_files
+from ..replay.roll import CHECKPOINT_BYTES, roll
+from .target import AnyEngine
+
+MAX_FINDINGS = 100
+"""Inconsistencies that are gathered before a check stops."""
+
+
+def scratch_beside(layout: Layout, seams: Seams) -> Path:
+    """A name for a scratch directory, on the same file system as the target."""
+    root = layout.root.absolute()
+    return root.with_name(f".{root.name}.scratch-{seams.randomness.token(8).hex()}")
+
+
+def sweep_scratch(layout: Layout) -> None:
+    """Remove scratch copies that died with their process. The caller holds the target's lock, so none is in use."""
+    root = layout.root.absolute()
+    for name in layout.files.list(root.parent):
+        if name.startswith(f".{root.name}.scratch-"):
+            layout.files.remove_tree(root.parent / name)
+
+
+def fits_memory(engine: AnyEngine, log: Log) -> bool:
+    """Whether the log may be replayed into an engine that is open read-only."""
+    if not engine.abilities.replays_in_memory or sum(s.size for s in log.segments()) > CHECKPOINT_BYTES:
+        return False
+    return not log.attached()
+
+
+@contextmanager
+def copied_state(generation: Generation, manifest: Manifest, into: Path, engine: AnyEngine, seams: Seams, *,
+                 durable: bool, progress: Progress) -> Iterator[Engine[Any, Any]]:
+    """The image copied to `into`, opened as a state to be replayed from p0. `into` remains. Raises `Damaged`,
+    `DiskFull`."""
+    with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams.files) as image:
+        copy_files(image.read, image.listed, into, seams=seams, durable=durable, progress=progress,
+                   stage="replay image")
+    opened = engine.open(into, Context(seams), adopt=manifest.p0)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@contextmanager
+def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyEngine, scratch: Path, seams: Seams,
+           progress: Progress, in_memory: bool = True) -> Iterator[Engine[Any, Any]]:
+    """An engine at the end of the log, without a byte of the generation changed. `scratch` does not exist before, nor
+    after.
+
+    Raises:
+        Damaged, DiskFull, UpgradeRequired, UnsupportedFormat.
+    """
+    if in_memory and fits_memory(engine, log):
+        opened = engine.open(generation.state, Context(seams), read_only=True, adopt=manifest.p0)
+        try:
+            roll(opened, log, log.end.txid, durable=False, progress=progress)
+            yield opened
+        finally:
+            opened.close()
+        return
+    try:
+        with copied_state(generation, manifest, scratch, engine, seams, durable=False, progress=progress) as opened:
+            roll(opened, log, log.end.txid, durable=True, progress=progress)
+            yield opened
+    finally:
+        seams.files.remove_tree(scratch)
+
+
+def check(engine: Engine[Any, Any], where: str) -> None:
+    """Walk the whole state. Raises `Inconsistent`."""
+    with engine.view() as view:
+        findings = tuple(islice(view.check(), MAX_FINDINGS))
+    if findings:
+        count = f"{MAX_FINDINGS} or more" if len(findings) == MAX_FINDINGS else str(len(findings))
+        raise Inconsistent(f"{where} is inconsistent in {count} places, the first: {findings[0]}", findings=findings)

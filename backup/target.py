@@ -1,0 +1,204 @@
+"""A target: the directory a backup is written to, as seen by those who write and read it.
+
+What a target claims stands in its manifest and in its log. The manifest is written after the log that it tells of is
+synced, so the log may go on further than the last run says (a run died before it was noted), never less: less is
+damage. `open_log` holds it so.
+
+A generation that is being made is called `gen-N.partial`. It gets its proper name only when it is whole, durable and,
+if asked for, checked; then `CURRENT` is switched. A run that dies between the two leaves a finished generation that is
+not in force: the next run brings it into force.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..engine.contract import Engine
+from ..engine.directory import CopiedFile, Generation, Layout, Manifest
+from ..engine.errors import (
+    Damaged,
+    StoreNotFound,
+    TargetInvalid,
+    TargetRetired,
+    WrongEngine,
+)
+from ..engine.history import Position
+from ..engine.log.log import Log, LogOptions
+from ..engine.plugins import find_engine
+from ..engine.seams import DirectoryLock, Files, Seams
+from .report import Bounds, iso
+
+LOG = LogOptions(preallocate=False)
+MAX_RUNS = 1000
+"""How many runs a manifest remembers, besides the one that took its image."""
+
+AnyEngine = type[Engine[Any, Any]]
+
+
+@contextmanager
+def locked(layout: Layout, what: str) -> Iterator[DirectoryLock]:
+    """Hold a directory for writing. Raises `StoreLocked`."""
+    lock = layout.files.lock(layout.lock_path, f"{what} (process {os.getpid()})")
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+@contextmanager
+def held_for_reading(layout: Layout) -> Iterator[None]:
+    """Keep backup and fold away from a target while it is read. Raises `StoreLocked`."""
+    lock = layout.files.lock_shared(layout.lock_path)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def detect(layout: Layout) -> bool:
+    """Whether a backup is here (True), or nothing that matters (False). Changes nothing.
+
+    Raises:
+        TargetInvalid, TargetRetired: something else is here.
+        Damaged, UnsupportedFormat: it cannot be read.
+    """
+    if layout.is_store():
+        read_target(layout)
+        return True
+    if not layout.files.exists(layout.root) or layout.is_empty():
+        return False
+    if not layout.files.is_directory(layout.root):
+        raise TargetInvalid(f"{layout.root} is a file")
+    raise TargetInvalid(f"{layout.root} is not empty and holds no backup")
+
+
+def read_target(layout: Layout) -> tuple[Generation, Manifest]:
+    """The generation in force of a backup, and its manifest.
+
+    Raises:
+        TargetInvalid: there is no backup here.
+        TargetRetired: there was one, until somebody opened it for writing.
+        Damaged, UnsupportedFormat.
+    """
+    try:
+        identity = layout.read_identity()
+        generation = layout.current()
+    except StoreNotFound as error:
+        raise TargetInvalid(f"there is no backup in {layout.root}", hint="check the path") from error
+    manifest = Manifest.read(layout.files, generation)
+    if manifest is None:
+        raise TargetInvalid(f"{layout.root} is a store, not a backup")
+    if manifest.retired_us is not None:
+        raise TargetRetired(f"{layout.root} was opened for writing at {iso(manifest.retired_us)}, so it is a store of "
+                            "its own and no longer a backup")
+    if manifest.history.store_id != identity.store_id or manifest.engine != identity.engine:
+        raise Damaged("is of another store than the directory it is in", path=str(generation.manifest))
+    return generation, manifest
+
+
+def noted_end(manifest: Manifest) -> Position:
+    """How far the log reached when the last run was noted."""
+    return Position(*manifest.runs[-1]["end"]) if manifest.runs else manifest.p1
+
+
+@contextmanager
+def open_log(generation: Generation, manifest: Manifest, *, read_only: bool, seams: Seams) -> Iterator[Log]:
+    """A target's log, held against what its manifest says of it. Raises `Damaged`, `UnsupportedFormat`."""
+    end = noted_end(manifest)
+    log = Log.open(generation.log, engine_position=end, read_only=read_only, options=LOG, seams=seams)
+    try:
+        if log.base != manifest.p0:
+            raise Damaged(f"the log starts after {log.base}, and the image is of {manifest.p0}",
+                          path=str(generation.log))
+        if log.history.store_id != manifest.history.store_id:
+            raise Damaged("the log is another store's", path=str(generation.log))
+        if log.chain_at(manifest.p1.txid) != manifest.p1.chain:
+            raise Damaged(f"the log has another transaction {manifest.p1.txid} than the manifest",
+                          path=str(generation.log))
+        yield log
+    finally:
+        log.close()
+
+
+def bounds_of(manifest: Manifest, log: Log) -> Bounds:
+    """What this image and log restore to."""
+    first = manifest.p1.txid if manifest.moving else manifest.p0.txid
+    last, noted = log.end, noted_end(manifest)
+    complete: int = manifest.runs[-1]["complete_until_us"] if manifest.runs else 0
+    if last.txid > noted.txid:
+        # A run died before it was noted. A later transaction may have been committed in the same microsecond.
+        complete = max(complete, log.last_time_us - 1)
+    return Bounds(first=first, last=last.txid, first_time_us=log.time_of(first) or (0 if first == 0 else None),
+                  last_time_us=(log.last_time_us or None) if last.txid else None, complete_until_us=complete)
+
+
+def with_run(manifest: Manifest, run: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """The runs of a manifest and one more; the oldest are forgotten beyond `MAX_RUNS`."""
+    runs = (*manifest.runs, run)
+    return runs if len(runs) <= MAX_RUNS else (runs[0], *runs[-MAX_RUNS:])
+
+
+def image_bytes(copied: tuple[CopiedFile, ...]) -> int:
+    return sum(f.size for f in copied)
+
+
+def tree_bytes(path: Path, files: Files) -> int:
+    """Bytes of all files below a directory."""
+    if not files.is_directory(path):
+        return files.size(path) if files.exists(path) else 0
+    return sum(tree_bytes(path / name, files) for name in files.list(path))
+
+
+def partials(layout: Layout) -> list[Generation]:
+    """Generations that were begun and not finished."""
+    if not layout.files.is_directory(layout.root):
+        return []
+    return [Generation(layout.root / n) for n in layout.files.list(layout.root)
+            if n.startswith("gen-") and n.endswith(".partial")]
+
+
+def finish_switch(layout: Layout) -> None:
+    """Bring a finished generation into force that a run did not come to switch to. The caller holds the lock."""
+    files = layout.files
+    try:
+        store_id = layout.read_identity().store_id
+    except StoreNotFound:
+        return
+    in_force = layout.current().name if files.exists(layout.root / "CURRENT") else ""
+    for name in reversed(files.list(layout.root)):
+        if not name.startswith("gen-") or name.endswith(".partial") or name <= in_force:
+            continue
+        manifest = Manifest.read(files, Generation(layout.root / name))
+        if manifest is not None and manifest.retired_us is None and manifest.history.store_id == store_id:
+            layout.switch(Generation(layout.root / name))
+            return
+
+
+def bring_into_force(layout: Layout, partial: Generation) -> Generation:
+    """Give a whole, durable generation its name and switch to it."""
+    files = layout.files
+    generation = Generation(partial.path.with_name(partial.name.removesuffix(".partial")))
+    files.rename(partial.path, generation.path)
+    files.sync_directory(layout.root)
+    layout.switch(generation)
+    return generation
+
+
+def engine_named(name: str, given: AnyEngine | None) -> AnyEngine:
+    """The engine class to use for a backup of the engine `name`.
+
+    Raises:
+        WrongEngine: `given` is another one.
+        SettingError: none of that name is installed.
+    """
+    if given is None:
+        found: AnyEngine = find_engine(name)
+        return found
+    if given.name != name:
+        raise WrongEngine(f"the backup is of the {name} engine, and {given.name} was given")
+    return given

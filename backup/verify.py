@@ -1,0 +1,68 @@
+"""`verify`: prove that a backup is whole, and that a consistent state comes of it.
+
+Every byte is read: the image against the digests in the manifest, the log against its checksums, chain and footers,
+attachments against what their records say. Then the backup is really opened, in memory or in a scratch copy, replayed
+to its end, and the engine walks the whole state. No byte of the backup changes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..engine.directory import Layout
+from ..engine.errors import Damaged, DiskFull
+from ..engine.history import Position
+from ..engine.seams import REAL, Seams, is_disk_full
+from ..replay.copy import DigestedFiles, Progress, silent
+from .report import VerifyReport
+from .scratch import check, rolled, scratch_beside
+from .target import AnyEngine, bounds_of, engine_named, held_for_reading, open_log, read_target, tree_bytes
+
+
+def verify(target: str | os.PathLike[str], *, engine: AnyEngine | None = None, progress: Progress | None = None,
+           seams: Seams = REAL) -> VerifyReport:
+    """Check a backup.
+
+    Args:
+        target: the backup.
+        engine: the engine class; found by the backup's engine name, without.
+        progress: told (stage, done, total).
+        seams: files, clock, randomness and threads.
+
+    Raises:
+        Damaged: bytes are missing or changed; the message says where.
+        Inconsistent: the bytes are what was copied, and the state that comes of them is wrong.
+        TargetInvalid, TargetRetired, StoreLocked, UnsupportedFormat, UpgradeRequired, DiskFull, SettingError.
+    """
+    layout, started, told = Layout(Path(target), seams.files), seams.clock.monotonic(), progress or silent
+    try:
+        with held_for_reading(layout):
+            generation, manifest = read_target(layout)
+            engine = engine_named(manifest.engine, engine)
+            with open_log(generation, manifest, read_only=True, seams=seams) as log:
+                with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams.files) as image:
+                    image_bytes = image.verify(told)
+                log.verify()
+                for run in manifest.runs:
+                    end = Position(*run["end"])
+                    if end.txid >= log.base.txid and log.chain_at(end.txid) != end.chain:
+                        raise Damaged(f"the log has another transaction {end.txid} than the run that fetched it noted",
+                                      path=str(generation.log))
+                bounds = bounds_of(manifest, log)
+                with rolled(generation, manifest, log, engine=engine, scratch=scratch_beside(layout, seams),
+                            seams=seams, progress=told) as opened:
+                    check(opened, str(target))
+                    with opened.view() as view:
+                        digest = view.digest()
+                return VerifyReport(
+                    target=str(target), store_id=manifest.history.store_id.hex(), branch=log.history.branch.id.hex(),
+                    engine=manifest.engine, bounds=bounds, image_bytes=image_bytes,
+                    log_bytes=sum(s.size for s in log.segments()),
+                    attachment_bytes=tree_bytes(generation.log / "attachments", seams.files),
+                    transactions=log.end.txid - log.base.txid, digest=digest.hex(),
+                    seconds=seams.clock.monotonic() - started)
+    except OSError as error:
+        if is_disk_full(error):
+            raise DiskFull(f"no room for a scratch copy beside {target}") from error
+        raise

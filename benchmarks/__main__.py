@@ -1,0 +1,74 @@
+"""`python -m holdfast.benchmarks`: run the workloads and print the report."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from . import (
+    harness,
+    report,
+    workload_backup,
+    workload_bulk,
+    workload_commits,
+    workload_hops,
+    workload_latency,
+    workload_recovery,
+)
+from .harness import Bench, Line, Scale
+
+WORKLOADS: dict[str, Callable[[Bench], Iterator[Line]]] = {
+    "commits": workload_commits.run,
+    "bulk": workload_bulk.run,
+    "hops": workload_hops.run,
+    "backup": workload_backup.run,
+    "latency": workload_latency.run,
+    "recovery": workload_recovery.run,
+}
+
+
+def run(scale: Scale, directory: Path, names: Sequence[str], say: Callable[[str], None]) -> list[Line]:
+    """Run workloads by name in a directory below `directory`, removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-benchmarks-", dir=directory) as made:
+        bench = Bench(Path(made), scale, say)
+        return [line for name in names for line in WORKLOADS[name](bench)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m holdfast.benchmarks", description="Measure Holdfast beside its "
+                                     "limits and peers, in one run, and print ratios.")
+    parser.add_argument("--quick", action="store_true", help="a rough picture in under two minutes")
+    parser.add_argument("--only", nargs="+", choices=WORKLOADS, metavar="NAME", help=", ".join(WORKLOADS))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure there")
+    parser.add_argument("--directory", type=Path, metavar="DIR", help="work below DIR (default: the temporary "
+                        "directory, or the working directory where that one is in memory)")
+    parser.add_argument("--edges", type=int, metavar="N", help="size of the generated graph that backups copy")
+    parsed = parser.parse_args(arguments)
+    scale = harness.QUICK if parsed.quick else harness.FULL
+    if parsed.edges is not None:
+        scale = dataclasses.replace(scale, large_edges=parsed.edges)
+    directory = harness.base_directory(parsed.directory)
+    if harness.file_system(directory) in ("tmpfs", "ramfs"):
+        print(f"warning: {directory} is in memory, where a sync costs nothing: commit figures will mean little",
+              file=sys.stderr)
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+    lines = run(scale, directory, parsed.only or list(WORKLOADS), say)
+    machine = harness.machine(directory)
+    report.show(machine, lines)
+    if parsed.json is not None:
+        report.save(parsed.json, machine, lines)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

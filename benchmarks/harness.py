@@ -1,0 +1,237 @@
+"""How things are timed, and what a result is.
+
+A figure alone says more about the machine and the minute than about the code. So each workload names its contestants
+(ours, and the limit or peer beside it), and `interleave` runs them turn by turn: round after round, the order rotated,
+so that a slow minute hits all alike. The ratio is taken within each round, where both met the same conditions, and only
+then the median over the rounds; the spread shown beside it is the lowest and highest round. Nothing here asserts a
+time: a benchmark reports, a test judges.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+Contestant = Callable[[], float]
+"""Runs once, for about the scale's `seconds`, and returns its figure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """One figure, measured several times."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def low(self) -> float:
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        return max(self.values)
+
+    def over(self, other: Samples) -> Samples:
+        """Their ratio, round by round."""
+        return Samples(tuple(a / b if b else float("inf") for a, b in zip(self.values, other.values, strict=True)))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"median": self.median, "low": self.low, "high": self.high, "values": list(self.values)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of the report.
+
+    Attributes:
+        workload: what was done, in words.
+        figure: ours, in `unit`.
+        peer: the limit or peer beside it, in words; None where the figure stands for itself.
+        peer_figure: its figure, in the same unit, from the same rounds.
+        target: what the ratio (or the figure, where there is no peer) should reach; None where nothing was asked.
+        better: whether more of `unit` is better, or less.
+    """
+
+    workload: str
+    figure: Samples
+    unit: str
+    peer: str | None = None
+    peer_figure: Samples | None = None
+    target: float | None = None
+    better: Literal["more", "less"] = "more"
+    note: str = ""
+
+    @property
+    def ratio(self) -> Samples | None:
+        """Ours over theirs, round by round."""
+        return None if self.peer_figure is None else self.figure.over(self.peer_figure)
+
+    @property
+    def met(self) -> bool | None:
+        if self.target is None:
+            return None
+        value = (self.ratio or self.figure).median
+        return value >= self.target if self.better == "more" else value <= self.target
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "workload": self.workload,
+            "unit": self.unit,
+            "figure": self.figure.to_json(),
+            "peer": self.peer,
+            "peer_figure": None if self.peer_figure is None else self.peer_figure.to_json(),
+            "ratio": None if self.ratio is None else self.ratio.to_json(),
+            "target": self.target,
+            "better": self.better,
+            "met": self.met,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How much work a run does.
+
+    Attributes:
+        rounds: how often each contestant runs.
+        seconds: how long one run of a contestant by the clock lasts.
+        threads: of the many-threaded commits.
+        bulk: the graphs that are loaded in bulk.
+        graph: the graph that commits and hops work on; its first `graph_edges` edges.
+        load_rounds: rounds of a bulk load, a backup or a recovery, each of which takes its own time.
+        overlay_edges: how many edges the overlay holds in the second half of the hops.
+        window: seconds of one latency window; `windows`: how many pairs of them.
+        rate: commits per second that a latency window asks for.
+        incremental: transactions of the incremental backup; `recovery`: of the log that is recovered and replayed.
+        large_edges: edges of the generated graph whose backup's memory is measured.
+    """
+
+    rounds: int = 7
+    seconds: float = 2.0
+    threads: int = 32
+    bulk: tuple[str, ...] = ("soc-Epinions1", "web-NotreDame")
+    graph: str = "soc-Epinions1"
+    graph_edges: int | None = None
+    load_rounds: int = 5
+    overlay_edges: int = 100_000
+    window: float = 8.0
+    windows: int = 5
+    rate: int = 1000
+    incremental: int = 1000
+    recovery: int = 100_000
+    large_edges: int = 8_000_000
+
+
+FULL = Scale()
+QUICK = Scale(rounds=3, seconds=0.5, load_rounds=2, window=2.5, windows=2, recovery=20_000, large_edges=1_000_000)
+
+
+@dataclass(slots=True)
+class Bench:
+    """What a workload works with: a scale, a directory that really syncs, and somebody to tell how it goes."""
+
+    directory: Path
+    scale: Scale
+    say: Callable[[str], None]
+    _made: int = field(default=0, repr=False)
+
+    @contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """A directory of its own, removed afterwards."""
+        self._made += 1
+        with tempfile.TemporaryDirectory(prefix=f"{self._made:03}-{name}-", dir=self.directory) as made:
+            yield Path(made)
+
+    def interleave(self, what: str, contestants: Mapping[str, Contestant], *, rounds: int | None = None,
+                   warm_up: bool = True) -> dict[str, Samples]:
+        """Run every contestant once a round, in rotating order. A warm-up round comes first and does not count."""
+        names = list(contestants)
+        figures: dict[str, list[float]] = {name: [] for name in names}
+        total = self.scale.rounds if rounds is None else rounds
+        if warm_up:
+            self.say(f"{what}: warm-up")
+            for run in contestants.values():
+                run()
+        for number in range(total):
+            self.say(f"{what}: round {number + 1} of {total}")
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                figures[name].append(contestants[name]())
+        return {name: Samples(tuple(values)) for name, values in figures.items()}
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that `share` (0..1) of `values` do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _first_line_after(path: str, key: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith(key):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return "unknown"
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that `path` is on, as the mount table has it; `unknown` where there is none."""
+    best, kind = "", "unknown"
+    try:
+        with open("/proc/self/mounts", encoding="utf-8") as mounts:
+            for mount in mounts:
+                _, point, this, *_ = mount.split()
+                point = point.replace("\\040", " ")
+                inside = str(path.resolve()) == point or str(path.resolve()).startswith(point.rstrip("/") + "/")
+                if inside and len(point) >= len(best):
+                    best, kind = point, this
+    except OSError:
+        pass
+    return kind
+
+
+def base_directory(asked: Path | None) -> Path:
+    """Where to work: `asked`; else the system's temporary directory, unless that is memory, where a sync costs nothing
+    and every commit figure would be a fairy tale; else the working directory."""
+    if asked is not None:
+        return asked
+    usual = Path(tempfile.gettempdir())
+    return Path.cwd() if file_system(usual) in ("tmpfs", "ramfs") else usual
+
+
+def machine(directory: Path) -> dict[str, Any]:
+    """What the figures were measured on."""
+    versions = {}
+    for package in ("holdfast", "lmdb", "numpy", "aiohttp", "msgpack", "xxhash"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": _first_line_after("/proc/cpuinfo", "model name"),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory": _first_line_after("/proc/meminfo", "MemTotal"),
+        "system": f"{platform.system()} {platform.release()}",
+        "file_system": file_system(directory),
+        "python": sys.version.split()[0],
+        "sqlite": sqlite3.sqlite_version,
+        "versions": versions,
+    }

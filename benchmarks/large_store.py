@@ -1,0 +1,32 @@
+"""A store large enough for backups to be measured on: a generated graph, loaded in bulk, and closed again.
+
+Making it takes longer than most measurements on it, so one is made for a run and all workloads that copy share it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from ..engine import GraphStore
+from . import graphs
+from .harness import Bench
+
+_EDGES_PER_NODE = 16
+
+
+def large_store(bench: Bench) -> Path:
+    """The directory of the run's large store, made at the first call. Nobody has it open."""
+    place = bench.directory / "large-store"
+    if not place.exists():
+        count = bench.scale.large_edges
+        bench.say(f"generating and loading a graph of {count:,} edges for the backups")
+        edges = graphs.rmat(max(1, math.ceil(math.log2(count / _EDGES_PER_NODE))), count)
+        with GraphStore.open(place, online_backup_enabled=False) as store:
+            graphs.load(store, edges)
+    return place
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of all files below a directory."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

@@ -1,0 +1,379 @@
+"""Group commit: threads around the log and the stages.
+
+Whoever commits appends under the mutex, and then either *leads* (takes the oldest batch, writes and syncs it outside of
+the mutex, moves the stages, wakes whom that concerns) or stands in line, because somebody is leading. Whoever arrives
+while a sync runs is in the batch of the next. A leader leads until its own transaction is durable and hands over to
+somebody in line, so with one thread a commit is one sync in that very thread and no switch. What no thread waits for
+(pipelined, relaxed), and everything where plugins hold acknowledgements, is led by the *syncer* thread.
+
+A write or sync that fails poisons: nothing is tried again, everybody in line ends `OutcomeUnknown`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from .errors import ConditionNotMet, HoldfastError, OutcomeUnknown, StorePoisoned
+from .history import Attachment, Position, Record
+from .log.log import Batch, Log
+from .plugins import Hooks
+from .seams import Seams
+from .stages import Stages
+
+
+class Waiter:
+    """Somebody in line for a transaction's acknowledgement: a thread (`gate` is locked) or a future."""
+
+    __slots__ = ("error", "future", "gate", "lead", "txid")
+
+    def __init__(self, txid: int, gate: threading.Lock | None, future: Future[int] | None) -> None:
+        self.txid = txid
+        self.gate = gate
+        self.future = future
+        self.lead = False
+        self.error: HoldfastError | None = None
+
+    def wake(self) -> None:
+        """Called without the mutex, once the end is known or the waiter must lead."""
+        if self.gate is not None:
+            self.gate.release()
+        elif self.future is not None:
+            if self.error is not None:
+                self.future.set_exception(self.error)
+            else:
+                self.future.set_result(self.txid)
+
+
+class Committer:
+    """See the module's text.
+
+    Attributes:
+        mutex: guards log appends, the stages and the line.
+        moved: notified when a stage moved and somebody watches (`wait_until`).
+        poison: the error that poisoned, or None.
+        on_synced: called after each sync where plugins hold acknowledgements.
+    """
+
+    def __init__(self, log: Log, stages: Stages, hooks: Hooks, seams: Seams, *, relaxed_s: float,
+                 on_published: Callable[[Position], None], on_fault: Callable[[BaseException], None]) -> None:
+        """
+        Args:
+            log, stages, hooks, seams: what it works on.
+            relaxed_s: the bound for relaxed commits, seconds.
+            on_published: called under the mutex whenever views may show more; must be quick.
+            on_fault: called once when poisoned.
+        """
+        self.log = log
+        self.stages = stages
+        self.mutex = seams.scheduler.lock()
+        self.moved = threading.Condition(self.mutex)
+        self.poison: BaseException | None = None
+        self.on_synced: Callable[[], None] = lambda: None
+        self._watchers = 0
+        self._hooks = hooks
+        self._seams = seams
+        self._on_published = on_published
+        self._on_fault = on_fault
+        self._relaxed_s = relaxed_s
+        self._direct = not hooks.logged
+        self._leading = False
+        self._line: deque[Waiter] = deque()
+        self._kept: deque[Record] = deque()
+        self._keep = bool(hooks.published)
+        self._telling = seams.scheduler.lock()
+        self._closing = False
+        self._due: float | None = None
+        self._kick = threading.Condition(self.mutex)
+        self._syncer = seams.scheduler.spawn("holdfast-sync", self._run_syncer)
+
+    # --- committing ------------------------------------------------------------------------------------------------
+
+    def append(self, payload: bytes, version: int, attachment: Attachment | None, *, barrier: bool) -> Record:
+        """Append a record. The writer lock is held.
+
+        Raises:
+            DiskFull, InvalidInput, StorePoisoned: nothing was logged.
+        """
+        with self.mutex:
+            if self.poison is not None:
+                raise self.poisoned()
+            record = self.log.append(payload, version, attachment)
+            self.stages.append(Position(record.txid, record.chain), barrier=barrier)
+            if self._keep:
+                self._kept.append(record)
+        return record
+
+    def wait(self, txid: int) -> None:
+        """Lead, or stand in line, until `txid` is acknowledged.
+
+        Raises:
+            ConditionNotMet, OutcomeUnknown.
+        """
+        mutex = self.mutex
+        mutex.acquire()
+        if self._direct and not self._leading and self.stages.durable.txid < txid and self.poison is None:
+            self._leading = True
+            batch = self.log.take()
+            mutex.release()
+            self._lead(batch, txid)
+            return
+        try:
+            waiter = self._stand_in_line(txid, None)
+        finally:
+            mutex.release()
+        if waiter is not None:
+            self._wait_in_line(waiter)
+
+    def _wait_in_line(self, waiter: Waiter) -> None:
+        gate = waiter.gate
+        assert gate is not None
+        try:
+            gate.acquire()
+        except BaseException:  # a signal, for instance: others must not wait for one who has left
+            with self.mutex:
+                if waiter in self._line:
+                    self._line.remove(waiter)
+                woken = self._hand_over() if waiter.lead else []
+            for other in woken:
+                other.wake()
+            raise
+        if waiter.lead:
+            with self.mutex:
+                batch = self.log.take()
+            self._lead(batch, waiter.txid)
+        elif waiter.error is not None:
+            raise waiter.error
+
+    def _stand_in_line(self, txid: int, future: Future[int] | None) -> Waiter | None:
+        """With the mutex held. None where there is nothing to wait for. Raises `OutcomeUnknown`."""
+        if self.stages.acknowledged.txid >= txid:
+            return None
+        if self.poison is not None:
+            raise self.unknown(txid)
+        gate = None
+        if future is None:
+            gate = self._seams.scheduler.lock()
+            gate.acquire()
+        waiter = Waiter(txid, gate, future)
+        line = self._line
+        if line and line[-1].txid > txid:  # it was appended before another that is in line already
+            self._line = deque(sorted((*line, waiter), key=lambda w: w.txid))
+        else:
+            line.append(waiter)
+        if not self._leading and self._log_waits():
+            self._kick.notify()
+        return waiter
+
+    def outcome(self, txid: int) -> Future[int]:
+        """A future that is done, with `txid` or an error, when it is acknowledged."""
+        future: Future[int] = Future()
+        try:
+            with self.mutex:
+                waiter = self._stand_in_line(txid, future)
+        except OutcomeUnknown as error:
+            future.set_exception(error)
+        else:
+            if waiter is None:
+                future.set_result(txid)
+        return future
+
+    def sync_within(self, seconds: float | None = None) -> None:
+        """See to it that what is appended is synced soon: within the bound for relaxed commits, or `seconds`."""
+        due = self._seams.clock.monotonic() + (self._relaxed_s if seconds is None else seconds)
+        with self.mutex:
+            if self._due is None or due < self._due:
+                self._due = due
+                self._kick.notify()
+
+    def wait_until(self, reached: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until `reached()` (asked under the mutex) or the store is poisoned or closing; whether it was reached."""
+        with self.mutex:
+            self._watchers += 1
+            try:
+                self.moved.wait_for(lambda: reached() or self.poison is not None or self._closing, timeout)
+                return reached()
+            finally:
+                self._watchers -= 1
+
+    def _log_waits(self) -> bool:
+        return self.stages.appended.txid > self.stages.durable.txid
+
+    # --- leading ---------------------------------------------------------------------------------------------------
+
+    def _lead(self, batch: Batch | None, until: int) -> None:
+        """Write and sync batch after batch until `until` is durable, then hand over. `_leading` is set."""
+        log, stages = self.log, self.stages
+        while batch is not None:
+            try:
+                end = log.write(batch)
+            except BaseException as error:
+                self.fail(error)
+                raise self.unknown(until) from error
+            with self.mutex:
+                stages.synced(end)
+                woken = self._settle()
+                if end.txid >= until:
+                    batch = None
+                    if stages.appended.txid > end.txid:
+                        woken += self._hand_over()
+                    else:
+                        self._leading = False
+                        if self._closing:
+                            self._kick.notify_all()
+                else:
+                    batch = log.take()
+            for waiter in woken:
+                waiter.wake()
+            if not self._direct:
+                self.on_synced()
+        if self._keep:
+            self._tell_published()
+
+    def _hand_over(self) -> list[Waiter]:
+        """With the mutex held: somebody else leads what is still to be written. Returns whom to wake for it."""
+        durable = self.stages.durable.txid
+        if self._direct and self._log_waits():
+            for waiter in self._line:
+                if waiter.gate is not None and waiter.txid > durable:
+                    waiter.lead = True
+                    self._line.remove(waiter)
+                    return [waiter]
+        self._leading = False
+        self._kick.notify()
+        return []
+
+    def _settle(self) -> list[Waiter]:
+        """With the mutex held, after the stages moved: publish, and return whom to wake."""
+        stages, line = self.stages, self._line
+        self._on_published(stages.published)
+        woken: list[Waiter] = []
+        acknowledged = stages.acknowledged.txid
+        while line and line[0].txid <= acknowledged:
+            woken.append(line.popleft())
+        if self._watchers:
+            self.moved.notify_all()
+        return woken
+
+    def settle(self) -> None:
+        """Somebody else moved the stages: publish, wake, tell."""
+        with self.mutex:
+            woken = self._settle()
+        for waiter in woken:
+            waiter.wake()
+        if self._keep:
+            self._tell_published()
+
+    def give_up(self, first: int, last: int, why: str) -> None:
+        """End the wait of everybody in line for `first` to `last` with `ConditionNotMet`."""
+        with self.mutex:
+            given_up = [w for w in self._line if first <= w.txid <= last]
+            for waiter in given_up:
+                waiter.error = ConditionNotMet(f"transaction {waiter.txid} {why}", txid=waiter.txid)
+                self._line.remove(waiter)
+        for waiter in given_up:
+            waiter.wake()
+
+    def _tell_published(self) -> None:
+        with self._telling:  # so that the hooks see the records in order
+            records = []
+            with self.mutex:
+                published = self.stages.published.txid
+                while self._kept and self._kept[0].txid <= published:
+                    records.append(self._kept.popleft())
+            if records:
+                self._hooks.tell("published", records)
+
+    # --- poison ----------------------------------------------------------------------------------------------------
+
+    def fail(self, error: BaseException) -> None:
+        """Poison: what is on disk is not known any more, or the engine's state is not what was logged."""
+        with self.mutex:
+            first = self.poison is None
+            if first:
+                self.poison = error
+            self._leading = False
+            line = list(self._line)
+            self._line.clear()
+            for waiter in line:
+                waiter.error = self.unknown(waiter.txid)
+            self.moved.notify_all()
+            self._kick.notify_all()
+        for waiter in line:
+            waiter.wake()
+        if first:
+            self._on_fault(error)
+
+    def unknown(self, txid: int) -> OutcomeUnknown:
+        error = OutcomeUnknown(f"transaction {txid} may or may not be durable: the store is poisoned ({self.poison})",
+                               txid=txid)
+        error.__cause__ = self.poison
+        return error
+
+    def poisoned(self) -> StorePoisoned:
+        error = StorePoisoned(f"the store takes no more writes, since one failed: {self.poison}")
+        error.__cause__ = self.poison
+        return error
+
+    # --- background ------------------------------------------------------------------------------------------------
+
+    def _run_syncer(self) -> None:
+        """Lead what no committing thread leads."""
+        while True:
+            with self.mutex:
+                while not self._must_lead():
+                    if self._closing or self.poison is not None:
+                        return
+                    self._kick.wait(self._pause())
+                self._leading = True
+                self._due = None
+                until = self.stages.appended.txid
+                batch = self.log.take()
+            try:
+                self._lead(batch, until)
+            except OutcomeUnknown:
+                return
+
+    def _must_lead(self) -> bool:
+        if self._leading or self.poison is not None or not self._log_waits():
+            return False
+        if self._closing or (self._line and self._line[-1].txid > self.stages.durable.txid):
+            return True
+        return self._due is not None and self._due <= self._seams.clock.monotonic()
+
+    def _pause(self) -> float | None:
+        """Seconds until relaxed commits are due; None: until somebody kicks."""
+        if self._due is None or self._leading:
+            return None
+        if not self._log_waits():
+            self._due = None
+            return None
+        return max(0.0, self._due - self._seams.clock.monotonic())
+
+    def heartbeat(self) -> None:
+        """Tell the log's readers that nothing happened, if nothing did and nobody is writing."""
+        with self.mutex:
+            if self._leading or self._log_waits() or self.poison is not None:
+                return
+            self._leading = True
+        try:
+            self.log.heartbeat()
+        except BaseException as error:
+            self.fail(error)
+            return
+        with self.mutex:
+            woken = self._hand_over()
+        for waiter in woken:
+            waiter.wake()
+
+    def close(self) -> None:
+        """Sync what is appended and stop. The caller holds the writer lock for good, so nothing more is appended."""
+        with self.mutex:
+            self._closing = True
+            self._kick.notify_all()
+            self.moved.notify_all()
+        self._syncer.join()
+        with self.mutex:  # a thread may still lead
+            self._kick.wait_for(lambda: not self._leading or self.poison is not None, 60)

@@ -1,0 +1,159 @@
+"""Adjacency lists as they stand in LMDB: packed blocks.
+
+The edges of one node in one lane (edge type and direction) are one list, ordered by edge id, under the key
+`node u64 ‖ lane u32`, big-endian. Up to `BLOCK` of them stand in one value: all neighbours, then all edge ids, each
+64 bits, little-endian. So one hop is one lookup and one unpacking, for all but the largest nodes.
+
+Of a longer list that value is the tail, and 8 more bytes at its end tell how many entries stand before it, in blocks of
+up to `BLOCK` under `node ‖ lane ‖ id of the block's first edge u64`. New edges have the highest ids, so adding one to
+a node with millions rewrites one small value, and when the tail is full its entries move out to a block of their own.
+A value's length says which of the two it is: 16 n, or 16 n + 8.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+BLOCK = 254
+"""Entries in a block: with the key and LMDB's headers it fits one overflow page."""
+
+pack_key = struct.Struct(">QI").pack
+pack_block_key = struct.Struct(">QIQ").pack
+unpack_key = struct.Struct(">QI").unpack_from
+KEY_BYTES = 12
+COLUMN = tuple(struct.Struct(f"<{n}q") for n in range(BLOCK + 1))
+"""Unpackers of n entries of one column."""
+NEIGHBOURS = tuple(column.unpack_from for column in COLUMN)
+_earlier = struct.Struct("<Q")
+_first = struct.Struct(">Q")
+
+Get = Callable[[bytes], bytes | None]
+
+
+def entries(block: bytes) -> int:
+    """How many entries stand in this block itself."""
+    return len(block) >> 4
+
+
+def earlier(block: bytes) -> int:
+    """How many entries of the list stand before a tail."""
+    return int(_earlier.unpack_from(block, len(block) - 8)[0]) if len(block) & 8 else 0
+
+
+def neighbours_of(block: bytes) -> tuple[int, ...]:
+    return NEIGHBOURS[len(block) >> 4](block)
+
+
+def edges_of(block: bytes) -> tuple[int, ...]:
+    n = len(block) >> 4
+    return COLUMN[n].unpack_from(block, 8 * n)
+
+
+def encode(neighbours: list[int], edges: list[int], before: int = 0) -> bytes:
+    column = COLUMN[len(edges)].pack
+    block = column(*neighbours) + column(*edges)
+    return block + _earlier.pack(before) if before else block
+
+
+def earlier_blocks(cursor: Any, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The blocks before a tail, in order: key and value. `cursor` is one on the adjacency database."""
+    more = cursor.set_range(key + bytes(8))
+    while more:
+        found = cursor.key()
+        if not found.startswith(key):
+            return
+        yield found, cursor.value()
+        more = cursor.next()
+
+
+def read(block: bytes | None, key: bytes, cursor: Callable[[], Any]) -> tuple[list[int], list[int]]:
+    """A whole list, given its value under `key`: neighbours and edge ids."""
+    if block is None:
+        return [], []
+    neighbours: list[int] = []
+    edges: list[int] = []
+    if len(block) & 8:
+        for _, full in earlier_blocks(cursor(), key):
+            neighbours += neighbours_of(full)
+            edges += edges_of(full)
+    neighbours += neighbours_of(block)
+    edges += edges_of(block)
+    return neighbours, edges
+
+
+def change(key: bytes, changes: list[tuple[int, int | None]], get: Get,
+           cursor: Callable[[], Any]) -> list[tuple[bytes, bytes | None]]:
+    """What to write so that a list holds some changes.
+
+    Args:
+        key: of the list.
+        changes: (edge id, neighbour, or None to take it out), ordered by edge id, each id once.
+        get, cursor: to read the adjacency database as it is.
+
+    Returns:
+        (key, value, or None to delete), the list's own key first.
+    """
+    block = get(key)
+    if block is None:
+        neighbours: list[int] = []
+        edges: list[int] = []
+        before = 0
+    else:
+        neighbours, edges = list(neighbours_of(block)), list(edges_of(block))
+        before = earlier(block)
+    writes: list[tuple[bytes, bytes | None]] = []
+    if all(neighbour is not None for _, neighbour in changes) and (
+            changes[0][0] > edges[-1] if edges else before == 0):
+        edges += [edge for edge, _ in changes]
+        neighbours += [neighbour for _, neighbour in changes]  # type: ignore[misc]
+    else:
+        tail = dict(zip(edges, neighbours, strict=True))
+        if before:
+            left = []
+            blocks: dict[bytes, dict[int, int]] = {}
+            find = cursor()
+            for edge, neighbour in changes:
+                if edge not in tail:
+                    found = _block_with(find, key, edge)
+                    if found is not None:
+                        held = blocks.setdefault(found[0], found[1])
+                        before -= _set(held, edge, neighbour)
+                        continue
+                left.append((edge, neighbour))
+            for place, held in sorted(blocks.items()):
+                ids = sorted(held)
+                writes.append((place, encode([held[i] for i in ids], ids) if ids else None))
+        else:
+            left = changes
+        for edge, neighbour in left:
+            _set(tail, edge, neighbour)
+        edges = sorted(tail)
+        neighbours = [tail[edge] for edge in edges]
+    while len(edges) > BLOCK:
+        writes.append((key + _first.pack(edges[0]), encode(neighbours[:BLOCK], edges[:BLOCK])))
+        before += BLOCK
+        del neighbours[:BLOCK], edges[:BLOCK]
+    own = (key, encode(neighbours, edges, before) if edges or before else None)
+    return [own, *writes]
+
+
+def _set(held: dict[int, int], edge: int, neighbour: int | None) -> int:
+    """Returns how many entries fewer there are."""
+    if neighbour is None:
+        return 0 if held.pop(edge, None) is None else 1
+    held[edge] = neighbour
+    return 0
+
+
+def _block_with(cursor: Any, key: bytes, edge: int) -> tuple[bytes, dict[int, int]] | None:
+    """The block before the tail that holds an edge: its key, and its entries as edge id to neighbour."""
+    found = cursor.set_range(key + _first.pack(edge))
+    if not (found and cursor.key() == key + _first.pack(edge)):
+        found = cursor.prev() if found else cursor.last()
+    if not found or len(cursor.key()) != KEY_BYTES + 8 or not cursor.key().startswith(key):
+        return None
+    block = cursor.value()
+    held = dict(zip(edges_of(block), neighbours_of(block), strict=True))
+    return (cursor.key(), held) if edge in held else None

@@ -1,0 +1,223 @@
+"""The durable state: one LMDB environment, written by checkpoints only.
+
+Databases, all keys big-endian:
+
+    meta        "state" -> a document (see `engine/document.py`): position, marks, indexes
+    tokens      token u32 -> msgpack [kind, value]
+    nodes       id // 1020 u64 -> u32 little-endian for each of 1020 ids: label-set token, 0 where there is no node
+    node_props  id u64 -> property map
+    edges       id // 170 u64 -> for each of 170 ids: source u64, target u64, type u32, flags u32, little-endian;
+                flag 1: it is there, flag 2: it has properties
+    edge_props  id u64 -> property map
+    adjacency   see `adjacency.py`
+    labels      label u32, id // 4096 u64 -> 512 bytes, bit i of byte j for id 8 j + i of the window
+    index       index u32, value digest (8), node u64 -> nothing
+
+The sizes of blocks are such that one fills LMDB's overflow page (4096 bytes less its 16 of header).
+
+LMDB is copy-on-write, and its file is always a whole state at the position that the same transaction stored. A `Base`
+is a read transaction on one such state, shared by all views on it. Nobody ends it: it goes when the last view, and the
+engine, let go of it, which the interpreter's reference counts see to. LMDB read transactions may be used from several
+threads at once as long as none of their databases is yet to be looked up, so a new base looks up all.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import msgpack
+import numpy as np
+
+from .. import document
+from ..contract import Context
+from ..errors import Damaged, DiskFull, InvalidInput, StoreClosed, StoreNotFound
+from ..history import Position
+from ..seams import is_disk_full
+from .image import DATA, LmdbImage, read_metas
+from .overlay import Indexes, Marks
+from .tokens import LABELS, Tokens
+
+logger = logging.getLogger("holdfast.graph")
+
+NODE_BLOCK, EDGE_BLOCK, LABEL_WINDOW = 1020, 170, 4096
+PRESENT, HAS_PROPS = 1, 2
+EDGE_DTYPE = np.dtype([("source", "<u8"), ("target", "<u8"), ("type", "<u4"), ("flags", "<u4")])
+EDGE_ENTRY = struct.Struct("<QQII")
+LABEL_KEY = struct.Struct(">IQ")
+ROW_KEY = struct.Struct(">I8sQ")
+_u64 = struct.Struct(">Q")
+id_key = _u64.pack
+id_of = _u64.unpack_from
+_token_key = struct.Struct(">I")
+
+DATABASES = ("meta", "tokens", "nodes", "node_props", "edges", "edge_props", "adjacency", "labels", "index")
+STATE_MAGIC, STATE_VERSION = b"HFGRAPH\0", 1
+MAX_READERS = 2046
+LOCK_BYTES = 256 + 64 * MAX_READERS
+DEFAULT_MAP_SIZE = 1 << 40 if sys.maxsize > 1 << 32 else 1 << 30
+_FIRST_ROOM = 1 << 20
+
+
+def closed(error: lmdb.Error) -> StoreClosed:
+    """What an LMDB error in a read means: the environment was closed under the view."""
+    return StoreClosed(f"the store of this view is closed ({error})")
+
+
+class Base:
+    """A read transaction on one durable state.
+
+    Attributes:
+        txn: LMDB's.
+        get: `txn.get`; adjacency is its default database.
+        dbs: by name.
+        position: of this state.
+        marks, indexes: as of the position.
+        edge_props: whether any edge has properties.
+    """
+
+    __slots__ = ("dbs", "edge_props", "get", "indexes", "marks", "position", "txid", "txn")
+
+    def __init__(self, state: LmdbState, adopt: Position | None = None) -> None:
+        self.txn = state.env.begin(db=state.dbs["adjacency"])
+        self.get = self.txn.get
+        self.dbs = state.dbs
+        for db in self.dbs.values():
+            self.txn.stat(db)
+        position, self.marks, self.indexes = read_meta(self.get(b"state", None, self.dbs["meta"]), state.path)
+        self.position = position if adopt is None else adopt
+        self.txid = self.position.txid
+        self.edge_props = self.txn.stat(self.dbs["edge_props"])["entries"] > 0
+
+    def cursor(self) -> Any:
+        """A cursor on adjacency."""
+        return self.txn.cursor()
+
+
+def encode_meta(position: Position, marks: Marks, indexes: Indexes) -> bytes:
+    return document.encode(STATE_MAGIC, STATE_VERSION, {
+        "txid": position.txid, "chain": position.chain, "marks": list(marks),
+        "indexes": [[*key, index] for key, index in sorted(indexes.items())]})
+
+
+def read_meta(data: bytes | None, path: Path) -> tuple[Position, Marks, Indexes]:
+    if data is None:
+        raise Damaged("holds no graph state", path=str(path))
+    body = document.decode(data, STATE_MAGIC, STATE_VERSION, path)
+    try:
+        return (Position(body["txid"], body["chain"]), Marks(*body["marks"]),
+                {(label, key): index for label, key, index in body["indexes"]})
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"lacks or garbles a field of the state: {error}", path=str(path)) from error
+
+
+class LmdbState:
+    """The environment in a directory.
+
+    Raises (when opened):
+        Damaged, DiskFull, StoreNotFound, UnsupportedFormat.
+    """
+
+    def __init__(self, directory: Path, context: Context, *, create: bool = False, read_only: bool = False) -> None:
+        context.accept_options("map_size", "shared")
+        map_size = context.option("map_size", DEFAULT_MAP_SIZE)
+        if type(map_size) is not int or map_size < 1 << 20:
+            raise InvalidInput(f"map_size={map_size!r}", hint="the most bytes the state may ever take, at least 1 MiB")
+        self.path = directory / DATA
+        self.files = context.seams.files
+        self.read_only = read_only
+        lock = not read_only or bool(context.option("shared", False))
+        if create:
+            if self.files.free(directory) < _FIRST_ROOM + LOCK_BYTES:
+                raise DiskFull(f"no room for a store in {directory}")
+        elif not self.files.exists(self.path):
+            raise StoreNotFound(f"no graph state in {directory}")
+        else:
+            self._check_whole()
+        if not read_only:
+            self._reserve_lock_file(directory)
+        try:
+            self.env = lmdb.open(str(directory), map_size=map_size, max_dbs=len(DATABASES) + 1, mode=0o600,
+                                 create=create, readonly=read_only, lock=lock, max_readers=MAX_READERS,
+                                 max_spare_txns=4)
+        except lmdb.Error as error:
+            raise self._at_open(error) from error
+        try:
+            if create:
+                self.reserve(0)
+            self.dbs = {name: self.env.open_db(name.encode(), create=create) for name in DATABASES}
+        except lmdb.Error as error:
+            self.env.close()
+            raise self._at_open(error) from error
+        except BaseException:
+            self.env.close()
+            raise
+
+    def _at_open(self, error: lmdb.Error) -> Exception:
+        if is_disk_full(error) or "No space left" in str(error):
+            return DiskFull(f"no room to open {self.path}")
+        return Damaged(f"LMDB cannot open it: {error}", path=str(self.path))
+
+    def _check_whole(self) -> None:
+        """A file shorter than its pages would end the process by a signal when they are read."""
+        file = self.files.open(self.path)
+        try:
+            size = file.size()
+            whole = max(meta.size for meta in read_metas(file))
+        finally:
+            file.close()
+        if size < whole:
+            raise Damaged(f"has {size:,} bytes, where its pages take {whole:,}", path=str(self.path), offset=size)
+
+    def _reserve_lock_file(self, directory: Path) -> None:
+        """Give LMDB's lock file its room: LMDB writes to it through a map, which on a full disk is a signal."""
+        path = directory / "lock.mdb"
+        file = self.files.open(path, "write" if self.files.exists(path) else "create")
+        try:
+            file.reserve(LOCK_BYTES)
+        finally:
+            file.close()
+
+    def reserve(self, pages: int) -> int:
+        """Make room for `pages` more than the file has, and a little; the bytes it then may take.
+
+        Raises:
+            DiskFull: there is none.
+        """
+        size = (self.env.info()["last_pgno"] + 1 + pages) * self.page_size + _FIRST_ROOM
+        file = self.files.open(self.path, "write")
+        try:
+            file.reserve(size)
+        finally:
+            file.close()
+        return size
+
+    @property
+    def page_size(self) -> int:
+        return int(self.env.stat()["psize"])
+
+    def read_tokens(self, base: Base) -> Tokens:
+        tokens = Tokens()
+        try:
+            for key, value in base.txn.cursor(self.dbs["tokens"]):
+                kind, name = msgpack.unpackb(value)
+                tokens.add(_token_key.unpack(key)[0], kind, tuple(name) if kind == LABELS else name)
+        except (ValueError, TypeError, struct.error, msgpack.UnpackException) as error:
+            raise Damaged(f"garbles a token: {error}", path=str(self.path)) from error
+        return tokens
+
+    def image(self, position: Position) -> LmdbImage:
+        """The newest state's file. Nothing may write meanwhile."""
+        return LmdbImage(self.env.begin(), self.files.open(self.path), position)
+
+    def close(self) -> None:
+        """Read transactions still open end here; reads in other threads are waited for by the library."""
+        self.env.close()
+
+
+def write_token(txn: Any, db: Any, token: int, kind: str, value: Any) -> None:
+    txn.put(_token_key.pack(token), msgpack.packb([kind, value]), db=db)

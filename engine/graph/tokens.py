@@ -1,0 +1,57 @@
+"""Tokens: small numbers that stand for names in everything stored.
+
+Labels, edge types and property keys have one each, and so has every set of labels that some node has had, so that a
+node's labels are one number. All kinds draw from one counter, from 1 up; 0 stands for nothing (a node that is not
+there). Tokens are never changed nor given out again, so one table serves every view: a token that a view should not
+know yet is one that nothing in it uses.
+"""
+
+from __future__ import annotations
+
+LABEL, TYPE, KEY, LABELS = "l", "t", "k", "s"
+Value = str | tuple[int, ...]
+
+
+class Tokens:
+    """The table. Read by any thread while the writer adds: single dict operations, which the interpreter lock makes
+    atomic, and copies before iterating.
+
+    Attributes:
+        ids: (kind, value) to token. The value is the name; for a set of labels, their tokens, ascending.
+        values: token to (kind, value).
+    """
+
+    __slots__ = ("_names", "ids", "values")
+
+    def __init__(self) -> None:
+        self.ids: dict[tuple[str, Value], int] = {}
+        self.values: dict[int, tuple[str, Value]] = {}
+        self._names: dict[int, tuple[str, ...]] = {}
+
+    def add(self, token: int, kind: str, value: Value) -> None:
+        self.values[token] = (kind, value)
+        self.ids[kind, value] = token
+
+    def name(self, token: int) -> str:
+        """Of a label, type or key. Raises `KeyError` where there is none."""
+        kind, value = self.values[token]
+        if kind == LABELS:
+            raise KeyError(token)
+        return value  # type: ignore[return-value]
+
+    def label_tokens(self, labels: int) -> tuple[int, ...]:
+        """The labels in a set of labels. Raises `KeyError` where there is no such set."""
+        kind, value = self.values[labels]
+        if kind != LABELS:
+            raise KeyError(labels)
+        return value  # type: ignore[return-value]
+
+    def label_names(self, labels: int) -> tuple[str, ...]:
+        """The names in a set of labels, sorted. Raises `KeyError`."""
+        names = self._names.get(labels)
+        if names is None:
+            names = self._names[labels] = tuple(sorted(self.name(token) for token in self.label_tokens(labels)))
+        return names
+
+    def of_kind(self, kind: str) -> list[int]:
+        return [token for token, (k, _) in list(self.values.items()) if k == kind]

@@ -1,0 +1,154 @@
+"""What a store does in the background: checkpoints, the next segment, heartbeats, pruning, expiry of leases.
+
+One thread, woken when there is something to do and once in a while. Each duty is a method that does what is due now and
+raises nothing: what goes wrong is logged, or poisons the store where the state's durability is concerned.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from .errors import DiskFull, HoldfastError
+from .log.retention import KeepLogs, plan_pruning
+from .log.segment import SegmentInfo
+
+if TYPE_CHECKING:
+    from .store import Store
+
+logger = logging.getLogger("holdfast.store")
+
+TICK_S = 0.5
+PRUNE_EVERY_S = 30.0
+RETRY_S = 1.0
+
+
+class Housekeeper:
+    """See the module's text. `blocked` is why checkpoints cannot be made now (no room), or None."""
+
+    def __init__(self, store: Store[Any, Any]) -> None:
+        self._store = store
+        self._clock = store.seams.clock
+        self._wake = threading.Event()
+        self._closing = False
+        self._sealed: deque[SegmentInfo] = deque()
+        self._keep = KeepLogs.parse(store.settings.keep_logs)
+        self._beat = self._clock.monotonic()
+        self._prune = self._clock.monotonic() + PRUNE_EVERY_S
+        self._retry = 0.0
+        self._seen = store.log.end.txid
+        self._pruning = store.seams.scheduler.lock()
+        self.blocked: DiskFull | None = None
+        store.log.on_sealed = self._on_sealed
+        self._task = store.seams.scheduler.spawn("holdfast-keep", self._run)
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._wake.set()
+
+    def _on_sealed(self, info: SegmentInfo) -> None:
+        self._sealed.append(info)
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.wait(TICK_S)
+            self._wake.clear()
+            if self._closing or self._store.poisoned:
+                break
+            for duty in (self._spare, self._checkpoint, self._tell_sealed, self._heartbeat, self._leases, self._prune_log):
+                try:
+                    duty()
+                except Exception:
+                    logger.exception("%s of %s", duty.__name__.strip("_"), self._store.directory)
+
+    def _spare(self) -> None:
+        log = self._store.log
+        if log.wants_spare and self._clock.monotonic() >= self._retry:
+            try:
+                log.prepare_spare()
+            except DiskFull as error:
+                self._retry = self._clock.monotonic() + RETRY_S
+                logger.warning("%s", error)
+
+    def _checkpoint(self) -> None:
+        store = self._store
+        if store.engine.pending_bytes() < store.settings.checkpoint_soft_bytes:
+            return
+        if self.blocked is not None and self._clock.monotonic() < self._retry:
+            return
+        try:
+            store.checkpoint()
+            self.blocked = None
+        except DiskFull as error:
+            self.blocked = error
+            self._retry = self._clock.monotonic() + RETRY_S
+            logger.warning("the checkpoint waits: %s", error)
+        except HoldfastError as error:
+            logger.error("no checkpoint: %s", error)
+        store.notify_pressure()
+
+    def _tell_sealed(self) -> None:
+        while self._sealed:
+            self._store.hooks.tell("sealed", self._sealed.popleft())
+            self._prune = 0.0
+
+    def _heartbeat(self) -> None:
+        interval = self._store.settings.heartbeat_s
+        if not interval:
+            return
+        now, end = self._clock.monotonic(), self._store.log.end.txid
+        if end != self._seen:
+            self._seen, self._beat = end, now
+        elif now - self._beat >= interval:
+            self._beat = now
+            self._store.committer.heartbeat()
+
+    def _leases(self) -> None:
+        self._store.leases.sweep()
+
+    def _prune_log(self) -> None:
+        if self._clock.monotonic() >= self._prune:
+            self._prune = self._clock.monotonic() + PRUNE_EVERY_S
+            self.prune()
+
+    def prune(self) -> list[SegmentInfo]:
+        """Delete what `keep_logs`, leases, consumers and the last checkpoint allow; the segments that went."""
+        store, settings = self._store, self._store.settings
+        with self._pruning, store.leases.frozen() as leased:
+            consumers = store.log.consumers
+            checkpointed = store.engine.position.txid
+            plan = plan_pruning(store.log.segments(), keep=self._keep,
+                                floor=checkpointed if leased is None else min(leased, checkpointed),
+                                consumers=consumers.list(), consumer_bytes=settings.consumer_bytes,
+                                consumer_hours=settings.consumer_days * 24, now_us=self._clock.now_us())
+            for consumer in plan.dropped:
+                logger.warning("consumer %s (%s) lags too far behind, at transaction %d: its log is no longer kept",
+                               consumer.id, consumer.name, consumer.position.txid)
+                consumers.drop(consumer.id)
+            if not plan.segments or self._vetoed(plan.segments):
+                return []
+            store.log.prune(list(plan.segments))
+            return list(plan.segments)
+
+    def _vetoed(self, segments: tuple[SegmentInfo, ...]) -> bool:
+        for hook in self._store.hooks.pruning:
+            try:
+                why = hook(segments)
+            except Exception:
+                logger.exception("a plugin failed on pruning: the log is kept")
+                return True
+            if why is not None:
+                logger.info("a plugin keeps %d segments: %s", len(segments), why)
+                return True
+        return False
+
+    def close(self) -> None:
+        self._closing = True
+        self._wake.set()
+        self._task.join()
+        self._tell_sealed()
+
+

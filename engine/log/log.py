@@ -1,0 +1,565 @@
+"""The log: append-only segments in one directory, the only place where a transaction becomes durable.
+
+Data flows one way. `append` numbers, chains and encodes a record and puts it into the batch that is filling; nothing is
+written. `take` hands the oldest batch to whoever syncs, and `write` puts it into the file as one group and syncs once.
+`append` and `take` must be called under one lock (the store's), `write` by one thread at a time, outside of it; what
+is read (`read`, `chain_at`, …) is durable and may be called from any thread meanwhile.
+
+A batch belongs to one segment. When a record does not fit, `append` goes on in the next segment at once; `write` seals
+the one before, when everything in it is written, and starts the next. So a segment under its own name always has a
+valid header, and there is a later segment only where the earlier one is sealed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xxhash import xxh3_64_intdigest
+
+from ..errors import AheadOfSource, Damaged, DiskFull, InvalidInput, LogPruned, SettingError
+from ..history import Attachment, History, Position, Record
+from ..seams import Seams, is_disk_full
+from .attachments import NAME as ATTACHMENT_NAME
+from .attachments import AttachmentWriter, verify_attachment
+from .consumers import Consumers
+from .format import FRAME, GROUP_HEADER, SegmentHeader
+from .recovery import LogRecovery, recover
+from .segment import FOOTER_ROOM, MAX_ATTACHMENTS, Segment, SegmentInfo, SegmentWriter, allocate, segment_name
+
+_frame = FRAME.pack
+_FRAME, _GROUP = FRAME.size, GROUP_HEADER.size
+MIN_SEGMENT, MAX_SEGMENT = 128 << 10, 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """How a log is written.
+
+    Attributes:
+        segment_bytes: size of a segment, 128 KiB to 64 MiB. A record that is larger gets a segment of its own size.
+        preallocate: zero-fill segments before they are needed. A backup target's log does not.
+        group_bytes: a group is at most about this large.
+        max_record_bytes: larger payloads are refused.
+    """
+
+    segment_bytes: int = 16 << 20
+    preallocate: bool = True
+    group_bytes: int = 4 << 20
+    max_record_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        if not MIN_SEGMENT <= self.segment_bytes <= MAX_SEGMENT:
+            raise SettingError(f"segment_bytes must be {MIN_SEGMENT:,} to {MAX_SEGMENT:,}, not {self.segment_bytes:,}")
+
+
+class Batch:
+    """Records on their way into one group of one segment."""
+
+    __slots__ = ("first", "first_time_us", "frames", "last", "length", "records", "writer")
+
+    def __init__(self, writer: SegmentWriter, first: Record) -> None:
+        self.writer = writer
+        self.first = first.txid
+        self.first_time_us = first.time_us
+        self.frames: list[bytes] = []
+        self.length = 0
+        self.records = 0
+        self.last = first
+
+
+class Log:
+    """See the module's text. Made by `create` or `open`."""
+
+    def __init__(self, directory: Path, segments: list[Segment], *, engine: str, epoch: int, options: LogOptions,
+                 seams: Seams) -> None:
+        self.directory = directory
+        self.engine = engine
+        self.options = options
+        self.recovery = LogRecovery()
+        self.on_sealed: Callable[[SegmentInfo], None] = lambda info: None
+        self.clock_jump_us = 0
+        """How far commit times were held back or found to have jumped, last time it happened."""
+        self._seams = seams
+        self._now = seams.clock.now_us
+        self._segments = segments  # never changed in place: readers hold a reference
+        last = segments[-1]
+        self.history = last.header.history
+        self.epoch = epoch
+        self.end = last.end
+        self._txid, self._chain = last.end
+        self._time = max(last.last_time_us, last.header.base_time_us)
+        self.waiting_bytes = 0
+        """What is appended and not yet taken to be written."""
+        self._batches: deque[Batch] = deque()
+        self._writer: SegmentWriter | None = None  # where append goes on
+        self._written: SegmentWriter | None = None  # where write is
+        self._spare: Path | None = None
+        self._spare_number = 0
+        self._spare_lock = seams.scheduler.lock()
+        self.consumers = Consumers(directory, seams)
+
+    # --- making and opening ----------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, directory: Path, history: History, base: Position, *, engine: str, epoch: int = 0,
+               last_time_us: int = 0, options: LogOptions | None = None, seams: Seams) -> Log:
+        """Make a log that goes on after `base`; its first segment, which names `history`, is durable on return.
+
+        Raises:
+            DiskFull.
+        """
+        seams.files.make_directory(directory)
+        origin = SegmentHeader(b"", 0, engine, history, epoch, base, last_time_us, seams.clock.now_us())
+        log = cls(directory, [Segment(seams.files, directory, origin, 0)], engine=engine, epoch=epoch,
+                  options=options or LogOptions(), seams=seams)
+        log._segments = []
+        log._start_now()
+        return log
+
+    @classmethod
+    def open(cls, directory: Path, *, engine_position: Position | None = None, read_only: bool = False,
+             options: LogOptions | None = None, seams: Seams) -> Log:
+        """Open a log and recover its end: what is torn is cut, what is damaged raises.
+
+        Args:
+            directory: where the segments are.
+            engine_position: the engine's durable state; log missing or different at or below it is damage.
+            read_only: change nothing; the torn end is left out, not cut.
+            options, seams: as usual.
+
+        Raises:
+            Damaged, UnsupportedFormat.
+        """
+        files = seams.files
+        names = files.list(directory) if files.is_directory(directory) else []
+        paths = [directory / n for n in names if n.endswith(".seg") and n[:12].isdigit()]
+        if not paths:
+            raise Damaged("has no log segment", path=str(directory))
+        engine_txid = engine_position.txid if engine_position is not None else 0
+        segments, recovery = recover(files, paths, engine_txid=engine_txid, read_only=read_only)
+        log = cls(directory, segments, engine=segments[-1].header.engine, epoch=segments[-1].header.epoch,
+                  options=options or LogOptions(), seams=seams)
+        log.recovery = recovery
+        if not read_only:
+            log._sweep(names)
+        log._check_attachments()
+        if engine_position is not None:
+            log._match(engine_position)
+        return log
+
+    def _match(self, state: Position) -> None:
+        """The engine's state must be of this log's history, and the log must go on from it."""
+        if state.txid < self.base.txid:
+            raise Damaged(f"the log starts after transaction {self.base.txid}, and the engine's state ends at {state.txid}",
+                          path=str(self.directory))
+        if self.chain_at(state.txid) != state.chain:
+            raise Damaged(f"the engine's state is of another history than the log at transaction {state.txid}",
+                          path=str(self.directory))
+
+    def _sweep(self, names: list[str]) -> None:
+        """Remove what a crash left behind: half-made files, used spares, attachments that no record names."""
+        files = self._seams.files
+        for name in names:
+            path = self.directory / name
+            if name.endswith(".new"):
+                files.unlink(path)
+            elif name.startswith("spare-"):
+                # A spare is good only while it was never written: it is zero, whole, and was synced before it got its name.
+                file = files.open(path)
+                fit = self.options.preallocate and file.size() == self.options.segment_bytes and not any(file.pread(65536, 0))
+                file.close()
+                if fit and self._spare is None:
+                    self._spare = path
+                    self._spare_number = int(name[6:-4])
+                else:
+                    files.unlink(path)
+        named = {a[1] for s in self._segments for a in s.attachments}
+        if files.is_directory(self.directory / "attachments"):
+            for name in files.list(self.directory / "attachments"):
+                if name not in named:
+                    files.unlink(self.directory / "attachments" / name)
+
+    def _check_attachments(self) -> None:
+        for segment in self._segments:
+            for txid, name, size, _ in segment.attachments:
+                path = self.attachment_path(name)
+                if not self._seams.files.exists(path) or self._seams.files.size(path) != size:
+                    raise Damaged(f"the attachment of transaction {txid} is missing or cut", path=str(path))
+
+    def _start_now(self) -> None:
+        """Start a segment at once, so that its header's history and epoch are durable."""
+        self._writer = self._next_writer(0)
+        self._start(self._writer)
+
+    # --- appending -------------------------------------------------------------------------------------------------
+
+    @property
+    def appended(self) -> Position:
+        return Position(self._txid, self._chain)
+
+    @property
+    def last_time_us(self) -> int:
+        """Commit time of the last appended record; the next is never less."""
+        return self._time
+
+    def append(self, payload: bytes, payload_version: int, attachment: Attachment | None = None) -> Record:
+        """Number and chain a new record, and put it into the batch that is filling.
+
+        Raises:
+            DiskFull: no room for the next segment; nothing was logged.
+            InvalidInput: the payload is too large.
+        """
+        now = self._now()
+        if now < self._time:
+            self.clock_jump_us = now - self._time
+            now = self._time
+        record = Record.make(self._chain, self._txid + 1, self.epoch, now, payload_version, payload, attachment)
+        self._enqueue(record)
+        return record
+
+    def append_record(self, record: Record) -> None:
+        """Put a copy of another log's record, byte for byte, into the batch that is filling.
+
+        Raises:
+            InvalidInput: it does not follow on what is there.
+            DiskFull.
+        """
+        if record.txid != self._txid + 1:
+            raise InvalidInput(f"transaction {record.txid} cannot follow {self._txid}", hint="send the log without gaps")
+        again = Record.decode(self._chain, record.header, record.payload)
+        if again.chain != record.chain or record.epoch < self.epoch:
+            raise InvalidInput(f"transaction {record.txid} is not of the history that this log holds",
+                               hint="compare store ids and branches first")
+        if record.epoch > self.epoch:
+            self.epoch = record.epoch
+        self._enqueue(record)
+
+    def _enqueue(self, record: Record) -> None:
+        header, payload = record.header, record.payload
+        body = header + payload
+        size = _FRAME + len(body)
+        writer = self._writer
+        if (writer is None or writer.reserved + _GROUP + size > writer.limit
+                or (record.attachment is not None and writer.attachments >= MAX_ATTACHMENTS)):
+            if len(payload) > self.options.max_record_bytes:
+                raise InvalidInput(f"a payload of {len(payload):,} bytes is over max_record_bytes "
+                                   f"({self.options.max_record_bytes:,})", hint="use smaller transactions, or a bulk load")
+            writer = self._writer = self._next_writer(_GROUP + size)
+        batches = self._batches
+        batch = batches[-1] if batches else None
+        if batch is None or batch.writer is not writer or batch.length + size > self.options.group_bytes:
+            batch = Batch(writer, record)
+            batches.append(batch)
+            writer.reserved += _GROUP
+        batch.frames += (_frame(len(header), len(payload), xxh3_64_intdigest(body, writer.seed)), body)
+        batch.length += size
+        batch.records += 1
+        batch.last = record
+        writer.reserved += size
+        self.waiting_bytes += size
+        if record.attachment is not None:
+            writer.segment.attachments.append((record.txid, *record.attachment))
+            writer.attachments += 1
+        self._txid, self._chain, self._time = record.txid, record.chain, record.time_us
+
+    def _next_writer(self, need: int) -> SegmentWriter:
+        """A writer for the segment after the present one, its room taken. Raises `DiskFull`."""
+        header = SegmentHeader(self._seams.randomness.token(16), self._next_ordinal(), self.engine, self.history,
+                               self.epoch, self.appended, self._time, self._now())
+        data_start = len(header.encode())
+        capacity = max(self.options.segment_bytes, data_start + need + FOOTER_ROOM)
+        prepared = self._take_spare(capacity) if self.options.preallocate else None
+        segment = Segment(self._seams.files, self.directory / segment_name(header.ordinal), header, data_start)
+        return SegmentWriter(segment, prepared, capacity)
+
+    def _next_ordinal(self) -> int:
+        if self._writer is not None:
+            return self._writer.segment.header.ordinal + 1
+        return self._segments[-1].header.ordinal + 1 if self._segments else 1
+
+    def _take_spare(self, capacity: int) -> Path:
+        with self._spare_lock:
+            spare, path = self._spare, self.directory / f"spare-{self._spare_number + 1}.seg"
+            if spare is not None and capacity == self.options.segment_bytes:
+                self._spare = None
+                return spare
+            allocate(self._seams.files, path, capacity)
+            self._spare_number += 1
+            return path
+
+    @property
+    def wants_spare(self) -> bool:
+        return self.options.preallocate and self._spare is None
+
+    def prepare_spare(self) -> None:
+        """Zero-fill and sync the next segment. Called in the background. Raises `DiskFull`, `OSError`."""
+        with self._spare_lock:
+            if self.wants_spare:
+                path = self.directory / f"spare-{self._spare_number + 1}.seg"
+                allocate(self._seams.files, path, self.options.segment_bytes)
+                self._seams.files.sync_directory(self.directory)
+                self._spare_number += 1
+                self._spare = path
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def take(self) -> Batch | None:
+        """The oldest batch, to be passed to `write`; None where there is nothing to write."""
+        if not self._batches:
+            return None
+        batch = self._batches.popleft()
+        self.waiting_bytes -= batch.length
+        return batch
+
+    def write(self, batch: Batch) -> Position:
+        """Write a batch as one group and sync it once; return the durable end, which now includes it.
+
+        Raises:
+            OSError: what is on disk is not known any more. The log must not be used again, but for reading.
+        """
+        writer = batch.writer
+        if writer is not self._written:
+            self._start(writer)
+        last = batch.last
+        writer.write_group(batch.frames, batch.length, batch.records, batch.first, batch.first_time_us, last, self._now())
+        self.end = end = Position(last.txid, last.chain)
+        return end
+
+    def _start(self, writer: SegmentWriter) -> None:
+        """Seal the segment that is being written, and start the next."""
+        self._seal()
+        writer.start()
+        self._written = writer
+        self._segments = [*self._segments, writer.segment]
+
+    def _seal(self) -> None:
+        if self._written is not None:
+            self._written.seal()
+            info = self._written.segment.info()
+            self._written = None
+            self.on_sealed(info)
+
+    def heartbeat(self) -> None:
+        """Write a group without records: nothing was committed up to now. Call it as `write`, with no batch waiting.
+
+        Without an open segment, or without room in it, nothing is written: the next record will do.
+        """
+        writer = self._written
+        if writer is not None and writer is self._writer and writer.reserved + _GROUP <= writer.limit:
+            writer.reserved += _GROUP
+            now = max(self._now(), self._time)
+            writer.write_group([], 0, 0, self._txid + 1, 0, None, now)
+            self._time = now
+
+    def sync(self) -> None:
+        """Write and sync everything appended. For a log with one user, such as a backup target's.
+
+        Raises:
+            DiskFull: close the log and open it again, which finds how far it came.
+        """
+        try:
+            while (batch := self.take()) is not None:
+                self.write(batch)
+        except OSError as error:
+            self.abandon()
+            if is_disk_full(error):
+                raise DiskFull(f"no room for the log in {self.directory}") from error
+            raise
+
+    def extend_history(self, history: History, epoch: int | None = None) -> None:
+        """Go on on a new branch, or in a new epoch: a new segment whose header names it, durable on return.
+
+        Nothing may be waiting to be written. Raises `DiskFull`.
+        """
+        if history.store_id != self.history.store_id or history.branch.start.txid > self._txid:
+            raise InvalidInput("a history that this log cannot go on with")
+        self.history = history
+        self.epoch = self.epoch if epoch is None else epoch
+        self._start_now()
+
+    def close(self) -> None:
+        """Write what is appended and seal. A segment without records that says nothing new is removed."""
+        if self._written is not None or self._batches:
+            self.sync()
+            written, before = self._written, self._segments[:-1]
+            assert written is not None
+            segment = written.segment
+            empty = segment.end == segment.header.base
+            if empty and before and before[-1].header.history == self.history and before[-1].header.epoch == self.epoch:
+                written.abandon()
+                self._written = None
+                self._segments = before
+                self._seams.files.unlink(segment.path)
+                self._seams.files.sync_directory(self.directory)
+            else:
+                self._seal()
+        self._writer = None
+
+    def abandon(self) -> None:
+        """Let go of the files as they are, as a crash would."""
+        if self._written is not None:
+            self._written.abandon()
+            self._written = None
+        self._batches.clear()
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    @property
+    def base(self) -> Position:
+        """The position before the first record that is here."""
+        return self._segments[0].header.base
+
+    def segments(self) -> list[SegmentInfo]:
+        """All segments, oldest first."""
+        return [s.info() for s in self._segments]
+
+    def _segment_of(self, txid: int) -> Segment:
+        """The segment that holds `txid`, which is at or below the durable end and above the base."""
+        segments = self._segments
+        low, high = 0, len(segments) - 1
+        while low < high:  # the last segment that starts at or before txid
+            middle = (low + high + 1) // 2
+            if segments[middle].first <= txid:
+                low = middle
+            else:
+                high = middle - 1
+        return segments[low]
+
+    def read(self, after: int, upto: int | None = None) -> Iterator[Record]:
+        """Durable records after `after`, up to and with `upto` (the durable end, without), in order.
+
+        Raises:
+            LogPruned: the first of them is no longer here.
+            AheadOfSource: `upto` is not durable yet.
+            Damaged: bytes have changed.
+        """
+        end = self.end.txid
+        upto = end if upto is None else upto
+        if upto > end:
+            raise AheadOfSource(f"transaction {upto} is asked for, the log ends at {end}",
+                                hint="ask for what is durable")
+        while after < upto:
+            if after < self.base.txid:
+                raise LogPruned(f"transaction {after + 1} is no longer in the log, which starts at {self.base.txid + 1}")
+            segment = self._segment_of(after + 1)
+            data_end, last = segment.data_end, segment.end.txid
+            try:
+                for group in segment.groups(segment.place_of_txid(after + 1), data_end):
+                    for record in group.records:
+                        if record.txid > upto:
+                            return
+                        if record.txid > after:
+                            yield record
+                            after = record.txid
+            except FileNotFoundError as error:
+                if after < self.base.txid:
+                    continue  # pruned while we came to it
+                raise Damaged("a segment has disappeared", path=str(segment.path)) from error
+            if after < min(last, upto):
+                raise Damaged(f"transaction {after + 1} is missing", path=str(segment.path))
+
+    def chain_at(self, txid: int) -> bytes:
+        """The chain at `txid`. Raises `LogPruned`, `AheadOfSource`, `Damaged`."""
+        if txid == self.end.txid:
+            return self.end.chain
+        if txid == self.base.txid:
+            return self.base.chain
+        if txid > self.end.txid:
+            raise AheadOfSource(f"transaction {txid} is not here, the log ends at {self.end.txid}")
+        if txid < self.base.txid:
+            raise LogPruned(f"the chain at transaction {txid} is no longer known; the log starts after {self.base.txid}")
+        return next(self.read(txid - 1, txid)).chain
+
+    def time_of(self, txid: int) -> int:
+        """The commit time of `txid`, microseconds; for the base, 0 where it is not known. Raises as `chain_at`."""
+        if txid == self.base.txid:
+            return self._segments[0].header.base_time_us
+        if txid < self.base.txid:
+            raise LogPruned(f"transaction {txid} is no longer in the log, which starts after {self.base.txid}")
+        for record in self.read(txid - 1, txid):
+            return record.time_us
+        raise AheadOfSource(f"transaction {txid} is not here, the log ends at {self.end.txid}")
+
+    def txid_at(self, time_us: int) -> int:
+        """The last durable transaction committed at or before `time_us`; the base's where there is none."""
+        found = self.base.txid
+        for segment in self._segments:
+            if segment.end.txid == segment.header.base.txid:
+                continue
+            if segment.last_time_us <= time_us:
+                found = segment.end.txid
+                continue
+            for group in segment.groups(segment.place_of_time(time_us), segment.data_end):
+                for record in group.records:
+                    if record.time_us > time_us:
+                        return found
+                    found = record.txid
+            break
+        return found
+
+    @property
+    def complete_us(self) -> int:
+        """No later transaction has an earlier commit time."""
+        return max(self._segments[-1].complete_us, self._segments[-1].last_time_us)
+
+    def complete_now(self) -> int:
+        """The present time, as a promise: no later record will have an earlier commit time. Call it as `append`."""
+        self._time = max(self._now(), self._time)
+        return self._time
+
+    def verify(self) -> None:
+        """Read every byte of every segment and attachment. Raises `Damaged`."""
+        before: Segment | None = None
+        for segment in self._segments:
+            segment.verify()
+            if before is not None and before.end != segment.header.base:
+                raise Damaged(f"starts after {segment.header.base}, and {before.path.name} ends at {before.end}",
+                              path=str(segment.path))
+            for _, name, size, digest in segment.attachments:
+                verify_attachment(self._seams.files, self.attachment_path(name), Attachment(name, size, digest))
+            before = segment
+
+    def prune(self, segments: list[SegmentInfo]) -> None:
+        """Delete these segments, the oldest ones, and their attachments. The caller has made sure nobody needs them."""
+        doomed = {s.ordinal for s in segments}
+        gone = [s for s in self._segments[:-1] if s.header.ordinal in doomed]
+        if gone != self._segments[: len(gone)]:
+            raise InvalidInput("only the oldest segments can be pruned")
+        self._segments = self._segments[len(gone) :]
+        for segment in gone:  # oldest first, so that a crash leaves no hole
+            self._seams.files.unlink(segment.path)
+            self._seams.files.sync_directory(self.directory)
+            for _, name, _, _ in segment.attachments:
+                self._seams.files.unlink(self.attachment_path(name), missing_ok=True)
+
+    def attached(self) -> list[int]:
+        """The transactions that name an attachment."""
+        return [a[0] for s in self._segments for a in s.attachments]
+
+    def size(self) -> int:
+        """Bytes of all segments."""
+        return sum(s.size for s in self._segments)
+
+    # --- attachments -----------------------------------------------------------------------------------------------
+
+    def new_attachment(self) -> AttachmentWriter:
+        """A file to write a bulk load's data to. Raises `DiskFull`."""
+        name = f"{self._seams.randomness.token(16).hex()}.att"
+        return AttachmentWriter(self._seams.files, self.directory / "attachments", name)
+
+    def import_attachment(self, attachment: Attachment) -> AttachmentWriter:
+        """A file to copy another log's attachment to, byte for byte; `finish` compares it with what its record says."""
+        return AttachmentWriter(self._seams.files, self.directory / "attachments", attachment.name, attachment)
+
+    def attachment_path(self, name: str) -> Path:
+        """Raises `InvalidInput` where `name` is not of the form that the kit gives."""
+        if not ATTACHMENT_NAME.fullmatch(name):
+            raise InvalidInput(f"{name!r} is no attachment name", hint="attachment names are made by the kit")
+        return self.directory / "attachments" / name
+
+    def status(self) -> dict[str, Any]:
+        return {"segments": len(self._segments), "bytes": self.size(), "first": self.base.txid + 1, "last": self.end.txid}

@@ -1,0 +1,122 @@
+"""Finding the end of a log after whatever happened.
+
+Every segment but the last must be sealed and end where the next begins. The last one may be torn: it is read group by
+group until the bytes make no sense. If a valid group header stands anywhere behind that place and says that these bytes
+were durable, they are damaged, and that is an error; otherwise they were never acknowledged, and are cut. The engine's
+own position is such a watermark too.
+
+What stands above the last watermark may be in the page cache only (the process died, not the machine): it is written
+again and synced before anything counts as durable. Then the segment is sealed, so that the next record starts a new one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import Damaged
+from ..seams import File, Files
+from .format import BadBytes, Group, later_watermark, read_groups
+from .segment import Segment, digest_of, write_footer
+
+_STEP = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecovery:
+    """What recovery did. `clean`: the log had been sealed. `cut_bytes` at `cut_offset` of `path` made no sense (a torn
+    end) and were cut; `rewritten_bytes` were not known to be durable, and are now."""
+
+    clean: bool = True
+    path: str | None = None
+    cut_offset: int = 0
+    cut_bytes: int = 0
+    rewritten_bytes: int = 0
+
+
+def recover(files: Files, paths: list[Path], *, engine_txid: int, read_only: bool) -> tuple[list[Segment], LogRecovery]:
+    """Load the segments at `paths` (oldest first), and recover the last one's end.
+
+    Args:
+        files, paths: where they are.
+        engine_txid: the engine's durable state holds this transaction, so the log must.
+        read_only: change nothing, and leave out the last group where it is not known to be durable.
+
+    Raises:
+        Damaged, UnsupportedFormat.
+    """
+    segments = [Segment.load(files, path) for path in paths]
+    recovery = LogRecovery()
+    for number, segment in enumerate(segments):
+        following = segments[number + 1] if number + 1 < len(segments) else None
+        if segment.path.name[:12] != f"{segment.header.ordinal:012d}":
+            raise Damaged(f"says it is segment {segment.header.ordinal}", path=str(segment.path), offset=0)
+        if segment.footer is None:
+            hold = read_only and following is None
+            found = _recover_segment(files, segment, hold=hold, engine_txid=engine_txid, read_only=read_only)
+            recovery = found if following is None else recovery
+        if following is not None:
+            if following.header.ordinal != segment.header.ordinal + 1:
+                raise Damaged("the segment before this one is missing", path=str(following.path))
+            same = following.header.history.store_id == segment.header.history.store_id
+            if following.header.base != segment.end or not same:
+                raise Damaged(f"starts after {following.header.base}, and the one before ends at {segment.end}",
+                              path=str(following.path))
+    if segments[-1].end.txid < engine_txid:
+        raise Damaged(f"the log ends at transaction {segments[-1].end.txid}, and the engine's state holds {engine_txid}",
+                      path=str(segments[-1].path))
+    return segments, recovery
+
+
+def _recover_segment(files: Files, segment: Segment, *, hold: bool, engine_txid: int, read_only: bool) -> LogRecovery:
+    """Read an unsealed segment to its end and, unless `read_only`, make that end durable, cut and seal it.
+
+    `hold`: leave out the last group, unless the engine's state shows that it was durable.
+    """
+    file = files.open(segment.path, "read" if read_only else "write")
+    try:
+        size, seed = file.size(), segment.header.seed
+        watermark = segment.data_start
+        held: Group | None = None
+        stopped = "zeros"
+        try:
+            for group in read_groups(file, seed, segment.data_start, size, segment.header.base):
+                watermark = group.durable_end
+                if held is not None:
+                    segment.note(held)
+                held = group
+            at = held.end if held is not None else segment.data_end
+        except BadBytes as bad:
+            # A torn group is cut as a whole: none of its transactions was acknowledged.
+            stopped, at = bad.reason, bad.offset
+        if held is not None and not (hold and held.records and held.records[-1].txid > engine_txid):
+            segment.note(held)
+        rest = _used(file, at, size)
+        later = later_watermark(file, seed, at) if rest else None
+        if later is not None:
+            raise Damaged(f"{stopped}, although the group at byte {later} shows that this was durable",
+                          path=str(segment.path), offset=at)
+        if segment.end.txid < engine_txid and stopped != "zeros":
+            raise Damaged(f"{stopped}, although the engine's state shows that this was durable", path=str(segment.path),
+                          offset=at)
+        data_end = segment.data_end
+        cut = _used(file, data_end, size)
+        if read_only:
+            return LogRecovery(False, str(segment.path), data_end, cut, 0)
+        for offset in range(watermark, data_end, _STEP):
+            file.pwrite(file.pread(min(_STEP, data_end - offset), offset), offset)
+        file.datasync()
+        write_footer(file, segment, digest_of(file, data_end).digest())
+        return LogRecovery(False, str(segment.path), data_end, cut, data_end - watermark)
+    finally:
+        file.close()
+
+
+def _used(file: File, start: int, size: int) -> int:
+    """How many bytes from `start` on are not just zeros, which are room taken in advance."""
+    used = 0
+    for offset in range(start, size, _STEP):
+        data = file.pread(min(_STEP, size - offset), offset).rstrip(b"\0")
+        if data:
+            used = offset - start + len(data)
+    return used

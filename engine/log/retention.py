@@ -1,0 +1,108 @@
+"""Retention: which segments may go. Pure: facts in, a plan out.
+
+Whole segments are pruned, oldest first, and never one that holds a transaction after a lease's position, a registered
+consumer's, or the last checkpoint. `keep_logs` says how much more is kept: as soon as the log exceeds any of its bounds,
+the oldest segments go. A consumer that lags beyond its own bounds is dropped, so that a forgotten target does not fill
+the disk.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import SettingError
+from .consumers import Consumer
+from .segment import SegmentInfo
+
+_UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+          "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_HOURS = {"hour": 1, "hours": 1, "day": 24, "days": 24}
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepLogs:
+    """How much log to keep, whichever bound comes first. All None: for ever.
+
+    >>> KeepLogs.parse("7 days, 4 GiB")
+    KeepLogs(bytes=4294967296, hours=168.0, transactions=None)
+    >>> KeepLogs.parse("for ever")
+    KeepLogs(bytes=None, hours=None, transactions=None)
+    >>> KeepLogs.parse("1000 transactions").transactions
+    1000
+    """
+
+    bytes: int | None = None
+    hours: float | None = None
+    transactions: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> KeepLogs:
+        """Raises `SettingError`."""
+        said = text.strip().lower()
+        if said in ("for ever", "forever"):
+            return cls()
+        values: dict[str, float] = {}
+        for part in said.split(","):
+            match = _PART.fullmatch(part.strip())
+            if match is None:
+                raise SettingError(f"keep_logs: {part.strip()!r} is not understood",
+                                   hint='say for example "7 days, 4 GiB", "100000 transactions" or "for ever"')
+            amount, unit = float(match[1]), match[2]
+            if unit in _UNITS:
+                values["bytes"] = amount * _UNITS[unit]
+            elif unit in _HOURS:
+                values["hours"] = amount * _HOURS[unit]
+            elif unit in ("transaction", "transactions"):
+                values["transactions"] = amount
+            else:
+                raise SettingError(f"keep_logs: {unit!r} is no unit",
+                                   hint="units are KiB, MiB, GiB, hours, days, transactions")
+        return cls(bytes=int(values["bytes"]) if "bytes" in values else None, hours=values.get("hours"),
+                   transactions=int(values["transactions"]) if "transactions" in values else None)
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePlan:
+    """What may be deleted now, and which consumers have to be dropped for it."""
+
+    segments: tuple[SegmentInfo, ...]
+    dropped: tuple[Consumer, ...]
+
+
+def plan_pruning(segments: Sequence[SegmentInfo], *, keep: KeepLogs, floor: int, consumers: Sequence[Consumer],
+                 consumer_bytes: int, consumer_hours: float, now_us: int) -> PrunePlan:
+    """Plan a pruning.
+
+    Args:
+        segments: all, oldest first; the last one always stays.
+        keep: the bounds asked for.
+        floor: every transaction after this one is needed (the least of checkpoint and leases).
+        consumers: registered ones.
+        consumer_bytes, consumer_hours: how far a consumer may lag.
+        now_us: the time.
+    """
+    sizes = {s.ordinal: s.size for s in segments}
+    dropped = []
+    for consumer in consumers:
+        held = sum(sizes[s.ordinal] for s in segments if s.last > consumer.position.txid)
+        lag_us = now_us - consumer.seen_us
+        behind = bool(segments) and segments[-1].last > consumer.position.txid
+        if behind and (held > consumer_bytes or lag_us > consumer_hours * 3_600_000_000):
+            dropped.append(consumer)
+        else:
+            floor = min(floor, consumer.position.txid)
+    total = sum(sizes.values())
+    newest = segments[-1].last if segments else 0
+    pruned = []
+    for segment in segments[:-1]:
+        over = ((keep.bytes is not None and total > keep.bytes)
+                or (keep.hours is not None and now_us - segment.last_time_us > keep.hours * 3_600_000_000)
+                or (keep.transactions is not None and newest - segment.last >= keep.transactions))
+        if not segment.sealed or segment.last > floor or not over:
+            break
+        pruned.append(segment)
+        total -= sizes[segment.ordinal]
+    return PrunePlan(tuple(pruned), tuple(dropped))

@@ -1,0 +1,289 @@
+"""One segment file: made, written as the open one, sealed, read.
+
+A segment is *started* under its ordinal name only when its header is synced, so a file of that name always has a valid
+header. Where room is taken in advance, the file was zero-filled and synced under a spare name long before, so that a
+sync of records writes no metadata. Sealing writes a footer behind the records and cuts the file there.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from xxhash import xxh3_128
+
+from ..errors import Damaged, DiskFull
+from ..history import History, Position, Record
+from ..seams import File, Files, is_disk_full
+from .format import (
+    GROUP_HEADER,
+    BadBytes,
+    Footer,
+    Group,
+    IndexEntry,
+    SegmentHeader,
+    group_header,
+    read_footer,
+    read_groups,
+    read_header,
+)
+
+FOOTER_ROOM = 32 << 10
+"""Kept free at a segment's end, so that sealing it needs no room."""
+INDEX_EVERY = 256 << 10
+MAX_ATTACHMENTS = 100
+_ZEROS = bytes(1 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """What is known of a segment without reading it all.
+
+    Attributes:
+        first, last: txids of its records; last = first - 1 where it has none.
+        size: bytes of the file.
+        complete_us: no transaction after it has an earlier commit time.
+    """
+
+    path: Path
+    ordinal: int
+    first: int
+    last: int
+    first_time_us: int
+    last_time_us: int
+    complete_us: int
+    size: int
+    sealed: bool
+    epoch: int
+    history: History
+
+
+def segment_name(ordinal: int) -> str:
+    return f"{ordinal:012d}.seg"
+
+
+def allocate(files: Files, path: Path, size: int) -> None:
+    """Make a zero-filled, synced file. Raises `DiskFull`, leaving nothing."""
+    files.unlink(path, missing_ok=True)
+    try:
+        file = files.open(path, "create")
+        try:
+            for offset in range(0, size, len(_ZEROS)):
+                file.pwrite(_ZEROS[: size - offset], offset)
+            file.sync()
+        finally:
+            file.close()
+    except OSError as error:
+        files.unlink(path, missing_ok=True)
+        if is_disk_full(error):
+            raise DiskFull(f"no room for {size:,} bytes of log in {path.parent}") from error
+        raise
+
+
+class Segment:
+    """A started segment. `end` is the position after its last durable record, `data_end` where it ends in the file."""
+
+    def __init__(self, files: Files, path: Path, header: SegmentHeader, data_start: int) -> None:
+        self.files = files
+        self.path = path
+        self.header = header
+        self.data_start = data_start
+        self.end = header.base
+        self.data_end = data_start
+        self.first_time_us = self.last_time_us = header.base_time_us
+        self.complete_us = header.base_time_us
+        self.index: list[IndexEntry] = []
+        self.attachments: list[tuple[int, str, int, bytes]] = []
+        self.footer: Footer | None = None
+        self.size = 0
+
+    @property
+    def first(self) -> int:
+        return self.header.base.txid + 1
+
+    def info(self) -> SegmentInfo:
+        return SegmentInfo(self.path, self.header.ordinal, self.first, self.end.txid, self.first_time_us,
+                           self.last_time_us, self.complete_us, self.size, self.footer is not None,
+                           self.header.epoch, self.header.history)
+
+    @classmethod
+    def load(cls, files: Files, path: Path) -> Segment:
+        """Read header and footer. An unsealed one has `footer` None and knows of no records yet."""
+        file = files.open(path)
+        try:
+            header, data_start = read_header(file)
+            segment = cls(files, path, header, data_start)
+            segment.size = file.size()
+            if footer := read_footer(file):
+                segment._take_footer(footer)
+        finally:
+            file.close()
+        return segment
+
+    def _take_footer(self, footer: Footer) -> None:
+        self.footer = footer
+        self.end, self.data_end = footer.last, footer.data_end
+        self.first_time_us, self.last_time_us = footer.first_time_us, footer.last_time_us
+        self.complete_us = footer.complete_us
+        self.index, self.attachments = list(footer.places), list(footer.attachments)
+
+    def note(self, group: Group) -> None:
+        """Take a group, durable at the end of what was known, into account."""
+        if group.records:
+            first, last = group.records[0], group.records[-1]
+            self.note_records(group.offset, first.txid, first.time_us, last)
+            for record in group.records:
+                if record.attachment is not None:
+                    self.attachments.append((record.txid, *record.attachment))
+        self.data_end = group.end
+        self.complete_us = max(self.complete_us, group.time_us)
+
+    def note_records(self, offset: int, first: int, first_time_us: int, last: Record) -> None:
+        if first == self.first:
+            self.first_time_us = first_time_us
+        if not self.index or offset - self.index[-1].offset >= INDEX_EVERY:
+            self.index.append(IndexEntry(first, first_time_us, offset, self.end.chain))
+        self.last_time_us = last.time_us
+        self.end = Position(last.txid, last.chain)
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def groups(self, start: IndexEntry | None = None, data_end: int | None = None) -> Iterator[Group]:
+        """Durable groups from `start` (from the beginning without). Raises `Damaged`."""
+        end = self.data_end if data_end is None else data_end
+        offset = start.offset if start else self.data_start
+        before = Position(start.txid - 1, start.chain) if start else self.header.base
+        file = self.files.open(self.path)
+        try:
+            for group in read_groups(file, self.header.seed, offset, end, before):
+                offset = group.end
+                yield group
+        except BadBytes as bad:
+            raise Damaged(bad.reason, path=str(self.path), offset=bad.offset) from bad
+        finally:
+            file.close()
+        if offset != end:
+            raise Damaged("zeros where records were", path=str(self.path), offset=offset)
+
+    def place_of_txid(self, txid: int) -> IndexEntry | None:
+        """The last index entry at or before `txid`."""
+        index = self.index
+        at = bisect.bisect_right(index, txid, key=lambda e: e.txid)
+        return index[at - 1] if at else None
+
+    def place_of_time(self, time_us: int) -> IndexEntry | None:
+        """The last index entry that starts before any transaction later than `time_us`."""
+        index = self.index
+        at = bisect.bisect_right(index, time_us, key=lambda e: e.time_us)
+        return index[at - 1] if at else None
+
+    def verify(self) -> None:
+        """Read every byte and compare with what header and footer say. Raises `Damaged`."""
+        end = self.header.base
+        attachments = []
+        for group in self.groups():
+            for record in group.records:
+                end = record.position
+                if record.attachment is not None:
+                    attachments.append((record.txid, *record.attachment))
+        if end != self.end or attachments != [a for a in self.attachments if a[0] <= end.txid]:
+            raise Damaged(f"ends at {end}, and should at {self.end}", path=str(self.path))
+        if self.footer is not None:
+            file = self.files.open(self.path)
+            try:
+                digest = digest_of(file, self.footer.data_end).digest()
+            finally:
+                file.close()
+            if digest != self.footer.digest:
+                raise Damaged("does not match its checksum", path=str(self.path))
+
+
+def digest_of(file: File, end: int) -> xxh3_128:
+    """xxh3-128 over the bytes before `end`, to be gone on with."""
+    digest = xxh3_128()
+    for offset in range(0, end, len(_ZEROS)):
+        digest.update(file.pread(min(len(_ZEROS), end - offset), offset))
+    return digest
+
+
+class SegmentWriter:
+    """The open end of a segment. `reserved` runs ahead of `segment.data_end` by what is appended and not yet written."""
+
+    def __init__(self, segment: Segment, prepared: Path | None, capacity: int) -> None:
+        self.segment = segment
+        self.seed = segment.header.seed
+        self.prepared = prepared
+        self.limit = capacity - FOOTER_ROOM
+        self.reserved = segment.data_start
+        self.attachments = 0
+        self._file: File | None = None
+        self._digest = xxh3_128()
+
+    @property
+    def started(self) -> bool:
+        return self._file is not None
+
+    def start(self) -> None:
+        """Write and sync the header, and take the segment's name, durably."""
+        files, path = self.segment.files, self.segment.path
+        header = self.segment.header.encode()
+        if self.prepared is None:
+            beside = path.with_suffix(".new")
+            files.unlink(beside, missing_ok=True)
+            file = files.open(beside, "create")
+        else:
+            beside = self.prepared
+            file = files.open(beside, "write")
+        try:
+            file.pwrite(header, 0)
+            file.sync()
+            files.rename(beside, path)
+            files.sync_directory(path.parent)
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
+        self._digest.update(header)
+        self.segment.size = file.size()
+
+    def write_group(self, frames: list[bytes], length: int, records: int, first: int, first_time_us: int,
+                    last: Record | None, time_us: int) -> None:
+        """Write one group and sync it: when this returns, it is durable."""
+        segment, file = self.segment, self._file
+        assert file is not None
+        offset = segment.data_end
+        data = group_header(self.seed, records, length, first, first - 1, offset, time_us) + b"".join(frames)
+        file.pwrite(data, offset)
+        file.datasync()
+        self._digest.update(data)
+        if last is not None:
+            segment.note_records(offset, first, first_time_us, last)
+        segment.data_end = offset + GROUP_HEADER.size + length
+        segment.complete_us = time_us
+
+    def seal(self) -> None:
+        """Write the footer, cut the file behind it, sync."""
+        assert self._file is not None
+        segment = self.segment
+        write_footer(self._file, segment, self._digest.digest())
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        if self._file is not None:
+            self._file.close()
+
+
+def write_footer(file: File, segment: Segment, digest: bytes) -> None:
+    """Seal `segment` as it is known now: its data before `data_end` must be durable already."""
+    footer = Footer(segment.end, segment.end.txid - segment.header.base.txid, segment.first_time_us,
+                    segment.last_time_us, segment.complete_us, segment.data_end, digest, tuple(segment.index),
+                    tuple(segment.attachments))
+    data = footer.encode()
+    file.pwrite(data, segment.data_end)
+    file.truncate(segment.data_end + len(data))
+    file.sync()
+    segment.footer = footer
+    segment.size = segment.data_end + len(data)

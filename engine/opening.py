@@ -1,0 +1,273 @@
+"""Opening a store: make it if it is not there, lock it, recover it, and bring the engine to the end of the log.
+
+Recovery is the same two verbs as everything else: the engine opens its durable state (the image), and the log after its
+position is replayed over it. A backup target is a store like any other, whose state is an image that was copied between
+p0 and p1: it is adopted at p0 and counts only when replayed to p1. Opening one for writing first retires its manifest
+and begins a new branch, both durably, so that it is never again taken for a backup of the store it came from.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .contract import BulkEngine, Context, Engine
+from .directory import Generation, Identity, Layout, Manifest
+from .errors import Damaged, DiskFull, StoreExists, StoreLocked, StoreNotFound, UnsupportedFormat, WrongEngine
+from .history import Branch, History, Record, origin
+from .log.log import Log
+from .seams import DirectoryLock, Files, Seams
+from .settings import Settings
+
+ROOM_TO_OPEN = 1 << 20
+"""An opening needs this much room for what it makes: lock tables, a seal, a document."""
+REPLAY_RECORDS = 1000
+REPLAY_IN_MEMORY = 256 << 20
+"""A read-only opening replays up to this much log in memory, and more into a scratch copy."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """What an opening made.
+
+    Attributes:
+        engine: brought to the log's durable end.
+        log: recovered.
+        lock: None where opened read-only.
+        replayed: how many transactions were replayed.
+        scratch: a copy of the state that goes when the store is closed, or None.
+        manifest: to be settled when a checkpoint has passed its p1, or None.
+    """
+
+    layout: Layout
+    generation: Generation
+    engine: Engine[Any, Any]
+    log: Log
+    lock: DirectoryLock | None
+    replayed: int
+    scratch: tempfile.TemporaryDirectory[str] | None = None
+    manifest: Manifest | None = None
+
+
+def process_name() -> str:
+    return f"process {os.getpid()}"
+
+
+def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, options: Mapping[str, Any],
+                     settings: Settings, seams: Seams) -> Opened:
+    """Raises what `Store.open` does. Nothing is left open or locked then."""
+    layout = Layout(root, seams.files)
+    if not layout.is_store():
+        if not create:
+            raise StoreNotFound(f"no store in {root}")
+        if not layout.is_empty():
+            raise StoreExists(f"{root} is not empty, and holds no store")
+        seams.files.make_directory(root)
+    lock = seams.files.lock(layout.lock_path, process_name())
+    try:
+        if not layout.is_store():
+            _create(layout, kind, options, settings, seams)
+        identity = _identity(layout, kind)
+        _need_room(seams.files, root)
+        layout.sweep()
+        generation = layout.current()
+        manifest = Manifest.read(seams.files, generation)
+        adopt = None if manifest is None or manifest.settled else manifest.p0
+        engine = kind.open(generation.state, Context(seams, options), adopt=adopt)
+        try:
+            log = Log.open(generation.log, engine_position=engine.position, options=settings.log_options, seams=seams)
+            try:
+                _match(identity, log)
+                if manifest is not None:
+                    manifest = _take_over(generation, manifest, log, seams)
+                replayed = replay(engine, log, engine.position.txid, log.end.txid, settings.checkpoint_soft_bytes)
+            except BaseException:
+                log.abandon()
+                raise
+        except BaseException:
+            engine.close()
+            raise
+    except BaseException:
+        lock.release()
+        raise
+    return Opened(layout, generation, engine, log, lock, replayed, None,
+                  manifest if manifest is not None and not manifest.settled else None)
+
+
+def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, Any], settings: Settings,
+            seams: Seams) -> None:
+    """Make an empty store. It is one from the moment that `CURRENT` names its generation."""
+    files = seams.files
+    for name in files.list(layout.root):
+        if name != "LOCK":  # the rests of a creation that was cut off, as `is_empty` has made sure
+            path = layout.root / name
+            if files.is_directory(path):
+                files.remove_tree(path)
+            else:
+                files.unlink(path)
+    _need_room(files, layout.root)
+    now = seams.clock.now_us()
+    store_id, branch_id = seams.randomness.token(16), seams.randomness.token(16)
+    start = origin(store_id)
+    generation = layout.generation(1)
+    files.make_directory(generation.state)
+    kind.create(generation.state, start, Context(seams, options))
+    history = History(store_id, (Branch(branch_id, start),))
+    log = Log.create(generation.log, history, start, engine=kind.name, options=settings.log_options, seams=seams)
+    log.close()
+    layout.write_identity(Identity(store_id, kind.name, now))
+    layout.switch(generation)
+
+
+def _need_room(files: Files, root: Path) -> None:
+    """A full file system is an error here, before a library maps a file that it cannot fill and dies of it."""
+    if (free := files.free(root)) < ROOM_TO_OPEN:
+        raise DiskFull(f"{root} has {free:,} bytes left, opening a store needs {ROOM_TO_OPEN:,}")
+
+
+def _identity(layout: Layout, kind: type[Engine[Any, Any]]) -> Identity:
+    identity = layout.read_identity()
+    if identity.engine != kind.name:
+        raise WrongEngine(f"{layout.root} is a store of the {identity.engine} engine, not of {kind.name}")
+    return identity
+
+
+def _match(identity: Identity, log: Log) -> None:
+    if log.history.store_id != identity.store_id:
+        raise Damaged(f"the log is of store {log.history.store_id.hex()}, not of {identity.store_id.hex()}",
+                      path=str(log.directory))
+
+
+def _need_replay(manifest: Manifest, log: Log) -> None:
+    if log.end.txid < manifest.p1.txid:
+        raise Damaged(f"the log ends at transaction {log.end.txid}, and this image counts only from {manifest.p1.txid} on",
+                      path=str(log.directory))
+
+
+def _take_over(generation: Generation, manifest: Manifest, log: Log, seams: Seams) -> Manifest:
+    """Make a backup target a store of its own: retire the manifest, then begin the branch, each durably."""
+    _need_replay(manifest, log)
+    if manifest.retired_us is None:
+        manifest = manifest.retire(seams.clock.now_us(), seams.randomness.token(16))
+        manifest.write(seams.files, generation)
+    assert manifest.retired_branch is not None
+    if all(branch.id != manifest.retired_branch for branch in log.history.branches):
+        log.extend_history(log.history.extended(manifest.retired_branch, log.end))
+    return manifest
+
+
+def replay(engine: Engine[Any, Any], log: Log, after: int, upto: int, soft_bytes: int) -> int:
+    """Apply the log's records after `after` up to `upto`, with checkpoints on the way where much is pending.
+
+    Raises:
+        UnsupportedFormat: a payload version that the engine does not read.
+        Damaged, DiskFull.
+    """
+    batch: list[Record] = []
+    count = size = 0
+    for record in log.read(after, upto):
+        if record.payload_version not in engine.reads_payloads:
+            raise UnsupportedFormat(f"transaction {record.txid} has payload version {record.payload_version}; "
+                                    f"this {engine.name} engine reads {sorted(engine.reads_payloads)}")
+        count += 1
+        if record.attachment is not None:
+            if batch:
+                engine.apply(batch)
+                batch, size = [], 0
+            if not isinstance(engine, BulkEngine):
+                raise UnsupportedFormat(f"transaction {record.txid} is a bulk load, which {engine.name} does not take")
+            engine.apply_bulk(record, log.attachment_path(record.attachment.name))
+            continue
+        batch.append(record)
+        size += len(record.payload)
+        if len(batch) >= REPLAY_RECORDS or size > 4 << 20:
+            engine.apply(batch)
+            if engine.pending_bytes() >= soft_bytes:
+                engine.checkpoint(batch[-1].position)
+            batch, size = [], 0
+    if batch:
+        engine.apply(batch)
+    return count
+
+
+def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[str, Any], settings: Settings,
+                 seams: Seams) -> Opened:
+    """Open without changing a byte in `root`: replay into memory where the engine can and the log is small, into a
+    scratch copy elsewhere otherwise."""
+    layout = Layout(root, seams.files)
+    if not layout.is_store():
+        raise StoreNotFound(f"no store in {root}")
+    identity = _identity(layout, kind)
+    generation = layout.current()
+    manifest = Manifest.read(seams.files, generation)
+    adopt = None if manifest is None or manifest.settled else manifest.p0
+    shared = _is_written(layout)
+    if shared and not kind.abilities.shared_readers:
+        raise StoreLocked(f"{root} is open for writing, and the {kind.name} engine cannot be read meanwhile")
+    log = Log.open(generation.log, read_only=True, options=settings.log_options, seams=seams)
+    _match(identity, log)
+    if manifest is not None and not manifest.settled:
+        _need_replay(manifest, log)
+    context = Context(seams, {**options, "shared": True} if shared else options)
+    if kind.abilities.replays_in_memory:
+        engine = kind.open(generation.state, context, read_only=True, adopt=adopt)
+        try:
+            # Again: what the engine holds by now is durable, and so is the log up to there.
+            log = Log.open(generation.log, engine_position=engine.position, read_only=True,
+                           options=settings.log_options, seams=seams)
+            if not _replays_large(log, engine.position.txid):
+                replayed = replay(engine, log, engine.position.txid, log.end.txid, 1 << 62)
+                return Opened(layout, generation, engine, log, None, replayed)
+        except BaseException:
+            engine.close()
+            raise
+        engine.close()
+    if shared:
+        raise StoreLocked(f"{root} is open for writing, and too much of its log is not checkpointed to be read meanwhile",
+                          hint="ask its writer for a checkpoint, or take a backup and read that")
+    directory = tempfile.TemporaryDirectory(prefix="holdfast-scratch-")
+    try:
+        copy = Path(directory.name) / "state"
+        copy_tree(seams.files, generation.state, copy)
+        engine = kind.open(copy, Context(seams, options), adopt=adopt)
+        try:
+            log = Log.open(generation.log, engine_position=engine.position, read_only=True,
+                           options=settings.log_options, seams=seams)
+            replayed = replay(engine, log, engine.position.txid, log.end.txid, settings.checkpoint_soft_bytes)
+        except BaseException:
+            engine.close()
+            raise
+    except BaseException:
+        directory.cleanup()
+        raise
+    return Opened(layout, generation, engine, log, None, replayed, directory)
+
+
+def _is_written(layout: Layout) -> bool:
+    """Whether somebody holds the directory's lock."""
+    return layout.files.is_locked(layout.lock_path)
+
+
+def _replays_large(log: Log, after: int) -> bool:
+    tail = [s for s in log.segments() if s.last > after]
+    return sum(s.size for s in tail) > REPLAY_IN_MEMORY or any(txid > after for txid in log.attached())
+
+
+def copy_tree(files: Files, source: Path, target: Path) -> None:
+    """Copy the files below `source` to a new directory `target`. Raises `DiskFull`."""
+    files.make_directory(target)
+    for name in files.list(source):
+        if files.is_directory(source / name):
+            copy_tree(files, source / name, target / name)
+            continue
+        read, write = files.open(source / name), files.open(target / name, "create")
+        try:
+            for offset in range(0, read.size(), 4 << 20):
+                write.pwrite(read.pread(4 << 20, offset), offset)
+        finally:
+            read.close()
+            write.close()

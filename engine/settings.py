@@ -1,0 +1,64 @@
+"""The settings of a store, with their defaults and bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import SettingError
+from .log.log import LogOptions
+from .log.retention import KeepLogs
+
+Durability = Literal["synced", "pipelined", "relaxed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a store behaves.
+
+    Attributes:
+        durability: of commits that do not say. `synced`: the commit returns when it is acknowledged. `pipelined`: it
+            returns when it is appended, and `outcome` of the transaction is a future that is done when it is
+            acknowledged. `relaxed`: it returns when it is appended, and is synced within `relaxed_ms`; a crash before
+            that loses it (the newest ones only, never one in the middle).
+        relaxed_ms: see there.
+        segment_bytes: size of a log segment, 128 KiB to 64 MiB.
+        max_record_bytes: the largest payload of one transaction.
+        unwritten_bytes: how much may be appended and not yet written; later transactions wait.
+        keep_logs: how much log to keep, whichever bound comes first: "7 days, 4 GiB", "100000 transactions", "for ever".
+        consumer_bytes, consumer_days: how far a registered consumer (a backup target) may lag before it is dropped.
+        checkpoint_soft_bytes: this much not yet checkpointed starts a checkpoint.
+        checkpoint_hard_bytes: this much makes commits wait for it.
+        heartbeat_s: an idle log says so this often; 0 for never.
+        wait_s: how long a commit waits at a bound before it gives up with `RolledBack`.
+    """
+
+    durability: Durability = "synced"
+    relaxed_ms: int = 100
+    segment_bytes: int = 16 << 20
+    max_record_bytes: int = 64 << 20
+    unwritten_bytes: int = 32 << 20
+    keep_logs: str = "7 days, 4 GiB"
+    consumer_bytes: int = 16 << 30
+    consumer_days: float = 14
+    checkpoint_soft_bytes: int = 64 << 20
+    checkpoint_hard_bytes: int = 256 << 20
+    heartbeat_s: float = 10
+    wait_s: float = 60
+
+    def __post_init__(self) -> None:
+        if self.durability not in ("synced", "pipelined", "relaxed"):
+            raise SettingError(f"durability is 'synced', 'pipelined' or 'relaxed', not {self.durability!r}")
+        if not 0 < self.checkpoint_soft_bytes <= self.checkpoint_hard_bytes:
+            raise SettingError("checkpoint_soft_bytes must be positive and at most checkpoint_hard_bytes")
+        for name in ("relaxed_ms", "max_record_bytes", "unwritten_bytes", "consumer_bytes", "consumer_days", "wait_s"):
+            if not getattr(self, name) > 0:
+                raise SettingError(f"{name} must be positive, not {getattr(self, name)!r}")
+        if self.heartbeat_s < 0:
+            raise SettingError(f"heartbeat_s must not be negative, not {self.heartbeat_s!r}")
+        KeepLogs.parse(self.keep_logs)
+        LogOptions(segment_bytes=self.segment_bytes)
+
+    @property
+    def log_options(self) -> LogOptions:
+        return LogOptions(segment_bytes=self.segment_bytes, max_record_bytes=self.max_record_bytes)

@@ -1,0 +1,367 @@
+"""The source that is a store across a network.
+
+Blocking, over HTTP/1.1 and the standard library's client: one kept connection per thread, so that a lease can be
+renewed beside a copy, and every call with a time-out. What can be asked twice is asked again when the connection
+breaks, with growing pauses; a piece of a file is the unit of that, since only a whole piece can be compared with its
+digest, and a record stream goes on after the last record it handed on. A bad digest or chain counts as a broken
+connection: it is fetched again, and is `Damaged` when it stays bad.
+
+Each answer names the *instance*, one opening of one store. A lease that was granted by another than the one that
+answers is gone with it: `SourceRestarted`. An answer that names none does not come from a source.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import logging
+import os
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from ..errors import (
+    HoldfastError,
+    InvalidInput,
+    LeaseExpired,
+    NotAuthorized,
+    NotFound,
+    SettingError,
+    SourceRefused,
+    SourceRestarted,
+    SourceUnavailable,
+)
+from ..history import Position, Record
+from ..seams import REAL, Seams
+from . import runtime, wire
+from .base import CHUNK_BYTES, Confirmation, Grant, Source, SourceInfo
+
+logger = logging.getLogger("holdfast.source")
+
+MAX_ANSWER = 32 << 20
+"""Longest JSON answer that is read, in bytes: an image may have many files."""
+IMAGE_TIMEOUT = 900.0
+"""Seconds that making an image may take."""
+CONFIRM_TIMEOUT = 60.0
+"""Seconds that a confirmation may take: the source may wait for its publication."""
+_PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds before each attempt: the first retry is at once, since a kept connection may just have grown stale."""
+_STREAM_READ = 1 << 20
+_LOST = (OSError, http.client.HTTPException)
+
+T = TypeVar("T")
+
+
+class HttpSource(Source):
+    """A source at `host:port`. May be used from several threads."""
+
+    def __init__(self, host: str, port: int, *, token: str | None = None, tls: ssl.SSLContext | None = None,
+                 timeout: float = 30.0, seams: Seams = REAL) -> None:
+        """
+        Args:
+            host, port: where it listens.
+            token: its credential.
+            tls: a client-side context, or None for plain HTTP.
+            timeout: seconds for each single wait on the network.
+            seams: for locks and pauses.
+        """
+        self.host, self.port = host, port
+        self._token = token
+        self._tls = tls
+        self._timeout = timeout
+        self._local = threading.local()
+        self._lock = seams.scheduler.lock()
+        self._open: set[http.client.HTTPConnection] = set()
+        self._closing = seams.scheduler.event()
+        self._instance: str | None = None
+        self._granted: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"HttpSource({self._place})"
+
+    @property
+    def _place(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    # --- the interface ---------------------------------------------------------------------------------------------
+
+    def info(self) -> SourceInfo:
+        return self._json("GET", "/v1/store", "information about a store", wire.info_from_wire)
+
+    def chain_at(self, txid: int) -> bytes:
+        found = self._json("GET", f"/v1/store/chain/{_count(txid)}", "a position", wire.position_from_wire)
+        if found.txid != txid:
+            raise SourceRefused(f"the source answers for transaction {found.txid}, not {txid}")
+        return found.chain
+
+    def lease(self, owner: str, *, image: bool, after: Position | None = None, ttl: float = 60.0) -> Grant:
+        body = {"owner": owner, "image": image, "ttl": ttl,
+                "after": None if after is None else wire.position_to_wire(after)}
+        # Asked once: a second request would take a second lease.
+        grant = self._json("POST", "/v1/leases", "a lease", wire.grant_from_wire, body=body, attempts=1,
+                           timeout=max(self._timeout, IMAGE_TIMEOUT) if image else None)
+        with self._lock:
+            self._granted[grant.id] = grant.instance
+        return grant
+
+    def renew(self, lease_id: str) -> None:
+        self._json("PUT", f"/v1/leases/{_id(lease_id)}", "a renewal", dict, lease=lease_id)
+
+    def release(self, lease_id: str) -> None:
+        try:
+            self._json("DELETE", f"/v1/leases/{_id(lease_id)}", "a release", dict, lease=lease_id, attempts=2)
+        except (SourceUnavailable, LeaseExpired) as error:
+            logger.info("lease %s is not released, it will expire: %s", lease_id, error)
+        with self._lock:
+            self._granted.pop(lease_id, None)
+
+    def confirm(self, lease_id: str) -> Confirmation:
+        return self._json("POST", f"/v1/leases/{_id(lease_id)}/confirm", "a confirmation", wire.confirmation_from_wire,
+                          lease=lease_id, timeout=max(self._timeout, CONFIRM_TIMEOUT))
+
+    def read_image(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
+        return self._piece(lease_id, f"image/{quote(name)}", offset, length)
+
+    def read_attachment(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
+        return self._piece(lease_id, f"attachments/{quote(name, safe='')}", offset, length)
+
+    def read_log(self, lease_id: str, after: Position, upto: int) -> Iterator[Record]:
+        reader = wire.RecordReader(after)
+        failures = 0
+        while not reader.ended:
+            before = reader.position.txid
+            try:
+                yield from self._stream(lease_id, reader, upto)
+            except (wire.Garbled, SourceUnavailable, *_LOST) as error:
+                failures = 1 if reader.position.txid > before else failures + 1
+                self._pause_or_give_up(failures, len(_PAUSES), error)
+                reader = wire.RecordReader(reader.position)
+        if reader.position.txid < upto:
+            raise SourceRefused(f"the source sent the log up to {reader.position.txid}, not {upto}")
+
+    def register(self, consumer_id: str, name: str, position: Position) -> None:
+        self._json("PUT", f"/v1/consumers/{_id(consumer_id)}", "a registration", dict,
+                   body={"name": name, "position": wire.position_to_wire(position)})
+
+    def close(self) -> None:
+        """Close the connections. Leases stay: a later run may go on under them, or they expire."""
+        self._closing.set()
+        with self._lock:
+            connections, self._open = self._open, set()
+        for connection in connections:
+            connection.close()
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    def _json(self, method: str, path: str, what: str, make: Callable[[Any], T], *, body: Any = None,
+              lease: str | None = None, attempts: int = len(_PAUSES), timeout: float | None = None) -> T:
+        def once() -> T:
+            with self._answer(method, path, body=body, lease=lease, timeout=timeout, fresh=attempts == 1) as answer:
+                return wire.parse(what, make, _load(answer))
+
+        return self._again(once, attempts)
+
+    def _piece(self, lease_id: str, path: str, offset: int, length: int) -> bytes:
+        if not 0 <= length <= CHUNK_BYTES or offset < 0:
+            raise InvalidInput(f"{length} bytes from {offset} on are asked for; {CHUNK_BYTES} at once is the most")
+        if not length:
+            return b""
+
+        def once() -> bytes:
+            wanted = {"Range": f"bytes={offset}-{offset + length - 1}"}
+            with self._answer("GET", f"/v1/leases/{_id(lease_id)}/{path}", lease=lease_id, headers=wanted) as answer:
+                if answer.length != length:
+                    raise wire.Garbled(f"{answer.length} bytes come where {length} were asked for")
+                data = answer.read(length)
+                _check(answer, data)
+                return data
+
+        return self._again(once, len(_PAUSES))
+
+    def _stream(self, lease_id: str, reader: wire.RecordReader, upto: int) -> Iterator[Record]:
+        """One answer's records. The connection is the stream's alone, since others are used while it is read."""
+        after = reader.position
+        path = f"/v1/leases/{_id(lease_id)}/log?after={after.txid}&chain={after.chain.hex()}&upto={_count(upto)}"
+        with self._answer("GET", path, lease=lease_id, own=True) as answer:
+            while not reader.ended:
+                data = answer.read1(_STREAM_READ)
+                if not data:
+                    raise ConnectionError("the record stream was cut off")
+                yield from reader.feed(data)
+
+    def _again(self, once: Callable[[], T], attempts: int) -> T:
+        failures = 0
+        while True:
+            try:
+                return once()
+            except (wire.Garbled, SourceUnavailable, *_LOST) as error:
+                failures += 1
+                self._pause_or_give_up(failures, attempts, error)
+
+    def _pause_or_give_up(self, failures: int, attempts: int, error: Exception) -> None:
+        """Wait before the next attempt, or raise what the failure means."""
+        if isinstance(error, SourceRestarted):
+            raise error
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise NotAuthorized(f"{self._place} could not prove who it is: {error.verify_message}",
+                                hint="name the certificate authority with ca=, and the host as in its certificate"
+                                ) from error
+        if self._instance is None:
+            attempts = min(attempts, 2)  # nobody was there yet: no use in insisting
+        if failures >= attempts or self._closing.wait(_PAUSES[min(failures - 1, len(_PAUSES) - 1)]):
+            if isinstance(error, HoldfastError):
+                raise error
+            raise SourceUnavailable(f"no answer from {self._place}: {error or type(error).__name__}") from error
+        logger.info("asking %s again: %s", self._place, error)
+
+    @contextmanager
+    def _answer(self, method: str, path: str, *, body: Any = None, lease: str | None = None,
+                headers: dict[str, str] | None = None, timeout: float | None = None, own: bool = False,
+                fresh: bool = False) -> Iterator[http.client.HTTPResponse]:
+        """Ask, and give the answer if it is a good one. Afterwards the connection is kept if the answer was read to its
+        end, and closed if not; what was raised in between closes it too.
+
+        Raises:
+            OSError, http.client.HTTPException: the connection broke.
+            HoldfastError: what the source says.
+        """
+        sent = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            sent["Content-Type"] = "application/json"
+        connection = self._connection(own, fresh, self._timeout if timeout is None else timeout)
+        kept = False
+        try:
+            connection.request(method, path, body=data, headers={**sent, **(headers or {})})
+            answer = connection.getresponse()
+            self._judge(answer, lease)
+            yield answer
+            kept = answer.isclosed() and not answer.will_close and not own
+        finally:
+            if not kept:
+                self._drop(connection)
+
+    def _judge(self, answer: http.client.HTTPResponse, lease: str | None) -> None:
+        """Raises what an answer other than a good one means."""
+        instance = answer.headers.get(wire.INSTANCE_HEADER)
+        if instance is None:
+            if answer.status in (502, 503, 504):
+                raise SourceUnavailable(f"{self._place} answers {answer.status} {answer.reason}")
+            raise SourceRefused(f"what answers at {self._place} is no Holdfast source (status {answer.status})",
+                                hint="check the address")
+        with self._lock:
+            expected = self._granted.get(lease, self._instance) if lease is not None else None
+            if self._instance is None or lease is None:
+                self._instance = instance
+        if expected is not None and expected != instance:
+            raise SourceRestarted(f"the source at {self._place} has been restarted since the lease was granted")
+        if answer.status not in (200, 201, 206):
+            raise wire.error_from_wire(_load(answer))
+
+    # --- connections -----------------------------------------------------------------------------------------------
+
+    def _connection(self, own: bool, fresh: bool, timeout: float) -> http.client.HTTPConnection:
+        if self._closing.is_set():
+            raise SourceUnavailable(f"the connection to {self._place} was closed")
+        kept: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+        if kept is not None and kept.sock is None:
+            kept = None
+        if kept is not None and fresh:
+            self._drop(kept)
+            kept = None
+        if kept is not None and not own:
+            kept.sock.settimeout(timeout)
+            return kept
+        made = (http.client.HTTPConnection(self.host, self.port, timeout=timeout) if self._tls is None else
+                http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=self._tls))
+        with self._lock:
+            self._open.add(made)
+        if not own:
+            self._local.connection = made
+        return made
+
+    def _drop(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            self._open.discard(connection)
+        connection.close()
+
+
+def connect(host: str, port: int, *, token: str | None = None, tls: bool | None = None, ca: str | Path | None = None,
+            timeout: float = 30.0, seams: Seams = REAL) -> HttpSource:
+    """A source at an address.
+
+    Args:
+        host, port: where it listens.
+        token: its credential. Without one: what this user's service on this machine published, for an address of this
+            machine; else the environment's HOLDFAST_TOKEN.
+        tls: whether to use TLS. Without it: as this user's service on this machine published, else always but on
+            loopback or where `ca` is given. False sends the token in the clear; say it only where the network is yours.
+        ca: file of the certificate authority that the source's certificate comes from, else the system's.
+        timeout: seconds for each single wait.
+        seams: files, locks and pauses.
+
+    Raises:
+        SettingError: `ca` cannot be read.
+    """
+    entry = runtime.find(seams.files, port) if is_loopback(host) else None
+    if token is None:
+        token = entry.token if entry is not None else os.environ.get("HOLDFAST_TOKEN")
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise SettingError("a token is printable ASCII")
+    if tls is None:
+        tls = ca is not None or (entry.scheme == "https" if entry is not None else not is_loopback(host))
+    context = None
+    if tls:
+        try:
+            context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+        except OSError as error:
+            raise SettingError(f"the certificate authority {ca} cannot be read: {error}") from error
+    return HttpSource(host, port, token=token, tls=context, timeout=timeout, seams=seams)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as it is written, is this machine itself."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check(answer: http.client.HTTPResponse, data: bytes) -> None:
+    """Raises what says that these are not all the bytes that were sent."""
+    if answer.length:
+        raise http.client.IncompleteRead(data, answer.length)
+    if answer.headers.get(wire.DIGEST_HEADER) != wire.digest(data):
+        raise wire.Garbled(f"{len(data)} bytes changed on the way")
+
+
+def _load(answer: http.client.HTTPResponse) -> Any:
+    """The JSON of a whole answer."""
+    data = answer.read(MAX_ANSWER + 1)
+    if len(data) > MAX_ANSWER:
+        raise SourceRefused(f"the source's answer is longer than {MAX_ANSWER} bytes")
+    _check(answer, data)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise SourceRefused("the source's answer is not JSON", hint="the other end speaks another protocol") from error
+
+
+def _count(number: int) -> int:
+    if number < 0:
+        raise InvalidInput(f"{number} is no transaction's number")
+    return number
+
+
+def _id(text: str) -> str:
+    if not wire.HEX_ID.fullmatch(text):
+        raise NotFound(f"{text[:40]!r} is no id", hint="ids are 2 to 64 hex digits")
+    return text

@@ -1,0 +1,233 @@
+"""The source that is the store at hand.
+
+A lease pins the log first and makes the image afterwards: pinned at what is checkpointed now, raised to the image's own
+position when it is there, so that at no moment the log after the image's position may be pruned. Everything read is
+read as a *use* of the lease, which keeps it from being freed under the read and counts as a renewal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from ..contract import Image
+from ..errors import AheadOfSource, Diverged, InvalidInput, LogPruned, NotFound, SourceUnavailable
+from ..history import Position, Record
+from ..log.attachments import NAME as ATTACHMENT_NAME
+from .base import CHUNK_BYTES, Confirmation, Grant, Source, SourceInfo
+from .wire import HEX_ID
+
+if TYPE_CHECKING:
+    from ..leases import Lease, LeaseState
+    from ..seams import File
+    from ..store import Store
+
+_PUBLISH_WAIT = 30.0
+_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,300}")
+
+
+class LocalSource(Source):
+    """Leases, image and log of an open store. Any number of them may serve one store; all share its leases."""
+
+    def __init__(self, store: Store[Any, Any]) -> None:
+        self._store = store
+        self._leases = store.leases
+
+    def info(self) -> SourceInfo:
+        store = self._store
+        complete = store.complete_until_us()  # first: `published` only grows, and must hold what this promises
+        engine = type(store.engine)
+        return SourceInfo(instance=store.instance, history=store.history, engine=engine.name,
+                          state_format=engine.state_format, durable=store.durable, published=store.published,
+                          log_base=store.log.base, complete_until_us=complete, path=str(store.directory))
+
+    def chain_at(self, txid: int) -> bytes:
+        return self._store.log.chain_at(txid)
+
+    def lease(self, owner: str, *, image: bool, after: Position | None = None, ttl: float = 60.0) -> Grant:
+        if image:
+            if after is not None:
+                raise InvalidInput("a lease on an image begins at the image; it takes no after=")
+            return self._lease_image(owner, ttl)
+        if after is None:
+            raise InvalidInput("a lease on log needs after=, the position it begins at")
+        return self._lease_log(owner, after, ttl)
+
+    def _lease_log(self, owner: str, after: Position, ttl: float) -> Grant:
+        lease = self._leases.grant(owner, ttl, after.txid)
+        try:
+            self._match(after)  # after the pin: what is there now stays there
+        except BaseException:
+            self._leases.release(lease.id)
+            raise
+        return Grant(id=lease.id, instance=self._store.instance, ttl=lease.ttl, position=after,
+                     time_us=self._time_of(after.txid))
+
+    def _lease_image(self, owner: str, ttl: float) -> Grant:
+        if not 0 < ttl < float("inf"):  # before an image is made for nothing
+            raise InvalidInput(f"a lease cannot live for {ttl} seconds", hint="give a positive number of seconds")
+        lease = self._pin_checkpointed(owner)
+        image: Image | None = None
+        try:
+            image = self._store.image()
+            lease = self._leases.furnish(lease.id, ttl, image.position.txid, image)
+        except BaseException:
+            if image is not None and lease.image is not image:
+                image.close()
+            self._leases.release(lease.id)
+            raise
+        # Never given out again, so it names the image too: a resumed copy that meets another one starts anew.
+        return Grant(id=lease.id, instance=self._store.instance, ttl=lease.ttl, position=image.position,
+                     image_id=lease.id, files=tuple(image.files), moving=self._moving,
+                     time_us=self._time_of(image.position.txid))
+
+    def _time_of(self, txid: int) -> int:
+        try:
+            return self._store.log.time_of(txid)
+        except LogPruned:
+            return 0
+
+    def _pin_checkpointed(self, owner: str) -> Lease:
+        """A lease on the log after what is checkpointed. A checkpoint and a prune may come between looking and pinning;
+        then it is done again."""
+        while True:
+            txid = self._store.positions().checkpointed
+            lease = self._leases.grant_longest(owner, txid)
+            if self._store.log.base.txid <= txid:
+                return lease
+            self._leases.release(lease.id)
+
+    @property
+    def _moving(self) -> bool:
+        return self._store.engine.abilities.image == "moving"
+
+    def _match(self, position: Position) -> None:
+        """Raises `AheadOfSource`, `LogPruned`, `Diverged`."""
+        if position.txid > self._store.durable.txid:
+            raise AheadOfSource(f"transaction {position.txid} is asked for, and the source ends at "
+                                f"{self._store.durable.txid}")
+        ours = self._store.log.chain_at(position.txid)
+        if ours != position.chain:
+            raise Diverged(f"at transaction {position.txid} the chain is {ours.hex()} at the source and "
+                           f"{position.chain.hex()} in the copy")
+
+    def renew(self, lease_id: str) -> None:
+        self._leases.renew(lease_id)
+
+    def release(self, lease_id: str) -> None:
+        self._leases.release(lease_id)
+
+    def leases(self) -> list[LeaseState]:
+        """All that hold, for people."""
+        self._leases.sweep()
+        return self._leases.list()
+
+    def read_image(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
+        _check_length(length)
+        with self._leases.using(lease_id) as lease:
+            size = self._image_size(lease, name)
+            if offset < 0 or offset + length > size:
+                raise InvalidInput(f"{name} has {size} bytes, and {length} from {offset} on are asked for")
+            image = lease.image
+            assert isinstance(image, Image)
+            return image.read(name, offset, length)
+
+    def image_size(self, lease_id: str, name: str) -> int:
+        """Bytes of one file of the image. Raises `LeaseExpired`, `NotFound`."""
+        with self._leases.using(lease_id) as lease:
+            return self._image_size(lease, name)
+
+    def _image_size(self, lease: Lease, name: str) -> int:
+        if isinstance(lease.image, Image):
+            for file in lease.image.files:
+                if file.name == name:
+                    return file.size
+        raise NotFound(f"the image has no file {name[:100]!r}", hint="the lease lists its files")
+
+    def confirm(self, lease_id: str) -> Confirmation:
+        with self._leases.using(lease_id) as lease:
+            if not isinstance(lease.image, Image):
+                p1 = self._store.published
+            elif self._moving:
+                p1 = self._store.handed
+            else:
+                p1 = lease.image.position
+            self._wait_published(p1.txid)
+            complete = self._store.complete_until_us()  # before `published`, as in `info`
+            published = self._store.published
+            self._leases.renew(lease_id)  # it held to this moment
+            return Confirmation(p1=p1, published=published, complete_until_us=complete)
+
+    def _wait_published(self, txid: int) -> None:
+        """The engine gets records a moment before they count as published. A source whose publication stands still
+        cannot confirm."""
+        deadline = self._store.seams.clock.monotonic() + _PUBLISH_WAIT
+        while (published := self._store.published.txid) < txid:
+            left = deadline - self._store.seams.clock.monotonic()
+            if left <= 0:
+                raise SourceUnavailable(f"transaction {txid} is in the image, and not published yet",
+                                        hint="run it again when the source's commits go through again")
+            self._store.wait_published(published, left)
+
+    def read_log(self, lease_id: str, after: Position, upto: int) -> Generator[Record]:
+        with self._leases.using(lease_id) as lease:
+            if after.txid < lease.txid:
+                raise LogPruned(f"the lease keeps the log after transaction {lease.txid}, and it is asked for after "
+                                f"{after.txid}")
+            self._match(after)
+            if upto > self._store.published.txid:
+                raise AheadOfSource(f"log up to transaction {upto} is asked for, and {self._store.published.txid} is "
+                                    "published")
+            last = after
+            for record in self._store.log.read(after.txid, upto):
+                if record.txid != last.txid + 1:
+                    raise LogPruned(f"the log has {record.txid} after {last.txid}")
+                last = record.position
+                self._leases.renew(lease_id)
+                yield record
+            if last.txid < upto:
+                raise LogPruned(f"the log ends at {last.txid}, before {upto}")
+
+    def read_attachment(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
+        _check_length(length)
+        with self._leases.using(lease_id):
+            file = self._open_attachment(name)
+            try:
+                size = file.size()
+                if offset < 0 or offset + length > size:
+                    raise InvalidInput(f"attachment {name} has {size} bytes, and {length} from {offset} on are asked "
+                                       "for")
+                return file.pread(length, offset)
+            finally:
+                file.close()
+
+    def attachment_size(self, lease_id: str, name: str) -> int:
+        """Bytes of an attachment. Raises `LeaseExpired`, `NotFound`."""
+        with self._leases.using(lease_id):
+            file = self._open_attachment(name)
+            try:
+                return file.size()
+            finally:
+                file.close()
+
+    def _open_attachment(self, name: str) -> File:
+        if ATTACHMENT_NAME.fullmatch(name):
+            with contextlib.suppress(FileNotFoundError):
+                return self._store.seams.files.open(self._store.log.attachment_path(name))
+        raise NotFound(f"the log has no attachment {name[:100]!r}", hint="records name the attachments that exist")
+
+    def register(self, consumer_id: str, name: str, position: Position) -> None:
+        if not HEX_ID.fullmatch(consumer_id) or not _NAME.fullmatch(name):
+            raise InvalidInput("a consumer has an id of 2 to 64 hex digits and a name of 1 to 300 printable characters")
+        self._match(position)
+        self._store.consumers.register(consumer_id, name, position)
+
+    def close(self) -> None:
+        """Nothing to let go of: the leases are the store's."""
+
+
+def _check_length(length: int) -> None:
+    if not 0 <= length <= CHUNK_BYTES:
+        raise InvalidInput(f"{length} bytes are asked for at once; {CHUNK_BYTES} is the most")

@@ -1,0 +1,289 @@
+"""What can be asked of a source over HTTP.
+
+===========================================  ==========================================================================
+GET /v1/health                               whether it answers; needs no token
+GET /v1/store                                what this store is and where it stands
+GET /v1/store/chain/{txid}                   the position at a transaction
+GET, POST /v1/leases                         list them; take one: {"owner", "image", "after", "ttl"}
+PUT, DELETE /v1/leases/{id}                  renew, release
+POST /v1/leases/{id}/confirm                 whether it held throughout, and how far the copy must be replayed
+GET /v1/leases/{id}/image/{name}             a file of the image, whole or by Range
+GET /v1/leases/{id}/attachments/{name}       a bulk load's file, whole or by Range
+GET /v1/leases/{id}/log?after=&chain=&upto=  the records after a position
+GET /v1/consumers, PUT /v1/consumers/{id}    list them; register one: {"name", "position"}
+GET /v1/metrics                              figures for Prometheus
+GET /                                        a page for people
+===========================================  ==========================================================================
+
+A range of at most `CHUNK_BYTES` is read into memory once, hashed and sent with its digest; anything longer is streamed
+without one, for curl. No name from a request is used as a path: an image's files are looked up in its own list, and an
+attachment's name must have the one form that the kit gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from ..errors import HoldfastError, InvalidInput
+from ..history import Position, Record
+from . import status, wire
+from .base import CHUNK_BYTES
+from .local import LocalSource
+
+if TYPE_CHECKING:
+    from .server import SourceServer
+
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_NUMBER = re.compile(r"\d{1,18}")
+_BATCH_BYTES = 1 << 20
+_BATCH_RECORDS = 2000
+
+
+class Routes:
+    """The handlers of one server."""
+
+    def __init__(self, server: SourceServer, source: LocalSource) -> None:
+        self._server = server
+        self._source = source
+        self._store = server.store
+        self._slots = asyncio.Semaphore(server.limits.streams)
+
+    def table(self) -> list[web.RouteDef]:
+        return [
+            web.get("/", self.page), web.get("/v1/health", self.health), web.get("/v1/metrics", self.metrics),
+            web.get("/v1/store", self.info), web.get("/v1/store/chain/{txid}", self.chain),
+            web.get("/v1/leases", self.leases), web.post("/v1/leases", self.lease),
+            web.put("/v1/leases/{id}", self.renew), web.delete("/v1/leases/{id}", self.release),
+            web.post("/v1/leases/{id}/confirm", self.confirm),
+            web.get("/v1/leases/{id}/image/{name:.+}", self.image, allow_head=False),
+            web.get("/v1/leases/{id}/attachments/{name}", self.attachment, allow_head=False),
+            web.get("/v1/leases/{id}/log", self.log, allow_head=False),
+            web.get("/v1/consumers", self.consumers), web.put("/v1/consumers/{id}", self.register),
+        ]
+
+    # --- about the store -------------------------------------------------------------------------------------------
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        text = await self._server.blocking(lambda: status.metrics(self._store, self._server.counters))
+        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def page(self, request: web.Request) -> web.Response:
+        text = await self._server.blocking(lambda: status.page(self._source, self._store))
+        return web.Response(text=text, content_type="text/html")
+
+    async def info(self, request: web.Request) -> web.Response:
+        return web.json_response(wire.info_to_wire(await self._server.blocking(self._source.info)))
+
+    async def chain(self, request: web.Request) -> web.Response:
+        txid = _number(request.match_info["txid"], "a transaction's number")
+        chain = await self._server.blocking(lambda: self._source.chain_at(txid))
+        return web.json_response(wire.position_to_wire(Position(txid, chain)))
+
+    # --- leases ----------------------------------------------------------------------------------------------------
+
+    async def leases(self, request: web.Request) -> web.Response:
+        leases = await self._server.blocking(self._source.leases)
+        return web.json_response({"leases": [
+            {"id": s.id, "owner": s.owner, "after": s.txid, "image": s.has_image, "ttl": s.ttl, "age": round(s.age, 3),
+             "remaining": round(s.remaining, 3), "readers": s.uses} for s in leases]})
+
+    async def lease(self, request: web.Request) -> web.Response:
+        body = await self._server.body(request)
+        asked = _read("a lease", lambda d: (str(d["owner"]), bool(d.get("image", False)), float(d.get("ttl", 60.0)),
+                                            wire.position_from_wire(d["after"]) if d.get("after") else None), body)
+        owner, image, ttl, after = asked
+        grant = await self._server.blocking(lambda: self._source.lease(owner, image=image, after=after, ttl=ttl))
+        if request.transport is None or request.transport.is_closing():  # nobody is left who could release it
+            await self._server.blocking(lambda: self._source.release(grant.id))
+        return web.json_response(wire.grant_to_wire(grant), status=201)
+
+    async def renew(self, request: web.Request) -> web.Response:
+        await self._server.blocking(lambda: self._source.renew(request.match_info["id"]))
+        return web.json_response({})
+
+    async def release(self, request: web.Request) -> web.Response:
+        await self._server.blocking(lambda: self._source.release(request.match_info["id"]))
+        return web.json_response({})
+
+    async def confirm(self, request: web.Request) -> web.Response:
+        made = await self._server.blocking(lambda: self._source.confirm(request.match_info["id"]))
+        return web.json_response(wire.confirmation_to_wire(made))
+
+    # --- bytes -----------------------------------------------------------------------------------------------------
+
+    async def image(self, request: web.Request) -> web.StreamResponse:
+        lease, name, source = request.match_info["id"], request.match_info["name"], self._source
+        return await self._send_file(request, lambda: source.image_size(lease, name),
+                                     lambda at, length: source.read_image(lease, name, at, length))
+
+    async def attachment(self, request: web.Request) -> web.StreamResponse:
+        lease, name, source = request.match_info["id"], request.match_info["name"], self._source
+        return await self._send_file(request, lambda: source.attachment_size(lease, name),
+                                     lambda at, length: source.read_attachment(lease, name, at, length))
+
+    async def _send_file(self, request: web.Request, size_of: Callable[[], int],
+                         read: Callable[[int, int], bytes]) -> web.StreamResponse:
+        asked = request.headers.get("Range")
+
+        def begin() -> tuple[int, int, int, bytes, str]:
+            size = size_of()
+            start, stop = _resolve(asked, size)
+            data = read(start, min(CHUNK_BYTES, stop - start)) if stop > start else b""
+            return size, start, stop, data, wire.digest(data) if stop - start == len(data) else ""
+
+        await self._server.turn(self._slots)
+        try:
+            size, start, stop, data, digest = await self._server.blocking(begin)
+            if stop < start:
+                return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
+            response = self._stream("application/octet-stream", 200 if stop - start == size else 206)
+            response.content_length = stop - start
+            response.headers["Accept-Ranges"] = "bytes"
+            if response.status == 206:
+                response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+            if digest:
+                response.headers[wire.DIGEST_HEADER] = digest
+            await response.prepare(request)
+            with self._no_way_back(request):
+                while True:
+                    await self._server.write(request, response, data)
+                    start += len(data)
+                    if start >= stop:
+                        return response
+                    data = await self._server.blocking(partial(read, start, min(CHUNK_BYTES, stop - start)))
+        finally:
+            self._slots.release()
+
+    @contextlib.contextmanager
+    def _no_way_back(self, request: web.Request) -> Iterator[None]:
+        """Once the answer has begun, an error can only cut it off; the lengths tell the client."""
+        try:
+            yield
+        except HoldfastError as error:
+            raise ConnectionError(f"cut off: {error}") from error
+
+    async def log(self, request: web.Request) -> web.StreamResponse:
+        query, lease = request.query, request.match_info["id"]
+        after = _read("a position", wire.position_from_wire,
+                      {"txid": _number(query.get("after", ""), "after"), "chain": query.get("chain", "")})
+        upto = _number(query.get("upto", ""), "upto")
+        await self._server.turn(self._slots)
+        batches = _Batches(after, self._source.read_log(lease, after, upto), self._store.seams.scheduler.lock())
+        try:
+            data = await self._server.blocking(batches.next)
+            if batches.error is not None and not data:
+                raise batches.error
+            response = self._stream(wire.RECORDS_TYPE, 200)
+            await response.prepare(request)
+            while True:
+                await self._server.write(request, response, data)
+                if batches.ended:
+                    return response
+                if batches.error is not None:
+                    await self._server.write(request, response, wire.error_frame(batches.error))
+                    return response
+                reading = asyncio.ensure_future(self._server.blocking(batches.next))
+                while not (await asyncio.wait({reading}, timeout=self._server.limits.heartbeat_seconds))[0]:
+                    await self._server.write(request, response, wire.HEARTBEAT)
+                data = reading.result()
+        finally:
+            await self._server.blocking(batches.close)
+            self._slots.release()
+
+    def _stream(self, content_type: str, code: int) -> web.StreamResponse:
+        return web.StreamResponse(status=code, headers={
+            "Content-Type": content_type, wire.INSTANCE_HEADER: self._store.instance, "Cache-Control": "no-store"})
+
+    # --- consumers -------------------------------------------------------------------------------------------------
+
+    async def consumers(self, request: web.Request) -> web.Response:
+        listed = await self._server.blocking(self._store.consumers.list)
+        return web.json_response({"consumers": [
+            {"id": c.id, "name": c.name, "position": wire.position_to_wire(c.position), "seen_us": c.seen_us}
+            for c in listed]})
+
+    async def register(self, request: web.Request) -> web.Response:
+        body = await self._server.body(request)
+        name, position = _read("a consumer", lambda d: (str(d["name"]), wire.position_from_wire(d["position"])), body)
+        await self._server.blocking(lambda: self._source.register(request.match_info["id"], name, position))
+        return web.json_response({})
+
+
+class _Batches:
+    """A record stream in pieces of bounded size, made by whichever thread asks next.
+
+    Attributes:
+        ended: the end frame is out.
+        error: what broke the stream off, after the records that `next` returned last.
+    """
+
+    def __init__(self, after: Position, records: Generator[Record], lock: Lock) -> None:
+        self._lock = lock  # an answer may be given up while a thread still makes its next piece
+        self.ended = False
+        self.error: Exception | None = None
+        self._last = after
+        self._records = records
+
+    def next(self) -> bytes:
+        frames: list[bytes] = []
+        with self._lock:
+            try:
+                self._fill(frames)
+            except Exception as error:
+                self.error = error
+        return b"".join(frames)
+
+    def _fill(self, frames: list[bytes]) -> None:
+        size = 0
+        for record in self._records:
+            frame = wire.record_frame(record)
+            frames.append(frame)
+            size += len(frame)
+            self._last = record.position
+            if size >= _BATCH_BYTES or len(frames) >= _BATCH_RECORDS:
+                return
+        frames.append(wire.end_frame(self._last))
+        self.ended = True
+
+    def close(self) -> None:
+        """End the read, and with it the use of the lease."""
+        with self._lock:
+            self._records.close()
+
+
+def _number(text: str, what: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise InvalidInput(f"{what}: {text[:40]!r} is no number")
+    return int(text)
+
+
+def _read(what: str, make: Callable[[Any], Any], data: Any) -> Any:
+    try:
+        return make(data)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InvalidInput(f"not {what}: {error}") from error
+
+
+def _resolve(asked: str | None, size: int) -> tuple[int, int]:
+    """Start and end of the bytes to send. A header that is not one single range counts as none; one that lies outside
+    gives an end before the start."""
+    match = _RANGE.fullmatch(asked.strip()) if asked else None
+    if match is None or match[0] == "bytes=-":
+        return 0, size
+    first, last = match[1], match[2]
+    if not first:
+        start, stop = max(0, size - int(last)), size
+    else:
+        start, stop = int(first), min(size, int(last) + 1) if last else size
+    return (start, stop) if start < stop else (1, 0)

@@ -1,0 +1,332 @@
+"""The network end of a store: HTTP/1.1 in a thread of its own, with its own event loop.
+
+The loop only moves bytes between sockets; what can block (reading files and log, making images) runs in a bounded pool
+of threads, so that health, renewals and other copies are answered while a disk is slow. What a stranger can send or
+withhold is bounded: request line, headers, body, time for each of them, connections, streams at once, and the time in
+which a piece of an answer must be taken. A client that is slow or dead loses its connection; the store notices nothing.
+
+Every request but `/v1/health` needs the bearer token, and a Host header that is an address or a name this service is
+known by, so that a web page whose name was bound to our address gets nowhere. `routes` says what can be asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import json
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from ..errors import HoldfastError, NotAuthorized, SourceRefused, SourceUnavailable
+from .local import LocalSource
+from .routes import Routes
+from .wire import DIGEST_HEADER, INSTANCE_HEADER, digest, error_to_wire
+
+if TYPE_CHECKING:
+    from ..seams import Task
+    from ..store import Store
+
+logger = logging.getLogger("holdfast.source")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of a server; times in seconds.
+
+    Attributes:
+        connections: open at once; one more is closed at once.
+        streams: answers with bytes of images, attachments or log at once; each holds one piece in memory.
+        threads: that may block at once.
+        line_bytes, body_bytes: of a request.
+        header_seconds: from connecting to the first whole request.
+        body_seconds: for the body of a request.
+        write_seconds: in which a client must take a piece.
+        idle_seconds: a connection may wait between requests.
+        busy_seconds: a request waits for its turn to stream.
+        heartbeat_seconds: between signs of life in a record stream that has nothing to send.
+    """
+
+    connections: int = 64
+    streams: int = 6
+    threads: int = 8
+    line_bytes: int = 8190
+    body_bytes: int = 64 << 10
+    header_seconds: float = 10.0
+    body_seconds: float = 10.0
+    write_seconds: float = 60.0
+    idle_seconds: float = 60.0
+    busy_seconds: float = 20.0
+    heartbeat_seconds: float = 5.0
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the metrics show beside the store's own figures."""
+
+    requests: int = 0
+    refused: int = 0
+    sent_bytes: int = 0
+
+
+class SourceServer:
+    """Serves one store on one listening socket, which it owns. Made, `start`ed, `stop`ped; not used again."""
+
+    def __init__(self, store: Store[Any, Any], sock: socket.socket, *, token: str, tls: ssl.SSLContext | None = None,
+                 names: frozenset[str] = frozenset(), limits: Limits | None = None) -> None:
+        """
+        Args:
+            store: what is served.
+            sock: bound, not yet listening.
+            token: the credential that every request must carry.
+            tls: a server-side context, or None for plain HTTP.
+            names: host names, in lower case, under which clients may know this service; addresses are always fine.
+            limits: bounds.
+        """
+        self.store = store
+        self.limits = limits or Limits()
+        self.counters = Counters()
+        self._socket = sock
+        self._token = token.encode()
+        self._tls = tls
+        self._names = names | {"localhost"}
+        self._pool: ThreadPoolExecutor | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._web: web.Server | None = None
+        self._silent: set[object] = set()  # connections that have not sent a whole request yet
+        self._task: Task | None = None
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Listen. Raises what keeps it from it."""
+        ready: Future[None] = Future()
+
+        def work() -> None:
+            try:
+                asyncio.run(self._serve(ready))
+            except BaseException as error:
+                if not ready.done():
+                    ready.set_exception(error)
+                else:
+                    logger.exception("the backup service has stopped")
+
+        self._task = self.store.seams.scheduler.spawn("holdfast-source", work)
+        ready.result()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Close all connections and end; streams under way break off. Fine to call twice."""
+        loop, stopping = self._loop, self._stopping
+        if loop is not None and stopping is not None:
+            self._loop = None
+            loop.call_soon_threadsafe(stopping.set)
+            if self._task is not None and not self._task.join(timeout):
+                logger.warning("the backup service has not stopped within %s s", timeout)
+        self._socket.close()
+
+    def forked(self) -> None:
+        """In a forked child: let go of the sockets without a word to the peers. The loop is the parent's alone.
+
+        Each descriptor is pointed at /dev/null rather than closed, since objects of the parent's loop still own its
+        number and would close whatever got that number next.
+        """
+        self._loop = None
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for fd in self._descriptors():
+                os.dup2(null, fd, inheritable=False)
+        finally:
+            os.close(null)
+
+    def _descriptors(self) -> list[int]:
+        handlers = self._web.connections if self._web is not None else []
+        sockets = [self._socket, *(h.transport.get_extra_info("socket") for h in handlers if h.transport is not None)]
+        return [fd for s in sockets if s is not None and (fd := s.fileno()) >= 0]
+
+    async def _serve(self, ready: Future[None]) -> None:
+        limits = self.limits
+        loop = asyncio.get_running_loop()
+        self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="holdfast-source-io")
+        app = web.Application(middlewares=[self._guard], client_max_size=limits.body_bytes)
+        app.add_routes(Routes(self, LocalSource(self.store)).table())
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=limits.idle_seconds,
+                               max_line_size=limits.line_bytes, max_field_size=limits.line_bytes, shutdown_timeout=0.2)
+        try:
+            await runner.setup()
+            self._web = runner.server
+            tls: dict[str, Any] = {} if self._tls is None else {"ssl": self._tls, "ssl_handshake_timeout": 10.0}
+            listener = await loop.create_server(self._accept, sock=self._socket, backlog=128, **tls)
+            self._stopping = asyncio.Event()
+            self._loop = loop
+            ready.set_result(None)
+            sweeper = loop.create_task(self._sweep())
+            await self._stopping.wait()
+            sweeper.cancel()
+            listener.close()
+            for handler in self._web.connections if self._web is not None else ():
+                if handler.transport is not None:
+                    handler.transport.abort()
+        finally:
+            await runner.cleanup()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _sweep(self) -> None:
+        """Free leases whose time is over, also when nobody asks."""
+        while True:
+            await asyncio.sleep(1.0)
+            try:
+                await self.blocking(self.store.leases.sweep)
+            except Exception:
+                logger.exception("sweeping leases")
+
+    # --- connections -----------------------------------------------------------------------------------------------
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        assert self._web is not None
+        if len(self._web.connections) >= self.limits.connections:
+            self.counters.refused += 1
+            return _Refusal()
+        handler = self._web()
+        self._silent.add(handler)
+        asyncio.get_running_loop().call_later(self.limits.header_seconds, self._drop_silent, handler)
+        return handler
+
+    def _drop_silent(self, handler: Any) -> None:
+        if handler in self._silent:
+            self._silent.discard(handler)
+            if handler.transport is not None:
+                handler.transport.abort()
+
+    async def blocking(self, work: Callable[[], T]) -> T:
+        """Run `work` in the pool."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    # --- every request passes here ---------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._silent.discard(request.protocol)
+        self.counters.requests += 1
+        try:
+            self._admit(request)
+            response = await handler(request)
+        except web.HTTPException as error:  # no such route, method or size
+            response = web.json_response(
+                {"error": "SourceRefused", "message": f"{request.method} {request.path[:200]}: {error.reason}",
+                 "hint": "see the source's interface"}, status=error.status)
+        except (ConnectionError, TimeoutError) as error:
+            logger.info("%s %s broken off: %s", request.method, request.path, error or type(error).__name__)
+            return self._broken_off(request)
+        except HoldfastError as error:
+            response = self._refusal(error)
+        except Exception as error:
+            logger.exception("%s %s failed", request.method, request.path)
+            response = self._refusal(error)
+        response.headers.setdefault(INSTANCE_HEADER, self.store.instance)
+        return await self._finish(request, response)
+
+    def _refusal(self, error: Exception) -> web.Response:
+        status, body = error_to_wire(error)
+        self.counters.refused += 1
+        response = web.json_response(body, status=status)
+        if status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
+
+    async def _finish(self, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        """Send what is small here, so that the bound on time holds for it too."""
+        try:
+            async with asyncio.timeout(self.limits.write_seconds):
+                if isinstance(response, web.Response) and isinstance(response.body, bytes):
+                    response.headers[DIGEST_HEADER] = digest(response.body)
+                await response.prepare(request)
+                await response.write_eof()
+        except (ConnectionError, TimeoutError):
+            self._abort(request)
+        return response
+
+    def _broken_off(self, request: web.Request) -> web.StreamResponse:
+        self._abort(request)
+        return web.Response(status=503)  # goes nowhere: the connection is gone
+
+    @staticmethod
+    def _abort(request: web.Request) -> None:
+        if request.transport is not None:
+            request.transport.abort()
+
+    def _admit(self, request: web.Request) -> None:
+        """Raises `SourceRefused`, `NotAuthorized`."""
+        if not self._knows(request.headers.get("Host", "")):
+            raise SourceRefused("the Host header names somebody else",
+                                hint="use the service's address, or add the name to the service's names")
+        if request.path == "/v1/health":
+            return
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token):
+            raise NotAuthorized("the token is missing" if not given else "the token is wrong")
+
+    def _knows(self, host: str) -> bool:
+        if host.startswith("["):
+            name = host[1:].partition("]")[0]
+        else:
+            name = host.rpartition(":")[0] if host.count(":") == 1 else host
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name.lower().rstrip(".") in self._names
+        return True
+
+    # --- for the routes --------------------------------------------------------------------------------------------
+
+    async def body(self, request: web.Request) -> dict[str, Any]:
+        """The JSON object a request brings. Raises `SourceRefused`."""
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                data = json.loads(await request.read())
+        except (ValueError, RecursionError) as error:
+            raise SourceRefused("the body is not JSON") from error
+        if not isinstance(data, dict):
+            raise SourceRefused("the body is not a JSON object")
+        return data
+
+    async def write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+        """Send a piece. Raises `TimeoutError` or `ConnectionError` where the client does not take it."""
+        view = memoryview(data)
+        for at in range(0, len(view), _SLICE):
+            async with asyncio.timeout(self.limits.write_seconds):
+                await response.write(view[at : at + _SLICE])
+        self.counters.sent_bytes += len(view)
+
+    async def turn(self, slots: asyncio.Semaphore) -> None:
+        """Wait for a turn to stream. Raises `SourceUnavailable`."""
+        try:
+            async with asyncio.timeout(self.limits.busy_seconds):
+                await slots.acquire()
+        except TimeoutError:
+            raise SourceUnavailable("the source serves as many streams as it may", hint="try again later") from None
+
+
+_SLICE = 1 << 20
+
+
+class _Refusal(asyncio.Protocol):
+    """What answers a connection that is one too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        transport.close()
+
+

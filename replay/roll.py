@@ -1,0 +1,152 @@
+"""Replay: the second of the two verbs. Log from a source into a log, and log into an engine.
+
+`fetch` appends a source's records verbatim: same bytes, same chain, same branches. What it wrote when it dies is valid
+log, and the next `fetch` goes on after it. An attachment is whole and synced before the record that names it is
+appended.
+
+`roll` brings an engine from where it was opened to a transaction, by the same loop as recovery, and makes the state
+durable there. It is what restore, verify and fold do. Memory is bounded: by payload bytes for each `apply`, and by
+`pending_bytes` for what waits for a checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine.contract import Engine
+from ..engine.errors import Damaged, Diverged, SourceUnavailable
+from ..engine.history import Attachment, History, Position, Record
+from ..engine.log.log import Log
+from ..engine.opening import replay
+from ..engine.source.base import CHUNK_BYTES, Source
+from .copy import Progress, silent
+
+logger = logging.getLogger("holdfast.replay")
+
+BATCH_BYTES = 4 << 20
+"""Bytes of log that are synced in one go, at most (one larger record goes by itself)."""
+BATCH_RECORDS = 4096
+CHECKPOINT_BYTES = 64 << 20
+"""Pending bytes at which a replay checkpoints."""
+_NEVER = 1 << 62
+_STEP = 20_000
+"""Transactions between two tellings of progress."""
+
+
+@dataclass(slots=True)
+class Fetched:
+    """What one `fetch` brought: transactions, and bytes of log and attachments."""
+
+    records: int = 0
+    bytes: int = 0
+
+
+def history_at(history: History, position: Position) -> History:
+    """As much of a history as had happened at a position of it."""
+    return History(history.store_id, tuple(b for b in history.branches if b.start.txid <= position.txid))
+
+
+def fetch(source: Source, lease_id: str, log: Log, upto: Position, history: History, *,
+          progress: Progress = silent) -> Fetched:
+    """Append what the source has after `log.end`, up to `upto`, and sync it. The source is on `history`, of which the
+    log's is a beginning: the log goes on on each new branch where that branch began.
+
+    Raises:
+        LogPruned, Diverged, Damaged, LeaseExpired, SourceUnavailable, DiskFull: `log` is valid up to its end.
+    """
+    fetched, first = Fetched(), log.end.txid
+    for n in range(len(log.history.branches), len(history.branches) + 1):
+        last = history.branches[n].start if n < len(history.branches) else upto
+        last = min(last, upto, key=lambda p: p.txid)
+        while log.end.txid < last.txid:
+            waiting = _append_until_attachment(source, lease_id, log, last.txid, fetched, first, upto.txid, progress)
+            if waiting is not None:
+                _fetch_attachment(source, lease_id, log, waiting.attachment, progress)  # type: ignore[arg-type]
+                log.append_record(waiting)
+                fetched.records += 1
+                fetched.bytes += len(waiting.payload) + waiting.attachment.size  # type: ignore[union-attr]
+            log.sync()
+        if log.end != last:
+            raise Diverged(f"the source said {last} and sent {log.end}")
+        if n < len(history.branches) and history.branches[n].start.txid <= upto.txid:
+            log.extend_history(History(history.store_id, history.branches[: n + 1]))
+    return fetched
+
+
+def _append_until_attachment(source: Source, lease_id: str, log: Log, last: int, fetched: Fetched, first: int,
+                             upto: int, progress: Progress) -> Record | None:
+    """Append up to `last`, or to before the first record that names an attachment, which is returned. The stream is
+    over when this returns, so that the source is free to send the attachment."""
+    unsynced = count = 0
+    end = log.end
+    for record in source.read_log(lease_id, log.end, last):
+        if record.attachment is not None:
+            log.sync()
+            return record
+        log.append_record(record)
+        end = record.position
+        size = len(record.header) + len(record.payload)
+        fetched.records += 1
+        fetched.bytes += size
+        unsynced += size
+        count += 1
+        if unsynced >= BATCH_BYTES or count >= BATCH_RECORDS:
+            log.sync()
+            unsynced = count = 0
+            progress("log", end.txid - first, upto - first)
+    log.sync()
+    progress("log", end.txid - first, upto - first)
+    if end.txid < last:
+        raise SourceUnavailable(f"the source's log stopped at transaction {end.txid}, short of {last}")
+    return None
+
+
+def _fetch_attachment(source: Source, lease_id: str, log: Log, attachment: Attachment, progress: Progress) -> None:
+    writer = log.import_attachment(attachment)
+    try:
+        for offset in range(0, attachment.size, CHUNK_BYTES):
+            writer.write(source.read_attachment(lease_id, attachment.name, offset,
+                                                min(CHUNK_BYTES, attachment.size - offset)))
+            progress("attachment", min(offset + CHUNK_BYTES, attachment.size), attachment.size)
+        writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """Where a `roll` came to: the position, and how many transactions it applied."""
+
+    position: Position
+    records: int
+
+
+def roll(engine: Engine[Any, Any], log: Log, upto: int, *, durable: bool, progress: Progress = silent) -> Rolled:
+    """Apply to `engine`, just opened, the records after its position, up to transaction `upto`.
+
+    Args:
+        engine: its position must lie in the log.
+        log: the records' log.
+        upto: a durable transaction, not before the engine's position.
+        durable: checkpoint at the end, and in between whenever much is pending. False for an engine opened read-only:
+            then no record may name an attachment, and the caller sees to it that all fits into memory.
+        progress: told about stage `replay`.
+
+    Raises:
+        LogPruned, Damaged, DiskFull.
+        UnsupportedFormat: the engine does not read a record's payload version.
+    """
+    first = engine.position
+    if log.chain_at(first.txid) != first.chain:
+        raise Damaged(f"the state and its log disagree about transaction {first.txid}")
+    for start in range(first.txid, upto, _STEP):
+        stop = min(start + _STEP, upto)
+        replay(engine, log, start, stop, CHECKPOINT_BYTES if durable else _NEVER)
+        progress("replay", stop - first.txid, upto - first.txid)
+    position = Position(upto, log.chain_at(upto))
+    if durable:
+        engine.checkpoint(position)
+    return Rolled(position, upto - first.txid)
