@@ -45,6 +45,7 @@ class Story:
         edges: load only so many; None for the whole graph.
         writes: acknowledged before the backup begins, and again after it.
         loaded: edges that the bulk load brought.
+        verified_digest: what `verify` found the backup's content to be.
     """
 
     directory: Path
@@ -54,6 +55,7 @@ class Story:
     writes: int = 2000
     tamper: Tamper = lambda chapter, story: None
     loaded: int = 0
+    verified_digest: str = ""
 
     @property
     def store(self) -> Path:
@@ -110,7 +112,9 @@ class Story:
                 before = count_writes(self.journals)
                 report = backup.run(loaded["uri"], self.backup, progress=step.advance)
                 during = count_writes(self.journals) - before
-                step.done(f"{report}; {during:,} more writes were acknowledged meanwhile")
+                step.done(f"{_megabytes(report.image_bytes)} of image and {report.transactions:,} transactions of log "
+                          f"in {report.seconds:.2f} s, the copy replayed and checked; {during:,} more writes were "
+                          "acknowledged meanwhile")
             if report.kind != "full":
                 raise Mismatch(f"the first backup should be full and is {report.kind}")
             if not during:
@@ -168,30 +172,41 @@ class Story:
             end = backup.info(self.backup).bounds.last
             if end != store.published.txid:
                 raise Mismatch(f"the backup ends at transaction {end}, the store at {store.published.txid}")
-            step.done(f"{report}; it ends where the store ends, at transaction {end:,}")
+            step.done(f"{report.transactions:,} transactions in {report.seconds:.2f} s; the backup ends where the "
+                      f"store ends, at transaction {end:,}")
 
     def _verify(self) -> None:
         with self.terminal.step("verify the backup: every byte, every checksum, and the graph's own check") as step:
             self.tamper("verify", self)
-            step.done(str(backup.verify(self.backup, progress=step.advance)))
+            report = backup.verify(self.backup, progress=step.advance)
+            self.verified_digest = report.digest
+            step.done(f"{_megabytes(report.image_bytes + report.log_bytes + report.attachment_bytes)} match their "
+                      f"checksums; {report.transactions:,} transactions replayed, and found consistent")
 
     def _restore(self) -> None:
         with self.terminal.step("restore it into a new directory") as step:
-            step.done(str(backup.restore(self.backup, self.restored, progress=step.advance)))
+            report = backup.restore(self.backup, self.restored, progress=step.advance)
+            step.done(f"transaction {report.txid:,}; {report.transactions:,} transactions replayed over the image")
 
     def _compare(self, store: GraphStore) -> None:
         with self.terminal.step("open the restored store, walk both whole, and compare") as step:
-            with GraphStore.open(self.restored, create=False, online_backup_enabled=False) as copy:
-                self.tamper("compare", self)
-                with store.snapshot() as theirs, copy.snapshot() as ours:
-                    for name, view in (("source", theirs), ("restored store", ours)):
-                        for finding in view.check():
-                            raise Mismatch(f"the {name} is inconsistent: {finding}")
-                    source, restored = theirs.digest(), ours.digest()
-                    counts = f"{theirs.node_count:,} nodes and {theirs.edge_count:,} edges"
+            self.tamper("open restored", self)
+            with (GraphStore.open(self.restored, create=False, online_backup_enabled=False) as copy,
+                  store.snapshot() as theirs, copy.snapshot() as ours):
+                for name, view in (("source", theirs), ("restored store", ours)):
+                    for finding in view.check():
+                        raise Mismatch(f"the {name} is inconsistent: {finding}")
+                source, restored = theirs.digest(), ours.digest()
+                counts = f"{theirs.node_count:,} nodes and {theirs.edge_count:,} edges"
             if source != restored:
                 raise Mismatch(f"the source's digest is {source.hex()}, the restored store's {restored.hex()}")
+            if source.hex() != self.verified_digest:
+                raise Mismatch(f"the source's digest is {source.hex()}, the verified backup's {self.verified_digest}")
             step.done(f"both are consistent, hold {counts}, and have the digest {source.hex()}")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _look_up(view: GraphView, write: Write) -> None:

@@ -58,7 +58,8 @@ def show(machine: dict[str, Any], lines: Sequence[Line], out: TextIO = sys.stdou
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     head = (f"{machine['cores']} cores of {machine['cpu']}, {machine['memory']}, {machine['file_system']} on "
             f"{machine['system']}\nPython {machine['python']}, SQLite {machine['sqlite']}, {versions}\n"
-            f"{machine['time']}. Medians of interleaved rounds (lowest … highest); a ratio is ours over the other, taken round by round.")
+            f"{machine['time']}. Medians of interleaved rounds (lowest … highest); a ratio is ours over the other, "
+            "taken round by round.")
     if HAVE_RICH and out.isatty():
         table = Table(title="Holdfast benchmarks", caption=head, caption_justify="left")
         for name in _HEAD:

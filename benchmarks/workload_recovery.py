@@ -18,6 +18,7 @@ from ..engine.contract import Context
 from ..engine.directory import Layout
 from ..engine.graph import GraphEngine
 from ..engine.log.log import Log
+from ..engine.seams import REAL
 from ..replay.roll import roll
 from .child import Child
 from .harness import Bench, Line, Samples
@@ -50,9 +51,8 @@ def _seconds_to_open(store: Path, place: Path) -> float:
 def _replay(store: Path, place: Path) -> tuple[float, float]:
     """Transactions a second, and MiB of log a second, from an empty state on disk to the log's end."""
     shutil.copytree(store, place)
-    # Opening recovers the log's tail, which the kill left; closing it leaves a sealed one.
-    GraphStore.open(place, create=False, settings=NEVER_CHECKPOINT, online_backup_enabled=False).close()
-    log = Log.open(Layout(place).log, read_only=True)
+    log = Log.open(Layout(place, REAL.files).current().log, seams=REAL)
+    size = sum(segment.size for segment in log.segments() if segment.sealed)
     state = place / "replayed"
     state.mkdir()
     GraphEngine.create(state, log.base, Context())
@@ -60,7 +60,7 @@ def _replay(store: Path, place: Path) -> tuple[float, float]:
     began = perf_counter()
     roll(engine, log, log.end.txid, durable=True)
     seconds = perf_counter() - began
-    rates = (log.end.txid - log.base.txid) / seconds, log.size() / seconds / MIB
+    rates = (log.end.txid - log.base.txid) / seconds, size / seconds / MIB
     engine.close()
     log.close()
     shutil.rmtree(place)

@@ -201,7 +201,7 @@ class CellFiles:
     def settle(self, reached: Position) -> None:
         """The position `reached` by `write_back` is on record: forget what the files hold."""
         with self._lock:
-            left = ((key, [v for v in versions if v[0] > reached.txid + 1]) for key, versions in self._dirty.items())
+            left = ((key, [v for v in versions if v[0] > reached.txid]) for key, versions in self._dirty.items())
             self._dirty = {key: versions for key, versions in left if versions}
             self._pending = _COST * sum(map(len, self._dirty.values()))
 

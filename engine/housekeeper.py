@@ -26,13 +26,13 @@ RETRY_S = 1.0
 
 
 class Housekeeper:
-    """See the module's text. `blocked` is why checkpoints cannot be made now (no room), or None."""
+    """See the module's text. `blocked` is why checkpoints cannot be made now (no room), or None; `closing` that it ends."""
 
     def __init__(self, store: Store[Any, Any]) -> None:
         self._store = store
         self._clock = store.seams.clock
         self._wake = threading.Event()
-        self._closing = False
+        self.closing = False
         self._sealed: deque[SegmentInfo] = deque()
         self._keep = KeepLogs.parse(store.settings.keep_logs)
         self._beat = self._clock.monotonic()
@@ -53,10 +53,10 @@ class Housekeeper:
         self._wake.set()
 
     def _run(self) -> None:
-        while not self._closing:
+        while not self.closing:
             self._wake.wait(TICK_S)
             self._wake.clear()
-            if self._closing or self._store.poisoned:
+            if self.closing or self._store.poisoned:
                 break
             for duty in (self._spare, self._checkpoint, self._tell_sealed, self._heartbeat, self._leases, self._prune_log):
                 try:
@@ -146,7 +146,7 @@ class Housekeeper:
         return False
 
     def close(self) -> None:
-        self._closing = True
+        self.closing = True
         self._wake.set()
         self._task.join()
         self._tell_sealed()

@@ -17,7 +17,17 @@ from typing import Any
 
 from .contract import BulkEngine, Context, Engine
 from .directory import Generation, Identity, Layout, Manifest
-from .errors import Damaged, DiskFull, StoreExists, StoreLocked, StoreNotFound, UnsupportedFormat, WrongEngine
+from .errors import (
+    Damaged,
+    DiskFull,
+    Diverged,
+    StoreExists,
+    StoreLocked,
+    StoreNotFound,
+    Unsupported,
+    UnsupportedFormat,
+    WrongEngine,
+)
 from .history import Branch, History, Record, origin
 from .log.log import Log
 from .seams import DirectoryLock, Files, Seams
@@ -245,6 +255,27 @@ def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[s
         directory.cleanup()
         raise
     return Opened(layout, generation, engine, log, None, replayed, directory)
+
+
+def follow(opened: Opened, settings: Settings, seams: Seams) -> tuple[Log, int]:
+    """Bring a store that was opened read-only to the durable end that its log has by now: the log, and how many
+    transactions were applied.
+
+    Raises:
+        LogPruned: what comes next is no longer in the log.
+        Unsupported: what comes next is a bulk load, or the directory has another generation.
+    """
+    if opened.layout.current() != opened.generation:
+        raise Unsupported(f"{opened.layout.root} has a new generation", hint="open it again")
+    log = Log.open(opened.generation.log, read_only=True, options=settings.log_options, seams=seams)
+    end = opened.log.end
+    if log.end.txid < end.txid:  # its last group is not known to be durable any more than it was
+        return opened.log, 0
+    if log.chain_at(end.txid) != end.chain:
+        raise Diverged(f"{opened.layout.root} has another history than when it was opened", hint="open it again")
+    if _replays_large(log, end.txid):
+        raise Unsupported("a bulk load, or more log than fits in memory, came since", hint="open it again")
+    return log, replay(opened.engine, log, end.txid, log.end.txid, 1 << 62)
 
 
 def _is_written(layout: Layout) -> bool:

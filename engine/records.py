@@ -389,7 +389,7 @@ class RecordsEngine(Engine[RecordsTransaction, RecordsView]):
 
     def image(self) -> Image:
         # The position is read first: files that a checkpoint moves on while they are opened hold that and more.
-        position = self._position
+        position = self._cells.head
         return FileImage(self._seams, self._directory, (*_NAMES, _POSITION), position)
 
     def close(self) -> None:

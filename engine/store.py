@@ -39,7 +39,7 @@ from .errors import (
 from .history import History, Position, Record
 from .housekeeper import Housekeeper
 from .leases import Leases
-from .opening import Opened, open_for_writing, open_to_read
+from .opening import Opened, follow, open_for_writing, open_to_read
 from .plugins import Hooks, Plugin, find_plugin
 from .seams import REAL, Seams
 from .settings import Durability, Settings
@@ -316,6 +316,8 @@ class Store(Generic[TxT, ViewT]):
             while self.engine.pending_bytes() >= settings.checkpoint_hard_bytes:
                 if self._unusable is not None or self.committer.poison is not None:
                     return  # the caller finds out
+                if keeper.closing:
+                    raise RolledBack("the store is being closed")
                 if keeper.blocked is not None:
                     raise DiskFull(f"no room for a checkpoint, and {settings.checkpoint_hard_bytes:,} bytes are waiting "
                                    "for it") from keeper.blocked
@@ -565,7 +567,28 @@ class Store(Generic[TxT, ViewT]):
             if self._staging is None:
                 raise Unsupported(f"the {self.engine.name} engine does not stage", hint="leave out unsynced=")
             return self._staging.staged_view()
-        return self.engine.view()
+        view: ViewT = self.engine.view()
+        return view
+
+    def refresh(self) -> int:
+        """Read-only stores: show what the writer in another process has made durable since; the last txid shown.
+
+        Raises:
+            LogPruned, Unsupported: it went too far to be followed; open it again.
+        """
+        if self._unusable is not None or not self.read_only:
+            raise InvalidInput(f"{self.directory} is not open read-only", hint="a store that writes is always up to date")
+        before = self.log.end
+        log, replayed = follow(self._opened, self.settings, self.seams)
+        self.log, self._opened.log = log, log
+        if replayed:
+            logger.debug("%s: %d more transactions", self.directory, replayed)
+        self._stages.append(log.end)
+        self._stages.synced(log.end)
+        if self._staging is not None:
+            self._staging.publish(log.end)
+        assert log.end.txid >= before.txid
+        return log.end.txid
 
     def image(self) -> Image:
         """The engine's image, for a source. Hold a lease on the log after the present checkpoint first."""
@@ -584,14 +607,13 @@ class Store(Generic[TxT, ViewT]):
         """
         if self._unusable is not None or self.read_only:
             raise self._why_unusable()
-        if not self.engine.abilities.background_checkpoint:
-            self._writer.acquire()
-        try:
+        if self.engine.abilities.background_checkpoint:
             with self._checkpointing:
                 return self._checkpoint()
-        finally:
-            if not self.engine.abilities.background_checkpoint:
-                self._writer.release()
+        if self._writer_thread == threading.get_ident():
+            raise InvalidInput("this thread has a transaction open", hint="end it before asking for a checkpoint")
+        with self._writer, self._checkpointing:
+            return self._checkpoint()
 
     def _checkpoint(self) -> Position:
         if self.committer.poison is not None:
@@ -631,22 +653,20 @@ class Store(Generic[TxT, ViewT]):
         """Stop plugins, sync and seal the log, checkpoint, let go. Fine to call twice."""
         if self._unusable is not None:
             return
+        if self._writer_thread == threading.get_ident():
+            raise InvalidInput("this thread has a transaction open", hint="end it before closing the store")
         self.hooks.tell("closing", self)
-        if not self.read_only:
-            # An open transaction of another thread ends first, within bounds; one of this thread never will.
-            if self._writer_thread == threading.get_ident():
-                raise InvalidInput("this thread has a transaction open", hint="end it before closing the store")
-            locked = self._writer.acquire(timeout=self.settings.wait_s)
-            self._unusable = "is closed"
-            if not locked:
-                logger.error("%s is closed while a transaction is open", self.directory)
+        if self._housekeeper is not None:
+            self._housekeeper.close()
+        # An open transaction of another thread ends first, within bounds.
+        locked = self._writer.acquire(timeout=self.settings.wait_s)
         self._unusable = "is closed"
+        if not locked:
+            logger.error("%s is closed while a transaction is open", self.directory)
         self.committer.close()
         if self._acknowledger is not None:
             self._acknowledger.close()
         self.committer.give_up(0, 1 << 63, "was not acknowledged before the store was closed")
-        if self._housekeeper is not None:
-            self._housekeeper.close()
         self.leases.close()
         try:
             if not self.read_only:
@@ -658,6 +678,8 @@ class Store(Generic[TxT, ViewT]):
             if self._opened.lock is not None:
                 self._opened.lock.release()
             _open_stores.discard(self)
+            if locked:
+                self._writer.release()  # so that who waits for it learns that the store is closed
 
     def _leave_in_order(self) -> None:
         if self.committer.poison is not None:

@@ -13,9 +13,9 @@ byte, that the lease held throughout.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -110,13 +110,16 @@ def begin(source: Source, place: Path, owner: str, target_id: bytes, *, seams: S
         seams.files.make_directory(place)
         state = CopyState(grant, target_id)
         state.write(seams.files, place)
-    except BaseException:
-        source.release(grant.id)
+    except Exception:
+        with contextlib.suppress(OSError):
+            seams.files.remove_tree(place)
+        with contextlib.suppress(HoldfastError):
+            source.release(grant.id)
         raise
     return state
 
 
-@contextmanager
+@contextlib.contextmanager
 def kept_alive(source: Source, grant: Grant, scheduler: Scheduler) -> Iterator[None]:
     """Renew a lease in the background, so that a slow disk on this side does not let it expire."""
     stop = scheduler.event()

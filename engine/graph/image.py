@@ -84,9 +84,8 @@ class LmdbImage(Image):
             if not metas:
                 raise Damaged(f"has no meta page of its transaction {wanted}", path=str(file.path))
             meta = metas[0]
-            self._page = meta.page_size
             self._head = b"".join(struct.pack("=Q", slot) + meta.raw[8:] for slot in (0, 1))
-            self._starts, self._ends = _runs(_free_pages(file, meta))
+            self._starts, self._ends = _runs(free_pages(file, meta), meta.page_size)
             self._size = meta.size
             self.files = (ImageFile(DATA, self._size),)
         except BaseException:
@@ -120,25 +119,26 @@ class LmdbImage(Image):
         self._file.close()
 
 
-def _runs(pages: Any, page_size: int = 0) -> tuple[list[int], list[int]]:
-    """Free byte ranges, as sorted starts and ends."""
-    numbers, size = pages
+def _runs(numbers: Any, page_size: int) -> tuple[list[int], list[int]]:
+    """Sorted page numbers as byte ranges: their starts and ends."""
     if not len(numbers):
         return [], []
     breaks = np.flatnonzero(np.diff(numbers) != 1)
     firsts = numbers[np.concatenate(([0], breaks + 1))]
     lasts = numbers[np.concatenate((breaks, [len(numbers) - 1]))]
-    return (firsts * size).tolist(), ((lasts + 1) * size).tolist()
+    return (firsts * page_size).tolist(), ((lasts + 1) * page_size).tolist()
 
 
-def _free_pages(file: File, meta: Meta) -> tuple[Any, int]:
-    """The numbers of the pages that are free in a state, sorted, and the page size."""
+def free_pages(file: File, meta: Meta) -> Any:
+    """The numbers of the pages that are free in a state: a sorted array. Raises `Damaged`."""
     found: list[Any] = []
     size = meta.page_size
     stack = [] if meta.free_root == _NO_PAGE else [meta.free_root]
     while stack:
         number = stack.pop()
         page = file.pread(size, number * size)
+        if len(page) < size:
+            raise Damaged(f"lacks page {number} of the free list", path=str(file.path), offset=number * size)
         own, flags, lower = struct.unpack_from("=Q2xHH", page)
         if own != number or not flags & (_P_BRANCH | _P_LEAF):
             raise Damaged(f"page {number} of the free list is not what it should be", path=str(file.path),
@@ -156,4 +156,4 @@ def _free_pages(file: File, meta: Meta) -> tuple[Any, int]:
                 value = page[data : data + length]
             ids = np.frombuffer(value, dtype=np.uint64)
             found.append(ids[1 : int(ids[0]) + 1].astype(np.int64))
-    return np.sort(np.concatenate(found)) if found else np.empty(0, np.int64), size
+    return np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)

@@ -38,7 +38,7 @@ from ..contract import Context
 from ..errors import Damaged, DiskFull, InvalidInput, StoreClosed, StoreNotFound
 from ..history import Position
 from ..seams import is_disk_full
-from .image import DATA, LmdbImage, read_metas
+from .image import DATA, LmdbImage, free_pages, read_metas
 from .overlay import Indexes, Marks
 from .tokens import LABELS, Tokens
 
@@ -167,11 +167,15 @@ class LmdbState:
         file = self.files.open(self.path)
         try:
             size = file.size()
-            whole = max(meta.size for meta in read_metas(file))
+            meta = max(read_metas(file), key=lambda meta: meta.txn)
+            if size < meta.size:
+                # LMDB never writes a last page that is free.
+                missing = np.arange(size // meta.page_size, meta.last_page + 1)
+                if size < 2 * meta.page_size or not np.isin(missing, free_pages(file, meta)).all():
+                    raise Damaged(f"has {size:,} bytes, where its pages take {meta.size:,}", path=str(self.path),
+                                  offset=size)
         finally:
             file.close()
-        if size < whole:
-            raise Damaged(f"has {size:,} bytes, where its pages take {whole:,}", path=str(self.path), offset=size)
 
     def _reserve_lock_file(self, directory: Path) -> None:
         """Give LMDB's lock file its room: LMDB writes to it through a map, which on a full disk is a signal."""

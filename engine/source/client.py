@@ -175,6 +175,9 @@ class HttpSource(Source):
         def once() -> bytes:
             wanted = {"Range": f"bytes={offset}-{offset + length - 1}"}
             with self._answer("GET", f"/v1/leases/{_id(lease_id)}/{path}", lease=lease_id, headers=wanted) as answer:
+                _, _, size = answer.headers.get("Content-Range", "").partition("/")
+                if size.isdecimal() and offset + length > int(size):
+                    raise InvalidInput(f"{path} has {size} bytes, and {length} from {offset} on are asked for")
                 if answer.length != length:
                     raise wire.Garbled(f"{answer.length} bytes come where {length} were asked for")
                 data = answer.read(length)

@@ -166,7 +166,7 @@ class LocalSource(Source):
         deadline = self._store.seams.clock.monotonic() + _PUBLISH_WAIT
         while (published := self._store.published.txid) < txid:
             left = deadline - self._store.seams.clock.monotonic()
-            if left <= 0:
+            if left <= 0 or self._store.poisoned or self._store.closed:
                 raise SourceUnavailable(f"transaction {txid} is in the image, and not published yet",
                                         hint="run it again when the source's commits go through again")
             self._store.wait_published(published, left)
@@ -222,7 +222,7 @@ class LocalSource(Source):
         if not HEX_ID.fullmatch(consumer_id) or not _NAME.fullmatch(name):
             raise InvalidInput("a consumer has an id of 2 to 64 hex digits and a name of 1 to 300 printable characters")
         self._match(position)
-        self._store.consumers.register(consumer_id, name, position)
+        self._store.log.consumers.register(consumer_id, name, position)
 
     def close(self) -> None:
         """Nothing to let go of: the leases are the store's."""

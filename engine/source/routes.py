@@ -146,7 +146,8 @@ class Routes:
         try:
             size, start, stop, data, digest = await self._server.blocking(begin)
             if stop < start:
-                return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
+                body = wire.error_to_wire(InvalidInput(f"there are {size} bytes, and {asked} is asked for"))[1]
+                return web.json_response(body, status=416, headers={"Content-Range": f"bytes */{size}"})
             response = self._stream("application/octet-stream", 200 if stop - start == size else 206)
             response.content_length = stop - start
             response.headers["Accept-Ranges"] = "bytes"
@@ -208,7 +209,7 @@ class Routes:
     # --- consumers -------------------------------------------------------------------------------------------------
 
     async def consumers(self, request: web.Request) -> web.Response:
-        listed = await self._server.blocking(self._store.consumers.list)
+        listed = await self._server.blocking(self._store.log.consumers.list)
         return web.json_response({"consumers": [
             {"id": c.id, "name": c.name, "position": wire.position_to_wire(c.position), "seen_us": c.seen_us}
             for c in listed]})

@@ -171,9 +171,7 @@ class SourceServer:
             self._stopping = asyncio.Event()
             self._loop = loop
             ready.set_result(None)
-            sweeper = loop.create_task(self._sweep())
             await self._stopping.wait()
-            sweeper.cancel()
             listener.close()
             for handler in self._web.connections if self._web is not None else ():
                 if handler.transport is not None:
@@ -181,15 +179,6 @@ class SourceServer:
         finally:
             await runner.cleanup()
             self._pool.shutdown(wait=False, cancel_futures=True)
-
-    async def _sweep(self) -> None:
-        """Free leases whose time is over, also when nobody asks."""
-        while True:
-            await asyncio.sleep(1.0)
-            try:
-                await self.blocking(self.store.leases.sweep)
-            except Exception:
-                logger.exception("sweeping leases")
 
     # --- connections -----------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ def metrics(store: Store[Any, Any], counters: Counters) -> str:
         ("log_bytes", "gauge", "bytes of all log segments", sum(s.size for s in store.log.segments())),
         ("leases", "gauge", "leases that are held", len(leases)),
         ("lease_oldest_seconds", "gauge", "age of the oldest lease", max((s.age for s in leases), default=0.0)),
-        ("consumers", "gauge", "registered consumers", len(store.consumers.list())),
+        ("consumers", "gauge", "registered consumers", len(store.log.consumers.list())),
         ("source_requests_total", "counter", "requests to this service", counters.requests),
         ("source_refused_total", "counter", "requests and connections refused", counters.refused),
         ("source_sent_bytes_total", "counter", "bytes of images, attachments and log sent", counters.sent_bytes),
@@ -44,7 +44,7 @@ def page(source: LocalSource, store: Store[Any, Any]) -> str:
     ]
     leases = "".join(f"<tr><td>{escape(s.owner)}<td>{s.txid}<td>{s.age:.0f} s<td>{s.remaining:.0f} s"
                      for s in source.leases())
-    consumers = "".join(f"<tr><td>{escape(c.name)}<td>{c.position.txid}" for c in store.consumers.list())
+    consumers = "".join(f"<tr><td>{escape(c.name)}<td>{c.position.txid}" for c in store.log.consumers.list())
     table = "".join(f"<tr><th>{escape(name)}<td>{escape(str(value))}" for name, value in facts)
     return (f"<!doctype html><meta charset=utf-8><title>Holdfast {escape(info.path)}</title>"
             "<style>body{font:15px sans-serif;margin:2em}th,td{text-align:left;padding:.2em 1em .2em 0}</style>"

@@ -1,0 +1,32 @@
+# make demo   the main job on a real graph, in a virtual environment of its own
+# make test   the whole suite
+# make check  linting, strict typing, layers
+
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench clean
+
+$(VENV)/installed-%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cli,testing,benchmarks]' $(if $(filter dev,$*),--group dev)
+	touch $@
+
+demo: $(VENV)/installed-user
+	$(BIN)/python -m holdfast.benchmarks.demo
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered $(ARGS)
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed-user
+	$(BIN)/python -m holdfast.benchmarks
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage dist

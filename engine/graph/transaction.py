@@ -1,0 +1,270 @@
+"""`GraphTransaction`: a draft that reads as a view does, its own changes included, and changes the graph.
+
+Every call validates before it changes anything, so one that raises leaves the draft as it was. Changes go into a layer
+of the draft's own (`Changes`), which lies over the store's for reading and becomes the payload and, once logged, part
+of the store's active layer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from ..contract import Transaction
+from ..errors import InvalidInput, NotFound
+from . import payload
+from .lmdbstate import Base
+from .overlay import Changes, Layer, Marks
+from .reads import Closed, Reads
+from .tokens import KEY, LABEL, LABELS, TYPE, Tokens, Value
+from .values import check_labels, check_name, check_properties, decode_map, encode_map, value_digest
+
+_CLOSED: Any = Closed("transaction")
+_EVERYTHING = 1 << 63
+_MAX_TOKEN = (1 << 31) - 1
+
+
+class GraphTransaction(Reads, Transaction):
+    """The calls that change the graph; those that read it are `Reads`'s. Properties are given by name, or as a mapping
+    where a key is no identifier or is the name of an argument; given both ways, the names win.
+
+    Raises (any of them):
+        InvalidInput: a label, type, key or value that cannot be stored (see `values.py` for the limits).
+        NotFound: a node or edge that is not there.
+        StoreClosed: the transaction has ended.
+    """
+
+    __slots__ = ("_base", "_bound", "_changes", "_drafted", "_get", "_layers", "_next_edge", "_next_node",
+                 "_next_token", "_number_of_edges", "_number_of_nodes", "_plans", "_tokens")
+
+    def __init__(self, base: Base, layers: tuple[Layer, ...], txid: int, marks: Marks, tokens: Tokens) -> None:
+        self._state = None
+        self.txid = None
+        self.outcome = None
+        self._changes = changes = Changes(txid, layers[0])
+        self._base = base
+        self._get = base.get
+        self._layers = (changes, *layers)
+        self._bound = _EVERYTHING
+        self._tokens = tokens
+        self._plans = {}
+        self._drafted: _Drafted | None = None
+        self._next_node, self._next_edge, self._next_token, self._number_of_nodes, self._number_of_edges = marks
+
+    # --- nodes -------------------------------------------------------------------------------------------------------
+
+    def add_node(self, *labels: str, properties: Mapping[str, Any] | None = None, **more: Any) -> int:
+        """Add a node; its id."""
+        self.writable()
+        names = check_labels(labels)
+        cells = self._cells(properties, more)
+        packed = self._encode(cells)
+        node = self._next_node
+        self._next_node = node + 1
+        self._number_of_nodes += 1
+        label_set, tokens = self._label_set(names)
+        self._changes.set_node(node, label_set, tokens)
+        if packed:
+            self._changes.set_props(node, packed)
+            self._note_rows(node, tokens, cells)
+        return node
+
+    def delete_node(self, node: int, detach: bool = False) -> None:
+        """Delete a node. One that still has edges is refused, unless `detach`, which deletes them too."""
+        self.writable()
+        if not self._labels(node):
+            raise NotFound(f"no node {node!r}")
+        edges = {edge for lane in self._lanes(node) for edge in self._list(node, lane)[1]}
+        if edges and not detach:
+            raise InvalidInput(f"node {node} still has {len(edges)} edges", hint="pass detach=True to delete them too")
+        for edge in sorted(edges):
+            self.delete_edge(edge)
+        if self._props(node):
+            self._changes.set_props(node, b"")
+        self._changes.set_node(node, 0, ())
+        self._number_of_nodes -= 1
+
+    def add_label(self, node: int, *labels: str) -> None:
+        """Give a node these labels as well."""
+        self._relabel(node, check_labels(labels), ())
+
+    def remove_label(self, node: int, *labels: str) -> None:
+        """Take these labels from a node. Those that it does not have are passed over."""
+        self._relabel(node, (), check_labels(labels))
+
+    def _relabel(self, node: int, more: tuple[str, ...], fewer: tuple[str, ...]) -> None:
+        self.writable()
+        before = self._label_names(node)
+        names = check_labels((set(before) | set(more)) - set(fewer))
+        if names == before:
+            return
+        label_set, tokens = self._label_set(names)
+        self._changes.set_node(node, label_set, tokens)
+        self._note_rows(node, tokens, self._props(node))
+
+    def set_properties(self, node: int, properties: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Set some properties of a node; the others stay."""
+        self.writable()
+        labels = self._labels(node)
+        if not labels:
+            raise NotFound(f"no node {node!r}")
+        cells = decode_map(self._props(node))
+        changed = self._cells(properties, more)
+        cells.update(changed)
+        packed = self._encode(cells)
+        if changed:
+            self._changes.set_props(node, packed)
+            self._note_rows(node, self._label_tokens(labels), cells)
+
+    def remove_property(self, node: int, key: str) -> None:
+        """Take a property from a node; fine if it has none of this key."""
+        self.writable()
+        check_name(key, "property key")
+        if not self._labels(node):
+            raise NotFound(f"no node {node!r}")
+        cells = decode_map(self._props(node))
+        if cells.pop(self._known(KEY, key), None) is not None:
+            self._changes.set_props(node, encode_map(cells))
+
+    # --- edges -------------------------------------------------------------------------------------------------------
+
+    def add_edge(self, source: int, type: str, target: int, /, properties: Mapping[str, Any] | None = None,
+                 **more: Any) -> int:
+        """Add an edge of a type from `source` to `target`; its id. Several between the same two nodes are several."""
+        if self._state is not None:
+            self.writable()
+        kind = self._tokens.ids.get((TYPE, type)) or self._known(TYPE, check_name(type, "edge type"))
+        if not self._labels(source):
+            raise NotFound(f"no node {source!r}")
+        if not self._labels(target):
+            raise NotFound(f"no node {target!r}")
+        packed = self._encode(self._cells(properties, more)) if properties or more else b""
+        if kind < 0:
+            kind = self._token(TYPE, type)
+        edge = self._next_edge
+        self._next_edge = edge + 1
+        self._number_of_edges += 1
+        if self._changes.set_edge(edge, source, target, kind, True):
+            self._plans.clear()
+        if packed:
+            self._changes.set_edge_props(edge, packed)
+        return edge
+
+    def delete_edge(self, edge: int) -> None:
+        """Delete an edge."""
+        self.writable()
+        found = self._edge(edge)
+        if found is None:
+            raise NotFound(f"no edge {edge!r}")
+        if self._edge_props(edge):
+            self._changes.set_edge_props(edge, b"")
+        if self._changes.set_edge(edge, *found, False):
+            self._plans.clear()
+        self._number_of_edges -= 1
+
+    def set_edge_properties(self, edge: int, properties: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Set some properties of an edge; the others stay."""
+        self.writable()
+        if self._edge(edge) is None:
+            raise NotFound(f"no edge {edge!r}")
+        cells = decode_map(self._edge_props(edge))
+        changed = self._cells(properties, more)
+        cells.update(changed)
+        packed = self._encode(cells)
+        if changed:
+            self._changes.set_edge_props(edge, packed)
+
+    def remove_edge_property(self, edge: int, key: str) -> None:
+        """Take a property from an edge; fine if it has none of this key."""
+        self.writable()
+        check_name(key, "property key")
+        if self._edge(edge) is None:
+            raise NotFound(f"no edge {edge!r}")
+        cells = decode_map(self._edge_props(edge))
+        if cells.pop(self._known(KEY, key), None) is not None:
+            self._changes.set_edge_props(edge, encode_map(cells))
+
+    # --- indexes -----------------------------------------------------------------------------------------------------
+
+    def create_index(self, label: str, key: str) -> None:
+        """Index the nodes with this label by this property, for `nodes(label, key=value)`. Those that are there are
+        indexed by the next checkpoint; until then the call answers by looking at each node of the label."""
+        self.writable()
+        check_name(label, "label")
+        check_name(key, "property key")
+        indexes = dict(self._indexes())
+        if (self._known(LABEL, label), self._known(KEY, key)) in indexes:
+            raise InvalidInput(f"there is an index on {label}.{key}", hint="use it, or drop it first")
+        where = (self._token(LABEL, label), self._token(KEY, key))
+        indexes[where] = self._next_token
+        self._next_token += 1
+        self._changes.set_indexes(indexes)
+
+    def drop_index(self, label: str, key: str) -> None:
+        """Drop a property index."""
+        self.writable()
+        check_name(label, "label")
+        check_name(key, "property key")
+        indexes = dict(self._indexes())
+        if indexes.pop((self._known(LABEL, label), self._known(KEY, key)), None) is None:
+            raise NotFound(f"no index on {label}.{key}")
+        self._changes.set_indexes(indexes)
+
+    def _note_rows(self, node: int, labels: tuple[int, ...], cells: dict[int, Any] | bytes) -> None:
+        """Let the indexes of the overlay know that a node has these labels and properties."""
+        indexes = self._indexes()
+        if indexes:
+            held = decode_map(cells) if isinstance(cells, bytes) else cells
+            for (label, key), index in indexes.items():
+                if label in labels and key in held:
+                    self._changes.set_row(index, value_digest(held[key]), node)
+
+    # --- tokens ------------------------------------------------------------------------------------------------------
+
+    def _known(self, kind: str, value: Value) -> int:
+        """The token, or -1."""
+        return self._tokens.ids.get((kind, value), -1)
+
+    def _token(self, kind: str, value: Value) -> int:
+        """The token, a new one if there is none."""
+        token = self._tokens.ids.get((kind, value))
+        if token is None:
+            if self._drafted is None:
+                self._drafted = self._tokens = _Drafted(self._tokens)
+            token = self._next_token
+            if token > _MAX_TOKEN:
+                raise InvalidInput("this store has used all of its 2,147,483,647 names")
+            self._next_token = token + 1
+            self._tokens.add(token, kind, value)
+            self._changes.add_token(token, kind, value)
+            self._plans.clear()
+        return token
+
+    def _label_set(self, names: tuple[str, ...]) -> tuple[int, tuple[int, ...]]:
+        """The token of a set of labels, and theirs."""
+        tokens = tuple(sorted([self._token(LABEL, name) for name in names]))
+        return self._token(LABELS, tokens), tokens
+
+    def _label_tokens(self, labels: int) -> tuple[int, ...]:
+        return self._tokens.label_tokens(labels)
+
+    def _label_names(self, node: int) -> tuple[str, ...]:
+        labels = self._labels(node)
+        if not labels:
+            raise NotFound(f"no node {node!r}")
+        return self._tokens.label_names(labels)
+
+    def _cells(self, properties: Mapping[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
+        """Checked properties, by name."""
+        if properties is not None:
+            more = {**check_properties(properties), **more}
+        return dict(check_properties(more)) if more else more
+
+    def _encode(self, cells: dict[Any, Any]) -> bytes:
+        raise NotImplementedError
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def payload(self) -> bytes:
+        raise NotImplementedError

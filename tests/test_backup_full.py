@@ -1,0 +1,376 @@
+"""Full backups: what is copied, what a run that fails or dies leaves behind, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backup_worlds import (
+    ENGINES,
+    SMALL,
+    FaultyDisk,
+    Killed,
+    Nth,
+    WrappedSource,
+    digest,
+    digest_at,
+    full_disk,
+    open_store,
+    small_chunks,
+    tree,
+    write,
+)
+
+from holdfast import backup
+from holdfast.engine import document
+from holdfast.engine.contract import Engine, ImageFile
+from holdfast.engine.directory import MANIFEST_MAGIC, Layout, Manifest
+from holdfast.engine.errors import (
+    ClusterUnavailable,
+    DiskFull,
+    ForeignStore,
+    Inconsistent,
+    InvalidInput,
+    LeaseExpired,
+    SettingError,
+    SourceRefused,
+    SourceUnavailable,
+    StoreLocked,
+    TargetInvalid,
+    TargetRetired,
+    UnsupportedFormat,
+)
+from holdfast.engine.memory import MemoryEngine, MemoryView
+from holdfast.engine.records import RecordsEngine
+from holdfast.engine.seams import REAL, Files, Seams
+from holdfast.engine.source.base import Grant
+from holdfast.engine.source.local import LocalSource
+from holdfast.engine.store import Store
+
+
+@pytest.fixture(params=ENGINES, ids=lambda e: e.name)
+def engine(request: pytest.FixtureRequest) -> type[Engine[Any, Any]]:
+    kind: type[Engine[Any, Any]] = request.param
+    return kind
+
+
+@pytest.fixture
+def store(tmp_path: Path, engine: type[Engine[Any, Any]]) -> Iterator[Store[Any, Any]]:
+    with open_store(tmp_path / "store", engine) as opened:
+        write(opened, 1, 20)
+        opened.checkpoint()
+        write(opened, 2, 10)
+        yield opened
+
+
+def leases(store: Store[Any, Any]) -> int:
+    return len(LocalSource(store).leases())
+
+
+def beside(path: Path) -> list[str]:
+    return sorted(p.name for p in path.parent.iterdir())
+
+
+def test_full(store: Store[Any, Any], tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    report = backup.run(store, target)
+    assert (report.kind, report.from_txid, report.to_txid, report.verified) == ("full", 0, 30, True)
+    assert report.bounds.last == 30
+    assert report.target_id in [c.id for c in store.log.consumers.list()]
+    assert leases(store) == 0
+    assert beside(target) == ["store", "target"], "no scratch copy stays"
+    assert sorted(p.name for p in target.iterdir()) == ["CURRENT", "LOCK", "STORE", "gen-000001"]
+    assert sorted(p.name for p in (target / "gen-000001").iterdir()) == ["MANIFEST", "log", "state"]
+    assert digest_at(target, type(store.engine)) == digest(store)
+    assert backup.verify(target).digest == digest(store).hex()
+    assert "30" in str(report)
+
+
+def test_empty_store(tmp_path: Path, engine: type[Engine[Any, Any]]) -> None:
+    with open_store(tmp_path / "store", engine) as store:
+        report = backup.run(store, tmp_path / "target")
+        assert report.to_txid == 0
+        assert backup.run(store, tmp_path / "target").kind == "incremental"
+        assert digest_at(tmp_path / "target", engine) == digest(store)
+
+
+@pytest.mark.parametrize("moment", ["lease", "image", "confirm"])
+def test_what_is_committed_during_the_copy_is_in_the_backup(
+        store: Store[Any, Any], tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_chunks(monkeypatch, 512)
+    numbers = count(100)
+
+    def commit(what: str) -> None:
+        if what == moment:
+            write(store, next(numbers), 3)
+            store.checkpoint()
+
+    report = backup.run(WrappedSource(LocalSource(store), commit), tmp_path / "target")
+    assert report.to_txid == store.published.txid > 30
+    assert digest_at(tmp_path / "target", type(store.engine)) == digest(store)
+    assert backup.verify(tmp_path / "target").bounds.last == report.to_txid
+
+
+def test_source_dies_at_every_answer_and_the_next_run_goes_on(
+        store: Store[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_chunks(monkeypatch, 1024 if type(store.engine) is MemoryEngine else 24 << 10)
+    resumed = 0
+    for n in count(1):
+        target = tmp_path / f"target{n}"
+        dying = Nth(n, lambda: SourceUnavailable("the source died"))
+        died = False
+        try:
+            report = backup.run(WrappedSource(LocalSource(store), dying), target)
+        except SourceUnavailable:
+            died = True
+            assert not Layout(target, Files()).is_store(), "a half-made target is never taken for a whole one"
+            with pytest.raises(TargetInvalid):
+                backup.verify(target)
+            report = backup.run(store, target)
+            resumed += report.resumed_bytes
+            assert sum(1 for p in target.iterdir() if "gen-" in p.name) == 1
+        assert report.to_txid == 30
+        assert digest_at(target, type(store.engine)) == digest(store)
+        if not died and dying.count < n:
+            break
+    assert resumed > 0
+
+
+def test_resume_reads_only_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_chunks(monkeypatch, 4096)
+    with open_store(tmp_path / "store") as store:
+        write(store, 1, 50, size=2000)
+        store.checkpoint()
+        with pytest.raises(SourceUnavailable):
+            backup.run(WrappedSource(LocalSource(store), Nth(20, lambda: SourceUnavailable("gone"), "image")),
+                       tmp_path / "target")
+        reads = Nth(0, Killed, "image")
+        report = backup.run(WrappedSource(LocalSource(store), reads), tmp_path / "target")
+        assert report.resumed_bytes >= 15 * 4096
+        assert reads.count == -(-(report.image_bytes - report.resumed_bytes) // 4096)
+        assert digest_at(tmp_path / "target", MemoryEngine) == digest(store)
+
+
+def test_source_restarted_half_way_starts_anew(tmp_path: Path, engine: type[Engine[Any, Any]],
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    small_chunks(monkeypatch, 512)
+    with open_store(tmp_path / "store", engine) as store:
+        write(store, 1, 20)
+        store.checkpoint()
+        with pytest.raises(SourceUnavailable):
+            backup.run(WrappedSource(LocalSource(store), Nth(3, lambda: SourceUnavailable("gone"), "image")),
+                       tmp_path / "target")
+    with open_store(tmp_path / "store", engine) as store:
+        write(store, 2, 20)
+        store.checkpoint()
+        report = backup.run(store, tmp_path / "target")
+        assert report.resumed_bytes == 0
+        assert digest_at(tmp_path / "target", engine) == digest(store)
+
+
+def test_lease_expired_half_way(store: Store[Any, Any], tmp_path: Path) -> None:
+    with pytest.raises(LeaseExpired):
+        backup.run(WrappedSource(LocalSource(store), Nth(1, lambda: LeaseExpired("over"), "confirm")),
+                   tmp_path / "target")
+    assert [p.name for p in (tmp_path / "target").iterdir()] == ["LOCK"]
+    assert backup.run(store, tmp_path / "target").to_txid == 30
+
+
+def test_disk_full_at_every_write(store: Store[Any, Any], tmp_path: Path) -> None:
+    for n in count(1):
+        target, disk = tmp_path / f"target{n}", full_disk(n)
+        try:
+            backup.run(store, target, seams=Seams(files=disk))
+        except DiskFull:
+            assert leases(store) == 0
+            assert not target.exists() or not [p for p in target.iterdir() if "partial" in p.name]
+            assert backup.run(store, target).to_txid == 30
+            assert digest_at(target, type(store.engine)) == digest(store)
+        else:
+            break
+    assert n > 8, "there is more to a backup than that"
+
+
+def test_no_room_is_known_before_the_first_byte(store: Store[Any, Any], tmp_path: Path) -> None:
+    class Small(Files):
+        def free(self, path: Path) -> int:
+            return 1000
+
+    reads = Nth(0, Killed, "image")
+    with pytest.raises(DiskFull, match="1,000 left"):
+        backup.run(WrappedSource(LocalSource(store), reads), tmp_path / "target", seams=Seams(files=Small()))
+    assert reads.count == 0
+
+
+def test_killed_at_every_step(store: Store[Any, Any], tmp_path: Path) -> None:
+    for n in count(1):
+        target, disk = tmp_path / f"target{n}", FaultyDisk(fail_at=n)
+        try:
+            backup.run(store, target, seams=Seams(files=disk))
+        except Killed:
+            if Layout(target, Files()).is_store():
+                assert backup.verify(target).bounds.last == 30, "what is in force is whole"
+            report = backup.run(store, target)
+            assert report.to_txid == 30
+            assert digest_at(target, type(store.engine)) == digest(store)
+            assert [p.name for p in target.iterdir() if "gen-" in p.name] == [(target / "CURRENT").read_text().strip()]
+            for lease in LocalSource(store).leases():
+                store.leases.release(lease.id)
+        else:
+            break
+    assert n > 20, "there is more to a backup than that"
+
+
+class Suspicious(MemoryEngine):
+    """An engine whose check always finds something."""
+
+    def view(self) -> MemoryView:
+        view = super().view()
+        view.check = lambda: iter(["the cat is on the table"])  # type: ignore[method-assign]
+        return view
+
+
+def test_inconsistent_copy_is_not_the_backup(tmp_path: Path) -> None:
+    with open_store(tmp_path / "store") as store:
+        write(store, 1, 5)
+        with pytest.raises(Inconsistent) as caught:
+            backup.run(store, tmp_path / "target", engine=Suspicious)
+        assert caught.value.findings == ("the cat is on the table",)
+        assert [p.name for p in (tmp_path / "target").iterdir()] == ["LOCK"]
+        assert leases(store) == 0
+        assert not backup.run(store, tmp_path / "target", engine=Suspicious, verify=False).verified
+
+
+def test_large_logs_are_checked_in_a_scratch_copy(store: Store[Any, Any], tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.backup.scratch.CHECKPOINT_BYTES", 0)
+    seen = []
+    monkeypatch.setattr("holdfast.backup.scratch.check", lambda *a: None)
+    monkeypatch.setattr("holdfast.backup.full.check", lambda *a: seen.extend(beside(tmp_path / "target")))
+    backup.run(store, tmp_path / "target")
+    assert any(name.startswith(".target.scratch-") for name in seen)
+    assert beside(tmp_path / "target") == ["store", "target"]
+
+
+def test_scratch_copies_of_the_dead_are_swept(store: Store[Any, Any], tmp_path: Path) -> None:
+    (tmp_path / ".target.scratch-0123").mkdir()
+    backup.run(store, tmp_path / "target")
+    assert beside(tmp_path / "target") == ["store", "target"]
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_refuses_what_is_no_target(store: Store[Any, Any], tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"meow")
+    (tmp_path / "file").write_bytes(b"")
+    with open_store(tmp_path / "other"):
+        pass
+    for name, says in (("photos", "not empty"), ("file", "is a file"), ("other", "a store, not a backup")):
+        before = tree(tmp_path / name)
+        with pytest.raises(TargetInvalid, match=says):
+            backup.run(store, tmp_path / name)
+        assert tree(tmp_path / name) == before
+
+
+def test_refuses_a_target_that_was_opened_for_writing(store: Store[Any, Any], tmp_path: Path) -> None:
+    backup.run(store, tmp_path / "target")
+    with Store.open(tmp_path / "target", type(store.engine), settings=SMALL) as twin:
+        assert digest(twin) == digest(store)
+        assert len(twin.history.branches) == len(store.history.branches) + 1
+    before = tree(tmp_path / "target")
+    for refused in (backup.run, lambda s, t: backup.verify(t), lambda s, t: backup.restore(t, tmp_path / "r")):
+        with pytest.raises(TargetRetired, match="opened for writing at 20"):
+            refused(store, tmp_path / "target")
+    assert tree(tmp_path / "target") == before
+    assert backup.info(tmp_path / "target").kind == "retired backup"
+
+
+def test_refuses_a_target_of_a_newer_format(store: Store[Any, Any], tmp_path: Path) -> None:
+    backup.run(store, tmp_path / "target")
+    generation = Layout(tmp_path / "target", Files()).current()
+    data = document.encode(MANIFEST_MAGIC, 99, {})
+    generation.manifest.write_bytes(data)
+    with pytest.raises(UnsupportedFormat, match="99"):
+        backup.run(store, tmp_path / "target")
+    assert generation.manifest.read_bytes() == data
+
+
+def test_refuses_a_target_in_use(store: Store[Any, Any], tmp_path: Path) -> None:
+    backup.run(store, tmp_path / "target")
+    lock = Files().lock(tmp_path / "target" / "LOCK", "somebody")
+    try:
+        for refused in (lambda: backup.run(store, tmp_path / "target"), lambda: backup.verify(tmp_path / "target")):
+            with pytest.raises(StoreLocked, match="somebody"):
+                refused()
+    finally:
+        lock.release()
+
+
+def test_expected_store(store: Store[Any, Any], tmp_path: Path) -> None:
+    for good in (store.history.store_id, store.history.store_id.hex(), store.history.branch.id.hex()[:8]):
+        backup.run(store, tmp_path / "target", expect_store=good)
+    with pytest.raises(ForeignStore, match="00000000"):
+        backup.run(store, tmp_path / "another", expect_store="0" * 32)
+    assert not (tmp_path / "another").exists()
+    with pytest.raises(InvalidInput, match="no id"):
+        backup.run(store, tmp_path / "another", expect_store="mine")
+
+
+def test_bad_arguments(store: Store[Any, Any], tmp_path: Path) -> None:
+    for wrong in ({"fold": -1.0}, {"timeout": 0.0}, {"lease_ttl": 0.0}):
+        with pytest.raises(SettingError):
+            backup.run(store, tmp_path / "target", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput):
+        backup.run(7, tmp_path / "target")  # type: ignore[arg-type]
+    with pytest.raises(ClusterUnavailable):
+        backup.run("ha://a,b", tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with pytest.raises(SourceUnavailable):
+        backup.run("single://127.0.0.1:1", tmp_path / "target", token="0123456789abcdef", timeout=1)
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a/../../b", "", ".", "a//b", "a\0b", "x/"])
+def test_no_name_from_a_source_leads_out_of_the_target(tmp_path: Path, name: str) -> None:
+    class Evil(WrappedSource):
+        def lease(self, *args: Any, **kwargs: Any) -> Grant:
+            grant = super().lease(*args, **kwargs)
+            return Grant(id=grant.id, instance=grant.instance, ttl=grant.ttl, position=grant.position, image_id="x",
+                         files=(ImageFile(name, 3),))
+
+        def read_image(self, *args: Any) -> bytes:
+            return b"bad"
+
+    with open_store(tmp_path / "store") as store:
+        write(store, 1)
+        with pytest.raises(SourceRefused, match="no proper name"):
+            backup.run(Evil(LocalSource(store)), tmp_path / "in" / "target")
+    assert [p.name for p in (tmp_path / "in").rglob("*")] == ["target", "LOCK"]
+
+
+def test_moving_image_is_told_from_a_stable_one(tmp_path: Path) -> None:
+    for kind in ENGINES:
+        with open_store(tmp_path / kind.name, kind) as store:
+            write(store, 1, 3)
+            store.checkpoint()
+            report = backup.run(store, tmp_path / f"{kind.name}.bak")
+            manifest = Manifest.read(Files(), Layout(tmp_path / f"{kind.name}.bak", Files()).current())
+            assert manifest is not None
+            assert manifest.moving == (kind is RecordsEngine)
+            assert report.bounds.first == (manifest.p1 if manifest.moving else manifest.p0).txid
+
+
+def test_io_error_is_itself(store: Store[Any, Any], tmp_path: Path) -> None:
+    broken = FaultyDisk(frozenset({"sync"}), lambda: OSError(errno.EIO, "Input/output error"), 9)
+    with pytest.raises(OSError, match="Input/output"):
+        backup.run(store, tmp_path / "target", seams=Seams(files=broken))
+    assert backup.run(store, tmp_path / "target", seams=REAL).to_txid == 30

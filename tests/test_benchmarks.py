@@ -1,0 +1,184 @@
+"""That the benchmarks and the demo work and would notice; never how fast anything is."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from holdfast.benchmarks import __main__ as command
+from holdfast.benchmarks import demo, demo_writer, graphs, harness, report
+from holdfast.benchmarks.harness import Bench, Line, Samples, Scale
+from holdfast.benchmarks.peers import LeaderLoop, PlainLoop, SyncerLoop, Waiter, copy_and_sync, pipelined
+from holdfast.benchmarks.terminal import Terminal
+from holdfast.benchmarks.traffic import many_threads
+
+TINY = Scale(rounds=1, seconds=0.05, threads=3, bulk=("soc-Epinions1",), graph_edges=2000, load_rounds=1,
+             overlay_edges=300, window=0.2, windows=1, rate=200, incremental=20, recovery=200, large_edges=3000)
+
+
+def test_every_workload_gives_lines_that_can_be_shown_and_saved(tmp_path: Path) -> None:
+    lines = command.run(TINY, tmp_path, list(command.WORKLOADS), lambda text: None)
+    assert not list(tmp_path.iterdir())
+    shown = io.StringIO()
+    report.show(harness.machine(tmp_path), lines, shown)
+    for word in ("1 thread", "3 threads", "pipelined", "SQLite", "bulk load", "one hop", "two hops", "in the overlay",
+                 "full backup", "cp + fsync", "memory", "p50", "p99.9", "incremental", "recovery", "replay"):
+        assert word in shown.getvalue(), word
+    report.save(tmp_path / "figures.json", harness.machine(tmp_path), lines)
+    saved = json.loads((tmp_path / "figures.json").read_text())
+    assert [line["workload"] for line in saved["lines"]] == [line.workload for line in lines]
+    assert all(line.figure.median > 0 for line in lines if line.unit != "MiB")
+
+
+def test_ratios_are_taken_within_rounds() -> None:
+    line = Line(workload="w", figure=Samples((10.0, 100.0, 30.0)), unit="x", peer="p",
+                peer_figure=Samples((5.0, 50.0, 30.0)), target=1.5)
+    assert line.ratio == Samples((2.0, 2.0, 1.0))
+    assert line.met is True
+
+
+@pytest.mark.parametrize(("better", "target", "met"), [("more", 3.0, True), ("more", 3.1, False), ("less", 3.0, True),
+                                                       ("less", 2.9, False)])
+def test_a_figure_without_peer_is_judged_itself(better: str, target: float, met: bool) -> None:
+    line = Line(workload="w", figure=Samples((3.0,)), unit="x", target=target, better=better)  # type: ignore[arg-type]
+    assert line.met is met
+
+
+def test_interleaving_rotates_and_does_not_count_the_warm_up(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def contestant(name: str, figure: float) -> float:
+        order.append(name)
+        return figure
+
+    bench = Bench(tmp_path, TINY, lambda text: None)
+    figures = bench.interleave("x", {"a": lambda: contestant("a", 1), "b": lambda: contestant("b", 2)}, rounds=2)
+    assert order == ["a", "b", "a", "b", "b", "a"]
+    assert figures == {"a": Samples((1, 1)), "b": Samples((2, 2))}
+
+
+def test_the_limits_write_every_record(tmp_path: Path) -> None:
+    def commits(loop: LeaderLoop | SyncerLoop) -> None:
+        def worker(number: int) -> object:
+            waiter = Waiter()
+            return lambda: loop.commit(waiter)
+
+        many_threads(4, worker, count=203)  # type: ignore[arg-type]
+
+    for name, make in (("leader", LeaderLoop), ("syncer", SyncerLoop)):
+        loop = make(tmp_path / name, 100)
+        commits(loop)
+        loop.close()
+        written = (tmp_path / name).read_bytes()
+        assert len(written[: 203 * 100].strip(b"\0")) > 202 * 100, name
+        assert not written[203 * 100 :].strip(b"\0"), name
+    plain = PlainLoop(tmp_path / "plain", 100)
+    plain.commit(Waiter())
+    plain.close()
+    syncer = SyncerLoop(tmp_path / "flowing", 10)
+    assert pipelined(syncer, 0.02, 8) > 0
+    syncer.close()
+
+
+def test_a_worker_that_fails_is_heard(tmp_path: Path) -> None:
+    def worker(number: int) -> object:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        many_threads(3, worker, seconds=0.01)  # type: ignore[arg-type]
+
+
+def test_copy_and_sync_copies(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").write_bytes(b"x" * 5000)
+    copy_and_sync(tmp_path / "a", tmp_path / "copy")
+    assert (tmp_path / "copy" / "b" / "file").read_bytes() == b"x" * 5000
+
+
+def test_graphs_are_what_their_headers_say() -> None:
+    edges = graphs.real("soc-Epinions1")
+    assert edges.shape == (508_837, 2)
+    assert edges[0].tolist() == [0, 4]
+    assert graphs.node_count(edges) == 75_888  # ids up to 75,887; the header counts those that have an edge
+    generated = graphs.rmat(8, 1000)
+    assert (generated == graphs.rmat(8, 1000)).all()
+    assert graphs.node_count(generated) <= 256
+
+
+def tell(directory: Path, tamper: demo.Tamper) -> tuple[int, str]:
+    said = io.StringIO()
+    directory.mkdir()
+    code = demo.run(directory, Terminal(10, said), edges=3000, writes=50, tamper=tamper)
+    return code, said.getvalue()
+
+
+def test_the_demo_holds(tmp_path: Path) -> None:
+    code, said = tell(tmp_path / "demo", lambda chapter, story: None)
+    assert code == 0, said
+    assert "Every comparison held" in said
+
+
+def test_the_demo_fails_for_a_write_that_is_gone(tmp_path: Path) -> None:
+    def tamper(chapter: str, story: demo.Story) -> None:
+        if chapter == "look up":
+            last = max(write.edge for write in demo_writer.read_journals(story.journals))
+            with open(story.journals / "9.journal", "wb") as journal:
+                journal.write(b"%d 1 2 3\n" % (last + 1000))
+
+    code, said = tell(tmp_path / "demo", tamper)
+    assert code == 1, said
+    assert "was acknowledged and is not there" in said
+
+
+def test_the_demo_fails_for_a_write_that_is_another(tmp_path: Path) -> None:
+    def tamper(chapter: str, story: demo.Story) -> None:
+        if chapter == "look up":
+            journal = story.journals / "0.journal"
+            edge, source, target, stamp = map(int, journal.read_bytes().splitlines()[0].split())
+            lines = journal.read_bytes().splitlines(keepends=True)
+            journal.write_bytes(b"".join([b"%d %d %d %d\n" % (edge, source, target, stamp + 1), *lines[1:]]))
+
+    code, said = tell(tmp_path / "demo", tamper)
+    assert code == 1, said
+    assert "was acknowledged as" in said
+
+
+def test_the_demo_fails_for_a_damaged_backup(tmp_path: Path) -> None:
+    def tamper(chapter: str, story: demo.Story) -> None:
+        if chapter == "verify":
+            largest = max((p for p in story.backup.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+            with open(largest, "r+b") as file:
+                file.seek(largest.stat().st_size // 2)
+                byte = file.read(1)
+                file.seek(-1, io.SEEK_CUR)
+                file.write(bytes([byte[0] ^ 1]))
+
+    code, said = tell(tmp_path / "demo", tamper)
+    assert code == 1, said
+    assert "FAILED: Damaged" in said
+
+
+def test_the_demo_fails_when_the_restored_store_differs(tmp_path: Path) -> None:
+    from holdfast.engine import GraphStore
+
+    def tamper(chapter: str, story: demo.Story) -> None:
+        if chapter == "open restored":
+            with (GraphStore.open(story.restored, create=False, online_backup_enabled=False) as store,
+                  store.transaction() as tx):
+                tx.add_node("Stranger")
+
+    code, said = tell(tmp_path / "demo", tamper)
+    assert code == 1, said
+    assert "digest" in said
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        command.main(["--only", "nonsense"])
+    assert refused.value.code == 2
+    (tmp_path / "taken").mkdir()
+    assert demo.main(["--keep", str(tmp_path / "taken")]) == 2
+    assert "exists already" in capsys.readouterr().out
