@@ -55,7 +55,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         timeout: seconds that one answer of the source may take, for a URI.
         lease_ttl: seconds for which the source waits for a run that died to be run again.
         fold: fold the log into the image when it is larger than this share of it (and than 64 MiB). None: never.
-        engine: the engine class; found by the name that the source gives, without.
+        engine: the engine class. Without it, an open store's own, or the one registered by the source's name for it.
         progress: told (stage, done, total).
         seams: files, clock, randomness and threads.
 
@@ -79,6 +79,8 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         if expect_store is not None:
             _expect(info, expect_store)
         origin = source if isinstance(source, str) else info.path
+        if engine is None and isinstance(source, Store):
+            engine = type(source.engine)  # it need not be registered
         job = Job(source=asked, info=info, layout=layout, seams=seams, owner=_owner(layout.root), origin=origin,
                   verify=verify, accept_branch=_branch(info, accept_branch), fold=fold, engine=engine,
                   lease_ttl=lease_ttl, progress=progress or silent, started_us=started_us, started=started)

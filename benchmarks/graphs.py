@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine import GraphStore
+from ..engine.graph import BulkLoad
 
 Edges = NDArray[np.int64]
 
@@ -61,5 +62,7 @@ def node_count(edges: Edges) -> int:
 
 def load(store: GraphStore, edges: Edges) -> range:
     """Bulk load a graph as one durable transaction; the ids that its nodes 0 … n-1 got."""
-    first = store.bulk_load(nodes=node_count(edges), edges=edges, edge_type=EDGE_TYPE)
-    return range(first, first + node_count(edges))
+    load = BulkLoad(nodes=node_count(edges), edges=edges, edge_type=EDGE_TYPE, relative=True)
+    store.bulk(load)
+    assert load.result is not None
+    return range(load.result.first_node, load.result.first_node + load.result.nodes)

@@ -10,8 +10,8 @@ while later transactions and write-backs change everything under it are two list
 A view at t finds a cell in the first kept entry after t; else in the last dirty version at or before t; else in the
 file. A write-back goes in three steps. Under the lock it picks the newest version of every dirty cell, and reads from
 the file, into kept, what open views would lose. Without the lock it writes and syncs the files: nobody reads a cell
-that is being written, since older views find it in kept and newer ones in dirty. Once its owner has recorded the
-position, `settle` drops from dirty, under the lock, what the files now hold. `apply` may run beside all this.
+that is being written, since older views find it in kept and newer ones in dirty. Under the lock again it drops from
+dirty what the files now hold. `apply` may run beside all this. The owner records the position after that.
 
 A crash or a copy in the middle of a write-back leaves cells of different times, and torn ones, in the files. Whoever
 applies every record from the position recorded then sets each such cell again, without reading it.
@@ -176,12 +176,11 @@ class CellFiles:
         return self._pending
 
     def write_back(self) -> Position:
-        """Make the files hold, durably, everything that is applied; returns the position that this was. Call `settle`
-        once that is recorded; until then the files count as being of any time since the last.
+        """Make the files hold, durably, everything that is applied; returns the position that this was.
 
         Raises:
             DiskFull: no cell was changed.
-            OSError: anything may have been.
+            OSError: any may have been, on disk. What readers see is right all the same.
         """
         with self._lock:
             self._check_open()
@@ -196,32 +195,26 @@ class CellFiles:
             self._files[file].pwrite(data, _offset(first))
         for file in sorted({file for (file, _), _ in todo}):
             self._files[file].datasync()
-        return reached
-
-    def settle(self, reached: Position) -> None:
-        """The position `reached` by `write_back` is on record: forget what the files hold."""
         with self._lock:
             left = ((key, [v for v in versions if v[0] > reached.txid]) for key, versions in self._dirty.items())
             self._dirty = {key: versions for key, versions in left if versions}
             self._pending = _COST * sum(map(len, self._dirty.values()))
+        return reached
 
     def _keep(self, key: Key, versions: list[tuple[int, bytes]], pins: list[int]) -> None:
         """Put into kept what open views see of a cell that is about to be written.
 
-        Views between two versions, or before the first, lose the earlier one. What an attempt that ran out of room has
-        kept already is right, and what it may have left in the file is not: so only go on after it.
+        Views between two versions, or between the last kept and the first, lose the earlier one.
         """
         kept = self._kept.get(key, [])
         done = kept[-1][0] if kept else 0
         before: bytes | None = None  # None: the file's
         for txid, cell in versions:
-            if txid > done:
-                at = bisect_left(pins, done)
-                if at < len(pins) and pins[at] < txid:
-                    kept.append((txid, self._in_file(key) if before is None else before))
-                    self._kept[key] = kept
-                done = txid
-            before = cell
+            at = bisect_left(pins, done)
+            if at < len(pins) and pins[at] < txid:
+                kept.append((txid, self._in_file(key) if before is None else before))
+                self._kept[key] = kept
+            done, before = txid, cell
 
     def _make_room(self, todo: list[tuple[Key, bytes]]) -> None:
         """Grow the files first, so that writing in place does not lack room half-way."""

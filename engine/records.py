@@ -377,7 +377,6 @@ class RecordsEngine(Engine[RecordsTransaction, RecordsView]):
             reached = self._cells.write_back()
             path = self._directory / _POSITION
             write_state(self._seams.files, path, _POSITION_MAGIC, self.state_format, reached, b"")
-            self._cells.settle(reached)
             self._position = reached
         return self._position
 
@@ -389,7 +388,7 @@ class RecordsEngine(Engine[RecordsTransaction, RecordsView]):
 
     def image(self) -> Image:
         # The position is read first: files that a checkpoint moves on while they are opened hold that and more.
-        position = self._cells.head
+        position = self._position
         return FileImage(self._seams, self._directory, (*_NAMES, _POSITION), position)
 
     def close(self) -> None:

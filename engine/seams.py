@@ -316,6 +316,10 @@ class Clock:
         """Seconds that only grow, of no particular origin."""
         return time.monotonic()
 
+    def sleep(self, seconds: float) -> None:
+        """Let others run for a while."""
+        time.sleep(seconds)
+
 
 class Randomness:
     """Where ids and tokens come from."""

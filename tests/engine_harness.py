@@ -57,9 +57,12 @@ class Harness:
         self.adapter.run(tx, self.models[-1].copy(), operations)
         tx.close()
 
-    def checkpoint(self) -> None:
-        reached = self.engine.checkpoint(self.end)
-        assert reached == self.end == self.engine.position
+    def checkpoint(self, upto: int | None = None) -> None:
+        """Up to the end, or at least to `upto`."""
+        wanted = self.end if upto is None else self.position(upto)
+        reached = self.engine.checkpoint(wanted)
+        assert reached == self.engine.position == self.position(reached.txid)
+        assert wanted.txid <= reached.txid
 
     def reopen(self) -> None:
         """Close without a checkpoint, open and recover."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from machine_adapters import MemoryAdapter, Operation
 
 from holdfast.engine import helpers
-from holdfast.engine.contract import Context
+from holdfast.engine.contract import Context, Image
 from holdfast.engine.errors import (
     Damaged,
     DiskFull,
@@ -153,6 +154,33 @@ def test_the_image_outlives_replacement_and_deletion(it: Harness) -> None:
         image.read("state", 0, 1)
 
 
+def test_an_image_made_during_a_checkpoint_is_of_the_position_it_says(tmp_path: Path) -> None:
+    images: list[Image] = []
+    threads: list[threading.Thread] = []
+
+    class Busy(Files):
+        def rename(self, old: Path, new: Path) -> None:
+            super().rename(old, new)
+            if new.name == "state" and it is not None:
+                threads.append(threading.Thread(target=lambda: images.append(it.engine.image())))
+                threads[-1].start()
+                threads[-1].join(0.2)  # the new file is in place, and its position not yet the engine's
+
+    it: Harness | None = None
+    it = Harness(ADAPTER, tmp_path / "state", Seams(files=Busy()))
+    it.commit([("put", b"k", b"v")])
+    it.checkpoint()
+    for thread in threads:
+        thread.join()
+    assert images
+    for number, image in enumerate(images):
+        copy = tmp_path / f"copy{number}"
+        copy.mkdir()
+        (copy / "state").write_bytes(image.read("state", 0, image.files[0].size))
+        assert MemoryEngine.open(copy, it.context).position == image.position
+        image.close()
+
+
 def test_closing_an_image_waits_for_a_read_in_flight(it: Harness) -> None:
     image = it.engine.image()
     size = image.files[0].size
@@ -198,6 +226,17 @@ def test_a_checkpoint_without_room_changes_nothing_and_works_later(tmp_path: Pat
     assert it.engine.checkpoint(it.position(1)) == it.end
 
 
+def test_a_checkpoint_may_go_further_than_asked_and_says_so(it: Harness) -> None:
+    for key in (b"a", b"b", b"c"):
+        it.commit([("put", key, b"")])
+    it.checkpoint(2)
+    opened = MemoryEngine.open(it.directory, it.context)
+    it.compare_state(opened, opened.position.txid)
+    before = it.engine.position
+    it.checkpoint(1)  # behind where it is: nothing happens
+    assert it.engine.position == before
+
+
 def test_a_read_only_engine_replays_in_memory(it: Harness) -> None:
     before = (it.directory / "state").read_bytes()
     it.commit([("put", b"k", b"v")])
@@ -237,5 +276,5 @@ def test_the_digest_tells_contents_apart(it: Harness) -> None:
     digests = [digest(), digest(one), digest(two), digest(one, two), digest((b"a", b"")), digest((b"a1", b"")),
                digest((b"a", b"2"), (b"b", b"1"))]
     assert len(set(digests)) == len(digests)
-    assert helpers.unordered_digest([b"x", b"x"]) != helpers.unordered_digest([])
+    assert helpers.unordered_digest([b"x", b"x"]) != helpers.unordered_digest([b"y", b"y"])
     assert helpers.unordered_digest([], 1, 2) != helpers.unordered_digest([], 2, 1)

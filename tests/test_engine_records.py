@@ -152,7 +152,12 @@ def test_a_view_keeps_only_what_it_needs(it: Harness) -> None:
         it.commit([("update", 3, b"y")])
         it.commit([("update", 4, b"y")])
         it.checkpoint()
-        assert set(it.engine._cells._kept) == {(VALUES, 4), (VALUES, 5)}
+        once = {key: list(entries) for key, entries in it.engine._cells._kept.items()}
+        assert set(once) == {(VALUES, 4), (VALUES, 5)}
+        for value in (b"z", b"zz"):  # what no view can see is not kept, however often it is overwritten
+            it.commit([("update", 3, value)])
+            it.checkpoint()
+        assert it.engine._cells._kept == once
         it.compare(view)
     assert it.engine._cells._kept == {}
 
@@ -446,6 +451,31 @@ def test_an_image_moves_and_keeps_its_sizes(it: Harness) -> None:
     image.close()
 
 
+def test_a_failed_write_leaves_readers_right(it: Harness) -> None:
+    """The store is poisoned by it, and goes on being read."""
+    files = RecordingFiles(it.directory)
+    it.context = Context(Seams(files=files))
+    it.reopen()
+    insert(it, text_of(1, 400), text_of(2, 400))
+    it.checkpoint()
+    with it.engine.view() as old:
+        it.commit([("update", 0, text_of(3, 500)), ("update", 1, text_of(4, 30))])
+
+        def fail(event: Event) -> None:
+            if event.kind == "sync":
+                raise OSError(errno.EIO, "the disk is gone")
+
+        files.after_each = fail
+        with pytest.raises(OSError, match="gone"):
+            it.checkpoint()
+        files.after_each = None
+        assert it.engine.position == it.position(1)
+        it.compare(old)
+        it.compare_state()
+    it.reopen()
+    it.compare_state()
+
+
 def test_a_read_only_engine_replays_in_memory(it: Harness) -> None:
     filled(it)
     insert(it, text_of(5, 900))
@@ -472,7 +502,8 @@ def test_redo_reads_nothing(it: Harness) -> None:
 def test_the_digest_is_of_content_and_mark(it: Harness) -> None:
     def digest() -> bytes:
         with it.engine.view() as view:
-            return view.digest()
+            found: bytes = view.digest()
+        return found
 
     insert(it, text_of(1, 400), text_of(2, 400))
     first = digest()

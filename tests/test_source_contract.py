@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from source_rig import VALUE, LeapingClock, MemoryStore, client, new_store, put
 
+from holdfast.engine.contract import Image
 from holdfast.engine.errors import (
     AheadOfSource,
     DiskFull,
@@ -17,9 +18,11 @@ from holdfast.engine.errors import (
     LeaseExpired,
     LogPruned,
     NotFound,
+    StoreClosed,
     TooManyLeases,
 )
 from holdfast.engine.history import Position
+from holdfast.engine.leases import Lease
 from holdfast.engine.records import RecordsEngine
 from holdfast.engine.settings import Settings
 from holdfast.engine.source.base import CHUNK_BYTES, Grant, Source
@@ -112,9 +115,10 @@ def test_the_log_after_a_lease_survives_pruning(source: Source, store: MemorySto
 def test_a_prune_between_looking_and_pinning_is_seen(source: Source, store: MemoryStore,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     put(store, 200, VALUE[:4000])
-    grants, grant_longest = [], store.leases.grant_longest
+    grants: list[Lease] = []
+    grant_longest = store.leases.grant_longest
 
-    def late(owner: str, txid: int) -> object:
+    def late(owner: str, txid: int) -> Lease:
         if not grants:
             store.checkpoint()
             assert store.prune() > 0
@@ -247,6 +251,44 @@ def test_leases_are_bounded_and_a_failed_image_leaves_none(source: Source, store
     with pytest.raises(DiskFull, match="no room for an image"):
         source.lease("second", image=True)
     assert len(store.leases.list()) == 15
+
+
+def test_closing_waits_for_an_image_that_is_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    store = new_store(tmp_path / "store")
+    making, go_on, image = threading.Event(), threading.Event(), store.engine.image
+    made: list[Image] = []
+    raised: list[BaseException] = []
+
+    def slow() -> Image:
+        making.set()
+        go_on.wait(20)
+        assert not engine_closed
+        made.append(image())
+        return made[0]
+
+    def lease() -> None:
+        try:
+            LocalSource(store).lease("test", image=True)
+        except BaseException as error:
+            raised.append(error)
+
+    engine_closed: list[bool] = []
+    monkeypatch.setattr(store.engine, "image", slow)
+    monkeypatch.setattr(store.engine, "close", lambda: engine_closed.append(True))
+    taker, closer = threading.Thread(target=lease), threading.Thread(target=store.close)
+    taker.start()
+    assert making.wait(20)
+    closer.start()
+    while not all(state.dead for state in store.leases.list()):
+        closer.join(0.01)
+    go_on.set()
+    taker.join()
+    closer.join()
+    assert [type(error) for error in raised] == [LeaseExpired]
+    assert engine_closed
+    with pytest.raises(StoreClosed):
+        made[0].read("state", 0, 1)
 
 
 def test_a_consumer_is_registered_durably(source: Source, store: MemoryStore) -> None:

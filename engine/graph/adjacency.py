@@ -13,7 +13,7 @@ A value's length says which of the two it is: 16 n, or 16 n + 8.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 BLOCK = 254
@@ -83,7 +83,21 @@ def read(block: bytes | None, key: bytes, cursor: Callable[[], Any]) -> tuple[li
     return neighbours, edges
 
 
-def change(key: bytes, changes: list[tuple[int, int | None]], get: Get,
+def long_list(key: bytes, value: bytes) -> list[tuple[bytes, bytes]]:
+    """A list of any length, given as one value, as it is written: tail first, in key order."""
+    n = len(value) >> 4
+    before = (n - 1) // BLOCK * BLOCK
+    first = 8 * n
+    tail = value[8 * before : first] + value[first + 8 * before :]
+    puts = [(key, tail + _earlier.pack(before) if before else tail)]
+    for at in range(0, before, BLOCK):
+        edges = value[first + 8 * at : first + 8 * (at + BLOCK)]
+        puts.append((key + int.from_bytes(edges[:8], "little").to_bytes(8, "big"),
+                     value[8 * at : 8 * (at + BLOCK)] + edges))
+    return puts
+
+
+def change(key: bytes, changes: Sequence[tuple[int, int | None]], get: Get,
            cursor: Callable[[], Any]) -> list[tuple[bytes, bytes | None]]:
     """What to write so that a list holds some changes.
 
@@ -111,7 +125,7 @@ def change(key: bytes, changes: list[tuple[int, int | None]], get: Get,
     else:
         tail = dict(zip(edges, neighbours, strict=True))
         if before:
-            left = []
+            rest: list[tuple[int, int | None]] = []
             blocks: dict[bytes, dict[int, int]] = {}
             find = cursor()
             for edge, neighbour in changes:
@@ -121,13 +135,12 @@ def change(key: bytes, changes: list[tuple[int, int | None]], get: Get,
                         held = blocks.setdefault(found[0], found[1])
                         before -= _set(held, edge, neighbour)
                         continue
-                left.append((edge, neighbour))
+                rest.append((edge, neighbour))
             for place, held in sorted(blocks.items()):
                 ids = sorted(held)
                 writes.append((place, encode([held[i] for i in ids], ids) if ids else None))
-        else:
-            left = changes
-        for edge, neighbour in left:
+            changes = rest
+        for edge, neighbour in changes:
             _set(tail, edge, neighbour)
         edges = sorted(tail)
         neighbours = [tail[edge] for edge in edges]

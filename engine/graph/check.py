@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import lmdb
@@ -214,9 +215,10 @@ class _Stored:
         order = np.argsort(edges, kind="stable")
         nodes, lanes, neighbours, edges = nodes[order], lanes[order], neighbours[order], edges[order]
         numbers = edges // EDGE_BLOCK
-        starts = np.flatnonzero(np.concatenate(([True], numbers[1:] != numbers[:-1]))) if len(edges) else []
-        bounds = [*np.asarray(starts).tolist(), len(edges)]
-        for at, end in zip(bounds, bounds[1:], strict=False):
+        if not len(edges):
+            return
+        starts = np.flatnonzero(np.concatenate(([True], numbers[1:] != numbers[:-1]))).tolist()
+        for at, end in pairwise([*starts, len(edges)]):
             number = int(numbers[at])
             data = self.get("edges", id_key(number)) if number >= 0 else None
             block = np.frombuffer(data or bytes(EDGE_BLOCK * EDGE_DTYPE.itemsize), EDGE_DTYPE)
@@ -354,8 +356,8 @@ def _overlay(view: GraphView) -> Iterator[str]:
     if nodes != marks.nodes or highest >= marks.next_node:
         yield f"{nodes} nodes up to {highest} are shown; counted are {marks.nodes}, the next is {marks.next_node}"
     highest = 0
-    for first, block in edge_blocks(view):
-        there = np.flatnonzero(block["flags"] & PRESENT)
+    for first, entries in edge_blocks(view):
+        there = np.flatnonzero(entries["flags"] & PRESENT)
         edges += len(there)
         highest = max(highest, first + int(there[-1])) if len(there) else highest
     if edges != marks.edges or highest >= marks.next_edge:

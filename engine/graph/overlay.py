@@ -58,11 +58,12 @@ class Layer:
         indexes: events (txid, all indexes, older), or None.
         tokens: (txid, token, kind, value) in order.
         last: the highest txid in the layer, 0 if it is empty.
-        size: about how many bytes the layer takes.
+        payload_bytes: of all its transactions.
+        size: about how many bytes of memory the layer takes.
     """
 
-    __slots__ = ("adjacency", "edge_props", "edges", "indexes", "labels", "last", "marks", "nodes", "props", "rows",
-                 "size", "tokens")
+    __slots__ = ("adjacency", "edge_props", "edges", "indexes", "labels", "last", "marks", "nodes", "payload_bytes",
+                 "props", "rows", "size", "tokens")
 
     def __init__(self) -> None:
         self.nodes: dict[int, Event] = {}
@@ -76,6 +77,7 @@ class Layer:
         self.indexes: Event | None = None
         self.tokens: list[tuple[int, int, str, Any]] = []
         self.last = 0
+        self.payload_bytes = 0
         self.size = 0
 
     def add(self, changes: Changes, marks: Marks, payload_bytes: int) -> None:
@@ -114,6 +116,7 @@ class Layer:
             self.indexes = changes.indexes
         if changes.tokens:
             self.tokens += changes.tokens
+        self.payload_bytes += payload_bytes
         self.size += CELL_BYTES * cells + payload_bytes
 
 

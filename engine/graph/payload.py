@@ -35,7 +35,7 @@ _EDGE = struct.Struct("<QQQII")
 _ROW = struct.Struct("<I8sQ")
 
 
-def encode(changes: Changes, marks: Marks) -> bytes:
+def encode(changes: Changes, marks: tuple[int, ...]) -> bytes:
     pack_edge = _EDGE.pack
     edges = changes.edges
     indexes = changes.indexes

@@ -18,7 +18,18 @@ import numpy.typing as npt
 
 from ..errors import InvalidInput, NotFound, StoreClosed
 from . import adjacency
-from .lmdbstate import EDGE_BLOCK, EDGE_ENTRY, LABEL_KEY, LABEL_WINDOW, NODE_BLOCK, PRESENT, ROW_KEY, Base, closed, id_key
+from .lmdbstate import (
+    EDGE_BLOCK,
+    EDGE_ENTRY,
+    LABEL_KEY,
+    LABEL_WINDOW,
+    NODE_BLOCK,
+    PRESENT,
+    ROW_KEY,
+    Base,
+    closed,
+    id_key,
+)
 from .overlay import IN, OUT, Event, Indexes, Layer, Marks, newest
 from .tokens import KEY, LABEL, TYPE, Tokens
 from .values import check_properties, decode_map, encode_value, value_digest
@@ -246,7 +257,7 @@ class Reads:
         return self._base.indexes
 
     def _failed(self, node: object, error: Exception) -> Exception:
-        return NotFound(f"no node {node!r}") if isinstance(error, struct.error) else closed(error)
+        return closed(error) if isinstance(error, lmdb.Error) else NotFound(f"no node {node!r}")
 
     def _read(self, pack: Callable[..., bytes], *key: int) -> bytes | None:
         try:

@@ -19,18 +19,29 @@ class Tokens:
     Attributes:
         ids: (kind, value) to token. The value is the name; for a set of labels, their tokens, ascending.
         values: token to (kind, value).
+        highest: the highest token in the table; 0 if it is empty.
     """
 
-    __slots__ = ("_names", "ids", "values")
+    __slots__ = ("_names", "highest", "ids", "values")
 
     def __init__(self) -> None:
         self.ids: dict[tuple[str, Value], int] = {}
         self.values: dict[int, tuple[str, Value]] = {}
+        self.highest = 0
         self._names: dict[int, tuple[str, ...]] = {}
 
     def add(self, token: int, kind: str, value: Value) -> None:
         self.values[token] = (kind, value)
+        self.highest = max(self.highest, token)
         self.ids[kind, value] = token
+
+    def cut(self, end: int) -> None:
+        """Take out the tokens from `end` on: those of a draft that was rolled back."""
+        if self.highest >= end:
+            for token in [token for token in self.values if token >= end]:
+                del self.ids[self.values.pop(token)]
+                self._names.pop(token, None)
+            self.highest = end - 1
 
     def name(self, token: int) -> str:
         """Of a label, type or key. Raises `KeyError` where there is none."""

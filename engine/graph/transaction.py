@@ -7,7 +7,6 @@ of the store's active layer.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +34,7 @@ class GraphTransaction(Reads, Transaction):
         StoreClosed: the transaction has ended.
     """
 
-    __slots__ = ("_base", "_bound", "_changes", "_drafted", "_get", "_layers", "_next_edge", "_next_node",
+    __slots__ = ("_base", "_bound", "_changes", "_get", "_layers", "_next_edge", "_next_node",
                  "_next_token", "_number_of_edges", "_number_of_nodes", "_plans", "_tokens")
 
     def __init__(self, base: Base, layers: tuple[Layer, ...], txid: int, marks: Marks, tokens: Tokens) -> None:
@@ -49,7 +48,6 @@ class GraphTransaction(Reads, Transaction):
         self._bound = _EVERYTHING
         self._tokens = tokens
         self._plans = {}
-        self._drafted: _Drafted | None = None
         self._next_node, self._next_edge, self._next_token, self._number_of_nodes, self._number_of_edges = marks
 
     # --- nodes -------------------------------------------------------------------------------------------------------
@@ -58,8 +56,7 @@ class GraphTransaction(Reads, Transaction):
         """Add a node; its id."""
         self.writable()
         names = check_labels(labels)
-        cells = self._cells(properties, more)
-        packed = self._encode(cells)
+        packed, cells = self._merged(b"", properties, more) if properties or more else (b"", {})
         node = self._next_node
         self._next_node = node + 1
         self._number_of_nodes += 1
@@ -109,13 +106,10 @@ class GraphTransaction(Reads, Transaction):
         labels = self._labels(node)
         if not labels:
             raise NotFound(f"no node {node!r}")
-        cells = decode_map(self._props(node))
-        changed = self._cells(properties, more)
-        cells.update(changed)
-        packed = self._encode(cells)
-        if changed:
+        if properties or more:
+            packed, cells = self._merged(self._props(node), properties, more)
             self._changes.set_props(node, packed)
-            self._note_rows(node, self._label_tokens(labels), cells)
+            self._note_rows(node, self._tokens.label_tokens(labels), cells)
 
     def remove_property(self, node: int, key: str) -> None:
         """Take a property from a node; fine if it has none of this key."""
@@ -134,14 +128,16 @@ class GraphTransaction(Reads, Transaction):
         """Add an edge of a type from `source` to `target`; its id. Several between the same two nodes are several."""
         if self._state is not None:
             self.writable()
-        kind = self._tokens.ids.get((TYPE, type)) or self._known(TYPE, check_name(type, "edge type"))
+        kind = self._tokens.ids.get((TYPE, type))
+        if kind is None:
+            check_name(type, "edge type")
         if not self._labels(source):
             raise NotFound(f"no node {source!r}")
         if not self._labels(target):
             raise NotFound(f"no node {target!r}")
-        packed = self._encode(self._cells(properties, more)) if properties or more else b""
-        if kind < 0:
-            kind = self._token(TYPE, type)
+        packed = self._merged(b"", properties, more)[0] if properties or more else b""
+        if kind is None:
+            kind = self.token(TYPE, type)
         edge = self._next_edge
         self._next_edge = edge + 1
         self._number_of_edges += 1
@@ -168,11 +164,8 @@ class GraphTransaction(Reads, Transaction):
         self.writable()
         if self._edge(edge) is None:
             raise NotFound(f"no edge {edge!r}")
-        cells = decode_map(self._edge_props(edge))
-        changed = self._cells(properties, more)
-        cells.update(changed)
-        packed = self._encode(cells)
-        if changed:
+        if properties or more:
+            packed, _ = self._merged(self._edge_props(edge), properties, more)
             self._changes.set_edge_props(edge, packed)
 
     def remove_edge_property(self, edge: int, key: str) -> None:
@@ -196,7 +189,7 @@ class GraphTransaction(Reads, Transaction):
         indexes = dict(self._indexes())
         if (self._known(LABEL, label), self._known(KEY, key)) in indexes:
             raise InvalidInput(f"there is an index on {label}.{key}", hint="use it, or drop it first")
-        where = (self._token(LABEL, label), self._token(KEY, key))
+        where = (self.token(LABEL, label), self.token(KEY, key))
         indexes[where] = self._next_token
         self._next_token += 1
         self._changes.set_indexes(indexes)
@@ -226,12 +219,11 @@ class GraphTransaction(Reads, Transaction):
         """The token, or -1."""
         return self._tokens.ids.get((kind, value), -1)
 
-    def _token(self, kind: str, value: Value) -> int:
-        """The token, a new one if there is none."""
+    def token(self, kind: str, value: Value) -> int:
+        """The token, a new one if there is none. It goes into the shared table at once, where nothing of it shows to
+        views; should this draft be rolled back, the next one takes it out (`Tokens.cut`)."""
         token = self._tokens.ids.get((kind, value))
         if token is None:
-            if self._drafted is None:
-                self._drafted = self._tokens = _Drafted(self._tokens)
             token = self._next_token
             if token > _MAX_TOKEN:
                 raise InvalidInput("this store has used all of its 2,147,483,647 names")
@@ -241,13 +233,18 @@ class GraphTransaction(Reads, Transaction):
             self._plans.clear()
         return token
 
+    def label_set(self, names: tuple[str, ...]) -> int:
+        """The token of a set of checked labels."""
+        return self._label_set(names)[0]
+
+    def property_map(self, properties: Mapping[str, Any]) -> bytes:
+        """The bytes of checked properties. Raises `InvalidInput` where they are too large."""
+        return self._merged(b"", properties, {})[0]
+
     def _label_set(self, names: tuple[str, ...]) -> tuple[int, tuple[int, ...]]:
         """The token of a set of labels, and theirs."""
-        tokens = tuple(sorted([self._token(LABEL, name) for name in names]))
-        return self._token(LABELS, tokens), tokens
-
-    def _label_tokens(self, labels: int) -> tuple[int, ...]:
-        return self._tokens.label_tokens(labels)
+        tokens = tuple(sorted([self.token(LABEL, name) for name in names]))
+        return self.token(LABELS, tokens), tokens
 
     def _label_names(self, node: int) -> tuple[str, ...]:
         labels = self._labels(node)
@@ -255,16 +252,45 @@ class GraphTransaction(Reads, Transaction):
             raise NotFound(f"no node {node!r}")
         return self._tokens.label_names(labels)
 
-    def _cells(self, properties: Mapping[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
-        """Checked properties, by name."""
-        if properties is not None:
-            more = {**check_properties(properties), **more}
-        return dict(check_properties(more)) if more else more
-
-    def _encode(self, cells: dict[Any, Any]) -> bytes:
-        raise NotImplementedError
+    def _merged(self, packed: bytes, properties: Mapping[str, Any] | None,
+                more: dict[str, Any]) -> tuple[bytes, dict[int, Any]]:
+        """A property map with some properties set: its bytes, and tokens to values. Raises before it changes anything.
+        """
+        changed = {**check_properties(properties), **more} if properties is not None else more
+        check_properties(more)
+        cells = decode_map(packed)
+        new: list[str] = []
+        for key, value in changed.items():
+            token = self._known(KEY, key)
+            if token < 0:
+                token = self._next_token + len(new)
+                new.append(key)
+            cells[token] = value
+        packed = encode_map(cells)
+        for key in new:
+            self.token(KEY, key)
+        return packed, cells
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
+    def marks(self) -> Marks:
+        """Allocation marks and counts after this draft."""
+        return Marks(self._next_node, self._next_edge, self._next_token, self._number_of_nodes, self._number_of_edges)
+
+    def _marks(self) -> Marks:
+        return self.marks()
+
+    @property
+    def changes(self) -> Changes:
+        """What the draft changes, for the engine."""
+        return self._changes
+
     def payload(self) -> bytes:
-        raise NotImplementedError
+        changes = self._changes
+        if changes.edges or changes.nodes or changes.props or changes.edge_props or changes.indexes is not None:
+            return payload.encode(changes, (self._next_node, self._next_edge, self._next_token,
+                                            self._number_of_nodes, self._number_of_edges))
+        return b""
+
+    def close(self) -> None:
+        self._base = self._get = self._layers = self._plans = _CLOSED

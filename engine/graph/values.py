@@ -12,7 +12,7 @@ is stored and logged as one, is a msgpack map from the keys' tokens, ascending, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import msgpack
@@ -102,7 +102,7 @@ def _check_datetime(key: str, value: datetime) -> None:
     if value.utcoffset() is None:
         raise InvalidInput(f"property {key!r} is a datetime without a time zone", hint="give it one: tzinfo=...")
     try:
-        value.astimezone(timezone.utc)
+        value.astimezone(UTC)
     except OverflowError as error:
         raise InvalidInput(f"property {key!r}: {value!r} is out of range in UTC") from error
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_128_digest, xxh3_128_intdigest
 
-from .lmdbstate import EDGE_BLOCK, EDGE_DTYPE, HAS_PROPS, NODE_BLOCK, PRESENT
+from .lmdbstate import EDGE_BLOCK, EDGE_DTYPE, HAS_PROPS, NODE_BLOCK, PRESENT, id_key
 from .overlay import newest
 from .reads import Edge, Reads
 from .tokens import TYPE
@@ -42,6 +42,23 @@ def node_blocks(reads: Reads) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
             for node in changed[number]:
                 block[node - first] = reads._labels(node)
         yield first, block
+
+
+def labels_of(reads: Reads, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    """The label-set tokens of many nodes, whose ids ascend; 0 where there is none."""
+    found = np.zeros(len(ids), np.uint32)
+    numbers = ids // NODE_BLOCK
+    starts = np.flatnonzero(np.concatenate(([True], numbers[1:] != numbers[:-1]))).tolist() if len(ids) else []
+    for at, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+        number = int(numbers[at])
+        data = reads._stored("nodes", id_key(number))
+        if data is not None:
+            found[at:end] = np.frombuffer(data, "<u4")[ids[at:end] - number * NODE_BLOCK]
+    if any(layer.nodes for layer in reads._layers):
+        for at, node in enumerate(ids.tolist()):
+            if any(node in layer.nodes for layer in reads._layers):
+                found[at] = reads._labels(node)
+    return found
 
 
 def edge_blocks(reads: Reads) -> Iterator[tuple[int, npt.NDArray[Any]]]:
@@ -122,18 +139,19 @@ def digest(reads: Reads) -> bytes:
     for token in tokens.of_kind(TYPE):
         types[token] = np.void(xxh3_128_digest(tokens.name(token).encode()))
     width = _ROW.itemsize
-    for first, block in edge_blocks(reads):
-        at = np.flatnonzero(block["flags"] & PRESENT)
-        rows = np.empty(len(at), _ROW)
+    for first, entries in edge_blocks(reads):
+        there = np.flatnonzero(entries["flags"] & PRESENT)
+        block = entries[there]
+        rows = np.empty(len(block), _ROW)
         rows["tag"] = b"E"
-        rows["edge"] = at + first
-        rows["source"] = block["source"][at]
-        rows["target"] = block["target"][at]
-        rows["type"] = types[block["type"][at]]
+        rows["edge"] = there + first
+        rows["source"] = block["source"]
+        rows["target"] = block["target"]
+        rows["type"] = types[block["type"]]
         raw = rows.tobytes()
         items = [raw[i : i + width] for i in range(0, len(raw), width)]
-        for i in np.flatnonzero(block["flags"][at] & HAS_PROPS).tolist():
-            items[i] += _canonical(reads, reads._edge_props(int(at[i]) + first))
+        for i in np.flatnonzero(block["flags"] & HAS_PROPS).tolist():
+            items[i] += _canonical(reads, reads._edge_props(int(there[i]) + first))
         total += sum(map(xxh3_128_intdigest, items))
     return (total % (1 << 128)).to_bytes(16, "big")
 

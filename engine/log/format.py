@@ -33,7 +33,8 @@ GROUP_MAGIC = b"HFG1"
 SECTOR = 512
 GROUP_HEADER = struct.Struct("<4sIIIQQQQQ")
 """magic, records, bytes of records, 0, first txid, durable txid before, durable end before (offset in this file), time
-of writing (us), xxh3-64 of the preceding fields. In a heartbeat the first txid is the next one."""
+(us) before which nothing more is committed, xxh3-64 of the preceding fields. In a heartbeat the first txid is the next
+one."""
 GROUP_FIELDS = struct.Struct("<4sIIIQQQQ")
 FRAME = struct.Struct("<IIQ")
 """header length, payload length, xxh3-64 of header and payload; header and payload follow."""
@@ -105,7 +106,7 @@ class Footer(NamedTuple):
         last: position after its last record.
         records: how many; the first is base.txid + 1.
         first_time_us, last_time_us: commit times; both base_time_us where there is no record.
-        complete_us: time of the last group written: no later transaction has a commit time before it.
+        complete_us: time of the last group: no later transaction has a commit time before it.
         data_end: where the groups end and the footer begins.
         digest: xxh3-128 of every byte before `data_end`.
         places: sparse index, ascending.

@@ -2,8 +2,8 @@
 
 Data flows one way. `append` numbers, chains and encodes a record and puts it into the batch that is filling; nothing is
 written. `take` hands the oldest batch to whoever syncs, and `write` puts it into the file as one group and syncs once.
-`append` and `take` must be called under one lock (the store's), `write` by one thread at a time, outside of it; what
-is read (`read`, `chain_at`, …) is durable and may be called from any thread meanwhile.
+`append`, `take` and `heartbeat` must be called under one lock (the store's), `write` by one thread at a time, outside
+of it; what is read (`read`, `chain_at`, …) is durable and may be called from any thread meanwhile.
 
 A batch belongs to one segment. When a record does not fit, `append` goes on in the next segment at once; `write` seals
 the one before, when everything in it is written, and starts the next. So a segment under its own name always has a
@@ -57,18 +57,18 @@ class LogOptions:
 
 
 class Batch:
-    """Records on their way into one group of one segment."""
+    """Records on their way into one group of one segment. A heartbeat has none, and `last` is None."""
 
-    __slots__ = ("first", "first_time_us", "frames", "last", "length", "records", "writer")
+    __slots__ = ("first", "first_time_us", "frames", "last", "length", "records", "time_us", "writer")
 
-    def __init__(self, writer: SegmentWriter, first: Record) -> None:
+    def __init__(self, writer: SegmentWriter, first: int, time_us: int) -> None:
         self.writer = writer
-        self.first = first.txid
-        self.first_time_us = first.time_us
+        self.first = first
+        self.first_time_us = self.time_us = time_us
         self.frames: list[bytes] = []
         self.length = 0
         self.records = 0
-        self.last = first
+        self.last: Record | None = None
 
 
 class Log:
@@ -86,6 +86,7 @@ class Log:
         self._seams = seams
         self._now = seams.clock.now_us
         self._segments = segments  # never changed in place: readers hold a reference
+        self._listing = seams.scheduler.lock()  # around each replacement of it: rotation and pruning are two threads
         last = segments[-1]
         self.history = last.header.history
         self.epoch = epoch
@@ -213,6 +214,9 @@ class Log:
             DiskFull: no room for the next segment; nothing was logged.
             InvalidInput: the payload is too large.
         """
+        if len(payload) > self.options.max_record_bytes:
+            raise InvalidInput(f"a payload of {len(payload):,} bytes is over max_record_bytes "
+                               f"({self.options.max_record_bytes:,})", hint="use smaller transactions, or a bulk load")
         now = self._now()
         if now < self._time:
             self.clock_jump_us = now - self._time
@@ -245,20 +249,18 @@ class Log:
         writer = self._writer
         if (writer is None or writer.reserved + _GROUP + size > writer.limit
                 or (record.attachment is not None and writer.attachments >= MAX_ATTACHMENTS)):
-            if len(payload) > self.options.max_record_bytes:
-                raise InvalidInput(f"a payload of {len(payload):,} bytes is over max_record_bytes "
-                                   f"({self.options.max_record_bytes:,})", hint="use smaller transactions, or a bulk load")
             writer = self._writer = self._next_writer(_GROUP + size)
         batches = self._batches
         batch = batches[-1] if batches else None
         if batch is None or batch.writer is not writer or batch.length + size > self.options.group_bytes:
-            batch = Batch(writer, record)
+            batch = Batch(writer, record.txid, record.time_us)
             batches.append(batch)
             writer.reserved += _GROUP
         batch.frames += (_frame(len(header), len(payload), xxh3_64_intdigest(body, writer.seed)), body)
         batch.length += size
         batch.records += 1
         batch.last = record
+        batch.time_us = record.time_us
         writer.reserved += size
         self.waiting_bytes += size
         if record.attachment is not None:
@@ -325,16 +327,19 @@ class Log:
         if writer is not self._written:
             self._start(writer)
         last = batch.last
-        writer.write_group(batch.frames, batch.length, batch.records, batch.first, batch.first_time_us, last, self._now())
-        self.end = end = Position(last.txid, last.chain)
-        return end
+        writer.write_group(batch.frames, batch.length, batch.records, batch.first, batch.first_time_us, last,
+                           batch.time_us)
+        if last is not None:
+            self.end = Position(last.txid, last.chain)
+        return self.end
 
     def _start(self, writer: SegmentWriter) -> None:
         """Seal the segment that is being written, and start the next."""
         self._seal()
         writer.start()
         self._written = writer
-        self._segments = [*self._segments, writer.segment]
+        with self._listing:
+            self._segments = [*self._segments, writer.segment]
 
     def _seal(self) -> None:
         if self._written is not None:
@@ -343,17 +348,17 @@ class Log:
             self._written = None
             self.on_sealed(info)
 
-    def heartbeat(self) -> None:
-        """Write a group without records: nothing was committed up to now. Call it as `write`, with no batch waiting.
+    def heartbeat(self) -> Batch | None:
+        """A group without records, to be passed to `write`: nothing will be committed with a time before now. Call it
+        as `append`, with no batch waiting and none being written.
 
-        Without an open segment, or without room in it, nothing is written: the next record will do.
+        None without an open segment, or without room in it: the next record will do.
         """
         writer = self._written
-        if writer is not None and writer is self._writer and writer.reserved + _GROUP <= writer.limit:
-            writer.reserved += _GROUP
-            now = max(self._now(), self._time)
-            writer.write_group([], 0, 0, self._txid + 1, 0, None, now)
-            self._time = now
+        if writer is None or writer is not self._writer or writer.reserved + _GROUP > writer.limit:
+            return None
+        writer.reserved += _GROUP
+        return Batch(writer, self._txid + 1, self.complete_now())
 
     def sync(self) -> None:
         """Write and sync everything appended. For a log with one user, such as a backup target's.
@@ -375,11 +380,18 @@ class Log:
 
         Nothing may be waiting to be written. Raises `DiskFull`.
         """
-        if history.store_id != self.history.store_id or history.branch.start.txid > self._txid:
-            raise InvalidInput("a history that this log cannot go on with")
-        self.history = history
-        self.epoch = self.epoch if epoch is None else epoch
-        self._start_now()
+        known = len(self.history.branches)
+        if (history.store_id != self.history.store_id or history.branches[:known] != self.history.branches
+                or any(b.start != self.appended for b in history.branches[known:]) or self.appended != self.end
+                or (epoch is not None and epoch < self.epoch)):
+            raise InvalidInput("a history that this log cannot go on with", hint="a branch starts where the log ends")
+        before = self.history, self.epoch
+        self.history, self.epoch = history, self.epoch if epoch is None else epoch
+        try:
+            self._start_now()
+        except BaseException:
+            self.history, self.epoch = before
+            raise
 
     def close(self) -> None:
         """Write what is appended and seal. A segment without records that says nothing new is removed."""
@@ -526,10 +538,11 @@ class Log:
     def prune(self, segments: list[SegmentInfo]) -> None:
         """Delete these segments, the oldest ones, and their attachments. The caller has made sure nobody needs them."""
         doomed = {s.ordinal for s in segments}
-        gone = [s for s in self._segments[:-1] if s.header.ordinal in doomed]
-        if gone != self._segments[: len(gone)]:
-            raise InvalidInput("only the oldest segments can be pruned")
-        self._segments = self._segments[len(gone) :]
+        with self._listing:
+            gone = [s for s in self._segments[:-1] if s.header.ordinal in doomed]
+            if gone != self._segments[: len(gone)]:
+                raise InvalidInput("only the oldest segments can be pruned")
+            self._segments = self._segments[len(gone) :]
         for segment in gone:  # oldest first, so that a crash leaves no hole
             self._seams.files.unlink(segment.path)
             self._seams.files.sync_directory(self.directory)
@@ -542,7 +555,7 @@ class Log:
 
     def size(self) -> int:
         """Bytes of all segments."""
-        return sum(s.size for s in self._segments)
+        return sum(s.info().size for s in self._segments)
 
     # --- attachments -----------------------------------------------------------------------------------------------
 
@@ -562,4 +575,5 @@ class Log:
         return self.directory / "attachments" / name
 
     def status(self) -> dict[str, Any]:
-        return {"segments": len(self._segments), "bytes": self.size(), "first": self.base.txid + 1, "last": self.end.txid}
+        return {"segments": len(self._segments), "bytes": self.size(), "first": self.base.txid + 1,
+                "last": self.end.txid, "clock_jump_us": self.clock_jump_us}

@@ -105,7 +105,7 @@ class Segment:
 
     def info(self) -> SegmentInfo:
         return SegmentInfo(self.path, self.header.ordinal, self.first, self.end.txid, self.first_time_us,
-                           self.last_time_us, self.complete_us, self.size, self.footer is not None,
+                           self.last_time_us, self.complete_us, max(self.size, self.data_end), self.footer is not None,
                            self.header.epoch, self.header.history)
 
     @classmethod
@@ -181,15 +181,18 @@ class Segment:
 
     def verify(self) -> None:
         """Read every byte and compare with what header and footer say. Raises `Damaged`."""
-        end = self.header.base
+        end, expected = self.header.base, self.end  # an open segment may get longer meanwhile
+        passed = end == expected
         attachments = []
         for group in self.groups():
             for record in group.records:
                 end = record.position
+                passed = passed or end == expected
                 if record.attachment is not None:
                     attachments.append((record.txid, *record.attachment))
-        if end != self.end or attachments != [a for a in self.attachments if a[0] <= end.txid]:
-            raise Damaged(f"ends at {end}, and should at {self.end}", path=str(self.path))
+        if (not passed or (self.footer is not None and end != self.end)
+                or attachments != [a for a in self.attachments if a[0] <= end.txid]):
+            raise Damaged(f"ends at {end}, and should at {expected}", path=str(self.path))
         if self.footer is not None:
             file = self.files.open(self.path)
             try:
@@ -258,9 +261,9 @@ class SegmentWriter:
         file.pwrite(data, offset)
         file.datasync()
         self._digest.update(data)
+        segment.data_end = offset + GROUP_HEADER.size + length  # first: what ends before `end` ends before `data_end`
         if last is not None:
             segment.note_records(offset, first, first_time_us, last)
-        segment.data_end = offset + GROUP_HEADER.size + length
         segment.complete_us = time_us
 
     def seal(self) -> None:

@@ -69,13 +69,15 @@ class LocalSource(Source):
         if not 0 < ttl < float("inf"):  # before an image is made for nothing
             raise InvalidInput(f"a lease cannot live for {ttl} seconds", hint="give a positive number of seconds")
         lease = self._pin_checkpointed(owner)
-        image: Image | None = None
         try:
-            image = self._store.image()
-            lease = self._leases.furnish(lease.id, ttl, image.position.txid, image)
+            with self._leases.using(lease.id):  # a store that closes waits until the image is made
+                image = self._store.image()
+                try:
+                    self._leases.furnish(lease.id, ttl, image.position.txid, image)
+                except BaseException:
+                    image.close()
+                    raise
         except BaseException:
-            if image is not None and lease.image is not image:
-                image.close()
             self._leases.release(lease.id)
             raise
         # Never given out again, so it names the image too: a resumed copy that meets another one starts anew.

@@ -17,6 +17,7 @@ import ipaddress
 import json
 import logging
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from ..errors import HoldfastError, NotAuthorized, SourceRefused, SourceUnavailable
+from ..errors import HoldfastError, InvalidInput, NotAuthorized, SourceRefused, SourceUnavailable
 from .local import LocalSource
 from .routes import Routes
 from .wire import DIGEST_HEADER, INSTANCE_HEADER, digest, error_to_wire
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("holdfast.source")
 
 T = TypeVar("T")
+
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::\d{0,5})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,10 +270,10 @@ class SourceServer:
             raise NotAuthorized("the token is missing" if not given else "the token is wrong")
 
     def _knows(self, host: str) -> bool:
-        if host.startswith("["):
-            name = host[1:].partition("]")[0]
-        else:
-            name = host.rpartition(":")[0] if host.count(":") == 1 else host
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match[1] or match[2]
         try:
             ipaddress.ip_address(name)
         except ValueError:
@@ -280,14 +283,14 @@ class SourceServer:
     # --- for the routes --------------------------------------------------------------------------------------------
 
     async def body(self, request: web.Request) -> dict[str, Any]:
-        """The JSON object a request brings. Raises `SourceRefused`."""
+        """The JSON object a request brings. Raises `InvalidInput`."""
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 data = json.loads(await request.read())
         except (ValueError, RecursionError) as error:
-            raise SourceRefused("the body is not JSON") from error
+            raise InvalidInput("the body is not JSON") from error
         if not isinstance(data, dict):
-            raise SourceRefused("the body is not a JSON object")
+            raise InvalidInput("the body is not a JSON object")
         return data
 
     async def write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:

@@ -66,6 +66,7 @@ class BackupService(Plugin):
         self._fixed_token = token
         self._names = frozenset(name.lower().rstrip(".") for name in names)
         self._insecure = insecure
+        self._store: Store[Any, Any] | None = None
         self._server: SourceServer | None = None
         self._entry: tuple[Path, str] | None = None
         if self._asked is not None and self._enabled:
@@ -74,11 +75,12 @@ class BackupService(Plugin):
     def opened(self, store: Store[Any, Any]) -> None:
         if not self._enabled:
             return
-        if self._server is not None:
+        if self._store is not None:
             raise SettingError("this BackupService serves a store already", hint="make one for each store")
         sock = self._listen()
         if sock is None:
             return
+        self._store = store
         try:
             self._start(store, sock)
         except SettingError as error:
@@ -93,6 +95,9 @@ class BackupService(Plugin):
             raise
 
     def closing(self, store: Store[Any, Any]) -> None:
+        if store is not self._store:
+            return
+        self._store = None
         server, self._server = self._server, None
         if server is not None:
             server.stop()
@@ -104,7 +109,7 @@ class BackupService(Plugin):
     def forked(self) -> None:
         """In a forked child: keep neither socket nor token file; the parent goes on with both."""
         server, self._server = self._server, None
-        self._entry = None
+        self._store = self._entry = None
         if server is not None:
             server.forked()
 

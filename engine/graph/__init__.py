@@ -1,0 +1,13 @@
+"""The reference engine: a property graph on LMDB, with what one reads and gives.
+
+Nodes have labels and properties; edges are directed, have one type, a source, a target and properties, and there may be
+several between the same two nodes. One transaction writes at a time; any number of views read beside it.
+"""
+
+from .bulk import BulkLoad, BulkResult
+from .engine import GraphEngine
+from .reads import Direction, Edge, Node
+from .transaction import GraphTransaction
+from .view import GraphView
+
+__all__ = ["BulkLoad", "BulkResult", "Direction", "Edge", "GraphEngine", "GraphTransaction", "GraphView", "Node"]

@@ -1,0 +1,199 @@
+"""The command line: each command in words and in JSON, its exit codes, and `serve` as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backup_worlds import SMALL, digest, digest_at, open_store, write
+from typer.testing import CliRunner, Result
+
+from holdfast import backup
+from holdfast.backup import cli
+from holdfast.engine import errors
+from holdfast.engine.memory import MemoryEngine, MemoryView
+from holdfast.engine.source.service import BackupService
+from holdfast.engine.store import Store
+
+runner = CliRunner()
+
+
+def holdfast(*arguments: str | Path, code: int = 0) -> Result:
+    result = runner.invoke(cli.app, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+def told(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
+    """The one JSON object on standard output."""
+    lines = holdfast(*arguments, "--json", code=code).stdout.splitlines()
+    assert len(lines) == 1
+    found: dict[str, Any] = json.loads(lines[0])
+    return found
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store[Any, Any]]:
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.delenv("HOLDFAST_TOKEN", raising=False)
+    service = BackupService(online_backup_server="127.0.0.1:0")
+    with Store.open(tmp_path / "store", MemoryEngine, plugins=[service], settings=SMALL) as opened:
+        write(opened, 1, 10)
+        opened.checkpoint()
+        yield opened
+
+
+@pytest.fixture
+def uri(store: Store[Any, Any]) -> str:
+    assert store.backup_uri is not None
+    return store.backup_uri
+
+
+def test_the_whole_way(store: Store[Any, Any], uri: str, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    assert "full backup" in holdfast("backup", uri, target).stdout
+    write(store, 2, 5)
+    report = told("backup", uri, target)
+    assert (report["kind"], report["from_txid"], report["to_txid"]) == ("incremental", 10, 15)
+    assert datetime.fromisoformat(report["ended"]).tzinfo is not None
+    assert "is whole" in holdfast("verify", target).stdout
+    assert told("verify", target)["digest"] == digest(store).hex()
+    info = told("info", target)
+    assert (info["kind"], info["bounds"]["first"], info["bounds"]["last"]) == ("backup", 10, 15)
+    assert [r["kind"] for r in info["runs"]] == ["full", "incremental"]
+    assert "is a backup" in holdfast("info", target).stdout
+    assert "is a store" in holdfast("info", tmp_path / "store").stdout
+    lines = [json.loads(line) for line in holdfast("log", target, "--from", "12", "--json").stdout.splitlines()]
+    assert [line["txid"] for line in lines] == [12, 13, 14, 15]
+    assert lines[-1]["chain"] == store.published.chain.hex()
+    assert len(holdfast("log", target, "--to", "12").stdout.splitlines()) == 2
+    assert "restored" in holdfast("restore", target, tmp_path / "r1", "--txid", "12").stdout
+    at = told("restore", target, tmp_path / "r2", "--at", lines[2]["time"])
+    assert at["txid"] >= 14
+    assert backup.info(tmp_path / "r2").bounds.last == at["txid"]
+    holdfast("restore", target, tmp_path / "r1", code=4)
+    holdfast("restore", target, tmp_path / "r1", "--force")
+    assert digest_at(tmp_path / "r1", MemoryEngine) == digest(store)
+
+
+def test_exit_codes(store: Store[Any, Any], uri: str, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    holdfast("backup", uri, target)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    for arguments, code, name in [
+        (("backup", "single://127.0.0.1:1", target, "--timeout", "1"), 3, "SourceUnavailable"),
+        (("backup", "ha://a,b", target), 3, "ClusterUnavailable"),
+        (("backup", "localhost", target), 2, "InvalidInput"),
+        (("backup", uri, tmp_path / "photos"), 4, "TargetInvalid"),
+        (("backup", uri, target, "--expect-store", "0" * 8), 4, "ForeignStore"),
+        (("backup", uri, target, "--token", "wrong-but-long-enough"), 4, "NotAuthorized"),
+        (("restore", target, tmp_path / "r", "--txid", "99"), 4, "RestorePointOutOfRange"),
+        (("restore", target, tmp_path / "r", "--at", "2026-01-01T00:00:00"), 2, "InvalidInput"),
+        (("restore", target, tmp_path / "r", "--at", "yesterday"), 2, "InvalidInput"),
+        (("verify", tmp_path / "nowhere"), 4, "TargetInvalid"),
+        (("info", tmp_path / "nowhere"), 4, "StoreNotFound"),
+        (("log", target, "--from", "1", "--to", "5"), 4, "RestorePointOutOfRange"),
+        (("serve", tmp_path / "nowhere"), 4, "StoreNotFound"),
+        (("serve", tmp_path / "nowhere", "--engine", "nonsense"), 2, "SettingError"),
+    ]:
+        error = told(*arguments, code=code)
+        assert error["error"] == name
+        assert error["message"]
+        assert error["hint"]
+        shown = holdfast(*arguments, code=code)
+        assert error["message"] in shown.stderr
+        assert shown.stdout == ""
+    holdfast("backup", uri, code=2)
+    holdfast("nonsense", code=2)
+
+
+def test_damage_and_inconsistency_are_never_zero(store: Store[Any, Any], uri: str, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "target"
+    holdfast("backup", uri, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryView, "check", lambda self: iter(("this", "that")))
+        assert told("verify", target, code=5)["findings"] == ["this", "that"]
+        assert "that" in holdfast("verify", target, code=5).stderr
+        assert told("backup", uri, tmp_path / "second", code=5)["error"] == "Inconsistent"
+    state = next(target.glob("gen-*/state/*"))
+    data = bytearray(state.read_bytes())
+    data[30] ^= 1
+    state.write_bytes(data)
+    assert told("verify", target, code=5)["error"] == "Damaged"
+    assert str(state) in holdfast("restore", target, tmp_path / "r", code=5).stderr
+
+
+def test_help_documents_the_exit_codes() -> None:
+    shown = " ".join(holdfast("--help").stdout.replace("│", " ").split())
+    for code, text, _ in cli.EXIT_CODES:
+        assert f"{code} {text}" in shown
+    for command in ("backup", "restore", "verify", "info", "log", "serve"):
+        assert "--json" in holdfast(command, "--help").stdout
+
+
+def test_every_error_has_an_exit_code_that_is_not_zero() -> None:
+    def kinds(kind: type[Exception]) -> Iterator[type[Exception]]:
+        yield kind
+        for below in kind.__subclasses__():
+            yield from kinds(below)
+
+    codes = {kind.__name__: next(c for c, _, k in cli.EXIT_CODES if issubclass(kind, k))
+             for kind in kinds(errors.HoldfastError)}
+    assert 0 not in codes.values()
+    assert codes["DiskFull"] == 6
+    assert codes["Inconsistent"] == codes["Damaged"] == 5
+    assert codes["SourceRestarted"] == codes["SourceUnavailable"] == codes["LeaseExpired"] == 3
+    assert codes["ForeignStore"] == codes["NotAuthorized"] == codes["RestorePointOutOfRange"] == 4
+    assert codes["InvalidInput"] == codes["SettingError"] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_is_backed_up_and_stops_when_told(tmp_path: Path, number: signal.Signals) -> None:
+    with open_store(tmp_path / "store") as store:
+        write(store, 1, 5)
+        expected = digest(store)
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(runtime)}
+    command = [sys.executable, "-c", "from holdfast.backup.cli import main; main()"]
+    served = subprocess.Popen([*command, "serve", str(tmp_path / "store"), "--listen", ":0", "--json"],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert served.stdout is not None
+        ready = json.loads(served.stdout.readline())
+        assert ready["engine"] == "memory"
+        taken = subprocess.run([*command, "backup", ready["backup_uri"], str(tmp_path / "target"), "--json"],
+                               capture_output=True, text=True, env=environment, check=False)
+        assert taken.returncode == 0, taken.stderr
+        assert json.loads(taken.stdout)["to_txid"] == 5
+        served.send_signal(number)
+        _, complaints = served.communicate(timeout=60)
+        assert served.returncode == 0, complaints
+        assert complaints == ""
+    finally:
+        served.kill()
+        served.communicate()
+    assert digest_at(tmp_path / "target", MemoryEngine) == expected
+    assert backup.info(tmp_path / "store").log_clean, "it was closed in order"
+
+
+def test_without_its_extras_the_command_says_what_to_install(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['typer'] = None; import holdfast.backup.cli"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "holdfast[cli]" in done.stderr
+    assert "Traceback" not in done.stderr

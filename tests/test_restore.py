@@ -1,0 +1,282 @@
+"""Restore: to every point, into every kind of destination, refused or dying half-way."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from backup_worlds import (
+    ENGINES,
+    SMALL,
+    FaultyDisk,
+    Killed,
+    SetClock,
+    digest,
+    digest_at,
+    full_disk,
+    open_store,
+    tree,
+    write,
+)
+
+from holdfast import backup
+from holdfast.engine.contract import Engine
+from holdfast.engine.directory import Layout
+from holdfast.engine.errors import (
+    Damaged,
+    DiskFull,
+    InvalidInput,
+    OtherBranch,
+    RestorePointOutOfRange,
+    StoreExists,
+    StoreLocked,
+    TargetInvalid,
+    Unsupported,
+    WrongEngine,
+)
+from holdfast.engine.memory import MemoryEngine
+from holdfast.engine.records import RecordsEngine
+from holdfast.engine.seams import Files, Seams
+from holdfast.engine.store import Store
+
+HOUR = 3600 * 1_000_000
+
+
+class World(NamedTuple):
+    """A target whose image is of transaction 10 (at least), whose log goes on to 25; a digest and a time for each."""
+
+    target: Path
+    engine: type[Engine[Any, Any]]
+    digests: dict[int, bytes]
+    times: dict[int, int]
+
+
+def build(path: Path, engine: type[Engine[Any, Any]]) -> World:
+    """Transaction n is committed at about n hours; the backup is taken at 26 hours."""
+    clock = SetClock()
+    start = clock.us
+    digests, times = {}, {}
+    with open_store(path / "store", engine, Seams(clock=clock)) as store:
+        for n in range(1, 26):
+            clock.us = start + n * HOUR
+            write(store, n)
+            digests[n] = digest(store)
+            times[n] = store.log.time_of(n)
+            if n == 10:
+                store.checkpoint()
+                backup.run(store, path / "target", seams=Seams(clock=clock))
+        clock.us = start + 26 * HOUR
+        backup.run(store, path / "target", seams=Seams(clock=clock))
+    return World(path / "target", engine, digests, times)
+
+
+@pytest.fixture(scope="module", params=ENGINES, ids=lambda e: e.name)
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return build(tmp_path_factory.mktemp("world"), request.param)
+
+
+@pytest.fixture
+def world(built: World, tmp_path: Path) -> Iterator[World]:
+    """A copy of it, which must stay as it is."""
+    shutil.copytree(built.target, tmp_path / "target")
+    before = tree(tmp_path / "target")
+    yield built._replace(target=tmp_path / "target")
+    assert tree(tmp_path / "target") == before, "not a byte of a backup changes"
+
+
+def moment(time_us: int) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=time_us)
+
+
+def test_to_the_end(world: World, tmp_path: Path) -> None:
+    report = backup.restore(world.target, tmp_path / "dest")
+    assert (report.txid, report.transactions, report.time_us) == (25, 15, world.times[25])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dest", "target"]
+    with open_store(tmp_path / "dest", world.engine) as store:
+        assert digest(store) == world.digests[25]
+        assert store.published.txid == store.log.base.txid == 25
+        assert store.history.branch.id.hex() == report.branch
+        assert store.history.branch.start == store.published
+        assert len(store.history.branches) == 2
+        write(store, 99)
+        assert store.published.txid == 26
+        assert store.log.time_of(26) >= world.times[25], "commit times never run backwards"
+    assert "transaction 25" in str(report)
+
+
+def test_every_txid_within_bounds(world: World, tmp_path: Path) -> None:
+    bounds = backup.info(world.target).bounds
+    assert (bounds.first, bounds.last) == (10, 25)
+    for n in range(bounds.first, bounds.last + 1):
+        report = backup.restore(world.target, tmp_path / f"to{n}", to_txid=n)
+        assert (report.txid, report.time_us) == (n, world.times[n])
+        assert digest_at(tmp_path / f"to{n}", world.engine) == world.digests[n]
+
+
+@pytest.mark.parametrize("txid", [-1, 0, 9, 26, 10**12])
+def test_no_txid_outside_bounds(world: World, tmp_path: Path, txid: int) -> None:
+    with pytest.raises(RestorePointOutOfRange, match=r"transaction 10 \(20.* to 25"):
+        backup.restore(world.target, tmp_path / "dest", to_txid=txid)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["target"]
+
+
+def test_every_time_within_bounds(world: World, tmp_path: Path) -> None:
+    for n in range(10, 26, 5):
+        for offset, expected in ((0, n), (HOUR // 2, n), (-1, n - 1)):
+            dest = tmp_path / f"at{n}.{offset}"
+            if expected < 10:
+                with pytest.raises(RestorePointOutOfRange, match="before this backup begins"):
+                    backup.restore(world.target, dest, at=moment(world.times[n] + offset))
+                continue
+            zone = timezone(timedelta(hours=5, minutes=30))
+            report = backup.restore(world.target, dest, at=moment(world.times[n] + offset).astimezone(zone))
+            assert report.txid == expected
+            assert digest_at(dest, world.engine) == world.digests[expected]
+
+
+def test_times_that_cannot_be_meant(world: World, tmp_path: Path) -> None:
+    bounds = backup.info(world.target).bounds
+    with pytest.raises(RestorePointOutOfRange, match="after what this backup knows of"):
+        backup.restore(world.target, tmp_path / "dest", at=moment(bounds.complete_until_us + 1))
+    assert backup.restore(world.target, tmp_path / "dest", at=moment(bounds.complete_until_us)).txid == 25
+    with pytest.raises(RestorePointOutOfRange, match="before this backup begins"):
+        backup.restore(world.target, tmp_path / "another", at=datetime(1969, 7, 20, tzinfo=UTC))
+    with pytest.raises(InvalidInput, match="no time zone"):
+        backup.restore(world.target, tmp_path / "another", at=datetime(2030, 1, 1))
+    with pytest.raises(InvalidInput, match="both"):
+        backup.restore(world.target, tmp_path / "another", at=moment(0), to_txid=12)
+
+
+def test_restored_store_is_backed_up_as_another_branch(world: World, tmp_path: Path) -> None:
+    backup.restore(world.target, tmp_path / "dest", to_txid=20)
+    with open_store(tmp_path / "dest", world.engine) as store:
+        write(store, 77, 3)
+        assert backup.run(store, tmp_path / "its-own").to_txid == 23
+        with pytest.raises(OtherBranch):
+            backup.run(store, world.target)
+    assert backup.verify(tmp_path / "its-own").bounds.last == 23
+
+
+def test_refuses_a_destination_that_is_taken(world: World, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"meow")
+    with pytest.raises(StoreExists):
+        backup.restore(world.target, tmp_path / "photos")
+    with pytest.raises(TargetInvalid):
+        backup.restore(world.target, tmp_path / "photos", force=True)
+    assert tree(tmp_path / "photos") == {"cat.jpg": b"meow"}
+    (tmp_path / "empty").mkdir()
+    assert backup.restore(world.target, tmp_path / "empty").txid == 25
+    with pytest.raises(StoreExists):
+        backup.restore(world.target, tmp_path / "empty")
+    (tmp_path / "x.partial").mkdir()
+    (tmp_path / "x.partial" / "thesis.txt").write_bytes(b"")
+    with pytest.raises(TargetInvalid, match=r"x\.partial is in the way"):
+        backup.restore(world.target, tmp_path / "x")
+    for inside in (world.target, world.target / "sub", tmp_path):
+        with pytest.raises(InvalidInput, match="within one another"):
+            backup.restore(world.target, inside, force=True)
+
+
+def test_force_replaces_a_store_that_is_closed(world: World, tmp_path: Path) -> None:
+    with open_store(tmp_path / "dest") as old:
+        write(old, 1)
+        with pytest.raises(StoreLocked):
+            backup.restore(world.target, tmp_path / "dest", force=True)
+        write(old, 2)
+        kept = digest(old)
+    with pytest.raises(RestorePointOutOfRange):
+        backup.restore(world.target, tmp_path / "dest", force=True, to_txid=1000)
+    assert digest_at(tmp_path / "dest", MemoryEngine) == kept
+    backup.restore(world.target, tmp_path / "dest", force=True)
+    assert digest_at(tmp_path / "dest", world.engine) == world.digests[25]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dest", "target"]
+
+
+def test_force_where_directories_cannot_be_swapped(world: World, tmp_path: Path) -> None:
+    class Old(Files):
+        def exchange(self, one: Path, other: Path) -> None:
+            raise Unsupported("cannot")
+
+    with open_store(tmp_path / "dest") as old:
+        kept = digest(old)
+    with pytest.raises(Unsupported):
+        backup.restore(world.target, tmp_path / "dest", force=True, seams=Seams(files=Old()))
+    assert digest_at(tmp_path / "dest", MemoryEngine) == kept
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_killed_at_every_step(world: World, tmp_path: Path, force: bool) -> None:
+    old = b""
+    for n in count(1):
+        dest = tmp_path / f"dest{n}"
+        if force:
+            with open_store(dest, world.engine) as store:
+                write(store, 1)
+                old = digest(store)
+        try:
+            backup.restore(world.target, dest, force=force, seams=Seams(files=FaultyDisk(fail_at=n)))
+        except Killed:
+            if force:
+                assert digest_at(dest, world.engine) in (old, world.digests[25]), "the one or the other"
+            elif dest.exists():
+                assert digest_at(dest, world.engine) == world.digests[25]
+            if force or not dest.exists():
+                backup.restore(world.target, dest, force=force)
+                assert not dest.with_name(f"dest{n}.partial").exists()
+            assert digest_at(dest, world.engine) == world.digests[25]
+        else:
+            break
+    assert n > 15
+
+
+def test_disk_full_at_every_write(world: World, tmp_path: Path) -> None:
+    for n in count(1):
+        dest = tmp_path / f"dest{n}"
+        try:
+            backup.restore(world.target, dest, seams=Seams(files=full_disk(n)))
+        except DiskFull:
+            assert not dest.exists()
+            assert backup.restore(world.target, dest).txid == 25
+        else:
+            break
+    assert n > 5
+
+
+def test_damaged_image_is_not_restored(built: World, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    shutil.copytree(built.target, target)
+    victim = max((Layout(target, Files()).current().state).iterdir(), key=lambda p: p.stat().st_size)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    with pytest.raises(Damaged, match=victim.name):
+        backup.restore(target, tmp_path / "dest")
+    assert not (tmp_path / "dest").exists()
+
+
+def test_only_backups_are_restored(world: World, tmp_path: Path) -> None:
+    with open_store(tmp_path / "store"):
+        pass
+    for nothing in ("store", "nowhere"):
+        with pytest.raises(TargetInvalid):
+            backup.restore(tmp_path / nothing, tmp_path / "dest")
+    other = MemoryEngine if world.engine is RecordsEngine else RecordsEngine
+    with pytest.raises(WrongEngine):
+        backup.restore(world.target, tmp_path / "dest", engine=other)
+
+
+def test_empty_store_is_restored(tmp_path: Path) -> None:
+    for kind in ENGINES:
+        with open_store(tmp_path / kind.name, kind) as store:
+            backup.run(store, tmp_path / f"{kind.name}.bak")
+        report = backup.restore(tmp_path / f"{kind.name}.bak", tmp_path / f"{kind.name}.new")
+        assert (report.txid, report.time_us) == (0, None)
+        with Store.open(tmp_path / f"{kind.name}.new", kind, settings=SMALL) as again:
+            write(again, 1)
+            assert again.published.txid == 1
