@@ -33,6 +33,8 @@ class Waiter:
         self.txid = txid
         self.gate = gate
         self.future = future
+        if future is not None:
+            future.set_running_or_notify_cancel()  # so that nobody can cancel it: the transaction is on its way
         self.lead = False
         self.error: HoldfastError | None = None
 
@@ -101,7 +103,7 @@ class Committer:
             if self.poison is not None:
                 raise self.poisoned()
             record = self.log.append(payload, version, attachment)
-            self.stages.append(Position(record.txid, record.chain), barrier=barrier)
+            self.stages.append(record.position, barrier=barrier)
             if self._keep:
                 self._kept.append(record)
         return record
@@ -221,6 +223,7 @@ class Committer:
                         woken += self._hand_over()
                     else:
                         self._leading = False
+                        self._due = None
                         if self._closing:
                             self._kick.notify_all()
                 else:
@@ -324,7 +327,7 @@ class Committer:
         while True:
             with self.mutex:
                 while not self._must_lead():
-                    if self._closing or self.poison is not None:
+                    if self.poison is not None or (self._closing and not self._leading):
                         return
                     self._kick.wait(self._pause())
                 self._leading = True
@@ -357,11 +360,16 @@ class Committer:
         with self.mutex:
             if self._leading or self._log_waits() or self.poison is not None:
                 return
+            batch = self.log.heartbeat()
+            if batch is None:
+                return
             self._leading = True
         try:
-            self.log.heartbeat()
+            self.log.write(batch)
         except BaseException as error:
             self.fail(error)
+            if not isinstance(error, Exception):
+                raise
             return
         with self.mutex:
             woken = self._hand_over()

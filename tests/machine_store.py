@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from machine_adapters import EngineAdapter, Operation
 from holdfast import backup
 from holdfast.engine.contract import StagingEngine, View
 from holdfast.engine.errors import OtherBranch, RestorePointOutOfRange
-from holdfast.engine.log.log import Log
+from holdfast.engine.log.format import BadBytes, read_footer, read_groups, read_header
+from holdfast.engine.seams import REAL
 from holdfast.engine.settings import Durability, Settings
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store import Store
@@ -101,7 +103,7 @@ def machine(adapter: EngineAdapter) -> type[RuleBasedStateMachine]:
 
         def keep_promises(self) -> None:
             for txid, promise in self.promises:
-                assert promise.result(0) == txid
+                assert promise.result(10) == txid
             self.promises.clear()
 
         def compare(self, view: View, models: list[Any]) -> None:
@@ -139,6 +141,11 @@ def machine(adapter: EngineAdapter) -> type[RuleBasedStateMachine]:
             elif durability == "pipelined":
                 self.promises.append((tx.txid, tx.outcome))
             self.note_promises()
+
+        @rule(several=st.lists(operations, min_size=2, max_size=4), durability=st.sampled_from(DURABILITIES))
+        def commit_several(self, several: list[list[Operation]], durability: Durability) -> None:
+            for operations in several:
+                self.commit(operations, durability)
 
         def note_promises(self) -> None:
             done = [txid for txid, promise in self.promises if promise.done()]
@@ -186,7 +193,8 @@ def machine(adapter: EngineAdapter) -> type[RuleBasedStateMachine]:
         def stages_are_in_order(self) -> None:
             if hasattr(self, "store"):
                 p = self.store.positions()
-                assert p.appended >= p.durable >= p.acknowledged >= p.published >= p.checkpointed
+                if p.durable == p.appended:  # nothing moves while it is looked at
+                    assert p.durable >= p.acknowledged >= p.published >= p.checkpointed
                 assert p.appended == len(self.models) - 1
                 assert p.acknowledged >= self.acknowledged
 
@@ -255,11 +263,13 @@ def machine(adapter: EngineAdapter) -> type[RuleBasedStateMachine]:
                         self.commit(operations, "synced")
 
             self.note_promises()
-            at_least, first = self.acknowledged, self.target is None
+            at_least, first, base = self.acknowledged, self.target is None, self.store.log.base.txid
             self.target = self.target or self.fresh("backup")
             with BusySource(self.store, step) as source:
                 report = backup.run(source, self.target, engine=adapter.engine, fold=None)
-            assert report.kind == "full" if first else report.kind in ("full", "incremental")
+            pruned = len(self.backed_up) - 1 < base
+            assert report.kind == ("full" if first or pruned else "incremental")
+            assert bool(report.why) == (pruned and not first)
             assert at_least <= report.to_txid < len(self.models)
             assert report.bounds.last == report.to_txid
             self.backed_up = self.models[: report.to_txid + 1]
@@ -274,6 +284,16 @@ def machine(adapter: EngineAdapter) -> type[RuleBasedStateMachine]:
             digest = bytes.fromhex(report.digest)
             assert self.digests.setdefault(last, digest) == digest
             self.compare_closed(self.target, last, self.backed_up)
+
+        @rule(consumers=st.booleans())
+        def prune(self, consumers: bool) -> None:
+            """Delete what log may go, and what is kept for the target as well if its registration is dropped: then the
+            next backup has to be a full one."""
+            if consumers:
+                for consumer in self.store.log.consumers.list():
+                    self.store.log.consumers.drop(consumer.id)
+            self.store.prune()
+            assert self.store.log.base.txid <= self.store.positions().checkpointed
 
         @precondition(lambda self: self.target)
         @rule()
@@ -353,20 +373,24 @@ def unlucky(store: Path, tail: str, noise: bytes, share: float, outside: int) ->
             `share` of it on are not there, unless it holds transactions up to `outside`, which were synced before.
     """
     log = store / (store / "CURRENT").read_text().strip() / "log"
-    found = Log.open(log, read_only=True)
-    last = found._segments[-1]
-    groups = list(last.groups(last.data_start, last.data_end)) if last.footer is None else []
-    segment, end = last.path, found.end.txid
-    found.close()
-    if not groups or last.footer is not None:
-        return end  # sealed: nothing was being written
-    at = groups[-1].end
-    if tail == "torn" and len(groups) > 1 and groups[-2].records and groups[-2].records[-1].txid >= outside:
-        start = groups[-2].end
-        at, noise = start + round(share * (at - start)), b""
-        end = groups[-2].records[-1].txid
+    segment = max(path for path in log.glob("*.seg") if path.name[:12].isdigit())
+    file = REAL.files.open(segment)
+    try:
+        header, start = read_header(file)
+        if read_footer(file) is not None:
+            return 1 << 62  # sealed: nothing was being written
+        ends = [(start, header.base.txid)]
+        with suppress(BadBytes):
+            for group in read_groups(file, header.seed, start, file.size(), header.base):
+                ends.append((group.end, group.records[-1].txid if group.records else ends[-1][1]))
+    finally:
+        file.close()
+    at, last = ends[-1]
+    if tail == "torn" and len(ends) > 1 and ends[-2][1] >= outside:
+        before, last = ends[-2]
+        at, noise = before + round(share * (at - before)), b""
     data = bytearray(segment.read_bytes())
     data[at:] = bytes(len(data) - at)
     data[at : at + len(noise)] = noise
     segment.write_bytes(data)
-    return end
+    return last

@@ -159,16 +159,19 @@ def test_an_image_made_during_a_checkpoint_is_of_the_position_it_says(tmp_path: 
     threads: list[threading.Thread] = []
 
     class Busy(Files):
+        busy = False
+
         def rename(self, old: Path, new: Path) -> None:
             super().rename(old, new)
-            if new.name == "state" and it is not None:
+            if self.busy:
                 threads.append(threading.Thread(target=lambda: images.append(it.engine.image())))
                 threads[-1].start()
                 threads[-1].join(0.2)  # the new file is in place, and its position not yet the engine's
 
-    it: Harness | None = None
-    it = Harness(ADAPTER, tmp_path / "state", Seams(files=Busy()))
+    files = Busy()
+    it = Harness(ADAPTER, tmp_path / "state", Seams(files=files))
     it.commit([("put", b"k", b"v")])
+    files.busy = True
     it.checkpoint()
     for thread in threads:
         thread.join()

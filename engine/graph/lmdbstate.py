@@ -61,6 +61,7 @@ MAX_READERS = 2046
 LOCK_BYTES = 256 + 64 * MAX_READERS
 DEFAULT_MAP_SIZE = 1 << 40 if sys.maxsize > 1 << 32 else 1 << 30
 _FIRST_ROOM = 1 << 20
+_MAX_BLOCKS = 1024
 
 
 def closed(error: lmdb.Error) -> StoreClosed:
@@ -78,9 +79,11 @@ class Base:
         position: of this state.
         marks, indexes: as of the position.
         edge_props: whether any edge has properties.
+        node_blocks: some node blocks by number: whether a node is there is asked more often than anything, and LMDB
+            lets go of the interpreter lock for each answer.
     """
 
-    __slots__ = ("dbs", "edge_props", "get", "indexes", "marks", "position", "txid", "txn")
+    __slots__ = ("dbs", "edge_props", "get", "indexes", "marks", "node_blocks", "position", "txid", "txn")
 
     def __init__(self, state: LmdbState, adopt: Position | None = None) -> None:
         self.txn = state.env.begin(db=state.dbs["adjacency"])
@@ -91,7 +94,17 @@ class Base:
         position, self.marks, self.indexes = read_meta(self.get(b"state", None, self.dbs["meta"]), state.path)
         self.position = position if adopt is None else adopt
         self.txid = self.position.txid
+        self.node_blocks: dict[int, bytes] = {}
         self.edge_props = self.txn.stat(self.dbs["edge_props"])["entries"] > 0
+
+    def node_block(self, number: int) -> bytes | None:
+        """A block of `nodes`. Raises `lmdb.Error`, and `struct.error` where it cannot be a number of one."""
+        block: bytes | None = self.get(id_key(number), None, self.dbs["nodes"])
+        if block is not None:
+            if len(self.node_blocks) >= _MAX_BLOCKS:
+                self.node_blocks.clear()
+            self.node_blocks[number] = block
+        return block
 
     def cursor(self) -> Any:
         """A cursor on adjacency."""

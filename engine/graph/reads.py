@@ -10,6 +10,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Literal
 
 import lmdb
@@ -40,7 +41,10 @@ _SIDES: dict[str, tuple[int, ...]] = {"out": (OUT,), "in": (IN,), "both": (OUT, 
 _NEIGHBOURS = adjacency.NEIGHBOURS
 _pack_key = adjacency.pack_key
 _label_u32 = struct.Struct("<I").unpack_from
+_by_edge = itemgetter(0)
 _SEVERAL = -1
+_FEW = 4
+"""With so many edge types or fewer, asking for the list of each is quicker than looking which a node has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +129,9 @@ class Reads:
         lists = self._lists(node, type, direction)
         if len(lists) == 1:
             return lists[0][0]
-        return [neighbour for _, neighbour in sorted(
-            (pair for neighbours, edges, _ in lists for pair in zip(edges, neighbours, strict=True)),
-            key=lambda pair: pair[0])]
+        pairs = [pair for neighbours, edges, _ in lists for pair in zip(edges, neighbours, strict=True)]
+        pairs.sort(key=_by_edge)
+        return [neighbour for _, neighbour in pairs]
 
     def neighbors_array(self, node: int, type: str | None = None, direction: Direction = "out") -> Int64:
         """As `neighbors`, as an array of the caller's own."""
@@ -281,9 +285,10 @@ class Reads:
                     labels: int = event[1]
                     return labels
                 event = event[-1]
+        base = self._base
         try:
             number, at = divmod(node, NODE_BLOCK)
-            block = self._get(id_key(number), None, self._base.dbs["nodes"])
+            block = base.node_blocks.get(number) or base.node_block(number)
         except (struct.error, TypeError):
             return 0
         except lmdb.Error as error:
@@ -332,25 +337,32 @@ class Reads:
         sides = _SIDES.get(direction)
         if sides is None:
             raise InvalidInput(f"direction={direction!r}", hint='"out", "in" or "both"')
-        if type is None or len(sides) > 1:
+        kinds = self._kinds(type)
+        if len(sides) > 1 or len(kinds) > 1:
             plan: tuple[int, list[dict[int, Event]]] = (_SEVERAL, [])
         else:
-            kind = self._tokens.ids.get((TYPE, type))
-            lane = 0 if kind is None else kind << 1 | sides[0]
+            lane = kinds[0] << 1 | sides[0] if kinds else 0
             plan = (lane, [layer.adjacency[lane] for layer in self._layers if lane in layer.adjacency])
         self._plans[type, direction] = plan
         return plan
+
+    def _kinds(self, type: str | None) -> list[int]:
+        """The tokens of one edge type, or of all."""
+        if type is None:
+            return self._tokens.types
+        kind = self._tokens.ids.get((TYPE, type))
+        return [] if kind is None else [kind]
 
     def _lists(self, node: int, type: str | None, direction: Direction) -> list[tuple[list[int], list[int], int]]:
         """A node's adjacency lists: (neighbours, edge ids, lane) each. Raises `NotFound`."""
         sides = _SIDES.get(direction)
         if sides is None:
             raise InvalidInput(f"direction={direction!r}", hint='"out", "in" or "both"')
-        if type is None:
-            lanes = [lane for lane in self._lanes(node) if lane & 1 in sides]
+        kinds = self._kinds(type)
+        if len(kinds) <= _FEW:
+            lanes = [kind << 1 | side for kind in kinds for side in sides]
         else:
-            kind = self._tokens.ids.get((TYPE, type))
-            lanes = [] if kind is None else [kind << 1 | side for side in sides]
+            lanes = [lane for lane in self._lanes(node) if lane & 1 in sides]
         lists = [(*self._list(node, lane), lane) for lane in lanes]
         if not any(edges for _, edges, _ in lists):
             if not self._labels(node):

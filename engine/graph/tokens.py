@@ -20,19 +20,23 @@ class Tokens:
         ids: (kind, value) to token. The value is the name; for a set of labels, their tokens, ascending.
         values: token to (kind, value).
         highest: the highest token in the table; 0 if it is empty.
+        types: the tokens of edge types; replaced, never changed.
     """
 
-    __slots__ = ("_names", "highest", "ids", "values")
+    __slots__ = ("_names", "highest", "ids", "types", "values")
 
     def __init__(self) -> None:
         self.ids: dict[tuple[str, Value], int] = {}
         self.values: dict[int, tuple[str, Value]] = {}
         self.highest = 0
+        self.types: list[int] = []
         self._names: dict[int, tuple[str, ...]] = {}
 
     def add(self, token: int, kind: str, value: Value) -> None:
         self.values[token] = (kind, value)
         self.highest = max(self.highest, token)
+        if kind == TYPE and token not in self.types:
+            self.types = [*self.types, token]
         self.ids[kind, value] = token
 
     def cut(self, end: int) -> None:
@@ -41,6 +45,7 @@ class Tokens:
             for token in [token for token in self.values if token >= end]:
                 del self.ids[self.values.pop(token)]
                 self._names.pop(token, None)
+            self.types = [token for token in self.types if token < end]
             self.highest = end - 1
 
     def name(self, token: int) -> str:

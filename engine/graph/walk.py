@@ -141,7 +141,7 @@ def digest(reads: Reads) -> bytes:
     width = _ROW.itemsize
     for first, entries in edge_blocks(reads):
         there = np.flatnonzero(entries["flags"] & PRESENT)
-        block = entries[there]
+        block: Any = entries[there]
         rows = np.empty(len(block), _ROW)
         rows["tag"] = b"E"
         rows["edge"] = there + first

@@ -12,7 +12,7 @@ import io
 import re
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from xxhash import xxh3_128
 
@@ -39,12 +39,16 @@ class AttachmentWriter(io.RawIOBase):
         super().__init__()
         if not NAME.fullmatch(name):
             raise InvalidInput(f"{name!r} is no attachment name", hint="attachment names are made by the kit")
-        files.make_directory(directory)
+        self._open = False
         self._files = files
         self._final = directory / name
         self._path = directory / (name + ".new")
-        files.unlink(self._path, missing_ok=True)
-        self._file = files.open(self._path, "create")
+        try:
+            files.make_directory(directory)
+            files.unlink(self._path, missing_ok=True)
+            self._file = files.open(self._path, "create")
+        except OSError as error:
+            self._fail(error)
         self._digest = xxh3_128()
         self._size = 0
         self._expected = expected
@@ -59,10 +63,7 @@ class AttachmentWriter(io.RawIOBase):
             try:
                 self._file.pwrite(view, self._size)
             except OSError as error:
-                self.abandon()
-                if is_disk_full(error):
-                    raise DiskFull(f"no room for a bulk load in {self._final.parent}") from error
-                raise
+                self._fail(error)
             self._digest.update(view)
             self._size += len(view)
         return len(view)
@@ -80,9 +81,11 @@ class AttachmentWriter(io.RawIOBase):
             head = TRAILER.pack(ATTACHMENT_MAGIC, ATTACHMENT_VERSION, 0, self._size, 0, bytes(16))[:-16]
             self._digest.update(head)
             tail = head + self._digest.digest()
-            content = self._digest
-            self._file_write_tail(tail)
-            content.update(tail[-16:])
+            try:
+                self._file.pwrite(tail, self._size)
+            except OSError as error:
+                self._fail(error)
+            self._digest.update(tail[-16:])
             self._size += len(tail)
         made = Attachment(self._final.name, self._size, self._digest.digest())
         if self._expected is not None and made != self._expected:
@@ -90,23 +93,19 @@ class AttachmentWriter(io.RawIOBase):
             raise Damaged(f"attachment {made.name} arrived with {made.size} bytes and another checksum than its record says")
         try:
             self._file.sync()
-        except BaseException:
-            self.abandon()
-            raise
+            self._files.rename(self._path, self._final)
+            self._files.sync_directory(self._final.parent)
+        except OSError as error:
+            self._fail(error)
         self._open = False
         self._file.close()
-        self._files.rename(self._path, self._final)
-        self._files.sync_directory(self._final.parent)
         return made
 
-    def _file_write_tail(self, tail: bytes) -> None:
-        try:
-            self._file.pwrite(tail, self._size)
-        except OSError as error:
-            self.abandon()
-            if is_disk_full(error):
-                raise DiskFull(f"no room for a bulk load in {self._final.parent}") from error
-            raise
+    def _fail(self, error: OSError) -> NoReturn:
+        self.abandon()
+        if is_disk_full(error):
+            raise DiskFull(f"no room for a bulk load in {self._final.parent}") from error
+        raise error
 
     def abandon(self) -> None:
         """Remove what was written; fine after `finish`."""

@@ -3,7 +3,7 @@
 Every segment but the last must be sealed and end where the next begins. The last one may be torn: it is read group by
 group until the bytes make no sense. If a valid group header stands anywhere behind that place and says that these bytes
 were durable, they are damaged, and that is an error; otherwise they were never acknowledged, and are cut. The engine's
-own position is such a watermark too.
+own position is such a watermark too, and so is the beginning of the next segment.
 
 What stands above the last watermark may be in the page cache only (the process died, not the machine): it is written
 again and synced before anything counts as durable. Then the segment is sealed, so that the next record starts a new one.
@@ -53,7 +53,8 @@ def recover(files: Files, paths: list[Path], *, engine_txid: int, read_only: boo
             raise Damaged(f"says it is segment {segment.header.ordinal}", path=str(segment.path), offset=0)
         if segment.footer is None:
             hold = read_only and following is None
-            found = _recover_segment(files, segment, hold=hold, engine_txid=engine_txid, read_only=read_only)
+            durable = engine_txid if following is None else following.header.base.txid
+            found = _recover_segment(files, segment, hold=hold, durable=durable, read_only=read_only)
             recovery = found if following is None else recovery
         if following is not None:
             if following.header.ordinal != segment.header.ordinal + 1:
@@ -68,10 +69,11 @@ def recover(files: Files, paths: list[Path], *, engine_txid: int, read_only: boo
     return segments, recovery
 
 
-def _recover_segment(files: Files, segment: Segment, *, hold: bool, engine_txid: int, read_only: bool) -> LogRecovery:
+def _recover_segment(files: Files, segment: Segment, *, hold: bool, durable: int, read_only: bool) -> LogRecovery:
     """Read an unsealed segment to its end and, unless `read_only`, make that end durable, cut and seal it.
 
-    `hold`: leave out the last group, unless the engine's state shows that it was durable.
+    `durable`: this transaction is known to have been durable, from outside of the segment.
+    `hold`: leave out the last group, unless it was.
     """
     file = files.open(segment.path, "read" if read_only else "write")
     try:
@@ -89,16 +91,16 @@ def _recover_segment(files: Files, segment: Segment, *, hold: bool, engine_txid:
         except BadBytes as bad:
             # A torn group is cut as a whole: none of its transactions was acknowledged.
             stopped, at = bad.reason, bad.offset
-        if held is not None and not (hold and held.records and held.records[-1].txid > engine_txid):
+        if held is not None and not (hold and held.records and held.records[0].txid > durable):
             segment.note(held)
         rest = _used(file, at, size)
         later = later_watermark(file, seed, at) if rest else None
         if later is not None:
             raise Damaged(f"{stopped}, although the group at byte {later} shows that this was durable",
                           path=str(segment.path), offset=at)
-        if segment.end.txid < engine_txid and stopped != "zeros":
-            raise Damaged(f"{stopped}, although the engine's state shows that this was durable", path=str(segment.path),
-                          offset=at)
+        if segment.end.txid < durable:
+            raise Damaged(f"{stopped} after transaction {segment.end.txid}, although {durable} was durable",
+                          path=str(segment.path), offset=at)
         data_end = segment.data_end
         cut = _used(file, data_end, size)
         if read_only:

@@ -65,18 +65,20 @@ def segment_name(ordinal: int) -> str:
 
 
 def allocate(files: Files, path: Path, size: int) -> None:
-    """Make a zero-filled, synced file. Raises `DiskFull`, leaving nothing."""
-    files.unlink(path, missing_ok=True)
+    """Make a zero-filled file, which gets its name when it is synced. Raises `DiskFull`, leaving nothing."""
+    beside = path.with_suffix(".new")
+    files.unlink(beside, missing_ok=True)
     try:
-        file = files.open(path, "create")
+        file = files.open(beside, "create")
         try:
             for offset in range(0, size, len(_ZEROS)):
                 file.pwrite(_ZEROS[: size - offset], offset)
             file.sync()
         finally:
             file.close()
+        files.rename(beside, path)
     except OSError as error:
-        files.unlink(path, missing_ok=True)
+        files.unlink(beside, missing_ok=True)
         if is_disk_full(error):
             raise DiskFull(f"no room for {size:,} bytes of log in {path.parent}") from error
         raise
@@ -146,7 +148,7 @@ class Segment:
         if not self.index or offset - self.index[-1].offset >= INDEX_EVERY:
             self.index.append(IndexEntry(first, first_time_us, offset, self.end.chain))
         self.last_time_us = last.time_us
-        self.end = Position(last.txid, last.chain)
+        self.end = last.position
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
