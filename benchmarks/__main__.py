@@ -7,6 +7,7 @@ import dataclasses
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -32,11 +33,21 @@ WORKLOADS: dict[str, Callable[[Bench], Iterator[Line]]] = {
 }
 
 
-def run(scale: Scale, directory: Path, names: Sequence[str], say: Callable[[str], None]) -> list[Line]:
-    """Run workloads by name in a directory below `directory`, removed afterwards."""
+def run(scale: Scale, directory: Path, names: Sequence[str],
+        say: Callable[[str], None]) -> tuple[list[Line], list[str]]:
+    """Run workloads by name in a directory below `directory`, removed afterwards. One that fails does not take the
+    figures of the others with it: returns the lines, and the names of those that failed."""
+    lines: list[Line] = []
+    failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="holdfast-benchmarks-", dir=directory) as made:
         bench = Bench(Path(made), scale, say)
-        return [line for name in names for line in WORKLOADS[name](bench)]
+        for name in names:
+            try:
+                lines.extend(WORKLOADS[name](bench))
+            except Exception:
+                failed.append(name)
+                say(f"FAILED: {name}\n{traceback.format_exc()}")
+    return lines, failed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,11 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def say(text: str) -> None:
         print(f"{time.monotonic() - began:6.0f} s  {text}", file=sys.stderr, flush=True)
 
-    lines = run(scale, directory, parsed.only or list(WORKLOADS), say)
+    lines, failed = run(scale, directory, parsed.only or list(WORKLOADS), say)
     machine = harness.machine(directory)
     report.show(machine, lines)
     if parsed.json is not None:
         report.save(parsed.json, machine, lines)
+    if failed:
+        print(f"FAILED: {', '.join(failed)}; what went wrong stands above", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -53,8 +53,9 @@ def row(line: Line) -> tuple[str, ...]:
             spread(line.figure), line.peer or "", spread(line.peer_figure), line.unit)
 
 
-def show(machine: dict[str, Any], lines: Sequence[Line], out: TextIO = sys.stdout) -> None:
+def show(machine: dict[str, Any], lines: Sequence[Line], out: TextIO | None = None) -> None:
     """Print the report for people."""
+    out = sys.stdout if out is None else out
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     head = (f"{machine['cores']} cores of {machine['cpu']}, {machine['memory']}, {machine['file_system']} on "
             f"{machine['system']}\nPython {machine['python']}, SQLite {machine['sqlite']}, {versions}\n"

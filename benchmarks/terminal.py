@@ -31,7 +31,7 @@ class Step:
     def advance(self, stage: str, done: int, total: int) -> None:
         """How far it is; fits as a progress callback of backups and restores."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=max(total, 1))
+            self._bar.update(self._task, completed=done, total=max(total, 1), stage=stage)
 
     def done(self, outcome: str) -> None:
         """What came of it, in words; shown when the step ends."""
@@ -41,13 +41,14 @@ class Step:
 class Terminal:
     """Shows steps, one after the other."""
 
-    def __init__(self, steps: int, out: TextIO = sys.stdout) -> None:
+    def __init__(self, steps: int, out: TextIO | None = None) -> None:
+        out = sys.stdout if out is None else out
         self._out, self._steps, self._number = out, steps, 0
         self._console = Console(file=out) if HAVE_RICH and out.isatty() else None
 
     def line(self, text: str) -> None:
         if self._console is not None:
-            self._console.print(text, highlight=False, markup=False)
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
             print(text, file=self._out, flush=True)
 
@@ -62,11 +63,10 @@ class Terminal:
             step = Step()
             yield step
         else:
-            columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(),
-                       TimeElapsedColumn())
+            self.line(head)
+            columns = (SpinnerColumn(), BarColumn(bar_width=60), TimeElapsedColumn(), TextColumn("{task.fields[stage]}"))
             with Progress(*columns, console=self._console, transient=True) as bar:
-                task: TaskID = bar.add_task(head, total=None)
+                task: TaskID = bar.add_task("", total=None, stage="")
                 step = Step(bar, task)
                 yield step
-            self.line(head)
         self.line(f"      {step.outcome} ({monotonic() - began:.1f} s)")

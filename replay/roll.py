@@ -63,11 +63,12 @@ def fetch(source: Source, lease_id: str, log: Log, upto: Position, history: Hist
         while log.end.txid < last.txid:
             waiting = _append_until_attachment(source, lease_id, log, last.txid, fetched, first, upto.txid, progress)
             if waiting is not None:
-                _fetch_attachment(source, lease_id, log, waiting.attachment, progress)  # type: ignore[arg-type]
-                log.append_record(waiting)
+                record, attachment = waiting
+                _fetch_attachment(source, lease_id, log, attachment, progress)
+                log.append_record(record)
+                log.sync()
                 fetched.records += 1
-                fetched.bytes += len(waiting.payload) + waiting.attachment.size  # type: ignore[union-attr]
-            log.sync()
+                fetched.bytes += len(record.header) + len(record.payload) + attachment.size
         if log.end != last:
             raise Diverged(f"the source said {last} and sent {log.end}")
         if n < len(history.branches) and history.branches[n].start.txid <= upto.txid:
@@ -76,15 +77,15 @@ def fetch(source: Source, lease_id: str, log: Log, upto: Position, history: Hist
 
 
 def _append_until_attachment(source: Source, lease_id: str, log: Log, last: int, fetched: Fetched, first: int,
-                             upto: int, progress: Progress) -> Record | None:
-    """Append up to `last`, or to before the first record that names an attachment, which is returned. The stream is
+                             upto: int, progress: Progress) -> tuple[Record, Attachment] | None:
+    """Append up to `last`, or to before the first record that names an attachment, and return these two. The stream is
     over when this returns, so that the source is free to send the attachment."""
     unsynced = count = 0
     end = log.end
     for record in source.read_log(lease_id, log.end, last):
         if record.attachment is not None:
             log.sync()
-            return record
+            return record, record.attachment
         log.append_record(record)
         end = record.position
         size = len(record.header) + len(record.payload)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ TINY = Scale(rounds=1, seconds=0.05, threads=3, bulk=("soc-Epinions1",), graph_e
 
 
 def test_every_workload_gives_lines_that_can_be_shown_and_saved(tmp_path: Path) -> None:
-    lines = command.run(TINY, tmp_path, list(command.WORKLOADS), lambda text: None)
+    said: list[str] = []
+    lines, failed = command.run(TINY, tmp_path, list(command.WORKLOADS), said.append)
+    assert not failed, said[-1]
     assert not list(tmp_path.iterdir())
     shown = io.StringIO()
     report.show(harness.machine(tmp_path), lines, shown)
@@ -173,6 +176,22 @@ def test_the_demo_fails_when_the_restored_store_differs(tmp_path: Path) -> None:
     code, said = tell(tmp_path / "demo", tamper)
     assert code == 1, said
     assert "digest" in said
+
+
+def test_a_workload_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                       capsys: pytest.CaptureFixture[str]) -> None:
+    def one(bench: Bench) -> Iterator[Line]:
+        yield Line(workload="something else", figure=Samples((1.0,)), unit="x")
+
+    def other(bench: Bench) -> Iterator[Line]:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(command, "WORKLOADS", {"one": one, "other": other})
+    assert command.main(["--quick", "--directory", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "something else" in said.out
+    assert "no such luck" in said.err
+    assert "FAILED: other" in said.err
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

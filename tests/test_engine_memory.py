@@ -164,15 +164,15 @@ def test_an_image_made_during_a_checkpoint_is_of_the_position_it_says(tmp_path: 
         def rename(self, old: Path, new: Path) -> None:
             super().rename(old, new)
             if self.busy:
-                threads.append(threading.Thread(target=lambda: images.append(it.engine.image())))
+                threads.append(threading.Thread(target=lambda: images.append(running.engine.image())))
                 threads[-1].start()
                 threads[-1].join(0.2)  # the new file is in place, and its position not yet the engine's
 
     files = Busy()
-    it = Harness(ADAPTER, tmp_path / "state", Seams(files=files))
-    it.commit([("put", b"k", b"v")])
+    running = Harness(ADAPTER, tmp_path / "state", Seams(files=files))
+    running.commit([("put", b"k", b"v")])
     files.busy = True
-    it.checkpoint()
+    running.checkpoint()
     for thread in threads:
         thread.join()
     assert images
@@ -180,7 +180,7 @@ def test_an_image_made_during_a_checkpoint_is_of_the_position_it_says(tmp_path: 
         copy = tmp_path / f"copy{number}"
         copy.mkdir()
         (copy / "state").write_bytes(image.read("state", 0, image.files[0].size))
-        assert MemoryEngine.open(copy, it.context).position == image.position
+        assert MemoryEngine.open(copy, running.context).position == image.position
         image.close()
 
 

@@ -36,6 +36,7 @@ from .lmdbstate import (
     NODE_BLOCK,
     PRESENT,
     ROW_KEY,
+    Base,
     id_key,
     write_token,
 )
@@ -245,11 +246,16 @@ class Loaded:
     node_props: bytes
     edge_props: bytes
 
-    def pages(self, page_size: int) -> int:
-        """At most how many pages of new data it is, and of copies of what it is merged with."""
-        size = (8 * len(self.label_sets) + 240 * len(self.sources)
-                + 3 * (len(self.node_props) + len(self.edge_props)))
-        return size // page_size + 256
+    def pages(self, page_size: int, base: Base) -> int:
+        """At most how many pages it takes: new data, in pages that may be half full, and copies of what it is merged
+        with."""
+        n = len(self.sources)
+        size = 12 * len(self.label_sets) + 160 * n + 3 * (len(self.node_props) + len(self.edge_props))
+        pages = size // page_size + 256
+        if n and min(int(self.sources.min()), int(self.targets.min())) < self.first_node:
+            stat = base.txn.stat(base.dbs["adjacency"])
+            pages += min(4 * n, stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+        return pages
 
 
 def read(files: Files, path: Path, payload: bytes) -> Loaded:

@@ -151,13 +151,12 @@ class _Stored:
                 yield f"node {node} does not exist, but has edges"
 
     def adjacency(self) -> Iterator[str]:
-        batch: list[tuple[int, int, Any, Any]] = []
+        batch: list[tuple[int, int, int, bytes]] = []
         pending = 0
         tail: tuple[bytes, int, int] | None = None  # key of a tail, entries that must come before it, its first edge
         seen, last = 0, -1
         for key, value in self.rows("adjacency"):
-            own = key[: adjacency.KEY_BYTES]
-            if tail is not None and own != tail[0]:
+            if tail is not None and not key.startswith(tail[0]):
                 yield from self._closed_list(tail, seen, last)
                 tail = None
             if len(key) not in (adjacency.KEY_BYTES, adjacency.KEY_BYTES + 8) or len(value) % 8:
@@ -165,29 +164,28 @@ class _Stored:
                 continue
             node, lane = adjacency.unpack_key(key)
             n = adjacency.entries(value)
-            where = f"the list of node {node}, lane {lane}"
-            neighbours = np.frombuffer(value, "<i8", n)
-            edges = np.frombuffer(value, "<i8", n, 8 * n)
-            if n > adjacency.BLOCK or np.any(np.diff(edges) <= 0):
-                yield f"{where}: edges in a block are too many, or out of order"
-            if len(key) == adjacency.KEY_BYTES:
-                before = adjacency.earlier(value)
-                if (n == 0 and not before) or (len(value) & 8 and not before):
-                    yield f"{where}: an empty block, or one that is told to follow nothing"
-                if before:
-                    tail = (own, before, int(edges[0]) if n else 1 << 63)
-                    seen, last = 0, -1
-            else:
+            if n > adjacency.BLOCK:
+                yield f"{_list_name(node, lane)}: {n} edges in one block"
+                continue
+            if len(key) > adjacency.KEY_BYTES:
+                edges = adjacency.edges_of(value)
                 first = int.from_bytes(key[adjacency.KEY_BYTES :], "big")
                 if tail is None:
-                    yield f"{where}: a block that no tail tells of"
-                elif n == 0 or int(edges[0]) < first or first <= last:
-                    yield f"{where}: the block from edge {first} is empty or out of order"
-                if n:
-                    last = int(edges[-1])
+                    yield f"{_list_name(node, lane)}: a block that no tail tells of"
+                elif not n or edges[0] < first or first <= last:
+                    yield f"{_list_name(node, lane)}: the block from edge {first} is empty or out of order"
+                last = edges[-1] if n else last
                 seen += n
+            elif len(value) & 8:
+                before = adjacency.earlier(value)
+                if not before:
+                    yield f"{_list_name(node, lane)}: a tail that follows nothing"
+                tail = (key, before, adjacency.edges_of(value)[0] if n else 1 << 63)
+                seen, last = 0, -1
+            elif not n:
+                yield f"{_list_name(node, lane)}: an empty block"
             self.sides[lane & 1] += n
-            batch.append((node, lane, neighbours, edges))
+            batch.append((node, lane, n, value[: 16 * n]))
             pending += n
             if pending >= _BATCH:
                 yield from self._match(batch)
@@ -199,37 +197,39 @@ class _Stored:
     def _closed_list(self, tail: tuple[bytes, int, int], seen: int, last: int) -> Iterator[str]:
         key, before, first = tail
         if seen != before or last >= first:
-            node, lane = adjacency.unpack_key(key)
-            yield f"the list of node {node}, lane {lane}: {before} entries should come before its tail, {seen} do, " \
-                  f"or they are out of order"
+            yield f"{_list_name(*adjacency.unpack_key(key))}: {before} entries should come before its tail, {seen} " \
+                  f"do, or they are out of order"
 
-    def _match(self, batch: list[tuple[int, int, Any, Any]]) -> Iterator[str]:
-        """That entries of lists agree with the edge table."""
-        if not batch:
+    def _match(self, batch: list[tuple[int, int, int, bytes]]) -> Iterator[str]:
+        """That the entries of blocks, (node, lane, number, bytes), are in order and agree with the edge table."""
+        counts = np.array([n for _, _, n, _ in batch], np.int64)
+        total = int(counts.sum())
+        if not total:
             return
-        counts = [len(edges) for _, _, _, edges in batch]
-        nodes = np.repeat(np.array([node for node, *_ in batch], np.int64), counts)
-        lanes = np.repeat(np.array([lane for _, lane, _, _ in batch], np.int64), counts)
-        neighbours = np.concatenate([part for _, _, part, _ in batch])
-        edges = np.concatenate([part for *_, part in batch])
+        data = np.frombuffer(b"".join([value for *_, value in batch]), "<i8")
+        at = np.arange(total) + np.repeat(np.cumsum(counts) - counts, counts)
+        neighbours, edges = data[at], data[at + np.repeat(counts, counts)]
+        owner = np.repeat(np.arange(len(batch)), counts)
+        for i in np.unique(owner[1:][(np.diff(edges) <= 0) & (np.diff(owner) == 0)]).tolist():
+            yield f"{_list_name(*batch[i][:2])}: edges in a block are out of order"
+        nodes = np.array([node for node, *_ in batch], np.int64)[owner]
+        lanes = np.array([lane for _, lane, _, _ in batch], np.int64)[owner]
         order = np.argsort(edges, kind="stable")
         nodes, lanes, neighbours, edges = nodes[order], lanes[order], neighbours[order], edges[order]
         numbers = edges // EDGE_BLOCK
-        if not len(edges):
-            return
         starts = np.flatnonzero(np.concatenate(([True], numbers[1:] != numbers[:-1]))).tolist()
-        for at, end in pairwise([*starts, len(edges)]):
-            number = int(numbers[at])
-            data = self.get("edges", id_key(number)) if number >= 0 else None
-            block = np.frombuffer(data or bytes(EDGE_BLOCK * EDGE_DTYPE.itemsize), EDGE_DTYPE)
-            found = block[edges[at:end] - number * EDGE_BLOCK]
-            inward = (lanes[at:end] & 1) == IN
-            own, other = nodes[at:end], neighbours[at:end]
-            good = ((found["flags"] & PRESENT != 0) & (found["type"] == lanes[at:end] >> 1)
+        for begin, end in pairwise([*starts, total]):
+            number = int(numbers[begin])
+            stored = self.get("edges", id_key(number)) if number >= 0 else None
+            block = np.frombuffer(stored or bytes(EDGE_BLOCK * EDGE_DTYPE.itemsize), EDGE_DTYPE)
+            found = block[edges[begin:end] - number * EDGE_BLOCK]
+            inward = (lanes[begin:end] & 1) == IN
+            own, other = nodes[begin:end], neighbours[begin:end]
+            good = ((found["flags"] & PRESENT != 0) & (found["type"] == lanes[begin:end] >> 1)
                     & (np.where(inward, found["target"], found["source"]) == own)
                     & (np.where(inward, found["source"], found["target"]) == other))
             for i in np.flatnonzero(~good).tolist():
-                yield f"the list of node {own[i]}, lane {lanes[at + i]}, has edge {edges[at + i]} with node " \
+                yield f"{_list_name(int(own[i]), int(lanes[begin + i]))} has edge {edges[begin + i]} with node " \
                       f"{other[i]}; the edge table says otherwise"
 
     def properties(self) -> Iterator[str]:
@@ -343,6 +343,10 @@ class _Stored:
                 yield f"{self.edge_count} edges are there, the {name} lists hold {self.sides[side]}"
 
 
+def _list_name(node: int, lane: int) -> str:
+    return f"the list of node {node}, type {lane >> 1}, {'in' if lane & IN else 'out'},"
+
+
 def _overlay(view: GraphView) -> Iterator[str]:
     marks: Marks = view._marks()
     tokens = view._tokens
@@ -367,12 +371,12 @@ def _overlay(view: GraphView) -> Iterator[str]:
         for node in owners:
             neighbours, ids = view._list(node, lane)
             if ids and (not view.has_node(node) or ids != sorted(set(ids))):
-                yield f"the list of node {node}, lane {lane}, is out of order, or the node does not exist"
+                yield f"{_list_name(node, lane)} is out of order, or the node does not exist"
             for neighbour, edge in zip(neighbours, ids, strict=True):
                 listed.add((lane & 1, edge))
                 ends = (neighbour, node) if lane & IN else (node, neighbour)
                 if view._edge(edge) != (*ends, lane >> 1):
-                    yield f"the list of node {node}, lane {lane}, has edge {edge}; the edge table says otherwise"
+                    yield f"{_list_name(node, lane)} has edge {edge}; the edge table says otherwise"
     for layer in view._layers:
         for edge in list(layer.edges):
             found = view._edge(edge)

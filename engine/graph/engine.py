@@ -157,7 +157,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
             def write(writer: StateWriter, indexes: Indexes) -> Marks:
                 return bulk.apply(loaded, writer, indexes, self._tokens)
 
-            self._write(record.position, write, loaded.pages(self._lmdb.page_size))
+            self._write(record.position, write, loaded.pages(self._lmdb.page_size, self._state[0]))
             self._marks = loaded.marks
             self._staged = record.txid
 
@@ -180,6 +180,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
             # LMDB may take later commits although this one's pages never reached the disk.
             self._broken = error
             raise
+        self._lmdb.trim()
         fresh = Base(self._lmdb)
         with self._lock:
             _, layers, bound = self._state

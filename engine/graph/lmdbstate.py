@@ -61,6 +61,7 @@ MAX_READERS = 2046
 LOCK_BYTES = 256 + 64 * MAX_READERS
 DEFAULT_MAP_SIZE = 1 << 40 if sys.maxsize > 1 << 32 else 1 << 30
 _FIRST_ROOM = 1 << 20
+_SPARE_ROOM = 16 << 20
 _MAX_BLOCKS = 1024
 
 
@@ -199,8 +200,8 @@ class LmdbState:
         finally:
             file.close()
 
-    def reserve(self, pages: int) -> int:
-        """Make room for `pages` more than the file has, and a little; the bytes it then may take.
+    def reserve(self, pages: int) -> None:
+        """Make room for `pages` more than the file has, and a little.
 
         Raises:
             DiskFull: there is none.
@@ -211,7 +212,17 @@ class LmdbState:
             file.reserve(size)
         finally:
             file.close()
-        return size
+
+    def trim(self) -> None:
+        """Give back room that was reserved and not used, beyond a little. Nobody writes meanwhile, and nobody reads
+        behind the last page."""
+        used = (self.env.info()["last_pgno"] + 1) * self.page_size
+        file = self.files.open(self.path, "write")
+        try:
+            if file.size() > used + 2 * _SPARE_ROOM:
+                file.truncate(used + _SPARE_ROOM)
+        finally:
+            file.close()
 
     @property
     def page_size(self) -> int:

@@ -122,10 +122,13 @@ class Reads:
                     block = self._get(_pack_key(node, lane))
                 except (struct.error, lmdb.Error) as error:
                     raise self._failed(node, error) from error
-                if block is not None:
-                    size = len(block)
-                    if not size & 8:
-                        return list(_NEIGHBOURS[size >> 4](block))
+                if block is None:
+                    if not self._labels(node):
+                        raise NotFound(f"no node {node!r}")
+                    return []
+                size = len(block)
+                if not size & 8:
+                    return list(_NEIGHBOURS[size >> 4](block))
         lists = self._lists(node, type, direction)
         if len(lists) == 1:
             return lists[0][0]
@@ -186,7 +189,12 @@ class Reads:
                     block = get(_pack_key(node, lane))
                 except (struct.error, lmdb.Error) as error:
                     raise self._failed(node, error) from error
-                if block is not None and not len(block) & 8:
+                if block is None:
+                    if not self._labels(node):
+                        raise NotFound(f"no node {node!r}")
+                    counts.append(0)
+                    continue
+                if not len(block) & 8:
                     n = len(block) >> 4
                     counts.append(n)
                     parts.append(block[: 8 * n])

@@ -128,9 +128,9 @@ def digest(reads: Reads) -> bytes:
     labels: dict[int, bytes] = {}
     has_props = reads._base.txn.stat(reads._base.dbs["node_props"])["entries"] > 0 or any(
         layer.props for layer in reads._layers)
-    for first, block in node_blocks(reads):
-        for at in np.flatnonzero(block).tolist():
-            token = int(block[at])
+    for first, labelled in node_blocks(reads):
+        for at in np.flatnonzero(labelled).tolist():
+            token = int(labelled[at])
             if token not in labels:
                 labels[token] = msgpack.packb(tokens.label_names(token))
             packed = reads._props(first + at) if has_props else b""

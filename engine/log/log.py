@@ -328,9 +328,10 @@ class Log:
             self._start(writer)
         last = batch.last
         writer.write_group(batch.frames, batch.length, batch.records, batch.first, batch.first_time_us, last,
-                           last.time_us)
-        self.end = last.position
-        return last.position
+                           batch.time_us)
+        if last is not None:
+            self.end = last.position
+        return self.end
 
     def _start(self, writer: SegmentWriter) -> None:
         """Seal the segment that is being written, and start the next."""
