@@ -22,7 +22,7 @@ from ..engine import errors
 from ..engine.plugins import find_engine
 from ..engine.source.service import BackupService
 from ..engine.store import Store
-from ..replay.copy import Progress, silent
+from ..replay.files import Progress, silent
 from .info import info as info_of
 from .info import transactions
 from .report import Told, iso, size_of

@@ -21,7 +21,8 @@ from ..engine.history import ID_BYTES, Position
 from ..engine.log.log import Log
 from ..engine.seams import Seams
 from ..engine.source.base import CHUNK_BYTES, Source, SourceInfo
-from ..replay.copy import CopyState, Progress, begin, copy_image, kept_alive
+from ..replay.copy import CopyState, begin, copy_image, kept_alive
+from ..replay.files import Progress
 from ..replay.roll import Fetched, fetch, history_at
 from .report import Report
 from .scratch import check, rolled, scratch_beside

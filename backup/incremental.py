@@ -18,7 +18,8 @@ from ..engine.directory import Generation, Manifest
 from ..engine.errors import Damaged, DiskFull, SettingError
 from ..engine.log.log import Log
 from ..engine.source.base import CHUNK_BYTES, compare
-from ..replay.copy import copy_files, kept_alive
+from ..replay.copy import kept_alive
+from ..replay.files import copy_files
 from ..replay.roll import fetch
 from .full import Job
 from .report import Report

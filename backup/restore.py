@@ -28,7 +28,7 @@ from ..engine.errors import (
 from ..engine.history import ID_BYTES, Position
 from ..engine.log.log import Log
 from ..engine.seams import REAL, Files, Seams, is_disk_full
-from ..replay.copy import Progress, silent
+from ..replay.files import Progress, silent
 from ..replay.roll import history_at, roll
 from .report import Bounds, RestoreReport, iso
 from .scratch import copied_state

@@ -27,7 +27,7 @@ from ..engine.source.base import Source, SourceInfo
 from ..engine.source.client import connect
 from ..engine.source.local import LocalSource
 from ..engine.store import Store
-from ..replay.copy import Progress, silent
+from ..replay.files import Progress, silent
 from .full import Job, take_full
 from .incremental import take_incremental
 from .report import Report

@@ -19,7 +19,7 @@ from ..engine.directory import Generation, Layout, Manifest
 from ..engine.errors import Inconsistent
 from ..engine.log.log import Log
 from ..engine.seams import Seams
-from ..replay.copy import DigestedFiles, Progress, copy_files
+from ..replay.files import DigestedFiles, Progress, copy_files
 from ..replay.roll import CHECKPOINT_BYTES, roll
 from .target import AnyEngine
 

@@ -14,7 +14,7 @@ from ..engine.directory import Layout
 from ..engine.errors import Damaged, DiskFull
 from ..engine.history import Position
 from ..engine.seams import REAL, Seams, is_disk_full
-from ..replay.copy import DigestedFiles, Progress, silent
+from ..replay.files import DigestedFiles, Progress, silent
 from .report import VerifyReport
 from .scratch import check, rolled, scratch_beside
 from .target import AnyEngine, bounds_of, engine_named, held_for_reading, open_log, read_target, tree_bytes

@@ -128,16 +128,16 @@ class Scale:
     graph_edges: int | None = None
     load_rounds: int = 5
     overlay_edges: int = 100_000
-    window: float = 8.0
+    window: float = 10.0
     windows: int = 5
-    rate: int = 1000
+    rate: int = 250
     incremental: int = 1000
     recovery: int = 100_000
     large_edges: int = 8_000_000
 
 
 FULL = Scale()
-QUICK = Scale(rounds=3, seconds=0.5, load_rounds=2, window=2.5, windows=2, recovery=20_000, large_edges=1_000_000)
+QUICK = Scale(rounds=3, seconds=0.5, load_rounds=2, window=3.0, windows=2, recovery=20_000, large_edges=1_000_000)
 
 
 @dataclass(slots=True)

@@ -64,7 +64,8 @@ class Terminal:
             yield step
         else:
             self.line(head)
-            columns = (SpinnerColumn(), BarColumn(bar_width=60), TimeElapsedColumn(), TextColumn("{task.fields[stage]}"))
+            columns = (SpinnerColumn(), BarColumn(bar_width=60), TimeElapsedColumn(),
+                       TextColumn("{task.fields[stage]}"))
             with Progress(*columns, console=self._console, transient=True) as bar:
                 task: TaskID = bar.add_task("", total=None, stage="")
                 step = Step(bar, task)

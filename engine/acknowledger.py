@@ -18,6 +18,10 @@ from .plugins import Condition, Hooks, LogRange
 from .seams import Seams
 
 
+_LOOK_S = 60.0
+"""Time-outs may be longer than a lock can wait: look this often, in seconds."""
+
+
 @dataclass(slots=True)
 class _Watched:
     log: LogRange
@@ -58,7 +62,7 @@ class Acknowledger:
     def _pause(self) -> float | None:
         if not self._watched:
             return None
-        return max(0.0, min(w.deadline for w in self._watched) - self._clock.monotonic())
+        return min(_LOOK_S, max(0.0, min(w.deadline for w in self._watched) - self._clock.monotonic()))
 
     def _ask(self, log: LogRange) -> None:
         now = self._clock.monotonic()
@@ -66,6 +70,8 @@ class Acknowledger:
         for listener, hook in enumerate(self._hooks.logged):
             try:
                 condition = hook(log)
+                if condition is not None and not isinstance(condition, Condition):
+                    raise TypeError(f"the hook returned {condition!r}, which is no Condition")
             except Exception as error:
                 failed: Future[Any] = Future()
                 failed.set_exception(error)

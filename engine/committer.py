@@ -6,6 +6,9 @@ while a sync runs is in the batch of the next. A leader leads until its own tran
 somebody in line, so with one thread a commit is one sync in that very thread and no switch. What no thread waits for
 (pipelined, relaxed), and everything where plugins hold acknowledgements, is led by the *syncer* thread.
 
+Where plugins hold acknowledgements, whoever will wait is in line from the moment of appending: a condition may fail
+before he comes.
+
 A write or sync that fails poisons: nothing is tried again, everybody in line ends `OutcomeUnknown`.
 """
 
@@ -16,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from .errors import ConditionNotMet, HoldfastError, OutcomeUnknown, StorePoisoned
+from .errors import ConditionNotMet, HoldfastError, OutcomeUnknown, RolledBack, StorePoisoned
 from .history import Attachment, Position, Record
 from .log.log import Batch, Log
 from .plugins import Hooks
@@ -83,6 +86,7 @@ class Committer:
         self._direct = not hooks.logged
         self._leading = False
         self._line: deque[Waiter] = deque()
+        self._promised: dict[int, Future[int]] = {}  # of those in line since they were appended
         self._kept: deque[Record] = deque()
         self._keep = bool(hooks.published)
         self._telling = seams.scheduler.lock()
@@ -93,19 +97,31 @@ class Committer:
 
     # --- committing ------------------------------------------------------------------------------------------------
 
-    def append(self, payload: bytes, version: int, attachment: Attachment | None, *, barrier: bool) -> Record:
+    def append(self, payload: bytes, version: int, attachment: Attachment | None, *, barrier: bool,
+               promise: bool) -> Record:
         """Append a record. The writer lock is held.
 
+        Args:
+            payload, version, attachment: what to log.
+            barrier: it is one (see `stages`).
+            promise: `wait` or `outcome` will be called for it.
+
         Raises:
-            DiskFull, InvalidInput, StorePoisoned: nothing was logged.
+            RolledBack (DiskFull, StorePoisoned), InvalidInput: nothing was logged.
         """
         with self.mutex:
             if self.poison is not None:
                 raise self.poisoned()
-            record = self.log.append(payload, version, attachment)
+            try:
+                record = self.log.append(payload, version, attachment)
+            except OSError as error:
+                raise RolledBack(f"no log segment could be made: {error}") from error
             self.stages.append(record.position, barrier=barrier)
             if self._keep:
                 self._kept.append(record)
+            if promise and not self._direct:
+                future = self._promised[record.txid] = Future()
+                self._line.append(Waiter(record.txid, None, future))
         return record
 
     def wait(self, txid: int) -> None:
@@ -114,9 +130,12 @@ class Committer:
         Raises:
             ConditionNotMet, OutcomeUnknown.
         """
+        if not self._direct:
+            self.outcome(txid).result()
+            return
         mutex = self.mutex
         mutex.acquire()
-        if self._direct and not self._leading and self.stages.durable.txid < txid and self.poison is None:
+        if not self._leading and self.stages.durable.txid < txid and self.poison is None:
             self._leading = True
             batch = self.log.take()
             mutex.release()
@@ -171,6 +190,11 @@ class Committer:
 
     def outcome(self, txid: int) -> Future[int]:
         """A future that is done, with `txid` or an error, when it is acknowledged."""
+        with self.mutex:
+            promised = self._promised.pop(txid, None)
+            if promised is not None:
+                self._kick.notify()
+                return promised
         future: Future[int] = Future()
         try:
             with self.mutex:
@@ -208,32 +232,48 @@ class Committer:
     def _lead(self, batch: Batch | None, until: int) -> None:
         """Write and sync batch after batch until `until` is durable, then hand over. `_leading` is set."""
         log, stages = self.log, self.stages
-        while batch is not None:
-            try:
+        leading = True
+        try:
+            while leading:
+                assert batch is not None
                 end = log.write(batch)
-            except BaseException as error:
-                self.fail(error)
-                raise self.unknown(until) from error
-            with self.mutex:
-                stages.synced(end)
-                woken = self._settle()
-                if end.txid >= until:
-                    batch = None
-                    if stages.appended.txid > end.txid:
-                        woken += self._hand_over()
+                with self.mutex:
+                    stages.synced(end)
+                    woken = self._settle()
+                    if end.txid < until:
+                        batch = log.take()
                     else:
-                        self._leading = False
-                        self._due = None
-                        if self._closing:
-                            self._kick.notify_all()
-                else:
-                    batch = log.take()
-            for waiter in woken:
-                waiter.wake()
-            if not self._direct:
-                self.on_synced()
+                        if stages.appended.txid > end.txid:
+                            woken += self._hand_over()
+                        else:
+                            self._leading = False
+                            self._due = None
+                            if self._closing:
+                                self._kick.notify_all()
+                        leading = False
+                if woken:
+                    self._wake(woken)
+                if not self._direct:
+                    self.on_synced()
+        except BaseException as error:
+            if leading:
+                self.fail(error)
+                if isinstance(error, Exception):
+                    raise self.unknown(until) from error
+            raise
         if self._keep:
             self._tell_published()
+
+    @staticmethod
+    def _wake(woken: list[Waiter]) -> None:
+        """Wake them all, even if a signal interrupts."""
+        waiters = iter(woken)
+        try:
+            for waiter in waiters:
+                waiter.wake()
+        finally:
+            for waiter in waiters:
+                waiter.wake()
 
     def _hand_over(self) -> list[Waiter]:
         """With the mutex held: somebody else leads what is still to be written. Returns whom to wake for it."""
@@ -264,8 +304,7 @@ class Committer:
         """Somebody else moved the stages: publish, wake, tell."""
         with self.mutex:
             woken = self._settle()
-        for waiter in woken:
-            waiter.wake()
+        self._wake(woken)
         if self._keep:
             self._tell_published()
 
@@ -276,8 +315,7 @@ class Committer:
             for waiter in given_up:
                 waiter.error = ConditionNotMet(f"transaction {waiter.txid} {why}", txid=waiter.txid)
                 self._line.remove(waiter)
-        for waiter in given_up:
-            waiter.wake()
+        self._wake(given_up)
 
     def _tell_published(self) -> None:
         with self._telling:  # so that the hooks see the records in order
@@ -304,14 +342,13 @@ class Committer:
                 waiter.error = self.unknown(waiter.txid)
             self.moved.notify_all()
             self._kick.notify_all()
-        for waiter in line:
-            waiter.wake()
+        self._wake(line)
         if first:
             self._on_fault(error)
 
     def unknown(self, txid: int) -> OutcomeUnknown:
-        error = OutcomeUnknown(f"transaction {txid} may or may not be durable: the store is poisoned ({self.poison})",
-                               txid=txid)
+        why = "the store was closed meanwhile" if self.poison is None else f"the store is poisoned ({self.poison!r})"
+        error = OutcomeUnknown(f"transaction {txid} may or may not be durable: {why}", txid=txid)
         error.__cause__ = self.poison
         return error
 
@@ -373,8 +410,7 @@ class Committer:
             return
         with self.mutex:
             woken = self._hand_over()
-        for waiter in woken:
-            waiter.wake()
+        self._wake(woken)
 
     def close(self) -> None:
         """Sync what is appended and stop. The caller holds the writer lock for good, so nothing more is appended."""

@@ -8,12 +8,13 @@ and begins a new branch, both durably, so that it is never again taken for a bac
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .contract import BulkEngine, Context, Engine
 from .directory import Generation, Identity, Layout, Manifest
@@ -21,6 +22,7 @@ from .errors import (
     Damaged,
     DiskFull,
     Diverged,
+    LogPruned,
     StoreExists,
     StoreLocked,
     StoreNotFound,
@@ -33,8 +35,12 @@ from .log.log import Log
 from .seams import DirectoryLock, Files, Seams
 from .settings import Settings
 
+T = TypeVar("T")
+
 ROOM_TO_OPEN = 1 << 20
 """An opening needs this much room for what it makes: lock tables, a seal, a document."""
+LOOKS = 6
+"""How often a directory that is being written is looked at before what seems wrong with it counts as wrong."""
 REPLAY_RECORDS = 1000
 REPLAY_IN_MEMORY = 256 << 20
 """A read-only opening replays up to this much log in memory, and more into a scratch copy."""
@@ -85,6 +91,12 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
         _need_room(seams.files, root)
         layout.sweep()
         generation = layout.current()
+        # A process that was killed may have left names that are in memory only. What is built on them must not outlast
+        # them: log that is pruned, say, because of a checkpoint whose rename a power cut would take back.
+        with contextlib.suppress(PermissionError):  # a parent that we may not read is not of our making
+            seams.files.sync_directory(root.parent)
+        for path in (root, generation.path, generation.state, generation.log):
+            seams.files.sync_directory(path)
         manifest = Manifest.read(seams.files, generation)
         adopt = None if manifest is None or manifest.settled else manifest.p0
         engine = kind.open(generation.state, Context(seams, options), adopt=adopt)
@@ -211,6 +223,25 @@ def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[s
     layout = Layout(root, seams.files)
     if not layout.is_store():
         raise StoreNotFound(f"no store in {root}")
+    return _steadily(layout, seams, lambda: _open_to_read(layout, kind, options, settings, seams))
+
+
+def _steadily(layout: Layout, seams: Seams, look: Callable[[], T]) -> T:
+    """Look at a directory that may be written meanwhile. A segment that is pruned, sealed or half-written between two
+    of our looks seems damaged or gone, and does not when looked at again."""
+    for attempt in range(1, LOOKS):
+        try:
+            return look()
+        except (Damaged, LogPruned, FileNotFoundError):
+            if not _is_written(layout):
+                break
+            seams.clock.sleep(0.01 * attempt)
+    return look()
+
+
+def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, Any], settings: Settings,
+                  seams: Seams) -> Opened:
+    root = layout.root
     identity = _identity(layout, kind)
     generation = layout.current()
     manifest = Manifest.read(seams.files, generation)
@@ -267,7 +298,8 @@ def follow(opened: Opened, settings: Settings, seams: Seams) -> tuple[Log, int]:
     """
     if opened.layout.current() != opened.generation:
         raise Unsupported(f"{opened.layout.root} has a new generation", hint="open it again")
-    log = Log.open(opened.generation.log, read_only=True, options=settings.log_options, seams=seams)
+    log = _steadily(opened.layout, seams, lambda: Log.open(opened.generation.log, read_only=True,
+                                                           options=settings.log_options, seams=seams))
     end = opened.log.end
     if log.end.txid < end.txid:  # its last group is not known to be durable any more than it was
         return opened.log, 0

@@ -267,8 +267,13 @@ class Files:
             holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
             os.close(fd)
             raise StoreLocked(f"{path.parent} is in use by {holder or 'another process'}") from error
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{owner}\n".encode(), 0)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{owner}\n".encode(), 0)
+        except OSError as error:
+            if not is_disk_full(error):  # the name is for people; without room for it the lock holds all the same
+                os.close(fd)
+                raise
         return DirectoryLock(path, fd)
 
     def is_locked(self, path: Path) -> bool:

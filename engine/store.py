@@ -17,6 +17,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +42,7 @@ from .housekeeper import Housekeeper
 from .leases import Leases
 from .opening import Opened, follow, open_for_writing, open_to_read
 from .plugins import Hooks, Plugin, find_plugin
-from .seams import REAL, Seams
+from .seams import REAL, Seams, is_disk_full
 from .settings import Durability, Settings
 from .stages import Stages
 
@@ -141,6 +142,8 @@ class Store(Generic[TxT, ViewT]):
         self._checkpointing = seams.scheduler.lock()
         self._slow = min(settings.checkpoint_soft_bytes, settings.unwritten_bytes)
         self._pressure = threading.Condition()
+        self._ending = threading.RLock()
+        self._ends = False
         self._delayed_commits = 0
         self._checkpoints = 0
         self._pid = os.getpid()
@@ -175,10 +178,16 @@ class Store(Generic[TxT, ViewT]):
         root = Path(directory)
         settings = settings or Settings()
         hooks = Hooks([find_plugin(p) if isinstance(p, str) else p for p in plugins])
-        if read_only:
-            opened = open_to_read(root, engine, options=options or {}, settings=settings, seams=seams)
-        else:
-            opened = open_for_writing(root, engine, create=create, options=options or {}, settings=settings, seams=seams)
+        try:
+            if read_only:
+                opened = open_to_read(root, engine, options=options or {}, settings=settings, seams=seams)
+            else:
+                opened = open_for_writing(root, engine, create=create, options=options or {}, settings=settings,
+                                          seams=seams)
+        except OSError as error:
+            if is_disk_full(error):
+                raise DiskFull(f"no room to open {root}") from error
+            raise
         store = cls(root, opened, hooks, settings, seams)
         if store.recovery.cut_bytes:
             logger.warning("%s was not closed properly: %d bytes of a torn group were cut at byte %d of %s", root,
@@ -307,7 +316,11 @@ class Store(Generic[TxT, ViewT]):
         if self.log.waiting_bytes >= settings.unwritten_bytes:
             self._delayed_commits += 1
             self.committer.sync_within(0.0)
-            self.committer.wait_until(lambda: self.log.waiting_bytes < settings.unwritten_bytes, settings.wait_s)
+            caught_up = self.committer.wait_until(lambda: self.log.waiting_bytes < settings.unwritten_bytes,
+                                                  settings.wait_s)
+            if not caught_up and self.committer.poison is None and self._unusable is None and not keeper.closing:
+                raise RolledBack(f"{settings.unwritten_bytes:,} bytes are waiting to be written, and were not within "
+                                 f"{settings.wait_s} s", hint="try again; the disk is slow")
         if self.engine.pending_bytes() < settings.checkpoint_hard_bytes:
             return
         self._delayed_commits += 1
@@ -353,23 +366,25 @@ class Store(Generic[TxT, ViewT]):
             if self._unusable is not None:
                 raise RolledBack(f"{self.directory} {self._unusable}")
             staging = self._staging
-            record = self.committer.append(payload, self.engine.payload_version, None, barrier=staging is None)
-            draft.txid = record.txid
-            if staging is not None:
-                try:
+            before = self.log.appended.txid
+            try:
+                record = self.committer.append(payload, self.engine.payload_version, None, barrier=staging is None,
+                                               promise=durability != "relaxed" or staging is None)
+                draft.txid = record.txid
+                if staging is not None:
                     staging.stage(record, draft)
-                except BaseException as error:  # it is in the log and not in the state: only reopening can mend that
-                    self.committer.fail(error)
-                    raise self.committer.unknown(record.txid) from error
-                held = False
+            except BaseException as error:
+                if self.log.appended.txid == before:
+                    raise
+                self.committer.fail(error)  # it is in the log and not in the state: only reopening can mend that
+                if isinstance(error, Exception):
+                    raise self.committer.unknown(before + 1) from error
+                raise
+            held = False
+            if staging is not None:
                 self._release_writer()
             else:
-                held = False
                 self._finish_barrier(record, None)
-        except RolledBack:
-            raise
-        except (ConditionNotMet, OutcomeUnknown, StoreClosed):
-            raise
         finally:
             draft.seal("ended")
             draft.close()
@@ -409,26 +424,27 @@ class Store(Generic[TxT, ViewT]):
         """Wait until the record at the barrier may be published, apply it, lift the barrier, release the writer lock,
         and wait until it is acknowledged. Where a condition that gates publication is late, the rest is done in the
         background and `ConditionNotMet` raised."""
-        txid = record.txid
-        late: ConditionNotMet | None = None
-        if self._stages.listeners:
-            self.committer.sync_within(0.0)
-            future = self.committer.outcome(txid)
-            future.add_done_callback(lambda _: self.committer.settle())
-            self.committer.wait_until(lambda: self._stages.publishable.txid >= txid or future.done(), None)
-            if self._stages.publishable.txid < txid and isinstance(error := future.exception(), ConditionNotMet):
-                late = error
-        else:
-            try:
-                self.committer.wait(txid)
-            except BaseException:
+        txid, committer = record.txid, self.committer
+        future: Future[int] | None = None
+        try:
+            if self._stages.listeners:
+                future = outcome = committer.outcome(txid)
+                outcome.add_done_callback(lambda _: committer.settle())
+                committer.wait_until(lambda: self._stages.publishable.txid >= txid or outcome.done(), None)
+                if self._stages.publishable.txid < txid and outcome.done():
+                    outcome.result()
+            else:
+                committer.wait(txid)
+        except BaseException:
+            # It is in the log: whatever ended the wait, a signal perhaps, the engine gets it once it may be published.
+            if committer.poison is None:
+                committer.sync_within(0.0)
+                self.seams.scheduler.spawn("holdfast-late", lambda: self._apply_late(record, path))
+            else:
                 self._release_writer()
-                raise
-        if late is not None:
-            self.seams.scheduler.spawn("holdfast-late", lambda: self._apply_late(record, path))
-            raise late
+            raise
         self._apply_barrier(record, path)
-        if self._stages.listeners:
+        if future is not None:
             future.result()
 
     def _apply_late(self, record: Record, path: Path | None) -> None:
@@ -506,7 +522,7 @@ class Store(Generic[TxT, ViewT]):
                 raise
             path = self.log.attachment_path(attachment.name)
             try:
-                record = self.committer.append(payload, engine.payload_version, attachment, barrier=True)
+                record = self.committer.append(payload, engine.payload_version, attachment, barrier=True, promise=True)
             except BaseException:
                 self.seams.files.unlink(path, missing_ok=True)
                 raise
@@ -612,8 +628,16 @@ class Store(Generic[TxT, ViewT]):
                 return self._checkpoint()
         if self._writer_thread == threading.get_ident():
             raise InvalidInput("this thread has a transaction open", hint="end it before asking for a checkpoint")
-        with self._writer, self._checkpointing:
-            return self._checkpoint()
+        while not self._writer.acquire(timeout=0.5):  # not for ever: whoever holds it may wait for us to end
+            if self._unusable is not None or (self._housekeeper is not None and self._housekeeper.closing):
+                raise StoreClosed(f"{self.directory} is being closed")
+        try:
+            with self._checkpointing:
+                if self._unusable is not None:
+                    raise self._why_unusable()
+                return self._checkpoint()
+        finally:
+            self._writer.release()
 
     def _checkpoint(self) -> Position:
         if self.committer.poison is not None:
@@ -651,10 +675,16 @@ class Store(Generic[TxT, ViewT]):
 
     def close(self) -> None:
         """Stop plugins, sync and seal the log, checkpoint, let go. Fine to call twice."""
-        if self._unusable is not None:
-            return
-        if self._writer_thread == threading.get_ident():
+        if self._writer_thread == threading.get_ident() and self._unusable is None:
             raise InvalidInput("this thread has a transaction open", hint="end it before closing the store")
+        if self._pid != os.getpid():
+            return  # carried across a fork: nothing of it is ours
+        with self._ending:  # whoever comes second waits until it is closed
+            if not self._ends:
+                self._ends = True
+                self._close()
+
+    def _close(self) -> None:
         self.hooks.tell("closing", self)
         if self._housekeeper is not None:
             self._housekeeper.close()

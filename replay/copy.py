@@ -1,56 +1,32 @@
-"""Copy: the first of the two verbs. An image's files, from a source or a directory, into a directory.
+"""Copy: the first of the two verbs. An image from a source into a directory (`files` copies its bytes).
 
-A copy is read chunk by chunk (`CHUNK_BYTES`), and an xxh3-128 of each chunk is kept: that is what a target's manifest
-holds and what `verify` reads against. Bytes are synced behind the copier's back while it reads on, so that neither
-network nor disk waits for the other; no more than a few chunks are ever in memory.
-
-A copy from a source goes on under a lease, which a thread keeps alive. Beside the half-made files lies the document
-`COPY`: whose lease and which image they come from, and how much of each file is synced. It is written only after those
-bytes are. The next run goes on from there if, and only if, the source still grants that very lease; otherwise the bytes
-may be of two images, and it starts anew. A copy counts for nothing before the source has confirmed, after the last
-byte, that the lease held throughout.
+It goes on under a lease, which a thread keeps alive. Beside the half-made files lies the document `COPY`: whose lease
+and which image they come from, and how much of each file is synced. It is written only after those bytes are. The next
+run goes on from there if, and only if, the source still grants that very lease; otherwise the bytes may be of two
+images, and it starts anew. A copy counts for nothing before the source has confirmed, after the last byte, that the
+lease held throughout.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import Any
-
-from xxhash import xxh3_128_digest
+from pathlib import Path
 
 from ..engine import document
 from ..engine.contract import ImageFile
 from ..engine.directory import CopiedFile
-from ..engine.errors import Damaged, DiskFull, HoldfastError, LeaseExpired, SourceRefused, SourceRestarted
+from ..engine.errors import HoldfastError, LeaseExpired, SourceRestarted
 from ..engine.history import Position
-from ..engine.seams import File, Files, Scheduler, Seams, is_disk_full
-from ..engine.source.base import CHUNK_BYTES, Grant, Source
+from ..engine.seams import Files, Scheduler, Seams
+from ..engine.source.base import Grant, Source
+from .files import Progress, check_names, copy_files, silent
 
 logger = logging.getLogger("holdfast.replay")
 
 COPY_MAGIC, COPY_VERSION = b"HFCOPY\0\0", 1
-SYNC_BYTES = 32 << 20
-"""Bytes written between two syncs of a large file."""
-RECORD_BYTES = 128 << 20
-"""Bytes synced between two writings of the document `COPY`."""
-SPARE_BYTES = 16 << 20
-"""Room that must be left when a copy is whole: for log, documents and the file system itself."""
-
-Progress = Callable[[str, int, int], None]
-"""Told (stage, done, total) as work goes on. Bytes, but for the stages `log` and `replay`, which count transactions."""
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """The `Progress` of those who do not want to know."""
-
-
-Reader = Callable[[str, int, int], bytes]
-"""(name, offset, length) -> exactly these bytes of an image's file."""
 
 
 @dataclass(slots=True)
@@ -106,7 +82,7 @@ def begin(source: Source, place: Path, owner: str, target_id: bytes, *, seams: S
     seams.files.remove_tree(place)
     grant = source.lease(owner, image=True, ttl=ttl)
     try:
-        _check_names(grant.files)
+        check_names(grant.files)
         seams.files.make_directory(place)
         state = CopyState(grant, target_id)
         state.write(seams.files, place)
@@ -161,209 +137,3 @@ def copy_image(source: Source, state: CopyState, place: Path, *, seams: Seams,
 
     return copy_files(read, grant.files, place / "state", seams=seams, done=state.digests, on_synced=synced,
                       progress=progress)
-
-
-def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, seams: Seams,
-               done: Mapping[str, Sequence[bytes]] | None = None, durable: bool = True,
-               on_synced: Callable[[dict[str, list[bytes]]], None] | None = None,
-               progress: Progress = silent, stage: str = "copy") -> tuple[CopiedFile, ...]:
-    """Copy the listed files below `into`.
-
-    Args:
-        read: where the bytes come from.
-        listed: what to copy.
-        into: made where it is missing.
-        seams: files and threads.
-        done: digests of leading chunks that are there already, by file name.
-        durable: sync files and directories. Without it the copy is for this process only.
-        on_synced: told, now and then, the digests of all chunks that are synced so far.
-        progress, stage: whom to tell, and under what name.
-
-    Raises:
-        DiskFull: no room; checked before the first byte.
-    """
-    files = seams.files
-    _check_names(listed)
-    files.make_directory(into)
-    digests = {f.name: list((done or {}).get(f.name, ())) for f in listed}
-    total = sum(f.size for f in listed)
-    there = sum(min(f.size, len(digests[f.name]) * CHUNK_BYTES) for f in listed)
-    room = files.free(into)
-    if room < total - there + SPARE_BYTES:
-        raise DiskFull(f"{into} needs {total - there + SPARE_BYTES:,} bytes and its file system has {room:,} left")
-    copier = _Copier(read, into, digests, seams, durable, on_synced, partial(progress, stage), there, total)
-    try:
-        for entry in listed:
-            copier.copy(entry)
-    except OSError as error:
-        if is_disk_full(error):
-            raise DiskFull(f"no room left for the copy in {into}") from error
-        raise
-    finally:
-        copier.settle()
-    if durable:
-        for directory in {into, *(p for f in listed for p in (into / f.name).parents if p.is_relative_to(into))}:
-            files.sync_directory(directory)
-    if on_synced is not None:
-        on_synced(digests)
-    return tuple(CopiedFile(f.name, f.size, tuple(digests[f.name])) for f in listed)
-
-
-class _Copier:
-    """The state of one `copy_files`: what is read, what is being synced meanwhile, and what is told."""
-
-    def __init__(self, read: Reader, into: Path, digests: dict[str, list[bytes]], seams: Seams, durable: bool,
-                 on_synced: Callable[[dict[str, list[bytes]]], None] | None, progress: Callable[[int, int], None],
-                 done: int, total: int) -> None:
-        self.read, self.into, self.seams, self.durable = read, into, seams, durable
-        self.digests, self.on_synced, self.progress = digests, on_synced, progress
-        self.done, self.total = done, total
-        self.untold = 0
-        self.sync: _Sync | None = None
-
-    def copy(self, entry: ImageFile) -> None:
-        files, chunks = self.seams.files, self.digests[entry.name]
-        path = self.into / entry.name
-        files.make_directory(path.parent)
-        file = files.open(path, "write" if files.exists(path) else "create")
-        try:
-            offset = min(entry.size, len(chunks) * CHUNK_BYTES)
-            if file.size() < offset:  # somebody else's doing, since what `COPY` tells was synced: copy it again
-                chunks.clear()
-                offset = 0
-            file.truncate(offset)
-            unsynced = 0
-            while offset < entry.size:
-                data = self.read(entry.name, offset, min(CHUNK_BYTES, entry.size - offset))
-                if len(data) != min(CHUNK_BYTES, entry.size - offset):
-                    raise Damaged(f"the source gave {len(data)} bytes of {entry.name} at {offset}")
-                file.pwrite(data, offset)
-                chunks.append(xxh3_128_digest(data))
-                offset += len(data)
-                unsynced += len(data)
-                self.done += len(data)
-                self.progress(self.done, self.total)
-                if self.durable and unsynced >= SYNC_BYTES and offset < entry.size:
-                    self._sync_behind(entry, file)
-                    unsynced = 0
-            self.settle()
-            if self.durable:
-                file.sync()
-                self._tell(entry, len(chunks), unsynced)
-        finally:
-            self.settle()
-            file.close()
-
-    def _sync_behind(self, entry: ImageFile, file: File) -> None:
-        before = self.sync
-        self.settle()
-        if before is not None:
-            self._tell(entry, before.chunks, SYNC_BYTES)
-        self.sync = _Sync(file, len(self.digests[entry.name]), self.seams.scheduler)
-
-    def settle(self) -> None:
-        """Wait for the sync that is under way. Raises what it raised."""
-        sync, self.sync = self.sync, None
-        if sync is not None:
-            sync.wait()
-
-    def _tell(self, entry: ImageFile, chunks: int, synced: int) -> None:
-        self.untold += synced
-        if self.on_synced is not None and self.untold >= RECORD_BYTES:
-            self.untold = 0
-            self.on_synced({n: d[:chunks] if n == entry.name else list(d) for n, d in self.digests.items() if d})
-
-
-class _Sync:
-    """One fdatasync that runs beside the copier. `chunks` of the file are durable when it has ended well."""
-
-    def __init__(self, file: File, chunks: int, scheduler: Scheduler) -> None:
-        self.chunks = chunks
-        self._error: BaseException | None = None
-
-        def work() -> None:
-            try:
-                file.datasync()
-            except BaseException as error:
-                self._error = error
-
-        self._task = scheduler.spawn("holdfast-copy-sync", work)
-
-    def wait(self) -> None:
-        self._task.join()
-        if self._error is not None:
-            raise self._error
-
-
-def _check_names(listed: Sequence[ImageFile]) -> None:
-    """No name from a source becomes a path unless it is one below the directory it is copied to."""
-    seen: set[str] = set()
-    for f in listed:
-        parts = PurePosixPath(f.name).parts
-        proper = parts and f.name == "/".join(parts) and ".." not in parts and not set(f.name) & {"\0", "\\"}
-        if not proper or parts[0] == "/" or f.name in seen:
-            raise SourceRefused(f"the source lists the image file {f.name!r}, which is no proper name",
-                                hint="do not use this source")
-        if f.size < 0:
-            raise SourceRefused(f"the source lists {f.name!r} with {f.size} bytes", hint="do not use this source")
-        seen.add(f.name)
-
-
-class DigestedFiles:
-    """Reads an image that was copied before, and checks each chunk against the digest that was taken then."""
-
-    def __init__(self, state: Path, copied: Sequence[CopiedFile], chunk_bytes: int, files: Files) -> None:
-        self._state, self._files, self._chunk_bytes = state, files, chunk_bytes
-        self._copied = {c.name: c for c in copied}
-        self._open: dict[str, File] = {}
-
-    @property
-    def listed(self) -> tuple[ImageFile, ...]:
-        return tuple(ImageFile(c.name, c.size) for c in self._copied.values())
-
-    def read(self, name: str, offset: int, length: int) -> bytes:
-        """A range that starts at a chunk and holds whole ones, but for the file's end.
-
-        Raises:
-            Damaged: a byte is missing or not what it was.
-        """
-        copied, path = self._copied[name], self._state / name
-        if name not in self._open:
-            self.close()
-            try:
-                self._open[name] = self._files.open(path)
-            except OSError as error:
-                raise Damaged(f"cannot be read: {error.strerror}", path=str(path)) from error
-            if self._open[name].size() != copied.size:
-                raise Damaged(f"has {self._open[name].size():,} bytes, and had {copied.size:,} when it was copied",
-                              path=str(path))
-        data = self._open[name].pread(length, offset)
-        for start in range(0, len(data), self._chunk_bytes):
-            chunk = (offset + start) // self._chunk_bytes
-            digest = xxh3_128_digest(memoryview(data)[start : start + self._chunk_bytes])
-            if chunk >= len(copied.digests) or digest != copied.digests[chunk]:
-                raise Damaged("differs from what was copied", path=str(path), offset=offset + start)
-        return data
-
-    def verify(self, progress: Progress = silent) -> int:
-        """Read every byte; how many there are. Raises `Damaged`."""
-        done, total = 0, sum(c.size for c in self._copied.values())
-        for c in self._copied.values():
-            if len(c.digests) != -(-c.size // self._chunk_bytes):
-                raise Damaged(f"has {len(c.digests)} digests for {c.size:,} bytes", path=str(self._state / c.name))
-            if not c.size:
-                self.read(c.name, 0, 0)
-            for offset in range(0, c.size, self._chunk_bytes):
-                done += len(self.read(c.name, offset, min(self._chunk_bytes, c.size - offset)))
-                progress("verify", done, total)
-        return done
-
-    def close(self) -> None:
-        while self._open:
-            self._open.popitem()[1].close()
-
-    def __enter__(self) -> DigestedFiles:
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self.close()

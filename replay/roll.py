@@ -21,7 +21,7 @@ from ..engine.history import Attachment, History, Position, Record
 from ..engine.log.log import Log
 from ..engine.opening import replay
 from ..engine.source.base import CHUNK_BYTES, Source
-from .copy import Progress, silent
+from .files import Progress, silent
 
 logger = logging.getLogger("holdfast.replay")
 

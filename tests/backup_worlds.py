@@ -71,9 +71,9 @@ def tree(path: Path) -> dict[str, bytes]:
 
 def small_chunks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Copy in chunks of `size` bytes, and note each of them, so that small images have many."""
-    for name in ("holdfast.replay.copy.CHUNK_BYTES", "holdfast.backup.full.CHUNK_BYTES",
-                 "holdfast.backup.incremental.CHUNK_BYTES", "holdfast.replay.copy.SYNC_BYTES",
-                 "holdfast.replay.copy.RECORD_BYTES"):
+    for name in ("holdfast.replay.files.CHUNK_BYTES", "holdfast.backup.full.CHUNK_BYTES",
+                 "holdfast.backup.incremental.CHUNK_BYTES", "holdfast.replay.files.SYNC_BYTES",
+                 "holdfast.replay.files.RECORD_BYTES"):
         monkeypatch.setattr(name, size)
 
 

@@ -36,7 +36,7 @@ from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store import Store
 
 DURABILITIES: tuple[Durability, ...] = ("synced", "pipelined", "relaxed")
-KEPT_LOGS = ("for ever", "3 transactions")
+KEPT_LOGS = ("for ever", "1 transactions")
 TAILS = ("as it is", "noise behind", "torn")
 
 
@@ -223,7 +223,7 @@ def machine(adapter: EngineAdapter) -> type[RuleBasedStateMachine]:
             at_least = self.acknowledged
             image = self.fresh("store")
             checkpointed = self.store.positions().checkpointed
-            shutil.copytree(self.path, image)
+            copy_running(self.path, image)
             for view in self.views:
                 view.close()
             self.views.clear()
@@ -285,15 +285,21 @@ def machine(adapter: EngineAdapter) -> type[RuleBasedStateMachine]:
             assert self.digests.setdefault(last, digest) == digest
             self.compare_closed(self.target, last, self.backed_up)
 
-        @rule(consumers=st.booleans())
-        def prune(self, consumers: bool) -> None:
-            """Delete what log may go, and what is kept for the target as well if its registration is dropped: then the
-            next backup has to be a full one."""
-            if consumers:
-                for consumer in self.store.log.consumers.list():
-                    self.store.log.consumers.drop(consumer.id)
+        @rule()
+        def prune(self) -> None:
             self.store.prune()
             assert self.store.log.base.txid <= self.store.positions().checkpointed
+
+        @precondition(lambda self: self.target)
+        @rule(operations=operations)
+        def lose_the_target_s_log(self, operations: list[Operation]) -> None:
+            """What is kept for the target goes, if its registration does; the next backup may have to be a full one."""
+            self.reopen()  # which seals the log so far, so that all of it may go
+            self.commit(operations, "synced")
+            self.checkpoint()
+            for consumer in self.store.log.consumers.list():
+                self.store.log.consumers.drop(consumer.id)
+            self.prune()
 
         @precondition(lambda self: self.target)
         @rule()
@@ -363,6 +369,17 @@ def machine(adapter: EngineAdapter) -> type[RuleBasedStateMachine]:
 def tree(path: Path) -> dict[str, bytes]:
     """Every file below a directory, but for the note of who holds its lock."""
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != "LOCK"}
+
+
+def copy_running(store: Path, image: Path) -> None:
+    """Copy the directory of a store that runs, as it was at one moment: again, until nothing changed meanwhile."""
+    for _ in range(100):
+        shutil.rmtree(image, ignore_errors=True)
+        with suppress(shutil.Error, FileNotFoundError):
+            shutil.copytree(store, image)
+            if tree(image) == tree(store):
+                return
+    raise AssertionError("the store does not come to rest")
 
 
 def unlucky(store: Path, tail: str, noise: bytes, share: float, outside: int) -> int:

@@ -30,6 +30,7 @@ from .lmdbstate import (
     PRESENT,
     ROW_KEY,
     Base,
+    closed,
     id_key,
     id_of,
 )
@@ -50,18 +51,20 @@ def check(view: GraphView) -> Iterator[str]:
     stored = _Stored(base, view._tokens)
     for part in (stored.nodes, stored.edges, stored.adjacency, stored.properties, stored.labels, stored.index,
                  stored.counts):
-        yield from _guarded(part(), "the state on disk")
+        yield from _guarded(part(), "the state on disk", base)
     if view._bound > base.txid:
-        yield from _guarded(_overlay(view), "the state in memory")
+        yield from _guarded(_overlay(view), "the state in memory", base)
 
 
-def _guarded(findings: Iterator[str], what: str) -> Iterator[str]:
+def _guarded(findings: Iterator[str], what: str, base: Base) -> Iterator[str]:
     """A part that cannot go on is a finding too."""
     try:
         yield from findings
     except StoreClosed:
         raise
     except lmdb.Error as error:
+        if base.state.closed:
+            raise closed(error) from error
         yield f"{what} cannot be read on: LMDB says {error}"
     except (ValueError, KeyError, IndexError, TypeError, struct.error, msgpack.UnpackException,
             HoldfastError) as error:

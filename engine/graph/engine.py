@@ -22,7 +22,7 @@ from . import bulk, payload
 from .checkpoint import Pace, StateWriter, dismantle, pages_needed, write_state
 from .image import LmdbImage
 from .lmdbstate import Base, LmdbState, encode_meta
-from .overlay import Indexes, Layer, Marks
+from .overlay import EMPTY, Indexes, Layer, Marks
 from .transaction import GraphTransaction
 from .view import GraphView
 
@@ -50,7 +50,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         state = LmdbState(directory, context, create=True)
         try:
             with state.env.begin(write=True) as txn:
-                txn.put(b"state", encode_meta(position, Marks(), {}), db=state.dbs["meta"])
+                txn.put(b"state", encode_meta(position, EMPTY, {}), db=state.dbs["meta"])
         finally:
             state.close()
         context.seams.files.sync_directory(directory)

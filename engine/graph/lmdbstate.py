@@ -79,14 +79,17 @@ class Base:
         dbs: by name.
         position: of this state.
         marks, indexes: as of the position.
-        edge_props: whether any edge has properties.
+        node_props, edge_props: whether any node, any edge has properties.
+        state: whose it is.
         node_blocks: some node blocks by number: whether a node is there is asked more often than anything, and LMDB
             lets go of the interpreter lock for each answer.
     """
 
-    __slots__ = ("dbs", "edge_props", "get", "indexes", "marks", "node_blocks", "position", "txid", "txn")
+    __slots__ = ("dbs", "edge_props", "get", "indexes", "marks", "node_blocks", "node_props", "position",
+                 "state", "txid", "txn")
 
     def __init__(self, state: LmdbState, adopt: Position | None = None) -> None:
+        self.state = state
         self.txn = state.env.begin(db=state.dbs["adjacency"])
         self.get = self.txn.get
         self.dbs = state.dbs
@@ -96,7 +99,8 @@ class Base:
         self.position = position if adopt is None else adopt
         self.txid = self.position.txid
         self.node_blocks: dict[int, bytes] = {}
-        self.edge_props = self.txn.stat(self.dbs["edge_props"])["entries"] > 0
+        self.node_props, self.edge_props = (self.txn.stat(self.dbs[name])["entries"] > 0
+                                            for name in ("node_props", "edge_props"))
 
     def node_block(self, number: int) -> bytes | None:
         """A block of `nodes`. Raises `lmdb.Error`, and `struct.error` where it cannot be a number of one."""
@@ -143,7 +147,7 @@ class LmdbState:
             raise InvalidInput(f"map_size={map_size!r}", hint="the most bytes the state may ever take, at least 1 MiB")
         self.path = directory / DATA
         self.files = context.seams.files
-        self.read_only = read_only
+        self.closed = False
         lock = not read_only or bool(context.option("shared", False))
         if create:
             if self.files.free(directory) < _FIRST_ROOM + LOCK_BYTES:
@@ -244,6 +248,7 @@ class LmdbState:
 
     def close(self) -> None:
         """Read transactions still open end here; reads in other threads are waited for by the library."""
+        self.closed = True
         self.env.close()
 
 

@@ -25,11 +25,15 @@ OUT, IN = 0, 1
 class Marks(NamedTuple):
     """Allocation marks and counts after a transaction."""
 
-    next_node: int = 1
-    next_edge: int = 1
-    next_token: int = 1
-    nodes: int = 0
-    edges: int = 0
+    next_node: int
+    next_edge: int
+    next_token: int
+    nodes: int
+    edges: int
+
+
+EMPTY = Marks(1, 1, 1, 0, 0)
+"""Of a store without anything."""
 
 
 Indexes = dict[tuple[int, int], int]

@@ -309,7 +309,7 @@ class Reads:
             if event is not None:
                 packed: bytes = event[1]
                 return packed
-        return self._stored("node_props", id_key(node)) or b""
+        return self._stored("node_props", id_key(node)) or b"" if self._base.node_props else b""
 
     def _edge(self, edge: int) -> tuple[int, int, int] | None:
         """(source, target, type token), or None."""

@@ -126,8 +126,7 @@ def digest(reads: Reads) -> bytes:
     for index in reads.indexes():
         total += xxh3_128_intdigest(b"I" + msgpack.packb(index))
     labels: dict[int, bytes] = {}
-    has_props = reads._base.txn.stat(reads._base.dbs["node_props"])["entries"] > 0 or any(
-        layer.props for layer in reads._layers)
+    has_props = reads._base.node_props or any(layer.props for layer in reads._layers)
     for first, labelled in node_blocks(reads):
         for at in np.flatnonzero(labelled).tolist():
             token = int(labelled[at])

@@ -1,0 +1,302 @@
+"""The bytes of an image: copied from whoever reads them into a directory, and read back against their digests.
+
+A copy is read chunk by chunk (`CHUNK_BYTES`), and an xxh3-128 of each chunk is kept: that is what a target's manifest
+holds and what `verify` reads against. One thread reads ahead, one writes, one syncs what was written, so that neither
+network nor disk waits for the other; no more than a few chunks are ever in memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from xxhash import xxh3_128_digest
+
+from ..engine.contract import ImageFile
+from ..engine.directory import CopiedFile
+from ..engine.errors import Damaged, DiskFull, SourceRefused
+from ..engine.seams import File, Files, Scheduler, Seams, is_disk_full
+from ..engine.source.base import CHUNK_BYTES
+
+SYNC_BYTES = 128 << 20
+"""Bytes written between two syncs of a large file. Smaller pieces are slower: a file that is being written and synced
+at once makes both wait."""
+RECORD_BYTES = 128 << 20
+"""Bytes synced between two writings of the document `COPY`."""
+SPARE_BYTES = 16 << 20
+"""Room that must be left when a copy is whole: for log, documents and the file system itself."""
+
+Progress = Callable[[str, int, int], None]
+"""Told (stage, done, total) as work goes on. Bytes, but for the stages `log` and `replay`, which count transactions."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """The `Progress` of those who do not want to know."""
+
+
+Reader = Callable[[str, int, int], bytes]
+"""(name, offset, length) -> exactly these bytes of an image's file."""
+
+
+def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, seams: Seams,
+               done: Mapping[str, Sequence[bytes]] | None = None, durable: bool = True,
+               on_synced: Callable[[dict[str, list[bytes]]], None] | None = None,
+               progress: Progress = silent, stage: str = "copy") -> tuple[CopiedFile, ...]:
+    """Copy the listed files below `into`.
+
+    Args:
+        read: where the bytes come from.
+        listed: what to copy.
+        into: made where it is missing.
+        seams: files and threads.
+        done: digests of leading chunks that are there already, by file name.
+        durable: sync files and directories. Without it the copy is for this process only.
+        on_synced: told, now and then, the digests of all chunks that are synced so far.
+        progress, stage: whom to tell, and under what name.
+
+    Raises:
+        DiskFull: no room; checked before the first byte.
+    """
+    files = seams.files
+    check_names(listed)
+    files.make_directory(into)
+    digests = {f.name: _there(f, into, (done or {}).get(f.name, ()), files) for f in listed}
+    total = sum(f.size for f in listed)
+    there = sum(min(f.size, len(digests[f.name]) * CHUNK_BYTES) for f in listed)
+    room = files.free(into)
+    if room < total - there + SPARE_BYTES:
+        raise DiskFull(f"{into} needs {total - there + SPARE_BYTES:,} bytes and its file system has {room:,} left")
+    ahead = _Ahead(read, _pieces(listed, digests), seams.scheduler)
+    copier = _Copier(ahead.take, into, digests, seams, durable, on_synced, partial(progress, stage), there, total)
+    try:
+        for entry in listed:
+            copier.copy(entry)
+    except OSError as error:
+        if is_disk_full(error):
+            raise DiskFull(f"no room left for the copy in {into}") from error
+        raise
+    finally:
+        ahead.close()
+    if durable:
+        for directory in {into, *(p for f in listed for p in (into / f.name).parents if p.is_relative_to(into))}:
+            files.sync_directory(directory)
+    if on_synced is not None:
+        on_synced(digests)
+    return tuple(CopiedFile(f.name, f.size, tuple(digests[f.name])) for f in listed)
+
+
+def _there(entry: ImageFile, into: Path, done: Sequence[bytes], files: Files) -> list[bytes]:
+    """The digests of the chunks of a file that need not be copied again. (What was told to `on_synced` was synced. If
+    it is not there all the same, somebody removed it.)"""
+    path = into / entry.name
+    whole = files.exists(path) and files.size(path) >= min(entry.size, len(done) * CHUNK_BYTES)
+    return list(done) if whole else []
+
+
+def _pieces(listed: Sequence[ImageFile], digests: Mapping[str, Sequence[bytes]]) -> list[tuple[str, int, int]]:
+    """What is to be read, in order: name, offset, length."""
+    return [(f.name, offset, min(CHUNK_BYTES, f.size - offset)) for f in listed
+            for offset in range(len(digests[f.name]) * CHUNK_BYTES, f.size, CHUNK_BYTES)]
+
+
+class _Ahead:
+    """Reads pieces in order in a thread of its own, up to two of them before they are taken."""
+
+    def __init__(self, read: Reader, pieces: Sequence[tuple[str, int, int]], scheduler: Scheduler) -> None:
+        self._read, self._pieces = read, pieces
+        self._changed = scheduler.condition()
+        self._ready: deque[bytes | BaseException] = deque()
+        self._stop = False
+        self._task = scheduler.spawn("holdfast-read-ahead", self._work)
+
+    def _work(self) -> None:
+        for piece in self._pieces:
+            item: bytes | BaseException
+            try:
+                item = self._read(*piece)
+            except BaseException as error:
+                item = error
+            with self._changed:
+                self._ready.append(item)
+                self._changed.notify_all()
+                while len(self._ready) >= 2 and not self._stop:
+                    self._changed.wait()
+                if self._stop or isinstance(item, BaseException):
+                    return
+
+    def take(self) -> bytes:
+        """The next piece. Raises what reading it raised."""
+        with self._changed:
+            while not self._ready:
+                self._changed.wait()
+            item = self._ready.popleft()
+            self._changed.notify_all()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        with self._changed:
+            self._stop = True
+            self._changed.notify_all()
+        self._task.join()
+
+
+class _Copier:
+    """The state of one `copy_files`: what is read, what is being synced meanwhile, and what is told."""
+
+    def __init__(self, take: Callable[[], bytes], into: Path, digests: dict[str, list[bytes]], seams: Seams,
+                 durable: bool, on_synced: Callable[[dict[str, list[bytes]]], None] | None,
+                 progress: Callable[[int, int], None], done: int, total: int) -> None:
+        self.take, self.into, self.seams, self.durable = take, into, seams, durable
+        self.digests, self.on_synced, self.progress = digests, on_synced, progress
+        self.done, self.total = done, total
+        self.untold = 0
+        self.sync: _Sync | None = None
+
+    def copy(self, entry: ImageFile) -> None:
+        files, chunks = self.seams.files, self.digests[entry.name]
+        path = self.into / entry.name
+        files.make_directory(path.parent)
+        file = files.open(path, "write" if files.exists(path) else "create")
+        try:
+            offset = min(entry.size, len(chunks) * CHUNK_BYTES)
+            file.truncate(offset)
+            unsynced = 0
+            while offset < entry.size:
+                data = self.take()
+                if len(data) != min(CHUNK_BYTES, entry.size - offset):
+                    raise Damaged(f"the source gave {len(data)} bytes of {entry.name} at {offset}")
+                file.pwrite(data, offset)
+                chunks.append(xxh3_128_digest(data))
+                offset += len(data)
+                unsynced += len(data)
+                self.done += len(data)
+                self.progress(self.done, self.total)
+                if self.durable and unsynced >= SYNC_BYTES and offset < entry.size:
+                    self._sync_behind(entry, file)
+                    unsynced = 0
+            self.settle()
+            if self.durable:
+                file.sync()
+                self._tell(entry, len(chunks), unsynced)
+        finally:
+            self.settle()
+            file.close()
+
+    def _sync_behind(self, entry: ImageFile, file: File) -> None:
+        before = self.sync
+        self.settle()
+        if before is not None:
+            self._tell(entry, before.chunks, SYNC_BYTES)
+        self.sync = _Sync(file, len(self.digests[entry.name]), self.seams.scheduler)
+
+    def settle(self) -> None:
+        """Wait for the sync that is under way. Raises what it raised."""
+        sync, self.sync = self.sync, None
+        if sync is not None:
+            sync.wait()
+
+    def _tell(self, entry: ImageFile, chunks: int, synced: int) -> None:
+        self.untold += synced
+        if self.on_synced is not None and self.untold >= RECORD_BYTES:
+            self.untold = 0
+            self.on_synced({n: d[:chunks] if n == entry.name else list(d) for n, d in self.digests.items() if d})
+
+
+class _Sync:
+    """One fdatasync that runs beside the copier. `chunks` of the file are durable when it has ended well."""
+
+    def __init__(self, file: File, chunks: int, scheduler: Scheduler) -> None:
+        self.chunks = chunks
+        self._error: BaseException | None = None
+
+        def work() -> None:
+            try:
+                file.datasync()
+            except BaseException as error:
+                self._error = error
+
+        self._task = scheduler.spawn("holdfast-copy-sync", work)
+
+    def wait(self) -> None:
+        self._task.join()
+        if self._error is not None:
+            raise self._error
+
+
+def check_names(listed: Sequence[ImageFile]) -> None:
+    """No name from a source becomes a path unless it is one below the directory it is copied to."""
+    seen: set[str] = set()
+    for f in listed:
+        parts = PurePosixPath(f.name).parts
+        proper = parts and f.name == "/".join(parts) and ".." not in parts and not set(f.name) & {"\0", "\\"}
+        if not proper or parts[0] == "/" or f.name in seen:
+            raise SourceRefused(f"the source lists the image file {f.name!r}, which is no proper name",
+                                hint="do not use this source")
+        if f.size < 0:
+            raise SourceRefused(f"the source lists {f.name!r} with {f.size} bytes", hint="do not use this source")
+        seen.add(f.name)
+
+
+class DigestedFiles:
+    """Reads an image that was copied before, and checks each chunk against the digest that was taken then."""
+
+    def __init__(self, state: Path, copied: Sequence[CopiedFile], chunk_bytes: int, files: Files) -> None:
+        self._state, self._files, self._chunk_bytes = state, files, chunk_bytes
+        self._copied = {c.name: c for c in copied}
+        self._open: dict[str, File] = {}
+
+    @property
+    def listed(self) -> tuple[ImageFile, ...]:
+        return tuple(ImageFile(c.name, c.size) for c in self._copied.values())
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """A range that starts at a chunk and holds whole ones, but for the file's end.
+
+        Raises:
+            Damaged: a byte is missing or not what it was.
+        """
+        copied, path = self._copied[name], self._state / name
+        if name not in self._open:
+            self.close()
+            try:
+                self._open[name] = self._files.open(path)
+            except OSError as error:
+                raise Damaged(f"cannot be read: {error.strerror}", path=str(path)) from error
+            if self._open[name].size() != copied.size:
+                raise Damaged(f"has {self._open[name].size():,} bytes, and had {copied.size:,} when it was copied",
+                              path=str(path))
+        data = self._open[name].pread(length, offset)
+        for start in range(0, len(data), self._chunk_bytes):
+            chunk = (offset + start) // self._chunk_bytes
+            digest = xxh3_128_digest(memoryview(data)[start : start + self._chunk_bytes])
+            if chunk >= len(copied.digests) or digest != copied.digests[chunk]:
+                raise Damaged("differs from what was copied", path=str(path), offset=offset + start)
+        return data
+
+    def verify(self, progress: Progress = silent) -> int:
+        """Read every byte; how many there are. Raises `Damaged`."""
+        done, total = 0, sum(c.size for c in self._copied.values())
+        for c in self._copied.values():
+            if len(c.digests) != -(-c.size // self._chunk_bytes):
+                raise Damaged(f"has {len(c.digests)} digests for {c.size:,} bytes", path=str(self._state / c.name))
+            if not c.size:
+                self.read(c.name, 0, 0)
+            for offset in range(0, c.size, self._chunk_bytes):
+                done += len(self.read(c.name, offset, min(self._chunk_bytes, c.size - offset)))
+                progress("verify", done, total)
+        return done
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def __enter__(self) -> DigestedFiles:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()

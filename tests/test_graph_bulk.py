@@ -1,0 +1,183 @@
+"""Bulk loads: what may be given, what is refused, and that a loaded store is the one that transactions would make."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from graph_rig import Model, Rig, compare
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast.engine.errors import Damaged, InvalidInput, UnsupportedFormat
+from holdfast.engine.graph import BulkLoad, BulkResult, adjacency, bulk
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
+    yield made
+    made.engine.close()
+
+
+EDGES = [(0, 1), (2, 0), (0, 1), (1, 1)]
+FORMS: dict[str, Any] = {
+    "list": EDGES, "generator": (edge for edge in EDGES), "array": np.array(EDGES), "u32": np.array(EDGES, "u4"),
+    "pair": (np.array([s for s, _ in EDGES]), np.array([t for _, t in EDGES])), "lists": [[*edge] for edge in EDGES],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_forms_of_edges(rig: Rig, form: str) -> None:
+    tx = rig.engine.begin()
+    tx.add_node("Before")
+    rig.commit(tx)
+    load = BulkLoad(nodes=3, labels="Page", edges=FORMS[form], edge_type="LINKS", relative=True)
+    rig.load(load)
+    assert load.result == BulkResult(2, 3, 1, 4)
+    model = Model({1: ({"Before"}, {}), **{n: ({"Page"}, {}) for n in (2, 3, 4)}},
+                  {i + 1: (s + 2, "LINKS", t + 2, {}) for i, (s, t) in enumerate(EDGES)})
+    with rig.engine.view() as view:
+        compare(view, model, ("LINKS", None), ())
+    rig.sound()
+    rig.reopen()
+    with rig.engine.view() as view:
+        assert view.txid == 2
+        compare(view, model, ("LINKS", None), ())
+
+
+def test_nodes_with_labels_and_properties_and_an_index(rig: Rig) -> None:
+    tx = rig.engine.begin()
+    tx.create_index("A", "k")
+    old = tx.add_node("A", k=1)
+    rig.commit(tx)
+    load = BulkLoad(nodes=[("A", {"k": 1}), (("A", "B"), {"k": 2, "l": "x"}), ("B", {}), ({}), {"k": 1}], labels="C",
+                    edges=[(old, 2, {"w": 1.5}), (3, old)], edge_type="T")
+    rig.load(load)
+    model = Model({1: ({"A"}, {"k": 1}), 2: ({"A"}, {"k": 1}), 3: ({"A", "B"}, {"k": 2, "l": "x"}), 4: ({"B"}, {}),
+                   5: ({"C"}, {}), 6: ({"C"}, {"k": 1})},
+                  {1: (1, "T", 2, {"w": 1.5}), 2: (3, "T", 1, {})}, {("A", "k")})
+    with rig.engine.view() as view:
+        compare(view, model, ("T",), [("A", "k", 1), ("A", "k", 2), ("C", "k", 1)])
+    rig.sound()
+    other = rig.replayed("other")
+    assert other.digest() == rig.digest()
+    other.engine.close()
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), max_size=40), min_size=1, max_size=3),
+       st.sampled_from((3, 254)), st.booleans())
+def test_loads_are_what_transactions_make(rounds: list[list[tuple[int, int]]], block: int, checkpoints: bool) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adjacency, "BLOCK", block)
+        loaded, made = Rig(Path(directory) / "loaded"), Rig(Path(directory) / "made")
+        for rig in (loaded, made):
+            tx = rig.engine.begin()
+            for _ in range(12):
+                tx.add_node("N")
+            tx.add_edge(1, "T", 2)
+            rig.commit(tx)
+        for edges in rounds:
+            loaded.load(BulkLoad(nodes=2, labels=("N", "M"), edges=edges, edge_type="T"))
+            tx = made.engine.begin()
+            for _ in range(2):
+                tx.add_node("N", "M")
+            for source, target in edges:
+                tx.add_edge(source, "T", target)
+            made.commit(tx)
+            if checkpoints:
+                made.checkpoint()
+        assert loaded.digest() == made.digest()
+        with loaded.engine.view() as a, made.engine.view() as b:
+            for node in range(1, 13):
+                for direction in ("out", "in", "both"):
+                    assert a.neighbors(node, "T", direction) == b.neighbors(node, "T", direction)  # type: ignore[arg-type]
+            assert list(a.check()) == list(b.check()) == []
+        for rig in (loaded, made):
+            rig.engine.close()
+
+
+def test_many_nodes_over_many_blocks(rig: Rig) -> None:
+    for count in (1019, 1, 1, 5000, 4096 * 2):
+        rig.load(BulkLoad(nodes=count, labels="A"))
+        rig.sound()
+    rng = np.random.default_rng(1)
+    edges = rng.integers(1, 1020 + 13194, (20_000, 2))
+    rig.load(BulkLoad(edges=edges, edge_type="T"))
+    rig.load(BulkLoad(edges=edges[:3000], edge_type="S"))
+    rig.load(BulkLoad(edges=edges[:3000, ::-1], edge_type="T"))
+    rig.sound()
+    with rig.engine.view() as view:
+        assert view.node_count == len(list(view.nodes("A"))) == 14213
+        sources, targets, ids = view.edge_arrays()
+        assert ids.tolist() == list(range(1, 26_001))
+        assert (np.stack((sources, targets), 1)[:20_000] == edges).all()
+        offsets, found = view.expand(np.arange(1, 14_214), "S")
+        assert len(found) == offsets[-1] == 3000
+
+
+def test_the_order_without_room_for_packing() -> None:
+    sources, targets = np.array([1 << 61, 5, 7]), np.array([5, 1 << 61, 5])
+    order = bulk._order(sources, targets)
+    assert order.tolist() == [1, 3, 5, 2, 0, 4]
+    assert bulk._order(sources % 61, targets % 61).tolist() == sorted(
+        range(6), key=lambda i: (*[[*(sources % 61), *(targets % 61)][i]], i))
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "negative": {"nodes": -1}, "text": {"nodes": "ab"}, "bool": {"nodes": True}, "float": {"nodes": 1.5},
+    "no node": {"nodes": [3]}, "bad value": {"nodes": [{"k": None}]}, "bad label": {"nodes": [("", {})]},
+    "bad labels": {"labels": [1]}, "no type": {"edges": [(1, 1)]}, "bad type": {"edges": [(1, 1)], "edge_type": ""},
+    "missing": {"edges": [(1, 3)], "edge_type": "T"}, "deleted": {"edges": [(2, 1)], "edge_type": "T"},
+    "negative id": {"edges": [(-1, 1)], "edge_type": "T"}, "beyond": {"edges": [(0, 2)], "nodes": 2, "relative": True,
+                                                                     "edge_type": "T"},
+    "float ids": {"edges": np.zeros((2, 2)), "edge_type": "T"}, "shape": {"edges": np.zeros((2, 3), int)},
+    "flat": {"edges": np.zeros(4, int)}, "uneven": {"edges": (np.zeros(2, int), np.zeros(3, int))},
+    "one end": {"edges": [(1,)], "edge_type": "T"}, "text ids": {"edges": [("a", "b")], "edge_type": "T"},
+    "large ids": {"edges": [(1 << 70, 1)], "edge_type": "T"}, "edges text": {"edges": "ab"},
+    "u64": {"edges": np.array([[1 << 63, 1]], "u8"), "edge_type": "T"}, "edges number": {"edges": 3},
+    "bad edge value": {"edges": [(1, 1, {"k": {1: 2}})], "edge_type": "T"},
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused_loads(rig: Rig, what: str) -> None:
+    tx = rig.engine.begin()
+    tx.add_node()
+    tx.delete_node(tx.add_node())
+    rig.commit(tx)
+    before = rig.digest()
+    out = io.BytesIO()
+    with pytest.raises(InvalidInput):
+        rig.engine.write_bulk(BulkLoad(**REFUSED[what]), out)
+    assert out.getvalue() == b""
+    tx = rig.engine.begin()
+    tx.add_node("Fine", k=1)
+    assert tx.marks().next_node == 4
+    tx.close()
+    assert rig.digest() == before
+
+
+def test_what_is_no_load(rig: Rig) -> None:
+    with pytest.raises(InvalidInput):
+        rig.engine.write_bulk([(1, 2)], io.BytesIO())
+    out = io.BytesIO()
+    payload = rig.engine.write_bulk(BulkLoad(nodes=2, labels="A", edges=[(0, 1)], edge_type="T", relative=True), out)
+    path = rig.directory / "load"
+    whole = out.getvalue()
+    for bad, error in ((b"", Damaged), (b"X" + whole[1:], Damaged), (whole[:-1], Damaged), (whole + b"x", Damaged),
+                       (whole[:8] + b"\x02" + whole[9:], UnsupportedFormat)):
+        path.write_bytes(bad)
+        with pytest.raises(error):
+            rig.engine.apply_bulk(rig.record(payload), path)
+        rig.records.pop()
+    path.write_bytes(whole)
+    rig.engine.apply_bulk(rig.record(payload), path)
+    rig.sound()

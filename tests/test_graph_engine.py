@@ -1,0 +1,518 @@
+"""The graph engine by example: what a transaction shows to whom, lists of all lengths, tokens of drafts that were
+rolled back, and the packed lists against a plain dict."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import pytest
+from graph_rig import ORIGIN, Rig
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast.engine.contract import Context
+from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, NotFound, StoreNotFound, StorePoisoned
+from holdfast.engine.graph import Edge, GraphEngine, Node, adjacency
+from holdfast.engine.seams import File, Files, Seams
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
+    yield made
+    made.engine.close()
+
+
+def test_what_the_readme_shows(rig: Rig) -> None:
+    tx = rig.engine.begin()
+    ada = tx.add_node("Person", name="Ada", born=datetime(1815, 12, 10, tzinfo=UTC))
+    bob = tx.add_node("Person", "Engineer", name="Bob")
+    knows = tx.add_edge(ada, "KNOWS", bob, since=1843, type="letters")
+    assert tx.neighbors(ada, "KNOWS") == [bob]
+    rig.commit(tx)
+    for _ in range(2):
+        with rig.engine.view() as view:
+            assert view.node(ada) == Node(ada, ("Person",), {"name": "Ada",
+                                                             "born": datetime(1815, 12, 10, tzinfo=UTC)})
+            assert view.node(bob).labels == ("Engineer", "Person")
+            assert view.edges(ada) == [Edge(knows, ada, "KNOWS", bob, {"since": 1843, "type": "letters"})]
+            assert view.edges(bob, "KNOWS", "in") == view.edges(ada)
+            assert view.neighbors(bob, "KNOWS", "in") == [ada]
+            assert view.neighbors(bob) == view.neighbors(ada, "LIKES") == []
+            assert list(view.nodes("Person", name="Bob")) == [bob]
+            assert list(view.nodes("Person", {"name": "Bob"})) == [bob]
+            assert list(view.nodes(name="Ada")) == [ada]
+            assert list(view.nodes("Nobody")) == list(view.nodes("Person", age=3)) == []
+            assert [array.tolist() for array in view.edge_arrays("KNOWS")] == [[ada], [bob], [knows]]
+            assert [array.tolist() for array in view.edge_arrays("LIKES")] == [[], [], []]
+        rig.checkpoint()
+
+
+def test_views_and_drafts_see_what_they_should(rig: Rig) -> None:
+    first = rig.engine.begin()
+    a, b = first.add_node(), first.add_node()
+    rig.commit(first)
+    before = rig.engine.view()
+    second = rig.engine.begin()
+    edge = second.add_edge(a, "X", b)
+    rig.stage(second)
+    third = rig.engine.begin()
+    assert third.neighbors(a, "X") == [b]
+    third.close()
+    with rig.engine.view() as unpublished, rig.engine.staged_view() as staged:
+        assert (unpublished.txid, staged.txid) == (1, 2)
+        assert unpublished.neighbors(a, "X") == []
+        assert staged.neighbors(a, "X") == [b]
+    rig.engine.publish(rig.end)
+    fourth = rig.engine.begin()
+    fourth.delete_edge(edge)
+    rig.commit(fourth)
+    middle_digest = rig.digest()
+    rig.checkpoint()
+    assert before.neighbors(a, "X") == []
+    assert not before.has_edge(edge)
+    with rig.engine.view() as now:
+        assert now.neighbors(a, "X") == []
+        assert now.digest() == middle_digest != before.digest()
+
+
+def test_a_rolled_back_draft_leaves_nothing(rig: Rig) -> None:
+    tx = rig.engine.begin()
+    tx.add_edge(tx.add_node("Ghost", fear=1), "HAUNTS", tx.add_node("House"))
+    tx.create_index("Ghost", "fear")
+    tx.close()
+    tx = rig.engine.begin()
+    node = tx.add_node("Real", weight=1)
+    tx.add_edge(node, "IS", node)
+    rig.commit(tx)
+    other = rig.replayed("other")
+    for engine in (rig.engine, other.engine):
+        with engine.view() as view:
+            assert view.node(node) == Node(1, ("Real",), {"weight": 1})
+            assert view.neighbors(1, "IS") == [1]
+            assert list(view.nodes("Ghost")) == []
+            assert view.indexes() == []
+    assert rig.digest() == other.digest()
+    rig.checkpoint()
+    rig.sound()
+    other.engine.close()
+
+
+def test_ids_are_not_given_out_twice(rig: Rig) -> None:
+    tx = rig.engine.begin()
+    node, other = tx.add_node(), tx.add_node()
+    edge = tx.add_edge(node, "X", other)
+    rig.commit(tx)
+    tx = rig.engine.begin()
+    tx.delete_node(other, detach=True)
+    rig.commit(tx)
+    rig.checkpoint()
+    rig.reopen()
+    tx = rig.engine.begin()
+    assert tx.add_node() == other + 1
+    assert tx.add_edge(node, "X", node) == edge + 1
+
+
+def test_digest_tells_marks_and_content_apart(rig: Rig, tmp_path: Path) -> None:
+    twin = Rig(tmp_path / "twin")
+    for order, made in ((("A", "B"), rig), (("B", "A"), twin)):
+        tx = made.engine.begin()
+        for label in order:
+            tx.create_index(label, "k")
+        one, two = tx.add_node("A", k=1, l=2), tx.add_node("B")
+        tx.add_edge(one, "X", two, weight=1)
+        made.commit(tx)
+    assert rig.digest() == twin.digest(), "the order of making tokens does not show"
+    digests = {rig.digest()}
+    for change in (lambda t: t.set_properties(1, k=1.0), lambda t: t.set_edge_properties(1, weight=2),
+                   lambda t: t.add_label(2, "C"), lambda t: t.drop_index("A", "k"),
+                   lambda t: t.delete_node(t.add_node()), lambda t: t.delete_edge(t.add_edge(1, "X", 2))):
+        tx = rig.engine.begin()
+        change(tx)
+        rig.commit(tx)
+        digests.add(rig.digest())
+    assert len(digests) == 7
+    twin.engine.close()
+
+
+@pytest.mark.parametrize("degree", [1, 253, 254, 255, 508, 509, 1200])
+def test_lists_of_all_lengths(rig: Rig, degree: int) -> None:
+    tx = rig.engine.begin()
+    hub = tx.add_node()
+    spokes = [tx.add_node() for _ in range(20)]
+    rig.commit(tx)
+    edges: list[int] = []
+    for share in (degree // 3, degree // 2, degree - degree // 3 - degree // 2):
+        tx = rig.engine.begin()
+        edges += [tx.add_edge(hub, "X", spokes[i % 20]) for i in range(share)]
+        rig.commit(tx)
+        rig.checkpoint()
+    gone = set(edges[:: max(1, degree // 40)])
+    kept = [edge for edge in edges if edge not in gone]
+
+    def agrees() -> None:
+        with rig.engine.view() as view:
+            assert [edge.id for edge in view.edges(hub, "X")] == kept
+            assert view.degree(hub, "X") == len(kept) == len(view.neighbors(hub))
+            assert list(view.check()) == []
+
+    tx = rig.engine.begin()
+    for edge in gone:
+        tx.delete_edge(edge)
+    rig.commit(tx)
+    agrees()
+    rig.checkpoint()
+    agrees()
+    tx = rig.engine.begin()
+    kept += [tx.add_edge(hub, "X", spokes[0]) for _ in range(3)]
+    rig.commit(tx)
+    agrees()
+    rig.checkpoint()
+    agrees()
+    tx = rig.engine.begin()
+    tx.delete_node(hub, detach=True)
+    rig.commit(tx)
+    rig.checkpoint()
+    rig.sound()
+    with rig.engine.view() as view:
+        assert view.edge_count == 0
+        assert view.neighbors(spokes[0], "X", "in") == []
+
+
+_rounds = st.lists(st.tuples(st.integers(0, 60), st.lists(st.integers(0, 400), max_size=30)), min_size=1, max_size=6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(_rounds, st.sampled_from((2, 3, 7)))
+def test_packed_lists_are_what_a_dict_is(rounds: list[tuple[int, list[int]]], block: int) -> None:
+    """Rounds of additions and removals on one list in LMDB, with small blocks, between two other lists."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adjacency, "BLOCK", block)
+        env = lmdb.open(directory, map_size=1 << 24, sync=False)
+        key, below, above = (adjacency.pack_key(5, lane) for lane in (3, 2, 4))
+        model: dict[int, int] = {}
+        following = 1
+        with env.begin(write=True) as txn:
+            for other in (below, above):
+                for place, value in adjacency.change(other, [(i, i) for i in range(1, 9)], txn.get, txn.cursor):
+                    assert value is not None
+                    txn.put(place, value)
+            around = dict(txn.cursor())
+            for added, removed in rounds:
+                changes: dict[int, int | None] = {}
+                for edge in removed:
+                    if edge in model:
+                        changes[edge] = None
+                for edge in range(following, following + added):
+                    changes[edge] = edge * 7 % 11
+                following += added
+                # Redo may say again what is there.
+                changes |= {edge: model[edge] for edge in list(model)[:2] if edge not in changes}
+                if changes:
+                    for place, value in adjacency.change(key, sorted(changes.items()), txn.get, txn.cursor):
+                        txn.delete(place) if value is None else txn.put(place, value)
+                for edge, neighbour in changes.items():
+                    if neighbour is None:
+                        del model[edge]
+                    else:
+                        model[edge] = neighbour
+                neighbours, edges = adjacency.read(txn.get(key), key, txn.cursor)
+                assert dict(zip(edges, neighbours, strict=True)) == model
+                assert edges == sorted(model)
+                own = txn.get(key)
+                assert (own is None) == (not model)
+                assert own is None or adjacency.entries(own) + adjacency.earlier(own) == len(model)
+            assert {k: v for k, v in txn.cursor() if not k.startswith(key)} == around
+            long = adjacency.encode([], []) if not model else b"".join(
+                n.to_bytes(8, "little") for n in (*model.values(), *model))
+            if model:
+                for place, value in adjacency.long_list(b"other" * 3, long):
+                    txn.put(place, value)
+                again = adjacency.read(txn.get(b"other" * 3), b"other" * 3, txn.cursor)
+                assert again == (list(model.values()), list(model))
+        env.close()
+
+
+def test_an_index_answers_before_and_after_its_checkpoint(rig: Rig) -> None:
+    tx = rig.engine.begin()
+    nodes = [tx.add_node("A", k=i % 3) for i in range(12)]
+    tx.create_index("A", "k")
+    assert list(tx.nodes("A", k=1)) == nodes[1::3]
+    rig.commit(tx)
+    for _ in range(2):
+        with rig.engine.view() as view:
+            assert list(view.nodes("A", k=1)) == nodes[1::3]
+            assert list(view.nodes("A", k=True)) == []
+        rig.checkpoint()
+    rig.sound()
+    tx = rig.engine.begin()
+    tx.set_properties(nodes[1], k=0)
+    tx.remove_property(nodes[4], "k")
+    tx.remove_label(nodes[7], "A")
+    tx.delete_node(nodes[10])
+    tx.set_properties(nodes[0], k=1)
+    more = tx.add_node("A", k=1)
+    late = tx.add_node(k=1)
+    tx.add_label(late, "A", "B")
+    assert list(tx.nodes("A", k=1)) == [nodes[0], more, late]
+    rig.commit(tx)
+    for _ in range(2):
+        with rig.engine.view() as view:
+            assert list(view.nodes("A", k=1)) == [nodes[0], more, late]
+        rig.sound()
+        rig.checkpoint()
+    tx = rig.engine.begin()
+    tx.drop_index("A", "k")
+    rig.commit(tx)
+    rig.checkpoint()
+    rig.sound()
+    with rig.engine.view() as view:
+        assert view.indexes() == []
+        assert list(view.nodes("A", k=1)) == [nodes[0], more, late]
+
+
+def test_pending_bytes_follow_the_overlay(rig: Rig) -> None:
+    empty = rig.engine.pending_bytes()
+    tx = rig.engine.begin()
+    for _ in range(100):
+        tx.add_node("A", text="x" * 1000)
+    rig.commit(tx)
+    full = rig.engine.pending_bytes()
+    assert full - empty > 100_000
+    rig.checkpoint()
+    assert rig.engine.pending_bytes() == empty == 0
+
+
+def test_checkpoint_reaches_what_it_is_asked_for_and_no_more(rig: Rig) -> None:
+    for _ in range(3):
+        tx = rig.engine.begin()
+        tx.add_node("A")
+        rig.commit(tx)
+    assert rig.engine.checkpoint(rig.position(2)) == rig.position(2)
+    assert rig.engine.checkpoint(rig.position(1)) == rig.position(2)
+    rig.engine.close()
+    rig.engine = GraphEngine.open(rig.directory / "state", Context())
+    assert rig.engine.position == rig.position(2)
+    with rig.engine.view() as view:
+        assert (view.txid, view.node_count) == (2, 2)
+    rig.engine.apply(rig.records[2:])
+    with rig.engine.view() as view:
+        assert (view.txid, view.node_count) == (3, 3)
+
+
+def test_views_of_an_old_base_let_go_of_it(rig: Rig) -> None:
+    view = rig.engine.view()
+    for _ in range(3):
+        tx = rig.engine.begin()
+        tx.add_node()
+        rig.commit(tx)
+        rig.checkpoint()
+    readers = rig.engine._lmdb.env.readers
+    held = readers().count("\n")
+    view.close()
+    del view
+    gc.collect()
+    other = rig.engine.view()
+    del other
+    assert readers().count("\n") <= held
+    assert rig.engine._state[0].txid == 3
+
+
+def test_readers_beside_a_writer_and_checkpoints(rig: Rig) -> None:
+    """Each transaction moves one unit between two counters and adds an edge pair; no view may show half of one."""
+    tx = rig.engine.begin()
+    a, b = tx.add_node(n=1000), tx.add_node(n=0)
+    rig.commit(tx)
+    failures: list[Any] = []
+    done = threading.Event()
+
+    def look() -> None:
+        try:
+            while not done.is_set():
+                with rig.engine.view() as view:
+                    out, back = len(view.neighbors(a, "X")), view.degree(a, "X", "in")
+                    n = view.node(a).properties["n"], view.node(b).properties["n"]
+                    if not (sum(n) == 1000 and n[1] == out == back == view.txid - 1):
+                        failures.append((n, out, back, view.txid))
+        except Exception as error:
+            failures.append(error)
+
+    def checkpoints() -> None:
+        try:
+            while not done.is_set():
+                with rig.engine.view() as view:
+                    upto = rig.position(view.txid)
+                rig.engine.checkpoint(upto)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for work in (look, look, checkpoints)]
+    for thread in threads:
+        thread.start()
+    for i in range(1, 301):
+        tx = rig.engine.begin()
+        tx.set_properties(a, n=1000 - i)
+        tx.add_edge(a, "X", b)
+        tx.add_edge(b, "X", a)
+        tx.set_properties(b, n=i)
+        rig.commit(tx)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    rig.checkpoint()
+    rig.sound()
+
+
+# --- opening, and what goes wrong -----------------------------------------------------------------------------------
+
+
+def test_opening_what_is_not_there_or_not_whole(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFound):
+        GraphEngine.open(tmp_path, Context())
+    with pytest.raises(InvalidInput, match="unknown engine option"):
+        Rig(tmp_path / "x", options={"mapsize": 1})
+    with pytest.raises(InvalidInput, match="map_size"):
+        Rig(tmp_path / "y", options={"map_size": "large"})
+    rig = Rig(tmp_path)
+    tx = rig.engine.begin()
+    for _ in range(3000):
+        tx.add_node("A", text="x" * 100)
+    rig.commit(tx)
+    rig.checkpoint()
+    used = rig.engine._lmdb.env.info()["last_pgno"] * 4096
+    rig.engine.close()
+    state = tmp_path / "state"
+    whole = (state / "data.mdb").read_bytes()
+    for cut in (0, 100, 5000, used // 2):
+        (state / "data.mdb").write_bytes(whole[:cut])
+        for read_only in (False, True):
+            with pytest.raises(Damaged):
+                GraphEngine.open(state, Context(), read_only=read_only)
+    (state / "data.mdb").write_bytes(b"not a database" * 1000)
+    with pytest.raises(Damaged):
+        GraphEngine.open(state, Context())
+
+
+def test_a_read_only_opening_changes_no_byte(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    tx = rig.engine.begin()
+    tx.add_node("A")
+    rig.commit(tx)
+    rig.checkpoint()
+    tx = rig.engine.begin()
+    tx.add_node("A")
+    rig.commit(tx)
+    expected = rig.digest()
+    rig.engine.close()
+    state = tmp_path / "state"
+    (state / "lock.mdb").unlink()
+    before = {path.name: path.read_bytes() for path in state.iterdir()}
+    engine = GraphEngine.open(state, Context(), read_only=True)
+    engine.apply(rig.records[1:])
+    with engine.view() as view:
+        assert view.digest() == expected
+    engine.close()
+    assert {path.name: path.read_bytes() for path in state.iterdir()} == before
+
+
+class FullDisk(Files):
+    """A file system that can be full: reserving fails then."""
+
+    full = False
+
+    def open(self, path: Path, mode: Any = "read") -> File:
+        file = super().open(path, mode)
+        return FullFile(path, file.fileno()) if self.full else file
+
+    def free(self, path: Path) -> int:
+        return 0 if self.full else super().free(path)
+
+
+class FullFile(File):
+    def reserve(self, size: int) -> None:
+        if size > self.size():
+            raise DiskFull(f"no room for {size} bytes")
+
+
+def test_a_checkpoint_without_room_changes_nothing_and_can_be_repeated(tmp_path: Path) -> None:
+    disk = FullDisk()
+    context = Context(Seams(files=disk))
+    GraphEngine.create(tmp_path, ORIGIN, context)
+    engine = GraphEngine.open(tmp_path, context)
+    rig = Rig(tmp_path / "records")
+    tx = engine.begin()
+    for _ in range(2000):
+        tx.add_node("A", text="x" * 1000)
+    record = rig.record(tx.payload())
+    engine.stage(record, tx)
+    engine.publish(record.position)
+    disk.full = True
+    for _ in range(3):
+        with pytest.raises(DiskFull):
+            engine.checkpoint(record.position)
+    assert engine.position == ORIGIN
+    with engine.view() as view:
+        assert view.node_count == 2000
+    disk.full = False
+    assert engine.checkpoint(record.position) == record.position
+    engine.close()
+    disk.full = True
+    (tmp_path / "new").mkdir()
+    with pytest.raises(DiskFull):
+        GraphEngine.create(tmp_path / "new", ORIGIN, context)
+    rig.engine.close()
+
+
+def test_a_map_that_is_full_is_a_full_disk(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, options={"map_size": 2 << 20})
+    tx = rig.engine.begin()
+    for _ in range(3000):
+        tx.add_node("A", text="x" * 1000)
+    rig.commit(tx)
+    for _ in range(2):
+        with pytest.raises(DiskFull, match="map_size"):
+            rig.engine.checkpoint(rig.end)
+    digest = rig.digest()
+    rig.options = {"map_size": 1 << 30}
+    rig.reopen()
+    rig.checkpoint()
+    assert rig.digest() == digest
+    rig.engine.close()
+
+
+def test_an_lmdb_error_ends_checkpoints(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    tx = rig.engine.begin()
+    tx.add_node("A")
+    rig.commit(tx)
+    with monkeypatch.context() as patch:
+        def fail(*args: Any) -> None:
+            raise lmdb.DiskError("injected")
+
+        patch.setattr("holdfast.engine.graph.engine.write_state", fail)
+        with pytest.raises(lmdb.DiskError):
+            rig.engine.checkpoint(rig.end)
+    with pytest.raises(StorePoisoned):
+        rig.engine.checkpoint(rig.end)
+    with rig.engine.view() as view:
+        assert view.node_count == 1
+
+
+def test_garbage_is_no_payload(rig: Rig) -> None:
+    tx = rig.engine.begin()
+    tx.add_edge(tx.add_node("A", k=1), "X", tx.add_node())
+    good = tx.payload()
+    for bad in (b"", b"\xc1", b"\x90", good[:-1], good + b"x", b"\x98" + b"\xc0" * 8):
+        with pytest.raises(Damaged):
+            rig.engine.apply([rig.record(bad)])
+        rig.records.pop()
+    with pytest.raises(NotFound), rig.engine.view() as view:
+        view.node(1)

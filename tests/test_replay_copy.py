@@ -1,0 +1,160 @@
+"""The copying of files by itself: what it reads and when, what it tells, what it does with what is there already."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from backup_worlds import Nth, WrappedSource, open_store, small_chunks, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast.engine.contract import ImageFile
+from holdfast.engine.errors import Damaged, DiskFull, LeaseExpired, SourceRefused, SourceUnavailable
+from holdfast.engine.seams import REAL, Files, Seams
+from holdfast.engine.source.local import LocalSource
+from holdfast.replay import files as copying
+from holdfast.replay.copy import kept_alive
+from holdfast.replay.files import DigestedFiles, copy_files
+
+
+class Image:
+    """Files in memory; counts what is read of them."""
+
+    def __init__(self, content: dict[str, bytes]) -> None:
+        self.content, self.reads = content, 0
+
+    @property
+    def listed(self) -> list[ImageFile]:
+        return [ImageFile(n, len(c)) for n, c in self.content.items()]
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        self.reads += 1
+        return self.content[name][offset : offset + length]
+
+
+@pytest.fixture(autouse=True)
+def chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    small_chunks(monkeypatch, 1000)
+    yield
+
+
+def present(place: Path) -> dict[str, bytes]:
+    return {p.relative_to(place).as_posix(): p.read_bytes() for p in place.rglob("*") if p.is_file()}
+
+
+CONTENT = {"a": bytes(range(256)) * 20, "empty": b"", "deep/er/b": b"x" * 3000, "one": b"1"}
+
+
+def test_copies_and_reads_back(tmp_path: Path) -> None:
+    image, told = Image(CONTENT), list[tuple[str, int, int]]()
+    copied = copy_files(image.read, image.listed, tmp_path / "to", seams=REAL,
+                        progress=lambda *t: told.append(t), stage="work")
+    assert present(tmp_path / "to") == CONTENT
+    assert [(c.name, c.size, len(c.digests)) for c in copied] == [("a", 5120, 6), ("empty", 0, 0), ("deep/er/b", 3000, 3),
+                                                                ("one", 1, 1)]
+    assert [t[1] for t in told] == sorted(t[1] for t in told)
+    assert told[-1] == ("work", 8121, 8121)
+    with DigestedFiles(tmp_path / "to", copied, 1000, Files()) as back:
+        assert back.verify() == 8121
+        assert back.read("a", 1000, 2000) == CONTENT["a"][1000:3000]
+    (tmp_path / "to" / "empty").write_bytes(b"!")
+    with DigestedFiles(tmp_path / "to", copied, 1000, Files()) as back, pytest.raises(Damaged, match="empty"):
+        back.verify()
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=st.lists(st.integers(0, 5000), max_size=4), fail=st.integers(1, 20), lost=st.booleans())
+def test_goes_on_from_what_was_told_to_be_synced(tmp_path_factory: pytest.TempPathFactory, sizes: list[int], fail: int,
+                                                 lost: bool) -> None:
+    place = tmp_path_factory.mktemp("copy")
+    image = Image({f"f{n}": bytes((n * 7 + i) % 251 for i in range(size)) for n, size in enumerate(sizes)})
+    dying, synced = Nth(fail, lambda: SourceUnavailable("gone")), dict[str, list[bytes]]()
+
+    def read(name: str, offset: int, length: int) -> bytes:
+        dying("read")
+        return image.read(name, offset, length)
+
+    try:
+        copy_files(read, image.listed, place, seams=REAL, on_synced=lambda d: synced.update(d))
+    except SourceUnavailable:
+        assert sum(map(len, synced.values())) < sum(-(-s // 1000) for s in sizes)
+    if lost and synced:
+        (place / min(synced)).unlink(missing_ok=True)
+    image.reads = 0
+    kept = {n: d for n, d in synced.items() if (place / n).exists()}
+    copied = copy_files(image.read, image.listed, place, seams=REAL, done=synced)
+    assert present(place) == image.content
+    assert image.reads == sum(len(c.digests) for c in copied) - sum(map(len, kept.values()))
+
+
+def test_reads_no_more_than_a_little_ahead(tmp_path: Path) -> None:
+    """However slow the disk is."""
+    image = Image({"big": bytes(100_000)})
+    ahead = []
+
+    class Slow(Files):
+        pass
+
+    def progress(stage: str, done: int, total: int) -> None:
+        ahead.append(image.reads - done // 1000)
+
+    copy_files(image.read, image.listed, tmp_path / "to", seams=Seams(files=Slow()), progress=progress)
+    assert max(ahead) <= 3
+
+
+def test_short_answers_are_damage(tmp_path: Path) -> None:
+    with pytest.raises(Damaged, match="gave 999 bytes"):
+        copy_files(lambda n, o, s: bytes(s - 1), [ImageFile("a", 5000)], tmp_path, seams=REAL)
+
+
+def test_room_is_looked_for_first(tmp_path: Path) -> None:
+    image = Image({"a": bytes(10)})
+
+    class Small(Files):
+        def free(self, path: Path) -> int:
+            return copying.SPARE_BYTES + 9
+
+    with pytest.raises(DiskFull):
+        copy_files(image.read, image.listed, tmp_path, seams=Seams(files=Small()))
+    assert image.reads == 0
+
+
+@pytest.mark.parametrize("listed", [[ImageFile("a", -1)], [ImageFile("a", 1), ImageFile("a", 1)], [ImageFile("/a", 1)],
+                                    [ImageFile("a/../b", 1)], [ImageFile("./a", 1)], [ImageFile("a\\b", 1)]])
+def test_improper_lists_are_refused(tmp_path: Path, listed: list[ImageFile]) -> None:
+    with pytest.raises(SourceRefused):
+        copy_files(lambda n, o, s: bytes(s), listed, tmp_path / "to", seams=REAL)
+    assert not (tmp_path / "to").exists()
+
+
+class Renewing(WrappedSource):
+    """Notes renewals; the third finds the lease expired, the second nobody there."""
+
+    def __init__(self, source: LocalSource) -> None:
+        super().__init__(source)
+        self.renewed, self.enough = 0, threading.Event()
+
+    def renew(self, lease_id: str) -> None:
+        self.renewed += 1
+        if self.renewed == 2:
+            raise SourceUnavailable("for a moment")
+        if self.renewed == 3:
+            self.enough.set()
+            raise LeaseExpired("over")
+        super().renew(lease_id)
+
+
+def test_lease_is_kept_alive_until_it_is_over(tmp_path: Path) -> None:
+    with open_store(tmp_path / "store") as store:
+        write(store, 1)
+        source = Renewing(LocalSource(store))
+        grant = source.lease("me", image=True, ttl=0.04)
+        before = threading.active_count()
+        with kept_alive(source, grant, REAL.scheduler):
+            assert source.enough.wait(60)
+        assert threading.active_count() <= before, "nothing runs on"
+        assert source.renewed == 3
+        source.release(grant.id)
