@@ -298,5 +298,6 @@ class BulkEngine(Engine[TxT, ViewT]):
 
     @abstractmethod
     def apply_bulk(self, record: Record, path: Path) -> None:
-        """Make the durable state hold everything up to and with this record, whose file is at `path`. When it returns,
-        `position` is at least the record's. Raises as `checkpoint` does."""
+        """Make the durable state hold everything up to and with this record. The file at `path` begins with what
+        `write_bulk` wrote, its bytes checked; a trailer of the kit's follows. When it returns, `position` is at least
+        the record's. Raises as `checkpoint` does."""

@@ -31,6 +31,7 @@ from .errors import (
     WrongEngine,
 )
 from .history import Branch, History, Record, origin
+from .log.attachments import verify_attachment
 from .log.log import Log
 from .seams import DirectoryLock, Files, Seams
 from .settings import Settings
@@ -202,7 +203,9 @@ def replay(engine: Engine[Any, Any], log: Log, after: int, upto: int, soft_bytes
                 batch, size = [], 0
             if not isinstance(engine, BulkEngine):
                 raise UnsupportedFormat(f"transaction {record.txid} is a bulk load, which {engine.name} does not take")
-            engine.apply_bulk(record, log.attachment_path(record.attachment.name))
+            path = log.attachment_path(record.attachment.name)
+            verify_attachment(log.files, path, record.attachment)
+            engine.apply_bulk(record, path)
             continue
         batch.append(record)
         size += len(record.payload)

@@ -582,7 +582,8 @@ class Store(Generic[TxT, ViewT]):
         if unsynced:
             if self._staging is None:
                 raise Unsupported(f"the {self.engine.name} engine does not stage", hint="leave out unsynced=")
-            return self._staging.staged_view()
+            staged: ViewT = self._staging.staged_view()
+            return staged
         view: ViewT = self.engine.view()
         return view
 

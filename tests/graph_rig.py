@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from holdfast.engine.contract import Context
-from holdfast.engine.graph import BulkLoad, GraphEngine, GraphTransaction, GraphView
+from holdfast.engine.graph import BulkLoad, Direction, GraphEngine, GraphTransaction, GraphView
 from holdfast.engine.history import Attachment, Position, Record, origin
 
 ORIGIN = origin(b"graph test store")
@@ -133,20 +134,21 @@ def compare(view: GraphView | GraphTransaction, model: Model, kinds: Iterable[st
     for node, (carried, props) in model.nodes.items():
         found = view.node(node)
         assert (found.labels, found.properties) == (tuple(sorted(carried)), props)
-    for edge, (source, kind, target, props) in model.edges.items():
+    for edge, ends in model.edges.items():
         got = view.edge(edge)
-        assert (got.source, got.type, got.target, got.properties) == (source, kind, target, props)
+        assert (got.source, got.type, got.target, got.properties) == ends
     nodes = sorted(model.nodes)
+    directions: tuple[Direction, ...] = ("out", "in", "both")
     for kind in kinds:
-        for direction in ("out", "in", "both"):
-            lists = [view.neighbors(node, kind, direction) for node in nodes]  # type: ignore[arg-type]
+        for direction in directions:
+            lists = [view.neighbors(node, kind, direction) for node in nodes]
             assert lists == [model.neighbors(node, kind, direction) for node in nodes]
-            offsets, targets = view.expand(nodes, kind, direction)  # type: ignore[arg-type]
-            assert [targets[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)] == lists
+            offsets, targets = view.expand(nodes, kind, direction)
+            assert [targets[a:b].tolist() for a, b in pairwise(offsets.tolist())] == lists
             for node, expected in zip(nodes, lists, strict=True):
-                assert view.degree(node, kind, direction) == len(expected)  # type: ignore[arg-type]
-                assert view.neighbors_array(node, kind, direction).tolist() == expected  # type: ignore[arg-type]
-                around = view.edges(node, kind, direction)  # type: ignore[arg-type]
+                assert view.degree(node, kind, direction) == len(expected)
+                assert view.neighbors_array(node, kind, direction).tolist() == expected
+                around = view.edges(node, kind, direction)
                 assert [edge.id for edge in around] == sorted(edge.id for edge in around)
                 assert len(around) == len(expected)
     if isinstance(view, GraphView):

@@ -57,7 +57,8 @@ class BusySource(LocalSource):
         return first + super().read_image(lease_id, name, offset + length // 2, length - length // 2)
 
 
-def machine(adapter: EngineAdapter) -> type[RuleBasedStateMachine]:
+def machine(adapter: EngineAdapter) -> type[Any]:
+    """A `RuleBasedStateMachine` for one engine; its rules may also be called one by one."""
     operations = adapter.operations()
 
     class StoreMachine(RuleBasedStateMachine):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.engine.errors import Damaged, InvalidInput, UnsupportedFormat
-from holdfast.engine.graph import BulkLoad, BulkResult, adjacency, bulk
+from holdfast.engine.graph import BulkLoad, BulkResult, Direction, adjacency, bulk
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     made.engine.close()
 
 
+DIRECTIONS: tuple[Direction, ...] = ("out", "in", "both")
 EDGES = [(0, 1), (2, 0), (0, 1), (1, 1)]
 FORMS: dict[str, Any] = {
     "list": EDGES, "generator": (edge for edge in EDGES), "array": np.array(EDGES), "u32": np.array(EDGES, "u4"),
@@ -97,8 +98,8 @@ def test_loads_are_what_transactions_make(rounds: list[list[tuple[int, int]]], b
         assert loaded.digest() == made.digest()
         with loaded.engine.view() as a, made.engine.view() as b:
             for node in range(1, 13):
-                for direction in ("out", "in", "both"):
-                    assert a.neighbors(node, "T", direction) == b.neighbors(node, "T", direction)  # type: ignore[arg-type]
+                for direction in DIRECTIONS:
+                    assert a.neighbors(node, "T", direction) == b.neighbors(node, "T", direction)
             assert list(a.check()) == list(b.check()) == []
         for rig in (loaded, made):
             rig.engine.close()

@@ -27,7 +27,7 @@ def rig(tmp_path: Path) -> Rig:
         tx.add_node("A", k=i)
     tx.add_node("B")
     for i in range(300):
-        tx.add_edge(1, "X", 2 + i % 9, **({"w": i} if i % 50 == 0 else {}))
+        tx.add_edge(1, "X", 2 + i % 9, {"w": i} if i % 50 == 0 else None)
     tx.add_edge(3, "Y", 4)
     made.commit(tx)
     made.checkpoint()
@@ -53,6 +53,10 @@ class Bytes:
 
     def delete(self, db: str, key: bytes) -> None:
         assert self.txn.delete(key, db=self.dbs[db])
+
+    def move(self, db: str, key: bytes, to: bytes) -> None:
+        self.put(db, to, self.get(db, key))
+        self.delete(db, key)
 
     def flip(self, db: str, key: bytes, at: int, mask: int = 1) -> None:
         value = bytearray(self.get(db, key))
@@ -97,8 +101,7 @@ PLANTED: dict[str, Callable[[Bytes], Any]] = {
     "earlier block gone": lambda b: b.delete("adjacency", _find(b, True)),
     "earlier block neighbour": lambda b: b.flip("adjacency", _find(b, True), 0),
     "earlier block edge": lambda b: b.flip("adjacency", _find(b, True), 254 * 8),
-    "earlier block moved": lambda b: (b.put("adjacency", _find(b, True)[:-1] + b"\x09",
-                                            b.get("adjacency", _find(b, True))), b.delete("adjacency", _find(b, True))),
+    "earlier block moved": lambda b: b.move("adjacency", _find(b, True), _find(b, True)[:-1] + b"\x09"),
     "earlier count": lambda b: b.flip("adjacency", _find(b, True)[:12], -8),
     "tail without blocks": lambda b: b.put("adjacency", _find(b, True)[:12],
                                            b.get("adjacency", _find(b, True)[:12])[:-8]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from holdfast.engine.contract import Context
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, NotFound, StoreNotFound, StorePoisoned
-from holdfast.engine.graph import Edge, GraphEngine, Node, adjacency
+from holdfast.engine.graph import Edge, GraphEngine, GraphTransaction, Node, adjacency
 from holdfast.engine.seams import File, Files, Seams
 
 
@@ -130,9 +130,11 @@ def test_digest_tells_marks_and_content_apart(rig: Rig, tmp_path: Path) -> None:
         made.commit(tx)
     assert rig.digest() == twin.digest(), "the order of making tokens does not show"
     digests = {rig.digest()}
-    for change in (lambda t: t.set_properties(1, k=1.0), lambda t: t.set_edge_properties(1, weight=2),
-                   lambda t: t.add_label(2, "C"), lambda t: t.drop_index("A", "k"),
-                   lambda t: t.delete_node(t.add_node()), lambda t: t.delete_edge(t.add_edge(1, "X", 2))):
+    changes: tuple[Callable[[GraphTransaction], Any], ...] = (
+        lambda t: t.set_properties(1, k=1.0), lambda t: t.set_edge_properties(1, weight=2),
+        lambda t: t.add_label(2, "C"), lambda t: t.drop_index("A", "k"),
+        lambda t: t.delete_node(t.add_node()), lambda t: t.delete_edge(t.add_edge(1, "X", 2)))
+    for change in changes:
         tx = rig.engine.begin()
         change(tx)
         rig.commit(tx)

@@ -243,11 +243,19 @@ TestGraphMachine.settings = settings(max_examples=25, stateful_step_count=25, de
                                      suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
-class TestSmallBlocks(GraphMachine.TestCase):
+class SmallBlockMachine(GraphMachine):
     """The same with adjacency blocks of three entries, so that every list of some length is split."""
 
-    settings = TestGraphMachine.settings
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, adjacency.BLOCK = adjacency.BLOCK, 3
 
-    @pytest.fixture(autouse=True)
-    def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(adjacency, "BLOCK", 3)
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            adjacency.BLOCK = self.block
+
+
+TestSmallBlockMachine = SmallBlockMachine.TestCase
+TestSmallBlockMachine.settings = TestGraphMachine.settings

@@ -118,7 +118,7 @@ def test_refused_names(tx: GraphTransaction, name: Any) -> None:
 
 def test_too_much_in_all(tx: GraphTransaction) -> None:
     half = "x" * (values.MAX_VALUE_BYTES - 10)
-    _refused(tx, lambda: tx.add_node("New", **{f"k{i}": half for i in range(9)}))
+    _refused(tx, lambda: tx.add_node("New", properties={f"k{i}": half for i in range(9)}))
     _refused(tx, lambda: tx.add_node(*(f"L{i}" for i in range(257))))
     _refused(tx, lambda: tx.set_properties(1, {f"k{i}": half for i in range(9)}))
     _refused(tx, lambda: tx.set_properties(1, [1]))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The store's state machine, run with each engine of the kit: at random, and through one life that leaves nothing out."""
+"""The store's state machine, run with each engine of the kit: at random, and through a life that leaves nothing out."""
 
 from __future__ import annotations
 

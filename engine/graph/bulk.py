@@ -282,10 +282,11 @@ def read(files: Files, path: Path, payload: bytes) -> Loaded:
         sources = np.frombuffer(data, "<i8", edges, at).astype(np.int64)
         targets = np.frombuffer(data, "<i8", edges, at + 8 * edges).astype(np.int64)
         at += 16 * edges
-        if len(data) != at + node_bytes + edge_bytes:
+        if len(data) < at + node_bytes + edge_bytes:  # the kit's trailer follows
             raise Damaged("has the wrong length", path=str(path), offset=len(data))
         return Loaded(Marks(*marks), [(t, k, tuple(v) if k == LABELS else v) for t, k, v in tokens], first_node, sets,
-                      first_edge, kind, sources, targets, data[at : at + node_bytes], data[at + node_bytes :])
+                      first_edge, kind, sources, targets, data[at : at + node_bytes],
+                      data[at + node_bytes : at + node_bytes + edge_bytes])
     except (ValueError, TypeError, struct.error, msgpack.UnpackException) as error:
         raise Damaged(f"is no bulk load: {error}", path=str(path)) from error
 

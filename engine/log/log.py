@@ -77,6 +77,7 @@ class Log:
     def __init__(self, directory: Path, segments: list[Segment], *, engine: str, epoch: int, options: LogOptions,
                  seams: Seams) -> None:
         self.directory = directory
+        self.files = seams.files
         self.engine = engine
         self.options = options
         self.recovery = LogRecovery()
