@@ -82,7 +82,7 @@ class Bounds(Told):
     complete_until_us: int
 
     def __str__(self) -> str:
-        since = f" ({iso(self.first_time_us)})" if self.first_time_us is not None else ""
+        since = f" ({iso(self.first_time_us)})" if self.first_time_us else ""
         return f"transaction {self.first}{since} to {self.last} (complete up to {iso(self.complete_until_us)})"
 
 
@@ -130,9 +130,10 @@ class Report(Told):
             moved = f"{size_of(self.image_bytes)} of image and {self.transactions:,} transactions of log"
         else:
             moved = f"{self.transactions:,} transactions ({size_of(self.log_bytes)})"
-        rate = (self.image_bytes - self.resumed_bytes + self.log_bytes) / self.seconds if self.seconds else 0.0
+        came = self.image_bytes - self.resumed_bytes + self.log_bytes
+        rate = f", {size_of(int(came / self.seconds))}/s" if came > 10_000_000 and self.seconds else ""
         lines = [f"{self.kind} backup of store {self.store_id[:8]} ({self.engine}) in {self.target}: {moved} "
-                 f"in {self.seconds:.2f} s, {size_of(int(rate))}/s"]
+                 f"in {self.seconds:.2f} s{rate}"]
         if self.why:
             lines.append(f"a full one because {self.why}")
         if self.resumed_bytes:

@@ -137,7 +137,7 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(rounds=3, seconds=0.5, load_rounds=2, window=3.0, windows=2, recovery=20_000, large_edges=1_000_000)
+QUICK = Scale(rounds=3, seconds=0.4, load_rounds=2, window=3.0, windows=2, recovery=20_000, large_edges=1_000_000)
 
 
 @dataclass(slots=True)

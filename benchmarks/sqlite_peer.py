@@ -82,13 +82,19 @@ class SqliteGraph:
     def end(self) -> None:
         self._execute("COMMIT")
 
-    def hop(self, node: int) -> list[int]:
-        """The targets of a node's edges."""
-        return [row[0] for row in self._execute(_HOP, (node, _TYPE)).fetchall()]
+    def hops(self, nodes: Sequence[int]) -> list[int]:
+        """The targets of each node's edges, as a list; returns the last one."""
+        execute, found = self._execute, []
+        for node in nodes:
+            found = [row[0] for row in execute(_HOP, (node, _TYPE)).fetchall()]
+        return found
 
-    def two_hops(self, node: int) -> list[int]:
-        """The distinct targets of its targets' edges."""
-        return [row[0] for row in self._execute(_TWO_HOPS, (node, _TYPE)).fetchall()]
+    def two_hops(self, nodes: Sequence[int]) -> list[int]:
+        """The distinct targets of the edges of each node's targets, as a list; returns the last one."""
+        execute, found = self._execute, []
+        for node in nodes:
+            found = [row[0] for row in execute(_TWO_HOPS, (node, _TYPE)).fetchall()]
+        return found
 
     def close(self) -> None:
         self._connection.close()

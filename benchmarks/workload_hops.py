@@ -9,39 +9,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from time import perf_counter
 
 import numpy as np
 
 from ..engine import GraphStore
 from ..engine.graph import GraphView
-from ..engine.settings import Settings
 from . import graphs
-from .harness import Bench, Line, Samples
+from .harness import Bench, Line
 from .sqlite_peer import SqliteGraph
+from .store_child import NEVER_CHECKPOINT
 
 _ONE_CHUNK, _TWO_CHUNK = 1000, 20
 _DRAWN = 100_000
-_NEVER = Settings(checkpoint_soft_bytes=4 << 30, checkpoint_hard_bytes=8 << 30)
 
 
-def two_hops(view: GraphView, node: int) -> list[int]:
-    """The distinct targets of a node's targets' edges."""
-    neighbors = view.neighbors
-    reached: set[int] = set()
-    for middle in neighbors(node, graphs.EDGE_TYPE):
-        reached.update(neighbors(middle, graphs.EDGE_TYPE))
-    return list(reached)
+Hops = Callable[[Sequence[int]], list[int]]
+"""Makes the list of each of these nodes, in a loop as a user would write it, and returns the last one."""
 
 
-def per_second(hop: Callable[[int], object], nodes: Sequence[int], chunk: int, seconds: float) -> float:
-    """Calls per second, over `nodes` round and round; the clock is looked at after each `chunk`."""
+def our_hops(view: GraphView, nodes: Sequence[int]) -> list[int]:
+    """The targets of each node's edges."""
+    neighbors, kind, found = view.neighbors, graphs.EDGE_TYPE, []
+    for node in nodes:
+        found = neighbors(node, kind)
+    return found
+
+
+def our_two_hops(view: GraphView, nodes: Sequence[int]) -> list[int]:
+    """The distinct targets of the edges of each node's targets."""
+    neighbors, kind, found = view.neighbors, graphs.EDGE_TYPE, []
+    for node in nodes:
+        reached: set[int] = set()
+        for middle in neighbors(node, kind):
+            reached.update(neighbors(middle, kind))
+        found = list(reached)
+    return found
+
+
+def per_second(hops: Hops, nodes: Sequence[int], chunk: int, seconds: float) -> float:
+    """Nodes per second, over `nodes` round and round; the clock is looked at after each `chunk`."""
     done, first = 0, 0
     began = perf_counter()
     end = began + seconds
     while perf_counter() < end:
-        for node in nodes[first : first + chunk]:
-            hop(node)
+        hops(nodes[first : first + chunk])
         done += chunk
         first = (first + chunk) % len(nodes)
     return done / (perf_counter() - began)
@@ -51,7 +64,7 @@ def run(bench: Bench) -> Iterator[Line]:
     edges = graphs.real(bench.scale.graph)[: bench.scale.graph_edges]
     with bench.scratch("hops") as place, closing(SqliteGraph(place / "peer.sqlite")) as peer:
         bench.say("hops: loading both graphs")
-        with GraphStore.open(place / "store", settings=_NEVER, online_backup_enabled=False) as store:
+        with GraphStore.open(place / "store", settings=NEVER_CHECKPOINT, online_backup_enabled=False) as store:
             ids = graphs.load(store, edges)
             peer.load((edges + ids.start).tolist())
             peer.tune()
@@ -70,26 +83,18 @@ def run(bench: Bench) -> Iterator[Line]:
 def _measure(bench: Bench, store: GraphStore, peer: SqliteGraph, nodes: list[int], state: str) -> Iterator[Line]:
     peer.begin()
     with store.snapshot() as view:
-        def one(node: int) -> list[int]:
-            return view.neighbors(node, graphs.EDGE_TYPE)
-
-        def two(node: int) -> list[int]:
-            return two_hops(view, node)
-
+        one, two = partial(our_hops, view), partial(our_two_hops, view)
         for node in nodes[:300]:
-            for ours, theirs in ((one, peer.hop), (two, peer.two_hops)):
-                if sorted(ours(node)) != sorted(theirs(node)):
+            for ours, theirs in ((one, peer.hops), (two, peer.two_hops)):
+                if sorted(ours([node])) != sorted(theirs([node])):
                     raise RuntimeError(f"the two sides disagree about node {node}: the comparison is void")
         seconds = bench.scale.seconds
-        for name, ours, theirs, chunk, target in (("one hop", one, peer.hop, _ONE_CHUNK, 4.0),
+        for name, ours, theirs, chunk, target in (("one hop", one, peer.hops, _ONE_CHUNK, 4.0),
                                                   ("two hops, distinct", two, peer.two_hops, _TWO_CHUNK, None)):
-            def mine(hop: Callable[[int], object] = ours, chunk: int = chunk) -> float:
-                return per_second(hop, nodes, chunk, seconds)
-
-            def other(hop: Callable[[int], object] = theirs, chunk: int = chunk) -> float:
-                return per_second(hop, nodes, chunk, seconds)
-
-            figures: dict[str, Samples] = bench.interleave(f"{name}, {state}", {"ours": mine, "sqlite": other})
+            figures = bench.interleave(f"{name}, {state}", {
+                "ours": partial(per_second, ours, nodes, chunk, seconds),
+                "sqlite": partial(per_second, theirs, nodes, chunk, seconds),
+            })
             yield Line(workload=f"{name}, {state}", figure=figures["ours"], unit="nodes/s", peer="SQLite, warm",
                        peer_figure=figures["sqlite"], target=target)
     peer.end()

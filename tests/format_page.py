@@ -65,17 +65,15 @@ class Page:
         self.magics: dict[bytes, str] = {}
         typed = {"Layout": self.layouts, "Map": self.maps, "Array": self.arrays, "Object": self.objects}
         for kind, name, body in _TABLE.findall(text):
-            rows = [[cell.strip() for cell in line.strip("| \n").split(" | ")] for line in body.splitlines()
+            rows = [[cell.strip() for cell in line.strip()[1:-1].split("|")] for line in body.splitlines()
                     if line.startswith("|")]
             if not rows:
                 continue
             head, rows = rows[0], rows[2:]
-            rows = [row + [""] * (len(head) - len(row)) for row in rows]
             if kind in typed:
                 at = head.index("in") if "in" in head else -1
                 need(name not in typed[kind], f"{kind} {name} stands there twice")
-                typed[kind][name] = [Row(r[0].strip("|` "), r[1].strip("| "), r[-1].strip("| "), r[at] if at > 0 else "all")
-                                     for r in rows]
+                typed[kind][name] = [Row(r[0], r[1], r[-1], r[at] if at > 0 else "all") for r in rows]
             else:
                 (self.files if kind == "Files" else self.others)[name] = rows
             if kind == "Map" and (magic := _MAGIC.search(body)):
@@ -212,7 +210,7 @@ class Page:
             value = found[row.name]
             if row.type.startswith("xxh3-"):
                 self._checksum(f"{name}: {row.name}", row, value, bytes_of, context)
-            elif row.meaning.startswith("bytes of "):
+            elif row.meaning.startswith("bytes of `"):
                 need(value == len(bytes_of(row.meaning)), f"{name}: {row.name} is {value}")
             elif re.fullmatch(r"`[^`]+`", row.meaning):
                 said = _text(row.meaning)
@@ -232,6 +230,16 @@ class Page:
             seed = context["seed"] if row.meaning.endswith(", seeded") else 0
             made = xxh3_64_intdigest(covered, seed).to_bytes(8, "little")[: 4 if row.type.endswith("/32") else 8]
         need(made == value, f"{where} does not match")
+
+    def pack(self, name: str, **values: int) -> bytes:
+        """The bytes of a layout that is integers only."""
+        packed = b""
+        for row in self.layouts[name]:
+            match = _INTEGER.fullmatch(row.type)
+            need(bool(match) and row.name in values, f"{name}: {row.name}")
+            packed += values[row.name].to_bytes(int(match[2]) // 8, "big" if match[3] else "little")  # type: ignore[index]
+        need(len(values) == len(self.layouts[name]), f"{name} lacks one of {sorted(values)}")
+        return packed
 
     # --- msgpack and JSON --------------------------------------------------------------------------------------------
 

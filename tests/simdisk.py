@@ -10,7 +10,8 @@ a `Fate` decides:
 - a change of names is there or not as a whole (a rename is one change); changes that touch the same name keep their
   order, others need not. What is in a directory whose own entry is lost is lost.
 
-A `killed` process leaves everything, with what is pending still pending.
+A `killed` process leaves everything, with what is pending still pending. A sync that failed (`fail_sync`) leaves what was
+pending readable and not on the disk, and later syncs do not help: so Linux does it.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ class Op(NamedTuple):
 
 class Fate:
     """What becomes of pending changes in a power cut. The base keeps everything."""
+
+    def file(self, changes: int) -> None:
+        """A file with so many pending changes of contents comes next."""
 
     def write(self, sectors: int) -> list[bool] | None:
         """Which sectors of a write are kept; None: none of them, and the file has not grown either."""
@@ -83,6 +87,24 @@ class Torn(Fate):
         return [self._keep(i, sectors) for i in range(sectors)]
 
 
+class Reordered(Fate):
+    """Of the changes of one file those that `keep(index, count)` chooses, whole; all names."""
+
+    def __init__(self, keep: Callable[[int, int], bool]) -> None:
+        self._keep = keep
+        self._count = self._index = 0
+
+    def file(self, changes: int) -> None:
+        self._count, self._index = changes, -1
+
+    def truncate(self) -> bool:
+        self._index += 1
+        return self._keep(self._index, self._count)
+
+    def write(self, sectors: int) -> list[bool] | None:
+        return [True] * sectors if self.truncate() else None
+
+
 class Drawn(Fate):
     """Everything by lot. `random` may be Hypothesis's, so that a failure shrinks."""
 
@@ -112,6 +134,8 @@ FATES: dict[str, Callable[[], Fate]] = {
     "contents only": lambda: Dropped(data_kept=True),
     "first sectors": lambda: Torn(lambda i, n: i < n // 2),
     "last sectors": lambda: Torn(lambda i, n: i >= (n + 1) // 2),
+    "later ones only": lambda: Reordered(lambda i, n: i >= n // 2),
+    "every second": lambda: Reordered(lambda i, n: i % 2 == 1),
     "sizes only": lambda: Torn(lambda i, n: False),
 }
 
@@ -256,6 +280,10 @@ class SimDisk(Files):
 
     killed = copy
 
+    def fail_sync(self, path: Path) -> None:
+        """A sync of this file has failed. To be called instead of the sync (from `before`, say)."""
+        self.inodes[self._walk(path)].pending.clear()
+
     def points(self, ops: list[Op]) -> Iterator[SimDisk]:
         """This disk (which is left alone) before each of `ops`, and after the last. Do not change what is yielded."""
         walker = self.copy()
@@ -268,14 +296,8 @@ class SimDisk(Files):
         """A disk as a power cut now would leave this one."""
         other = SimDisk()
         other._next = self._next
-        for number, inode in self.inodes.items():
-            if inode.names is None:
-                data = bytearray(inode.synced)
-                for op in inode.pending:
-                    _fated_change(data, op, fate)
-                other.inodes[number] = _Inode(data, bytearray(data))
-            else:
-                other.inodes[number] = _Inode(names=dict(inode.synced_names))
+        other.inodes = {number: _Inode(names=dict(inode.synced_names))
+                        for number, inode in self.inodes.items() if inode.names is not None}
         lost: set[tuple[int, str]] = set()
         for op in self._pending_names:
             touched = {(directory, name) for directory, name, _ in op.names}
@@ -284,8 +306,16 @@ class SimDisk(Files):
                 continue
             for directory, name, inode_number in op.names:
                 _rename(other._names_of(directory), name, inode_number)
+        found = {number for inode in other.inodes.values() for number in (inode.names or {}).values()}
         for inode in other.inodes.values():
             inode.synced_names = dict(inode.names or {})
+        for number in sorted(found - other.inodes.keys()):
+            inode = self.inodes[number]
+            data = bytearray(inode.synced)
+            fate.file(len(inode.pending))
+            for op in inode.pending:
+                _fated_change(data, op, fate)
+            other.inodes[number] = _Inode(data, bytearray(data))
         return other
 
     # --- paths -----------------------------------------------------------------------------------------------------

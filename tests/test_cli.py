@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -197,3 +199,14 @@ def test_without_its_extras_the_command_says_what_to_install(tmp_path: Path) -> 
     assert done.returncode != 0
     assert "holdfast[cli]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_pages_and_the_program_agree() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    codes = re.findall(r"^\| (\d+) \|", (docs / "backup.md").read_text(), re.MULTILINE)
+    assert {int(code) for code in codes} == {0, 130, *(code for code, _, _ in cli.EXIT_CODES)}
+    listed = " ".join((docs / "json.md").read_text().split())
+    for report in (backup.Report, backup.RestoreReport, backup.VerifyReport, backup.Info):
+        names = ", ".join(f.name.removesuffix("_us") for f in dataclasses.fields(report))
+        assert f"`{report.__name__}`: {names} - `" in listed
+    assert "`bounds` is: " + ", ".join(f.name.removesuffix("_us") for f in dataclasses.fields(backup.Bounds)) in listed

@@ -34,7 +34,7 @@ from .lmdbstate import (
     id_key,
     id_of,
 )
-from .overlay import IN, OUT, Marks
+from .overlay import IN, OUT, Event, Marks, newest
 from .tokens import KEY, TYPE, Tokens
 from .values import decode_map, value_digest
 from .walk import edge_blocks, node_blocks, overlay_lists
@@ -381,14 +381,14 @@ def _overlay(view: GraphView) -> Iterator[str]:
                 if view._edge(edge) != (*ends, lane >> 1):
                     yield f"{_list_name(node, lane)} has edge {edge}; the edge table says otherwise"
     for layer in view._layers:
-        for edge in list(layer.edges):
+        for edge in _seen(view, layer.edges):
             found = view._edge(edge)
             if found is not None and not {(OUT, edge), (IN, edge)} <= listed:
                 yield f"edge {edge} is not in both of its lists"
-        for edge in list(layer.edge_props):
+        for edge in _seen(view, layer.edge_props):
             if view._edge(edge) is None and view._edge_props(edge):
                 yield f"edge {edge} does not exist, but has properties"
-        for node in (*list(layer.nodes), *list(layer.props)):
+        for node in {*_seen(view, layer.nodes), *_seen(view, layer.props)}:
             labels = view._labels(node)
             properties = decode_map(view._props(node))
             if not labels:
@@ -403,6 +403,11 @@ def _overlay(view: GraphView) -> Iterator[str]:
                 if index in view._base.indexes.values() and label in carried and key in properties and (
                         node not in view._candidates(index, value_digest(properties[key]))):
                     yield f"node {node} is not found by the index on {tokens.name(label)}.{tokens.name(key)}"
+
+
+def _seen(view: GraphView, cells: dict[int, Event]) -> list[int]:
+    """The cells that a layer changes in what the view shows."""
+    return [cell for cell, event in list(cells.items()) if newest(event, view._bound) is not None]
 
 
 def _findable(view: GraphView, label: int, node: int) -> bool:

@@ -62,6 +62,9 @@ LOCK_BYTES = 256 + 64 * MAX_READERS
 DEFAULT_MAP_SIZE = 1 << 40 if sys.maxsize > 1 << 32 else 1 << 30
 _FIRST_ROOM = 1 << 20
 _SPARE_ROOM = 16 << 20
+_KEPT_BYTES = 160
+"""About what a kept list takes beside its bytes."""
+DEFAULT_CACHE_BYTES = 64 << 20
 _MAX_BLOCKS = 1024
 
 
@@ -83,10 +86,12 @@ class Base:
         state: whose it is.
         node_blocks: some node blocks by number: whether a node is there is asked more often than anything, and LMDB
             lets go of the interpreter lock for each answer.
+        lists: some adjacency lists by lane and node, as they stand in LMDB, empty where there is none; lists of
+            several blocks are not among them.
     """
 
-    __slots__ = ("dbs", "edge_props", "get", "indexes", "marks", "node_blocks", "node_props", "position",
-                 "state", "txid", "txn")
+    __slots__ = ("_room", "dbs", "edge_props", "get", "indexes", "lists", "marks", "node_blocks", "node_props",
+                 "position", "state", "txid", "txn")
 
     def __init__(self, state: LmdbState, adopt: Position | None = None) -> None:
         self.state = state
@@ -99,6 +104,8 @@ class Base:
         self.position = position if adopt is None else adopt
         self.txid = self.position.txid
         self.node_blocks: dict[int, bytes] = {}
+        self.lists: dict[int, dict[int, bytes]] = {}
+        self._room = state.cache_bytes
         self.node_props, self.edge_props = (self.txn.stat(self.dbs[name])["entries"] > 0
                                             for name in ("node_props", "edge_props"))
 
@@ -110,6 +117,16 @@ class Base:
                 self.node_blocks.clear()
             self.node_blocks[number] = block
         return block
+
+    def keep_list(self, kept: dict[int, bytes], node: int, block: bytes) -> None:
+        """Remember a list; `kept` is one of `lists`. When there is no room left, all are forgotten: what is asked for
+        often is soon there again. Several threads may come here at once; the room is about right then."""
+        self._room -= len(block) + _KEPT_BYTES
+        if self._room < 0:
+            for lists in list(self.lists.values()):
+                lists.clear()
+            self._room = self.state.cache_bytes
+        kept[node] = block
 
     def cursor(self) -> Any:
         """A cursor on adjacency."""
@@ -141,7 +158,11 @@ class LmdbState:
     """
 
     def __init__(self, directory: Path, context: Context, *, create: bool = False, read_only: bool = False) -> None:
-        context.accept_options("map_size", "shared")
+        context.accept_options("cache_bytes", "map_size", "shared")
+        self.cache_bytes = context.option("cache_bytes", DEFAULT_CACHE_BYTES)
+        if type(self.cache_bytes) is not int or self.cache_bytes < 0:
+            raise InvalidInput(f"cache_bytes={self.cache_bytes!r}",
+                               hint="how much memory adjacency lists may take that were read before, in bytes")
         map_size = context.option("map_size", DEFAULT_MAP_SIZE)
         if type(map_size) is not int or map_size < 1 << 20:
             raise InvalidInput(f"map_size={map_size!r}", hint="the most bytes the state may ever take, at least 1 MiB")

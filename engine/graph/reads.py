@@ -42,7 +42,10 @@ _NEIGHBOURS = adjacency.NEIGHBOURS
 _pack_key = adjacency.pack_key
 _label_u32 = struct.Struct("<I").unpack_from
 _by_edge = itemgetter(0)
+Plan = tuple[int, list[dict[int, Event]], dict[int, bytes]]
 _SEVERAL = -1
+_SLOW: Event = (_SEVERAL + (1 << 62), 0, 0, False, None)
+"""Stands for a list that needs the long way: an event that is in no view's past and no addition."""
 _FEW = 4
 """With so many edge types or fewer, asking for the list of each is quicker than looking which a node has."""
 
@@ -82,7 +85,7 @@ class Reads:
     _bound: int
     _tokens: Tokens
     _get: Callable[..., bytes | None]
-    _plans: dict[tuple[str | None, str], tuple[int, list[dict[int, Event]]]]
+    _plans: dict[tuple[str | None, str], Plan]
 
     # --- one node, one edge ------------------------------------------------------------------------------------------
 
@@ -112,23 +115,37 @@ class Reads:
     def neighbors(self, node: int, type: str | None = None, direction: Direction = "out") -> list[int]:
         """The ids of the nodes at the other ends of a node's edges."""
         plan = self._plans.get((type, direction))
-        lane, overlays = plan if plan is not None else self._plan(type, direction)
+        lane, overlays, kept = plan if plan is not None else self._plan(type, direction)
         if lane > 0:
+            block = kept.get(node)
+            if block is None:
+                block = self._block(node, lane, kept)
+            event = None
             for overlay in overlays:
                 if node in overlay:
-                    break
-            else:
-                try:
-                    block = self._get(_pack_key(node, lane))
-                except (struct.error, lmdb.Error) as error:
-                    raise self._failed(node, error) from error
-                if block is None:
-                    if not self._labels(node):
+                    if event is not None:
+                        event = _SLOW  # in several layers, perhaps twice
+                        break
+                    event = overlay[node]
+            size = len(block)
+            if not size & 8:
+                if event is None:
+                    if not size and not self._labels(node):
                         raise NotFound(f"no node {node!r}")
-                    return []
-                size = len(block)
-                if not size & 8:
-                    return list(_NEIGHBOURS[size >> 4](block))
+                    return [*_NEIGHBOURS[size >> 4](block)]
+                # The usual case of a changed list: edges added since the base, one after the other.
+                bound, base = self._bound, self._base.txid
+                added: list[int] = []
+                while event is not None and event[0] > base:
+                    txid, _, neighbour, present, event = event
+                    if txid <= bound:
+                        if not present:
+                            break
+                        added.append(neighbour)
+                else:
+                    if added or size:
+                        added.reverse()
+                        return [*_NEIGHBOURS[size >> 4](block), *added]
         lists = self._lists(node, type, direction)
         if len(lists) == 1:
             return lists[0][0]
@@ -160,7 +177,7 @@ class Reads:
 
     def degree(self, node: int, type: str | None = None, direction: Direction = "out") -> int:
         """How many edges a node has."""
-        lane, overlays = self._plans.get((type, direction)) or self._plan(type, direction)
+        lane, overlays, _ = self._plans.get((type, direction)) or self._plan(type, direction)
         if lane > 0 and not any(node in overlay for overlay in overlays):
             block = self._read(_pack_key, node, lane)
             if block is not None:
@@ -179,7 +196,7 @@ class Reads:
         if wanted.ndim != 1 or not (np.issubdtype(wanted.dtype, np.integer) or not wanted.size):
             raise InvalidInput("expand takes a one-dimensional array of node ids")
         ids: list[int] = wanted.tolist()
-        lane, overlays = self._plans.get((type, direction)) or self._plan(type, direction)
+        lane, overlays, _ = self._plans.get((type, direction)) or self._plan(type, direction)
         counts: list[int] = []
         parts: list[bytes] = []
         get = self._get
@@ -339,18 +356,30 @@ class Reads:
         name = self._tokens.name
         return {name(token): value for token, value in decode_map(packed).items()} if packed else {}
 
-    def _plan(self, type: str | None, direction: Direction) -> tuple[int, list[dict[int, Event]]]:
-        """For one type and direction: its lane, and what the layers hold of it. `_SEVERAL` where that is no one lane;
-        0 where nothing has the type."""
+    def _block(self, node: int, lane: int, kept: dict[int, bytes]) -> bytes:
+        """A list's value in LMDB, empty where there is none. Raises `NotFound` where there is no such node."""
+        block = self._read(_pack_key, node, lane)
+        if block is None:
+            if not self._labels(node):
+                raise NotFound(f"no node {node!r}")
+            block = b""
+        if not len(block) & 8:
+            self._base.keep_list(kept, node, block)
+        return block
+
+    def _plan(self, type: str | None, direction: Direction) -> Plan:
+        """For one type and direction: its lane, what the layers hold of it, and the base's lists that are kept. The
+        lane is `_SEVERAL` where that is no one lane; 0 where nothing has the type."""
         sides = _SIDES.get(direction)
         if sides is None:
             raise InvalidInput(f"direction={direction!r}", hint='"out", "in" or "both"')
         kinds = self._kinds(type)
         if len(sides) > 1 or len(kinds) > 1:
-            plan: tuple[int, list[dict[int, Event]]] = (_SEVERAL, [])
+            plan: Plan = (_SEVERAL, [], {})
         else:
             lane = kinds[0] << 1 | sides[0] if kinds else 0
-            plan = (lane, [layer.adjacency[lane] for layer in self._layers if lane in layer.adjacency])
+            plan = (lane, [layer.adjacency[lane] for layer in self._layers if lane in layer.adjacency],
+                    self._base.lists.setdefault(lane, {}))
         self._plans[type, direction] = plan
         return plan
 
