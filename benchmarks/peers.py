@@ -23,7 +23,7 @@ from typing import Protocol
 
 sync = os.fdatasync if hasattr(os, "fdatasync") else os.fsync
 
-FILE_BYTES = 64 << 20
+FILE_BYTES = 16 << 20
 
 
 class ZeroedFile:

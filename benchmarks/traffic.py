@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
 from collections.abc import Callable
 from time import perf_counter
+
+import numpy as np
 
 from ..engine import GraphStore
 from . import graphs
@@ -21,8 +22,8 @@ class Pairs:
     """Random pairs of nodes 0 … n-1, drawn before they are needed: picking is not what is measured."""
 
     def __init__(self, nodes: int, seed: int) -> None:
-        draw = random.Random(seed).randrange
-        self._pairs = [(draw(nodes), draw(nodes)) for _ in range(_DRAWN)]
+        drawn = np.random.default_rng(seed).integers(0, nodes, (2, _DRAWN))
+        self._pairs = list(zip(*drawn.tolist(), strict=True))
         self._next = 0
 
     def next(self) -> tuple[int, int]:

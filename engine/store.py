@@ -233,7 +233,10 @@ class Store(Generic[TxT, ViewT]):
 
     def positions(self) -> Positions:
         s = self._stages
-        return Positions(s.appended.txid, s.durable.txid, s.acknowledged.txid, s.published.txid, s.checkpointed.txid)
+        # From the last to the first: each read moves on at most, so what comes before is never behind what comes after.
+        checkpointed, published, acknowledged = s.checkpointed.txid, s.published.txid, s.acknowledged.txid
+        return Positions(durable=s.durable.txid, appended=s.appended.txid, acknowledged=acknowledged,
+                         published=published, checkpointed=checkpointed)
 
     def complete_until_us(self) -> int:
         """Every transaction with a commit time up to this one is published, and none will come later."""

@@ -59,7 +59,7 @@ def pattern(name: str) -> re.Pattern[str]:
 
 def holds(page: Page, table: str, name: str) -> str:
     """What a file of this name holds, by a files table: by its most exact row."""
-    found = [(row[0].count("…"), row[1]) for row in page.files[table] if pattern(row[0]).fullmatch(name)]
+    found = [(row[0].count("…"), row[1]) for row in page.table("Files: " + table) if pattern(row[0]).fullmatch(name)]
     need(bool(found), f"no row in {table!r} for {name}")
     found.sort()
     need(len(found) == 1 or found[0][0] < found[1][0], f"two rows in {table!r} for {name}")
@@ -119,7 +119,7 @@ def _take_file(taken: Directory, name: str, data: bytes, *, in_force: bool) -> N
 def take_state(taken: Directory) -> None:
     """The files of the state, by the table of the engine."""
     page = taken.page
-    tables = {row[0]: row[4].removeprefix("Files: ") for row in page.others["Engines"]}
+    tables = {row[0]: row[4].removeprefix("Files: ") for row in page.table("Engines")}
     for name, data in taken.raw_state.items():
         what = holds(page, tables[taken.engine], name)
         if what.startswith("state file "):
@@ -136,7 +136,8 @@ def take_state(taken: Directory) -> None:
 
 
 def engine_row(taken: Directory) -> list[str]:
-    return next(row for row in taken.page.others["Engines"] if row[0] == taken.engine)
+    rows = {row[0]: row for row in taken.page.table("Engines")}
+    return rows[taken.engine]
 
 
 # --- the log ---------------------------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ def take_segment(page: Page, data: bytes) -> Segment:
     need(not any(data[at:start]), "the header's padding is not zero")
     segment = Segment(header)
     seed = int.from_bytes(header["segment_id"][:8], "little")
-    magic = next(row.meaning.strip("`").encode() for row in page.layouts["group"] if row.name == "magic")
+    magic = page.row("group", "magic").meaning.strip("`").encode()
     txid, chain, at = header["base"]["txid"], header["base"]["chain"], start
     time_us, epoch = header["base_time_us"], header["epoch"]
     while data[at : at + len(magic)] == magic:
@@ -231,7 +232,7 @@ def take_cells(page: Page, magic: str, data: bytes) -> list[bytes]:
     header, start = page.take("cell file header", data)
     size = header["cell_bytes"]
     need(header["magic"] == magic.encode() and start == size and len(data) % size == 0, f"{magic}: {header}")
-    file = [row[1].rpartition(" ")[2] for row in page.files["records"]].index(magic)
+    file = [row[1].rpartition(" ")[2] for row in page.table("Files: records")].index(magic)
     cells = [data[at : at + size] for at in range(start, len(data), size)]
     for number, cell in enumerate(cells):
         take_cell(page, file, number, cell)
@@ -322,10 +323,9 @@ class Lmdb:
 
     def __init__(self, page: Page, data: bytes) -> None:
         self.page, self.data = page, data
-        first, _ = page.take("LMDB meta page", data)
-        self.size = first["free"]["pad"]
+        self.size = page.take("LMDB meta page", data[:512])[0]["free"]["pad"]
         need(self.size in (1 << n for n in range(9, 17)), f"pages of {self.size} bytes")
-        second, _ = page.take("LMDB meta page", data, self.size)
+        first, second = (page.whole("LMDB meta page", data[at : at + self.size]) for at in (0, self.size))
         need((first["number"], second["number"]) == (0, 1), "the numbers of the meta pages")
         meta = max(first, second, key=lambda m: m["txn"])
         self.used: set[int] = {0, 1}
@@ -462,7 +462,7 @@ def property_map(page: Page, packed: bytes) -> PropertyMap:
 
 def _check_first_byte(page: Page, value: Any) -> None:
     name = {msgpack.Timestamp: "datetime"}.get(type(value), type(value).__name__)
-    row = next((row for row in page.others["Property values"] if row[0] == name), None)
+    row = next((row for row in page.table("Property values") if row[0] == name), None)
     if row is None:
         raise Misfit(f"no value of type {name}")
     first = msgpack.packb(value)[0]
@@ -547,7 +547,7 @@ def _apply_bulk(taken: Directory, graph: Graph, record: dict[str, Any]) -> None:
 
 def graph_in_lmdb(page: Page, lmdb: Lmdb) -> tuple[Graph, dict[str, Any]]:
     """The graph that the databases hold, and its position; what is derived is compared with what it derives from."""
-    rows = {row[0]: (row[1], row[2]) for row in page.others["Databases"]}
+    rows = {row[0]: (row[1], row[2]) for row in page.table("Databases")}
     need(rows.keys() == lmdb.databases.keys(), f"databases {sorted(lmdb.databases)}")
     taken = {name: [(_cell(page, rows[name][0], key), _cell(page, rows[name][1], value)) for key, value in pairs]
              for name, pairs in lmdb.databases.items()}
@@ -671,7 +671,7 @@ def check_image(state: dict[str, bytes], files: list[dict[str, Any]], chunk: int
 
 def take_stream(page: Page, data: bytes) -> list[tuple[str, Any, Any]]:
     """A record stream: (name of the frame, header, payload) each."""
-    rows = {int(row[0]): row for row in page.others["Frames"]}
+    rows = {int(row[0]): row for row in page.table("Frames")}
     frames = []
     for frame in page.several("frame", data):
         need(frame["kind"] in rows, f"a frame of kind {frame['kind']}")

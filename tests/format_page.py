@@ -8,8 +8,9 @@ rows say; `value` checks what msgpack or JSON gave against a map, array or objec
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgpack
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
@@ -17,9 +18,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_digest
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
 _TABLE = re.compile(r"^### (?:(Layout|Map|Array|Object|Files): )?(.+)\n((?:(?!#).*\n)*)", re.MULTILINE)
 _MAGIC = re.compile(r"^Magic `([^`]+)`", re.MULTILINE)
-_INTEGER = re.compile(r"(u|i)(8|16|32|64)( big-endian)?")
 _COUNTED = re.compile(r"(.+)\[(\w*)\]")
-_SIZED = re.compile(r"(bytes|zeros|name)\((\w+)\)")
 _SPAN = re.compile(r"`(\w+)`(?: to `(\w+)`)?")
 
 
@@ -36,6 +35,37 @@ class Row(NamedTuple):
     kinds: str
 
 
+class Integer(NamedTuple):
+    """An integer type of a layout: bytes, "little" or "big", and whether it is signed."""
+
+    size: int
+    order: Literal["little", "big"]
+    signed: bool
+
+
+@cache
+def integer(kind: str) -> Integer | None:
+    match = re.fullmatch(r"(u|i)(8|16|32|64)( big-endian)?", kind)
+    return Integer(int(match[2]) // 8, "big" if match[3] else "little", match[1] == "i") if match else None
+
+
+@cache
+def sized(kind: str) -> tuple[str, str] | None:
+    """`bytes(16)` as ("bytes", "16"), and so on."""
+    match = re.fullmatch(r"(bytes|zeros|name)\((\w+)\)", kind)
+    return (match[1], match[2]) if match else None
+
+
+@cache
+def counted(kind: str) -> tuple[str, str] | None:
+    """`u32[170]` as ("u32", "170"), `record[]` as ("record", "")."""
+    match = _COUNTED.fullmatch(kind)
+    return (match[1], match[2]) if match else None
+
+
+CHECKSUMS = {"xxh3-64": 8, "xxh3-64/32": 4, "xxh3-128": 16}
+
+
 def need(fits: bool, what: object) -> None:
     if not fits:
         raise Misfit(str(what))
@@ -50,9 +80,8 @@ class Page:
 
     Attributes:
         layouts, maps, arrays, objects: rows by the name in the heading.
-        files: rows (name, holds, what) by the name in the heading.
-        others: the cells of the tables under any other third-level heading.
         magics: magic to the name of the map that it is of.
+        used: the tables that were used.
     """
 
     def __init__(self, text: str) -> None:
@@ -60,9 +89,9 @@ class Page:
         self.maps: dict[str, list[Row]] = {}
         self.arrays: dict[str, list[Row]] = {}
         self.objects: dict[str, list[Row]] = {}
-        self.files: dict[str, list[list[str]]] = {}
-        self.others: dict[str, list[list[str]]] = {}
+        self._tables: dict[str, list[list[str]]] = {}
         self.magics: dict[bytes, str] = {}
+        self.used: set[str] = set()
         typed = {"Layout": self.layouts, "Map": self.maps, "Array": self.arrays, "Object": self.objects}
         for kind, name, body in _TABLE.findall(text):
             rows = [[cell.strip() for cell in line.strip()[1:-1].split("|")] for line in body.splitlines()
@@ -75,9 +104,22 @@ class Page:
                 need(name not in typed[kind], f"{kind} {name} stands there twice")
                 typed[kind][name] = [Row(r[0], r[1], r[-1], r[at] if at > 0 else "all") for r in rows]
             else:
-                (self.files if kind == "Files" else self.others)[name] = rows
+                self._tables[f"{kind}: {name}" if kind else name] = rows
             if kind == "Map" and (magic := _MAGIC.search(body)):
                 self.magics[_text(magic[1]).encode()] = name
+
+    def table(self, name: str) -> list[list[str]]:
+        """The cells of a table that is none of the above, by its whole heading."""
+        self.used.add(name)
+        return self._tables[name]
+
+    def row(self, table: str, name: str) -> Row:
+        """A row of a layout, map, array or object."""
+        for tables in (self.layouts, self.maps, self.arrays, self.objects):
+            for row in tables.get(table, ()):
+                if row.name == name:
+                    return row
+        raise Misfit(f"{table} has no row {name}")
 
     # --- layouts ---------------------------------------------------------------------------------------------------
 
@@ -88,13 +130,12 @@ class Page:
             Misfit: the bytes are not as the page says.
         """
         need(name in self.layouts, f"no layout {name}")
+        self.used.add(name)
         rows = self.layouts[name]
-        names = [row.name for row in rows]
-        need(len(set(names)) == len(names), f"{name} has two fields of one name")
-        for i, row in enumerate(rows):
-            sized = _SIZED.fullmatch(row.type)
-            if sized and sized[2] in names[i + 1 :]:
-                return self._from_the_end(name, rows, i, data, at, context)
+        need(bool(rows), f"{name} is empty")
+        length = sized(rows[0].type)
+        if length and any(length[1] == row.name for row in rows[1:]):
+            return self._from_the_end(name, rows, length[1], data, at, context)
         found: dict[str, Any] = {}
         spans: dict[str, tuple[int, int]] = {}
         end = self._fields(rows, data, at, found, spans, context)
@@ -116,17 +157,14 @@ class Page:
             found.append(one)
         return found
 
-    def _from_the_end(self, name: str, rows: list[Row], i: int, data: bytes, at: int,
+    def _from_the_end(self, name: str, rows: list[Row], length: str, data: bytes, at: int,
                       context: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        need(i == 0, f"{name}: {rows[i].name} is not first")
         found: dict[str, Any] = {}
         spans: dict[str, tuple[int, int]] = {}
         tail = len(data) - sum(self._size(row.type) for row in rows[1:])
         need(tail >= at, f"{name} is too short")
         self._fields(rows[1:], data, tail, found, spans, context)
-        sized = _SIZED.fullmatch(rows[0].type)
-        assert sized is not None
-        start = tail - found[sized[2]]
+        start = tail - found[length]
         need(start >= at, f"{name} is too short")
         self._fields(rows[:1], data, start, found, spans, context)
         self._rules(name, rows, data, found, spans, context)
@@ -134,18 +172,20 @@ class Page:
         return found, len(data)
 
     def _size(self, kind: str) -> int:
-        if match := _INTEGER.fullmatch(kind):
-            return int(match[2]) // 8
-        if kind.startswith("xxh3-"):
-            return {"xxh3-64": 8, "xxh3-64/32": 4, "xxh3-128": 16}[kind]
-        match = _SIZED.fullmatch(kind)
-        need(bool(match) and match[2].isdigit(), f"{kind} has no size")  # type: ignore[index]
-        return int(match[2])  # type: ignore[index]
+        if number := integer(kind):
+            return number.size
+        if kind in CHECKSUMS:
+            return CHECKSUMS[kind]
+        length = sized(kind)
+        if length is None or not length[1].isdigit():
+            raise Misfit(f"{kind} has no size")
+        return int(length[1])
 
     def _fields(self, rows: list[Row], data: bytes, at: int, found: dict[str, Any], spans: dict[str, tuple[int, int]],
                 context: dict[str, Any]) -> int:
         for row in rows:
-            condition = re.match(r"only where `(\w+)` is (\d+)", row.meaning)
+            need(row.name not in found, f"two fields {row.name}")
+            condition = row.meaning.startswith("only") and re.match(r"only where `(\w+)` is (\d+)", row.meaning)
             if condition and found[condition[1]] != int(condition[2]):
                 found[row.name] = None
                 continue
@@ -159,33 +199,28 @@ class Page:
             need(0 <= size <= len(data) - at, f"{kind} at {at}: {size} bytes are not there")
             return data[at : at + size]
 
-        if match := _INTEGER.fullmatch(kind):
-            size = int(match[2]) // 8
-            order: Any = "big" if match[3] else "little"
-            return int.from_bytes(cut(size), order, signed=match[1] == "i"), at + size
+        if number := integer(kind):
+            return int.from_bytes(cut(number.size), number.order, signed=number.signed), at + number.size
         if kind in ("bytes", "zeros"):
             rest = data[at:]
             need(kind == "bytes" or not any(rest), f"bytes behind {at} are not zero")
             return rest, len(data)
-        if match := _SIZED.fullmatch(kind):
-            raw = cut(self._number(match[2], known))
-            need(match[1] != "zeros" or not any(raw), f"bytes at {at} are not zero")
-            text = raw.rstrip(b"\0").decode("ascii") if match[1] == "name" else raw
-            return text, at + len(raw)
-        if kind.startswith("xxh3-"):
-            raw = cut(self._size(kind))
+        if length := sized(kind):
+            raw = cut(self._number(length[1], known))
+            need(length[0] != "zeros" or not any(raw), f"bytes at {at} are not zero")
+            return raw.rstrip(b"\0").decode("ascii", "replace") if length[0] == "name" else raw, at + len(raw)
+        if kind in CHECKSUMS:
+            raw = cut(CHECKSUMS[kind])
             return raw, at + len(raw)
-        if match := _COUNTED.fullmatch(kind):
-            integer = _INTEGER.fullmatch(match[1])
-            if integer and match[2]:
-                size = self._number(match[2], known) * int(integer[2]) // 8
-                raw = cut(size)
-                width = int(integer[2]) // 8
-                order = "big" if integer[3] else "little"
-                return [int.from_bytes(raw[i : i + width], order) for i in range(0, size, width)], at + size
-            items = []
-            while len(items) < self._number(match[2], known) if match[2] else at < len(data):
-                item, at = self.take(match[1], data, at, **{k: v for k, v in known.items() if k == "seed"})
+        if array := counted(kind):
+            count = self._number(array[1], known) if array[1] else -1
+            if count >= 0 and (number := integer(array[0])):
+                width = number.size
+                raw = cut(count * width)
+                return [int.from_bytes(raw[i : i + width], number.order) for i in range(0, len(raw), width)], at + len(raw)
+            items: list[Any] = []
+            while len(items) < count if count >= 0 else at < len(data):
+                item, at = self.take(array[0], data, at, **{k: v for k, v in known.items() if k == "seed"})
                 items.append(item)
             return items, at
         if kind in self.layouts:
@@ -208,11 +243,11 @@ class Page:
 
         for row in rows:
             value = found[row.name]
-            if row.type.startswith("xxh3-"):
+            if row.type in CHECKSUMS:
                 self._checksum(f"{name}: {row.name}", row, value, bytes_of, context)
             elif row.meaning.startswith("bytes of `"):
                 need(value == len(bytes_of(row.meaning)), f"{name}: {row.name} is {value}")
-            elif re.fullmatch(r"`[^`]+`", row.meaning):
+            elif row.meaning.startswith("`") and re.fullmatch(r"`[^`]+`", row.meaning):
                 said = _text(row.meaning)
                 need(value == (int(said, 0) if isinstance(value, int) else
                                said if isinstance(value, str) else said.encode()), f"{name}: {row.name} is {value!r}")
@@ -234,10 +269,12 @@ class Page:
     def pack(self, name: str, **values: int) -> bytes:
         """The bytes of a layout that is integers only."""
         packed = b""
+        self.used.add(name)
         for row in self.layouts[name]:
-            match = _INTEGER.fullmatch(row.type)
-            need(bool(match) and row.name in values, f"{name}: {row.name}")
-            packed += values[row.name].to_bytes(int(match[2]) // 8, "big" if match[3] else "little")  # type: ignore[index]
+            kind = integer(row.type)
+            if kind is None or row.name not in values:
+                raise Misfit(f"{name}: {row.name}")
+            packed += values[row.name].to_bytes(kind.size, kind.order)
         need(len(values) == len(self.layouts[name]), f"{name} lacks one of {sorted(values)}")
         return packed
 
@@ -281,6 +318,7 @@ class Page:
         if kind.startswith("packed "):
             need(type(value) is bytes, f"{value!r} is not binary")
             return self.several(kind.removeprefix("packed "), value)
+        self.used.add(kind)
         if kind in self.arrays:
             rows = self.arrays[kind]
             need(type(value) is list and len(value) == len(rows), f"{kind}: {value!r}")
@@ -294,7 +332,7 @@ class Page:
         optional = {row.name for row in rows if row.meaning.startswith("may be left out")}
         need(keys - optional <= value.keys() <= keys, f"{kind} has {sorted(value)}, and the page says {sorted(keys)}")
         for row in rows:
-            if row.name in value and re.fullmatch(r"`[^`]+`", row.meaning):
+            if row.name in value and row.meaning.startswith("`") and re.fullmatch(r"`[^`]+`", row.meaning):
                 need(value[row.name] == _text(row.meaning), f"{kind}: {row.name} is {value[row.name]!r}")
         return {row.name: self.value(row.type, value[row.name]) for row in rows if row.name in value}
 

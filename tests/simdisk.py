@@ -237,9 +237,10 @@ class SimDisk(Files):
     def do(self, op: Op) -> None:
         self.before(op)
         self.ops.append(op)
-        self._apply(op)
+        self.apply(op)
 
-    def _apply(self, op: Op) -> None:
+    def apply(self, op: Op) -> None:
+        """Do it, without a note."""
         if op.kind == "make":
             self.inodes[op.inode] = _Inode(names={} if op.offset else None)
             self._next = max(self._next, op.inode + 1)
@@ -289,8 +290,13 @@ class SimDisk(Files):
         walker = self.copy()
         yield walker
         for op in ops:
-            walker._apply(op)
+            walker.apply(op)
             yield walker
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is pending: every power cut leaves the same."""
+        return not self._pending_names and not any(inode.pending for inode in self.inodes.values())
 
     def crashed(self, fate: Fate) -> SimDisk:
         """A disk as a power cut now would leave this one."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,16 @@ from format_page import PAGE, Misfit, Page, need
 from xxhash import xxh3_128_hexdigest
 
 from holdfast import backup
-from holdfast.engine.errors import SourceUnavailable
+from holdfast.engine import errors
+from holdfast.engine.errors import Damaged, SourceUnavailable
 from holdfast.engine.graph import BulkLoad, GraphEngine, GraphView
 from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.records import RecordsEngine
 from holdfast.engine.settings import Settings
 from holdfast.engine.source.local import LocalSource
+from holdfast.engine.source.server import Limits
 from holdfast.engine.source.service import BackupService
+from holdfast.engine.source.wire import error_to_wire
 from holdfast.engine.store import Store
 
 SETTINGS = Settings(segment_bytes=128 << 10, heartbeat_s=0)
@@ -78,6 +83,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(made.root))
         patch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
+        patch.setattr("holdfast.engine.source.server.Limits", partial(Limits, heartbeat_seconds=0.05))
+        _make_small(made)
         _make_graph(made)
         _make_memory(made)
         _make_records(made)
@@ -106,12 +113,32 @@ def _heartbeat(store: Store[Any, Any]) -> None:
     assert (store.log.segments()[-1].size, store.log.complete_us) != end
 
 
+def _make_small(made: World) -> None:
+    """A graph with little of most things, for what is done many times over."""
+    with Store.open(made.path("graph, small"), GraphEngine, settings=SETTINGS) as store:
+        with store.transaction() as tx:
+            ada = tx.add_node("Person", name="Ada")
+            tx.create_index("Person", "name")
+        store.bulk(BulkLoad(nodes=[("Person", {"name": "Bob"}), ("Other", {})], edges=[(ada, 2, {"w": 1})], edge_type="TO"))
+        _heartbeat(store)
+        store.checkpoint()
+        with store.transaction() as tx:
+            tx.set_properties(ada, name="Lovelace")
+            tx.add_edge(2, "TO", ada, w=2)
+            tx.create_index("Other", "name")
+            tx.delete_node(3)
+        made.keep("graph, small", "graph, small and open", _graph_content(store))
+        made.content["graph, small"] = made.content["graph, small and open"]
+
+
 def _fill_graph(store: Store[Any, Any]) -> None:
     with store.transaction() as tx:
         ada = tx.add_node("Person", "Author", properties=VALUES)
         bob = tx.add_node("Person", name="Bob", born=1815)
-        tx.add_node("Heavy", list=[0] * 70_000, dict={str(i): i for i in range(70_000)})
+        heavy = tx.add_node("Heavy", list=[0] * 70_000, dict={str(i): i for i in range(70_000)})
         tx.add_edge(ada, "KNOWS", bob, since=1843, how={"z": 1, "a": [b"x"]})
+    with store.transaction() as tx:
+        tx.delete_node(heavy)
     with store.transaction() as tx:
         tx.create_index("Person", "name")
         tx.create_index("Person", "gone")
@@ -134,7 +161,7 @@ def _fill_graph(store: Store[Any, Any]) -> None:
     with store.transaction() as tx:
         for edge in edges[:254:3]:
             tx.delete_edge(edge)
-        tx.delete_node(3)
+        tx.delete_node(ada + 4)
         tx.add_label(bob, "Author")
         tx.remove_property(bob, "born")
         tx.set_edge_properties(1, since=1844, more=True)
@@ -155,7 +182,7 @@ def _make_graph(made: World) -> None:
         assert backup.run(store.backup_uri or "", made.path("graph target"), fold=None).kind == "incremental"
         made.content["graph target"] = made.content["graph"] = _graph_content(store)
         _converse(store, made)
-    backup.restore(made.path("graph target"), made.path("graph restored"), to_txid=7)
+    backup.restore(made.path("graph target"), made.path("graph restored"), to_txid=8)
     with Store.open(made.path("graph restored"), GraphEngine, read_only=True) as store:
         made.content["graph restored"] = _graph_content(store)
     made.keep("graph target", "graph retired", None)
@@ -172,12 +199,20 @@ def _make_memory(made: World) -> None:
 
     with Store.open(made.path("memory"), MemoryEngine, settings=SETTINGS) as store:
         made.keep("memory", "memory, new", {})
+        for key in (b"a", b"b"):
+            with store.transaction() as tx:
+                tx.put(key, b"value of " + key)
+        with store.transaction() as tx:
+            tx.delete(b"a")
+        made.keep("memory", "memory, small", content(store))
         for i in range(60):
             with store.transaction() as tx:
                 tx.put(b"key %d" % i, bytes([i]) * 10_000)
                 if i % 5 == 4:
                     tx.delete(b"key %d" % (i - 2))
         store.checkpoint()
+        with store.transaction() as tx:
+            tx.delete(b"key 1")
         for i in range(5):  # records that need a segment of their own size, and an image of two chunks
             with store.transaction() as tx:
                 tx.put(b"large %d" % i, bytes([i]) * (1 << 20))
@@ -186,9 +221,12 @@ def _make_memory(made: World) -> None:
         backup.run(store, target)
         with store.transaction() as tx:
             tx.put(b"more", b"")
+            tx.delete(b"large 1")
         report = backup.run(store, target, fold=0.0)
         assert report.folded
         made.content["memory target"] = made.content["memory"] = content(store)
+
+        store.checkpoint()
 
         def die(what: str) -> None:
             if what == "confirm":
@@ -241,6 +279,15 @@ def _converse(store: Store[Any, Any], made: World) -> None:
     answers.port = int(store.backup_uri.rpartition(":")[2])
     entry = json.loads(answers.runtime[f"{answers.port}.json"])
 
+    def answered(answer: Any) -> bytes:
+        """All of an answer. In a stream that waits, the first heartbeat lets it go on."""
+        data = b""
+        while more := answer.read1():
+            data += more
+            if data.endswith(bytes([3, *[0] * 11])):
+                waited.set()
+        return data
+
     def ask(what: str, path: str, body: Any = None, token: str = entry["token"], **headers: str) -> Any:
         method = "GET" if what.startswith("error") and body is None else what.split()[0].replace("error", "POST")
         request = urllib.request.Request(f"http://127.0.0.1:{answers.port}{path}", method=method,
@@ -248,7 +295,7 @@ def _converse(store: Store[Any, Any], made: World) -> None:
                                          headers={"Authorization": f"Bearer {token}", **headers})
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
-                got = answer.status, dict(answer.headers), answer.read()
+                got = answer.status, dict(answer.headers), answered(answer)
         except urllib.error.HTTPError as error:
             got = error.code, dict(error.headers), error.read()
         answers.said.append((what, body, *got))
@@ -271,6 +318,17 @@ def _converse(store: Store[Any, Any], made: World) -> None:
         ask("GET /v1/leases/{id}/attachments/{name}", f"/v1/leases/{lease['id']}/attachments/{name}")
     stream = f"/v1/leases/{log['id']}/log?after={place['txid']}&chain={place['chain']}"
     ask("GET /v1/leases/{id}/log?after={txid}&chain={chain}&upto={txid}", f"{stream}&upto={told['published']['txid']}")
+    waited = threading.Event()
+
+    def failing(source: Any, lease_id: str, after: Any, upto: int) -> Iterator[Any]:
+        yield next(store.log.read(after.txid))
+        assert waited.wait(60)
+        raise Damaged("a record is not what it was")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("holdfast.engine.source.routes._BATCH_RECORDS", 1)
+        patch.setattr("holdfast.engine.source.local.LocalSource.read_log", failing)
+        ask("GET /v1/leases/{id}/log?after={txid}&chain={chain}&upto={txid}", f"{stream}&upto=4")
     ask("PUT /v1/consumers/{id}", "/v1/consumers/00ff", {"name": "test", "position": place})
     ask("GET /v1/consumers", "/v1/consumers")
     ask("GET /v1/metrics", "/v1/metrics")
@@ -285,6 +343,9 @@ def _converse(store: Store[Any, Any], made: World) -> None:
 
 
 # --- taking apart ----------------------------------------------------------------------------------------------------
+
+TARGETS = {"graph": "graph target", "memory": "memory target", "records": "records target"}
+"""The stores that a target was backed up from: they keep log for it."""
 
 READERS: dict[str, Callable[[ff.Directory], Any]] = {
     "graph": ff.graph_content, "memory": ff.memory_content, "records": ff.records_content}
@@ -305,6 +366,10 @@ def check_directory(page: Page, world: World, name: str) -> ff.Directory:
     ff.take_state(taken)
     content = plain(READERS[taken.engine](taken))
     need(content == world.content[name], f"{name} holds something else than its view showed")
+    if name in TARGETS:
+        target = ff.take_directory(page, world.path(TARGETS[name])).documents["MANIFEST"]["target_id"].hex()
+        consumers = {c["id"]: c["name"] for c in taken.documents["CONSUMERS"]["consumers"]}
+        need(TARGETS[name] in consumers.get(target, ""), f"the consumers are {consumers}")
     if taken.engine == "graph" and taken.segments[0].header["base"]["txid"] == 0:
         need(plain(ff.logged_graph(taken)) == content, f"{name}: the log comes to something else than the state")
     manifest = taken.documents.get("MANIFEST")
@@ -318,8 +383,7 @@ def check_directory(page: Page, world: World, name: str) -> ff.Directory:
 def check_partial(page: Page, world: World) -> None:
     taken = ff.take_partial(page, world.path("memory partial"))
     copy = taken.documents["COPY"]
-    row = next(row for row in page.maps["COPY"] if row.name == "digests")
-    size = re.search(r"chunk \((\d+) MiB\)", row.meaning)
+    size = re.search(r"chunk \((\d+) MiB\)", page.row("COPY", "digests").meaning)
     need(size, "no size of a chunk")
     assert size is not None
     ff.check_image(taken.raw_state, [{**f, "digests": copy["digests"].get(f["name"])} for f in copy["files"]],
@@ -328,8 +392,16 @@ def check_partial(page: Page, world: World) -> None:
 
 def check_answers(page: Page, world: World) -> None:
     """Every answer is as its row of the resources says; the streams and errors too."""
-    resources = {row[0].strip("`"): (row[1], row[2]) for row in page.others["Resources"]}
-    statuses = {name: row[1] for row in page.others["Errors"] for name in row[0].split(", ")}
+    resources = {row[0].strip("`"): (row[1], row[2]) for row in page.table("Resources")}
+    statuses = {name: row[1] for row in page.table("Errors") for name in row[0].split(", ")}
+    for error in vars(errors).values():
+        if isinstance(error, type) and issubclass(error, errors.HoldfastError):
+            made = error.__new__(error)
+            errors.HoldfastError.__init__(made, "what is wrong")
+            status, told = error_to_wire(made)
+            name = page.value("error", told)["error"]
+            need(statuses[name].startswith(str(status)) or statuses[name].endswith("any other"), f"{name} is {status}")
+            need(name == error.__name__ or error.__name__ not in statuses, f"{error.__name__} is told as {name}")
     asked = set()
     for what, body, status, headers, data in world.answers.said:
         need(bytes.fromhex(headers["Holdfast-Instance"]), "no instance")
@@ -362,11 +434,15 @@ def _check_stream(page: Page, world: World, frames: list[tuple[str, Any, Any]]) 
     log = ff.take_directory(page, world.path("graph")).records
     records = [(page.unpack("record header", header["header"]), header["chain"], payload)
                for name, header, payload in frames if name == "record"]
-    name, _, last = frames[-1]
-    need(name == "end" and [n for n, *_ in frames[:-1]] == ["record"] * len(records), "frames in another order")
-    expected = [({k: r[k] for k in head}, r["chain"], r["payload"])
-                for r, (head, *_) in zip(log[2:], records, strict=True)]
-    need(records == expected and last == {"txid": log[-1]["txid"], "chain": log[-1]["chain"]}, "other records")
+    expected = [({k: r[k] for k in head}, r["chain"], r["payload"]) for r, (head, *_) in zip(log[2:], records, strict=False)]
+    need(records == expected, "other records")
+    names, last = [name for name, *_ in frames], frames[-1][2]
+    if names[-1] == "end":
+        need(names[:-1] == ["record"] * len(log[2:]), f"frames {names}")
+        need(last == {"txid": log[-1]["txid"], "chain": log[-1]["chain"]}, "another end")
+    else:
+        need(names == ["record", *["heartbeat"] * (len(names) - 2), "error"] and len(names) > 2, f"frames {names}")
+        need(last["error"] == "Damaged", f"{last}")
 
 
 def check_served(page: Page, world: World) -> None:
@@ -377,8 +453,8 @@ def check_served(page: Page, world: World) -> None:
     need(graph.nodes, "an empty image")
 
 
-DIRECTORIES = ["graph", "graph, open", "graph target", "graph restored", "graph retired", "memory", "memory, new",
-               "memory, open", "memory target", "records", "records, open", "records target"]
+DIRECTORIES = ["graph, small", "graph, small and open", "graph", "graph, open", "graph target", "graph restored", "graph retired", "memory", "memory, new",
+               "memory, small", "memory, open", "memory target", "records", "records, open", "records target"]
 
 
 @pytest.fixture(scope="module")
@@ -398,3 +474,44 @@ def test_a_copy_that_was_broken_off(page: Page, world: World) -> None:
 def test_what_a_source_sends(page: Page, world: World) -> None:
     check_answers(page, world)
     check_served(page, world)
+
+
+def test_every_row_of_the_page_counts(world: World) -> None:
+    """Without any one row, and with any two fields or items in the other order, something no longer fits."""
+    text = PAGE.read_text()
+    checks: list[Callable[[Page], object]] = [
+        *(partial(check_directory, world=world, name=name) for name in
+          ("memory, new", "memory, small", "records", "graph, small and open", "records target", "memory target")),
+        partial(check_partial, world=world), partial(check_answers, world=world),
+        *(partial(check_directory, world=world, name=name) for name in ("graph retired", "graph target", "graph, open"))]
+    uses = []
+    for check in checks:
+        page = Page(text)
+        check(page)
+        uses.append(page.used)
+    survivors = []
+    for heading, what, wrong in _wrong_pages(text):
+        try:
+            page = Page(wrong)
+            for check, used in zip(checks, uses, strict=True):
+                if heading in used or heading.partition(": ")[2] in used:
+                    check(page)
+        except (Misfit, LookupError, TypeError, ValueError, AttributeError):
+            continue
+        survivors.append(f"{heading}: {what}")
+    assert survivors == []
+
+
+def _wrong_pages(text: str) -> Iterator[tuple[str, str, str]]:
+    """(heading, row, page) for each page that lacks a row, or has two fields or items in the other order."""
+    lines = text.splitlines(keepends=True)
+    heading, before = "", 0
+    for at, line in enumerate(lines):
+        if line.startswith("#"):
+            heading, before = line.removeprefix("### ").strip() if line.startswith("### ") else "", 0
+        elif heading and line.startswith("| ") and not line.startswith("| ---"):
+            if before:
+                yield heading, line.strip(), "".join([*lines[:at], *lines[at + 1 :]])
+            if before > 1 and heading.startswith(("Layout", "Array")):
+                yield heading, f"{line.strip()} first", "".join([*lines[: at - 1], line, lines[at - 1], *lines[at + 1 :]])
+            before += 1

@@ -281,6 +281,69 @@ def test_an_index_answers_before_and_after_its_checkpoint(rig: Rig) -> None:
         assert list(view.nodes("A", k=1)) == [nodes[0], more, late]
 
 
+def test_a_list_in_several_layers(rig: Rig) -> None:
+    """A checkpoint that stops short of what is staged leaves a frozen layer; the list grows on in the next."""
+    tx = rig.engine.begin()
+    hub, spoke = tx.add_node(), tx.add_node()
+    edges = [tx.add_edge(hub, "X", spoke)]
+    rig.commit(tx)
+    for upto in (1, 1, 2, 3):
+        for _ in range(2):
+            tx = rig.engine.begin()
+            edges.append(tx.add_edge(hub, "X", hub))
+            rig.commit(tx)
+        rig.engine.checkpoint(rig.position(upto))
+        with rig.engine.view() as view:
+            assert view.neighbors(hub, "X") == [spoke] + [hub] * (len(edges) - 1)
+            assert [edge.id for edge in view.edges(hub, "X")] == edges
+            assert view.neighbors(hub, "X", "in") == [hub] * (len(edges) - 1)
+        tx = rig.engine.begin()
+        tx.delete_edge(edges.pop())
+        assert len(tx.neighbors(hub, "X")) == len(edges)
+        rig.commit(tx)
+        rig.sound()
+
+
+def test_an_image_adopted_at_an_earlier_position(rig: Rig, tmp_path: Path) -> None:
+    """Redo converges: transactions that the state holds already change nothing when they are applied again."""
+    for _ in range(4):
+        tx = rig.engine.begin()
+        node = tx.add_node("A", n=1)
+        tx.add_edge(1, "X", node)
+        tx.delete_edge(tx.add_edge(1, "X", 1))
+        rig.commit(tx)
+    rig.checkpoint()
+    image = rig.engine.image()
+    place = tmp_path / "copy"
+    place.mkdir()
+    (place / "data.mdb").write_bytes(image.read("data.mdb", 0, image.files[0].size))
+    image.close()
+    for at in (4, 3, 1, 0):
+        copy = GraphEngine.open(place, Context(), read_only=True, adopt=rig.position(at))
+        assert copy.position == rig.position(at)
+        copy.apply(rig.records[at:])
+        with copy.view() as view:
+            assert view.txid == 4
+            assert view.digest() == rig.digest()
+            assert view.neighbors(1, "X") == [1, 2, 3, 4]
+            assert list(view.check()) == []
+        copy.close()
+    copy = GraphEngine.open(place, Context(), adopt=rig.position(1))
+    for txid in (2, 3, 4):
+        copy.apply(rig.records[txid - 1 : txid])
+        assert copy.checkpoint(rig.position(txid)) == rig.position(txid) == copy.position
+    with copy.view() as view:
+        assert view.digest() == rig.digest()
+        assert list(view.check()) == []
+    copy.close()
+    tx = rig.engine.begin()
+    tx.add_node()
+    rig.commit(tx)
+    for wrong in (rig.end, rig.position(4)._replace(chain=bytes(16))):
+        with pytest.raises(Damaged):
+            GraphEngine.open(place, Context(), adopt=wrong)
+
+
 def test_pending_bytes_follow_the_overlay(rig: Rig) -> None:
     empty = rig.engine.pending_bytes()
     tx = rig.engine.begin()

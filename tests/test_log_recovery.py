@@ -132,7 +132,7 @@ def test_power_cut_at_every_point(options: LogOptions, fate: str) -> None:
     script = everything(options)
     created = made_at(script)
     for ops, at in enumerate(SimDisk().points(script.disk.ops)):
-        if ops < created:
+        if ops < created or (at.settled and fate != "all kept"):
             continue
         disk = at.crashed(FATES[fate]())
         log = opened(disk, options)
@@ -164,7 +164,7 @@ def test_power_cut_with_any_fate(data: st.DataObject, options: LogOptions) -> No
         done = disk.ops[before:]
         cut = data.draw(st.integers(0, len(done)))
         for op in done[:cut]:
-            base._apply(op)
+            base.apply(op)
         disk = base.crashed(Drawn(random))
     assert assert_prefix(opened(disk, options, 4), script, ops) >= script.acked_at(ops)
 
@@ -172,7 +172,7 @@ def test_power_cut_with_any_fate(data: st.DataObject, options: LogOptions) -> No
 def _after(ops: list[Op]) -> SimDisk:
     disk = SimDisk()
     for op in ops:
-        disk._apply(op)
+        disk.apply(op)
     return disk
 
 

@@ -73,8 +73,8 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         self._tokens = state.read_tokens(base)
         self._lock = context.seams.scheduler.lock()
         self._checkpointing = context.seams.scheduler.lock()
-        self._state: State = (base, (Layer(),), base.txid)
-        self._staged = base.txid
+        self._state: State = (base, (Layer(),), base.position.txid)
+        self._staged = base.position.txid
         self._marks = base.marks
         self._position = base.position
         self._broken: BaseException | None = None
@@ -137,7 +137,10 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
     def checkpoint(self, upto: Position) -> Position:
         with self._checkpointing:
             if upto.txid > self._position.txid:
-                self._write(upto)
+                if upto.txid < self._state[0].txid:
+                    self._position = upto  # adopted below what it holds: that is durable already
+                else:
+                    self._write(upto)
             return self._position
 
     def write_bulk(self, load: Any, out: BinaryIO) -> bytes:

@@ -80,7 +80,8 @@ class Base:
         txn: LMDB's.
         get: `txn.get`; adjacency is its default database.
         dbs: by name.
-        position: of this state.
+        position: of this state, or where it was said to be when it was adopted.
+        txid: the last transaction that it holds: what the overlay has of earlier ones is in it.
         marks, indexes: as of the position.
         node_props, edge_props: whether any node, any edge has properties.
         state: whose it is.
@@ -100,9 +101,11 @@ class Base:
         self.dbs = state.dbs
         for db in self.dbs.values():
             self.txn.stat(db)
-        position, self.marks, self.indexes = read_meta(self.get(b"state", None, self.dbs["meta"]), state.path)
-        self.position = position if adopt is None else adopt
-        self.txid = self.position.txid
+        held, self.marks, self.indexes = read_meta(self.get(b"state", None, self.dbs["meta"]), state.path)
+        self.position = held if adopt is None else adopt
+        self.txid = held.txid
+        if held.txid < self.position.txid or (held.txid == self.position.txid and held != self.position):
+            raise Damaged(f"holds the state at {held}, where it should be at {self.position}", path=str(state.path))
         self.node_blocks: dict[int, bytes] = {}
         self.lists: dict[int, dict[int, bytes]] = {}
         self._room = state.cache_bytes

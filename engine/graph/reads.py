@@ -44,8 +44,6 @@ _label_u32 = struct.Struct("<I").unpack_from
 _by_edge = itemgetter(0)
 Plan = tuple[int, list[dict[int, Event]], dict[int, bytes]]
 _SEVERAL = -1
-_SLOW: Event = (_SEVERAL + (1 << 62), 0, 0, False, None)
-"""Stands for a list that needs the long way: an event that is in no view's past and no addition."""
 _FEW = 4
 """With so many edge types or fewer, asking for the list of each is quicker than looking which a node has."""
 
@@ -124,28 +122,28 @@ class Reads:
             for overlay in overlays:
                 if node in overlay:
                     if event is not None:
-                        event = _SLOW  # in several layers, perhaps twice
-                        break
+                        break  # in several layers, perhaps twice: the long way
                     event = overlay[node]
-            size = len(block)
-            if not size & 8:
-                if event is None:
-                    if not size and not self._labels(node):
-                        raise NotFound(f"no node {node!r}")
-                    return [*_NEIGHBOURS[size >> 4](block)]
-                # The usual case of a changed list: edges added since the base, one after the other.
-                bound, base = self._bound, self._base.txid
-                added: list[int] = []
-                while event is not None and event[0] > base:
-                    txid, _, neighbour, present, event = event
-                    if txid <= bound:
-                        if not present:
-                            break
-                        added.append(neighbour)
-                else:
-                    if added or size:
-                        added.reverse()
-                        return [*_NEIGHBOURS[size >> 4](block), *added]
+            else:
+                size = len(block)
+                if not size & 8:
+                    if event is None:
+                        if not size and not self._labels(node):
+                            raise NotFound(f"no node {node!r}")
+                        return [*_NEIGHBOURS[size >> 4](block)]
+                    # The usual case of a changed list: edges added since the base, one after the other.
+                    bound, base = self._bound, self._base.txid
+                    added: list[int] = []
+                    while event is not None and event[0] > base:
+                        txid, _, neighbour, present, event = event
+                        if txid <= bound:
+                            if not present:
+                                break
+                            added.append(neighbour)
+                    else:
+                        if added or size:
+                            added.reverse()
+                            return [*_NEIGHBOURS[size >> 4](block), *added]
         lists = self._lists(node, type, direction)
         if len(lists) == 1:
             return lists[0][0]

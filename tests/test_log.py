@@ -1,0 +1,746 @@
+"""The log in ordinary weather: what is appended is read again, by txid and by time; segments come and go as they should.
+
+Crashes and damage are in `test_log_recovery`. The simulated disk serves as a fast one here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simdisk import Op, SetClock, SimDisk, quiet_seams
+
+from holdfast.engine.errors import (
+    AheadOfSource,
+    Damaged,
+    DiskFull,
+    InvalidInput,
+    LogPruned,
+    SettingError,
+    UnsupportedFormat,
+)
+from holdfast.engine.history import Branch, History, Position, Record, origin
+from holdfast.engine.log.consumers import MAX_CONSUMERS, Consumer
+from holdfast.engine.log.log import Log, LogOptions
+from holdfast.engine.log.retention import KeepLogs, plan_pruning
+from holdfast.engine.log.segment import SegmentInfo
+from holdfast.engine.seams import Seams
+
+HERE = Path("/log")
+STORE_ID = b"store id 16bytes"
+START = origin(STORE_ID)
+HISTORY = History(STORE_ID, (Branch(b"branch id 16 byt", START),))
+SMALL = LogOptions(segment_bytes=128 << 10, group_bytes=64 << 10)
+GROWING = LogOptions(segment_bytes=128 << 10, preallocate=False)
+
+
+class World:
+    """A disk, a clock, and a log on them that may be closed and opened."""
+
+    def __init__(self, options: LogOptions = SMALL, *, step_us: int = 1000) -> None:
+        self.disk = SimDisk()
+        self.clock = SetClock(step_us=step_us)
+        self.seams: Seams = quiet_seams(self.disk, clock=self.clock)
+        self.options = options
+        self.log = Log.create(HERE, HISTORY, START, engine="memory", options=options, seams=self.seams)
+
+    def reopen(self, *, close: bool = True) -> Log:
+        if close:
+            self.log.close()
+        self.log = Log.open(HERE, options=self.options, seams=self.seams)
+        return self.log
+
+    def commit(self, *payloads: bytes) -> list[Record]:
+        records = [self.log.append(p, 1) for p in payloads]
+        self.log.sync()
+        return records
+
+    def fill(self, count: int, size: int = 20_000) -> list[Record]:
+        return [self.commit(b"%d" % i * (size // len(b"%d" % i)))[0] for i in range(count)]
+
+    def names(self) -> list[str]:
+        return self.disk.list(HERE)
+
+
+def contents(log: Log, after: int = 0, upto: int | None = None) -> list[tuple[int, bytes]]:
+    return [(r.txid, r.payload) for r in log.read(after, upto)]
+
+
+# --- append and read -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_appended_is_read_after_sync_and_not_before() -> None:
+    world = World()
+    record = world.log.append(b"one", 7)
+    assert contents(world.log) == []
+    assert world.log.end == START
+    world.log.sync()
+    (read,) = world.log.read(0)
+    assert (read.txid, read.payload, read.payload_version, read.chain) == (1, b"one", 7, record.chain)
+    assert world.log.end == record.position
+
+
+@pytest.mark.parametrize("options", [SMALL, GROWING], ids=["preallocated", "growing"])
+def test_rotations(options: LogOptions) -> None:
+    """Many segments of the least size, read across their borders from anywhere, open and reopened."""
+    world = World(options)
+    made = [(r.txid, r.payload) for r in world.fill(60)]
+    segments = world.log.segments()
+    assert len(segments) > 10
+    assert [s.sealed for s in segments] == [True] * (len(segments) - 1) + [False]
+    assert all(a.last + 1 == b.first for a, b in zip(segments, segments[1:], strict=False))
+    for log in (world.log, world.reopen(), world.reopen(close=False)):
+        assert contents(log) == made
+        for after in (0, 3, 17, 59, 60):
+            assert contents(log, after) == made[after:]
+        assert contents(log, 10, 30) == made[10:30]
+        log.verify()
+    assert all(s.sealed for s in world.log.segments())
+
+
+def test_a_clean_close_leaves_nothing_to_recover_and_no_empty_segments() -> None:
+    world = World()
+    world.commit(b"one")
+    for _ in range(3):
+        assert world.reopen().recovery.clean
+        assert world.log.recovery.cut_bytes == 0
+    assert len(world.log.segments()) == 1
+    world.commit(b"two")
+    world.reopen()
+    assert [(s.first, s.last) for s in world.log.segments()] == [(1, 1), (2, 2)]
+
+
+def test_reading_needs_what_is_there() -> None:
+    world = World()
+    world.commit(b"one", b"two")
+    world.log.append(b"three", 1)
+    with pytest.raises(AheadOfSource):
+        list(world.log.read(0, 3))
+    with pytest.raises(AheadOfSource):
+        world.log.chain_at(3)
+    with pytest.raises(AheadOfSource):
+        world.log.time_of(3)
+
+
+def test_chains() -> None:
+    world = World()
+    records = world.fill(12)
+    assert world.log.chain_at(0) == START.chain
+    chain = START.chain
+    for record in records:
+        assert world.log.chain_at(record.txid) == record.chain
+        assert Record.decode(chain, record.header, record.payload).chain == record.chain
+        chain = record.chain
+
+
+def test_records_larger_than_a_segment_or_a_group() -> None:
+    world = World()
+    big = bytes(range(256)) * 2000
+    world.commit(b"one", big, b"three")
+    world.commit(big)
+    assert [p for _, p in contents(world.log)] == [b"one", big, b"three", big]
+    assert [p for _, p in contents(world.reopen())] == [b"one", big, b"three", big]
+
+
+def test_payloads_over_the_bound_are_refused_wherever_they_would_go() -> None:
+    """The bound held only for a payload that needed a new segment: a smaller segment's rest took anything."""
+    world = World(LogOptions(segment_bytes=128 << 10, max_record_bytes=1000))
+    world.commit(bytes(1000))
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match="max_record_bytes"):
+            world.log.append(bytes(1001), 1)
+    (record,) = world.commit(b"two")
+    assert record.txid == 2
+    # A copy of another log's record is that log's business.
+    other = World()
+    other.log.append_record(world.commit()[0] if False else next(world.log.read(0)))
+    large = other.log.append(bytes(5000), 1)
+    assert large.txid == 2
+
+
+def test_a_group_is_bounded() -> None:
+    world = World()
+    for i in range(20):
+        world.log.append(bytes([i]) * 10_000, 1)
+    writes_before = len([op for op in world.disk.ops if op.kind == "write"])
+    world.log.sync()
+    written = [op for op in world.disk.ops if op.kind == "write"][writes_before:]
+    assert max(len(op.data) for op in written) <= (128 << 10)
+    groups = [op for op in written if op.data[:4] == b"HFG1"]
+    assert len(groups) >= 3
+    assert all(len(op.data) <= SMALL.group_bytes + 200 for op in groups)
+
+
+def test_segment_sizes_have_bounds() -> None:
+    for size in (1, (128 << 10) - 1, (64 << 20) + 1):
+        with pytest.raises(SettingError):
+            LogOptions(segment_bytes=size)
+
+
+def test_one_sync_for_each_group_and_none_for_metadata() -> None:
+    """On a preallocated segment, a group is one write within the file and one sync."""
+    world = World()
+    world.commit(b"one")
+    size = world.disk.size(world.log.segments()[0].path)
+    for _ in range(5):
+        done = len(world.disk.ops)
+        world.commit(b"x" * 100, b"y")
+        assert [op.kind for op in world.disk.ops[done:]] == ["write", "sync"]
+    assert world.disk.size(world.log.segments()[0].path) == size == SMALL.segment_bytes
+
+
+# --- room ------------------------------------------------------------------------------------------------------------
+
+
+def no_room(op: Op) -> None:
+    if op.kind == "write":
+        raise OSError(28, "injected")
+
+
+def test_a_segment_that_cannot_be_allocated_is_retriable_and_nothing_is_logged() -> None:
+    world = World()
+    made = world.fill(4)
+    world.disk.before = no_room
+    for _ in range(3):
+        with pytest.raises(DiskFull):
+            world.log.append(bytes(90_000), 1)
+    assert world.log.appended == made[-1].position
+    assert not any(name.startswith("spare") or name.endswith(".new") for name in world.names())
+    world.disk.before = lambda op: None
+    world.commit(bytes(90_000))
+    assert [r.txid for r in world.log.read(0)] == [1, 2, 3, 4, 5]
+
+
+def test_sealing_needs_no_room() -> None:
+    """The footer fits into what the segment took in advance, and closing makes no file larger."""
+    world = World()
+    world.fill(4, 24_000)
+    sizes: list[int] = []
+
+    def watch(op: Op) -> None:
+        if op.kind == "write":
+            sizes.append(op.offset + len(op.data))
+
+    world.disk.before = watch
+    world.log.close()
+    assert sizes
+    assert max(sizes) <= SMALL.segment_bytes
+
+
+def test_a_spare_is_used_and_survives_a_reopening() -> None:
+    world = World()
+    world.commit(b"one")
+    assert world.log.wants_spare
+    world.log.prepare_spare()
+    assert not world.log.wants_spare
+    (spare,) = [n for n in world.names() if n.startswith("spare")]
+    world.reopen()
+    assert spare in world.names()
+    writes = len([op for op in world.disk.ops if op.kind == "write" and not any(op.data)])
+    world.commit(b"two")
+    assert spare not in world.names()
+    assert len([op for op in world.disk.ops if op.kind == "write" and not any(op.data)]) == writes, "nothing zero-filled"
+    world.log.verify()
+
+
+def test_a_spare_that_is_not_zero_or_not_whole_is_thrown_away() -> None:
+    world = World()
+    world.commit(b"one")
+    world.log.close()
+    for name, data in (("spare-7.seg", bytes(1000)), ("spare-8.seg", b"x" + bytes((128 << 10) - 1)),
+                       ("spare-9.new", bytes(128 << 10))):
+        world.disk.open(HERE / name, "create").pwrite(data, 0)
+    world.reopen()
+    assert [n for n in world.names() if n.startswith("spare")] == []
+
+
+# --- copies of records, branches, heartbeats -------------------------------------------------------------------------
+
+
+def test_a_copy_has_the_same_bytes() -> None:
+    source, copy = World(), World(GROWING)
+    source.fill(9)
+    for record in source.log.read(0):
+        copy.log.append_record(record)
+    copy.log.sync()
+    assert copy.log.end == source.log.end
+    assert [r.header for r in copy.log.read(0)] == [r.header for r in source.log.read(0)]
+    assert [r.header for r in copy.reopen().read(0)] == [r.header for r in source.log.read(0)]
+    assert copy.log.segments()[-1].size == copy.disk.size(copy.log.segments()[-1].path)
+
+
+def test_the_size_of_a_growing_log_is_known_while_it_grows() -> None:
+    copy = World(GROWING)
+    copy.fill(3)
+    assert copy.log.size() == copy.disk.size(copy.log.segments()[0].path) > 60_000
+
+
+def test_append_record_refuses_what_does_not_follow() -> None:
+    source, other = World(), World()
+    one, two, three = source.commit(b"one", b"two", b"three")
+    strange = other.commit(b"strange")[0]
+    copy = World()
+    with pytest.raises(InvalidInput, match="cannot follow"):
+        copy.log.append_record(two)
+    copy.log.append_record(one)
+    with pytest.raises(InvalidInput, match="cannot follow"):
+        copy.log.append_record(one)
+    with pytest.raises(InvalidInput, match="cannot follow"):
+        copy.log.append_record(three)
+    after_strange = Record.make(strange.chain, 2, 0, 1, 1, b"two")
+    with pytest.raises(InvalidInput, match="history"):
+        copy.log.append_record(after_strange)
+    copy.log.append_record(two)
+    newer = Record.make(two.chain, 3, 5, 1, 1, b"epoch 5")
+    copy.log.append_record(newer)
+    with pytest.raises(InvalidInput, match="history"):
+        copy.log.append_record(Record.make(newer.chain, 4, 4, 1, 1, b"epoch 4"))
+    copy.log.sync()
+    assert [p for _, p in contents(copy.log)] == [b"one", b"two", b"epoch 5"]
+
+
+def test_a_new_branch_starts_a_segment_that_names_it() -> None:
+    world = World()
+    world.commit(b"one")
+    branched = HISTORY.extended(b"another branch 1", world.log.end)
+    world.log.extend_history(branched)
+    assert [s.history for s in world.log.segments()] == [HISTORY, branched]
+    assert world.reopen(close=False).history == branched, "durable although nothing was written on it"
+    world.commit(b"two")
+    assert world.reopen().history == branched
+    assert [p for _, p in contents(world.log)] == [b"one", b"two"]
+
+
+def test_a_new_epoch_starts_a_segment_and_never_goes_back() -> None:
+    world = World()
+    world.commit(b"one")
+    world.log.extend_history(world.log.history, epoch=3)
+    assert world.reopen(close=False).epoch == 3
+    (record,) = world.commit(b"two")
+    assert record.epoch == 3
+    with pytest.raises(InvalidInput):
+        world.log.extend_history(world.log.history, epoch=2)
+
+
+def test_a_history_that_does_not_go_on_from_here_is_refused() -> None:
+    world = World()
+    one, two = world.commit(b"one", b"two")
+    foreign = History(b"another store id", HISTORY.branches)
+    other_start = HISTORY.extended(b"another branch 1", one.position)
+    forgotten = History(STORE_ID, (Branch(b"another branch 1", two.position),))
+    waiting = HISTORY.extended(b"another branch 1", two.position)
+    for history in (foreign, other_start, forgotten):
+        with pytest.raises(InvalidInput):
+            world.log.extend_history(history)
+    world.log.append(b"not yet written", 1)
+    with pytest.raises(InvalidInput):
+        world.log.extend_history(waiting)
+    assert world.log.history == HISTORY
+
+
+def test_without_room_for_its_segment_a_branch_has_not_begun() -> None:
+    world = World()
+    world.commit(b"one")
+    world.disk.before = no_room
+    with pytest.raises(DiskFull):
+        world.log.extend_history(HISTORY.extended(b"another branch 1", world.log.end))
+    assert world.log.history == HISTORY
+
+
+def test_heartbeats_say_complete_up_to_and_are_no_transactions() -> None:
+    world = World()
+    (one,) = world.commit(b"one")
+    assert world.log.complete_us == one.time_us
+    world.clock.time_us += 5_000_000
+    beat = world.log.heartbeat()
+    assert beat is not None
+    assert world.log.write(beat) == one.position
+    complete = world.log.complete_us
+    assert complete >= one.time_us + 5_000_000
+    world.clock.time_us -= 60_000_000  # even so
+    (two,) = world.commit(b"two")
+    assert two.time_us >= complete
+    assert (two.txid, [p for _, p in contents(world.log)]) == (2, [b"one", b"two"])
+    assert world.reopen().complete_us >= two.time_us
+    world.log.verify()
+    assert world.log.heartbeat() is None, "no segment is open"
+
+
+def test_a_record_appended_while_a_heartbeat_is_written() -> None:
+    """A heartbeat was composed while it was written, outside of the lock: one that raced with a commit said that a
+    transaction came next which stood behind it, and the log did not open any more."""
+    world = World()
+    world.commit(b"one")
+    beat = world.log.heartbeat()
+    two = world.log.append(b"two", 1)  # another thread, before the heartbeat is on disk
+    assert beat is not None
+    world.log.write(beat)
+    world.log.sync()
+    assert two.time_us >= world.log.segments()[-1].complete_us
+    assert [p for _, p in contents(world.reopen(close=False))] == [b"one", b"two"]
+    assert world.log.recovery.cut_bytes == 0
+
+
+def test_a_group_written_late_does_not_promise_what_it_cannot() -> None:
+    """What waits in the next group was committed before this one was written. The footer said that nothing after the
+    segment was committed before the time of writing."""
+    world = World()
+    batches = []
+    for i in range(8):
+        world.log.append(bytes([i]) * 30_000, 1)
+    world.clock.time_us += 1_000_000  # a slow disk
+    while (batch := world.log.take()) is not None:
+        batches.append(world.log.write(batch))
+    segments = world.log.segments()
+    assert len(segments) > 2
+    for segment, following in zip(segments, segments[1:], strict=False):
+        assert segment.complete_us <= following.first_time_us
+
+
+def test_heartbeats_do_not_overrun_a_full_segment() -> None:
+    world = World()
+    world.fill(4)
+    beats = 0
+    while (beat := world.log.heartbeat()) is not None:
+        world.log.write(beat)
+        beats += 1
+    assert beats > 10
+    segment = world.log.segments()[-1]
+    world.log.close()
+    assert world.disk.size(segment.path) <= SMALL.segment_bytes
+    assert world.reopen().end.txid == 4
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(jumps=st.lists(st.sampled_from([0, 0, 1, 1000, -1, -5_000_000, 3_600_000_000]), min_size=1, max_size=25),
+       asked=st.lists(st.integers(-2, 30), max_size=8))
+def test_time_against_a_plain_list(jumps: list[int], asked: list[int]) -> None:
+    """Commit times never run backwards, whatever the clock does; `txid_at` is what a linear search gives, equal times
+    and segment borders included."""
+    world = World(step_us=0)
+    times: list[int] = []
+    for n, jump in enumerate(jumps):
+        world.clock.time_us += jump
+        (record,) = world.commit(bytes(30_000 if n % 3 else 10))
+        times.append(record.time_us)
+    assert times == sorted(times)
+    for log in (world.log, world.reopen()):
+        for n, time_us in enumerate(times, 1):
+            assert log.time_of(n) == time_us
+        wanted = {t + d for t in times for d in (-1, 0, 1)} | {times[i % len(times)] + 7 for i in asked} | {0}
+        for time_us in wanted:
+            assert log.txid_at(time_us) == sum(t <= time_us for t in times)
+
+
+def test_a_clock_that_jumped_is_reported() -> None:
+    world = World()
+    world.clock.time_us += 10**12
+    world.commit(b"from the future")
+    world.clock.time_us -= 10**12
+    world.commit(b"now")
+    assert -10**12 <= world.log.status()["clock_jump_us"] < -(10**12) + 10**8
+
+
+# --- pruning ---------------------------------------------------------------------------------------------------------
+
+
+def test_pruning_takes_whole_segments_and_what_is_gone_is_a_gap() -> None:
+    world = World()
+    records = world.fill(20)
+    before = contents(world.log)
+    doomed = world.log.segments()[:3]
+    base = doomed[-1].last
+    world.log.prune(doomed)
+    assert not any(world.disk.exists(s.path) for s in doomed)
+    for log in (world.log, world.reopen()):
+        assert log.base == records[base - 1].position
+        assert contents(log, base) == before[base:]
+        assert log.chain_at(base) == records[base - 1].chain
+        assert log.time_of(base) == records[base - 1].time_us
+        assert log.txid_at(0) == base
+        for call in (lambda log=log: list(log.read(base - 1)), lambda log=log: log.chain_at(base - 1),
+                     lambda log=log: log.time_of(base - 1)):
+            with pytest.raises(LogPruned):
+                call()
+
+
+def test_only_the_oldest_segments_can_be_pruned_and_never_the_last() -> None:
+    world = World()
+    world.fill(20)
+    segments = world.log.segments()
+    with pytest.raises(InvalidInput):
+        world.log.prune(segments[1:2])
+    world.log.prune(segments)
+    assert [s.ordinal for s in world.log.segments()] == [segments[-1].ordinal]
+
+
+def test_a_reader_that_is_overtaken_by_pruning_gets_a_gap_and_no_hole() -> None:
+    world = World()
+    world.fill(20)
+    reader = world.log.read(0)
+    first = next(reader)
+    assert first.txid == 1
+    world.log.prune(world.log.segments()[:3])
+    seen = [first.txid]
+    with pytest.raises(LogPruned):
+        for record in reader:
+            seen.append(record.txid)
+    assert seen == list(range(1, len(seen) + 1))
+
+
+# --- attachments -----------------------------------------------------------------------------------------------------
+
+
+def attach(world: World, data: bytes) -> Record:
+    writer = world.log.new_attachment()
+    writer.write(data[:5])
+    writer.write(data[5:])
+    record = world.log.append(b"bulk", 1, writer.finish())
+    world.log.sync()
+    return record
+
+
+def test_attachments_survive_and_are_read_again() -> None:
+    world = World()
+    record = attach(world, b"some bulk data")
+    assert record.attachment is not None
+    path = world.log.attachment_path(record.attachment.name)
+    data = world.disk.read(path)
+    assert data.startswith(b"some bulk data")
+    assert len(data) == record.attachment.size
+    for log in (world.log, world.reopen(), world.reopen(close=False)):
+        assert log.attached() == [1]
+        assert next(log.read(0)).attachment == record.attachment
+        log.verify()
+
+
+def test_rubbish_is_swept_and_what_is_named_is_missed() -> None:
+    world = World()
+    record = attach(world, b"some bulk data")
+    assert record.attachment is not None
+    abandoned = world.log.new_attachment()
+    abandoned.write(b"never finished")
+    finished = world.log.new_attachment()
+    finished.write(b"never named")
+    finished.finish()
+    world.reopen()
+    directory = HERE / "attachments"
+    assert world.disk.list(directory) == [record.attachment.name]
+    world.log.close()
+    path = directory / record.attachment.name
+    world.disk.open(path, "write").truncate(3)
+    with pytest.raises(Damaged, match="missing or cut"):
+        Log.open(HERE, options=SMALL, seams=world.seams)
+    world.disk.unlink(path)
+    with pytest.raises(Damaged, match="missing or cut"):
+        Log.open(HERE, options=SMALL, seams=world.seams)
+
+
+def test_a_flipped_byte_in_an_attachment_is_found() -> None:
+    world = World()
+    record = attach(world, b"some bulk data")
+    assert record.attachment is not None
+    path = world.log.attachment_path(record.attachment.name)
+    whole = world.disk.read(path)
+    for offset in range(len(whole)):
+        world.disk.open(path, "write").pwrite(bytes([whole[offset] ^ 1]), offset)
+        with pytest.raises(Damaged):
+            world.log.verify()
+        world.disk.open(path, "write").pwrite(whole[offset : offset + 1], offset)
+    world.log.verify()
+
+
+def test_a_copied_attachment_is_checked() -> None:
+    world, copy = World(), World(GROWING)
+    record = attach(world, b"some bulk data")
+    assert record.attachment is not None
+    data = world.disk.read(world.log.attachment_path(record.attachment.name))
+    for wrong in (data[:-1], data + b"x", b"X" + data[1:]):
+        writer = copy.log.import_attachment(record.attachment)
+        writer.write(wrong)
+        with pytest.raises(Damaged):
+            writer.finish()
+        assert copy.disk.list(HERE / "attachments") == []
+    writer = copy.log.import_attachment(record.attachment)
+    writer.write(data)
+    assert writer.finish() == record.attachment
+    copy.log.append_record(record)
+    copy.log.sync()
+    copy.reopen().verify()
+
+
+def test_attachments_go_with_their_segment() -> None:
+    world = World()
+    record = attach(world, b"old")
+    world.fill(6)
+    kept = attach(world, b"new")
+    world.fill(6)
+    assert record.attachment is not None
+    assert kept.attachment is not None
+    world.log.prune([s for s in world.log.segments() if s.last < kept.txid])
+    assert world.disk.list(HERE / "attachments") == [kept.attachment.name]
+    world.reopen().verify()
+
+
+def test_attachments_without_room_leave_nothing() -> None:
+    world = World()
+    world.commit(b"one")
+    for moment in ("names", "write", "sync"):
+        def full(op: Op, moment: str = moment) -> None:
+            if op.kind == moment:
+                raise OSError(28, "injected")
+
+        world.disk.before = full if moment == "names" else lambda op: None
+        with pytest.raises(DiskFull):
+            writer = world.log.new_attachment()
+            world.disk.before = full
+            writer.write(b"data")
+            writer.finish()
+        world.disk.before = lambda op: None
+    assert world.disk.list(HERE / "attachments") == []
+
+
+def test_names_of_attachments_are_the_kits() -> None:
+    world = World()
+    for name in ("../../etc/passwd", "x.att", "0" * 32, "0" * 32 + ".att/..", ""):
+        with pytest.raises(InvalidInput):
+            world.log.attachment_path(name)
+
+
+# --- consumers -------------------------------------------------------------------------------------------------------
+
+
+def test_consumers_are_durable_and_only_move_forward() -> None:
+    world = World()
+    one, two = world.commit(b"one", b"two")
+    world.log.consumers.register("a" * 32, "backup of a", two.position)
+    world.log.consumers.register("a" * 32, "backup of a", one.position)
+    world.log.consumers.register("b" * 32, "backup of b", one.position)
+    consumers = world.reopen().consumers
+    assert [(c.id[0], c.name, c.position) for c in consumers.list()] == [
+        ("b", "backup of b", one.position), ("a", "backup of a", two.position)]
+    assert consumers.drop("b" * 32)
+    assert not consumers.drop("b" * 32)
+    assert [c.id[0] for c in world.reopen().consumers.list()] == ["a"]
+
+
+def test_consumers_have_bounds() -> None:
+    world = World()
+    for id, name in (("", "x"), ("x" * 65, "x"), ("x", "n" * 501)):
+        with pytest.raises(InvalidInput):
+            world.log.consumers.register(id, name, START)
+    world.log.consumers._all = {str(i): Consumer(str(i), "", START, 0) for i in range(MAX_CONSUMERS)}
+    with pytest.raises(InvalidInput, match="already"):
+        world.log.consumers.register("one more", "", START)
+
+
+def test_damaged_consumers_are_named() -> None:
+    world = World()
+    world.commit(b"one")
+    world.log.consumers.register("a" * 32, "backup of a", START)
+    world.log.close()
+    path = HERE / "CONSUMERS"
+    whole = world.disk.read(path)
+    for offset in range(len(whole)):
+        world.disk.open(path, "write").pwrite(bytes([whole[offset] ^ 4]), offset)
+        with pytest.raises((Damaged, UnsupportedFormat), match="CONSUMERS"):
+            Log.open(HERE, options=SMALL, seams=world.seams)
+        world.disk.open(path, "write").pwrite(whole[offset : offset + 1], offset)
+
+
+# --- retention -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("said", "meant"), [
+    ("7 days, 4 GiB", KeepLogs(bytes=4 << 30, hours=168.0)),
+    ("for ever", KeepLogs()),
+    (" Forever ", KeepLogs()),
+    ("1.5 hours", KeepLogs(hours=1.5)),
+    ("100000 transactions", KeepLogs(transactions=100_000)),
+    ("500 MB,1 day", KeepLogs(bytes=500_000_000, hours=24.0)),
+])
+def test_keep_logs_is_read(said: str, meant: KeepLogs) -> None:
+    assert KeepLogs.parse(said) == meant
+
+
+@pytest.mark.parametrize("said", ["", "7", "seven days", "7 days 4 GiB", "-1 days", "4 GiBs", "7 days,"])
+def test_keep_logs_that_is_not_understood_is_refused(said: str) -> None:
+    with pytest.raises(SettingError):
+        KeepLogs.parse(said)
+
+
+HOUR = 3_600_000_000
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[SegmentInfo]:
+    """Some segments, oldest first, the last one open; empty ones among them."""
+    segments = []
+    txid = draw(st.integers(0, 5))
+    time_us = 0
+    for ordinal in range(1, draw(st.integers(1, 8)) + 1):
+        count = draw(st.integers(0, 4))
+        first_time = time_us
+        time_us += draw(st.integers(0, 3)) * HOUR
+        segments.append(SegmentInfo(Path(f"/{ordinal}"), ordinal, txid + 1, txid + count, first_time, time_us, time_us,
+                                    draw(st.integers(1, 100)), True, 0, HISTORY))
+        txid += count
+    return segments
+
+
+def consumers(last: int) -> st.SearchStrategy[list[Consumer]]:
+    one = st.builds(lambda i, txid, seen: Consumer(str(i), "", Position(txid, b""), seen * HOUR),
+                    st.integers(0, 99), st.integers(0, last), st.integers(0, 20))
+    return st.lists(one, max_size=4, unique_by=lambda c: c.id)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data(), segments=logs(),
+       keep=st.builds(KeepLogs, bytes=st.none() | st.integers(0, 400), hours=st.none() | st.floats(0, 12),
+                      transactions=st.none() | st.integers(0, 12)),
+       consumer_bytes=st.integers(0, 400), consumer_hours=st.floats(0, 20), age=st.integers(0, 12))
+def test_plans_keep_the_rules(data: st.DataObject, segments: list[SegmentInfo], keep: KeepLogs, consumer_bytes: int,
+                              consumer_hours: float, age: int) -> None:
+    last = segments[-1].last
+    floor = data.draw(st.integers(0, last))
+    registered = data.draw(consumers(last))
+    now = segments[-1].last_time_us + age * HOUR
+    plan = plan_pruning(segments, keep=keep, floor=floor, consumers=registered, consumer_bytes=consumer_bytes,
+                        consumer_hours=consumer_hours, now_us=now)
+    # Oldest first, never the last.
+    count = len(plan.segments)
+    assert list(plan.segments) == segments[:count]
+    assert count < len(segments)
+    kept = segments[count:]
+    # Never what somebody needs.
+    needs = [floor, *(c.position.txid for c in registered if c not in plan.dropped)]
+    assert all(s.last <= min(needs) for s in plan.segments)
+    # A consumer is dropped if, and only if, it is behind and lags beyond a bound.
+    for consumer in registered:
+        held = sum(s.size for s in segments if s.last > consumer.position.txid)
+        lags = held > consumer_bytes or now - consumer.seen_us > consumer_hours * HOUR
+        assert (consumer in plan.dropped) == (lags and last > consumer.position.txid)
+    # What went was over a bound, and the first that stays is needed or within all of them.
+    def over(segment: SegmentInfo, total: int) -> bool:
+        return ((keep.bytes is not None and total > keep.bytes)
+                or (keep.hours is not None and now - segment.last_time_us > keep.hours * HOUR)
+                or (keep.transactions is not None and last - segment.last >= keep.transactions))
+
+    total = sum(s.size for s in segments)
+    for segment in plan.segments:
+        assert over(segment, total)
+        total -= segment.size
+    if len(kept) > 1:
+        assert kept[0].last > min(needs) or not over(kept[0], total)
+
+
+def test_for_ever_is_for_ever() -> None:
+    segment = SegmentInfo(Path("/1"), 1, 1, 9, 0, 0, 0, 1 << 40, True, 0, HISTORY)
+    plan = plan_pruning([segment, segment], keep=KeepLogs.parse("for ever"), floor=99, consumers=[], consumer_bytes=1,
+                        consumer_hours=1, now_us=1 << 60)
+    assert plan.segments == ()
