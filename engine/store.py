@@ -442,6 +442,7 @@ class Store(Generic[TxT, ViewT]):
             # It is in the log: whatever ended the wait, a signal perhaps, the engine gets it once it may be published.
             if committer.poison is None:
                 committer.sync_within(0.0)
+                self._writer_thread = None  # the lock stays taken, and this thread is free
                 self.seams.scheduler.spawn("holdfast-late", lambda: self._apply_late(record, path))
             else:
                 self._release_writer()

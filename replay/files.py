@@ -103,46 +103,68 @@ def _pieces(listed: Sequence[ImageFile], digests: Mapping[str, Sequence[bytes]])
 
 
 class _Ahead:
-    """Reads pieces in order in a thread of its own, up to two of them before they are taken."""
+    """Reads pieces in threads of its own before they are taken, and gives them out in order.
+
+    Two threads, so that while one receives a piece the source already reads and hashes the next. At most `WINDOW`
+    pieces are in memory.
+    """
+
+    THREADS = 2
+    WINDOW = 4
 
     def __init__(self, read: Reader, pieces: Sequence[tuple[str, int, int]], scheduler: Scheduler) -> None:
         self._read, self._pieces = read, pieces
         self._changed = scheduler.condition()
-        self._ready: deque[bytes | BaseException] = deque()
+        self._ready: dict[int, bytes | BaseException] = {}
+        self._begun = 0
+        self._taken = 0
         self._stop = False
-        self._task = scheduler.spawn("holdfast-read-ahead", self._work)
+        self._tasks = [scheduler.spawn("holdfast-read-ahead", self._work) for _ in range(self.THREADS)]
 
     def _work(self) -> None:
-        for piece in self._pieces:
+        while True:
+            with self._changed:
+                while self._begun - self._taken >= self.WINDOW and not self._stop:
+                    self._changed.wait()
+                if self._stop or self._begun == len(self._pieces):
+                    return
+                number = self._begun
+                self._begun += 1
             item: bytes | BaseException
             try:
-                item = self._read(*piece)
+                item = self._read(*self._pieces[number])
             except BaseException as error:
                 item = error
             with self._changed:
-                self._ready.append(item)
+                self._ready[number] = item
+                self._stop = self._stop or isinstance(item, BaseException)
                 self._changed.notify_all()
-                while len(self._ready) >= 2 and not self._stop:
-                    self._changed.wait()
-                if self._stop or isinstance(item, BaseException):
-                    return
 
     def take(self) -> bytes:
-        """The next piece. Raises what reading it raised."""
+        """The next piece. Raises what reading it raised, or where the piece was not read because a later one raised,
+        that."""
         with self._changed:
-            while not self._ready:
+            while self._taken not in self._ready and not (self._stop and self._idle()):
                 self._changed.wait()
-            item = self._ready.popleft()
+            item = self._ready.pop(self._taken, None)
+            if item is None:
+                item = next(e for _, e in sorted(self._ready.items()) if isinstance(e, BaseException))
+            self._taken += 1
             self._changed.notify_all()
         if isinstance(item, BaseException):
             raise item
         return item
 
+    def _idle(self) -> bool:
+        """Whether nothing that was begun is still being read."""
+        return self._begun - self._taken == len(self._ready)
+
     def close(self) -> None:
         with self._changed:
             self._stop = True
             self._changed.notify_all()
-        self._task.join()
+        for task in self._tasks:
+            task.join()
 
 
 class _Copier:

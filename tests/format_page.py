@@ -1,8 +1,8 @@
 """A reader of `docs/formats.md` that takes bytes apart by the page's tables, and knows nothing else of any format.
 
-`Page` holds the tables by their headings. `take` reads a layout, checking constants, lengths, zeros and checksums as the
-rows say; `value` checks what msgpack or JSON gave against a map, array or object. Whatever does not fit the page raises
-`Misfit`. The types are those of the page's chapter "How to read the tables".
+`Page` holds the tables by their headings. `take` reads a layout, checking constants, lengths, zeros and checksums as
+the rows say; `value` checks what msgpack or JSON gave against a map, array or object. Whatever does not fit the page
+raises `Misfit`. The types are those of the page's chapter "How to read the tables".
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def counted(kind: str) -> tuple[str, str] | None:
 CHECKSUMS = {"xxh3-64": 8, "xxh3-64/32": 4, "xxh3-128": 16}
 
 
-def need(fits: bool, what: object) -> None:
+def need(fits: object, what: object) -> None:
     if not fits:
         raise Misfit(str(what))
 
@@ -215,9 +215,9 @@ class Page:
         if array := counted(kind):
             count = self._number(array[1], known) if array[1] else -1
             if count >= 0 and (number := integer(array[0])):
-                width = number.size
-                raw = cut(count * width)
-                return [int.from_bytes(raw[i : i + width], number.order) for i in range(0, len(raw), width)], at + len(raw)
+                raw = cut(count * number.size)
+                return [int.from_bytes(raw[i : i + number.size], number.order)
+                        for i in range(0, len(raw), number.size)], at + len(raw)
             items: list[Any] = []
             while len(items) < count if count >= 0 else at < len(data):
                 item, at = self.take(array[0], data, at, **{k: v for k, v in known.items() if k == "seed"})

@@ -1,17 +1,17 @@
 """A simulated disk behind the `Files` seam: a file system in memory that knows what is synced and what is not.
 
-Every change is an operation, noted in `ops`, so that a run is recorded once and each point between two of its operations
-can be looked at afterwards (`points`). Changes of contents (writes, truncations) are pending until their file is synced,
-changes of names until their directory is. A power cut (`crashed`) keeps what is synced, and of what is pending whatever
-a `Fate` decides:
+Every change is an operation, noted in `ops`, so that a run is recorded once and each point between two of its
+operations can be looked at afterwards (`points`). Changes of contents (writes, truncations) are pending until their
+file is synced, changes of names until their directory is. A power cut (`crashed`) keeps what is synced, and of what is
+pending whatever a `Fate` decides:
 
-- a write is kept, dropped, or torn at sectors of 512 bytes, any of which may be there; writes to one file reach the disk
-  in any order, so a later one may be there without an earlier one; a file may have grown without the bytes (zeros);
+- a write is kept, dropped, or torn at sectors of 512 bytes, any of which may be there; writes to one file reach the
+  disk in any order, so a later one may be there without an earlier one; a file may have grown without the bytes (zeros);
 - a change of names is there or not as a whole (a rename is one change); changes that touch the same name keep their
   order, others need not. What is in a directory whose own entry is lost is lost.
 
-A `killed` process leaves everything, with what is pending still pending. A sync that failed (`fail_sync`) leaves what was
-pending readable and not on the disk, and later syncs do not help: so Linux does it.
+A `killed` process leaves everything, with what is pending still pending. A sync that failed (`fail_sync`) leaves what
+was pending readable and not on the disk, and later syncs do not help: so Linux does it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The log against every crash, every flipped byte and every hole, on a simulated disk.
 
-A script is run once and every operation it does to the disk is recorded. Then the power is cut at each point between two
-operations, with each of several fates for what was not synced; the log is opened, and must hold exactly the transactions
-1..n of the script, n at least the last one whose `sync` had returned. What recovery itself does to the disk is cut off at
-each of its points in turn.
+A script is run once and every operation it does to the disk is recorded. Then the power is cut at each point between
+two operations, with each of several fates for what was not synced; the log is opened, and must hold exactly the
+transactions 1..n of the script, n at least the last one whose `sync` had returned. What recovery itself does to the disk
+is cut off at each of its points in turn.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def everything(options: LogOptions) -> Script:
 
 
 def opened(disk: SimDisk, options: LogOptions, seed: int = 1) -> Log:
-    return Log.open(DIRECTORY, options=options, seams=quiet_seams(disk, clock=SetClock(1_800_000_000_000_000), seed=seed))
+    seams = quiet_seams(disk, clock=SetClock(1_800_000_000_000_000), seed=seed)
+    return Log.open(DIRECTORY, options=options, seams=seams)
 
 
 def assert_prefix(log: Log, script: Script, ops: int, *, grown: bytes | None = None) -> int:
@@ -216,7 +217,7 @@ def test_kill_then_power_cut(fate: str) -> None:
 @pytest.mark.parametrize("fate", FATES)
 def test_what_is_in_the_page_cache_only_is_written_again(fate: str) -> None:
     """After a sync that failed the page cache shows a group that is not on the disk, and calls it clean: syncing again
-    does nothing. Recovery takes the group for what it holds, so it writes it again, before the footer says it is there."""
+    does nothing. Recovery holds on to the group, so it writes it again, before the footer says that it is there."""
     script = begin()
     script.append(b"one", payload(2, 2000))
 

@@ -85,7 +85,7 @@ class StagesMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.listeners and self.asked)
     @rule(data=st.data())
     def met(self, data: st.DataObject) -> None:
-        log, model = data.draw(st.sampled_from([a for a in self.asked]))
+        log, model = data.draw(st.sampled_from(self.asked))
         if not model.answered:
             return
         listener = data.draw(st.integers(0, self.listeners - 1))

@@ -93,7 +93,7 @@ class Log:
         self.epoch = epoch
         self.end = last.end
         self._txid, self._chain = last.end
-        self._time = max(last.last_time_us, last.header.base_time_us)
+        self._time = max(last.last_time_us, last.complete_us)  # a heartbeat's promise binds later openings too
         self.waiting_bytes = 0
         """What is appended and not yet taken to be written."""
         self._batches: deque[Batch] = deque()

@@ -1,0 +1,126 @@
+"""The real file system, with faults: each operation is counted, and may fail or wait."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Literal
+
+from holdfast.engine.seams import DirectoryLock, File, Files
+
+Kind = Literal["create", "pwrite", "datasync", "sync", "truncate", "reserve", "rename", "unlink", "sync_directory"]
+Before = Callable[[str, Path], None]
+
+
+class FaultyFile(File):
+    __slots__ = ("_before",)
+
+    def __init__(self, path: Path, fd: int, before: Before) -> None:
+        super().__init__(path, fd)
+        self._before = before
+
+    def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        self._before("pwrite", self.path)
+        super().pwrite(data, offset)
+
+    def datasync(self) -> None:
+        self._before("datasync", self.path)
+        super().datasync()
+
+    def sync(self) -> None:
+        self._before("sync", self.path)
+        super().sync()
+
+    def truncate(self, size: int) -> None:
+        self._before("truncate", self.path)
+        super().truncate(size)
+
+    def reserve(self, size: int) -> None:
+        self._before("reserve", self.path)
+        super().reserve(size)
+
+
+class FaultyFiles(Files):
+    """`before` is called with what is about to be done, and to which path; what it raises, the operation raises."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.before: Before = lambda kind, path: None
+
+    def _before(self, kind: str, path: Path) -> None:
+        self.counts[kind] += 1
+        self.before(kind, path)
+
+    def open(self, path: Path, mode: Literal["read", "write", "create"] = "read") -> File:
+        if mode == "create":
+            self._before("create", path)
+        return FaultyFile(path, super().open(path, mode).fileno(), self._before)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._before("rename", new)
+        super().rename(old, new)
+
+    def unlink(self, path: Path, *, missing_ok: bool = False) -> None:
+        self._before("unlink", path)
+        super().unlink(path, missing_ok=missing_ok)
+
+    def sync_directory(self, path: Path) -> None:
+        self._before("sync_directory", path)
+        super().sync_directory(path)
+
+    def lock(self, path: Path, owner: str) -> DirectoryLock:
+        self._before("lock", path)
+        return super().lock(path, owner)
+
+    # --- faults
+
+    def fail(self, *kinds: str, after: int = 0, code: int = errno.EIO,
+             only: Callable[[Path], bool] | None = None) -> None:
+        """From now on `kinds` fail with `code`, once `after` more of them went well."""
+        left = after
+
+        def before(kind: str, path: Path) -> None:
+            nonlocal left
+            if kind in kinds and (only is None or only(path)):
+                if left <= 0:
+                    raise OSError(code, os.strerror(code), str(path))
+                left -= 1
+
+        self.before = before
+
+    def heal(self) -> None:
+        self.before = lambda kind, path: None
+
+    def hold(self, *kinds: str, only: Callable[[Path], bool] | None = None) -> Held:
+        """From now on `kinds` wait until the answer's `go` is set."""
+        held = Held()
+
+        def before(kind: str, path: Path) -> None:
+            if kind in kinds and (only is None or only(path)):
+                held.reached.set()
+                assert held.go.wait(60)
+
+        self.before = before
+        return held
+
+
+class Held:
+    """`reached` is set when somebody waits; set `go` to let everybody go."""
+
+    def __init__(self) -> None:
+        self.reached = Event()
+        self.go = Event()
+
+
+def is_log(path: Path) -> bool:
+    """Whether it is a segment. (A file keeps the path it was opened by, so a started one may be called a spare.)"""
+    return path.suffix == ".seg"
+
+
+def is_state(path: Path) -> bool:
+    """Whether it is the state file of an engine that has one."""
+    return path.name == "state"

@@ -1,0 +1,335 @@
+"""What `test_formats` takes apart: stores, backups and answers, made with the public API, and what views show."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from backup_worlds import SetClock, WrappedSource
+
+from holdfast import backup
+from holdfast.engine.errors import Damaged, SourceUnavailable
+from holdfast.engine.graph import BulkLoad, GraphEngine, GraphView
+from holdfast.engine.memory import MemoryEngine
+from holdfast.engine.records import RecordsEngine
+from holdfast.engine.seams import Seams
+from holdfast.engine.settings import Settings
+from holdfast.engine.source.local import LocalSource
+from holdfast.engine.source.server import Limits
+from holdfast.engine.source.service import BackupService
+from holdfast.engine.store import Store
+
+SETTINGS = Settings(segment_bytes=128 << 10, heartbeat_s=0)
+VALUES: dict[str, Any] = {
+    "yes": True, "no": False, "small": 7, "negative": -3, "byte": 200, "short": -30_000, "word": 1 << 31,
+    "least": -(1 << 63), "most": (1 << 63) - 1, "float": 0.1, "whole": 2.0, "text": "Größe", "long": "x" * 300,
+    "longer": "y" * 70_000, "raw": b"\0\xff", "rawer": b"r" * 300, "rawest": b"s" * 70_000,
+    "then": datetime(1815, 12, 10, 12, 0, 0, 1, tzinfo=UTC), "now": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    "fraction": datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC), "future": datetime(9999, 1, 1, tzinfo=UTC),
+    "list": [1, "two", [3.0, {"four": b"4"}]], "many": list(range(20)), "none": [],
+    "dict": {"b": 1, "a": {"d": [], "c": True}}, "wide": {str(i): i for i in range(20)},
+}
+
+
+@dataclass
+class Answers:
+    """What a source said over HTTP: (request as in the page's table, body sent, status, headers, answer)."""
+
+    said: list[tuple[str, Any, int, dict[str, str], bytes]] = field(default_factory=list)
+    runtime: dict[str, bytes] = field(default_factory=dict)
+    port: int = 0
+
+
+@dataclass
+class World:
+    """Everything that was made: directories by name, with the content that a view of each showed."""
+
+    root: Path
+    content: dict[str, Any] = field(default_factory=dict)
+    answers: Answers = field(default_factory=Answers)
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
+    def keep(self, name: str, copy: str, content: Any) -> None:
+        """A copy of a directory as it is now, and what it should hold."""
+        shutil.copytree(self.path(name), self.path(copy))
+        self.content[copy] = content
+
+
+def make_world(root: Path, patch: pytest.MonkeyPatch) -> World:
+    """Everything there is to be taken apart, below `root`."""
+    made = World(root)
+    patch.setenv("XDG_RUNTIME_DIR", str(root))
+    patch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
+    patch.setattr("holdfast.engine.source.server.Limits", partial(Limits, heartbeat_seconds=0.05))
+    _make_small(made)
+    _make_graph(made)
+    _make_memory(made)
+    _make_records(made)
+    return made
+
+
+def _shown(view: GraphView) -> dict[str, Any]:
+    nodes = {i: view.node(i) for i in view.nodes()}
+    return {"nodes": {i: (n.labels, n.properties) for i, n in nodes.items()},
+            "edges": {e.id: (e.source, e.type, e.target, e.properties) for e in view.all_edges()},
+            "indexes": sorted(view.indexes())}
+
+
+def _graph_content(store: Store[Any, GraphView]) -> dict[str, Any]:
+    with store.snapshot() as view:
+        assert list(view.check()) == []
+        return _shown(view)
+
+
+def _heartbeat(store: Store[Any, Any]) -> None:
+    end = store.log.segments()[-1].size, store.log.complete_us
+    store.committer.heartbeat()
+    assert (store.log.segments()[-1].size, store.log.complete_us) != end
+
+
+def _make_small(made: World) -> None:
+    """A graph with little of most things, for what is done many times over."""
+    with Store.open(made.path("graph, small"), GraphEngine, settings=SETTINGS) as store:
+        with store.transaction() as tx:
+            ada = tx.add_node("Person", name="Ada")
+            tx.create_index("Person", "name")
+        store.bulk(BulkLoad(nodes=[("Person", {"name": "Bob"}), ("Other", {})], edge_type="TO",
+                            edges=[(ada, 2, {"w": 1})]))
+        _heartbeat(store)
+        store.checkpoint()
+        with store.transaction() as tx:
+            tx.set_properties(ada, name="Lovelace")
+            tx.add_edge(2, "TO", ada, w=2)
+            tx.create_index("Other", "name")
+            tx.delete_node(3)
+        made.keep("graph, small", "graph, small and open", _graph_content(store))
+        made.content["graph, small"] = made.content["graph, small and open"]
+
+
+def _fill_graph(store: Store[Any, Any]) -> None:
+    with store.transaction() as tx:
+        ada = tx.add_node("Person", "Author", properties=VALUES)
+        bob = tx.add_node("Person", name="Bob", born=1815)
+        heavy = tx.add_node("Heavy", list=[0] * 70_000, dict={str(i): i for i in range(70_000)})
+        tx.add_edge(ada, "KNOWS", bob, since=1843, how={"z": 1, "a": [b"x"]})
+    with store.transaction() as tx:
+        tx.delete_node(heavy)
+    with store.transaction() as tx:
+        tx.create_index("Person", "name")
+        tx.create_index("Person", "gone")
+        tx.create_index("Author", "dict")
+    with store.transaction() as tx:
+        for i in range(5):
+            tx.add_node("Person", name=f"p{i % 3}", gone=[i, {"b": 1, "a": 2}])
+        tx.set_properties(bob, name="Robert")
+        tx.set_properties(bob, name="Rob")
+    store.bulk(BulkLoad(nodes=5000, labels=("Many", "More"), edge_type="NEXT", relative=True,
+                        edges=np.array([(i, i + 1) for i in range(40)] + [(7, i) for i in range(600)])))
+    store.checkpoint()
+    store.bulk(BulkLoad(nodes=[("Person", {"name": "bulk"}), (("A", "B"), {}), ((), {"x": 1.5})], edge_type="KNOWS",
+                        edges=[(ada, bob, {"w": 1}), (bob, ada)]))
+    with store.transaction() as tx:
+        hub = tx.add_node("Hub")
+        edges = [tx.add_edge(hub, "TO", bob) for _ in range(300)]
+        tx.drop_index("Person", "gone")
+    store.checkpoint()
+    with store.transaction() as tx:
+        for edge in edges[:254:3]:
+            tx.delete_edge(edge)
+        tx.delete_node(ada + 4)
+        tx.add_label(bob, "Author")
+        tx.remove_property(bob, "born")
+        tx.set_edge_properties(1, since=1844, more=True)
+        tx.add_edge(bob, "KNOWS", bob)
+
+
+def _make_graph(made: World) -> None:
+    service = BackupService(online_backup_server="127.0.0.1:0")
+    with Store.open(made.path("graph"), GraphEngine, settings=SETTINGS, plugins=[service]) as store:
+        _fill_graph(store)
+        _heartbeat(store)
+        made.keep("graph", "graph, open", _graph_content(store))
+        assert backup.run(store.backup_uri or "", made.path("graph target"), fold=None).kind == "full"
+        with store.transaction() as tx:
+            tx.add_edge(tx.add_node("Late", name="late"), "KNOWS", 1)
+            tx.delete_node(2, detach=True)
+        _heartbeat(store)
+        assert backup.run(store.backup_uri or "", made.path("graph target"), fold=None).kind == "incremental"
+        made.content["graph target"] = made.content["graph"] = _graph_content(store)
+        _converse(store, made)
+    backup.restore(made.path("graph target"), made.path("graph restored"), to_txid=8)
+    with Store.open(made.path("graph restored"), GraphEngine, read_only=True) as store:
+        made.content["graph restored"] = _graph_content(store)
+    made.keep("graph target", "graph retired", None)
+    with Store.open(made.path("graph retired"), GraphEngine, settings=SETTINGS) as store:
+        with store.transaction() as tx:
+            tx.add_node("New", name="twin")
+        made.content["graph retired"] = _graph_content(store)
+
+
+def _make_memory(made: World) -> None:
+    def content(store: Store[Any, Any]) -> dict[bytes, bytes]:
+        with store.snapshot() as view:
+            return dict(view.items())
+
+    with Store.open(made.path("memory"), MemoryEngine, settings=SETTINGS) as store:
+        made.keep("memory", "memory, new", {})
+        for key in (b"a", b"b"):
+            with store.transaction() as tx:
+                tx.put(key, b"value of " + key)
+        with store.transaction() as tx:
+            tx.delete(b"a")
+        made.keep("memory", "memory, small", content(store))
+        for i in range(60):
+            with store.transaction() as tx:
+                tx.put(b"key %d" % i, bytes([i]) * 10_000)
+                if i % 5 == 4:
+                    tx.delete(b"key %d" % (i - 2))
+        store.checkpoint()
+        with store.transaction() as tx:
+            tx.delete(b"key 1")
+        for i in range(5):  # records that need a segment of their own size, and an image of two chunks
+            with store.transaction() as tx:
+                tx.put(b"large %d" % i, bytes([i]) * (1 << 20))
+        made.keep("memory", "memory, open", content(store))
+        target = made.path("memory target")
+        backup.run(store, target)
+        with store.transaction() as tx:
+            tx.put(b"more", b"")
+            tx.delete(b"large 1")
+        report = backup.run(store, target, fold=0.0)
+        assert report.folded
+        made.content["memory target"] = made.content["memory"] = content(store)
+
+        store.checkpoint()
+
+        def die(what: str) -> None:
+            if what == "confirm":
+                raise SourceUnavailable("gone")
+
+        with pytest.raises(SourceUnavailable):
+            backup.run(WrappedSource(LocalSource(store), die), made.path("memory partial"), engine=MemoryEngine)
+
+
+def _make_records(made: World) -> None:
+    def content(store: Store[Any, Any]) -> dict[int, bytes]:
+        with store.snapshot() as view:
+            assert list(view.check()) == []
+            return dict(view.items())
+
+    with Store.open(made.path("records"), RecordsEngine, settings=SETTINGS) as store:
+        def write(i: int) -> None:
+            with store.transaction() as tx:
+                number = tx.insert(bytes([i + 1]) * (37 * i))
+                tx.insert(b"short")
+                if i % 3 == 2:
+                    tx.update(number - 2, b"z" * 200)
+                if i % 4 == 3:
+                    tx.delete(number - 4)
+
+        for i in range(20):
+            write(i)
+        store.checkpoint()
+        write(20)
+        made.keep("records", "records, open", content(store))
+
+        def busy(what: str) -> None:
+            if what == "image":
+                write(21)
+                store.checkpoint()
+
+        backup.run(WrappedSource(LocalSource(store), busy), made.path("records target"), engine=RecordsEngine)
+        made.content["records target"] = content(store)
+        with store.transaction() as tx:
+            tx.delete(1)
+        _heartbeat(store)
+        made.content["records"] = content(store)
+    with Store.open(made.path("records"), RecordsEngine, settings=SETTINGS, seams=Seams(clock=SetClock())) as store:
+        with store.transaction() as tx:  # by a clock that has gone back to long before the heartbeat
+            tx.insert(b"late")
+        made.content["records"] = content(store)
+
+
+def _converse(store: Store[Any, Any], made: World) -> None:
+    """Ask for every resource of the service."""
+    answers = made.answers
+    runtime = made.root / "holdfast"
+    answers.runtime = {p.name: p.read_bytes() for p in runtime.iterdir()}
+    assert store.backup_uri is not None
+    answers.port = int(store.backup_uri.rpartition(":")[2])
+    entry = json.loads(answers.runtime[f"{answers.port}.json"])
+
+    def answered(answer: Any) -> bytes:
+        """All of an answer. In a stream that waits, the first heartbeat lets it go on."""
+        data = b""
+        while more := answer.read1():
+            data += more
+            if data.endswith(bytes([3, *[0] * 11])):
+                waited.set()
+        return data
+
+    def ask(what: str, path: str, body: Any = None, token: str = entry["token"], **headers: str) -> Any:
+        method = "GET" if what.startswith("error") and body is None else what.split()[0].replace("error", "POST")
+        request = urllib.request.Request(f"http://127.0.0.1:{answers.port}{path}", method=method,
+                                         data=None if body is None else json.dumps(body).encode(),
+                                         headers={"Authorization": f"Bearer {token}", **headers})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                got = answer.status, dict(answer.headers), answered(answer)
+        except urllib.error.HTTPError as error:
+            got = error.code, dict(error.headers), error.read()
+        answers.said.append((what, body, *got))
+        return json.loads(got[2]) if "json" in got[1]["Content-Type"] else got[2]
+
+    ask("GET /v1/health", "/v1/health", token="none")
+    told = ask("GET /v1/store", "/v1/store")
+    place = ask("GET /v1/store/chain/{txid}", "/v1/store/chain/2")
+    lease = ask("POST /v1/leases", "/v1/leases", {"owner": "test", "image": True, "ttl": 30, "after": None})
+    log = ask("POST /v1/leases", "/v1/leases", {"owner": "test", "after": place})
+    ask("GET /v1/leases", "/v1/leases")
+    ask("PUT /v1/leases/{id}", f"/v1/leases/{lease['id']}")
+    image = ask("GET /v1/leases/{id}/image/{name}", f"/v1/leases/{lease['id']}/image/{lease['files'][0]['name']}")
+    part = ask("GET /v1/leases/{id}/image/{name}", f"/v1/leases/{lease['id']}/image/data.mdb", Range="bytes=100-8299")
+    assert part == image[100:8300]
+    made.path("served").mkdir()
+    (made.path("served") / lease["files"][0]["name"]).write_bytes(image)
+    ask("POST /v1/leases/{id}/confirm", f"/v1/leases/{lease['id']}/confirm")
+    for name in (p.name for p in (made.path("graph") / "gen-000001/log/attachments").iterdir()):
+        ask("GET /v1/leases/{id}/attachments/{name}", f"/v1/leases/{lease['id']}/attachments/{name}")
+    stream = f"/v1/leases/{log['id']}/log?after={place['txid']}&chain={place['chain']}"
+    ask("GET /v1/leases/{id}/log?after={txid}&chain={chain}&upto={txid}", f"{stream}&upto={told['published']['txid']}")
+    waited = threading.Event()
+
+    def failing(source: Any, lease_id: str, after: Any, upto: int) -> Iterator[Any]:
+        yield next(store.log.read(after.txid))
+        assert waited.wait(60)
+        raise Damaged("a record is not what it was")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("holdfast.engine.source.routes._BATCH_RECORDS", 1)
+        patch.setattr("holdfast.engine.source.local.LocalSource.read_log", failing)
+        ask("GET /v1/leases/{id}/log?after={txid}&chain={chain}&upto={txid}", f"{stream}&upto=4")
+    ask("PUT /v1/consumers/{id}", "/v1/consumers/00ff", {"name": "test", "position": place})
+    ask("GET /v1/consumers", "/v1/consumers")
+    ask("GET /v1/metrics", "/v1/metrics")
+    ask("GET /", "/")
+    ask("DELETE /v1/leases/{id}", f"/v1/leases/{lease['id']}")
+    ask("error InvalidInput", "/v1/leases", {"owner": "test", "image": True, "ttl": -1})
+    ask("error InvalidInput", "/v1/store/chain/many")
+    ask("error NotAuthorized", "/v1/store", token="none")
+    ask("error SourceRefused", "/v1/store", Host="elsewhere.example")
+    ask("error AheadOfSource", "/v1/store/chain/1000000")
+    ask("error LeaseExpired", f"/v1/leases/{lease['id']}/image/data.mdb")

@@ -1,0 +1,102 @@
+"""A staging engine for tests: keys and values in memory, its durable state one file.
+
+The memory engine does not stage, so its commits do not group. This one does, with nothing else to it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import msgpack
+
+from holdfast.engine.contract import Abilities, Context, Image, StagingEngine
+from holdfast.engine.helpers import FileImage, changes_of, read_state, write_state
+from holdfast.engine.history import Position, Record
+from holdfast.engine.memory import MemoryTransaction, MemoryView
+
+_MAGIC, _FILE = b"TESTSTAG", "state"
+
+
+def _changed(state: Mapping[bytes, bytes], record: Record) -> dict[bytes, bytes]:
+    changed = {**state, **dict(changes_of(record))}
+    return {key: value for key, value in changed.items() if value is not None}
+
+
+class StagingMemory(StagingEngine[MemoryTransaction, MemoryView]):
+    name = "staging-memory"
+    state_format = 1
+    payload_version = 1
+    reads_payloads = frozenset({1})
+    abilities = Abilities(atomic=True, image="stable", background_checkpoint=True, shared_readers=True,
+                          replays_in_memory=True)
+
+    @classmethod
+    def create(cls, directory: Path, position: Position, context: Context) -> None:
+        write_state(context.seams.files, directory / _FILE, _MAGIC, 1, position, msgpack.packb({}))
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Self:
+        position, body = read_state(context.seams.files, directory / _FILE, _MAGIC, 1)
+        return cls(directory, context, msgpack.unpackb(body), adopt or position)
+
+    def __init__(self, directory: Path, context: Context, state: dict[bytes, bytes], position: Position) -> None:
+        self._directory = directory
+        self._seams = context.seams
+        self._position = position
+        self._published: tuple[dict[bytes, bytes], Position] = state, position  # replaced as one, never changed
+        self._newest: tuple[dict[bytes, bytes], Position] = state, position
+        self._waiting: deque[Record] = deque()
+        self._pending: Any = 0
+
+    @property
+    def position(self) -> Position:
+        return self._position
+
+    def begin(self) -> MemoryTransaction:
+        return MemoryTransaction(self._newest[0])
+
+    def stage(self, record: Record, draft: MemoryTransaction) -> None:
+        self._newest = _changed(self._newest[0], record), record.position
+        self._pending += len(record.payload)
+        self._waiting.append(record)
+
+    def publish(self, position: Position) -> None:
+        state, reached = self._published
+        while self._waiting and self._waiting[0].txid <= position.txid:
+            record = self._waiting.popleft()
+            state, reached = _changed(state, record), record.position
+        self._published = state, reached
+
+    def apply(self, records: Sequence[Record]) -> None:
+        state = self._published[0]
+        for record in records:
+            state = _changed(state, record)
+            self._pending += len(record.payload)
+        self._published = self._newest = state, records[-1].position
+
+    def checkpoint(self, upto: Position) -> Position:
+        if upto.txid > self._position.txid:
+            state, reached = self._published
+            write_state(self._seams.files, self._directory / _FILE, _MAGIC, 1, reached, msgpack.packb(state))
+            self._position, self._pending = reached, 0
+        return self._position
+
+    def pending_bytes(self) -> int:
+        return int(self._pending)
+
+    def view(self) -> MemoryView:
+        state, position = self._published
+        return MemoryView(state, position.txid)
+
+    def staged_view(self) -> MemoryView:
+        state, position = self._newest
+        return MemoryView(state, position.txid)
+
+    def image(self) -> Image:
+        return FileImage(self._seams, self._directory, (_FILE,), self._position)
+
+    def close(self) -> None:
+        """Nothing is held open."""

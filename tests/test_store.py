@@ -1,0 +1,601 @@
+"""The store: how a commit may end, the three durabilities, group commit, bounds. Faults, plugins and locks have files of
+their own beside this one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty_files import FaultyFiles, is_log, is_state
+from store_kinds import GRAPH, KINDS, MEMORY, STAGING, Kind
+
+from holdfast.engine.errors import (
+    ConditionNotMet,
+    InvalidInput,
+    RolledBack,
+    SettingError,
+    StoreClosed,
+    Unsupported,
+)
+from holdfast.engine.seams import Seams
+from holdfast.engine.settings import Settings
+from holdfast.engine.store import Store
+
+QUIET = Settings(heartbeat_s=0)
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
+def kind(request: pytest.FixtureRequest) -> Kind:
+    made: Kind = request.param
+    return made
+
+
+@pytest.fixture
+def files() -> FaultyFiles:
+    return FaultyFiles()
+
+
+@pytest.fixture
+def store(kind: Kind, tmp_path: Path) -> Iterator[Store[Any, Any]]:
+    with kind.open(tmp_path / "store", settings=QUIET) as store:
+        yield store
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for something that another thread does."""
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.001)
+
+
+class Oops(Exception):
+    """A caller's own."""
+
+
+# --- how a transaction ends ------------------------------------------------------------------------------------------
+
+
+def test_a_commit_is_there_at_once_and_after_reopening(kind: Kind, tmp_path: Path) -> None:
+    with kind.open(tmp_path / "store") as store:
+        with store.transaction() as tx:
+            kind.write(tx, 7)
+        assert tx.txid == 1
+        assert kind.numbers(store) == {7}
+        positions = store.positions()
+        assert (positions.appended, positions.durable, positions.acknowledged, positions.published) == (1, 1, 1, 1)
+    with kind.open(tmp_path / "store", create=False) as store:
+        assert kind.numbers(store) == {7}
+        assert store.recovery.clean
+        assert store.recovery.replayed == 0
+
+
+def test_an_exception_rolls_back_and_is_the_callers(kind: Kind, store: Store[Any, Any]) -> None:
+    with pytest.raises(Oops), store.transaction() as tx:
+        kind.write(tx, 1)
+        raise Oops
+    assert kind.numbers(store) == set()
+    assert store.log.appended.txid == 0
+    with pytest.raises(StoreClosed):
+        kind.write(tx, 2)
+    with store.transaction() as tx:
+        kind.write(tx, 3)
+    assert kind.numbers(store) == {3}
+
+
+def test_a_draft_takes_nothing_after_its_commit(kind: Kind, store: Store[Any, Any]) -> None:
+    with store.transaction() as tx:
+        kind.write(tx, 1)
+    with pytest.raises(StoreClosed):
+        kind.write(tx, 2)
+
+
+def test_nested_transactions_are_refused_and_harm_nothing(kind: Kind, store: Store[Any, Any]) -> None:
+    with store.transaction() as tx:
+        kind.write(tx, 1)
+        with pytest.raises(InvalidInput, match="already"), store.transaction():
+            raise AssertionError("never runs")
+        kind.write(tx, 2)
+    assert kind.numbers(store) == {1, 2}
+
+
+def test_a_transaction_without_writes_logs_nothing(kind: Kind, store: Store[Any, Any]) -> None:
+    with store.transaction() as tx:
+        kind.write(tx, 1)
+    with store.transaction() as tx:
+        pass
+    assert tx.txid is None
+    assert store.log.end.txid == 1
+
+
+def test_a_transaction_without_writes_waits_until_what_it_read_is_durable(kind: Kind, tmp_path: Path,
+                                                                          files: FaultyFiles) -> None:
+    if not kind.stages:
+        pytest.skip("without staging nobody reads what is not published")
+    with kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+        with store.transaction() as tx:
+            kind.write(tx, 0)
+        held = files.hold("datasync")
+        with ThreadPoolExecutor(2) as pool:
+            writer = pool.submit(commit, kind, store, 1)
+            assert held.reached.wait(30)
+            reader = pool.submit(read_only, store)
+            until(lambda: store.committer._watchers > 0)
+            assert not reader.done()
+            assert kind.numbers(store) == {0}
+            held.go.set()
+            writer.result(30)
+            reader.result(30)
+        assert kind.numbers(store) == {0, 1}
+
+
+def read_only(store: Store[Any, Any]) -> None:
+    with store.transaction():
+        pass
+
+
+def commit(kind: Kind, store: Store[Any, Any], n: int) -> None:
+    with store.transaction() as tx:
+        kind.write(tx, n)
+
+
+def test_snapshots_stand_still(kind: Kind, store: Store[Any, Any]) -> None:
+    views = []
+    for n in range(5):
+        views.append(store.snapshot())
+        commit(kind, store, n)
+        if n == 2:
+            store.checkpoint()
+    for n, view in enumerate(views):
+        assert view.txid == n
+        assert kind.of(view) == set(range(n))
+        view.close()
+
+
+def test_durability_is_one_of_three(store: Store[Any, Any]) -> None:
+    with pytest.raises(InvalidInput, match="durability"):
+        store.transaction("maybe")  # type: ignore[arg-type]
+    with pytest.raises(SettingError):
+        Settings(durability="maybe")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("setting", [{"relaxed_ms": 0}, {"keep_logs": "a while"}, {"segment_bytes": 1},
+                                     {"checkpoint_soft_bytes": 10, "checkpoint_hard_bytes": 9}, {"heartbeat_s": -1},
+                                     {"wait_s": 0}, {"consumer_days": 0}])
+def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(SettingError):
+        Settings(**setting)
+
+
+# --- durabilities ----------------------------------------------------------------------------------------------------
+
+
+def test_one_thread_syncs_once_for_each_commit(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
+    with kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+        commit(kind, store, 0)
+        until(lambda: not store.log.wants_spare)
+        before = files.counts.copy()
+        for n in range(1, 41):
+            commit(kind, store, n)
+        files.counts.subtract(before)
+        assert {name: count for name, count in files.counts.items() if count} == {"pwrite": 40, "datasync": 40}
+
+
+@pytest.mark.parametrize("kind", [STAGING, GRAPH], ids=["staging", "graph"])
+def test_what_arrives_while_a_sync_runs_joins_the_next(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
+    with kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+        commit(kind, store, 0)
+        until(lambda: not store.log.wants_spare)
+        held = files.hold("datasync")
+        before = files.counts["datasync"]
+        with ThreadPoolExecutor(20) as pool:
+            first = pool.submit(commit, kind, store, 1)
+            assert held.reached.wait(30)
+            others = [pool.submit(commit, kind, store, n) for n in range(2, 20)]
+            until(lambda: store.positions().appended == 20)
+            assert kind.numbers(store) == {0}
+            assert not any(f.done() for f in (first, *others))
+            held.go.set()
+            for f in (first, *others):
+                f.result(30)
+        assert files.counts["datasync"] - before == 2
+        assert kind.numbers(store) == set(range(20))
+        assert store.log.end.txid == 20
+
+
+def test_32_threads(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
+    """Everything committed is there, each once; where the engine stages, far fewer syncs than commits."""
+    each = 12
+    settings = Settings(heartbeat_s=0, checkpoint_soft_bytes=2000, segment_bytes=128 << 10)
+    with kind.open(tmp_path / "store", settings=settings, seams=Seams(files)) as store:
+        def work(worker: int) -> None:
+            for i in range(each):
+                commit(kind, store, worker * each + i)
+
+        before = files.counts["datasync"]
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(work, range(32)))
+        if kind is STAGING:
+            assert files.counts["datasync"] - before < 32 * each * 0.8
+        assert kind.numbers(store) == set(range(32 * each))
+        assert store.positions().published == 32 * each
+    with kind.open(tmp_path / "store") as store:
+        assert kind.numbers(store) == set(range(32 * each))
+
+
+def test_pipelined_gives_futures(kind: Kind, store: Store[Any, Any]) -> None:
+    outcomes: list[Future[int]] = []
+    for n in range(50):
+        with store.transaction("pipelined") as tx:
+            kind.write(tx, n)
+        outcomes.append(tx.outcome)
+    assert [o.result(30) for o in outcomes] == list(range(1, 51))
+    assert kind.numbers(store) == set(range(50))
+
+
+def test_a_pipelined_future_cannot_be_cancelled(tmp_path: Path, files: FaultyFiles) -> None:
+    """The transaction is on its way. A future that somebody cancelled (asyncio does, with its task) raised in the thread
+    that synced, which ended there with everybody else still in line."""
+    with STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+        held = files.hold("datasync")
+        with store.transaction("pipelined") as tx:
+            STAGING.write(tx, 1)
+        assert held.reached.wait(30)
+        assert not tx.outcome.cancel()
+        held.go.set()
+        assert tx.outcome.result(30) == 1
+        commit(STAGING, store, 2)
+        assert STAGING.numbers(store) == {1, 2}
+
+
+def test_closing_syncs_what_is_pipelined(tmp_path: Path, files: FaultyFiles) -> None:
+    """And its futures say so. Those appended while somebody else led were left to the log's sealing, and their futures
+    told that a condition was open."""
+    store = STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
+    outcomes = []
+    held = files.hold("datasync")
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(commit, STAGING, store, 0)
+        assert held.reached.wait(30)
+        for n in range(1, 5):
+            with store.transaction("pipelined") as tx:
+                STAGING.write(tx, n)
+            outcomes.append(tx.outcome)
+        closer = pool.submit(store.close)
+        until(lambda: store.committer._closing)
+        held.go.set()
+        leader.result(30)
+        closer.result(30)
+    assert [o.result(0) for o in outcomes] == [2, 3, 4, 5]
+    with STAGING.open(tmp_path / "store") as store:
+        assert STAGING.numbers(store) == set(range(5))
+
+
+def test_relaxed_is_shown_once_synced(tmp_path: Path, files: FaultyFiles) -> None:
+    settings = Settings(heartbeat_s=0, relaxed_ms=20)
+    with STAGING.open(tmp_path / "store", settings=settings, seams=Seams(files)) as store:
+        held = files.hold("datasync")
+        with store.transaction("relaxed") as tx:
+            STAGING.write(tx, 1)
+        assert STAGING.numbers(store) == set()
+        assert STAGING.numbers(store, unsynced=True) == {1}
+        assert held.reached.wait(30), "the bound was kept"
+        assert store.positions().durable == 0
+        held.go.set()
+        store.wait(1, timeout=30)
+        assert STAGING.numbers(store) == {1}
+
+
+def test_the_bound_for_relaxed_holds_after_a_synced_commit_took_the_last_one_along(tmp_path: Path,
+                                                                                   files: FaultyFiles) -> None:
+    """When the bound ran out while somebody else was syncing, it was never forgotten: it was taken for one that is
+    nearer than the next, nobody was woken for that, and relaxed commits stayed unsynced for ever."""
+    settings = Settings(heartbeat_s=0, relaxed_ms=30)
+    with STAGING.open(tmp_path / "store", settings=settings, seams=Seams(files)) as store:
+        held = files.hold("datasync")
+        with store.transaction("relaxed") as tx:
+            STAGING.write(tx, 1)
+        with ThreadPoolExecutor(1) as pool:
+            synced = pool.submit(commit, STAGING, store, 2)
+            assert held.reached.wait(30)
+            time.sleep(0.2)  # the bound passes while somebody leads
+            held.go.set()
+            synced.result(30)
+        with store.transaction("relaxed") as tx:
+            STAGING.write(tx, 3)
+        until(lambda: store.positions().durable == 3)
+
+
+def test_unsynced_needs_an_engine_that_stages(tmp_path: Path) -> None:
+    with MEMORY.open(tmp_path / "store") as store, pytest.raises(Unsupported):
+        store.snapshot(unsynced=True)
+
+
+def test_a_snapshot_may_wait_for_a_transaction(tmp_path: Path, files: FaultyFiles) -> None:
+    settings = Settings(heartbeat_s=0, relaxed_ms=60_000, wait_s=0.2)
+    with STAGING.open(tmp_path / "store", settings=settings, seams=Seams(files)) as store:
+        with store.transaction("relaxed") as tx:
+            STAGING.write(tx, 1)
+        assert STAGING.numbers(store, at_least=1) == {1}
+        with pytest.raises(ConditionNotMet):
+            store.snapshot(at_least=2)
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_hard_bound_delays_commits_and_counts_them(tmp_path: Path, files: FaultyFiles) -> None:
+    settings = Settings(heartbeat_s=0, checkpoint_soft_bytes=500, checkpoint_hard_bytes=3000)
+    with STAGING.open(tmp_path / "store", settings=settings, seams=Seams(files)) as store:
+        most = 0
+        for n in range(200):
+            commit(STAGING, store, n)
+            most = max(most, store.engine.pending_bytes())
+        assert most < 4000
+        held = files.hold("rename", only=is_state)  # a checkpoint that does not come to its end
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(lambda: [commit(STAGING, store, n) for n in range(200, 400)])
+            until(lambda: store.status()["delayed_commits"] > 0 and store.engine.pending_bytes() >= 3000)
+            assert not done.done()
+            held.go.set()
+            done.result(60)
+        assert STAGING.numbers(store) == set(range(400))
+
+
+def test_a_checkpoint_that_does_not_come_rolls_back_in_the_end(tmp_path: Path, files: FaultyFiles) -> None:
+    settings = Settings(heartbeat_s=0, checkpoint_soft_bytes=500, checkpoint_hard_bytes=1000, wait_s=0.2)
+    store = STAGING.open(tmp_path / "store", settings=settings, seams=Seams(files))
+    held = files.hold("rename", only=is_state)
+    try:
+        with pytest.raises(RolledBack, match="catch up"):
+            for n in range(1000):
+                commit(STAGING, store, n)
+        logged = store.log.appended.txid
+    finally:
+        held.go.set()
+        store.close()
+    with STAGING.open(tmp_path / "store") as store:
+        assert len(STAGING.numbers(store)) == logged
+
+
+def test_unwritten_bytes_are_bounded(tmp_path: Path, files: FaultyFiles) -> None:
+    settings = Settings(heartbeat_s=0, unwritten_bytes=2000, wait_s=0.2)
+    with STAGING.open(tmp_path / "store", settings=settings, seams=Seams(files)) as store:
+        held = files.hold("datasync")
+        with pytest.raises(RolledBack, match="written"):
+            for n in range(1000):
+                with store.transaction("pipelined") as tx:
+                    STAGING.write(tx, n)
+        assert 2000 <= store.log.waiting_bytes < 3000
+        assert store.status()["delayed_commits"] > 0
+        appended = store.positions().appended
+        held.go.set()
+        store.wait(appended, timeout=30)
+        commit(STAGING, store, 5000)
+        assert len(STAGING.numbers(store)) == appended + 1
+
+
+def test_old_log_goes_once_it_is_checkpointed(kind: Kind, tmp_path: Path) -> None:
+    settings = Settings(heartbeat_s=0, segment_bytes=128 << 10, keep_logs="1 transactions")
+    with kind.open(tmp_path / "store", settings=settings) as store:
+        big = 0
+        while len(store.log.segments()) < 4:
+            with store.transaction() as tx:
+                for _ in range(1500):
+                    kind.write(tx, big)
+                    big += 1
+        assert store.prune() == 0, "nothing is checkpointed"
+        store.checkpoint()
+        assert store.prune() == 3
+        assert len(store.log.segments()) == 1
+        assert kind.numbers(store) == set(range(big))
+    with kind.open(tmp_path / "store") as store:
+        assert kind.numbers(store) == set(range(big))
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+
+class Interrupt(BaseException):
+    """Stands for KeyboardInterrupt."""
+
+
+def test_one_who_leaves_the_line_hangs_nobody(tmp_path: Path, files: FaultyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal ends the wait of a thread in line, also of one who had just been told to lead."""
+    with STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+        committer = store.committer
+        original = committer._wait_in_line
+
+        def interrupted(waiter: Any) -> None:
+            class Gate:
+                def acquire(self) -> None:
+                    gate.acquire()
+                    raise Interrupt
+
+                def release(self) -> None:
+                    gate.release()
+
+            gate = waiter.gate
+            waiter.gate = Gate()
+            original(waiter)
+
+        held = files.hold("datasync")
+        with ThreadPoolExecutor(5) as pool:
+            first = pool.submit(commit, STAGING, store, 0)
+            assert held.reached.wait(30)
+            monkeypatch.setattr(committer, "_wait_in_line", interrupted)
+            second = pool.submit(commit, STAGING, store, 1)  # next in line, so it will be told to lead
+            until(lambda: len(committer._line) == 1)
+            monkeypatch.undo()
+            others = [pool.submit(commit, STAGING, store, n) for n in (2, 3)]
+            until(lambda: len(committer._line) == 3)
+            held.go.set()
+            first.result(30)
+            with pytest.raises(Interrupt):
+                second.result(30)
+            for other in others:
+                other.result(30)
+        commit(STAGING, store, 4)
+        assert STAGING.numbers(store) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("kind", [MEMORY, STAGING], ids=["memory", "staging"])
+def test_an_interrupted_sync_poisons_and_stays_an_interrupt(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
+    """Whether the bytes are on disk is not known. The interrupt was told as `OutcomeUnknown`, and so swallowed."""
+    store = kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
+    commit(kind, store, 0)
+
+    def interrupt(what: str, path: Path) -> None:
+        if what == "datasync" and is_log(path):
+            raise Interrupt
+
+    files.before = interrupt
+    with pytest.raises(Interrupt):
+        commit(kind, store, 1)
+    files.heal()
+    assert store.poisoned
+    with pytest.raises(RolledBack):
+        commit(kind, store, 2)
+    assert kind.numbers(store) == {0}
+    store.close()
+    with kind.open(tmp_path / "store") as store:
+        assert kind.numbers(store) in ({0}, {0, 1})
+
+
+def test_an_interrupted_wait_at_a_barrier_leaves_nobody_stuck(tmp_path: Path, files: FaultyFiles,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that does not stage gets the transaction when it is durable. If the wait for that is interrupted, it
+    must get it all the same: the next writer builds on it. It never did, and an assertion met every later commit."""
+    with MEMORY.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+        def interrupted(txid: int) -> None:
+            raise Interrupt
+
+        monkeypatch.setattr(store.committer, "wait", interrupted)
+        with pytest.raises(Interrupt):
+            commit(MEMORY, store, 1)
+        monkeypatch.undo()
+        commit(MEMORY, store, 2)
+        assert MEMORY.numbers(store) == {1, 2}
+
+
+@pytest.mark.parametrize("where", ["stage", "append"])
+def test_logged_and_not_staged_is_never_built_upon(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt between the two: the log has a transaction that the next draft would not see."""
+    store = STAGING.open(tmp_path / "store", settings=QUIET)
+    commit(STAGING, store, 0)
+    original = store.log.append
+
+    def interrupted(*args: Any) -> Any:
+        original(*args)
+        raise Interrupt
+
+    if where == "stage":
+        monkeypatch.setattr(store.engine, "stage", lambda record, draft: (_ for _ in ()).throw(Interrupt()))
+    else:
+        monkeypatch.setattr(store.log, "append", interrupted)
+    with pytest.raises(Interrupt):
+        commit(STAGING, store, 1)
+    monkeypatch.undo()
+    assert store.poisoned
+    with pytest.raises(RolledBack):
+        commit(STAGING, store, 2)
+    store.close()
+    with STAGING.open(tmp_path / "store") as store:
+        assert STAGING.numbers(store) in ({0}, {0, 1})
+
+
+# --- closing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_closed_store_says_so(kind: Kind, tmp_path: Path) -> None:
+    store = kind.open(tmp_path / "store")
+    commit(kind, store, 1)
+    store.close()
+    store.close()
+    for call in (store.snapshot, store.checkpoint, store.prune, store.image, lambda: commit(kind, store, 2)):
+        with pytest.raises(StoreClosed):
+            call()
+
+
+def test_closing_waits_for_an_open_transaction(kind: Kind, tmp_path: Path) -> None:
+    store = kind.open(tmp_path / "store", settings=QUIET)
+    drafting, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        with store.transaction() as tx:
+            kind.write(tx, 1)
+            drafting.set()
+            assert go_on.wait(30)
+
+    with ThreadPoolExecutor(3) as pool:
+        writer = pool.submit(slow)
+        assert drafting.wait(30)
+        waiting = pool.submit(commit, kind, store, 2)
+        closer = pool.submit(store.close)
+        until(lambda: store._ends)
+        go_on.set()
+        writer.result(30)
+        closer.result(30)
+        with suppress(StoreClosed):  # either way, but it ends
+            waiting.result(30)
+    with kind.open(tmp_path / "store") as store:
+        assert 1 in kind.numbers(store)
+        assert store.recovery.clean
+
+
+def test_closing_beside_a_transaction_that_does_not_end_is_bounded(kind: Kind, tmp_path: Path) -> None:
+    """It is rolled back when it ends. A checkpoint that waits for the same lock does not hold the closing up."""
+    settings = Settings(heartbeat_s=0, wait_s=0.3, checkpoint_soft_bytes=1)
+    store = kind.open(tmp_path / "store", settings=settings)
+    drafting, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        with store.transaction() as tx:
+            kind.write(tx, 1)
+            drafting.set()
+            assert go_on.wait(30)
+
+    with ThreadPoolExecutor(2) as pool:
+        commit(kind, store, 0)
+        writer = pool.submit(slow)
+        assert drafting.wait(30)
+        checkpoint = pool.submit(store.checkpoint)
+        store.close()
+        go_on.set()
+        with pytest.raises(RolledBack):
+            writer.result(30)
+        with suppress(StoreClosed):
+            checkpoint.result(30)
+    with kind.open(tmp_path / "store") as store:
+        assert kind.numbers(store) == {0}
+
+
+def test_closing_from_within_a_transaction_is_refused(kind: Kind, store: Store[Any, Any]) -> None:
+    with store.transaction() as tx:
+        kind.write(tx, 1)
+        with pytest.raises(InvalidInput, match="transaction open"):
+            store.close()
+    assert kind.numbers(store) == {1}
+
+
+def test_many_may_close(tmp_path: Path) -> None:
+    store = MEMORY.open(tmp_path / "store", settings=QUIET)
+    commit(MEMORY, store, 1)
+    with ThreadPoolExecutor(4) as pool:
+        for closing in [pool.submit(store.close) for _ in range(4)]:
+            closing.result(30)
+            assert store.closed
+    MEMORY.open(tmp_path / "store").close()
+
+
+def test_a_checkpoint_within_a_transaction_is_refused_where_it_would_wait_for_itself(tmp_path: Path) -> None:
+    with MEMORY.open(tmp_path / "store") as store, store.transaction() as tx:
+        MEMORY.write(tx, 1)
+        with pytest.raises(InvalidInput, match="checkpoint"):
+            store.checkpoint()
