@@ -36,17 +36,16 @@ class Row(NamedTuple):
 
 
 class Integer(NamedTuple):
-    """An integer type of a layout: bytes, "little" or "big", and whether it is signed."""
+    """An unsigned integer type of a layout: bytes, and in which order."""
 
     size: int
     order: Literal["little", "big"]
-    signed: bool
 
 
 @cache
 def integer(kind: str) -> Integer | None:
-    match = re.fullmatch(r"(u|i)(8|16|32|64)( big-endian)?", kind)
-    return Integer(int(match[2]) // 8, "big" if match[3] else "little", match[1] == "i") if match else None
+    match = re.fullmatch(r"u(8|16|32|64)( big-endian)?", kind)
+    return Integer(int(match[1]) // 8, "big" if match[2] else "little") if match else None
 
 
 @cache
@@ -200,7 +199,7 @@ class Page:
             return data[at : at + size]
 
         if number := integer(kind):
-            return int.from_bytes(cut(number.size), number.order, signed=number.signed), at + number.size
+            return int.from_bytes(cut(number.size), number.order), at + number.size
         if kind in ("bytes", "zeros"):
             rest = data[at:]
             need(kind == "bytes" or not any(rest), f"bytes behind {at} are not zero")

@@ -97,7 +97,7 @@ def test_reads_no_more_than_a_little_ahead(tmp_path: Path) -> None:
         ahead.append(image.reads - done // 1000)
 
     copy_files(image.read, image.listed, tmp_path / "to", seams=REAL, progress=progress)
-    assert max(ahead) <= 3
+    assert max(ahead) <= 4
 
 
 def test_short_answers_are_damage(tmp_path: Path) -> None:
