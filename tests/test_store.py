@@ -1,5 +1,5 @@
-"""The store: how a commit may end, the three durabilities, group commit, bounds. Faults, plugins and locks have files of
-their own beside this one."""
+"""The store: how a commit may end, the three durabilities, group commit, bounds, closing. Faults, plugins and locks have
+files of their own beside this one."""
 
 from __future__ import annotations
 
@@ -114,10 +114,9 @@ def test_a_transaction_without_writes_logs_nothing(kind: Kind, store: Store[Any,
     assert store.log.end.txid == 1
 
 
+@pytest.mark.parametrize("kind", [STAGING, GRAPH], ids=["staging", "graph"])
 def test_a_transaction_without_writes_waits_until_what_it_read_is_durable(kind: Kind, tmp_path: Path,
                                                                           files: FaultyFiles) -> None:
-    if not kind.stages:
-        pytest.skip("without staging nobody reads what is not published")
     with kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
         with store.transaction() as tx:
             kind.write(tx, 0)
@@ -240,8 +239,8 @@ def test_pipelined_gives_futures(kind: Kind, store: Store[Any, Any]) -> None:
 
 
 def test_a_pipelined_future_cannot_be_cancelled(tmp_path: Path, files: FaultyFiles) -> None:
-    """The transaction is on its way. A future that somebody cancelled (asyncio does, with its task) raised in the thread
-    that synced, which ended there with everybody else still in line."""
+    """The transaction is on its way. A future that somebody cancelled (asyncio does, with its task) raised in the
+    thread that synced, which ended there with everybody else still in line."""
     with STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
         held = files.hold("datasync")
         with store.transaction("pipelined") as tx:
@@ -406,7 +405,8 @@ class Interrupt(BaseException):
     """Stands for KeyboardInterrupt."""
 
 
-def test_one_who_leaves_the_line_hangs_nobody(tmp_path: Path, files: FaultyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_who_leaves_the_line_hangs_nobody(tmp_path: Path, files: FaultyFiles,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal ends the wait of a thread in line, also of one who had just been told to lead."""
     with STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
         committer = store.committer

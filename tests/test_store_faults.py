@@ -1,0 +1,416 @@
+"""Stores on a disk that fails: poison, no room, and what recovery finds afterwards.
+
+Faults are injected at the files seam, into the n-th operation of a kind, for every n that a small run has.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty_files import FaultyFiles, is_log, is_state
+from store_kinds import GRAPH, KINDS, MEMORY, RECORDS, STAGING, Kind
+
+from holdfast.engine.errors import (
+    DiskFull,
+    HoldfastError,
+    OutcomeUnknown,
+    RolledBack,
+    StoreClosed,
+    StorePoisoned,
+)
+from holdfast.engine.log.log import Log
+from holdfast.engine.plugins import Plugin
+from holdfast.engine.seams import Seams
+from holdfast.engine.settings import Settings
+from holdfast.engine.store import Store
+
+QUIET = Settings(heartbeat_s=0)
+SMALL = Settings(heartbeat_s=0, segment_bytes=128 << 10)
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
+def kind(request: pytest.FixtureRequest) -> Kind:
+    made: Kind = request.param
+    return made
+
+
+@pytest.fixture
+def files() -> FaultyFiles:
+    return FaultyFiles()
+
+
+def until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.001)
+
+
+def commit(kind: Kind, store: Store[Any, Any], *numbers: int) -> None:
+    with store.transaction() as tx:
+        for n in numbers:
+            kind.write(tx, n)
+
+
+class Faults(Plugin):
+    def __init__(self) -> None:
+        self.seen: list[BaseException] = []
+
+    def fault(self, error: BaseException) -> None:
+        self.seen.append(error)
+
+
+# --- poison ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", range(4))
+@pytest.mark.parametrize("what", ["pwrite", "datasync"])
+def test_a_failed_write_of_log_bytes_poisons(kind: Kind, what: str, after: int, tmp_path: Path,
+                                             files: FaultyFiles) -> None:
+    faults = Faults()
+    store = kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files), plugins=[faults])
+    commit(kind, store, 0)
+    until(lambda: not store.log.wants_spare)
+    view = store.snapshot()
+    files.fail(what, after=after, only=is_log)
+    done = [0]
+    with pytest.raises(OutcomeUnknown) as caught:
+        for n in range(1, 10):
+            commit(kind, store, n)
+            done.append(n)
+    files.heal()
+    assert len(done) == after + 1
+    assert caught.value.txid == after + 2
+    assert isinstance(caught.value.__cause__, OSError)
+    assert store.poisoned
+    assert "Input/output" in str(store.status()["poisoned"])
+    assert [type(e) for e in faults.seen] == [OSError]
+    # Certainly not there, and no second try of what failed.
+    for _ in range(2):
+        with pytest.raises(StorePoisoned) as later:
+            commit(kind, store, 77)
+        assert isinstance(later.value, RolledBack)
+    with pytest.raises(StorePoisoned):
+        store.checkpoint()
+    # Views and reads of what is published go on.
+    assert kind.of(view) == {0}
+    assert kind.numbers(store) == set(done)
+    view.close()
+    store.close()
+    with kind.open(tmp_path / "store", create=False) as again:
+        found = kind.numbers(again)
+        assert set(done) <= found <= {*done, after + 1}
+        commit(kind, again, 100)
+        assert kind.numbers(again) == found | {100}
+
+
+@pytest.mark.parametrize("kind", [STAGING, GRAPH], ids=["staging", "graph"])
+def test_poison_ends_everybody_in_line_and_open_drafts(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
+    store = kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
+    commit(kind, store, 0)
+    until(lambda: not store.log.wants_spare)
+    reached, go = threading.Event(), threading.Event()
+
+    def fail(what: str, path: Path) -> None:
+        if what == "datasync" and is_log(path):
+            reached.set()
+            assert go.wait(30)
+            raise OSError(errno.EIO, "injected")
+
+    files.before = fail
+    with ThreadPoolExecutor(12) as pool:
+        waiting = [pool.submit(commit, kind, store, 1)]
+        assert reached.wait(30)
+        waiting += [pool.submit(commit, kind, store, n) for n in range(2, 8)]
+        until(lambda: store.positions().appended == 8)
+        with store.transaction("pipelined") as tx:
+            kind.write(tx, 8)
+        with pytest.raises(RolledBack), store.transaction() as draft:
+            kind.write(draft, 9)
+            go.set()
+            for future in waiting:
+                assert isinstance(future.exception(30), OutcomeUnknown)
+        assert isinstance(tx.outcome.exception(30), OutcomeUnknown)
+        with pytest.raises(OutcomeUnknown):
+            store.wait(3, timeout=30)
+    files.heal()
+    assert kind.numbers(store) == {0}
+    store.close()
+    with kind.open(tmp_path / "store") as again:
+        found = kind.numbers(again)
+        assert 0 in found
+        assert found == set(range(len(found))), "a prefix"
+        assert 9 not in found
+
+
+def test_what_failed_is_not_synced_again(tmp_path: Path, files: FaultyFiles) -> None:
+    """After a failed fsync the next one succeeds, and nothing is on the disk: so there must be no next one."""
+    store = STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
+    commit(STAGING, store, 0)
+    until(lambda: not store.log.wants_spare)
+    files.fail("datasync", only=is_log)
+    with pytest.raises(OutcomeUnknown):
+        commit(STAGING, store, 1)
+    files.heal()
+    before = files.counts.copy()
+    store.close()
+    assert files.counts["datasync"] == before["datasync"]
+    assert files.counts["pwrite"] == before["pwrite"]
+
+
+def test_a_checkpoint_that_fails_poisons_and_loses_nothing(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
+    if kind is GRAPH:
+        pytest.skip("LMDB writes below the seam")
+    for what in ("pwrite", "sync", "rename", "sync_directory"):
+        where = tmp_path / what
+        store = kind.open(where, settings=QUIET, seams=Seams(files))
+        commit(kind, store, 1, 2, 3)
+        files.fail(what, only=lambda path: "state" in path.parts)
+        with pytest.raises(StorePoisoned):
+            store.checkpoint()
+        files.heal()
+        assert store.poisoned
+        assert kind.numbers(store) == {1, 2, 3}
+        store.close()
+        with kind.open(where) as again:
+            assert kind.numbers(again) == {1, 2, 3}
+
+
+def test_rotation_that_fails_poisons(tmp_path: Path, files: FaultyFiles) -> None:
+    """Sealing a segment and starting the next are log bytes too."""
+    for what in ("sync", "truncate", "rename", "sync_directory"):
+        store = STAGING.open(tmp_path / what, settings=SMALL, seams=Seams(files))
+        acknowledged: list[int] = []
+
+        def fail(kind: str, path: Path, what: str = what) -> None:
+            # Not the zero-filling of the next segment, which is another thread's and harmless.
+            if kind == what and threading.current_thread() is threading.main_thread():
+                raise OSError(errno.EIO, "injected")
+
+        commit(STAGING, store, 0)
+        files.before = fail
+        with pytest.raises((OutcomeUnknown, RolledBack)):
+            for n in range(1, 100_000):
+                with store.transaction() as tx:
+                    tx.put(b"%d" % n, bytes(20_000))
+                acknowledged.append(n)
+        files.heal()
+        assert len(acknowledged) >= 3
+        store.close()
+        with STAGING.open(tmp_path / what) as again:
+            assert {0, *acknowledged} <= STAGING.numbers(again)
+            again.log.verify()
+
+
+def test_a_heartbeat_that_fails_poisons(tmp_path: Path, files: FaultyFiles) -> None:
+    faults = Faults()
+    store = STAGING.open(tmp_path / "store", settings=Settings(heartbeat_s=0.05), seams=Seams(files), plugins=[faults])
+    commit(STAGING, store, 0)
+    files.fail("datasync", only=is_log)
+    until(lambda: store.poisoned)
+    files.heal()
+    assert STAGING.numbers(store) == {0}
+    store.close()
+    with STAGING.open(tmp_path / "store") as again:
+        assert STAGING.numbers(again) == {0}
+
+
+def test_heartbeats_and_commits_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take turns, whoever comes first; the log stays one that opens."""
+    with STAGING.open(tmp_path / "store", settings=QUIET) as store:
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.is_set():
+                store.committer.heartbeat()
+
+        with ThreadPoolExecutor(9) as pool:
+            beating = pool.submit(beat)
+            list(pool.map(lambda n: commit(STAGING, store, n), range(200)))
+            stop.set()
+            beating.result(30)
+        store.log.verify()
+        assert len(list(store.log.read(0))) == 200
+        times = [r.time_us for r in store.log.read(0)]
+        assert times == sorted(times)
+
+
+def test_rotation_and_pruning_at_once(tmp_path: Path) -> None:
+    """Both replace the list of segments, one in the thread that syncs, one in the background."""
+    settings = Settings(heartbeat_s=0, segment_bytes=128 << 10, keep_logs="1 transactions")
+    with STAGING.open(tmp_path / "store", settings=settings) as store:
+        stop = threading.Event()
+
+        def prune() -> None:
+            while not stop.is_set():
+                store.checkpoint()
+                store.prune()
+
+        with ThreadPoolExecutor(2) as pool:
+            pruning = pool.submit(prune)
+            for n in range(150):
+                with store.transaction() as tx:
+                    tx.put(b"%d" % (n % 3), bytes(30_000))
+            stop.set()
+            pruning.result(30)
+        assert store.log.segments()[-1].last == 150
+        store.log.verify()
+    with STAGING.open(tmp_path / "store") as store:
+        assert STAGING.numbers(store) == {0, 1, 2}
+
+
+# --- no room ---------------------------------------------------------------------------------------------------------
+
+
+def test_without_room_for_a_segment_commits_are_refused_until_there_is(tmp_path: Path, files: FaultyFiles) -> None:
+    with STAGING.open(tmp_path / "store", settings=SMALL, seams=Seams(files)) as store:
+        commit(STAGING, store, 0)
+        files.fail("pwrite", code=errno.ENOSPC, only=lambda path: path.suffix == ".new" and "log" in path.parts)
+        n = 0
+        with pytest.raises(DiskFull) as caught:
+            for n in range(1, 100):
+                with store.transaction() as tx:
+                    tx.put(b"%d" % n, bytes(30_000))
+        assert isinstance(caught.value, RolledBack)
+        assert not store.poisoned
+        assert store.log.appended.txid == n
+        assert STAGING.numbers(store) == set(range(n))
+        for _ in range(3):
+            with pytest.raises(DiskFull), store.transaction() as tx:
+                tx.put(b"77", bytes(30_000))
+        files.heal()
+        with store.transaction() as tx:
+            tx.put(b"%d" % n, bytes(30_000))
+        assert tx.txid == n + 1
+        assert STAGING.numbers(store) == set(range(n + 1))
+    with STAGING.open(tmp_path / "store") as store:
+        assert STAGING.numbers(store) == set(range(n + 1))
+        assert store.recovery.clean
+
+
+def test_another_error_at_allocation_rolls_back_and_poisons_nothing(tmp_path: Path, files: FaultyFiles) -> None:
+    """No log byte was written, so nothing is unknown. It came out as a bare `OSError`."""
+    with STAGING.open(tmp_path / "store", settings=SMALL, seams=Seams(files)) as store:
+        commit(STAGING, store, 0)
+        files.fail("sync", only=lambda path: path.suffix == ".new" and "log" in path.parts)
+        with pytest.raises(RolledBack):
+            for n in range(1, 100):
+                with store.transaction() as tx:
+                    tx.put(b"%d" % n, bytes(30_000))
+        assert not store.poisoned
+        files.heal()
+        commit(STAGING, store, 1)
+
+
+@pytest.mark.parametrize("kind", [MEMORY, STAGING, RECORDS], ids=["memory", "staging", "records"])
+def test_a_checkpoint_without_room_waits_and_at_the_hard_bound_commits_get_disk_full(kind: Kind, tmp_path: Path,
+                                                                                     files: FaultyFiles) -> None:
+    settings = Settings(heartbeat_s=0, checkpoint_soft_bytes=1000, checkpoint_hard_bytes=20_000)
+    with kind.open(tmp_path / "store", settings=settings, seams=Seams(files)) as store:
+        commit(kind, store, 0)
+        files.fail("pwrite", "reserve", code=errno.ENOSPC, only=lambda path: "state" in path.parts)
+        if kind is RECORDS:  # its files grow by reserving, which says so itself
+            def full(what: str, path: Path) -> None:
+                if what in ("reserve", "create") and "state" in path.parts:
+                    raise DiskFull("injected") if what == "reserve" else OSError(errno.ENOSPC, "injected")
+
+            files.before = full
+        with pytest.raises(DiskFull):
+            store.checkpoint()
+        n = 0
+        with pytest.raises(DiskFull, match="no room for a checkpoint"):
+            for n in range(1, 10_000):
+                commit(kind, store, n)
+        assert n > 20
+        assert not store.poisoned
+        assert store.status()["checkpoint_blocked"]
+        assert kind.numbers(store) == set(range(n))
+        files.heal()
+        until(lambda: store.status()["checkpoint_blocked"] is None)
+        commit(kind, store, n)
+        assert kind.numbers(store) == set(range(n + 1))
+    with kind.open(tmp_path / "store") as store:
+        assert kind.numbers(store) == set(range(n + 1))
+
+
+def test_closing_without_room_keeps_everything(tmp_path: Path, files: FaultyFiles) -> None:
+    store = MEMORY.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
+    commit(MEMORY, store, 1, 2)
+    files.fail("pwrite", code=errno.ENOSPC, only=lambda path: "state" in path.parts)
+    store.close()
+    files.heal()
+    with MEMORY.open(tmp_path / "store") as store:
+        assert MEMORY.numbers(store) == {1, 2}
+        assert store.recovery.clean, "sealing needs no room"
+        assert store.recovery.replayed == 1
+
+
+@pytest.mark.parametrize("what", ["create", "pwrite", "sync", "rename", "sync_directory", "lock"])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC], ids=["eio", "enospc"])
+def test_an_opening_that_fails_anywhere_leaves_nothing_locked(kind: Kind, what: str, code: int, tmp_path: Path,
+                                                              files: FaultyFiles) -> None:
+    """At the first, second, third … such operation; then a plain opening works, and what was committed is there."""
+    for existing in (False, True):
+        for after in range(40):
+            where = tmp_path / f"{existing}-{after}"
+            if existing:
+                with kind.open(where, settings=SMALL) as store:
+                    commit(kind, store, 1)
+            files.fail(what, after=after, code=code)
+            try:
+                store = kind.open(where, settings=SMALL, seams=Seams(files))
+            except (OSError, HoldfastError) as error:
+                if code == errno.ENOSPC:
+                    assert isinstance(error, DiskFull) or what == "lock"
+                failed = True
+            else:
+                files.heal()
+                store.close()
+                failed = False
+            files.heal()
+            with kind.open(where, settings=SMALL) as store:
+                assert kind.numbers(store) == ({1} if existing else set())
+                commit(kind, store, 2)
+            if not failed:
+                break
+        else:
+            raise AssertionError("it never opened")
+
+
+# --- the unsynced view -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_staged_is_taken_back_on_poison(tmp_path: Path, files: FaultyFiles) -> None:
+    store = STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
+    commit(STAGING, store, 0)
+    files.fail("datasync", only=is_log)
+    with pytest.raises(OutcomeUnknown):
+        commit(STAGING, store, 1)
+    files.heal()
+    with pytest.raises(StorePoisoned):
+        store.snapshot(unsynced=True)
+    assert STAGING.numbers(store) == {0}
+    store.close()
+    with pytest.raises(StoreClosed):
+        store.snapshot()
+
+
+def test_a_state_that_is_damaged_is_named(tmp_path: Path) -> None:
+    for kind, name in ((MEMORY, "state"), (STAGING, "state"), (RECORDS, "position")):
+        where = tmp_path / kind.engine.name
+        with kind.open(where) as store:
+            commit(kind, store, 1)
+        path = where / "gen-000001" / "state" / name
+        assert is_state(path) or name == "position"
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        with pytest.raises(HoldfastError, match=name):
+            kind.open(where)
+        # And nothing is left locked or changed by the attempt.
+        assert not Log.open(where / "gen-000001" / "log", read_only=True, seams=Seams()).recovery.cut_bytes
