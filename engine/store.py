@@ -189,7 +189,7 @@ class Store(Generic[TxT, ViewT]):
                 raise DiskFull(f"no room to open {root}") from error
             raise
         store = cls(root, opened, hooks, settings, seams)
-        if store.recovery.cut_bytes:
+        if store.recovery.cut_bytes and not read_only:
             logger.warning("%s was not closed properly: %d bytes of a torn group were cut at byte %d of %s", root,
                            store.recovery.cut_bytes, store.recovery.cut_offset, store.recovery.cut_path)
         try:
@@ -575,7 +575,8 @@ class Store(Generic[TxT, ViewT]):
             at_least: wait until this transaction is published.
 
         Raises:
-            StoreClosed, Unsupported, ConditionNotMet (`at_least` is not published within the setting `wait_s`).
+            StoreClosed, Unsupported, ConditionNotMet (`at_least` is not published within the setting `wait_s`),
+            StorePoisoned (with `unsynced`).
         """
         if self._unusable is not None:
             raise self._why_unusable()
@@ -586,6 +587,8 @@ class Store(Generic[TxT, ViewT]):
         if unsynced:
             if self._staging is None:
                 raise Unsupported(f"the {self.engine.name} engine does not stage", hint="leave out unsynced=")
+            if self.committer.poison is not None:  # what is staged and not published may never have been
+                raise self.committer.poisoned()
             staged: ViewT = self._staging.staged_view()
             return staged
         view: ViewT = self.engine.view()

@@ -165,9 +165,8 @@ def test_what_failed_is_not_synced_again(tmp_path: Path, files: FaultyFiles) -> 
     assert files.counts["pwrite"] == before["pwrite"]
 
 
+@pytest.mark.parametrize("kind", [MEMORY, STAGING, RECORDS], ids=["memory", "staging", "records"])
 def test_a_checkpoint_that_fails_poisons_and_loses_nothing(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
-    if kind is GRAPH:
-        pytest.skip("LMDB writes below the seam")
     for what in ("pwrite", "sync", "rename", "sync_directory"):
         where = tmp_path / what
         store = kind.open(where, settings=QUIET, seams=Seams(files))

@@ -130,7 +130,8 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
             return GraphView(base, layers, self._staged, self._tokens)
 
     def pending_bytes(self) -> int:
-        return sum(layer.size for layer in self._state[1])
+        layers = self._state[1]
+        return layers[0].size if len(layers) == 1 else sum(layer.size for layer in layers)
 
     # --- the durable state -------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ import numpy as np
 
 from .. import document
 from ..contract import Context
-from ..errors import Damaged, DiskFull, InvalidInput, StoreClosed, StoreNotFound
+from ..errors import Damaged, DiskFull, InvalidInput, StoreClosed, StoreLocked, StoreNotFound
 from ..history import Position
 from ..seams import is_disk_full
 from .image import DATA, LmdbImage, free_pages, read_metas
@@ -202,6 +202,9 @@ class LmdbState:
     def _at_open(self, error: lmdb.Error) -> Exception:
         if is_disk_full(error) or "No space left" in str(error):
             return DiskFull(f"no room to open {self.path}")
+        if "already open in this process" in str(error):
+            return StoreLocked(f"{self.path.parent} is open in this process already, and LMDB opens it once",
+                               hint="read from the store that is open")
         return Damaged(f"LMDB cannot open it: {error}", path=str(self.path))
 
     def _check_whole(self) -> None:

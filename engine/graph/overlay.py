@@ -129,6 +129,13 @@ CELL_BYTES = 128
 sets one property map, 550 for one that adds an edge."""
 
 
+_NO_EVENTS: dict[int, Event] = {}
+_NO_LISTS: dict[int, dict[int, Event]] = {}
+_NO_LABELS: dict[int, dict[int, None]] = {}
+_NO_ROWS: dict[tuple[int, bytes], dict[int, None]] = {}
+_NO_TOKENS: list[tuple[int, int, str, Any]] = []
+
+
 class Changes(Layer):
     """One transaction's changes, as a layer of its own: the draft reads through it, and replay builds the same.
 
@@ -139,12 +146,23 @@ class Changes(Layer):
     __slots__ = ("below", "txid")
 
     def __init__(self, txid: int, below: Layer) -> None:
-        super().__init__()
+        # A draft touches few of these: what it does not touch is one empty dict, which all drafts share and none
+        # writes to. Making each draft's own would cost as much as everything else that a small draft does.
+        self.nodes = self.props = self.edges = self.edge_props = _NO_EVENTS
+        self.adjacency = _NO_LISTS
+        self.labels = _NO_LABELS
+        self.rows = _NO_ROWS
+        self.tokens = _NO_TOKENS
+        self.indexes = None
         self.txid = txid
         self.below = below
 
     def set_node(self, node: int, labels: int, tokens: tuple[int, ...]) -> None:
         """Node `node` has the label set `labels`, which is made of `tokens`; 0: it is not there."""
+        if self.nodes is _NO_EVENTS:
+            self.nodes = {}
+        if tokens and self.labels is _NO_LABELS:
+            self.labels = {}
         event = self.nodes.get(node)
         self.nodes[node] = (self.txid, labels, self.below.nodes.get(node) if event is None else event[-1])
         for token in tokens:
@@ -155,38 +173,41 @@ class Changes(Layer):
                 mine[node] = None
 
     def set_props(self, node: int, packed: bytes) -> None:
+        if self.props is _NO_EVENTS:
+            self.props = {}
         event = self.props.get(node)
         self.props[node] = (self.txid, packed, self.below.props.get(node) if event is None else event[-1])
 
     def set_edge_props(self, edge: int, packed: bytes) -> None:
+        if self.edge_props is _NO_EVENTS:
+            self.edge_props = {}
         event = self.edge_props.get(edge)
         self.edge_props[edge] = (self.txid, packed, self.below.edge_props.get(edge) if event is None else event[-1])
 
     def set_edge(self, edge: int, source: int, target: int, kind: int, present: bool) -> bool:
         """The edge is, or is not, there: in the table and in both lists. Returns whether a lane is new here."""
         txid, below = self.txid, self.below
+        if self.edges is _NO_EVENTS:
+            self.edges, self.adjacency = {}, {}
         event = self.edges.get(edge)
         self.edges[edge] = (txid, source, target, kind, present,
                             below.edges.get(edge) if event is None else event[-1])
         new = False
-        lane = kind << 1
-        while True:
-            lists = self.adjacency.get(lane)
+        adjacency, under = self.adjacency, below.adjacency
+        for lane, node, neighbour in ((kind << 1, source, target), (kind << 1 | IN, target, source)):
+            lists = adjacency.get(lane)
             if lists is None:
-                lists = self.adjacency[lane] = {}
+                lists = adjacency[lane] = {}
                 new = True
-            older = lists.get(source)
-            if older is None:
-                under = below.adjacency.get(lane)
-                if under is not None:
-                    older = under.get(source)
-            lists[source] = (txid, edge, target, present, older)
-            if lane & IN:
-                return new
-            lane |= IN
-            source, target = target, source
+            older = lists.get(node)
+            if older is None and lane in under:
+                older = under[lane].get(node)
+            lists[node] = (txid, edge, neighbour, present, older)
+        return new
 
     def set_row(self, index: int, digest: bytes, node: int) -> None:
+        if self.rows is _NO_ROWS:
+            self.rows = {}
         self.rows.setdefault((index, digest), {})[node] = None
 
     def set_indexes(self, indexes: Indexes) -> None:
@@ -194,4 +215,6 @@ class Changes(Layer):
         self.indexes = (self.txid, indexes, self.below.indexes if event is None else event[-1])
 
     def add_token(self, token: int, kind: str, value: Any) -> None:
+        if self.tokens is _NO_TOKENS:
+            self.tokens = []
         self.tokens.append((self.txid, token, kind, value))

@@ -139,7 +139,10 @@ def read_footer(file: File) -> Footer | None:
     size = file.size()
     if size < TRAILER.size:
         return None
-    magic, version, length, digest = TRAILER.unpack(file.pread(TRAILER.size, size - TRAILER.size))
+    trailer = file.pread(TRAILER.size, size - TRAILER.size)
+    if len(trailer) < TRAILER.size:
+        return None  # its writer has cut it since
+    magic, version, length, digest = TRAILER.unpack(trailer)
     if magic != FOOTER_MAGIC or length > size - TRAILER.size:
         return None
     data = file.pread(length + 16, size - TRAILER.size - length)
