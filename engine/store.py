@@ -148,7 +148,7 @@ class Store(Generic[TxT, ViewT]):
         self._checkpoints = 0
         self._pid = os.getpid()
         self.committer = Committer(self.log, self._stages, hooks, seams, relaxed_s=settings.relaxed_ms / 1000,
-                                   on_published=self._on_published, on_fault=self._on_fault)
+                                   on_published=self._staging.publish if self._staging else _nothing, on_fault=self._on_fault)
         self._acknowledger = None
         if hooks.logged:
             self._acknowledger = Acknowledger(self.committer, hooks, seams)
@@ -359,7 +359,6 @@ class Store(Generic[TxT, ViewT]):
             if self.hooks.committing or self.hooks.final:
                 self._ask_plugins(draft)
             payload = draft.payload()
-            draft.seal("ended")
             if not payload:
                 seen = self._stages.appended.txid
                 held = False
@@ -557,10 +556,6 @@ class Store(Generic[TxT, ViewT]):
         self.committer.wait_until(lambda: self._stages.published.txid > after or self._unusable is not None, timeout)
         return self._stages.published.txid
 
-    def _on_published(self, position: Position) -> None:
-        if self._staging is not None:
-            self._staging.publish(position)
-
     def _on_fault(self, error: BaseException) -> None:
         logger.error("%s is poisoned and takes no more writes: %s", self.directory, error)
         self.hooks.tell("fault", error)
@@ -748,6 +743,10 @@ class Store(Generic[TxT, ViewT]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self.close()
+
+
+def _nothing(position: Position) -> None:
+    """An engine that does not stage shows what is applied."""
 
 
 def _after_fork_in_child() -> None:

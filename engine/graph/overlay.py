@@ -16,6 +16,7 @@ single dict get, assignment, update and `list(dict)` atomic to the readers, who 
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 Event = tuple[Any, ...]
@@ -129,11 +130,13 @@ CELL_BYTES = 128
 sets one property map, 550 for one that adds an edge."""
 
 
-_NO_EVENTS: dict[int, Event] = {}
-_NO_LISTS: dict[int, dict[int, Event]] = {}
-_NO_LABELS: dict[int, dict[int, None]] = {}
-_NO_ROWS: dict[tuple[int, bytes], dict[int, None]] = {}
-_NO_TOKENS: list[tuple[int, int, str, Any]] = []
+_EMPTY: Any = MappingProxyType({})
+_NO_EVENTS: dict[int, Event] = _EMPTY
+_NO_LISTS: dict[int, dict[int, Event]] = _EMPTY
+_NO_LABELS: dict[int, dict[int, None]] = _EMPTY
+_NO_ROWS: dict[tuple[int, bytes], dict[int, None]] = _EMPTY
+_NONE: Any = ()
+_NO_TOKENS: list[tuple[int, int, str, Any]] = _NONE
 
 
 class Changes(Layer):
@@ -147,7 +150,7 @@ class Changes(Layer):
 
     def __init__(self, txid: int, below: Layer) -> None:
         # A draft touches few of these: what it does not touch is one empty dict, which all drafts share and none
-        # writes to. Making each draft's own would cost as much as everything else that a small draft does.
+        # can write to. Making each draft's own would cost as much as everything else that a small draft does.
         self.nodes = self.props = self.edges = self.edge_props = _NO_EVENTS
         self.adjacency = _NO_LISTS
         self.labels = _NO_LABELS

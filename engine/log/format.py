@@ -158,12 +158,6 @@ def read_footer(file: File) -> Footer | None:
     return footer if footer.data_end == size - TRAILER.size - length else None
 
 
-def group_header(seed: int, records: int, length: int, first: int, durable: int, durable_end: int,
-                 time_us: int) -> bytes:
-    fields = GROUP_FIELDS.pack(GROUP_MAGIC, records, length, 0, first, durable, durable_end, time_us)
-    return fields + xxh3_64_intdigest(fields, seed).to_bytes(8, "little")
-
-
 class Group(NamedTuple):
     """A group as read: where it stands, what its header says, its records."""
 

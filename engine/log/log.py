@@ -92,7 +92,7 @@ class Log:
         self.history = last.header.history
         self.epoch = epoch
         self.end = last.end
-        self._txid, self._chain = last.end
+        self.appended = last.end
         self._time = max(last.last_time_us, last.complete_us)  # a heartbeat's promise binds later openings too
         self.waiting_bytes = 0
         """What is appended and not yet taken to be written."""
@@ -200,10 +200,6 @@ class Log:
     # --- appending -------------------------------------------------------------------------------------------------
 
     @property
-    def appended(self) -> Position:
-        return Position(self._txid, self._chain)
-
-    @property
     def last_time_us(self) -> int:
         """Commit time of the last appended record; the next is never less."""
         return self._time
@@ -222,7 +218,7 @@ class Log:
         if now < self._time:
             self.clock_jump_us = now - self._time
             now = self._time
-        record = Record.make(self._chain, self._txid + 1, self.epoch, now, payload_version, payload, attachment)
+        record = Record.make(self.appended.chain, self.appended.txid + 1, self.epoch, now, payload_version, payload, attachment)
         self._enqueue(record)
         return record
 
@@ -233,9 +229,9 @@ class Log:
             InvalidInput: it does not follow on what is there.
             DiskFull.
         """
-        if record.txid != self._txid + 1:
-            raise InvalidInput(f"transaction {record.txid} cannot follow {self._txid}", hint="send the log without gaps")
-        again = Record.decode(self._chain, record.header, record.payload)
+        if record.txid != self.appended.txid + 1:
+            raise InvalidInput(f"transaction {record.txid} cannot follow {self.appended.txid}", hint="send the log without gaps")
+        again = Record.decode(self.appended.chain, record.header, record.payload)
         if again.chain != record.chain or record.epoch < self.epoch:
             raise InvalidInput(f"transaction {record.txid} is not of the history that this log holds",
                                hint="compare store ids and branches first")
@@ -267,7 +263,7 @@ class Log:
         if record.attachment is not None:
             writer.segment.attachments.append((record.txid, *record.attachment))
             writer.attachments += 1
-        self._txid, self._chain, self._time = record.txid, record.chain, record.time_us
+        self.appended, self._time = record.position, record.time_us
 
     def _next_writer(self, need: int) -> SegmentWriter:
         """A writer for the segment after the present one, its room taken. Raises `DiskFull`."""
@@ -359,7 +355,7 @@ class Log:
         if writer is None or writer is not self._writer or writer.reserved + _GROUP > writer.limit:
             return None
         writer.reserved += _GROUP
-        return Batch(writer, self._txid + 1, self.complete_now())
+        return Batch(writer, self.appended.txid + 1, self.complete_now())
 
     def sync(self) -> None:
         """Write and sync everything appended. For a log with one user, such as a backup target's.

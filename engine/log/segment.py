@@ -12,19 +12,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xxhash import xxh3_128
+from xxhash import xxh3_64_intdigest, xxh3_128
 
 from ..errors import Damaged, DiskFull
 from ..history import History, Position, Record
 from ..seams import File, Files, is_disk_full
 from .format import (
-    GROUP_HEADER,
+    GROUP_FIELDS,
+    GROUP_MAGIC,
     BadBytes,
     Footer,
     Group,
     IndexEntry,
     SegmentHeader,
-    group_header,
     read_footer,
     read_groups,
     read_header,
@@ -259,13 +259,14 @@ class SegmentWriter:
         segment, file = self.segment, self._file
         assert file is not None
         offset = segment.data_end
-        data = group_header(self.seed, records, length, first, first - 1, offset, time_us) + b"".join(frames)
+        fields = GROUP_FIELDS.pack(GROUP_MAGIC, records, length, 0, first, first - 1, offset, time_us)
+        data = b"".join((fields, xxh3_64_intdigest(fields, self.seed).to_bytes(8, "little"), *frames))
         file.pwrite(data, offset)
         file.datasync()
         self._digest.update(data)
-        segment.data_end = offset + GROUP_HEADER.size + length  # first: what ends before `end` ends before `data_end`
         if last is not None:
             segment.note_records(offset, first, first_time_us, last)
+        segment.data_end = offset + len(data)
         segment.complete_us = time_us
 
     def seal(self) -> None:
