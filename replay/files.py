@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Any
 
 from xxhash import xxh3_128_digest
@@ -271,6 +272,7 @@ class DigestedFiles:
         self._state, self._files, self._chunk_bytes = state, files, chunk_bytes
         self._copied = {c.name: c for c in copied}
         self._open: dict[str, File] = {}
+        self._lock = Lock()
 
     @property
     def listed(self) -> tuple[ImageFile, ...]:
@@ -283,16 +285,17 @@ class DigestedFiles:
             Damaged: a byte is missing or not what it was.
         """
         copied, path = self._copied[name], self._state / name
-        if name not in self._open:
-            self.close()
-            try:
-                self._open[name] = self._files.open(path)
-            except OSError as error:
-                raise Damaged(f"cannot be read: {error.strerror}", path=str(path)) from error
-            if self._open[name].size() != copied.size:
-                raise Damaged(f"has {self._open[name].size():,} bytes, and had {copied.size:,} when it was copied",
-                              path=str(path))
-        data = self._open[name].pread(length, offset)
+        with self._lock:  # one file is open at a time, and who reads ahead does so in several threads
+            if name not in self._open:
+                self.close()
+                try:
+                    self._open[name] = self._files.open(path)
+                except OSError as error:
+                    raise Damaged(f"cannot be read: {error.strerror}", path=str(path)) from error
+                if self._open[name].size() != copied.size:
+                    raise Damaged(f"has {self._open[name].size():,} bytes, and had {copied.size:,} when it was copied",
+                                  path=str(path))
+            data = self._open[name].pread(length, offset)
         for start in range(0, len(data), self._chunk_bytes):
             chunk = (offset + start) // self._chunk_bytes
             digest = xxh3_128_digest(memoryview(data)[start : start + self._chunk_bytes])

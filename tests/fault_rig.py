@@ -12,6 +12,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -140,9 +141,10 @@ class Worker:
 
     def __init__(self, kind: str, directory: Path, first: int, *, threads: int = 3, count: int = STRIDE,
                  under: Sequence[str] = ()) -> None:
+        self._said = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would stop it
         self.process = subprocess.Popen(
             [*under, sys.executable, "-W", "error", str(TESTS / "fault_worker.py"), kind, str(directory), str(first),
-             str(threads), str(count)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+             str(threads), str(count)], stdout=subprocess.PIPE, stderr=self._said, text=True,
             env={**os.environ, "PYTHONPATH": str(TESTS)})
 
     def listen(self, journal: Journal, enough: Callable[[], bool] = lambda: False) -> None:
@@ -157,13 +159,12 @@ class Worker:
     def end(self, journal: Journal) -> tuple[int, str]:
         """Note the rest and wait for the end: exit code (negative: the signal) and standard error."""
         self.listen(journal)
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        said = self.process.stderr.read()
         code = self.process.wait(60)
+        assert self.process.stdout is not None
         self.process.stdout.close()
-        self.process.stderr.close()
-        return code, said
+        with self._said as file:
+            file.seek(0)
+            return code, file.read()
 
 
 def strace(*inject: str) -> list[str]:

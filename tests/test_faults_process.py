@@ -159,12 +159,11 @@ FULL = """
 
     def fill(leave):
         stat = os.statvfs(disk)
-        with open(disk / "ballast", "wb") as file:
+        with open(disk / "ballast", "wb", buffering=0) as file:
             left = stat.f_bavail * stat.f_frsize - leave
             try:
                 while left > 0:
                     left -= file.write(bytes(min(left, 65536)))
-                    file.flush()
             except OSError:
                 pass
 

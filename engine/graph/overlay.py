@@ -56,7 +56,9 @@ class Layer:
         props: node id to events (txid, property map or b"", older).
         edges: edge id to events (txid, source, target, type, present, older).
         edge_props: edge id to events (txid, property map or b"", older).
-        adjacency: lane to node id to events (txid, edge id, neighbour, present, older).
+        adjacency: lane to node id to events (txid, edge id, neighbour, present, older). `present` is False where the
+            edge is taken out of the list. Else it is true, and where the chain so far is a few additions only, it is
+            their sum: (txid of the first, neighbour, neighbour, …), so that a reader need not walk the chain.
         labels: label token to the nodes (as keys) that got it in this layer: candidates, to be looked up.
         rows: (index id, value digest) to the nodes (as keys) that came to match in this layer: candidates.
         marks: txid to the marks after it; an entry for every transaction in the layer.
@@ -130,6 +132,8 @@ CELL_BYTES = 128
 sets one property map, 550 for one that adds an edge."""
 
 
+_SUMMED = 16
+"""So many additions are summed up, since each event of a chain holds a sum of its own."""
 _EMPTY: Any = MappingProxyType({})
 _NO_EVENTS: dict[int, Event] = _EMPTY
 _NO_LISTS: dict[int, dict[int, Event]] = _EMPTY
@@ -205,7 +209,13 @@ class Changes(Layer):
             older = lists.get(node)
             if older is None and lane in under:
                 older = under[lane].get(node)
-            lists[node] = (txid, edge, neighbour, present, older)
+            there: Any = present
+            if present:
+                if older is None:
+                    there = (txid, neighbour)
+                elif type(older[3]) is tuple and len(older[3]) <= _SUMMED:
+                    there = (*older[3], neighbour)
+            lists[node] = (txid, edge, neighbour, there, older)
         return new
 
     def set_row(self, index: int, digest: bytes, node: int) -> None:

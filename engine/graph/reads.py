@@ -531,7 +531,12 @@ class Closed:
     def __init__(self, what: str) -> None:
         self._what = what
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what tools ask of any object
+            raise AttributeError(name)
+        return self._raise()
+
     def _raise(self, *args: Any, **kwargs: Any) -> Any:
         raise StoreClosed(f"this {self._what} is closed", hint="take another one")
 
-    __call__ = __iter__ = __getattr__ = __len__ = __getitem__ = __setitem__ = _raise
+    __call__ = __iter__ = __len__ = __getitem__ = __setitem__ = _raise
