@@ -103,15 +103,16 @@ def _pieces(listed: Sequence[ImageFile], digests: Mapping[str, Sequence[bytes]])
             for offset in range(len(digests[f.name]) * CHUNK_BYTES, f.size, CHUNK_BYTES)]
 
 
+READERS = 2
+"""Threads that read ahead: while one receives a piece, the source already reads and hashes the next."""
+WINDOW = 4
+
+
 class _Ahead:
     """Reads pieces in threads of its own before they are taken, and gives them out in order.
 
-    Two threads, so that while one receives a piece the source already reads and hashes the next. At most `WINDOW`
-    pieces are in memory.
+    At most `WINDOW` pieces are in memory.
     """
-
-    THREADS = 2
-    WINDOW = 4
 
     def __init__(self, read: Reader, pieces: Sequence[tuple[str, int, int]], scheduler: Scheduler) -> None:
         self._read, self._pieces = read, pieces
@@ -120,12 +121,12 @@ class _Ahead:
         self._begun = 0
         self._taken = 0
         self._stop = False
-        self._tasks = [scheduler.spawn("holdfast-read-ahead", self._work) for _ in range(self.THREADS)]
+        self._tasks = [scheduler.spawn("holdfast-read-ahead", self._work) for _ in range(READERS)]
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while self._begun - self._taken >= self.WINDOW and not self._stop:
+                while self._begun - self._taken >= WINDOW and not self._stop:
                     self._changed.wait()
                 if self._stop or self._begun == len(self._pieces):
                     return

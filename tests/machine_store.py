@@ -20,6 +20,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import strategies as st
@@ -34,6 +35,7 @@ from holdfast.engine.seams import REAL
 from holdfast.engine.settings import Durability, Settings
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store import Store
+from holdfast.replay import files
 
 DURABILITIES: tuple[Durability, ...] = ("synced", "pipelined", "relaxed")
 KEPT_LOGS = ("for ever", "1 transactions")
@@ -266,7 +268,8 @@ def machine(adapter: EngineAdapter) -> type[Any]:
             self.note_promises()
             at_least, first, base = self.acknowledged, self.target is None, self.store.log.base.txid
             self.target = self.target or self.fresh("backup")
-            with BusySource(self.store, step) as source:
+            # One reader, so that one seed is one history.
+            with patch.object(files, "READERS", 1), BusySource(self.store, step) as source:
                 report = backup.run(source, self.target, engine=adapter.engine, fold=None)
             pruned = len(self.backed_up) - 1 < base
             assert report.kind == ("full" if first or pruned else "incremental")
