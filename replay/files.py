@@ -7,7 +7,6 @@ network nor disk waits for the other; no more than a few chunks are ever in memo
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath

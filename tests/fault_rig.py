@@ -145,7 +145,7 @@ class Worker:
         self.process = subprocess.Popen(
             [*under, sys.executable, "-W", "error", str(TESTS / "fault_worker.py"), kind, str(directory), str(first),
              str(threads), str(count)], stdout=subprocess.PIPE, stderr=self._said, text=True,
-            env={**os.environ, "PYTHONPATH": str(TESTS)})
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS), os.environ.get("PYTHONPATH", "")))})
 
     def listen(self, journal: Journal, enough: Callable[[], bool] = lambda: False) -> None:
         """Note what it says until that is enough, or it ends."""

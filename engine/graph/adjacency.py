@@ -16,6 +16,8 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 BLOCK = 254
 """Entries in a block: with the key and LMDB's headers it fits one overflow page."""
 
@@ -30,6 +32,18 @@ _earlier = struct.Struct("<Q")
 _first = struct.Struct(">Q")
 
 Get = Callable[[bytes], bytes | None]
+
+
+def pack(neighbours: list[int]) -> bytes:
+    """One column of any length."""
+    n = len(neighbours)
+    return COLUMN[n].pack(*neighbours) if n <= BLOCK else np.array(neighbours, "<i8").tobytes()
+
+
+def unpack(column: bytes) -> list[int]:
+    """The reverse of `pack`."""
+    n = len(column) >> 3
+    return [*COLUMN[n].unpack(column)] if n <= BLOCK else np.frombuffer(column, "<i8").tolist()
 
 
 def entries(block: bytes) -> int:

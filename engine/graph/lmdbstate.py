@@ -65,12 +65,34 @@ _SPARE_ROOM = 16 << 20
 _KEPT_BYTES = 160
 """About what a kept list takes beside its bytes."""
 DEFAULT_CACHE_BYTES = 64 << 20
+"""Of lists kept for one edge type and direction of a base; a view that has an overlay keeps a quarter as much of its
+own."""
 _MAX_BLOCKS = 1024
 
 
 def closed(error: lmdb.Error) -> StoreClosed:
     """What an LMDB error in a read means: the environment was closed under the view."""
     return StoreClosed(f"the store of this view is closed ({error})")
+
+
+class KeptLists(dict[int, bytes]):
+    """Adjacency lists that were read, by node: the neighbours alone, packed. A reader's state does not change, so what
+    was read once stays right. When there is no room left all are forgotten: what is asked for often is soon there
+    again. Several threads may come here at once; the room is about right then."""
+
+    __slots__ = ("_limit", "_room")
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = self._room = limit
+
+    def keep(self, node: int, packed: bytes) -> None:
+        self._room -= len(packed) + _KEPT_BYTES
+        if self._room < 0:
+            self.clear()
+            self._room = self._limit - len(packed) - _KEPT_BYTES
+        if self._room >= 0:
+            self[node] = packed
 
 
 class Base:
@@ -87,11 +109,10 @@ class Base:
         state: whose it is.
         node_blocks: some node blocks by number: whether a node is there is asked more often than anything, and LMDB
             lets go of the interpreter lock for each answer.
-        lists: some adjacency lists by lane and node, as they stand in LMDB, empty where there is none; lists of
-            several blocks are not among them.
+        lists: adjacency lists that were read, by lane.
     """
 
-    __slots__ = ("_room", "dbs", "edge_props", "get", "indexes", "lists", "marks", "node_blocks", "node_props",
+    __slots__ = ("dbs", "edge_props", "get", "indexes", "lists", "marks", "node_blocks", "node_props",
                  "position", "state", "txid", "txn")
 
     def __init__(self, state: LmdbState, adopt: Position | None = None) -> None:
@@ -107,8 +128,7 @@ class Base:
         if held.txid < self.position.txid or (held.txid == self.position.txid and held != self.position):
             raise Damaged(f"holds the state at {held}, where it should be at {self.position}", path=str(state.path))
         self.node_blocks: dict[int, bytes] = {}
-        self.lists: dict[int, dict[int, bytes]] = {}
-        self._room = state.cache_bytes
+        self.lists: dict[int, KeptLists] = {}
         self.node_props, self.edge_props = (self.txn.stat(self.dbs[name])["entries"] > 0
                                             for name in ("node_props", "edge_props"))
 
@@ -120,16 +140,6 @@ class Base:
                 self.node_blocks.clear()
             self.node_blocks[number] = block
         return block
-
-    def keep_list(self, kept: dict[int, bytes], node: int, block: bytes) -> None:
-        """Remember a list; `kept` is one of `lists`. When there is no room left, all are forgotten: what is asked for
-        often is soon there again. Several threads may come here at once; the room is about right then."""
-        self._room -= len(block) + _KEPT_BYTES
-        if self._room < 0:
-            for lists in list(self.lists.values()):
-                lists.clear()
-            self._room = self.state.cache_bytes
-        kept[node] = block
 
     def cursor(self) -> Any:
         """A cursor on adjacency."""
@@ -165,7 +175,7 @@ class LmdbState:
         self.cache_bytes = context.option("cache_bytes", DEFAULT_CACHE_BYTES)
         if type(self.cache_bytes) is not int or self.cache_bytes < 0:
             raise InvalidInput(f"cache_bytes={self.cache_bytes!r}",
-                               hint="how much memory adjacency lists may take that were read before, in bytes")
+                               hint="bytes for adjacency lists that were read, for each edge type and direction")
         map_size = context.option("map_size", DEFAULT_MAP_SIZE)
         if type(map_size) is not int or map_size < 1 << 20:
             raise InvalidInput(f"map_size={map_size!r}", hint="the most bytes the state may ever take, at least 1 MiB")

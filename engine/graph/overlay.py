@@ -16,6 +16,7 @@ single dict get, assignment, update and `list(dict)` atomic to the readers, who 
 
 from __future__ import annotations
 
+import struct
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ class Layer:
         edge_props: edge id to events (txid, property map or b"", older).
         adjacency: lane to node id to events (txid, edge id, neighbour, present, older). `present` is False where the
             edge is taken out of the list. Else it is true, and where the chain so far is a few additions only, it is
-            their sum: (txid of the first, neighbour, neighbour, …), so that a reader need not walk the chain.
+            their sum, packed: txid of the first, neighbour, neighbour, …, so that a reader need not walk the chain.
         labels: label token to the nodes (as keys) that got it in this layer: candidates, to be looked up.
         rows: (index id, value digest) to the nodes (as keys) that came to match in this layer: candidates.
         marks: txid to the marks after it; an entry for every transaction in the layer.
@@ -132,8 +133,10 @@ CELL_BYTES = 128
 sets one property map, 550 for one that adds an edge."""
 
 
-_SUMMED = 16
-"""So many additions are summed up, since each event of a chain holds a sum of its own."""
+_SUMMED = 128
+"""Bytes up to which additions are summed up, since each event of a chain holds a sum of its own."""
+_pack_one = struct.Struct("<q").pack
+_pack_two = struct.Struct("<qq").pack
 _EMPTY: Any = MappingProxyType({})
 _NO_EVENTS: dict[int, Event] = _EMPTY
 _NO_LISTS: dict[int, dict[int, Event]] = _EMPTY
@@ -212,9 +215,9 @@ class Changes(Layer):
             there: Any = present
             if present:
                 if older is None:
-                    there = (txid, neighbour)
-                elif type(older[3]) is tuple and len(older[3]) <= _SUMMED:
-                    there = (*older[3], neighbour)
+                    there = _pack_two(txid, neighbour)
+                elif type(older[3]) is bytes and len(older[3]) <= _SUMMED:
+                    there = older[3] + _pack_one(neighbour)
             lists[node] = (txid, edge, neighbour, there, older)
         return new
 

@@ -28,21 +28,24 @@ from .lmdbstate import (
     PRESENT,
     ROW_KEY,
     Base,
+    KeptLists,
     closed,
     id_key,
 )
-from .overlay import IN, OUT, Event, Indexes, Layer, Marks, newest
+from .overlay import IN, OUT, Indexes, Layer, Marks, newest
 from .tokens import KEY, LABEL, TYPE, Tokens
 from .values import check_properties, decode_map, encode_value, value_digest
 
 Direction = Literal["out", "in", "both"]
 Int64 = npt.NDArray[np.int64]
 _SIDES: dict[str, tuple[int, ...]] = {"out": (OUT,), "in": (IN,), "both": (OUT, IN)}
-_NEIGHBOURS = adjacency.NEIGHBOURS
+_COLUMN = tuple(column.unpack for column in adjacency.COLUMN)
+_COLUMNS = len(_COLUMN)
+_first = struct.Struct("<q").unpack_from
 _pack_key = adjacency.pack_key
 _label_u32 = struct.Struct("<I").unpack_from
 _by_edge = itemgetter(0)
-Plan = tuple[int, list[dict[int, Event]], dict[int, bytes]]
+Plan = tuple[int, KeptLists]
 _SEVERAL = -1
 _FEW = 4
 """With so many edge types or fewer, asking for the list of each is quicker than looking which a node has."""
@@ -84,6 +87,8 @@ class Reads:
     _tokens: Tokens
     _get: Callable[..., bytes | None]
     _plans: dict[tuple[str | None, str], Plan]
+    _keeps: bool
+    """Whether what was read stays right: a draft changes."""
 
     # --- one node, one edge ------------------------------------------------------------------------------------------
 
@@ -113,37 +118,15 @@ class Reads:
     def neighbors(self, node: int, type: str | None = None, direction: Direction = "out") -> list[int]:
         """The ids of the nodes at the other ends of a node's edges."""
         plan = self._plans.get((type, direction))
-        lane, overlays, kept = plan if plan is not None else self._plan(type, direction)
+        lane, kept = plan if plan is not None else self._plan(type, direction)
         if lane > 0:
-            block = kept.get(node)
-            if block is None:
-                block = self._block(node, lane, kept)
-            event = None
-            for overlay in overlays:
-                if node in overlay:
-                    if event is not None:
-                        break  # in several layers, perhaps twice: the long way
-                    event = overlay[node]
-            else:
-                size = len(block)
-                if not size & 8:
-                    if event is None:
-                        if not size and not self._labels(node):
-                            raise NotFound(f"no node {node!r}")
-                        return [*_NEIGHBOURS[size >> 4](block)]
-                    # The usual case of a changed list: edges added since the base, one after the other.
-                    bound, base = self._bound, self._base.txid
-                    added: list[int] = []
-                    while event is not None and event[0] > base:
-                        txid, _, neighbour, present, event = event
-                        if txid <= bound:
-                            if not present:
-                                break
-                            added.append(neighbour)
-                    else:
-                        if added or size:
-                            added.reverse()
-                            return [*_NEIGHBOURS[size >> 4](block), *added]
+            column = kept.get(node)
+            if column is None:
+                column = self._column(node, lane, kept)
+            elif not column and not self._labels(node):
+                raise NotFound(f"no node {node!r}")
+            n = len(column) >> 3
+            return [*_COLUMN[n](column)] if n < _COLUMNS else adjacency.unpack(column)
         lists = self._lists(node, type, direction)
         if len(lists) == 1:
             return lists[0][0]
@@ -175,11 +158,15 @@ class Reads:
 
     def degree(self, node: int, type: str | None = None, direction: Direction = "out") -> int:
         """How many edges a node has."""
-        lane, overlays, _ = self._plans.get((type, direction)) or self._plan(type, direction)
-        if lane > 0 and not any(node in overlay for overlay in overlays):
-            block = self._read(_pack_key, node, lane)
-            if block is not None:
-                return adjacency.entries(block) + adjacency.earlier(block)
+        lane, kept = self._plans.get((type, direction)) or self._plan(type, direction)
+        if lane > 0:
+            column = kept.get(node)
+            if column:
+                return len(column) >> 3
+            if not any(node in layer.adjacency.get(lane, ()) for layer in self._layers):
+                block = self._read(_pack_key, node, lane)
+                if block is not None:
+                    return adjacency.entries(block) + adjacency.earlier(block)
         return sum(len(edges) for _, edges, _ in self._lists(node, type, direction))
 
     def expand(self, nodes: npt.ArrayLike, type: str | None = None,
@@ -194,29 +181,19 @@ class Reads:
         if wanted.ndim != 1 or not (np.issubdtype(wanted.dtype, np.integer) or not wanted.size):
             raise InvalidInput("expand takes a one-dimensional array of node ids")
         ids: list[int] = wanted.tolist()
-        lane, overlays, _ = self._plans.get((type, direction)) or self._plan(type, direction)
-        counts: list[int] = []
+        lane, kept = self._plans.get((type, direction)) or self._plan(type, direction)
         parts: list[bytes] = []
-        get = self._get
         for node in ids:
-            if lane > 0 and not any(node in overlay for overlay in overlays):
-                try:
-                    block = get(_pack_key(node, lane))
-                except (struct.error, lmdb.Error) as error:
-                    raise self._failed(node, error) from error
-                if block is None:
-                    if not self._labels(node):
-                        raise NotFound(f"no node {node!r}")
-                    counts.append(0)
-                    continue
-                if not len(block) & 8:
-                    n = len(block) >> 4
-                    counts.append(n)
-                    parts.append(block[: 8 * n])
-                    continue
-            array = self.neighbors_array(node, type, direction)
-            counts.append(len(array))
-            parts.append(array.astype("<i8").tobytes())
+            if lane > 0:
+                column = kept.get(node)
+                if column is None:
+                    column = self._column(node, lane, kept)
+                elif not column and not self._labels(node):
+                    raise NotFound(f"no node {node!r}")
+            else:
+                column = self.neighbors_array(node, type, direction).astype("<i8").tobytes()
+            parts.append(column)
+        counts = [len(part) >> 3 for part in parts]
         offsets = np.zeros(len(ids) + 1, dtype=np.int64)
         np.cumsum(np.array(counts, dtype=np.int64), out=offsets[1:])
         return offsets, np.frombuffer(b"".join(parts), dtype="<i8").astype(np.int64)
@@ -354,31 +331,42 @@ class Reads:
         name = self._tokens.name
         return {name(token): value for token, value in decode_map(packed).items()} if packed else {}
 
-    def _block(self, node: int, lane: int, kept: dict[int, bytes]) -> bytes:
-        """A list's value in LMDB, empty where there is none. Raises `NotFound` where there is no such node."""
-        block = self._read(_pack_key, node, lane)
-        if block is None:
-            if not self._labels(node):
-                raise NotFound(f"no node {node!r}")
-            block = b""
-        if not len(block) & 8:
-            self._base.keep_list(kept, node, block)
-        return block
+    def _column(self, node: int, lane: int, kept: KeptLists) -> bytes:
+        """The neighbours in one list, packed; a view keeps it. Raises `NotFound`."""
+        events = [layer.adjacency[lane][node] for layer in self._layers
+                  if lane in layer.adjacency and node in layer.adjacency[lane]]
+        block = self._read(_pack_key, node, lane) or b""
+        # The usual cases: as it stands in LMDB, and with some edges added since, which are summed up.
+        if not events and not len(block) & 8:
+            column = block[: len(block) >> 1]
+        elif len(events) == 1 and not len(block) & 8 and type(events[0][3]) is bytes and (
+                events[0][0] <= self._bound and _first(events[0][3])[0] > self._base.txid):
+            column = block[: len(block) >> 1] + events[0][3][8:]
+        else:
+            column = adjacency.pack(self._list(node, lane)[0])
+        if not column and not self._labels(node):
+            raise NotFound(f"no node {node!r}")
+        if self._keeps:
+            kept.keep(node, column)
+        return column
 
     def _plan(self, type: str | None, direction: Direction) -> Plan:
-        """For one type and direction: its lane, what the layers hold of it, and the base's lists that are kept. The
-        lane is `_SEVERAL` where that is no one lane; 0 where nothing has the type."""
+        """For one type and direction: its lane, and the lists that are kept. The lane is `_SEVERAL` where that is no
+        one lane; 0 where nothing has the type.
+
+        With an overlay, a view keeps lists of its own; without, all views of a base share theirs.
+        """
         sides = _SIDES.get(direction)
         if sides is None:
             raise InvalidInput(f"direction={direction!r}", hint='"out", "in" or "both"')
         kinds = self._kinds(type)
-        if len(sides) > 1 or len(kinds) > 1:
-            plan: Plan = (_SEVERAL, [], {})
+        lane = _SEVERAL if len(sides) > 1 or len(kinds) > 1 else kinds[0] << 1 | sides[0] if kinds else 0
+        limit = self._base.state.cache_bytes
+        if lane > 0 and not any(lane in layer.adjacency for layer in self._layers):
+            kept = self._base.lists.setdefault(lane, KeptLists(limit))
         else:
-            lane = kinds[0] << 1 | sides[0] if kinds else 0
-            plan = (lane, [layer.adjacency[lane] for layer in self._layers if lane in layer.adjacency],
-                    self._base.lists.setdefault(lane, {}))
-        self._plans[type, direction] = plan
+            kept = KeptLists(limit // 4)
+        plan = self._plans[type, direction] = (lane, kept)
         return plan
 
     def _kinds(self, type: str | None) -> list[int]:

@@ -36,6 +36,7 @@ class GraphTransaction(Reads, Transaction):
 
     __slots__ = ("_base", "_bound", "_changes", "_get", "_layers", "_next_edge", "_next_node",
                  "_next_token", "_number_of_edges", "_number_of_nodes", "_plans", "_tokens")
+    _keeps = False
 
     def __init__(self, base: Base, layers: tuple[Layer, ...], txid: int, marks: Marks, tokens: Tokens) -> None:
         self._state = None

@@ -20,6 +20,7 @@ class GraphView(Reads, View):
     deleted since is not used again. From any thread. `Reads` has the calls."""
 
     __slots__ = ("_base", "_bound", "_get", "_layers", "_plans", "_tokens")
+    _keeps = True
 
     def __init__(self, base: Base, layers: tuple[Layer, ...], bound: int, tokens: Tokens) -> None:
         self._base = base
