@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -141,19 +141,21 @@ class Worker:
 
     def __init__(self, kind: str, directory: Path, first: int, *, threads: int = 3, count: int = STRIDE,
                  under: Sequence[str] = ()) -> None:
-        self._said = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would stop it
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `end`; a full pipe would stop the worker
         self.process = subprocess.Popen(
             [*under, sys.executable, "-W", "error", str(TESTS / "fault_worker.py"), kind, str(directory), str(first),
              str(threads), str(count)], stdout=subprocess.PIPE, stderr=self._said, text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS), os.environ.get("PYTHONPATH", "")))})
 
-    def listen(self, journal: Journal, enough: Callable[[], bool] = lambda: False) -> None:
-        """Note what it says until that is enough, or it ends."""
+    def listen(self, journal: Journal, *, until: int | None = None) -> None:
+        """Note what it says until it is open and so many numbers are acknowledged, or it ends."""
         assert self.process.stdout is not None
+        opened = False
         for line in self.process.stdout:
             if line.endswith("\n"):  # else it was killed in the middle of saying so
                 journal.note(line)
-            if enough():
+            opened = opened or line == "open\n"
+            if until is not None and opened and len(journal.acknowledged) >= until:
                 break
 
     def end(self, journal: Journal) -> tuple[int, str]:

@@ -1,9 +1,10 @@
-"""A process to be killed: opens a store, writes from several threads, and says on standard output what was acknowledged.
+"""A process to be killed: opens a store, writes from several threads, and says on standard output what was
+acknowledged.
 
     python fault_worker.py KIND DIRECTORY FIRST THREADS COUNT
 
-Thread t writes the numbers FIRST + t * 100,000 + 0, 1, 2, … (COUNT of them), each in a transaction of its own, with more
-or less beside it, so that the log rotates, is checkpointed and pruned meanwhile. Lines: `open`; `+ N` when N is
+Thread t writes the numbers FIRST + t * 100,000 + 0, 1, 2, … (COUNT of them), each in a transaction of its own, with
+more or less beside it, so that the log rotates, is checkpointed and pruned meanwhile. Lines: `open`; `+ N` when N is
 acknowledged; `! ERROR N` when the commit of N raised, after which its thread stops; `= N …` at the end: what the store
 shows, if it is poisoned.
 """
@@ -23,7 +24,8 @@ from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
 
 STRIDE = 100_000
-SETTINGS = Settings(segment_bytes=128 << 10, checkpoint_soft_bytes=30_000, keep_logs="50 transactions", heartbeat_s=0.05)
+SETTINGS = Settings(segment_bytes=128 << 10, checkpoint_soft_bytes=30_000, keep_logs="50 transactions",
+                    heartbeat_s=0.05)
 
 
 def say(line: str) -> None:
@@ -50,7 +52,8 @@ def main(name: str, directory: str, first: int, threads: int, count: int) -> Non
     kind = KINDS[name]
     with kind.open(Path(directory), settings=SETTINGS) as store:
         say("open")
-        workers = [threading.Thread(target=write, args=(kind, store, first + t * STRIDE, count)) for t in range(threads)]
+        workers = [threading.Thread(target=write, args=(kind, store, first + t * STRIDE, count))
+                   for t in range(threads)]
         for worker in workers:
             worker.start()
         for worker in workers:

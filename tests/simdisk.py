@@ -6,7 +6,7 @@ file is synced, changes of names until their directory is. A power cut (`crashed
 pending whatever a `Fate` decides:
 
 - a write is kept, dropped, or torn at sectors of 512 bytes, any of which may be there; writes to one file reach the
-  disk in any order, so a later one may be there without an earlier one; a file may have grown without the bytes (zeros);
+  disk in any order, so a later one may be there without an earlier one; a file may have grown without its bytes;
 - a change of names is there or not as a whole (a rename is one change); changes that touch the same name keep their
   order, others need not. What is in a directory whose own entry is lost is lost.
 

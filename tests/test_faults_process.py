@@ -40,8 +40,7 @@ def test_killed_at_random(kind: str, tmp_path: Path) -> None:
     journal, drawn = Journal(), random.Random(kind)
     for round in range(5):
         worker = Worker(kind, tmp_path / "store", (round * 10 + 1) * STRIDE)
-        enough = len(journal.acknowledged) + drawn.choice((0, 1, 30, 150, 400))
-        worker.listen(journal, lambda enough=enough: journal.opened and len(journal.acknowledged) >= enough)
+        worker.listen(journal, until=len(journal.acknowledged) + drawn.choice((0, 1, 30, 150, 400)))
         worker.process.kill()
         assert worker.end(journal)[0] == -signal.SIGKILL
         if round % 2:
@@ -110,8 +109,7 @@ def test_power_cuts(kind: str, tmp_path: Path) -> None:
     with ext4(tmp_path, 64 << 20, "power-cut") as disk:
         for round in range(4):
             worker = Worker(kind, disk.path / "store", (round * 10 + 1) * STRIDE)
-            enough = len(journal.acknowledged) + drawn.choice((1, 40, 200))
-            worker.listen(journal, lambda enough=enough: len(journal.acknowledged) >= enough)
+            worker.listen(journal, until=len(journal.acknowledged) + drawn.choice((1, 40, 200)))
             disk.cut()
             worker.process.kill()
             worker.end(journal)
@@ -134,7 +132,7 @@ def test_power_cuts_see_a_lying_fsync(tmp_path: Path) -> None:
     with ext4(tmp_path, 64 << 20, "power-cut") as disk:
         STAGING.open(disk.path / "store").close()
         worker = Worker("staging", disk.path / "store", STRIDE, under=strace("fsync,fdatasync:retval=0"))
-        worker.listen(journal, lambda: len(journal.acknowledged) >= 50)
+        worker.listen(journal, until=50)
         disk.cut()
         subprocess.run(["kill", "-KILL", *_children(worker.process.pid)], check=True)
         worker.end(journal)
@@ -232,8 +230,8 @@ FULL = """
 
 def run_on_full_disk(kind: str, disk: Path) -> None:
     """In a process of its own: a full disk under a memory map is a signal."""
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(FULL), kind, str(disk)], capture_output=True, text=True,
-                          cwd=TESTS, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(FULL), kind, str(disk)], capture_output=True,
+                          text=True, cwd=TESTS, timeout=120, check=False)
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["well"]), (
         f"ended with {done.returncode}\n{done.stderr[-3000:]}")
 

@@ -1,10 +1,11 @@
-"""The log in ordinary weather: what is appended is read again, by txid and by time; segments come and go as they should.
+"""The log in ordinary weather: what is appended is read again, by txid and by time; segments come and go.
 
 Crashes and damage are in `test_log_recovery`. The simulated disk serves as a fast one here.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def test_rotations(options: LogOptions) -> None:
     segments = world.log.segments()
     assert len(segments) > 10
     assert [s.sealed for s in segments] == [True] * (len(segments) - 1) + [False]
-    assert all(a.last + 1 == b.first for a, b in zip(segments, segments[1:], strict=False))
+    assert all(a.last + 1 == b.first for a, b in pairwise(segments))
     for log in (world.log, world.reopen(), world.reopen(close=False)):
         assert contents(log) == made
         for after in (0, 3, 17, 59, 60):
@@ -241,7 +242,7 @@ def test_a_spare_is_used_and_survives_a_reopening() -> None:
     writes = len([op for op in world.disk.ops if op.kind == "write" and not any(op.data)])
     world.commit(b"two")
     assert spare not in world.names()
-    assert len([op for op in world.disk.ops if op.kind == "write" and not any(op.data)]) == writes, "nothing zero-filled"
+    assert len([op for op in world.disk.ops if op.kind == "write" and not any(op.data)]) == writes, "zero-filled again"
     world.log.verify()
 
 
@@ -395,7 +396,7 @@ def test_a_group_written_late_does_not_promise_what_it_cannot() -> None:
         batches.append(world.log.write(batch))
     segments = world.log.segments()
     assert len(segments) > 2
-    for segment, following in zip(segments, segments[1:], strict=False):
+    for segment, following in pairwise(segments):
         assert segment.complete_us <= following.first_time_us
 
 
@@ -488,8 +489,7 @@ def test_a_reader_that_is_overtaken_by_pruning_gets_a_gap_and_no_hole() -> None:
     world.log.prune(world.log.segments()[:3])
     seen = [first.txid]
     with pytest.raises(LogPruned):
-        for record in reader:
-            seen.append(record.txid)
+        seen.extend(record.txid for record in reader)
     assert seen == list(range(1, len(seen) + 1))
 
 

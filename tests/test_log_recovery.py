@@ -2,8 +2,8 @@
 
 A script is run once and every operation it does to the disk is recorded. Then the power is cut at each point between
 two operations, with each of several fates for what was not synced; the log is opened, and must hold exactly the
-transactions 1..n of the script, n at least the last one whose `sync` had returned. What recovery itself does to the disk
-is cut off at each of its points in turn.
+transactions 1..n of the script, n at least the last one whose `sync` had returned. What recovery itself does to the
+disk is cut off at each of its points in turn.
 """
 
 from __future__ import annotations

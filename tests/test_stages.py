@@ -1,4 +1,4 @@
-"""The stages against a plain model: a list of transactions, each with what it still waits for, walked from the start."""
+"""The stages against a plain model: a list of synced ranges, each with what it waits for, walked from the start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def at(txid: int) -> Position:
 
 @dataclass
 class Range:
-    """A synced range in the model. `state` per listener: None unasked, or a set of open conditions: listener -> gates."""
+    """A synced range in the model."""
 
     log: LogRange
     answered: bool = False

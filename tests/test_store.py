@@ -1,5 +1,5 @@
-"""The store: how a commit may end, the three durabilities, group commit, bounds, closing. Faults, plugins and locks have
-files of their own beside this one."""
+"""The store: how a commit may end, the three durabilities, group commit, bounds, closing. Faults, plugins and locks
+have files of their own beside this one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from holdfast.engine.store import Store
 QUIET = Settings(heartbeat_s=0)
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
+@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
 def kind(request: pytest.FixtureRequest) -> Kind:
     made: Kind = request.param
     return made
@@ -339,7 +339,11 @@ def test_the_hard_bound_delays_commits_and_counts_them(tmp_path: Path, files: Fa
         assert most < 4000
         held = files.hold("rename", only=is_state)  # a checkpoint that does not come to its end
         with ThreadPoolExecutor(1) as pool:
-            done = pool.submit(lambda: [commit(STAGING, store, n) for n in range(200, 400)])
+            def more() -> None:
+                for n in range(200, 400):
+                    commit(STAGING, store, n)
+
+            done = pool.submit(more)
             until(lambda: store.status()["delayed_commits"] > 0 and store.engine.pending_bytes() >= 3000)
             assert not done.done()
             held.go.set()

@@ -33,7 +33,7 @@ from holdfast.engine.store import Store
 QUIET = Settings(heartbeat_s=0)
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
+@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
 def kind(request: pytest.FixtureRequest) -> Kind:
     made: Kind = request.param
     return made
@@ -119,9 +119,9 @@ def test_another_process_is_named_and_its_death_frees_the_store(tmp_path: Path, 
 
 
 def test_where_there_is_no_store(kind: Kind, tmp_path: Path) -> None:
-    for call in (lambda: kind.open(tmp_path / "none", create=False), lambda: kind.open(tmp_path / "none", read_only=True)):
+    for how in ({"create": False}, {"read_only": True}):
         with pytest.raises(StoreNotFound):
-            call()
+            kind.open(tmp_path / "none", **how)
     assert not (tmp_path / "none").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")

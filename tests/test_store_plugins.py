@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from holdfast.engine.store import Store
 QUIET = Settings(heartbeat_s=0)
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
+@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
 def kind(request: pytest.FixtureRequest) -> Kind:
     made: Kind = request.param
     return made
@@ -263,8 +263,9 @@ class Holds(Plugin):
 
 
 @pytest.fixture(params=[MEMORY, STAGING, GRAPH], ids=["memory", "staging", "graph"])
-def grouped(request: pytest.FixtureRequest) -> Iterator[Kind]:
-    yield request.param
+def grouped(request: pytest.FixtureRequest) -> Kind:
+    made: Kind = request.param
+    return made
 
 
 @pytest.mark.parametrize("gates", [True, False], ids=["gating", "not gating"])
@@ -319,8 +320,15 @@ def test_a_condition_that_is_late(grouped: Kind, gates: bool, tmp_path: Path) ->
 @pytest.mark.parametrize("how", ["fails", "is cancelled"])
 def test_a_condition_that_will_never_be_met(gates: bool, how: str, tmp_path: Path) -> None:
     holds = Holds(gates=gates)
-    holds.answer = lambda batch, met: (met.set_exception(OSError("gone")) if how == "fails" else
-                                       met.cancel() and met.set_running_or_notify_cancel() or None)
+
+    def never(batch: LogRange, met: Future[None]) -> None:
+        if how == "fails":
+            met.set_exception(OSError("gone"))
+        else:
+            met.cancel()
+            met.set_running_or_notify_cancel()
+
+    holds.answer = never
     with STAGING.open(tmp_path / "store", settings=QUIET, plugins=[holds]) as store:
         for n in range(1, 4):
             with pytest.raises(ConditionNotMet, match="failed: gone" if how == "fails" else "was cancelled"):

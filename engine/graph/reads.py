@@ -279,12 +279,11 @@ class Reads:
         """The token of a node's label set; 0 where there is no node."""
         bound = self._bound
         for layer in self._layers:
-            event = layer.nodes.get(node)
-            while event is not None:
-                if event[0] <= bound:
+            if node in layer.nodes:
+                event = newest(layer.nodes[node], bound)
+                if event is not None:
                     labels: int = event[1]
                     return labels
-                event = event[-1]
         base = self._base
         try:
             number, at = divmod(node, NODE_BLOCK)

@@ -21,6 +21,7 @@ from .values import check_labels, check_name, check_properties, decode_map, enco
 
 _CLOSED: Any = Closed("transaction")
 _EVERYTHING = 1 << 63
+_tuple = tuple.__new__
 _MAX_TOKEN = (1 << 31) - 1
 
 
@@ -34,7 +35,7 @@ class GraphTransaction(Reads, Transaction):
         StoreClosed: the transaction has ended.
     """
 
-    __slots__ = ("_base", "_bound", "_changes", "_get", "_layers", "_next_edge", "_next_node",
+    __slots__ = ("_base", "_bound", "changes", "_get", "_layers", "_next_edge", "_next_node",
                  "_next_token", "_number_of_edges", "_number_of_nodes", "_plans", "_tokens")
     _keeps = False
 
@@ -42,7 +43,7 @@ class GraphTransaction(Reads, Transaction):
         self._state = None
         self.txid = None
         self.outcome = None
-        self._changes = changes = Changes(txid, layers[0])
+        self.changes = changes = Changes(txid, layers[0])
         self._base = base
         self._get = base.get
         self._layers = (changes, *layers)
@@ -62,9 +63,9 @@ class GraphTransaction(Reads, Transaction):
         self._next_node = node + 1
         self._number_of_nodes += 1
         label_set, tokens = self._label_set(names)
-        self._changes.set_node(node, label_set, tokens)
+        self.changes.set_node(node, label_set, tokens)
         if packed:
-            self._changes.set_props(node, packed)
+            self.changes.set_props(node, packed)
             self._note_rows(node, tokens, cells)
         return node
 
@@ -79,8 +80,8 @@ class GraphTransaction(Reads, Transaction):
         for edge in sorted(edges):
             self.delete_edge(edge)
         if self._props(node):
-            self._changes.set_props(node, b"")
-        self._changes.set_node(node, 0, ())
+            self.changes.set_props(node, b"")
+        self.changes.set_node(node, 0, ())
         self._number_of_nodes -= 1
 
     def add_label(self, node: int, *labels: str) -> None:
@@ -98,7 +99,7 @@ class GraphTransaction(Reads, Transaction):
         if names == before:
             return
         label_set, tokens = self._label_set(names)
-        self._changes.set_node(node, label_set, tokens)
+        self.changes.set_node(node, label_set, tokens)
         self._note_rows(node, tokens, self._props(node))
 
     def set_properties(self, node: int, properties: Mapping[str, Any] | None = None, /, **more: Any) -> None:
@@ -109,7 +110,7 @@ class GraphTransaction(Reads, Transaction):
             raise NotFound(f"no node {node!r}")
         if properties or more:
             packed, cells = self._merged(self._props(node), properties, more)
-            self._changes.set_props(node, packed)
+            self.changes.set_props(node, packed)
             self._note_rows(node, self._tokens.label_tokens(labels), cells)
 
     def remove_property(self, node: int, key: str) -> None:
@@ -120,7 +121,7 @@ class GraphTransaction(Reads, Transaction):
             raise NotFound(f"no node {node!r}")
         cells = decode_map(self._props(node))
         if cells.pop(self._known(KEY, key), None) is not None:
-            self._changes.set_props(node, encode_map(cells))
+            self.changes.set_props(node, encode_map(cells))
 
     # --- edges -------------------------------------------------------------------------------------------------------
 
@@ -142,10 +143,10 @@ class GraphTransaction(Reads, Transaction):
         edge = self._next_edge
         self._next_edge = edge + 1
         self._number_of_edges += 1
-        if self._changes.set_edge(edge, source, target, kind, True):
+        if self.changes.set_edge(edge, source, target, kind, True):
             self._plans.clear()
         if packed:
-            self._changes.set_edge_props(edge, packed)
+            self.changes.set_edge_props(edge, packed)
         return edge
 
     def delete_edge(self, edge: int) -> None:
@@ -155,8 +156,8 @@ class GraphTransaction(Reads, Transaction):
         if found is None:
             raise NotFound(f"no edge {edge!r}")
         if self._edge_props(edge):
-            self._changes.set_edge_props(edge, b"")
-        if self._changes.set_edge(edge, *found, False):
+            self.changes.set_edge_props(edge, b"")
+        if self.changes.set_edge(edge, *found, False):
             self._plans.clear()
         self._number_of_edges -= 1
 
@@ -167,7 +168,7 @@ class GraphTransaction(Reads, Transaction):
             raise NotFound(f"no edge {edge!r}")
         if properties or more:
             packed, _ = self._merged(self._edge_props(edge), properties, more)
-            self._changes.set_edge_props(edge, packed)
+            self.changes.set_edge_props(edge, packed)
 
     def remove_edge_property(self, edge: int, key: str) -> None:
         """Take a property from an edge; fine if it has none of this key."""
@@ -177,7 +178,7 @@ class GraphTransaction(Reads, Transaction):
             raise NotFound(f"no edge {edge!r}")
         cells = decode_map(self._edge_props(edge))
         if cells.pop(self._known(KEY, key), None) is not None:
-            self._changes.set_edge_props(edge, encode_map(cells))
+            self.changes.set_edge_props(edge, encode_map(cells))
 
     # --- indexes -----------------------------------------------------------------------------------------------------
 
@@ -193,7 +194,7 @@ class GraphTransaction(Reads, Transaction):
         where = (self.token(LABEL, label), self.token(KEY, key))
         indexes[where] = self._next_token
         self._next_token += 1
-        self._changes.set_indexes(indexes)
+        self.changes.set_indexes(indexes)
 
     def drop_index(self, label: str, key: str) -> None:
         """Drop a property index."""
@@ -203,7 +204,7 @@ class GraphTransaction(Reads, Transaction):
         indexes = dict(self._indexes())
         if indexes.pop((self._known(LABEL, label), self._known(KEY, key)), None) is None:
             raise NotFound(f"no index on {label}.{key}")
-        self._changes.set_indexes(indexes)
+        self.changes.set_indexes(indexes)
 
     def _note_rows(self, node: int, labels: tuple[int, ...], cells: dict[int, Any] | bytes) -> None:
         """Let the indexes of the overlay know that a node has these labels and properties."""
@@ -212,7 +213,7 @@ class GraphTransaction(Reads, Transaction):
             held = decode_map(cells) if isinstance(cells, bytes) else cells
             for (label, key), index in indexes.items():
                 if label in labels and key in held:
-                    self._changes.set_row(index, value_digest(held[key]), node)
+                    self.changes.set_row(index, value_digest(held[key]), node)
 
     # --- tokens ------------------------------------------------------------------------------------------------------
 
@@ -230,7 +231,7 @@ class GraphTransaction(Reads, Transaction):
                 raise InvalidInput("this store has used all of its 2,147,483,647 names")
             self._next_token = token + 1
             self._tokens.add(token, kind, value)
-            self._changes.add_token(token, kind, value)
+            self.changes.add_token(token, kind, value)
             self._plans.clear()
         return token
 
@@ -276,21 +277,16 @@ class GraphTransaction(Reads, Transaction):
 
     def marks(self) -> Marks:
         """Allocation marks and counts after this draft."""
-        return Marks(self._next_node, self._next_edge, self._next_token, self._number_of_nodes, self._number_of_edges)
+        return _tuple(Marks, (self._next_node, self._next_edge, self._next_token, self._number_of_nodes,
+                              self._number_of_edges))
 
     def _marks(self) -> Marks:
         return self.marks()
 
-    @property
-    def changes(self) -> Changes:
-        """What the draft changes, for the engine."""
-        return self._changes
-
     def payload(self) -> bytes:
-        changes = self._changes
+        changes = self.changes
         if changes.edges or changes.nodes or changes.props or changes.edge_props or changes.indexes is not None:
-            return payload.encode(changes, (self._next_node, self._next_edge, self._next_token,
-                                            self._number_of_nodes, self._number_of_edges))
+            return payload.encode(changes, self.marks())
         return b""
 
     def close(self) -> None:

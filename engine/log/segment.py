@@ -92,6 +92,7 @@ class Segment:
         self.path = path
         self.header = header
         self.data_start = data_start
+        self.first = header.base.txid + 1
         self.end = header.base
         self.data_end = data_start
         self.first_time_us = self.last_time_us = header.base_time_us
@@ -100,10 +101,6 @@ class Segment:
         self.attachments: list[tuple[int, str, int, bytes]] = []
         self.footer: Footer | None = None
         self.size = 0
-
-    @property
-    def first(self) -> int:
-        return self.header.base.txid + 1
 
     def info(self) -> SegmentInfo:
         return SegmentInfo(self.path, self.header.ordinal, self.first, self.end.txid, self.first_time_us,

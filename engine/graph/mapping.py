@@ -1,0 +1,95 @@
+"""Keeping LMDB's map of its file small in memory, for those who read all of a state.
+
+LMDB reads its file through a map, and every page read through it counts as this process's memory until the map goes,
+although the page cache could drop it at any time. A walk over a whole state would so come to hold the whole file. So
+whoever walks tells what it has read, and each time the process has come to map a certain amount more, the kernel is
+asked to take the state's pages out of the map (`MADV_DONTNEED`). For a shared map of a file that loses nothing: a page
+that is needed again is mapped again, from the page cache, with the bytes of the file. So readers in other threads do
+not notice, and no transaction, cursor or view has to end for it.
+
+Where the map stands, and how much is mapped, the kernel says under `/proc`. Elsewhere than on Linux nothing is done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from typing import Any
+
+ROOM = 16 << 20
+"""Mapped bytes beyond which pages are let go."""
+_AROUND = 64 << 10
+"""The kernel maps so much around each page that is read."""
+_DONTNEED = 4
+
+
+class Mapping:
+    """The map of one open environment's data file.
+
+    Args:
+        path: the file's.
+        lock: held while the kernel is asked, and while the map goes, so that an address is never one of something else.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], lock: Any) -> None:
+        self._path = path
+        self._lock = lock
+        self._read = 0
+        self._least = 1 << 62
+        self._found: list[tuple[int, int]] | None = None
+        self._ended = not sys.platform.startswith("linux")
+
+    def passed(self, size: int) -> None:
+        """Something of `size` bytes was read by one who walks over all, and will hardly be read again soon."""
+        self._read += size + _AROUND
+        if self._read >= ROOM:
+            self._read = 0
+            with self._lock:
+                if not self._ended:
+                    self._bound()
+
+    def end(self) -> None:
+        """The map is about to go."""
+        with self._lock:
+            self._ended = True
+
+    def _bound(self) -> None:
+        self._least = min(self._least, mapped := _mapped())
+        if mapped - self._least < ROOM:
+            return
+        if self._found is None:
+            self._found = _maps_of(self._path)
+        size = os.stat(self._path).st_size
+        for start, length in self._found:
+            _libc().madvise(start, min(length, -(-size // _PAGE) * _PAGE), _DONTNEED)
+        self._least = _mapped()
+
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def _mapped() -> int:
+    """Bytes of files that this process has mapped in memory."""
+    with open("/proc/self/statm", "rb", buffering=0) as file:
+        return int(file.read().split()[2]) * _PAGE
+
+
+def _maps_of(path: str | os.PathLike[str]) -> list[tuple[int, int]]:
+    """Address and length of every shared map of a file. A private one may hold bytes of its own."""
+    wanted = os.stat(path)
+    found = []
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            bounds, rights, _, device, inode, *_ = line.split()
+            major, minor = (int(part, 16) for part in device.split(":"))
+            if rights[3] == "s" and int(inode) == wanted.st_ino and os.makedev(major, minor) == wanted.st_dev:
+                start, end = (int(part, 16) for part in bounds.split("-"))
+                found.append((start, end - start))
+    return found
+
+
+def _libc() -> Any:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return libc
