@@ -17,7 +17,6 @@ from .committer import Committer
 from .plugins import Condition, Hooks, LogRange
 from .seams import Seams
 
-
 _LOOK_S = 60.0
 """Time-outs may be longer than a lock can wait: look this often, in seconds."""
 

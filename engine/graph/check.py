@@ -1,17 +1,16 @@
 """The check: walk a whole state and say what does not agree.
 
 What is in LMDB is checked as it stands there: blocks well-formed and in order, adjacency against the edge table in
-both directions, label bitmaps and index rows against the nodes, counts and marks. Each adjacency entry is looked up in
-the edge table, in batches sorted by edge id; since the edges of a list ascend strictly, and each entry matches its
-edge, no edge can be in two lists of one direction, and so equal numbers mean that none is missing. Then what the view
+both directions, label bitmaps and index rows against the nodes, counts and marks. Then what the view
 shows (the overlay over it) is checked by the same rules, reading through the view, for all that the overlay touches.
+
+However large the state, some blocks at a time are held, and LMDB's map is told what was passed (see `mapping.py`).
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import lmdb
@@ -19,10 +18,11 @@ import msgpack
 import numpy as np
 
 from ..errors import HoldfastError, StoreClosed
-from . import adjacency
+from .check_lists import SIDES, Lists, list_name
 from .lmdbstate import (
     EDGE_BLOCK,
     EDGE_DTYPE,
+    EDGE_ENTRY,
     HAS_PROPS,
     LABEL_KEY,
     LABEL_WINDOW,
@@ -37,12 +37,10 @@ from .lmdbstate import (
 from .overlay import IN, OUT, Event, Marks, newest
 from .tokens import KEY, TYPE, Tokens
 from .values import decode_map, value_digest
-from .walk import edge_blocks, node_blocks, overlay_lists
+from .walk import BLOCKS_AT_ONCE, edges_at_once, mixed, nodes_at_once, overlay_lists
 
 if TYPE_CHECKING:
     from .view import GraphView
-
-_BATCH = 1 << 18
 
 
 def check(view: GraphView) -> Iterator[str]:
@@ -80,19 +78,35 @@ class _Stored:
         self.tokens = tokens
         self.node_count = 0
         self.edge_count = 0
-        self.sides = [0, 0]
+        self.flagged = 0
+        self.table = 0
+        self.lists = Lists(self.rows, self.block)
+        self._last: tuple[tuple[str, int], bytes] = (("", 0), b"")
+        self._types = np.zeros(tokens.highest + 2, bool)
+        self._types[tokens.of_kind(TYPE)] = True
         self.label_sets = {token for token, (kind, _) in list(tokens.values.items()) if kind == "s"}
 
     def rows(self, db: str) -> Iterator[tuple[bytes, bytes]]:
-        return iter(self.base.txn.cursor(self.base.dbs[db]))
+        passed = self.base.state.mapping.passed
+        for key, value in self.base.txn.cursor(self.base.dbs[db]):
+            passed(len(value))
+            yield key, value
 
     def get(self, db: str, key: bytes) -> bytes | None:
-        return self.base.get(key, None, self.base.dbs[db])
+        value: bytes | None = self.base.get(key, None, self.base.dbs[db])
+        self.base.state.mapping.passed(len(value or b""))
+        return value
+
+    def block(self, db: str, number: int) -> bytes:
+        """A block of nodes or edges, zeros where there is none. Most ask for the one that was asked for before."""
+        if self._last[0] != (db, number):
+            size = 4 * NODE_BLOCK if db == "nodes" else EDGE_BLOCK * EDGE_DTYPE.itemsize
+            self._last = (db, number), self.get(db, id_key(number)) or bytes(size)
+        return self._last[1]
 
     def node_labels(self, node: int) -> int:
         number, at = divmod(node, NODE_BLOCK)
-        block = self.get("nodes", id_key(number))
-        return 0 if block is None else int.from_bytes(block[4 * at : 4 * at + 4], "little")
+        return int.from_bytes(self.block("nodes", number)[4 * at : 4 * at + 4], "little")
 
     def nodes(self) -> Iterator[str]:
         for token in self.tokens.values:
@@ -117,123 +131,50 @@ class _Stored:
         return self.get("tokens", token.to_bytes(4, "big")) is not None
 
     def edges(self) -> Iterator[str]:
-        ends: set[int] = set()
+        keys: list[bytes] = []
+        blocks: list[bytes] = []
         for key, value in self.rows("edges"):
             if len(key) != 8 or len(value) != EDGE_BLOCK * EDGE_DTYPE.itemsize:
                 yield f"edge block {key.hex()} has the wrong size"
                 continue
-            first = id_of(key)[0] * EDGE_BLOCK
-            block = np.frombuffer(value, EDGE_DTYPE)
-            flags = block["flags"]
-            there = np.flatnonzero(flags & PRESENT)
-            self.edge_count += len(there)
-            if np.any(flags & ~np.uint32(PRESENT | HAS_PROPS)) or np.any((flags & PRESENT == 0) & (flags != 0)):
-                yield f"an edge in the block from {first} has flags that mean nothing"
-            if len(there) and first + int(there[-1]) >= self.marks.next_edge:
-                yield f"edge {first + int(there[-1])} exists, but the next to be given out is {self.marks.next_edge}"
-            for kind in np.unique(block["type"][there]).tolist():
-                if self.tokens.values.get(kind, ("",))[0] != TYPE:
-                    yield f"an edge in the block from {first} has the type {kind}, which does not exist"
-            for name in ("source", "target"):
-                ends.update(block[name][there].tolist())
-            if len(ends) > _BATCH:
-                yield from self._exist(ends)
-                ends.clear()
-        yield from self._exist(ends)
+            keys.append(key)
+            blocks.append(value)
+            if len(blocks) == BLOCKS_AT_ONCE:
+                yield from self._edges(keys, blocks)
+                keys, blocks = [], []
+        if blocks:
+            yield from self._edges(keys, blocks)
 
-    def _exist(self, ends: set[int]) -> Iterator[str]:
-        """That these nodes exist."""
-        ids = np.array(sorted(ends), dtype=np.int64)
-        numbers = ids // NODE_BLOCK
-        for number in np.unique(numbers).tolist():
-            block = self.get("nodes", id_key(number))
-            wanted = ids[numbers == number] if len(ids) < 4096 else ids[slice(*np.searchsorted(
-                numbers, [number, number + 1]))]
-            there = np.frombuffer(block or bytes(4 * NODE_BLOCK), "<u4")[wanted - number * NODE_BLOCK]
-            for node in wanted[there == 0].tolist():
-                yield f"node {node} does not exist, but has edges"
+    def _edges(self, keys: list[bytes], blocks: list[bytes]) -> Iterator[str]:
+        entries = np.frombuffer(b"".join(blocks), EDGE_DTYPE)
+        numbers = np.frombuffer(b"".join(keys), ">u8").astype(np.int64)
+        ids = (numbers[:, None] * EDGE_BLOCK + np.arange(EDGE_BLOCK)).ravel()
+        flags = entries["flags"]
+        for edge in ids[(flags > PRESENT | HAS_PROPS) | (flags == HAS_PROPS)].tolist():
+            yield f"edge {edge} has flags that mean nothing"
+        there = (flags & PRESENT) != 0
+        if not there.all():
+            ids, entries = ids[there], entries[there]
+        if not len(ids):
+            return
+        if int(ids[-1]) >= self.marks.next_edge:
+            yield f"edge {ids[-1]} exists, but the next to be given out is {self.marks.next_edge}"
+        kinds = entries["type"]
+        known = self._types[np.minimum(kinds, len(self._types) - 1)]
+        if not known.all():
+            for kind in np.unique(kinds[~known]).tolist():
+                yield f"an edge from {ids[0]} to {ids[-1]} has the type {kind}, which does not exist"
+        self.edge_count += len(ids)
+        self.flagged += int(np.count_nonzero(entries["flags"] & HAS_PROPS))
+        self.table = (self.table + int(mixed(ids, entries["source"], entries["target"], kinds).sum())) % (1 << 64)
 
     def adjacency(self) -> Iterator[str]:
-        batch: list[tuple[int, int, int, bytes]] = []
-        pending = 0
-        tail: tuple[bytes, int, int] | None = None  # key of a tail, entries that must come before it, its first edge
-        seen, last = 0, -1
-        for key, value in self.rows("adjacency"):
-            if tail is not None and not key.startswith(tail[0]):
-                yield from self._closed_list(tail, seen, last)
-                tail = None
-            if len(key) not in (adjacency.KEY_BYTES, adjacency.KEY_BYTES + 8) or len(value) % 8:
-                yield f"adjacency block {key.hex()} has the wrong size"
-                continue
-            node, lane = adjacency.unpack_key(key)
-            n = adjacency.entries(value)
-            if n > adjacency.BLOCK:
-                yield f"{_list_name(node, lane)}: {n} edges in one block"
-                continue
-            if len(key) > adjacency.KEY_BYTES:
-                edges = adjacency.edges_of(value)
-                first = int.from_bytes(key[adjacency.KEY_BYTES :], "big")
-                if tail is None:
-                    yield f"{_list_name(node, lane)}: a block that no tail tells of"
-                elif not n or edges[0] < first or first <= last:
-                    yield f"{_list_name(node, lane)}: the block from edge {first} is empty or out of order"
-                last = edges[-1] if n else last
-                seen += n
-            elif len(value) & 8:
-                before = adjacency.earlier(value)
-                if not before:
-                    yield f"{_list_name(node, lane)}: a tail that follows nothing"
-                tail = (key, before, adjacency.edges_of(value)[0] if n else 1 << 63)
-                seen, last = 0, -1
-            elif not n:
-                yield f"{_list_name(node, lane)}: an empty block"
-            self.sides[lane & 1] += n
-            batch.append((node, lane, n, value[: 16 * n]))
-            pending += n
-            if pending >= _BATCH:
-                yield from self._match(batch)
-                batch, pending = [], 0
-        if tail is not None:
-            yield from self._closed_list(tail, seen, last)
-        yield from self._match(batch)
-
-    def _closed_list(self, tail: tuple[bytes, int, int], seen: int, last: int) -> Iterator[str]:
-        key, before, first = tail
-        if seen != before or last >= first:
-            yield f"{_list_name(*adjacency.unpack_key(key))}: {before} entries should come before its tail, {seen} " \
-                  f"do, or they are out of order"
-
-    def _match(self, batch: list[tuple[int, int, int, bytes]]) -> Iterator[str]:
-        """That the entries of blocks, (node, lane, number, bytes), are in order and agree with the edge table."""
-        counts = np.array([n for _, _, n, _ in batch], np.int64)
-        total = int(counts.sum())
-        if not total:
-            return
-        data = np.frombuffer(b"".join([value for *_, value in batch]), "<i8")
-        at = np.arange(total) + np.repeat(np.cumsum(counts) - counts, counts)
-        neighbours, edges = data[at], data[at + np.repeat(counts, counts)]
-        owner = np.repeat(np.arange(len(batch)), counts)
-        for i in np.unique(owner[1:][(np.diff(edges) <= 0) & (np.diff(owner) == 0)]).tolist():
-            yield f"{_list_name(*batch[i][:2])}: edges in a block are out of order"
-        nodes = np.array([node for node, *_ in batch], np.int64)[owner]
-        lanes = np.array([lane for _, lane, _, _ in batch], np.int64)[owner]
-        order = np.argsort(edges, kind="stable")
-        nodes, lanes, neighbours, edges = nodes[order], lanes[order], neighbours[order], edges[order]
-        numbers = edges // EDGE_BLOCK
-        starts = np.flatnonzero(np.concatenate(([True], numbers[1:] != numbers[:-1]))).tolist()
-        for begin, end in pairwise([*starts, total]):
-            number = int(numbers[begin])
-            stored = self.get("edges", id_key(number)) if number >= 0 else None
-            block = np.frombuffer(stored or bytes(EDGE_BLOCK * EDGE_DTYPE.itemsize), EDGE_DTYPE)
-            found = block[edges[begin:end] - number * EDGE_BLOCK]
-            inward = (lanes[begin:end] & 1) == IN
-            own, other = nodes[begin:end], neighbours[begin:end]
-            good = ((found["flags"] & PRESENT != 0) & (found["type"] == lanes[begin:end] >> 1)
-                    & (np.where(inward, found["target"], found["source"]) == own)
-                    & (np.where(inward, found["source"], found["target"]) == other))
-            for i in np.flatnonzero(~good).tolist():
-                yield f"{_list_name(int(own[i]), int(lanes[begin + i]))} has edge {edges[begin + i]} with node " \
-                      f"{other[i]}; the edge table says otherwise"
+        lists = self.lists
+        yield from lists.walk()
+        wrong = [name for side, name in SIDES if lists.sums[side] != self.table]
+        if wrong:
+            yield f"the edge table does not hold the same edges as the {' and the '.join(wrong)} lists"
+            yield from lists.differing()
 
     def properties(self) -> Iterator[str]:
         keys = {token for token, (kind, _) in list(self.tokens.values.items()) if kind == KEY}
@@ -242,19 +183,16 @@ class _Stored:
             if not self.node_labels(node):
                 yield f"node {node} does not exist, but has properties"
             yield from self._map(f"node {node}", value, keys)
-        flagged = sum(int(np.count_nonzero(np.frombuffer(value, EDGE_DTYPE)["flags"] & HAS_PROPS))
-                      for _, value in self.rows("edges") if len(value) == EDGE_BLOCK * EDGE_DTYPE.itemsize)
         held = 0
         for key, value in self.rows("edge_props"):
             edge = id_of(key)[0]
             held += 1
             number, at = divmod(edge, EDGE_BLOCK)
-            data = self.get("edges", id_key(number))
-            if data is None or np.frombuffer(data, EDGE_DTYPE)["flags"][at] != PRESENT | HAS_PROPS:
+            if EDGE_ENTRY.unpack_from(self.block("edges", number), at * EDGE_ENTRY.size)[3] != PRESENT | HAS_PROPS:
                 yield f"edge {edge} has properties that the edge table does not tell of"
             yield from self._map(f"edge {edge}", value, keys)
-        if flagged != held:
-            yield f"{flagged} edges are said to have properties, and {held} have"
+        if self.flagged != held:
+            yield f"{self.flagged} edges are said to have properties, and {held} have"
 
     def _map(self, what: str, packed: bytes, keys: set[int]) -> Iterator[str]:
         try:
@@ -341,32 +279,26 @@ class _Stored:
             yield f"{self.node_count} nodes are there, {marks.nodes} are counted"
         if self.edge_count != marks.edges:
             yield f"{self.edge_count} edges are there, {marks.edges} are counted"
-        for side, name in ((OUT, "outgoing"), (IN, "incoming")):
-            if self.sides[side] != self.edge_count:
-                yield f"{self.edge_count} edges are there, the {name} lists hold {self.sides[side]}"
-
-
-def _list_name(node: int, lane: int) -> str:
-    return f"the list of node {node}, type {lane >> 1}, {'in' if lane & IN else 'out'},"
+        for side, name in SIDES:
+            if self.lists.counts[side] != self.edge_count:
+                yield f"{self.edge_count} edges are there, the {name} lists hold {self.lists.counts[side]}"
 
 
 def _overlay(view: GraphView) -> Iterator[str]:
     marks: Marks = view._marks()
     tokens = view._tokens
     nodes = edges = highest = 0
-    for first, block in node_blocks(view):
-        there = np.flatnonzero(block)
-        nodes += len(there)
-        highest = max(highest, first + int(there[-1])) if len(there) else highest
-        for token in set(block[there].tolist()):
+    for shown, sets in nodes_at_once(view):
+        nodes += len(shown)
+        highest = int(shown[-1]) if len(shown) else highest
+        for token in np.unique(sets).tolist():
             tokens.label_tokens(token)
     if nodes != marks.nodes or highest >= marks.next_node:
         yield f"{nodes} nodes up to {highest} are shown; counted are {marks.nodes}, the next is {marks.next_node}"
     highest = 0
-    for first, entries in edge_blocks(view):
-        there = np.flatnonzero(entries["flags"] & PRESENT)
-        edges += len(there)
-        highest = max(highest, first + int(there[-1])) if len(there) else highest
+    for shown, _ in edges_at_once(view):
+        edges += len(shown)
+        highest = int(shown[-1]) if len(shown) else highest
     if edges != marks.edges or highest >= marks.next_edge:
         yield f"{edges} edges up to {highest} are shown; counted are {marks.edges}, the next is {marks.next_edge}"
     listed: set[tuple[int, int]] = set()
@@ -374,12 +306,12 @@ def _overlay(view: GraphView) -> Iterator[str]:
         for node in owners:
             neighbours, ids = view._list(node, lane)
             if ids and (not view.has_node(node) or ids != sorted(set(ids))):
-                yield f"{_list_name(node, lane)} is out of order, or the node does not exist"
+                yield f"{list_name(node, lane)} is out of order, or the node does not exist"
             for neighbour, edge in zip(neighbours, ids, strict=True):
                 listed.add((lane & 1, edge))
                 ends = (neighbour, node) if lane & IN else (node, neighbour)
                 if view._edge(edge) != (*ends, lane >> 1):
-                    yield f"{_list_name(node, lane)} has edge {edge}; the edge table says otherwise"
+                    yield f"{list_name(node, lane)} has edge {edge}; the edge table says otherwise"
     for layer in view._layers:
         for edge in _seen(view, layer.edges):
             found = view._edge(edge)

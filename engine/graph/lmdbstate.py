@@ -39,6 +39,7 @@ from ..errors import Damaged, DiskFull, InvalidInput, StoreClosed, StoreLocked, 
 from ..history import Position
 from ..seams import is_disk_full
 from .image import DATA, LmdbImage, free_pages, read_metas
+from .mapping import Mapping
 from .overlay import Indexes, Marks
 from .tokens import LABELS, Tokens
 
@@ -182,6 +183,7 @@ class LmdbState:
         self.path = directory / DATA
         self.files = context.seams.files
         self.closed = False
+        self.mapping = Mapping(self.path, context.seams.scheduler.lock())
         lock = not read_only or bool(context.option("shared", False))
         if create:
             if self.files.free(directory) < _FIRST_ROOM + LOCK_BYTES:
@@ -286,6 +288,7 @@ class LmdbState:
     def close(self) -> None:
         """Read transactions still open end here; reads in other threads are waited for by the library."""
         self.closed = True
+        self.mapping.end()
         self.env.close()
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from functools import cache
 from typing import Any
 
 ROOM = 16 << 20
@@ -22,6 +23,7 @@ ROOM = 16 << 20
 _AROUND = 64 << 10
 """The kernel maps so much around each page that is read."""
 _DONTNEED = 4
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Mapping:
@@ -66,9 +68,6 @@ class Mapping:
         self._least = _mapped()
 
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
 def _mapped() -> int:
     """Bytes of files that this process has mapped in memory."""
     with open("/proc/self/statm", "rb", buffering=0) as file:
@@ -76,20 +75,20 @@ def _mapped() -> int:
 
 
 def _maps_of(path: str | os.PathLike[str]) -> list[tuple[int, int]]:
-    """Address and length of every shared map of a file. A private one may hold bytes of its own."""
-    wanted = os.stat(path)
+    """Address and length of every shared map of a file. (A private one may hold bytes of its own.)"""
+    wanted = os.path.realpath(path)
     found = []
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
-            bounds, rights, _, device, inode, *_ = line.split()
-            major, minor = (int(part, 16) for part in device.split(":"))
-            if rights[3] == "s" and int(inode) == wanted.st_ino and os.makedev(major, minor) == wanted.st_dev:
+            bounds, rights, _, _, _, *name = line.rstrip("\n").split(maxsplit=5)
+            if rights[3] == "s" and name == [wanted]:
                 start, end = (int(part, 16) for part in bounds.split("-"))
                 found.append((start, end - start))
     return found
 
 
+@cache
 def _libc() -> Any:
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = ctypes.CDLL(None)
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     return libc

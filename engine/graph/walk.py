@@ -1,8 +1,11 @@
-"""Full walks: whole nodes and edges, block by block, with the overlay laid over each; and the digest made by them.
+"""Full walks: all nodes and edges, some blocks at a time, with the overlay laid over them; and the digest made by them.
 
-The digest is the sum, modulo 2^128, of one xxh3-128 per item: allocation marks, each index, each node with its labels
-and properties, each edge with its properties. A sum does not depend on order, and items are told in names, so neither
-how a state came about nor which tokens it uses shows.
+The digest is the sum, each half modulo 2^64, of one 128-bit checksum per item: allocation marks, each index, each node
+with its labels and properties, each edge with its properties. A sum does not depend on order, and items are told in
+names, so neither how a state came about nor which tokens it uses shows. Names and properties are hashed by xxh3; what
+an item is made of is mixed over arrays, since a call for each of a hundred million edges would take minutes.
+
+A walk holds some blocks at a time, whatever the size of the state, and tells the map of LMDB's file what it has passed.
 """
 
 from __future__ import annotations
@@ -15,33 +18,51 @@ from typing import Any
 import msgpack
 import numpy as np
 import numpy.typing as npt
-from xxhash import xxh3_128_digest, xxh3_128_intdigest
+from xxhash import xxh3_128_intdigest
 
+from ..errors import Damaged
 from .lmdbstate import EDGE_BLOCK, EDGE_DTYPE, HAS_PROPS, NODE_BLOCK, PRESENT, id_key
 from .overlay import newest
 from .reads import Edge, Reads
-from .tokens import TYPE
+from .tokens import LABELS, TYPE
 from .values import encode_value
 
-_ROW = np.dtype([("tag", "S1"), ("edge", "<u8"), ("source", "<u8"), ("target", "<u8"), ("type", "V16")])
-_NODE = struct.Struct("<cQ")
+Ids = npt.NDArray[np.int64]
+BLOCKS_AT_ONCE = 128
 _MARKS = struct.Struct("<cQQ")
+_NODE, _EDGE = 2, 4
+_SEED = 0x6C8E7B1D93F2A45E
+_ODD = tuple(np.uint64(odd) for odd in (0xD6A7C3E95B1F8247, 0xA1E4D72B6F93C50D, 0xC95F3B8E21D7A64B))
 
 
-def node_blocks(reads: Reads) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
-    """Blocks of nodes as (first id, label-set token of each, 0 where there is none), ascending."""
+def mixed(*columns: npt.NDArray[Any], seed: int = 0) -> npt.NDArray[np.uint64]:
+    """64 bits for each row of columns of integers, in which every bit of the row has a say. Sums of them, modulo 2^64,
+    are equal for equal rows in any order, and hardly for others."""
+    h = np.full(len(columns[0]), seed ^ _SEED, np.uint64)
+    for column in columns:
+        h ^= column.astype(np.uint64, copy=False)
+        h *= _ODD[0]
+        h ^= h >> np.uint64(32)
+    h *= _ODD[1]
+    h ^= h >> np.uint64(29)
+    h *= _ODD[2]
+    h ^= h >> np.uint64(32)
+    return h
+
+
+def nodes_at_once(reads: Reads) -> Iterator[tuple[Ids, npt.NDArray[np.uint32]]]:
+    """All nodes, ascending, many at a time: ids, and the token of each one's label set."""
     changed: dict[int, set[int]] = defaultdict(set)
     for layer in reads._layers:
         for node in list(layer.nodes):
             changed[node // NODE_BLOCK].add(node)
-    for number, data in _merged(reads._blocks("nodes"), NODE_BLOCK, changed):
-        first = number * NODE_BLOCK
-        block = np.zeros(NODE_BLOCK, "<u4") if data is None else data.view("<u4")
-        if number in changed:
-            block = block.copy()
-            for node in changed[number]:
-                block[node - first] = reads._labels(node)
-        yield first, block
+    for numbers, data in _merged(reads, "nodes", NODE_BLOCK, np.dtype("<u4"), changed):
+        for at in _touched(numbers, changed):
+            first = (numbers[at] - at) * NODE_BLOCK
+            for node in changed[numbers[at]]:
+                data[node - first] = reads._labels(node)
+        there = np.flatnonzero(data)
+        yield _ids(numbers, NODE_BLOCK)[there], data[there]
 
 
 def labels_of(reads: Reads, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
@@ -61,98 +82,135 @@ def labels_of(reads: Reads, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32
     return found
 
 
-def edge_blocks(reads: Reads) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Blocks of edges as (first id, entries of `EDGE_DTYPE`), ascending."""
+def edges_at_once(reads: Reads, kind: int = 0) -> Iterator[tuple[Ids, npt.NDArray[Any]]]:
+    """All edges (of one type, by token; 0: of all), ascending, many at a time: ids, and entries of `EDGE_DTYPE`."""
     changed: dict[int, set[int]] = defaultdict(set)
     for layer in reads._layers:
         for edge in (*list(layer.edges), *list(layer.edge_props)):
             changed[edge // EDGE_BLOCK].add(edge)
-    for number, data in _merged(reads._blocks("edges"), EDGE_BLOCK, changed):
-        first = number * EDGE_BLOCK
-        block = np.zeros(EDGE_BLOCK, EDGE_DTYPE) if data is None else data.view(EDGE_DTYPE)
-        if number in changed:
-            block = block.copy()
-            for edge in changed[number]:
+    for numbers, data in _merged(reads, "edges", EDGE_BLOCK, EDGE_DTYPE, changed):
+        for at in _touched(numbers, changed):
+            first = (numbers[at] - at) * EDGE_BLOCK
+            for edge in changed[numbers[at]]:
                 found = reads._edge(edge)
                 flags = 0 if found is None else PRESENT | (HAS_PROPS if reads._edge_props(edge) else 0)
-                block[edge - first] = (*(found or (0, 0, 0)), flags)
-        yield first, block
+                data[edge - first] = (*(found or (0, 0, 0)), flags)
+        there = (data["flags"] & PRESENT) != 0
+        if kind:
+            there &= data["type"] == kind
+        ids = _ids(numbers, EDGE_BLOCK)
+        yield (ids, data) if there.all() else (ids[there], data[there])
 
 
-def _merged(stored: Iterator[tuple[int, Any]], per: int, changed: dict[int, set[int]]) -> Iterator[tuple[int, Any]]:
-    """The numbers of all blocks, stored or changed, ascending, with what is stored of each."""
+def _ids(numbers: list[int], per: int) -> Ids:
+    """The ids that stand in blocks of these numbers."""
+    return (np.array(numbers, np.int64)[:, None] * per + np.arange(per)).ravel()
+
+
+def _touched(numbers: list[int], changed: dict[int, set[int]]) -> list[int]:
+    return [at for at, number in enumerate(numbers) if number in changed] if changed else []
+
+
+def _merged(reads: Reads, db: str, per: int, dtype: np.dtype[Any],
+            changed: dict[int, set[int]]) -> Iterator[tuple[list[int], npt.NDArray[Any]]]:
+    """All blocks, stored or changed, ascending, some at a time: their numbers and what is stored, one after the other,
+    zeros where nothing is; the caller's own. Raises `Damaged`."""
     fresh = deque(sorted(changed))
-    for first, data in stored:
+    size = per * dtype.itemsize
+    passed = reads._base.state.mapping.passed
+    numbers: list[int] = []
+    parts: list[Any] = []
+
+    def taken() -> tuple[list[int], npt.NDArray[Any]]:
+        try:
+            return numbers[:], np.frombuffer(bytearray().join(parts), dtype)
+        finally:
+            numbers.clear()
+            parts.clear()
+
+    for first, data in reads._blocks(db):
+        passed(len(data))
+        if len(data) != size:
+            raise Damaged(f"the block of {db} from {first} has {len(data)} bytes", path=str(reads._base.state.path))
         number = first // per
         while fresh and fresh[0] <= number:
             if (before := fresh.popleft()) < number:
-                yield before, None
-        yield number, data
-    for number in fresh:
-        yield number, None
+                numbers.append(before)
+                parts.append(bytes(size))
+        numbers.append(number)
+        parts.append(data)
+        if len(numbers) >= BLOCKS_AT_ONCE:
+            yield taken()
+    while fresh:
+        numbers.append(fresh.popleft())
+        parts.append(bytes(size))
+        if len(numbers) >= BLOCKS_AT_ONCE:
+            yield taken()
+    if numbers:
+        yield taken()
 
 
 def all_edges(reads: Reads, kind: int) -> Iterator[Edge]:
     """Every edge (of one type, by token; 0: of all), by id."""
-    for first, block in edge_blocks(reads):
-        there = (block["flags"] & PRESENT) != 0
-        if kind:
-            there &= block["type"] == kind
-        for at in np.flatnonzero(there).tolist():
-            source, target, token, flags = block[at].item()
-            props = reads._named(reads._edge_props(first + at)) if flags & HAS_PROPS else {}
-            yield Edge(first + at, source, reads._tokens.name(token), target, props)
+    for ids, entries in edges_at_once(reads, kind):
+        for edge, (source, target, token, flags) in zip(ids.tolist(), entries.tolist(), strict=True):
+            props = reads._named(reads._edge_props(edge)) if flags & HAS_PROPS else {}
+            yield Edge(edge, source, reads._tokens.name(token), target, props)
 
 
-def edge_arrays(reads: Reads, kind: int) -> tuple[Any, Any, Any]:
+def edge_arrays(reads: Reads, kind: int) -> tuple[Ids, Ids, Ids]:
     """Every edge (of one type, or 0), by id, as arrays: sources, targets, ids."""
-    parts: list[tuple[Any, Any, Any]] = []
-    for first, block in edge_blocks(reads):
-        there = (block["flags"] & PRESENT) != 0
-        if kind:
-            there &= block["type"] == kind
-        at = np.flatnonzero(there)
-        parts.append((block["source"][at].astype(np.int64), block["target"][at].astype(np.int64), at + first))
+    parts = [(entries["source"].astype(np.int64), entries["target"].astype(np.int64), ids)
+             for ids, entries in edges_at_once(reads, kind)]
     if not parts:
-        return tuple(np.empty(0, np.int64) for _ in range(3))  # type: ignore[return-value]
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
+    sources, targets, ids = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return sources, targets, ids
 
 
 def digest(reads: Reads) -> bytes:
     """16 bytes over the whole content."""
     tokens = reads._tokens
     marks = reads._marks()
-    total = xxh3_128_intdigest(_MARKS.pack(b"M", marks.next_node, marks.next_edge))
+    passed = reads._base.state.mapping.passed
+    total = np.array(_halves(_MARKS.pack(b"M", marks.next_node, marks.next_edge)), np.uint64)
     for index in reads.indexes():
-        total += xxh3_128_intdigest(b"I" + msgpack.packb(index))
-    labels: dict[int, bytes] = {}
+        total += np.array(_halves(b"I" + msgpack.packb(index)), np.uint64)
+    # Tokens from the view's mark on may be a draft's, and go again.
+    names = np.zeros((2, min(tokens.highest + 1, marks.next_token)), np.uint64)
+    for token, (kind, value) in list(tokens.values.items()):
+        if kind in (TYPE, LABELS) and token < marks.next_token:
+            name = value if kind == TYPE else tokens.label_names(token)
+            names[:, token] = _halves(msgpack.packb([kind, name]))
     has_props = reads._base.node_props or any(layer.props for layer in reads._layers)
-    for first, labelled in node_blocks(reads):
-        for at in np.flatnonzero(labelled).tolist():
-            token = int(labelled[at])
-            if token not in labels:
-                labels[token] = msgpack.packb(tokens.label_names(token))
-            packed = reads._props(first + at) if has_props else b""
-            total += xxh3_128_intdigest(_NODE.pack(b"N", first + at) + labels[token] + _canonical(reads, packed))
-    types = np.zeros(max(tokens.values, default=0) + 1, "V16")
-    for token in tokens.of_kind(TYPE):
-        types[token] = np.void(xxh3_128_digest(tokens.name(token).encode()))
-    width = _ROW.itemsize
-    for first, entries in edge_blocks(reads):
-        there = np.flatnonzero(entries["flags"] & PRESENT)
-        block: Any = entries[there]
-        rows = np.empty(len(block), _ROW)
-        rows["tag"] = b"E"
-        rows["edge"] = there + first
-        rows["source"] = block["source"]
-        rows["target"] = block["target"]
-        rows["type"] = types[block["type"]]
-        raw = rows.tobytes()
-        items = [raw[i : i + width] for i in range(0, len(raw), width)]
-        for i in np.flatnonzero(block["flags"] & HAS_PROPS).tolist():
-            items[i] += _canonical(reads, reads._edge_props(int(there[i]) + first))
-        total += sum(map(xxh3_128_intdigest, items))
-    return (total % (1 << 128)).to_bytes(16, "big")
+    for nodes, labels in nodes_at_once(reads):
+        props = np.zeros((2, len(nodes)), np.uint64)
+        for at, node in enumerate(nodes.tolist() if has_props else ()):
+            packed = reads._props(node)
+            if packed:
+                props[:, at] = _halves(_canonical(reads, packed))
+                passed(len(packed))
+        total += _summed(_NODE, nodes, names[:, labels], props)
+    for edges, entries in edges_at_once(reads):
+        props = np.zeros((2, len(edges)), np.uint64)
+        for at in np.flatnonzero(entries["flags"] & HAS_PROPS).tolist():
+            packed = reads._edge_props(int(edges[at]))
+            props[:, at] = _halves(_canonical(reads, packed))
+            passed(len(packed))
+        total += _summed(_EDGE, edges, entries["source"], entries["target"], names[:, entries["type"]], props)
+    return total.astype(">u8").tobytes()
+
+
+def _halves(item: bytes) -> tuple[int, int]:
+    """The two halves of a checksum."""
+    return divmod(xxh3_128_intdigest(item), 1 << 64)
+
+
+def _summed(seed: int, *columns: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """The sums of a checksum's halves over rows: each half is mixed from the columns, and from its own half of columns
+    that come in two."""
+    return np.array([mixed(*(c if c.ndim == 1 else c[half] for c in columns), seed=seed + half).sum()
+                     for half in (0, 1)], np.uint64)
 
 
 def _canonical(reads: Reads, packed: bytes) -> bytes:

@@ -1,0 +1,383 @@
+"""The writing half of a store: how a draft becomes a transaction, and where it waits on the way.
+
+One writer drafts at a time, under the writer lock. Committing appends the payload to the log; where the engine stages,
+the lock is free again at once and the next writer builds on what is appended, so that one sync serves many. Where it
+does not, and for a bulk load, the lock stays taken until the engine has the transaction: such a record is a *barrier*,
+and whoever committed it applies it as soon as it may be published.
+
+Two bounds slow writers down: what is appended and not yet written, and what is applied and not yet checkpointed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic
+
+from .committer import Committer
+from .contract import BulkEngine, Engine, StagingEngine, TxT, ViewT
+from .errors import (
+    ConditionNotMet,
+    DiskFull,
+    HoldfastError,
+    InvalidInput,
+    OutcomeUnknown,
+    RolledBack,
+    StoreClosed,
+    Unsupported,
+)
+from .history import Position, Record
+from .housekeeper import Housekeeper
+from .log.log import Log
+from .plugins import Hooks
+from .seams import Seams
+from .settings import Durability, Settings
+from .stages import Stages
+
+logger = logging.getLogger("holdfast.store")
+
+
+class TransactionScope(Generic[TxT]):
+    """What `Store.transaction` returns: a context manager that yields the engine's draft, commits it at the end of the
+    block, and rolls it back if the block raises."""
+
+    __slots__ = ("_draft", "_durability", "_store")
+
+    def __init__(self, store: Writing[TxT, Any], durability: Durability) -> None:
+        self._store = store
+        self._durability = durability
+
+    def __enter__(self) -> TxT:
+        self._draft = self._store._begin()
+        return self._draft
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if kind is None:
+            self._store._commit(self._draft, self._durability)
+        else:
+            self._store._roll_back(self._draft)
+
+
+class Writing(Generic[TxT, ViewT]):
+    """See the module's text. `Store` is made of this and of what else a store does; it sets these attributes."""
+
+    directory: Path
+    engine: Engine[TxT, ViewT]
+    log: Log
+    hooks: Hooks
+    settings: Settings
+    seams: Seams
+    read_only: bool
+    committer: Committer
+    _stages: Stages
+    _staging: StagingEngine[TxT, ViewT] | None
+    _housekeeper: Housekeeper | None
+    _handed: Position
+    """The highest position that the engine may have in its files."""
+    _unusable: str | None
+    """Why nothing can be done with the store any more."""
+    _writer: threading.Lock
+    """The writer lock. It may be released by another thread than took it."""
+    _writer_thread: int | None
+    _checkpointing: threading.Lock
+    _pressure: threading.Condition
+    _slow: int
+    """Pending or waiting bytes below which no bound can have been reached."""
+    _delayed_commits: int
+
+    def transaction(self, durability: Durability | None = None) -> TransactionScope[TxT]:
+        """A write transaction: `with store.transaction() as tx: …`.
+
+        Args:
+            durability: `synced`, `pipelined` or `relaxed` (see `Settings`); the store's own without.
+
+        Raises, at the end of the block:
+            RolledBack: certainly not there (`DiskFull`: no room; try again).
+            ConditionNotMet: durable here, a plugin's condition is open.
+            OutcomeUnknown: may or may not be there; reopen and look.
+        """
+        if durability is None:
+            durability = self.settings.durability
+        elif durability not in ("synced", "pipelined", "relaxed"):
+            raise InvalidInput(f"durability is 'synced', 'pipelined' or 'relaxed', not {durability!r}")
+        return TransactionScope(self, durability)
+
+    def _begin(self) -> TxT:
+        if self._unusable is not None or self.read_only:
+            raise self._why_unusable()
+        if self.engine.pending_bytes() >= self._slow or self.log.waiting_bytes >= self._slow:
+            self._relieve()
+        me = threading.get_ident()
+        if not self._writer.acquire(False):
+            if self._writer_thread == me:
+                raise InvalidInput("this thread has a transaction open already", hint="end it before beginning another")
+            self._writer.acquire()
+        self._writer_thread = me
+        try:
+            if self._unusable is not None:
+                raise self._why_unusable()
+            if self.committer.poison is not None:
+                raise self.committer.poisoned()
+            return self.engine.begin()
+        except BaseException:
+            self._release_writer()
+            raise
+
+    def _release_writer(self) -> None:
+        self._writer_thread = None
+        self._writer.release()
+
+    def _why_unusable(self) -> HoldfastError:
+        if self._unusable is None:
+            return InvalidInput(f"{self.directory} is open read-only", hint="open it for writing")
+        return StoreClosed(f"{self.directory} {self._unusable}")
+
+    def _relieve(self) -> None:
+        """Slow down: much is waiting to be checkpointed or written."""
+        settings, keeper = self.settings, self._housekeeper
+        assert keeper is not None
+        if self.engine.pending_bytes() >= settings.checkpoint_soft_bytes:
+            keeper.wake()
+        if self.log.waiting_bytes >= settings.unwritten_bytes:
+            self._delayed_commits += 1
+            self.committer.sync_within(0.0)
+            caught_up = self.committer.wait_until(lambda: self.log.waiting_bytes < settings.unwritten_bytes,
+                                                  settings.wait_s)
+            if not caught_up and self.committer.poison is None and self._unusable is None and not keeper.closing:
+                raise RolledBack(f"{settings.unwritten_bytes:,} bytes are waiting to be written, and were not within "
+                                 f"{settings.wait_s} s", hint="try again; the disk is slow")
+        if self.engine.pending_bytes() < settings.checkpoint_hard_bytes:
+            return
+        self._delayed_commits += 1
+        deadline = self.seams.clock.monotonic() + settings.wait_s
+        with self._pressure:
+            while self.engine.pending_bytes() >= settings.checkpoint_hard_bytes:
+                if self._unusable is not None or self.committer.poison is not None:
+                    return  # the caller finds out
+                if keeper.closing:
+                    raise RolledBack("the store is being closed")
+                if keeper.blocked is not None:
+                    raise DiskFull(f"no room for a checkpoint, and {settings.checkpoint_hard_bytes:,} bytes are waiting "
+                                   "for it") from keeper.blocked
+                if self.seams.clock.monotonic() >= deadline:
+                    raise RolledBack(f"the checkpoint did not catch up within {settings.wait_s} s",
+                                     hint="try again; a slower load or a larger checkpoint_hard_bytes avoids this")
+                keeper.wake()
+                self._pressure.wait(0.05)
+
+    def notify_pressure(self) -> None:
+        """Used by the housekeeper: a checkpoint was made, or could not be."""
+        with self._pressure:
+            self._pressure.notify_all()
+
+    def _roll_back(self, draft: TxT) -> None:
+        draft.seal("rolled back")
+        draft.close()
+        self._release_writer()
+
+    def _commit(self, draft: TxT, durability: Durability) -> None:
+        held = True
+        try:
+            if self.hooks.committing or self.hooks.final:
+                self._ask_plugins(draft)
+            payload = draft.payload()
+            if not payload:
+                seen = self._stages.appended.txid
+                held = False
+                self._release_writer()
+                self._wait_published(seen)
+                return
+            if self._unusable is not None:
+                raise RolledBack(f"{self.directory} {self._unusable}")
+            staging = self._staging
+            before = self.log.appended.txid
+            try:
+                record = self.committer.append(payload, self.engine.payload_version, None, barrier=staging is None,
+                                               promise=durability != "relaxed" or staging is None)
+                draft.txid = record.txid
+                if staging is not None:
+                    staging.stage(record, draft)
+            except BaseException as error:
+                if self.log.appended.txid == before:
+                    raise
+                self.committer.fail(error)  # it is in the log and not in the state: only reopening can mend that
+                if isinstance(error, Exception):
+                    raise self.committer.unknown(before + 1) from error
+                raise
+            held = False
+            if staging is not None:
+                self._release_writer()
+            else:
+                self._finish_barrier(record, None)
+        finally:
+            draft.seal("ended")
+            draft.close()
+            if held:
+                self._release_writer()
+        if durability == "synced":
+            self.committer.wait(record.txid)
+        elif durability == "pipelined":
+            draft.outcome = self.committer.outcome(record.txid)
+        else:
+            self.committer.sync_within()
+
+    def _ask_plugins(self, draft: TxT) -> None:
+        """The moments *committing* and *final*. Raises `RolledBack` from what a plugin raises."""
+        try:
+            for hook in self.hooks.committing:
+                hook(draft)
+            draft.seal("being committed")
+            for hook in self.hooks.final:
+                hook(draft)
+        except Exception as error:
+            raise RolledBack(f"a plugin refused the transaction: {error}", hint="see the plugin's own error") from error
+
+    def _wait_published(self, txid: int) -> None:
+        """What was read is in the end not taken back: wait until it is published."""
+        if self._stages.published.txid >= txid:
+            return
+        self.committer.sync_within(0.0)
+        if not self.committer.wait_until(lambda: self._stages.published.txid >= txid, self.settings.wait_s):
+            if self.committer.poison is not None:
+                raise RolledBack("what this transaction read may never have been committed: the store is poisoned",
+                                 hint="reopen the store and read again")
+            raise RolledBack(f"what this transaction read (transaction {txid}) was not published in time",
+                             hint="a condition on acknowledgement is open; read again later")
+
+    def _finish_barrier(self, record: Record, path: Path | None) -> None:
+        """Wait until the record at the barrier may be published, apply it, lift the barrier, release the writer lock,
+        and wait until it is acknowledged. Where a condition that gates publication is late, the rest is done in the
+        background and `ConditionNotMet` raised."""
+        txid, committer = record.txid, self.committer
+        future: Future[int] | None = None
+        try:
+            if self._stages.listeners:
+                future = outcome = committer.outcome(txid)
+                outcome.add_done_callback(lambda _: committer.settle())
+                committer.wait_until(lambda: self._stages.publishable.txid >= txid or outcome.done(), None)
+                if self._stages.publishable.txid < txid and outcome.done():
+                    outcome.result()
+            else:
+                committer.wait(txid)
+        except BaseException:
+            # It is in the log: whatever ended the wait, a signal perhaps, the engine gets it once it may be published.
+            if committer.poison is None:
+                committer.sync_within(0.0)
+                self._writer_thread = None  # the lock stays taken, and this thread is free
+                self.seams.scheduler.spawn("holdfast-late", lambda: self._apply_late(record, path))
+            else:
+                self._release_writer()
+            raise
+        self._apply_barrier(record, path)
+        if future is not None:
+            future.result()
+
+    def _apply_late(self, record: Record, path: Path | None) -> None:
+        self.committer.wait_until(lambda: self._stages.publishable.txid >= record.txid, None)
+        if self._stages.publishable.txid < record.txid:
+            self._release_writer()
+            return
+        try:
+            self._apply_barrier(record, path)
+        except OutcomeUnknown:
+            logger.exception("transaction %d could not be applied", record.txid)
+
+    def _apply_barrier(self, record: Record, path: Path | None) -> None:
+        try:
+            if self._stages.publishable.txid < record.txid:
+                raise self.committer.unknown(record.txid)
+            try:
+                self._handed = record.position
+                if path is None:
+                    self.engine.apply([record])
+                else:
+                    assert isinstance(self.engine, BulkEngine)
+                    with self._checkpointing:
+                        self._apply_bulk(self.engine, record, path)
+            except BaseException as error:
+                self.committer.fail(error)
+                raise self.committer.unknown(record.txid) from error
+            with self.committer.mutex:
+                self._stages.lift(record.position)
+            self.committer.settle()
+        finally:
+            self._release_writer()
+
+    def _apply_bulk(self, engine: BulkEngine[TxT, ViewT], record: Record, path: Path) -> None:
+        """It is in the log, so it must get into the state: without room, wait until there is some."""
+        while True:
+            try:
+                engine.apply_bulk(record, path)
+                break
+            except DiskFull:
+                logger.warning("transaction %d, a bulk load, waits for room to be applied", record.txid)
+                if self._unusable is not None or self.committer.wait_until(lambda: self._unusable is not None, 1.0):
+                    raise
+        self._stages.checkpoint(engine.position)
+
+    def bulk(self, load: Any) -> int:
+        """Load in bulk, as one transaction whose data stands in a file beside the log.
+
+        Args:
+            load: what the engine takes.
+
+        Returns:
+            Its txid.
+
+        Raises:
+            Unsupported: the engine takes none.
+            InvalidInput: nothing happened.
+            As `transaction`, and `DiskFull`.
+        """
+        engine = self.engine
+        if not isinstance(engine, BulkEngine):
+            raise Unsupported(f"the {engine.name} engine takes no bulk loads", hint="write ordinary transactions")
+        draft = self._begin()
+        held = True
+        try:
+            draft.seal("a bulk load")
+            draft.close()
+            self._wait_published(self._stages.appended.txid)
+            out = self.log.new_attachment()
+            try:
+                payload = engine.write_bulk(load, out)  # type: ignore[arg-type]  # a raw stream is binary I/O enough
+                attachment = out.finish()
+            except BaseException:
+                out.abandon()
+                raise
+            path = self.log.attachment_path(attachment.name)
+            try:
+                record = self.committer.append(payload, engine.payload_version, attachment, barrier=True, promise=True)
+            except BaseException:
+                self.seams.files.unlink(path, missing_ok=True)
+                raise
+            held = False
+            self._finish_barrier(record, path)
+        finally:
+            if held:
+                self._release_writer()
+        self.hooks.tell("checkpointed", self.engine.position)
+        return record.txid
+
+    def wait(self, txid: int, timeout: float | None = None) -> None:
+        """Wait until a transaction is acknowledged, for instance after `ConditionNotMet`.
+
+        Raises:
+            ConditionNotMet: not within `timeout` seconds.
+            OutcomeUnknown: the store is poisoned.
+        """
+        if self._stages.acknowledged.txid < txid <= self._stages.appended.txid:
+            self.committer.sync_within(0.0)
+        if not self.committer.wait_until(lambda: self._stages.acknowledged.txid >= txid, timeout):
+            if self.committer.poison is not None:
+                raise self.committer.unknown(txid)
+            raise ConditionNotMet(f"transaction {txid} was not acknowledged within {timeout} s", txid=txid)
+
+    def wait_published(self, after: int, timeout: float) -> int:
+        """Wait up to `timeout` seconds until something after `after` is published; the last published txid."""
+        self.committer.wait_until(lambda: self._stages.published.txid > after or self._unusable is not None, timeout)
+        return self._stages.published.txid
