@@ -1,7 +1,7 @@
 """Conditions on acknowledgement: asks the plugins that listen to *logged*, and watches what they answer.
 
-One thread asks every listener about each synced range, in order, never on the thread that syncs. A condition that is met
-moves the stages. One whose time is over, or that failed, ends the wait of the commits in its range with
+One thread asks every listener about each synced range, in order, never on the thread that syncs. A condition that is
+met moves the stages. One whose time is over, or that failed, ends the wait of the commits in its range with
 `ConditionNotMet`; if it gates publication it stays open, otherwise the transactions count as acknowledged.
 """
 

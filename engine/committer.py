@@ -215,7 +215,7 @@ class Committer:
                 self._kick.notify()
 
     def wait_until(self, reached: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait until `reached()` (asked under the mutex) or the store is poisoned or closing; whether it was reached."""
+        """Wait until `reached()` (asked under the mutex), or the store is poisoned or closing; whether it was."""
         with self.mutex:
             self._watchers += 1
             try:

@@ -43,8 +43,8 @@ class Abilities:
         atomic: its durable state is always exactly at its position, whatever happens to the power. Any other engine
             opens only after replay to the log's end.
         image: `stable`, every byte as of one position; or `moving`, bytes change while they are read.
-        background_checkpoint: `checkpoint` may run beside `begin`, `stage`, `apply` and `view`. Without it the kit holds
-            the writer lock meanwhile.
+        background_checkpoint: `checkpoint` may run beside `begin`, `stage`, `apply` and `view`. Without it the kit
+            holds the writer lock meanwhile.
         shared_readers: its directory may be opened read-only by other processes while one writes.
         replays_in_memory: a read-only opening may `apply` records without changing a byte on disk. Without it, such an
             opening works on a scratch copy.

@@ -191,7 +191,8 @@ class Manifest:
             "target_id": self.target_id, "history": self.history.to_wire(), "engine": self.engine,
             "state_format": self.state_format, "p0": list(self.p0), "p1": list(self.p1), "moving": self.moving,
             "chunk_bytes": self.chunk_bytes, "files": [[f.name, f.size, b"".join(f.digests)] for f in self.files],
-            "created_us": self.created_us, "runs": list(self.runs), "retired_us": self.retired_us, "retired_branch": self.retired_branch, "settled": self.settled,
+            "created_us": self.created_us, "runs": list(self.runs), "retired_us": self.retired_us,
+            "retired_branch": self.retired_branch, "settled": self.settled,
         }
         document.write(files, generation.manifest, MANIFEST_MAGIC, MANIFEST_VERSION, body)
 
@@ -208,7 +209,8 @@ class Manifest:
                            for n, s, d in body["files"])
             return cls(body["target_id"], History.from_wire(body["history"]), body["engine"], body["state_format"],
                        Position(*body["p0"]), Position(*body["p1"]), body["moving"], body["chunk_bytes"], copied,
-                       body["created_us"], tuple(body["runs"]), body["retired_us"], body["retired_branch"], body["settled"])
+                       body["created_us"], tuple(body["runs"]), body["retired_us"], body["retired_branch"],
+                       body["settled"])
         except (KeyError, TypeError, ValueError, InvalidInput) as error:
             raise Damaged(f"lacks or garbles a field: {error}", path=str(path)) from error
 

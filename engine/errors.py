@@ -26,7 +26,7 @@ class HoldfastError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
-# --- how a commit may end, other than well ---------------------------------------------------------------------------
+# --- how a commit may end, other than well ------------------------------------------------------------------------
 
 
 class RolledBack(HoldfastError):
@@ -61,7 +61,7 @@ class OutcomeUnknown(HoldfastError):
         self.txid = txid
 
 
-# --- using the store -------------------------------------------------------------------------------------------------
+# --- using the store ----------------------------------------------------------------------------------------------
 
 
 class InvalidInput(HoldfastError, ValueError):
@@ -144,7 +144,7 @@ class SettingError(HoldfastError, ValueError):
     hint = "correct the setting"
 
 
-# --- what can be wrong with data on disk or on the wire ----------------------------------------------------------------
+# --- what can be wrong with data on disk or on the wire -----------------------------------------------------------
 
 
 class Damaged(HoldfastError):
@@ -190,7 +190,7 @@ class AheadOfSource(HoldfastError):
     hint = "the source lost transactions or is an older copy; do not overwrite this target"
 
 
-# --- sources, leases, backups ------------------------------------------------------------------------------------------
+# --- sources, leases, backups -------------------------------------------------------------------------------------
 
 
 class SourceUnavailable(HoldfastError):

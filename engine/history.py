@@ -1,7 +1,7 @@
 """Positions, records and branches: how one history is told from another.
 
-`chain(n) = xxh3-128(chain(n-1) ‖ header(n) ‖ payload(n))`, and chain(0) is made from the store's id. The header says how
-long the payload is, so the concatenation has one reading. Two stores whose chains agree at a txid agree, accidents
+`chain(n) = xxh3-128(chain(n-1) ‖ header(n) ‖ payload(n))`, and chain(0) is made from the store's id. The header says
+how long the payload is, so the concatenation has one reading. Two stores whose chains agree at a txid agree, accidents
 aside, on every transaction up to it. It is no defence against forgery.
 """
 

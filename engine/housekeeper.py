@@ -26,7 +26,7 @@ RETRY_S = 1.0
 
 
 class Housekeeper:
-    """See the module's text. `blocked` is why checkpoints cannot be made now (no room), or None; `closing` that it ends."""
+    """See the module's text. `blocked`: why no checkpoint can be made now (no room), or None; `closing`: it ends."""
 
     def __init__(self, store: Store[Any, Any]) -> None:
         self._store = store
@@ -58,7 +58,8 @@ class Housekeeper:
             self._wake.clear()
             if self.closing or self._store.poisoned:
                 break
-            for duty in (self._spare, self._checkpoint, self._tell_sealed, self._heartbeat, self._leases, self._prune_log):
+            for duty in (self._spare, self._checkpoint, self._tell_sealed, self._heartbeat, self._leases,
+                         self._prune_log):
                 try:
                     duty()
                 except Exception:

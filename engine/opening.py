@@ -167,7 +167,7 @@ def _match(identity: Identity, log: Log) -> None:
 
 def _need_replay(manifest: Manifest, log: Log) -> None:
     if log.end.txid < manifest.p1.txid:
-        raise Damaged(f"the log ends at transaction {log.end.txid}, and this image counts only from {manifest.p1.txid} on",
+        raise Damaged(f"the log ends at transaction {log.end.txid}, and this image counts only from {manifest.p1.txid}",
                       path=str(log.directory))
 
 
@@ -271,7 +271,7 @@ def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping
             raise
         engine.close()
     if shared:
-        raise StoreLocked(f"{root} is open for writing, and too much of its log is not checkpointed to be read meanwhile",
+        raise StoreLocked(f"{root} is open for writing, and too much of its log is not checkpointed",
                           hint="ask its writer for a checkpoint, or take a backup and read that")
     directory = tempfile.TemporaryDirectory(prefix="holdfast-scratch-")
     try:

@@ -128,7 +128,7 @@ class DirectoryLock:
             os.close(fd)
 
     def abandon(self) -> None:
-        """After a fork, in the child: drop the descriptor. The parent's lock stands (flock belongs to the open file)."""
+        """In a forked child: drop the descriptor. The parent's lock stands (flock belongs to the open file)."""
         self.release()
 
 

@@ -25,7 +25,7 @@ class Settings:
         segment_bytes: size of a log segment, 128 KiB to 64 MiB.
         max_record_bytes: the largest payload of one transaction.
         unwritten_bytes: how much may be appended and not yet written; later transactions wait.
-        keep_logs: how much log to keep, whichever bound comes first: "7 days, 4 GiB", "100000 transactions", "for ever".
+        keep_logs: how much log to keep, whichever bound comes first: "7 days, 4 GiB", "1000 transactions", "for ever".
         consumer_bytes, consumer_days: how far a registered consumer (a backup target) may lag before it is dropped.
         checkpoint_soft_bytes: this much not yet checkpointed starts a checkpoint.
         checkpoint_hard_bytes: this much makes commits wait for it.

@@ -73,7 +73,7 @@ class Stages:
         return self._unanswered.popleft().log if self._unanswered else None
 
     def answered(self, log: LogRange, conditions: Sequence[tuple[int, bool]]) -> None:
-        """Every listener has answered for a range: (listener, whether it gates publication) of those with conditions."""
+        """Every listener has answered for a range: (listener, whether it gates publication), if with a condition."""
         for held in self._ranges:
             if held.log is log:
                 held.open = {listener for listener, _ in conditions}

@@ -121,7 +121,8 @@ class Store(Writing[TxT, ViewT]):
         self._checkpoints = 0
         self._pid = os.getpid()
         self.committer = Committer(self.log, self._stages, hooks, seams, relaxed_s=settings.relaxed_ms / 1000,
-                                   on_published=self._staging.publish if self._staging else _nothing, on_fault=self._on_fault)
+                                   on_published=self._staging.publish if self._staging else _nothing,
+                                   on_fault=self._on_fault)
         self._acknowledger = None
         if hooks.logged:
             self._acknowledger = Acknowledger(self.committer, hooks, seams)
@@ -270,7 +271,8 @@ class Store(Writing[TxT, ViewT]):
             LogPruned, Unsupported: it went too far to be followed; open it again.
         """
         if self._unusable is not None or not self.read_only:
-            raise InvalidInput(f"{self.directory} is not open read-only", hint="a store that writes is always up to date")
+            raise InvalidInput(f"{self.directory} is not open read-only",
+                               hint="a store that writes is always up to date")
         before = self.log.end
         log, replayed = follow(self._opened, self.settings, self.seams)
         self.log, self._opened.log = log, log

@@ -161,8 +161,8 @@ class Writing(Generic[TxT, ViewT]):
                 if keeper.closing:
                     raise RolledBack("the store is being closed")
                 if keeper.blocked is not None:
-                    raise DiskFull(f"no room for a checkpoint, and {settings.checkpoint_hard_bytes:,} bytes are waiting "
-                                   "for it") from keeper.blocked
+                    hard = settings.checkpoint_hard_bytes
+                    raise DiskFull(f"no room for a checkpoint, and {hard:,} bytes wait for it") from keeper.blocked
                 if self.seams.clock.monotonic() >= deadline:
                     raise RolledBack(f"the checkpoint did not catch up within {settings.wait_s} s",
                                      hint="try again; a slower load or a larger checkpoint_hard_bytes avoids this")

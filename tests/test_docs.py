@@ -18,7 +18,8 @@ def test_the_code_of_a_page_runs_in_an_empty_folder(page: str, tmp_path: Path) -
     code = "\n".join(re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL))
     assert code
     (tmp_path / "page.py").write_text(code)
-    done = subprocess.run([sys.executable, "-W", "error", "page.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-W", "error", "page.py"], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 

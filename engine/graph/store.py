@@ -22,8 +22,8 @@ class GraphStore(Store[GraphTransaction, GraphView]):
     @classmethod
     def open(  # type: ignore[override]  # a preset: the engine is given, and the service's settings are added
         cls, directory: str | Path, *, create: bool = True, read_only: bool = False,
-        plugins: Iterable[Plugin | str] = (), options: Mapping[str, Any] | None = None, settings: Settings | None = None,
-        online_backup_enabled: bool = True, online_backup_server: str | None = None,
+        plugins: Iterable[Plugin | str] = (), options: Mapping[str, Any] | None = None,
+        settings: Settings | None = None, online_backup_enabled: bool = True, online_backup_server: str | None = None,
         tls_certificate: str | Path | None = None, tls_key: str | Path | None = None, token: str | None = None,
         insecure: bool = False, seams: Seams = REAL,
     ) -> Self:

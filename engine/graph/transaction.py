@@ -35,8 +35,20 @@ class GraphTransaction(Reads, Transaction):
         StoreClosed: the transaction has ended.
     """
 
-    __slots__ = ("_base", "_bound", "changes", "_get", "_layers", "_next_edge", "_next_node",
-                 "_next_token", "_number_of_edges", "_number_of_nodes", "_plans", "_tokens")
+    __slots__ = (
+        "_base",
+        "_bound",
+        "_get",
+        "_layers",
+        "_next_edge",
+        "_next_node",
+        "_next_token",
+        "_number_of_edges",
+        "_number_of_nodes",
+        "_plans",
+        "_tokens",
+        "changes",
+    )
     _keeps = False
 
     def __init__(self, base: Base, layers: tuple[Layer, ...], txid: int, marks: Marks, tokens: Tokens) -> None:

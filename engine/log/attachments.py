@@ -2,8 +2,8 @@
 
 A file is the engine's content and then a 48-byte trailer: magic HFATTACH, version (u32), 0 (u32), content length (u64),
 0 (u64), xxh3-128 of content and trailer so far. It is synced, file and directory, before the record that names it is
-logged; the record carries name, size and xxh3-128 of the whole file. One that no record names is rubbish from a load that never
-was; one that is named and missing is damage.
+logged; the record carries name, size and xxh3-128 of the whole file. One that no record names is rubbish from a load
+that never was; one that is named and missing is damage.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class AttachmentWriter(io.RawIOBase):
         made = Attachment(self._final.name, self._size, self._digest.digest())
         if self._expected is not None and made != self._expected:
             self.abandon()
-            raise Damaged(f"attachment {made.name} arrived with {made.size} bytes and another checksum than its record says")
+            raise Damaged(f"attachment {made.name} arrived with {made.size} bytes, and not with the checksum that its "
+                          "record says")
         try:
             self._file.sync()
             self._files.rename(self._path, self._final)

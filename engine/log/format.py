@@ -47,8 +47,8 @@ _READ_BYTES = 1 << 20
 class SegmentHeader(NamedTuple):
     """What the header block of a segment says.
 
-    `base` is the position before its first record. No record here is committed before `base_time_us`: the commit time at
-    `base`, or that of a heartbeat after it; 0 if there is none.
+    `base` is the position before its first record. No record here is committed before `base_time_us`: the commit time
+    at `base`, or that of a heartbeat after it; 0 if there is none.
     """
 
     segment_id: bytes

@@ -156,7 +156,7 @@ class Log:
     def _match(self, state: Position) -> None:
         """The engine's state must be of this log's history, and the log must go on from it."""
         if state.txid < self.base.txid:
-            raise Damaged(f"the log starts after transaction {self.base.txid}, and the engine's state ends at {state.txid}",
+            raise Damaged(f"the log starts after transaction {self.base.txid}, the engine's state ends at {state.txid}",
                           path=str(self.directory))
         if self.chain_at(state.txid) != state.chain:
             raise Damaged(f"the engine's state is of another history than the log at transaction {state.txid}",
@@ -170,9 +170,10 @@ class Log:
             if name.endswith(".new"):
                 files.unlink(path)
             elif name.startswith("spare-"):
-                # A spare is good only while it was never written: it is zero, whole, and was synced before it got its name.
+                # Good only while it was never written: zero and whole; it was synced before it got its name.
                 file = files.open(path)
-                fit = self.options.preallocate and file.size() == self.options.segment_bytes and not any(file.pread(65536, 0))
+                fit = (self.options.preallocate and file.size() == self.options.segment_bytes
+                       and not any(file.pread(65536, 0)))
                 file.close()
                 if fit and self._spare is None:
                     self._spare = path
@@ -218,7 +219,8 @@ class Log:
         if now < self._time:
             self.clock_jump_us = now - self._time
             now = self._time
-        record = Record.make(self.appended.chain, self.appended.txid + 1, self.epoch, now, payload_version, payload, attachment)
+        txid, chain = self.appended
+        record = Record.make(chain, txid + 1, self.epoch, now, payload_version, payload, attachment)
         self._enqueue(record)
         return record
 
@@ -230,7 +232,8 @@ class Log:
             DiskFull.
         """
         if record.txid != self.appended.txid + 1:
-            raise InvalidInput(f"transaction {record.txid} cannot follow {self.appended.txid}", hint="send the log without gaps")
+            raise InvalidInput(f"transaction {record.txid} cannot follow {self.appended.txid}",
+                               hint="send the log without gaps")
         again = Record.decode(self.appended.chain, record.header, record.payload)
         if again.chain != record.chain or record.epoch < self.epoch:
             raise InvalidInput(f"transaction {record.txid} is not of the history that this log holds",
@@ -453,7 +456,7 @@ class Log:
                                 hint="ask for what is durable")
         while after < upto:
             if after < self.base.txid:
-                raise LogPruned(f"transaction {after + 1} is no longer in the log, which starts at {self.base.txid + 1}")
+                raise LogPruned(f"transaction {after + 1} is no longer in the log, which starts after {self.base.txid}")
             segment = self._segment_of(after + 1)
             data_end, last = segment.data_end, segment.end.txid
             try:
@@ -480,7 +483,7 @@ class Log:
         if txid > self.end.txid:
             raise AheadOfSource(f"transaction {txid} is not here, the log ends at {self.end.txid}")
         if txid < self.base.txid:
-            raise LogPruned(f"the chain at transaction {txid} is no longer known; the log starts after {self.base.txid}")
+            raise LogPruned(f"the chain at transaction {txid} is not known; the log starts after {self.base.txid}")
         return next(self.read(txid - 1, txid)).chain
 
     def time_of(self, txid: int) -> int:

@@ -6,7 +6,8 @@ were durable, they are damaged, and that is an error; otherwise they were never 
 own position is such a watermark too, and so is the beginning of the next segment.
 
 What stands above the last watermark may be in the page cache only (the process died, not the machine): it is written
-again and synced before anything counts as durable. Then the segment is sealed, so that the next record starts a new one.
+again and synced before anything counts as durable. Then the segment is sealed, so that the next record starts a new
+one.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def recover(files: Files, paths: list[Path], *, engine_txid: int, read_only: boo
                 raise Damaged(f"starts after {following.header.base}, and the one before ends at {segment.end}",
                               path=str(following.path))
     if segments[-1].end.txid < engine_txid:
-        raise Damaged(f"the log ends at transaction {segments[-1].end.txid}, and the engine's state holds {engine_txid}",
+        raise Damaged(f"the log ends at transaction {segments[-1].end.txid}, the engine's state holds {engine_txid}",
                       path=str(segments[-1].path))
     return segments, recovery
 

@@ -1,9 +1,9 @@
 """Retention: which segments may go. Pure: facts in, a plan out.
 
 Whole segments are pruned, oldest first, and never one that holds a transaction after a lease's position, a registered
-consumer's, or the last checkpoint. `keep_logs` says how much more is kept: as soon as the log exceeds any of its bounds,
-the oldest segments go. A consumer that lags beyond its own bounds is dropped, so that a forgotten target does not fill
-the disk.
+consumer's, or the last checkpoint. `keep_logs` says how much more is kept: as soon as the log exceeds any of its
+bounds, the oldest segments go. A consumer that lags beyond its own bounds is dropped, so that a forgotten target does
+not fill the disk.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def digest_of(file: File, end: int) -> xxh3_128:
 
 
 class SegmentWriter:
-    """The open end of a segment. `reserved` runs ahead of `segment.data_end` by what is appended and not yet written."""
+    """The open end of a segment. `reserved` is ahead of `segment.data_end` by what is appended and not yet written."""
 
     def __init__(self, segment: Segment, prepared: Path | None, capacity: int) -> None:
         self.segment = segment
