@@ -350,10 +350,14 @@ class Writing(Generic[TxT, ViewT]):
                 out.abandon()
                 raise
             path = self.log.attachment_path(attachment.name)
+            before = self.log.appended.txid
             try:
                 record = self.committer.append(payload, engine.payload_version, attachment, barrier=True, promise=True)
-            except BaseException:
-                self.seams.files.unlink(path, missing_ok=True)
+            except BaseException as error:
+                if self.log.appended.txid == before:
+                    self.seams.files.unlink(path, missing_ok=True)
+                else:  # it is in the log, names the file, and will never be applied by us
+                    self.committer.fail(error)
                 raise
             held = False
             self._finish_barrier(record, path)

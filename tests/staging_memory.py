@@ -1,6 +1,7 @@
-"""A staging engine for tests: keys and values in memory, its durable state one file.
+"""A staging engine for tests: keys and values in memory, its durable state one file, and bulk loads.
 
-The memory engine does not stage, so its commits do not group. This one does, with nothing else to it.
+The memory engine does not stage, so its commits do not group. This one does, with nothing else to it. A bulk load is a
+dictionary that is set as a whole.
 """
 
 from __future__ import annotations
@@ -8,13 +9,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import msgpack
 
-from holdfast.engine.contract import Abilities, Context, Image, StagingEngine
+from holdfast.engine.contract import Abilities, BulkEngine, Context, Image, StagingEngine
+from holdfast.engine.errors import InvalidInput
 from holdfast.engine.helpers import FileImage, changes_of, read_state, write_state
 from holdfast.engine.history import Position, Record
+from holdfast.engine.log.attachments import TRAILER
 from holdfast.engine.memory import MemoryTransaction, MemoryView
 
 _MAGIC, _FILE = b"TESTSTAG", "state"
@@ -25,7 +28,7 @@ def _changed(state: Mapping[bytes, bytes], record: Record) -> dict[bytes, bytes]
     return {key: value for key, value in changed.items() if value is not None}
 
 
-class StagingMemory(StagingEngine[MemoryTransaction, MemoryView]):
+class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[MemoryTransaction, MemoryView]):
     name = "staging-memory"
     state_format = 1
     payload_version = 1
@@ -83,6 +86,22 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView]):
             write_state(self._seams.files, self._directory / _FILE, _MAGIC, 1, reached, msgpack.packb(state))
             self._position, self._pending = reached, 0
         return self._position
+
+    def write_bulk(self, load: Any, out: BinaryIO) -> bytes:
+        if not isinstance(load, dict):
+            raise InvalidInput("a bulk load is a dictionary")
+        for key, value in load.items():
+            out.write(msgpack.packb((key, value)))
+        return b"bulk"
+
+    def apply_bulk(self, record: Record, path: Path) -> None:
+        content = self._seams.files.read(path)[: -TRAILER.size]
+        unpacker = msgpack.Unpacker()
+        unpacker.feed(content)
+        state = {**self._published[0], **dict(unpacker)}
+        write_state(self._seams.files, self._directory / _FILE, _MAGIC, 1, record.position, msgpack.packb(state))
+        self._published = self._newest = state, record.position
+        self._position, self._pending = record.position, 0
 
     def pending_bytes(self) -> int:
         return int(self._pending)

@@ -1,7 +1,7 @@
-"""Whole stores against every crash, on a simulated disk: the engines that use the seams only.
+"""Whole stores against every crash, on a simulated disk: engines that use the seams only.
 
-One scripted run, on one thread, is recorded: creation, commits, rotations, checkpoints, a consumer, pruning, a close, a
-reopening, more of it. Then it is cut off at each point between two operations of the disk, with each of several fates
+One scripted run, on one thread, is recorded: creation, commits, rotations, checkpoints, a consumer, bulk loads where the
+engine takes them, pruning, a close, a reopening, more of it. Then it is cut off at each point between two operations of the disk, with each of several fates
 for what was not synced. The store is opened again; what it shows must be the model after transaction n, n at least the
 last one acknowledged by then, and the engine's own check clean. Then it goes on.
 """
@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simdisk import FATES, Drawn, Dropped, Fate, SimDisk, quiet_seams
+from staging_memory import StagingMemory
 
 from holdfast.engine.contract import Engine
 from holdfast.engine.memory import MemoryEngine, MemoryTransaction
@@ -26,7 +27,7 @@ from holdfast.engine.store import Store
 
 WHERE = Path("/data/store")
 SMALL = Settings(segment_bytes=128 << 10, keep_logs="1 transactions")
-ENGINES: list[type[Engine[Any, Any]]] = [MemoryEngine, RecordsEngine]
+ENGINES: list[type[Engine[Any, Any]]] = [MemoryEngine, RecordsEngine, StagingMemory]
 Content = dict[Any, bytes]
 
 
@@ -72,6 +73,20 @@ class Run:
         assert tx.txid == seed
         self.acknowledged.append((len(self.disk.ops), seed))
 
+    def commit_together(self, store: Store[Any, Any], *sizes: int) -> None:
+        """Several in one group: all but the last are relaxed, and synced along with it."""
+        acknowledged = len(self.acknowledged)
+        for size in sizes[:-1]:
+            self.commit(store, size, "relaxed")
+        del self.acknowledged[acknowledged:]
+        self.commit(store, sizes[-1])
+
+    def bulk(self, store: Store[Any, Any], size: int) -> None:
+        load = {b"bulk": text(len(self.models), size)}
+        self.models.append({**self.models[-1], **load})
+        assert store.bulk(load) == len(self.models) - 1
+        self.acknowledged.append((len(self.disk.ops), len(self.models) - 1))
+
     def acked_at(self, ops: int) -> int:
         return max((txid for done, txid in self.acknowledged if done <= ops), default=0)
 
@@ -91,6 +106,9 @@ def recorded(engine: type[Engine[Any, Any]]) -> Run:
     for size in (30_000, 5, 35_000):
         run.commit(store, size)
     store.log.consumers.register("aa", "a backup", store.published)
+    if engine is StagingMemory:
+        run.commit_together(store, 10, 500, 20)
+        run.bulk(store, 3000)
     for size in (15_000, 40_000):
         run.commit(store, size)
     store.checkpoint()
@@ -102,6 +120,9 @@ def recorded(engine: type[Engine[Any, Any]]) -> Run:
     run.commit(store, 300)
     store.checkpoint()
     run.commit(store, 70_000)
+    if engine is StagingMemory:
+        run.bulk(store, 100)
+        run.commit_together(store, 600, 20)
     run.commit(store, 30_000)
     store.prune()  # as far as the last checkpoint, and no further
     run.commit(store, 200)

@@ -194,9 +194,15 @@ class Log:
                     raise Damaged(f"the attachment of transaction {txid} is missing or cut", path=str(path))
 
     def _start_now(self) -> None:
-        """Start a segment at once, so that its header's history and epoch are durable."""
+        """Start a segment at once, so that its header's history and epoch are durable. Raises `DiskFull`."""
         self._writer = self._next_writer(0)
-        self._start(self._writer)
+        try:
+            self._start(self._writer)
+        except BaseException as error:
+            self._writer = None
+            if is_disk_full(error):
+                raise DiskFull(f"no room for a log segment in {self.directory}") from error
+            raise
 
     # --- appending -------------------------------------------------------------------------------------------------
 
@@ -248,6 +254,7 @@ class Log:
         size = _FRAME + len(body)
         writer = self._writer
         if (writer is None or writer.reserved + _GROUP + size > writer.limit
+                or writer.segment.header.epoch != record.epoch
                 or (record.attachment is not None and writer.attachments >= MAX_ATTACHMENTS)):
             writer = self._writer = self._next_writer(_GROUP + size)
         batches = self._batches
