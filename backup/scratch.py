@@ -20,9 +20,12 @@ from ..engine.errors import Inconsistent
 from ..engine.log.log import Log
 from ..engine.seams import Seams
 from ..replay.files import DigestedFiles, Progress, copy_files
-from ..replay.roll import CHECKPOINT_BYTES, roll
+from ..replay.roll import roll
 from .target import AnyEngine
 
+MEMORY_LOG_BYTES = 2 << 20
+"""A log up to this is replayed in memory. What an engine holds of a record can be twenty times its bytes in the log
+(an edge takes 31 there, and 650 in the graph's overlay), and all of it is held until the check is through."""
 MAX_FINDINGS = 100
 """Inconsistencies that are gathered before a check stops."""
 
@@ -43,7 +46,7 @@ def sweep_scratch(layout: Layout) -> None:
 
 def fits_memory(engine: AnyEngine, log: Log) -> bool:
     """Whether the log may be replayed into an engine that is open read-only."""
-    if not engine.abilities.replays_in_memory or sum(s.size for s in log.segments()) > CHECKPOINT_BYTES:
+    if not engine.abilities.replays_in_memory or sum(s.size for s in log.segments()) > MEMORY_LOG_BYTES:
         return False
     return not log.attached()
 

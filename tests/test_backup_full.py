@@ -247,7 +247,7 @@ def test_inconsistent_copy_is_not_the_backup(tmp_path: Path) -> None:
 
 def test_large_logs_are_checked_in_a_scratch_copy(store: Store[Any, Any], tmp_path: Path,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.scratch.CHECKPOINT_BYTES", 0)
+    monkeypatch.setattr("holdfast.backup.scratch.MEMORY_LOG_BYTES", 0)
     seen = []
     monkeypatch.setattr("holdfast.backup.scratch.check", lambda *a: None)
     monkeypatch.setattr("holdfast.backup.full.check", lambda *a: seen.extend(beside(tmp_path / "target")))

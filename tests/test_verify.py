@@ -138,7 +138,7 @@ def test_inconsistent(tmp_path: Path) -> None:
 
 def test_in_a_scratch_copy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     in_memory = backup.verify(world.target).digest
-    monkeypatch.setattr("holdfast.backup.scratch.CHECKPOINT_BYTES", 0)
+    monkeypatch.setattr("holdfast.backup.scratch.MEMORY_LOG_BYTES", 0)
     assert backup.verify(world.target).digest == in_memory
     assert tree(world.target) == world.files
     assert sorted(p.name for p in world.target.parent.iterdir()) == ["store", "target"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import lmdb
@@ -18,6 +19,7 @@ import msgpack
 import numpy as np
 
 from ..errors import HoldfastError, StoreClosed
+from . import adjacency
 from .check_lists import SIDES, Lists, list_name
 from .lmdbstate import (
     EDGE_BLOCK,
@@ -42,6 +44,8 @@ from .walk import BLOCKS_AT_ONCE, edges_at_once, mixed, nodes_at_once, overlay_l
 if TYPE_CHECKING:
     from .view import GraphView
 
+_ENTRIES = 1 << 15
+
 
 def check(view: GraphView) -> Iterator[str]:
     """Every inconsistency, in words."""
@@ -51,7 +55,7 @@ def check(view: GraphView) -> Iterator[str]:
                  stored.counts):
         yield from _guarded(part(), "the state on disk", base)
     if view._bound > base.txid:
-        yield from _guarded(_overlay(view), "the state in memory", base)
+        yield from _guarded(_overlay(view, stored), "the state in memory", base)
 
 
 def _guarded(findings: Iterator[str], what: str, base: Base) -> Iterator[str]:
@@ -284,10 +288,10 @@ class _Stored:
                 yield f"{self.edge_count} edges are there, the {name} lists hold {self.lists.counts[side]}"
 
 
-def _overlay(view: GraphView) -> Iterator[str]:
+def _overlay(view: GraphView, stored: _Stored) -> Iterator[str]:
     marks: Marks = view._marks()
     tokens = view._tokens
-    nodes = edges = highest = 0
+    nodes = edges = table = highest = 0
     for shown, sets in nodes_at_once(view):
         nodes += len(shown)
         highest = int(shown[-1]) if len(shown) else highest
@@ -296,27 +300,21 @@ def _overlay(view: GraphView) -> Iterator[str]:
     if nodes != marks.nodes or highest >= marks.next_node:
         yield f"{nodes} nodes up to {highest} are shown; counted are {marks.nodes}, the next is {marks.next_node}"
     highest = 0
-    for shown, _ in edges_at_once(view):
+    for shown, entries in edges_at_once(view):
         edges += len(shown)
+        table = (table + int(mixed(shown, entries["source"], entries["target"], entries["type"]).sum())) % (1 << 64)
         highest = int(shown[-1]) if len(shown) else highest
     if edges != marks.edges or highest >= marks.next_edge:
         yield f"{edges} edges up to {highest} are shown; counted are {marks.edges}, the next is {marks.next_edge}"
-    listed: set[tuple[int, int]] = set()
+    sums = list(stored.lists.sums)
     for lane, owners in overlay_lists(view).items():
-        for node in owners:
-            neighbours, ids = view._list(node, lane)
-            if ids and (not view.has_node(node) or ids != sorted(set(ids))):
-                yield f"{list_name(node, lane)} is out of order, or the node does not exist"
-            for neighbour, edge in zip(neighbours, ids, strict=True):
-                listed.add((lane & 1, edge))
-                ends = (neighbour, node) if lane & IN else (node, neighbour)
-                if view._edge(edge) != (*ends, lane >> 1):
-                    yield f"{list_name(node, lane)} has edge {edge}; the edge table says otherwise"
+        yield from _lists(view, lane, sorted(owners), sums)
+    for side, name in SIDES:
+        if sums[side] != table:
+            yield f"the edges that are shown are not those in the {name} lists that are shown"
+    if sums != [table, table]:
+        yield from _differing(view)
     for layer in view._layers:
-        for edge in _seen(view, layer.edges):
-            found = view._edge(edge)
-            if found is not None and not {(OUT, edge), (IN, edge)} <= listed:
-                yield f"edge {edge} is not in both of its lists"
         for edge in _seen(view, layer.edge_props):
             if view._edge(edge) is None and view._edge_props(edge):
                 yield f"edge {edge} does not exist, but has properties"
@@ -335,6 +333,55 @@ def _overlay(view: GraphView) -> Iterator[str]:
                 if index in view._base.indexes.values() and label in carried and key in properties and (
                         node not in view._candidates(index, value_digest(properties[key]))):
                     yield f"node {node} is not found by the index on {tokens.name(label)}.{tokens.name(key)}"
+
+
+def _lists(view: GraphView, lane: int, owners: list[int], sums: list[int]) -> Iterator[str]:
+    """Check some lists as they are shown, and bring the sums over all stored lists, by direction, to what is shown."""
+    base = view._base
+    at = 0
+    while at < len(owners):
+        begin, size = at, 0
+        shown: list[tuple[list[int], list[int]]] = []
+        held: list[tuple[list[int], list[int]]] = []
+        while at < len(owners) and size < _ENTRIES:
+            node = owners[at]
+            key = adjacency.pack_key(node, lane)
+            shown.append(view._list(node, lane))
+            held.append(adjacency.read(base.get(key), key, base.cursor))
+            ids = shown[-1][1]
+            if ids and (not view.has_node(node) or ids != sorted(set(ids))):
+                yield f"{list_name(node, lane)} is out of order, or the node does not exist"
+            base.state.mapping.passed(16 * len(held[-1][1]))
+            size += len(ids) + len(held[-1][1])
+            at += 1
+        change = _sum_of(owners[begin:at], lane, shown) - _sum_of(owners[begin:at], lane, held)
+        sums[lane & 1] = (sums[lane & 1] + change) % (1 << 64)
+
+
+def _sum_of(owners: list[int], lane: int, lists: list[tuple[list[int], list[int]]]) -> int:
+    """The sum of the checksums of all edges in lists, as they are summed for the edge table."""
+    own = np.repeat(np.array(owners, np.int64), [len(edges) for _, edges in lists])
+    other, edges = (np.array([*chain.from_iterable(column)], np.int64) for column in zip(*lists, strict=True))
+    source, target = (other, own) if lane & IN else (own, other)
+    return int(mixed(edges, source, target, np.full(len(edges), lane >> 1)).sum())
+
+
+def _differing(view: GraphView) -> Iterator[str]:
+    """Which entries of the lists that the overlay touches, and which of its edges, do not agree."""
+    for lane, owners in overlay_lists(view).items():
+        for node in sorted(owners):
+            for neighbour, edge in zip(*view._list(node, lane), strict=True):
+                way = (neighbour, node) if lane & IN else (node, neighbour)
+                if view._edge(edge) != (*way, lane >> 1):
+                    yield f"{list_name(node, lane)} has edge {edge}; the edge table says otherwise"
+    for layer in view._layers:
+        for edge in _seen(view, layer.edges):
+            found = view._edge(edge)
+            if found is not None:
+                source, target, kind = found
+                ends = (source, kind << 1 | OUT), (target, kind << 1 | IN)
+                if any(edge not in view._list(*end)[1] for end in ends):
+                    yield f"edge {edge} is not in both of its lists"
 
 
 def _seen(view: GraphView, cells: dict[int, Event]) -> list[int]:
