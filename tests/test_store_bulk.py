@@ -1,4 +1,5 @@
-"""Bulk loads through the store: one transaction each, whatever fails on the way. Their crashes are in `test_store_crash`."""
+"""Bulk loads through the store: one transaction each, whatever fails on the way. Their crashes are in
+`test_store_crash`."""
 
 from __future__ import annotations
 
