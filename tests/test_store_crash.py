@@ -2,10 +2,9 @@
 
 One scripted run, on one thread, is recorded: creation, commits, rotations, checkpoints, a consumer, bulk loads where
 the engine takes them, pruning, a close, a reopening, more of it. Then it is cut off at each point between two
-operations
-of the disk, with each of several fates for what was not synced. The store is opened again; what it shows must be the
-model after transaction n, n at least the last one acknowledged by then, and the engine's own check clean. Then it goes
-on.
+operations of the disk, with each of several fates for what was not synced. The store is opened again; what it shows
+must be the model after transaction n, n at least the last one acknowledged by then, and the engine's own check clean.
+Then it goes on.
 """
 
 from __future__ import annotations
