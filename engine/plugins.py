@@ -7,8 +7,8 @@ members are plugins like anyone's.
 ======================  ==================================================================  ===========================
 moment                  may                                                                 if it raises
 ======================  ==================================================================  ===========================
-opened, closing         start and stop what it runs                                         the open fails, cleanly;
-                                                                                            closing goes on
+opened, closing         start and stop what it runs; if one plugin's *opened* raises, all   the open fails, cleanly;
+                        are told *closing*, whether they were opened or not                 closing goes on
 committing(draft)       look, add through the engine's own transaction, refuse; under the   rolled back; the caller
                         writer lock, so be quick and commit nothing yourself                gets `RolledBack` from it
 final(draft)            look at the draft once more, read-only, after the last addition     as committing

@@ -373,7 +373,11 @@ class Writing(Generic[TxT, ViewT]):
         Raises:
             ConditionNotMet: not within `timeout` seconds.
             OutcomeUnknown: the store is poisoned.
+            InvalidInput: there is no such transaction yet.
         """
+        if txid > self._stages.appended.txid:
+            raise InvalidInput(f"transaction {txid} is not there; the last one is {self._stages.appended.txid}",
+                               hint="pass the txid of a transaction of this store")
         if self._stages.acknowledged.txid < txid <= self._stages.appended.txid:
             self.committer.sync_within(0.0)
         if not self.committer.wait_until(lambda: self._stages.acknowledged.txid >= txid, timeout):

@@ -23,6 +23,7 @@ from holdfast.engine.errors import (
     StoreClosed,
     Unsupported,
 )
+from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.seams import Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
@@ -603,3 +604,13 @@ def test_a_checkpoint_within_a_transaction_is_refused_where_it_would_wait_for_it
         MEMORY.write(tx, 1)
         with pytest.raises(InvalidInput, match="checkpoint"):
             store.checkpoint()
+
+
+def test_waiting_for_a_transaction_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """It would have waited for ever for whoever mistyped the number."""
+    with Store.open(tmp_path / "store", MemoryEngine) as store:
+        with store.transaction() as tx:
+            tx.put(b"k", b"v")
+        store.wait(1, timeout=30)
+        with pytest.raises(InvalidInput, match="the last one is 1"):
+            store.wait(2)
