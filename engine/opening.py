@@ -43,6 +43,8 @@ ROOM_TO_OPEN = 1 << 20
 LOOKS = 6
 """How often a directory that is being written is looked at before what seems wrong with it counts as wrong."""
 REPLAY_RECORDS = 1000
+REPLAY_BYTES = 256 << 10
+"""So many records, or payload bytes, are applied in one go; in memory an engine may hold twenty times as much."""
 REPLAY_IN_MEMORY = 256 << 20
 """A read-only opening replays up to this much log in memory, and more into a scratch copy."""
 
@@ -209,7 +211,7 @@ def replay(engine: Engine[Any, Any], log: Log, after: int, upto: int, soft_bytes
             continue
         batch.append(record)
         size += len(record.payload)
-        if len(batch) >= REPLAY_RECORDS or size > 4 << 20:
+        if len(batch) >= REPLAY_RECORDS or size >= REPLAY_BYTES:
             engine.apply(batch)
             if engine.pending_bytes() >= soft_bytes:
                 engine.checkpoint(batch[-1].position)

@@ -28,7 +28,7 @@ logger = logging.getLogger("holdfast.replay")
 BATCH_BYTES = 4 << 20
 """Bytes of log that are synced in one go, at most (one larger record goes by itself)."""
 BATCH_RECORDS = 4096
-CHECKPOINT_BYTES = 64 << 20
+CHECKPOINT_BYTES = 4 << 20
 """Pending bytes at which a replay checkpoints."""
 _NEVER = 1 << 62
 _STEP = 20_000

@@ -18,7 +18,7 @@ import lmdb
 from ..contract import Abilities, BulkEngine, Context, StagingEngine
 from ..errors import DiskFull, StorePoisoned
 from ..history import Position, Record
-from . import bulk, payload
+from . import bulk, mapping, payload
 from .checkpoint import Pace, StateWriter, dismantle, pages_needed, write_state
 from .image import LmdbImage
 from .lmdbstate import Base, LmdbState, encode_meta
@@ -68,6 +68,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
     def __init__(self, state: LmdbState, context: Context, adopt: Position | None) -> None:
         self._lmdb = state
         self._context = context
+        self._is_copy = adopt is not None
         self._clock = context.seams.clock
         base = Base(state, adopt)
         self._tokens = state.read_tokens(base)
@@ -142,6 +143,8 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
                     self._position = upto  # adopted below what it holds: that is durable already
                 else:
                     self._write(upto)
+                    if self._is_copy:  # most of its pages are written once and not read again
+                        self._lmdb.mapping.passed(mapping.ROOM)
             return self._position
 
     def write_bulk(self, load: Any, out: BinaryIO) -> bytes:

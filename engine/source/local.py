@@ -13,7 +13,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from ..contract import Image
-from ..errors import AheadOfSource, Diverged, InvalidInput, LogPruned, NotFound, SourceUnavailable
+from ..errors import AheadOfSource, DiskFull, Diverged, InvalidInput, LogPruned, NotFound, SourceUnavailable
 from ..history import Position, Record
 from ..log.attachments import NAME as ATTACHMENT_NAME
 from .base import CHUNK_BYTES, Confirmation, Grant, Source, SourceInfo
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..store import Store
 
 _PUBLISH_WAIT = 30.0
+_MUCH_PENDING = 4 << 20
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,300}")
 
 
@@ -68,6 +69,7 @@ class LocalSource(Source):
     def _lease_image(self, owner: str, ttl: float) -> Grant:
         if not 0 < ttl < float("inf"):  # before an image is made for nothing
             raise InvalidInput(f"a lease cannot live for {ttl} seconds", hint="give a positive number of seconds")
+        self._shorten_log()
         lease = self._pin_checkpointed(owner)
         try:
             with self._leases.using(lease.id):  # a store that closes waits until the image is made
@@ -90,6 +92,14 @@ class LocalSource(Source):
             return self._store.log.time_of(txid)
         except LogPruned:
             return 0
+
+    def _shorten_log(self) -> None:
+        """Where much is not checkpointed, checkpoint it first, if that delays no commit: whoever checks or restores the
+        copy would have to replay it."""
+        store = self._store
+        if store.engine.abilities.background_checkpoint and store.engine.pending_bytes() > _MUCH_PENDING:
+            with contextlib.suppress(DiskFull):  # then it is replayed
+                store.checkpoint()
 
     def _pin_checkpointed(self, owner: str) -> Lease:
         """A lease on the log after what is checkpointed. A checkpoint and a prune may come between looking and pinning;
