@@ -29,6 +29,7 @@ from typing import Literal
 from .errors import DiskFull, StoreLocked, Unsupported
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_RESERVING = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
 
@@ -83,7 +84,8 @@ class File:
         os.ftruncate(self._fd, size)
 
     def reserve(self, size: int) -> None:
-        """Make room for the file to be `size` bytes long, so that writes below it do not lack room.
+        """Make room for the file to be `size` bytes long, so that writes below it do not lack room. A file system that
+        cannot reserve any is left to say so when it is written to.
 
         Raises:
             DiskFull: there is none.
@@ -94,7 +96,8 @@ class File:
             except OSError as error:
                 if is_disk_full(error):
                     raise DiskFull(f"no room for {size:,} bytes in {self.path}") from error
-                raise
+                if error.errno not in _NO_RESERVING:
+                    raise
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from pathlib import Path
 
@@ -153,3 +155,27 @@ def test_lease_is_kept_alive_until_it_is_over(tmp_path: Path) -> None:
         assert threading.active_count() <= before, "nothing runs on"
         assert source.renewed == 3
         source.release(grant.id)
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS])
+def test_file_systems_that_cannot_reserve_room_are_copied_to(code: int, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems, with some C libraries, know no fallocate."""
+    def refuse(fd: int, offset: int, length: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    image = Image({"a": bytes(5000)})
+    copy_files(image.read, image.listed, tmp_path / "to", seams=REAL)
+    assert (tmp_path / "to" / "a").read_bytes() == bytes(5000)
+
+
+def test_no_room_to_reserve_is_said_before_a_byte_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    image = Image({"a": bytes(5000)})
+    with pytest.raises(DiskFull):
+        copy_files(image.read, image.listed, tmp_path / "to", seams=REAL)
+    assert (tmp_path / "to" / "a").stat().st_size == 0
