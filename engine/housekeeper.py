@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import DiskFull, HoldfastError
 from .log.retention import KeepLogs, plan_pruning
 from .log.segment import SegmentInfo
+from .opening import process_name
+from .readers import readers_floor
 
 if TYPE_CHECKING:
     from .store import Store
@@ -118,13 +120,17 @@ class Housekeeper:
     def prune(self) -> list[SegmentInfo]:
         """Delete what `keep_logs`, leases, consumers and the last checkpoint allow; the segments that went."""
         store, settings = self._store, self._store.settings
-        with self._pruning, store.leases.frozen() as leased:
-            consumers = store.log.consumers
-            checkpointed = store.engine.position.txid
-            plan = plan_pruning(store.log.segments(), keep=self._keep,
-                                floor=checkpointed if leased is None else min(leased, checkpointed),
-                                consumers=consumers.list(), consumer_bytes=settings.consumer_bytes,
-                                consumer_hours=settings.consumer_days * 24, now_us=self._clock.now_us())
+        with (self._pruning, store.leases.frozen() as leased,
+              readers_floor(store.directory, process_name(), store.seams) as read):
+            consumers, segments = store.log.consumers, store.log.segments()
+            if read is not None and sum(s.size for s in segments if s.last > read) > settings.consumer_bytes:
+                logger.warning("a process that reads lags too far behind, at transaction %d: its log is no longer kept",
+                               read)
+                read = None
+            floors = [store.engine.position.txid, *(floor for floor in (leased, read) if floor is not None)]
+            plan = plan_pruning(segments, keep=self._keep, floor=min(floors), consumers=consumers.list(),
+                                consumer_bytes=settings.consumer_bytes, consumer_hours=settings.consumer_days * 24,
+                                now_us=self._clock.now_us())
             for consumer in plan.dropped:
                 logger.warning("consumer %s (%s) lags too far behind, at transaction %d: its log is no longer kept",
                                consumer.id, consumer.name, consumer.position.txid)

@@ -33,6 +33,7 @@ from .errors import (
 from .history import Branch, History, Record, origin
 from .log.attachments import verify_attachment
 from .log.log import Log
+from .readers import ReaderLease
 from .seams import DirectoryLock, Files, Seams
 from .settings import Settings
 
@@ -60,6 +61,7 @@ class Opened:
         replayed: how many transactions were replayed.
         scratch: a copy of the state that goes when the store is closed, or None.
         manifest: to be settled when a checkpoint has passed its p1, or None.
+        reader: what keeps the log that is needed here, where another process writes the store; or None.
     """
 
     layout: Layout
@@ -70,6 +72,7 @@ class Opened:
     replayed: int
     scratch: tempfile.TemporaryDirectory[str] | None = None
     manifest: Manifest | None = None
+    reader: ReaderLease | None = None
 
 
 def process_name() -> str:
@@ -228,7 +231,21 @@ def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[s
     layout = Layout(root, seams.files)
     if not layout.is_store():
         raise StoreNotFound(f"no store in {root}")
-    return _steadily(layout, seams, lambda: _open_to_read(layout, kind, options, settings, seams))
+
+    def look() -> Opened:
+        if not _is_written(layout):
+            return _open_to_read(layout, kind, options, settings, seams, shared=False)
+        reader = ReaderLease(root, process_name(), seams)
+        try:
+            opened = _open_to_read(layout, kind, options, settings, seams, shared=True)
+            reader.advance(opened.log.end.txid)
+        except BaseException:
+            reader.release()
+            raise
+        opened.reader = reader
+        return opened
+
+    return _steadily(layout, seams, look)
 
 
 def _steadily(layout: Layout, seams: Seams, look: Callable[[], T]) -> T:
@@ -245,13 +262,12 @@ def _steadily(layout: Layout, seams: Seams, look: Callable[[], T]) -> T:
 
 
 def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, Any], settings: Settings,
-                  seams: Seams) -> Opened:
+                  seams: Seams, *, shared: bool) -> Opened:
     root = layout.root
     identity = _identity(layout, kind)
     generation = layout.current()
     manifest = Manifest.read(seams.files, generation)
     adopt = None if manifest is None or manifest.settled else manifest.p0
-    shared = _is_written(layout)
     if shared and not kind.abilities.shared_readers:
         raise StoreLocked(f"{root} is open for writing, and the {kind.name} engine cannot be read meanwhile")
     log = Log.open(generation.log, read_only=True, options=settings.log_options, seams=seams)
@@ -312,7 +328,10 @@ def follow(opened: Opened, settings: Settings, seams: Seams) -> tuple[Log, int]:
         raise Diverged(f"{opened.layout.root} has another history than when it was opened", hint="open it again")
     if _replays_large(log, end.txid):
         raise Unsupported("a bulk load, or more log than fits in memory, came since", hint="open it again")
-    return log, replay(opened.engine, log, end.txid, log.end.txid, 1 << 62)
+    replayed = replay(opened.engine, log, end.txid, log.end.txid, 1 << 62)
+    if opened.reader is not None and replayed:
+        opened.reader.advance(log.end.txid)
+    return log, replayed
 
 
 def _is_written(layout: Layout) -> bool:

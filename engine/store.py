@@ -169,8 +169,7 @@ class Store(Writing[TxT, ViewT]):
         try:
             if opened.manifest is not None and not read_only:
                 store.checkpoint()  # so that the copy's p0 and p1 need no longer be remembered
-            for hook in hooks.opened:
-                hook(store)
+            hooks.open(store)
         except BaseException as error:
             store.close()
             if isinstance(error, HoldfastError) or not isinstance(error, Exception):
@@ -390,6 +389,8 @@ class Store(Writing[TxT, ViewT]):
                 self._opened.scratch.cleanup()
             if self._opened.lock is not None:
                 self._opened.lock.release()
+            if self._opened.reader is not None:
+                self._opened.reader.release()
             _open_stores.discard(self)
             if locked:
                 self._writer.release()  # so that who waits for it learns that the store is closed
@@ -416,6 +417,8 @@ class Store(Writing[TxT, ViewT]):
         self.log.abandon()
         if self._opened.lock is not None:
             self._opened.lock.abandon()
+        if self._opened.reader is not None:
+            self._opened.reader.abandon()
 
     def __enter__(self) -> Self:
         return self

@@ -90,7 +90,7 @@ def _take_file(taken: Directory, name: str, data: bytes, *, in_force: bool) -> N
     if what == "generation":
         name = re.sub(r"\.partial/", "/", name, count=1)
         what = holds(page, "a store or target", name)
-    need(in_force or "/" not in name, f"{name} is of a generation that is not in force")
+    need(in_force or not name.startswith("gen-"), f"{name} is of a generation that is not in force")
     last = name.rpartition("/")[2]
     if what == "text":
         need(re.fullmatch(rb"[ -~]+\n", data), f"{name} is no line of text")

@@ -22,8 +22,9 @@ from holdfast import backup
 from holdfast.engine.errors import Damaged, SourceUnavailable
 from holdfast.engine.graph import BulkLoad, GraphEngine, GraphView
 from holdfast.engine.memory import MemoryEngine
+from holdfast.engine.readers import ReaderLease
 from holdfast.engine.records import RecordsEngine
-from holdfast.engine.seams import Seams
+from holdfast.engine.seams import REAL, Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.source.server import Limits
@@ -161,7 +162,10 @@ def _make_graph(made: World) -> None:
     with Store.open(made.path("graph"), GraphEngine, settings=SETTINGS, plugins=[service]) as store:
         _fill_graph(store)
         _heartbeat(store)
+        reader = ReaderLease(store.directory, "process 1", REAL)
+        reader.advance(store.published.txid)
         made.keep("graph", "graph, open", _graph_content(store))
+        reader.release()
         assert backup.run(store.backup_uri or "", made.path("graph target"), fold=None).kind == "full"
         with store.transaction() as tx:
             tx.add_edge(tx.add_node("Late", name="late"), "KNOWS", 1)

@@ -1,0 +1,119 @@
+"""Readers in other processes: leases on a store's log across process borders.
+
+A process that opens a store read-only while another one writes it keeps a file in the store's `readers` directory,
+locked with `flock` for as long as it reads. The file's name says after which transaction it needs the log. The writer
+asks for the least of them before it prunes. A file that nobody holds locked is of a process that has ended or died, and
+is removed; so a reader that is killed holds nothing.
+
+Naming a file and pruning exclude one another by the directory's own lock, so that no log goes between a reader's look
+and its file, and no file is taken for a dead one's before it is locked. That lock is held for moments only.
+
+A reader that may not write here (another user's store) has no lease: it may be told `LogPruned`, and opens again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import StoreLocked
+from .seams import DirectoryLock, Seams
+
+logger = logging.getLogger("holdfast.leases")
+
+DIRECTORY = "readers"
+PATIENCE_S = 5.0
+"""How long to wait for the directory's lock. Who holds it longer than that hangs."""
+_NAME = re.compile(r"after-(\d{20})-[0-9a-f]{16}")
+
+
+@contextmanager
+def _alone(directory: Path, owner: str, seams: Seams) -> Iterator[None]:
+    """Hold the directory's lock. Raises `StoreLocked` where it is not to be had in time."""
+    deadline = seams.clock.monotonic() + PATIENCE_S
+    while True:
+        try:
+            lock = seams.files.lock(directory / "LOCK", owner)
+            break
+        except StoreLocked:
+            if seams.clock.monotonic() >= deadline:
+                raise
+            seams.clock.sleep(0.005)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class ReaderLease:
+    """The log of the store in `root` after a transaction, kept for this process until `release`."""
+
+    def __init__(self, root: Path, owner: str, seams: Seams) -> None:
+        """All of the log that is there now is kept, until `advance` says that less will do.
+
+        Raises:
+            StoreLocked: somebody keeps all readers out for seconds.
+        """
+        self._directory = root / DIRECTORY
+        self._owner = owner
+        self._seams = seams
+        self._file: tuple[Path, DirectoryLock] | None = None
+        try:
+            seams.files.make_directory(self._directory)
+            self.advance(0)
+        except (PermissionError, FileNotFoundError) as error:
+            logger.info("%s gives no leases to this process: %s", root, error)
+        except OSError as error:  # read-only, or full
+            logger.warning("%s gives no leases to this process, so that its log may go: %s", root, error)
+
+    def advance(self, txid: int) -> None:
+        """From now on, only the log after `txid` is needed. Raises `StoreLocked`: what was kept is kept."""
+        if txid and self._file is None:
+            return
+        files = self._seams.files
+        path = self._directory / f"after-{txid:020d}-{self._seams.randomness.token(8).hex()}"
+        with _alone(self._directory, self._owner, self._seams):
+            lock = files.lock(path, self._owner)
+        self.release()
+        self._file = path, lock
+
+    def release(self) -> None:
+        """Nothing is needed any more."""
+        if self._file is not None:
+            (path, lock), self._file = self._file, None
+            with contextlib.suppress(OSError):
+                self._seams.files.unlink(path, missing_ok=True)
+            lock.release()
+
+    def abandon(self) -> None:
+        """In a forked child: it is the parent's."""
+        if self._file is not None:
+            self._file[1].abandon()
+            self._file = None
+
+
+@contextmanager
+def readers_floor(root: Path, owner: str, seams: Seams) -> Iterator[int | None]:
+    """For the writer: every transaction after this one is needed by a process that reads; None without any. No reader
+    comes in before the block ends.
+
+    Raises:
+        StoreLocked: a reader that comes in right now hangs.
+    """
+    directory, files = root / DIRECTORY, seams.files
+    if not files.is_directory(directory):
+        yield None  # who comes now and finds log gone has looked too early, and looks again
+        return
+    with _alone(directory, owner, seams):
+        floor: int | None = None
+        for name in files.list(directory):
+            if match := _NAME.fullmatch(name):
+                if files.is_locked(directory / name):
+                    floor = int(match[1]) if floor is None else min(floor, int(match[1]))
+                else:
+                    files.unlink(directory / name, missing_ok=True)
+        yield floor

@@ -1,0 +1,154 @@
+"""Leases across processes: who reads a store that another process writes keeps the log that it needs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from store_kinds import STAGING
+
+from holdfast.engine.errors import LogPruned, StoreLocked
+from holdfast.engine.readers import PATIENCE_S, ReaderLease, readers_floor
+from holdfast.engine.seams import REAL, Clock, Seams
+from holdfast.engine.settings import Settings
+from holdfast.engine.store import Store
+
+Kit = Store[Any, Any]
+SETTINGS = Settings(heartbeat_s=0, segment_bytes=128 << 10, keep_logs="1 transactions")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Kit]:
+    with STAGING.open(tmp_path / "store", settings=SETTINGS) as store:
+        yield store
+
+
+def write(store: Kit, count: int) -> None:
+    """So much that segments are sealed, and may be pruned but for who needs them."""
+    for n in range(count):
+        with store.transaction() as tx:
+            tx.put(b"%d" % (n % 5), bytes(50_000))
+    store.checkpoint()
+    store.prune()
+
+
+def names(store: Kit) -> list[str]:
+    directory = store.directory / "readers"
+    return [n for n in sorted(os.listdir(directory)) if n != "LOCK"] if directory.exists() else []
+
+
+def test_a_reader_can_follow_however_much_is_pruned(store: Kit) -> None:
+    write(store, 10)
+    assert store.log.base.txid > 0
+    with STAGING.open(store.directory, read_only=True) as reader:
+        seen = reader.published.txid
+        for _ in range(3):
+            write(store, 10)
+            assert store.log.base.txid <= seen, "the log went that a reader needs"
+            reader.refresh()
+            assert reader.published.txid > seen
+            seen = reader.published.txid
+            store.prune()
+        assert store.log.base.txid > 10, "a reader that has followed holds the log no longer"
+        assert len(names(store)) == 1
+    assert names(store) == []
+    base = store.log.base.txid
+    write(store, 10)
+    assert store.log.base.txid > base
+
+
+def test_without_a_lease_it_could_not(store: Kit) -> None:
+    """What the lease is for: the same with it taken away."""
+    write(store, 10)
+    with STAGING.open(store.directory, read_only=True) as reader:
+        (name,) = names(store)
+        (store.directory / "readers" / name).unlink()
+        write(store, 30)
+        with pytest.raises(LogPruned):
+            reader.refresh()
+
+
+READER = """
+    import sys
+    from pathlib import Path
+    from store_kinds import STAGING
+
+    with STAGING.open(Path(sys.argv[1]), read_only=True) as reader:
+        print(reader.published.txid, flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_a_reader_that_was_killed_holds_nothing(store: Kit) -> None:
+    write(store, 10)
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(READER), str(store.directory)], text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parent) as process:
+        assert process.stdout is not None
+        shown = int(process.stdout.readline())
+        write(store, 20)
+        assert store.log.base.txid <= shown
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    write(store, 1)
+    assert store.log.base.txid > shown
+    assert names(store) == []
+
+
+def test_a_reader_that_lags_too_far_is_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(heartbeat_s=0, segment_bytes=128 << 10, keep_logs="1 transactions", consumer_bytes=1 << 20)
+    with STAGING.open(tmp_path / "store", settings=settings) as store:
+        write(store, 10)
+        with STAGING.open(store.directory, read_only=True) as reader, caplog.at_level(logging.WARNING, "holdfast"):
+            write(store, 40)
+            assert "lags too far behind" in caplog.text
+            assert store.log.base.txid > reader.published.txid
+
+
+def test_a_reader_that_may_not_write_reads_all_the_same(store: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "not yours", str(path))
+
+    write(store, 10)
+    monkeypatch.setattr(REAL.files, "make_directory", refused)
+    with STAGING.open(store.directory, read_only=True) as reader:
+        assert names(store) == []
+        assert reader.published.txid > 0
+
+
+class _Hurried(Clock):
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += 1.0 + seconds
+
+
+def test_who_hangs_in_the_door_is_named(tmp_path: Path) -> None:
+    """Bounded: a process that was stopped in the middle of registering."""
+    clock = _Hurried()
+    seams = Seams(clock=clock)
+    lease = ReaderLease(tmp_path, "process 1", REAL)
+    held = REAL.files.lock(tmp_path / "readers" / "LOCK", "process 2")
+    try:
+        with pytest.raises(StoreLocked, match="process 2"), readers_floor(tmp_path, "process 3", seams):
+            raise AssertionError("it came in")
+        assert clock.now >= PATIENCE_S
+    finally:
+        held.release()
+    lease.advance(7)
+    with readers_floor(tmp_path, "process 3", seams) as floor:
+        assert floor == 7
+    lease.release()
+    with readers_floor(tmp_path, "process 3", seams) as floor:
+        assert floor is None
