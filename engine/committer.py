@@ -26,6 +26,14 @@ from .plugins import Hooks
 from .seams import Seams
 from .stages import Stages
 
+_thread = threading.local()
+
+
+def in_callback() -> bool:
+    """Whether this thread is running callbacks of futures that a commit has done: it may be leading, so it must not
+    wait for anybody who does."""
+    return getattr(_thread, "calls_back", False)
+
 
 class Waiter:
     """Somebody in line for a transaction's acknowledgement: a thread (`gate` is locked) or a future."""
@@ -46,10 +54,14 @@ class Waiter:
         if self.gate is not None:
             self.gate.release()
         elif self.future is not None:
-            if self.error is not None:
-                self.future.set_exception(self.error)
-            else:
-                self.future.set_result(self.txid)
+            before, _thread.calls_back = in_callback(), True
+            try:
+                if self.error is not None:
+                    self.future.set_exception(self.error)
+                else:
+                    self.future.set_result(self.txid)
+            finally:
+                _thread.calls_back = before
 
 
 class Committer:

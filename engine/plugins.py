@@ -7,10 +7,11 @@ members are plugins like anyone's.
 ======================  ==================================================================  ===========================
 moment                  may                                                                 if it raises
 ======================  ==================================================================  ===========================
-opened, closing         start and stop what it runs; if one plugin's *opened* raises, all   the open fails, cleanly;
-                        are told *closing*, whether they were opened or not                 closing goes on
+opened, closing         start and stop what it runs; only those whose *opened* returned     the open fails, cleanly;
+                        are told *closing*, so one that raises cleans up after itself       closing goes on
 committing(draft)       look, add through the engine's own transaction, refuse; under the   rolled back; the caller
-                        writer lock, so be quick and commit nothing yourself                gets `RolledBack` from it
+                        writer lock, so be quick (`Settings.hook_s`) and commit nothing     gets `RolledBack` from it
+                        yourself
 final(draft)            look at the draft once more, read-only, after the last addition     as committing
 logged(range)           return a `Condition` that holds acknowledgement until it is met     `ConditionNotMet`; the
                                                                                             record is durable
@@ -75,10 +76,12 @@ class Plugin:
     """Base of plugins. Override the moments you need."""
 
     def opened(self, store: Store[Any, Any]) -> None:
-        """The store is open and recovered."""
+        """The store is open and recovered. If this raises, let go of what it started: `closing` will not be told. Where a
+        copied image was opened, a `checkpointed` may have come before."""
 
     def closing(self, store: Store[Any, Any]) -> None:
-        """The store is about to close."""
+        """The store is about to close. Told to plugins whose `opened` returned. Others may still commit for a moment, and
+        what is committed is checkpointed, so observing moments may follow."""
 
     def committing(self, draft: Transaction) -> None:
         """A draft is about to be logged."""
@@ -110,14 +113,13 @@ class Plugin:
         """This is a child process, and the store stayed with its parent."""
 
 
-_MOMENTS = ("opened", "closing", "committing", "final", "logged", "published", "checkpointed", "sealed", "pruning",
-            "fault", "forked")
+_MOMENTS = ("committing", "final", "logged", "published", "checkpointed", "sealed", "pruning", "fault", "forked")
 
 
 class Hooks:
-    """The plugins of one store, sorted by moment: an attribute per moment holds the bound hooks that override it."""
+    """The plugins of one store, sorted by moment: an attribute per moment holds the bound hooks that override it.
+    `closing` holds those of the plugins that were opened."""
 
-    opened: tuple[Callable[[Store[Any, Any]], None], ...]
     closing: tuple[Callable[[Store[Any, Any]], None], ...]
     committing: tuple[Callable[[Transaction], None], ...]
     final: tuple[Callable[[Transaction], None], ...]
@@ -134,10 +136,20 @@ class Hooks:
         for plugin in self.plugins:
             if not isinstance(plugin, Plugin):
                 raise SettingError(f"{plugin!r} is not a plugin", hint="pass objects of Plugin subclasses")
+        self.closing = ()
         for moment in _MOMENTS:
-            hooks = tuple(getattr(p, moment) for p in self.plugins
-                          if getattr(type(p), moment) is not getattr(Plugin, moment))
-            setattr(self, moment, hooks)
+            setattr(self, moment, self._overriding(moment, self.plugins))
+
+    @staticmethod
+    def _overriding(moment: str, plugins: Iterable[Plugin]) -> tuple[Callable[..., Any], ...]:
+        return tuple(getattr(p, moment) for p in plugins if getattr(type(p), moment) is not getattr(Plugin, moment))
+
+    def open(self, store: Store[Any, Any]) -> None:
+        """Tell *opened*, in order. What one raises, this raises, and those from that one on will not be told *closing*.
+        """
+        for plugin in self.plugins:
+            plugin.opened(store)
+            self.closing += self._overriding("closing", [plugin])
 
     def tell(self, moment: str, *args: Any) -> None:
         """Call every hook of an observing moment; what they raise is logged and goes no further."""

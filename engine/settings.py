@@ -31,6 +31,8 @@ class Settings:
         checkpoint_hard_bytes: this much makes commits wait for it.
         heartbeat_s: an idle log says so this often; 0 for never.
         wait_s: how long a commit waits at a bound before it gives up with `RolledBack`.
+        hook_s: how long a plugin may take over a draft. It holds up every other commit meanwhile, so a draft over which
+            one took longer is rolled back.
     """
 
     durability: Durability = "synced"
@@ -45,13 +47,15 @@ class Settings:
     checkpoint_hard_bytes: int = 256 << 20
     heartbeat_s: float = 10
     wait_s: float = 60
+    hook_s: float = 5
 
     def __post_init__(self) -> None:
         if self.durability not in ("synced", "pipelined", "relaxed"):
             raise SettingError(f"durability is 'synced', 'pipelined' or 'relaxed', not {self.durability!r}")
         if not 0 < self.checkpoint_soft_bytes <= self.checkpoint_hard_bytes:
             raise SettingError("checkpoint_soft_bytes must be positive and at most checkpoint_hard_bytes")
-        for name in ("relaxed_ms", "max_record_bytes", "unwritten_bytes", "consumer_bytes", "consumer_days", "wait_s"):
+        for name in ("relaxed_ms", "max_record_bytes", "unwritten_bytes", "consumer_bytes", "consumer_days", "wait_s",
+                     "hook_s"):
             if not getattr(self, name) > 0:
                 raise SettingError(f"{name} must be positive, not {getattr(self, name)!r}")
         if self.heartbeat_s < 0:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic
 
-from .committer import Committer
+from .committer import Committer, in_callback
 from .contract import BulkEngine, Engine, StagingEngine, TxT, ViewT
 from .errors import (
     ConditionNotMet,
@@ -182,6 +183,8 @@ class Writing(Generic[TxT, ViewT]):
     def _commit(self, draft: TxT, durability: Durability) -> None:
         held = True
         try:
+            if durability == "synced" or self._staging is None:
+                self._refuse_in_callback()
             if self.hooks.committing or self.hooks.final:
                 self._ask_plugins(draft)
             payload = draft.payload()
@@ -226,15 +229,31 @@ class Writing(Generic[TxT, ViewT]):
             self.committer.sync_within()
 
     def _ask_plugins(self, draft: TxT) -> None:
-        """The moments *committing* and *final*. Raises `RolledBack` from what a plugin raises."""
+        """The moments *committing* and *final*. Raises `RolledBack` from what a plugin raises, or for one too slow."""
+        for hook in self.hooks.committing:
+            self._ask(hook, draft)
+        draft.seal("being committed")
+        for hook in self.hooks.final:
+            self._ask(hook, draft)
+
+    def _ask(self, hook: Callable[[TxT], None], draft: TxT) -> None:
+        clock = self.seams.clock
+        began = clock.monotonic()
         try:
-            for hook in self.hooks.committing:
-                hook(draft)
-            draft.seal("being committed")
-            for hook in self.hooks.final:
-                hook(draft)
+            hook(draft)
         except Exception as error:
             raise RolledBack(f"a plugin refused the transaction: {error}", hint="see the plugin's own error") from error
+        took = clock.monotonic() - began
+        if took > self.settings.hook_s:
+            raise RolledBack(f"{getattr(hook, '__qualname__', hook)} took {took:.1f} s over the transaction, more than "
+                             f"hook_s={self.settings.hook_s}", hint="do the plugin's work beside the commit")
+
+    @staticmethod
+    def _refuse_in_callback() -> None:
+        """Who waits for a sync must not be the one that others wait for."""
+        if in_callback():
+            raise RolledBack("a callback of a commit's future cannot wait for a commit",
+                             hint="commit pipelined there, or hand the work to a thread of your own")
 
     def _wait_published(self, txid: int) -> None:
         """What was read is in the end not taken back: wait until it is published."""
