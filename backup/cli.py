@@ -55,6 +55,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="Back up, restore and look into Holdfast stores.", epilog=_HELP)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
 EngineName = Annotated[str | None, typer.Option("--engine", help="Engine, by its registered name.", metavar="NAME")]
+EngineOptions = Annotated[list[str] | None, typer.Option(help="Option of the engine; again for more.",
+                                                         metavar="NAME=VALUE")]
 
 
 def exit_code(error: BaseException) -> int:
@@ -138,6 +140,7 @@ def backup(
     timeout: Annotated[float, typer.Option(help="Seconds that one answer may take.")] = 30.0,
     fold: Annotated[float, typer.Option(help="Fold the log into the image when it is larger than this share of it; "
                                              "negative: never.")] = 1.0,
+    engine_option: EngineOptions = None,
     as_json: Json = False,
 ) -> None:
     """Back up a running store: full the first time, incremental afterwards."""
@@ -145,7 +148,7 @@ def backup(
         with _bars() as progress:
             report = run(uri, target, verify=verify, fallback=fallback, expect_store=expect_store,
                          accept_branch=accept_branch, token=token, ca=ca, timeout=timeout,
-                         fold=fold if fold >= 0 else None, progress=progress)
+                         fold=fold if fold >= 0 else None, options=_options(engine_option), progress=progress)
         _tell(report, as_json)
 
 
@@ -157,14 +160,34 @@ def restore(
     at: Annotated[str | None, typer.Option(help="Restore to the last transaction at or before this time, with its time "
                                                 "zone: 2026-03-01T12:00:00Z.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the store at DEST, once there is a new one.")] = False,
+    engine_option: EngineOptions = None,
     as_json: Json = False,
 ) -> None:
     """Make a store from a backup, as of its end, a transaction or a time."""
     with _errors(as_json):
         when = _time(at) if at is not None else None
         with _bars() as progress:
-            report = restore_to(target, dest, to_txid=txid, at=when, force=force, progress=progress)
+            report = restore_to(target, dest, to_txid=txid, at=when, force=force, options=_options(engine_option),
+                                progress=progress)
         _tell(report, as_json)
+
+
+def _options(given: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE, each value as JSON where it is some, and as text otherwise.
+
+    >>> _options(["map_size=1073741824", "name=ada", 'also="7"'])
+    {'map_size': 1073741824, 'name': 'ada', 'also': '7'}
+    """
+    options: dict[str, Any] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise errors.InvalidInput(f"{text!r} is no engine option", hint="write NAME=VALUE")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def _time(text: str) -> datetime:
@@ -175,11 +198,12 @@ def _time(text: str) -> datetime:
 
 
 @app.command()
-def verify(target: Annotated[Path, typer.Argument(help="The backup.")], as_json: Json = False) -> None:
+def verify(target: Annotated[Path, typer.Argument(help="The backup.")], engine_option: EngineOptions = None,
+           as_json: Json = False) -> None:
     """Read every byte of a backup, replay it in a scratch place, and check the state that comes of it."""
     with _errors(as_json):
         with _bars() as progress:
-            report = verify_whole(target, progress=progress)
+            report = verify_whole(target, options=_options(engine_option), progress=progress)
         _tell(report, as_json)
 
 
@@ -217,21 +241,22 @@ def serve(
     engine: EngineName = None,
     listen: Annotated[str | None, typer.Option(help="host:port of the backup service; :port means loopback. Default: "
                                                     "127.0.0.1:6362 or the next free one.")] = None,
+    engine_option: EngineOptions = None,
     as_json: Json = False,
 ) -> None:
     """Open a store and serve backups of it until SIGTERM or SIGINT."""
     with _errors(as_json):
-        _serve(directory, engine, listen, as_json, lambda stop: stop.wait())
+        _serve(directory, engine, listen, _options(engine_option), as_json, lambda stop: stop.wait())
 
 
-def _serve(directory: Path, engine: str | None, listen: str | None, as_json: bool,
+def _serve(directory: Path, engine: str | None, listen: str | None, options: dict[str, Any], as_json: bool,
            wait: Callable[[threading.Event], Any]) -> None:
     kind = find_engine(engine if engine is not None else info_of(directory).engine)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     service = BackupService(online_backup_server=listen)
-    with Store.open(directory, kind, create=engine is not None, plugins=[service]) as store:
+    with Store.open(directory, kind, create=engine is not None, plugins=[service], options=options) as store:
         ready = {"directory": str(directory), "engine": kind.name, "store_id": store.history.store_id.hex(),
                  "backup_uri": store.backup_uri}
         _print(json.dumps(ready) if as_json else

@@ -29,6 +29,7 @@ from .scratch import check, rolled, scratch_beside
 from .target import (
     LOG,
     AnyEngine,
+    Options,
     bounds_of,
     bring_into_force,
     engine_named,
@@ -55,6 +56,7 @@ class Job:
     accept_branch: bytes | None
     fold: float | None
     engine: AnyEngine | None
+    options: Options
     lease_ttl: float
     progress: Progress
     started_us: int
@@ -112,8 +114,8 @@ def take_full(job: Job, before: Manifest | None, why: str) -> Report:
             manifest, fetched = _copy(job, place, state, before, why)
             if engine is not None:
                 with open_log(place, manifest, read_only=True, seams=seams) as log, rolled(
-                        place, manifest, log, engine=engine, scratch=scratch_beside(job.layout, seams), seams=seams,
-                        progress=job.progress) as opened:
+                        place, manifest, log, engine=engine, options=job.options, seams=seams,
+                        scratch=scratch_beside(job.layout, seams), progress=job.progress) as opened:
                     check(opened, "the copy")
                 manifest.runs[-1]["verified"] = True
             manifest.write(files, place)

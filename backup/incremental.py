@@ -106,8 +106,8 @@ def fold(job: Job, generation: Generation, manifest: Manifest, engine: AnyEngine
     try:
         with open_log(generation, manifest, read_only=True, seams=seams) as log:
             files.make_directory(place.path)
-            with rolled(generation, manifest, log, engine=engine, scratch=place.path / "work", seams=seams,
-                        progress=job.progress, in_memory=False) as opened:
+            with rolled(generation, manifest, log, engine=engine, options=job.options, scratch=place.path / "work",
+                        seams=seams, progress=job.progress, in_memory=False) as opened:
                 check(opened, "the backup, replayed to be folded,")
                 image = opened.image()
                 try:

@@ -35,6 +35,7 @@ from .scratch import copied_state
 from .target import (
     LOG,
     AnyEngine,
+    Options,
     bounds_of,
     engine_named,
     held_for_reading,
@@ -47,7 +48,7 @@ from .target import (
 
 def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_txid: int | None = None,
             at: datetime | None = None, force: bool = False, engine: AnyEngine | None = None,
-            progress: Progress | None = None, seams: Seams = REAL) -> RestoreReport:
+            options: Options | None = None, progress: Progress | None = None, seams: Seams = REAL) -> RestoreReport:
     """Restore a backup into a directory.
 
     Args:
@@ -57,6 +58,7 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
         at: restore to the last transaction committed at or before this time, which must say its time zone.
         force: replace the store or backup that is at `dest`, once the new one is whole. Refused while it is open.
         engine: the engine class; found by the backup's engine name, without.
+        options: the engine's own.
         progress: told (stage, done, total).
         seams: files, clock, randomness and threads.
 
@@ -86,8 +88,8 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
                 files.make_directory(made.root)
                 with locked(made, "restore"):
                     place = made.generation(1)
-                    with copied_state(generation, manifest, place.state, engine, seams, durable=True,
-                                      progress=progress or silent) as opened:
+                    with copied_state(generation, manifest, place.state, engine, options or {}, seams,
+                                      durable=True, progress=progress or silent) as opened:
                         rolled = roll(opened, log, point, durable=True, progress=progress or silent)
                     position = rolled.position
                     time_us = log.time_of(point)

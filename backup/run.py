@@ -32,7 +32,7 @@ from .full import Job, take_full
 from .incremental import take_incremental
 from .report import Report
 from .scratch import sweep_scratch
-from .target import AnyEngine, detect, finish_switch, locked, read_target
+from .target import AnyEngine, Options, detect, finish_switch, locked, read_target
 from .uri import parse
 
 
@@ -40,7 +40,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         fallback: bool = True, expect_store: str | bytes | None = None, accept_branch: str | bytes | None = None,
         token: str | None = None, ca: str | Path | None = None, timeout: float = 30.0,
         lease_ttl: float = 300.0, fold: float | None = 1.0, engine: AnyEngine | None = None,
-        progress: Progress | None = None, seams: Seams = REAL) -> Report:
+        options: Options | None = None, progress: Progress | None = None, seams: Seams = REAL) -> Report:
     """Back up a running store.
 
     Args:
@@ -56,6 +56,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         lease_ttl: seconds for which the source waits for a run that died to be run again.
         fold: fold the log into the image when it is larger than this share of it (and than 64 MiB). None: never.
         engine: the engine class. Without it, an open store's own, or the one registered by the source's name for it.
+        options: the engine's own, for opening the copy. Without them, an open store's.
         progress: told (stage, done, total).
         seams: files, clock, randomness and threads.
 
@@ -81,9 +82,12 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         origin = source if isinstance(source, str) else info.path
         if engine is None and isinstance(source, Store):
             engine = type(source.engine)  # it need not be registered
+        if options is None:
+            options = source.options if isinstance(source, Store) else {}
         job = Job(source=asked, info=info, layout=layout, seams=seams, owner=_owner(layout.root), origin=origin,
                   verify=verify, accept_branch=_branch(info, accept_branch), fold=fold, engine=engine,
-                  lease_ttl=lease_ttl, progress=progress or silent, started_us=started_us, started=started)
+                  options=options, lease_ttl=lease_ttl, progress=progress or silent, started_us=started_us,
+                  started=started)
         try:
             seams.files.make_directory(layout.root)
             with locked(layout, "backup"):

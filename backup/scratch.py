@@ -21,7 +21,7 @@ from ..engine.log.log import Log
 from ..engine.seams import Seams
 from ..replay.files import DigestedFiles, Progress, copy_files
 from ..replay.roll import roll
-from .target import AnyEngine
+from .target import AnyEngine, Options
 
 MEMORY_LOG_BYTES = 2 << 20
 """A log up to this is replayed in memory. What an engine holds of a record can be twenty times its bytes in the log
@@ -52,14 +52,14 @@ def fits_memory(engine: AnyEngine, log: Log) -> bool:
 
 
 @contextmanager
-def copied_state(generation: Generation, manifest: Manifest, into: Path, engine: AnyEngine, seams: Seams, *,
-                 durable: bool, progress: Progress) -> Iterator[Engine[Any, Any]]:
+def copied_state(generation: Generation, manifest: Manifest, into: Path, engine: AnyEngine, options: Options,
+                 seams: Seams, *, durable: bool, progress: Progress) -> Iterator[Engine[Any, Any]]:
     """The image copied to `into`, opened as a state to be replayed from p0. `into` remains. Raises `Damaged`,
     `DiskFull`."""
     with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams.files) as image:
         copy_files(image.read, image.listed, into, seams=seams, durable=durable, progress=progress,
                    stage="replay image")
-    opened = engine.open(into, Context(seams), adopt=manifest.p0)
+    opened = engine.open(into, Context(seams, options), adopt=manifest.p0)
     try:
         yield opened
     finally:
@@ -67,8 +67,8 @@ def copied_state(generation: Generation, manifest: Manifest, into: Path, engine:
 
 
 @contextmanager
-def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyEngine, scratch: Path, seams: Seams,
-           progress: Progress, in_memory: bool = True) -> Iterator[Engine[Any, Any]]:
+def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyEngine, options: Options,
+           scratch: Path, seams: Seams, progress: Progress, in_memory: bool = True) -> Iterator[Engine[Any, Any]]:
     """An engine at the end of the log, without a byte of the generation changed. `scratch` does not exist before, nor
     after.
 
@@ -76,7 +76,7 @@ def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyE
         Damaged, DiskFull, UpgradeRequired, UnsupportedFormat.
     """
     if in_memory and fits_memory(engine, log):
-        opened = engine.open(generation.state, Context(seams), read_only=True, adopt=manifest.p0)
+        opened = engine.open(generation.state, Context(seams, options), read_only=True, adopt=manifest.p0)
         try:
             roll(opened, log, log.end.txid, durable=False, progress=progress)
             yield opened
@@ -84,7 +84,8 @@ def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyE
             opened.close()
         return
     try:
-        with copied_state(generation, manifest, scratch, engine, seams, durable=False, progress=progress) as opened:
+        with copied_state(generation, manifest, scratch, engine, options, seams, durable=False,
+                          progress=progress) as opened:
             roll(opened, log, log.end.txid, durable=True, progress=progress)
             yield opened
     finally:

@@ -12,7 +12,7 @@ not in force: the next run brings it into force.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ MAX_RUNS = 1000
 """How many runs a manifest remembers, besides the one that took its image."""
 
 AnyEngine = type[Engine[Any, Any]]
+Options = Mapping[str, Any]
+"""The engine's own, for each opening of a copy."""
 
 
 @contextmanager

@@ -17,16 +17,26 @@ from ..engine.seams import REAL, Seams, is_disk_full
 from ..replay.files import DigestedFiles, Progress, silent
 from .report import VerifyReport
 from .scratch import check, rolled, scratch_beside
-from .target import AnyEngine, bounds_of, engine_named, held_for_reading, open_log, read_target, tree_bytes
+from .target import (
+    AnyEngine,
+    Options,
+    bounds_of,
+    engine_named,
+    held_for_reading,
+    open_log,
+    read_target,
+    tree_bytes,
+)
 
 
-def verify(target: str | os.PathLike[str], *, engine: AnyEngine | None = None, progress: Progress | None = None,
-           seams: Seams = REAL) -> VerifyReport:
+def verify(target: str | os.PathLike[str], *, engine: AnyEngine | None = None, options: Options | None = None,
+           progress: Progress | None = None, seams: Seams = REAL) -> VerifyReport:
     """Check a backup.
 
     Args:
         target: the backup.
         engine: the engine class; found by the backup's engine name, without.
+        options: the engine's own.
         progress: told (stage, done, total).
         seams: files, clock, randomness and threads.
 
@@ -50,8 +60,8 @@ def verify(target: str | os.PathLike[str], *, engine: AnyEngine | None = None, p
                         raise Damaged(f"the log has another transaction {end.txid} than the run that fetched it noted",
                                       path=str(generation.log))
                 bounds = bounds_of(manifest, log)
-                with rolled(generation, manifest, log, engine=engine, scratch=scratch_beside(layout, seams),
-                            seams=seams, progress=told) as opened:
+                with rolled(generation, manifest, log, engine=engine, options=options or {},
+                            scratch=scratch_beside(layout, seams), seams=seams, progress=told) as opened:
                     check(opened, str(target))
                     with opened.view() as view:
                         digest = view.digest()

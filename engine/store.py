@@ -83,17 +83,20 @@ class Store(Writing[TxT, ViewT]):
         directory: where it is.
         instance: random id of this opening, hex.
         engine, log, leases, hooks, settings, seams: its parts.
+        options: the engine's own, as it was opened with.
         recovery: what opening found.
         read_only: whether it was opened so.
         backup_uri: where its backup service answers, or None.
     """
 
-    def __init__(self, directory: Path, opened: Opened, hooks: Hooks, settings: Settings, seams: Seams) -> None:
+    def __init__(self, directory: Path, opened: Opened, hooks: Hooks, options: Mapping[str, Any], settings: Settings,
+                 seams: Seams) -> None:
         self.directory = directory
         self.instance = seams.randomness.token(16).hex()
         self.engine: Engine[TxT, ViewT] = opened.engine
         self.log = opened.log
         self.hooks = hooks
+        self.options = options
         self.settings = settings
         self.seams = seams
         self.leases = Leases(seams)
@@ -151,18 +154,18 @@ class Store(Writing[TxT, ViewT]):
         """
         root = Path(directory)
         settings = settings or Settings()
+        options = {} if options is None else dict(options)
         hooks = Hooks([find_plugin(p) if isinstance(p, str) else p for p in plugins])
         try:
             if read_only:
-                opened = open_to_read(root, engine, options=options or {}, settings=settings, seams=seams)
+                opened = open_to_read(root, engine, options=options, settings=settings, seams=seams)
             else:
-                opened = open_for_writing(root, engine, create=create, options=options or {}, settings=settings,
-                                          seams=seams)
+                opened = open_for_writing(root, engine, create=create, options=options, settings=settings, seams=seams)
         except OSError as error:
             if is_disk_full(error):
                 raise DiskFull(f"no room to open {root}") from error
             raise
-        store = cls(root, opened, hooks, settings, seams)
+        store = cls(root, opened, hooks, options, settings, seams)
         if store.recovery.cut_bytes and not read_only:
             logger.warning("%s was not closed properly: %d bytes of a torn group were cut at byte %d of %s", root,
                            store.recovery.cut_bytes, store.recovery.cut_offset, store.recovery.cut_path)

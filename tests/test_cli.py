@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from holdfast import backup
 from holdfast.backup import cli
-from holdfast.engine import errors
+from holdfast.engine import GraphStore, errors
 from holdfast.engine.memory import MemoryEngine, MemoryView
 from holdfast.engine.source.service import BackupService
 from holdfast.engine.store import Store
@@ -210,3 +210,16 @@ def test_the_pages_and_the_program_agree() -> None:
         names = ", ".join(f.name.removesuffix("_us") for f in dataclasses.fields(report))
         assert f"`{report.__name__}`: {names} - `" in listed
     assert "`bounds` is: " + ", ".join(f.name.removesuffix("_us") for f in dataclasses.fields(backup.Bounds)) in listed
+
+
+def test_engine_options_reach_the_engine(tmp_path: Path) -> None:
+    """An engine that needs an option to be opened with cannot be verified or restored without it."""
+    with GraphStore.open(tmp_path / "store", online_backup_enabled=False, options={"map_size": 1 << 30}) as store:
+        with store.transaction() as tx:
+            tx.add_node("N")
+        backup.run(store, tmp_path / "target")
+    target = str(tmp_path / "target")
+    for command in (["verify", target], ["restore", target, str(tmp_path / "restored")]):
+        assert "colour" in holdfast(*command, "--engine-option", "colour=red", code=2).output
+        holdfast(*command, "--engine-option", "map_size=2147483648", "--engine-option", "cache_bytes=0")
+    holdfast("verify", target, "--engine-option", "map_size", code=2)
