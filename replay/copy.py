@@ -21,7 +21,7 @@ from ..engine.directory import CopiedFile
 from ..engine.errors import HoldfastError, LeaseExpired, SourceRestarted
 from ..engine.history import Position
 from ..engine.seams import Files, Scheduler, Seams
-from ..engine.source.base import Grant, Source
+from ..engine.source.base import CHUNK_BYTES, Grant, Source
 from .files import Progress, check_names, copy_files, silent
 
 logger = logging.getLogger("holdfast.replay")
@@ -48,7 +48,8 @@ class CopyState:
         document.write(files, place / "COPY", COPY_MAGIC, COPY_VERSION, {
             "instance": g.instance, "lease": g.id, "ttl": g.ttl, "position": list(g.position), "time_us": g.time_us,
             "image_id": g.image_id, "moving": g.moving, "files": [[f.name, f.size] for f in g.files],
-            "target_id": self.target_id, "digests": {n: b"".join(d) for n, d in self.digests.items()},
+            "target_id": self.target_id, "chunk_bytes": CHUNK_BYTES,
+            "digests": {n: b"".join(d) for n, d in self.digests.items()},
         })
 
     @classmethod
@@ -59,6 +60,8 @@ class CopyState:
             grant = Grant(id=body["lease"], instance=body["instance"], ttl=body["ttl"], time_us=body["time_us"],
                           position=Position(*body["position"]), image_id=body["image_id"], moving=body["moving"],
                           files=tuple(ImageFile(n, s) for n, s in body["files"]))
+            if body["chunk_bytes"] != CHUNK_BYTES:  # another release's
+                return None
             digests = {n: [d[i : i + 16] for i in range(0, len(d), 16)] for n, d in body["digests"].items()}
             return cls(grant, body["target_id"], digests)
         except (FileNotFoundError, NotADirectoryError, HoldfastError, KeyError, TypeError, ValueError):

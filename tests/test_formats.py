@@ -8,7 +8,6 @@ with what views show.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -71,11 +70,8 @@ def check_directory(page: Page, world: World, name: str) -> ff.Directory:
 def check_partial(page: Page, world: World) -> None:
     taken = ff.take_partial(page, world.path("memory partial"))
     copy = taken.documents["COPY"]
-    size = re.search(r"chunk \((\d+) MiB\)", page.row("COPY", "digests").meaning)
-    need(size, "no size of a chunk")
-    assert size is not None
     ff.check_image(taken.raw_state, [{**f, "digests": copy["digests"].get(f["name"])} for f in copy["files"]],
-                   int(size[1]) << 20)
+                   copy["chunk_bytes"])
 
 
 def check_answers(page: Page, world: World) -> None:

@@ -17,7 +17,7 @@ from holdfast.engine.errors import Damaged, DiskFull, LeaseExpired, SourceRefuse
 from holdfast.engine.seams import REAL, Files, Seams
 from holdfast.engine.source.local import LocalSource
 from holdfast.replay import files as copying
-from holdfast.replay.copy import kept_alive
+from holdfast.replay.copy import begin, kept_alive
 from holdfast.replay.files import DigestedFiles, copy_files
 
 
@@ -179,3 +179,16 @@ def test_no_room_to_reserve_is_said_before_a_byte_is_read(tmp_path: Path, monkey
     with pytest.raises(DiskFull):
         copy_files(image.read, image.listed, tmp_path / "to", seams=REAL)
     assert (tmp_path / "to" / "a").stat().st_size == 0
+
+
+def test_a_copy_in_chunks_of_another_size_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_store(tmp_path / "store") as store:
+        source = LocalSource(store)
+        state = begin(source, tmp_path / "copy", "me", bytes(16), seams=REAL, ttl=60)
+        again = begin(source, tmp_path / "copy", "me", bytes(16), seams=REAL, ttl=60)
+        assert again.grant.id == state.grant.id
+        monkeypatch.setattr("holdfast.replay.copy.CHUNK_BYTES", 1 << 10)
+        anew = begin(source, tmp_path / "copy", "me", bytes(16), seams=REAL, ttl=60)
+        assert anew.grant.id != state.grant.id
+        for lease in store.leases.list():
+            source.release(lease.id)
