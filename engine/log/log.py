@@ -3,7 +3,7 @@
 Data flows one way. `append` numbers, chains and encodes a record and puts it into the batch that is filling; nothing is
 written. `take` hands the oldest batch to whoever syncs, and `write` puts it into the file as one group and syncs once.
 `append`, `take` and `heartbeat` must be called under one lock (the store's), `write` by one thread at a time, outside
-of it; what is read (`read`, `chain_at`, …) is durable and may be called from any thread meanwhile.
+of it; what is read (`reading.py`) is durable and may be read by any thread meanwhile.
 
 A batch belongs to one segment. When a record does not fit, `append` goes on in the next segment at once; `write` seals
 the one before, when everything in it is written, and starts the next. So a segment under its own name always has a
@@ -13,20 +13,20 @@ valid header, and there is a later segment only where the earlier one is sealed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
-from ..errors import AheadOfSource, Damaged, DiskFull, InvalidInput, LogPruned, SettingError
+from ..errors import Damaged, DiskFull, InvalidInput, SettingError
 from ..history import Attachment, History, Position, Record
 from ..seams import Seams, is_disk_full
-from .attachments import NAME as ATTACHMENT_NAME
-from .attachments import AttachmentWriter, verify_attachment
+from .attachments import AttachmentWriter
 from .consumers import Consumers
 from .format import FRAME, GROUP_HEADER, SegmentHeader
+from .reading import LogReading
 from .recovery import LogRecovery, recover
 from .segment import FOOTER_ROOM, MAX_ATTACHMENTS, Segment, SegmentInfo, SegmentWriter, allocate, segment_name
 
@@ -71,7 +71,7 @@ class Batch:
         self.last: Record | None = None
 
 
-class Log:
+class Log(LogReading):
     """See the module's text. Made by `create` or `open`."""
 
     def __init__(self, directory: Path, segments: list[Segment], *, engine: str, epoch: int, options: LogOptions,
@@ -355,6 +355,11 @@ class Log:
             self._written = None
             self.on_sealed(info)
 
+    def complete_now(self) -> int:
+        """The present time, as a promise: no later record will have an earlier commit time. Call it as `append`."""
+        self._time = max(self._now(), self._time)
+        return self._time
+
     def heartbeat(self) -> Batch | None:
         """A group without records, to be passed to `write`: nothing will be committed with a time before now. Call it
         as `append`, with no batch waiting and none being written.
@@ -425,122 +430,7 @@ class Log:
             self._written = None
         self._batches.clear()
 
-    # --- reading ---------------------------------------------------------------------------------------------------
-
-    @property
-    def base(self) -> Position:
-        """The position before the first record that is here."""
-        return self._segments[0].header.base
-
-    def segments(self) -> list[SegmentInfo]:
-        """All segments, oldest first."""
-        return [s.info() for s in self._segments]
-
-    def _segment_of(self, txid: int) -> Segment:
-        """The segment that holds `txid`, which is at or below the durable end and above the base."""
-        segments = self._segments
-        low, high = 0, len(segments) - 1
-        while low < high:  # the last segment that starts at or before txid
-            middle = (low + high + 1) // 2
-            if segments[middle].first <= txid:
-                low = middle
-            else:
-                high = middle - 1
-        return segments[low]
-
-    def read(self, after: int, upto: int | None = None) -> Iterator[Record]:
-        """Durable records after `after`, up to and with `upto` (the durable end, without), in order.
-
-        Raises:
-            LogPruned: the first of them is no longer here.
-            AheadOfSource: `upto` is not durable yet.
-            Damaged: bytes have changed.
-        """
-        end = self.end.txid
-        upto = end if upto is None else upto
-        if upto > end:
-            raise AheadOfSource(f"transaction {upto} is asked for, the log ends at {end}",
-                                hint="ask for what is durable")
-        while after < upto:
-            if after < self.base.txid:
-                raise LogPruned(f"transaction {after + 1} is no longer in the log, which starts after {self.base.txid}")
-            segment = self._segment_of(after + 1)
-            data_end, last = segment.data_end, segment.end.txid
-            try:
-                for group in segment.groups(segment.place_of_txid(after + 1), data_end):
-                    for record in group.records:
-                        if record.txid > upto:
-                            return
-                        if record.txid > after:
-                            yield record
-                            after = record.txid
-            except FileNotFoundError as error:
-                if after < self.base.txid:
-                    continue  # pruned while we came to it
-                raise Damaged("a segment has disappeared", path=str(segment.path)) from error
-            if after < min(last, upto):
-                raise Damaged(f"transaction {after + 1} is missing", path=str(segment.path))
-
-    def chain_at(self, txid: int) -> bytes:
-        """The chain at `txid`. Raises `LogPruned`, `AheadOfSource`, `Damaged`."""
-        if txid == self.end.txid:
-            return self.end.chain
-        if txid == self.base.txid:
-            return self.base.chain
-        if txid > self.end.txid:
-            raise AheadOfSource(f"transaction {txid} is not here, the log ends at {self.end.txid}")
-        if txid < self.base.txid:
-            raise LogPruned(f"the chain at transaction {txid} is not known; the log starts after {self.base.txid}")
-        return next(self.read(txid - 1, txid)).chain
-
-    def time_of(self, txid: int) -> int:
-        """The commit time of `txid`, microseconds; for the base, 0 where it is not known. Raises as `chain_at`."""
-        if txid == self.base.txid:
-            return self._segments[0].header.base_time_us
-        if txid < self.base.txid:
-            raise LogPruned(f"transaction {txid} is no longer in the log, which starts after {self.base.txid}")
-        for record in self.read(txid - 1, txid):
-            return record.time_us
-        raise AheadOfSource(f"transaction {txid} is not here, the log ends at {self.end.txid}")
-
-    def txid_at(self, time_us: int) -> int:
-        """The last durable transaction committed at or before `time_us`; the base's where there is none."""
-        found = self.base.txid
-        for segment in self._segments:
-            if segment.end.txid == segment.header.base.txid:
-                continue
-            if segment.last_time_us <= time_us:
-                found = segment.end.txid
-                continue
-            for group in segment.groups(segment.place_of_time(time_us), segment.data_end):
-                for record in group.records:
-                    if record.time_us > time_us:
-                        return found
-                    found = record.txid
-            break
-        return found
-
-    @property
-    def complete_us(self) -> int:
-        """No later transaction has an earlier commit time."""
-        return max(self._segments[-1].complete_us, self._segments[-1].last_time_us)
-
-    def complete_now(self) -> int:
-        """The present time, as a promise: no later record will have an earlier commit time. Call it as `append`."""
-        self._time = max(self._now(), self._time)
-        return self._time
-
-    def verify(self) -> None:
-        """Read every byte of every segment and attachment. Raises `Damaged`."""
-        before: Segment | None = None
-        for segment in self._segments:
-            segment.verify()
-            if before is not None and before.end != segment.header.base:
-                raise Damaged(f"starts after {segment.header.base}, and {before.path.name} ends at {before.end}",
-                              path=str(segment.path))
-            for _, name, size, digest in segment.attachments:
-                verify_attachment(self._seams.files, self.attachment_path(name), Attachment(name, size, digest))
-            before = segment
+    # --- pruning ---------------------------------------------------------------------------------------------------
 
     def prune(self, segments: list[SegmentInfo]) -> None:
         """Delete these segments, the oldest ones, and their attachments. The caller has made sure nobody needs them."""
@@ -556,14 +446,6 @@ class Log:
             for _, name, _, _ in segment.attachments:
                 self._seams.files.unlink(self.attachment_path(name), missing_ok=True)
 
-    def attached(self) -> list[int]:
-        """The transactions that name an attachment."""
-        return [a[0] for s in self._segments for a in s.attachments]
-
-    def size(self) -> int:
-        """Bytes of all segments."""
-        return sum(s.info().size for s in self._segments)
-
     # --- attachments -----------------------------------------------------------------------------------------------
 
     def new_attachment(self) -> AttachmentWriter:
@@ -574,12 +456,6 @@ class Log:
     def import_attachment(self, attachment: Attachment) -> AttachmentWriter:
         """A file to copy another log's attachment to, byte for byte; `finish` compares it with what its record says."""
         return AttachmentWriter(self._seams.files, self.directory / "attachments", attachment.name, attachment)
-
-    def attachment_path(self, name: str) -> Path:
-        """Raises `InvalidInput` where `name` is not of the form that the kit gives."""
-        if not ATTACHMENT_NAME.fullmatch(name):
-            raise InvalidInput(f"{name!r} is no attachment name", hint="attachment names are made by the kit")
-        return self.directory / "attachments" / name
 
     def status(self) -> dict[str, Any]:
         return {"segments": len(self._segments), "bytes": self.size(), "first": self.base.txid + 1,

@@ -1,0 +1,153 @@
+"""The reading half of a log: what is durable, looked up by transaction and by time, and verified.
+
+Segments are listed oldest first, and the list is replaced, never changed, so a reader that holds it is not disturbed by
+rotation or pruning. A reader finds its segment by bisection, its place in it by the segment's sparse index, and reads
+groups from there. That a segment is gone is an error of its own: a gap is never skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import AheadOfSource, Damaged, InvalidInput, LogPruned
+from ..history import Attachment, Position, Record
+from ..seams import Files
+from .attachments import NAME as ATTACHMENT_NAME
+from .attachments import verify_attachment
+from .segment import Segment, SegmentInfo
+
+
+class LogReading:
+    """See the module's text. `Log` is made of this and of what writes; it sets these attributes. Everything here may be
+    called from any thread at any time."""
+
+    directory: Path
+    files: Files
+    end: Position
+    """The durable end."""
+    _segments: list[Segment]
+
+    @property
+    def base(self) -> Position:
+        """The position before the first record that is here."""
+        return self._segments[0].header.base
+
+    def segments(self) -> list[SegmentInfo]:
+        """All segments, oldest first."""
+        return [s.info() for s in self._segments]
+
+    def _segment_of(self, txid: int) -> Segment:
+        """The segment that holds `txid`, which is at or below the durable end and above the base."""
+        segments = self._segments
+        low, high = 0, len(segments) - 1
+        while low < high:  # the last segment that starts at or before txid
+            middle = (low + high + 1) // 2
+            if segments[middle].first <= txid:
+                low = middle
+            else:
+                high = middle - 1
+        return segments[low]
+
+    def read(self, after: int, upto: int | None = None) -> Iterator[Record]:
+        """Durable records after `after`, up to and with `upto` (the durable end, without), in order.
+
+        Raises:
+            LogPruned: the first of them is no longer here.
+            AheadOfSource: `upto` is not durable yet.
+            Damaged: bytes have changed.
+        """
+        end = self.end.txid
+        upto = end if upto is None else upto
+        if upto > end:
+            raise AheadOfSource(f"transaction {upto} is asked for, the log ends at {end}",
+                                hint="ask for what is durable")
+        while after < upto:
+            if after < self.base.txid:
+                raise LogPruned(f"transaction {after + 1} is no longer in the log, which starts after {self.base.txid}")
+            segment = self._segment_of(after + 1)
+            data_end, last = segment.data_end, segment.end.txid
+            try:
+                for group in segment.groups(segment.place_of_txid(after + 1), data_end):
+                    for record in group.records:
+                        if record.txid > upto:
+                            return
+                        if record.txid > after:
+                            yield record
+                            after = record.txid
+            except FileNotFoundError as error:
+                if after < self.base.txid:
+                    continue  # pruned while we came to it
+                raise Damaged("a segment has disappeared", path=str(segment.path)) from error
+            if after < min(last, upto):
+                raise Damaged(f"transaction {after + 1} is missing", path=str(segment.path))
+
+    def chain_at(self, txid: int) -> bytes:
+        """The chain at `txid`. Raises `LogPruned`, `AheadOfSource`, `Damaged`."""
+        if txid == self.end.txid:
+            return self.end.chain
+        if txid == self.base.txid:
+            return self.base.chain
+        if txid > self.end.txid:
+            raise AheadOfSource(f"transaction {txid} is not here, the log ends at {self.end.txid}")
+        if txid < self.base.txid:
+            raise LogPruned(f"the chain at transaction {txid} is not known; the log starts after {self.base.txid}")
+        return next(self.read(txid - 1, txid)).chain
+
+    def time_of(self, txid: int) -> int:
+        """The commit time of `txid`, microseconds; for the base, 0 where it is not known. Raises as `chain_at`."""
+        if txid == self.base.txid:
+            return self._segments[0].header.base_time_us
+        if txid < self.base.txid:
+            raise LogPruned(f"transaction {txid} is no longer in the log, which starts after {self.base.txid}")
+        for record in self.read(txid - 1, txid):
+            return record.time_us
+        raise AheadOfSource(f"transaction {txid} is not here, the log ends at {self.end.txid}")
+
+    def txid_at(self, time_us: int) -> int:
+        """The last durable transaction committed at or before `time_us`; the base's where there is none."""
+        found = self.base.txid
+        for segment in self._segments:
+            if segment.end.txid == segment.header.base.txid:
+                continue
+            if segment.last_time_us <= time_us:
+                found = segment.end.txid
+                continue
+            for group in segment.groups(segment.place_of_time(time_us), segment.data_end):
+                for record in group.records:
+                    if record.time_us > time_us:
+                        return found
+                    found = record.txid
+            break
+        return found
+
+    @property
+    def complete_us(self) -> int:
+        """No later transaction has an earlier commit time."""
+        return max(self._segments[-1].complete_us, self._segments[-1].last_time_us)
+
+    def verify(self) -> None:
+        """Read every byte of every segment and attachment. Raises `Damaged`."""
+        before: Segment | None = None
+        for segment in self._segments:
+            segment.verify()
+            if before is not None and before.end != segment.header.base:
+                raise Damaged(f"starts after {segment.header.base}, and {before.path.name} ends at {before.end}",
+                              path=str(segment.path))
+            for _, name, size, digest in segment.attachments:
+                verify_attachment(self.files, self.attachment_path(name), Attachment(name, size, digest))
+            before = segment
+
+    def attached(self) -> list[int]:
+        """The transactions that name an attachment."""
+        return [a[0] for s in self._segments for a in s.attachments]
+
+    def size(self) -> int:
+        """Bytes of all segments."""
+        return sum(s.info().size for s in self._segments)
+
+    def attachment_path(self, name: str) -> Path:
+        """Raises `InvalidInput` where `name` is not of the form that the kit gives."""
+        if not ATTACHMENT_NAME.fullmatch(name):
+            raise InvalidInput(f"{name!r} is no attachment name", hint="attachment names are made by the kit")
+        return self.directory / "attachments" / name
