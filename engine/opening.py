@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +52,20 @@ REPLAY_IN_MEMORY = 256 << 20
 """A read-only opening replays up to this much log in memory, and more into a scratch copy."""
 
 
+class ScratchDirectory:
+    """A directory that goes at `cleanup`, or with the object, or with the process that made it, and no other: a forked
+    child that exits must not take it from its parent, as `tempfile.TemporaryDirectory` does."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="holdfast-scratch-"))
+        self.cleanup = weakref.finalize(self, _remove_scratch, self.path, os.getpid())
+
+
+def _remove_scratch(path: Path, maker: int) -> None:
+    if os.getpid() == maker:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @dataclass(slots=True)
 class Opened:
     """What an opening made.
@@ -70,7 +86,7 @@ class Opened:
     log: Log
     lock: DirectoryLock | None
     replayed: int
-    scratch: tempfile.TemporaryDirectory[str] | None = None
+    scratch: ScratchDirectory | None = None
     manifest: Manifest | None = None
     reader: ReaderLease | None = None
 
@@ -291,9 +307,9 @@ def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping
     if shared:
         raise StoreLocked(f"{root} is open for writing, and too much of its log is not checkpointed",
                           hint="ask its writer for a checkpoint, or take a backup and read that")
-    directory = tempfile.TemporaryDirectory(prefix="holdfast-scratch-")
+    directory = ScratchDirectory()
     try:
-        copy = Path(directory.name) / "state"
+        copy = directory.path / "state"
         copy_tree(seams.files, generation.state, copy)
         engine = kind.open(copy, Context(seams, options), adopt=adopt)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -332,6 +333,23 @@ def test_a_child_that_lives_on_keeps_no_lock(tmp_path: Path) -> None:
         os.waitpid(pid, 0)
         for fd in (hold_read, ready_read, ready_write):
             os.close(fd)
+
+
+def test_a_child_that_exits_takes_no_scratch_copy_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More log than fits in memory is replayed into a copy of the state. That went with the first child that exited,
+    while its parent still read it."""
+    monkeypatch.setattr("holdfast.engine.opening.REPLAY_IN_MEMORY", 0)
+    with RECORDS.open(tmp_path / "store", settings=QUIET) as store:
+        for n in (1, 2, 3):
+            commit(RECORDS, store, n)
+        shutil.copytree(tmp_path / "store", tmp_path / "crashed")
+    with RECORDS.open(tmp_path / "crashed", read_only=True) as reader:
+        scratch = reader._opened.scratch
+        assert scratch is not None
+        in_child(atexit._run_exitfuncs)
+        assert (scratch.path / "state").is_dir()
+        assert RECORDS.numbers(reader) >= {1, 2}
+    assert not scratch.path.exists()
 
 
 def test_a_fork_while_others_commit(tmp_path: Path) -> None:
