@@ -148,7 +148,7 @@ def _destination(final: Path, force: bool, files: Files) -> Iterator[bool]:
 def _clear(made: Layout) -> None:
     """Remove what an earlier restore left behind, and nothing else."""
     if made.files.exists(made.root):
-        if not (made.is_empty() or made.is_store()):
+        if not (made.has_only_ours() or made.is_store()):
             raise TargetInvalid(f"{made.root} is in the way", hint="move it away; restore makes the store there first")
         with locked(made, "restore"):
             made.files.remove_tree(made.root)

@@ -106,6 +106,7 @@ def _run(job: Job, fallback: bool) -> Report:
     if not layout.is_store():
         return take_full(job, None, "")
     generation, manifest = read_target(layout)
+    layout.settle_names(generation)
     try:
         return take_incremental(job, generation, manifest)
     except LogPruned as error:

@@ -86,7 +86,7 @@ class Committer:
         self.log = log
         self.stages = stages
         self.mutex = seams.scheduler.lock()
-        self.moved = threading.Condition(self.mutex)
+        self.moved = seams.scheduler.condition(self.mutex)
         self.poison: BaseException | None = None
         self.on_synced: Callable[[], None] = lambda: None
         self._watchers = 0
@@ -104,7 +104,7 @@ class Committer:
         self._telling = seams.scheduler.lock()
         self._closing = False
         self._due: float | None = None
-        self._kick = threading.Condition(self.mutex)
+        self._kick = seams.scheduler.condition(self.mutex)
         self._syncer = seams.scheduler.spawn("holdfast-sync", self._run_syncer)
 
     # --- committing ------------------------------------------------------------------------------------------------

@@ -64,10 +64,13 @@ class Context:
     Attributes:
         seams: files, clock, randomness and threads.
         options: the engine's own options, as given to `open`; an engine refuses those it does not know.
+        shared: in a read-only opening: another process has the directory open for writing. Only engines that declare
+            `shared_readers` are told so.
     """
 
     seams: Seams = REAL
     options: Mapping[str, Any] = field(default_factory=dict)
+    shared: bool = False
 
     def option(self, name: str, default: Any) -> Any:
         return self.options.get(name, default)

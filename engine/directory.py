@@ -16,6 +16,7 @@ replaces is removed after that, and what nobody names is rubbish.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -85,6 +86,22 @@ class Layout:
         rests = {"LOCK", "STORE", "STORE.new", "CURRENT.new"}
         return not self.is_store() and all(
             n in rests or _GENERATION.fullmatch(n.removesuffix(".partial")) for n in self.files.list(self.root))
+
+    def has_only_ours(self) -> bool:
+        """Whether nothing is here but what a store or a target has, whole or in part: what a removal that was cut off
+        leaves, for instance."""
+        ours = {"LOCK", "STORE", "STORE.new", "CURRENT", "CURRENT.new"}
+        return self.files.is_directory(self.root) and all(
+            n in ours or _GENERATION.fullmatch(n.removesuffix(".partial")) for n in self.files.list(self.root))
+
+    def settle_names(self, generation: Generation) -> None:
+        """Make durable what is here and in a generation. A process that was killed, or whose disk failed, may have left
+        names that are in memory only. What is built on them must not outlast them: log that is pruned, say, because of
+        a checkpoint whose rename a power cut would take back."""
+        with contextlib.suppress(PermissionError):  # a parent that we may not read is not of our making
+            self.files.sync_directory(self.root.parent)
+        for path in (self.root, generation.path, generation.state, generation.log):
+            self.files.sync_directory(path)
 
     def read_identity(self) -> Identity:
         """Raises `StoreNotFound` or `Damaged`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import msgpack
 
@@ -26,12 +26,18 @@ _MAGIC = b"HFMEMORY"
 _FILE = "state"
 
 
+class Readable(Protocol):
+    """Where a draft looks for what it did not change itself."""
+
+    def get(self, key: bytes, /) -> bytes | None: ...
+
+
 class MemoryTransaction(KeyedDraft[bytes, bytes | None]):
     """A draft over the newest state. Keys are 1 to `MAX_KEY` bytes, values up to `MAX_VALUE`."""
 
     __slots__ = ("_base",)
 
-    def __init__(self, base: Mapping[bytes, bytes]) -> None:
+    def __init__(self, base: Readable) -> None:
         super().__init__()
         self._base = base
 

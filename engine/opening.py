@@ -8,7 +8,6 @@ and begins a new branch, both durably, so that it is never again taken for a bac
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -113,12 +112,7 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
         _need_room(seams.files, root)
         layout.sweep()
         generation = layout.current()
-        # A process that was killed may have left names that are in memory only. What is built on them must not outlast
-        # them: log that is pruned, say, because of a checkpoint whose rename a power cut would take back.
-        with contextlib.suppress(PermissionError):  # a parent that we may not read is not of our making
-            seams.files.sync_directory(root.parent)
-        for path in (root, generation.path, generation.state, generation.log):
-            seams.files.sync_directory(path)
+        layout.settle_names(generation)
         manifest = Manifest.read(seams.files, generation)
         adopt = None if manifest is None or manifest.settled else manifest.p0
         engine = kind.open(generation.state, Context(seams, options), adopt=adopt)
@@ -290,7 +284,7 @@ def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping
     _match(identity, log)
     if manifest is not None and not manifest.settled:
         _need_replay(manifest, log)
-    context = Context(seams, {**options, "shared": True} if shared else options)
+    context = Context(seams, options, shared=shared)
     if kind.abilities.replays_in_memory:
         engine = kind.open(generation.state, context, read_only=True, adopt=adopt)
         try:

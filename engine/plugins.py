@@ -76,12 +76,12 @@ class Plugin:
     """Base of plugins. Override the moments you need."""
 
     def opened(self, store: Store[Any, Any]) -> None:
-        """The store is open and recovered. If this raises, let go of what it started: `closing` will not be told. Where a
-        copied image was opened, a `checkpointed` may have come before."""
+        """The store is open and recovered. If this raises, let go of what it started: `closing` will not be told. Where
+        a copied image was opened, a `checkpointed` may have come before."""
 
     def closing(self, store: Store[Any, Any]) -> None:
-        """The store is about to close. Told to plugins whose `opened` returned. Others may still commit for a moment, and
-        what is committed is checkpointed, so observing moments may follow."""
+        """The store is about to close. Told to plugins whose `opened` returned. Others may still commit for a moment,
+        and what is committed is checkpointed, so observing moments may follow."""
 
     def committing(self, draft: Transaction) -> None:
         """A draft is about to be logged."""

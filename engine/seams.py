@@ -184,11 +184,20 @@ class Files:
         return sorted(os.listdir(path))
 
     def make_directory(self, path: Path) -> None:
-        """Make `path` and its parents (mode 0700), each made durable; fine if it exists."""
-        if not path.is_dir():
+        """Make `path` and its parents (mode 0700), each made durable; fine if it exists.
+
+        One that exists is made durable too: whoever made it may have died, or failed, before it was.
+        """
+        if not self.is_directory(path):
             self.make_directory(path.parent)
-            path.mkdir(mode=0o700, exist_ok=True)
+            self._make_directory(path)
             self.sync_directory(path.parent)
+        else:
+            with contextlib.suppress(PermissionError):  # a parent that we may not read is not of our making
+                self.sync_directory(path.parent)
+
+    def _make_directory(self, path: Path) -> None:
+        path.mkdir(mode=0o700, exist_ok=True)
 
     def make_private_directory(self, path: Path) -> None:
         """Make `path` (its parent exists) a directory that nobody else can enter; fine if it is one.
@@ -357,8 +366,9 @@ class Scheduler:
         """A plain lock: not re-entrant, may be released by another thread than took it."""
         return threading.Lock()
 
-    def condition(self) -> threading.Condition:
-        return threading.Condition()
+    def condition(self, lock: threading.Lock | None = None) -> threading.Condition:
+        """One with `lock`, or with a lock of its own."""
+        return threading.Condition(lock)
 
     def event(self) -> threading.Event:
         return threading.Event()

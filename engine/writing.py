@@ -10,6 +10,7 @@ Two bounds slow writers down: what is appended and not yet written, and what is 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -361,20 +362,24 @@ class Writing(Generic[TxT, ViewT]):
             draft.seal("a bulk load")
             draft.close()
             self._wait_published(self._stages.appended.txid)
-            out = self.log.new_attachment()
             try:
-                payload = engine.write_bulk(load, out)  # type: ignore[arg-type]  # a raw stream is binary I/O enough
-                attachment = out.finish()
-            except BaseException:
-                out.abandon()
-                raise
+                out = self.log.new_attachment()
+                try:
+                    payload = engine.write_bulk(load, out)  # type: ignore[arg-type]  # a raw stream: binary I/O enough
+                    attachment = out.finish()
+                except BaseException:
+                    out.abandon()
+                    raise
+            except OSError as error:
+                raise RolledBack(f"the file of the bulk load could not be made: {error}") from error
             path = self.log.attachment_path(attachment.name)
             before = self.log.appended.txid
             try:
                 record = self.committer.append(payload, engine.payload_version, attachment, barrier=True, promise=True)
             except BaseException as error:
                 if self.log.appended.txid == before:
-                    self.seams.files.unlink(path, missing_ok=True)
+                    with contextlib.suppress(OSError):  # no record names it: the next opening removes it
+                        self.seams.files.unlink(path, missing_ok=True)
                 else:  # it is in the log, names the file, and will never be applied by us
                     self.committer.fail(error)
                 raise

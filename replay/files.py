@@ -183,7 +183,8 @@ class _Copier:
     def copy(self, entry: ImageFile) -> None:
         files, chunks = self.seams.files, self.digests[entry.name]
         path = self.into / entry.name
-        files.make_directory(path.parent)
+        if path.parent != self.into:
+            files.make_directory(path.parent)
         file = files.open(path, "write" if files.exists(path) else "create")
         try:
             offset = min(entry.size, len(chunks) * CHUNK_BYTES)

@@ -38,10 +38,12 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
 
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
+        context.accept_options()
         write_state(context.seams.files, directory / _FILE, _MAGIC, 1, position, msgpack.packb({}))
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Self:
+        context.accept_options()
         position, body = read_state(context.seams.files, directory / _FILE, _MAGIC, 1)
         return cls(directory, context, msgpack.unpackb(body), adopt or position)
 
@@ -53,6 +55,7 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
         self._newest: tuple[dict[bytes, bytes], Position] = state, position
         self._waiting: deque[Record] = deque()
         self._pending: Any = 0
+        self._file_lock = context.seams.scheduler.lock()  # so that an image is of the position that it says
 
     @property
     def position(self) -> Position:
@@ -82,9 +85,10 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
 
     def checkpoint(self, upto: Position) -> Position:
         if upto.txid > self._position.txid:
-            state, reached = self._published
-            write_state(self._seams.files, self._directory / _FILE, _MAGIC, 1, reached, msgpack.packb(state))
-            self._position, self._pending = reached, 0
+            with self._file_lock:
+                state, reached = self._published
+                write_state(self._seams.files, self._directory / _FILE, _MAGIC, 1, reached, msgpack.packb(state))
+                self._position, self._pending = reached, 0
         return self._position
 
     def write_bulk(self, load: Any, out: BinaryIO) -> bytes:
@@ -99,9 +103,10 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
         unpacker = msgpack.Unpacker()
         unpacker.feed(content)
         state = {**self._published[0], **dict(unpacker)}
-        write_state(self._seams.files, self._directory / _FILE, _MAGIC, 1, record.position, msgpack.packb(state))
-        self._published = self._newest = state, record.position
-        self._position, self._pending = record.position, 0
+        with self._file_lock:
+            write_state(self._seams.files, self._directory / _FILE, _MAGIC, 1, record.position, msgpack.packb(state))
+            self._published = self._newest = state, record.position
+            self._position, self._pending = record.position, 0
 
     def pending_bytes(self) -> int:
         return int(self._pending)
@@ -115,7 +120,8 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
         return MemoryView(state, position.txid)
 
     def image(self) -> Image:
-        return FileImage(self._seams, self._directory, (_FILE,), self._position)
+        with self._file_lock:
+            return FileImage(self._seams, self._directory, (_FILE,), self._position)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -34,8 +34,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
 
     Options:
         map_size: the most bytes the state may ever take. Address space, not disk; 1 TiB.
-        shared: with `read_only`: another process may be writing. Otherwise a read-only opening touches no lock file,
-            and relies on nobody writing.
+        cache_bytes: about how much memory may keep adjacency lists that were read; 64 MiB, 0 for none.
     """
 
     name: ClassVar[str] = "graph"
@@ -51,6 +50,8 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         try:
             with state.env.begin(write=True) as txn:
                 txn.put(b"state", encode_meta(position, EMPTY, {}), db=state.dbs["meta"])
+        except lmdb.Error as error:
+            raise state.at_open(error) from error
         finally:
             state.close()
         context.seams.files.sync_directory(directory)

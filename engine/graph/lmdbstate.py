@@ -23,7 +23,9 @@ threads at once as long as none of their databases is yet to be looked up, so a 
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import struct
 import sys
 from pathlib import Path
@@ -172,7 +174,7 @@ class LmdbState:
     """
 
     def __init__(self, directory: Path, context: Context, *, create: bool = False, read_only: bool = False) -> None:
-        context.accept_options("cache_bytes", "map_size", "shared")
+        context.accept_options("cache_bytes", "map_size")
         self.cache_bytes = context.option("cache_bytes", DEFAULT_CACHE_BYTES)
         if type(self.cache_bytes) is not int or self.cache_bytes < 0:
             raise InvalidInput(f"cache_bytes={self.cache_bytes!r}",
@@ -184,7 +186,7 @@ class LmdbState:
         self.files = context.seams.files
         self.closed = False
         self.mapping = Mapping(self.path, context.seams.scheduler.lock())
-        lock = not read_only or bool(context.option("shared", False))
+        lock = not read_only or context.shared
         if create:
             if self.files.free(directory) < _FIRST_ROOM + LOCK_BYTES:
                 raise DiskFull(f"no room for a store in {directory}")
@@ -199,21 +201,24 @@ class LmdbState:
                                  create=create, readonly=read_only, lock=lock, max_readers=MAX_READERS,
                                  max_spare_txns=4)
         except lmdb.Error as error:
-            raise self._at_open(error) from error
+            raise self.at_open(error) from error
         try:
             if create:
                 self.reserve(0)
             self.dbs = {name: self.env.open_db(name.encode(), create=create) for name in DATABASES}
         except lmdb.Error as error:
             self.env.close()
-            raise self._at_open(error) from error
+            raise self.at_open(error) from error
         except BaseException:
             self.env.close()
             raise
 
-    def _at_open(self, error: lmdb.Error) -> Exception:
+    def at_open(self, error: lmdb.Error) -> Exception:
+        """What an LMDB error means when the state is made or opened."""
         if is_disk_full(error) or "No space left" in str(error):
             return DiskFull(f"no room to open {self.path}")
+        if os.strerror(errno.EIO) in str(error):  # the disk's fault, which says nothing of the bytes
+            return OSError(errno.EIO, str(error), str(self.path))
         if "already open in this process" in str(error):
             return StoreLocked(f"{self.path.parent} is open in this process already, and LMDB opens it once",
                                hint="read from the store that is open")
