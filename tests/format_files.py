@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import rocksdict
 from format_lmdb import Lmdb
 from format_page import Misfit, Page, need
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 
 @dataclass
@@ -128,8 +133,13 @@ def take_state(taken: Directory) -> None:
             taken.state[name] = take_cells(page, what.removeprefix("cell file "), data)
         elif what == "LMDB":
             taken.state[name] = Lmdb(page, data)
+        elif what == "SQLite":
+            taken.state[name] = take_sqlite(taken)
+        elif what == "RocksDB":
+            if "pairs" not in taken.state:
+                taken.state["pairs"] = take_rocksdb(taken)
         else:
-            need(what == "lock table", f"no way to read {what!r}")
+            need(what in ("lock table", "SQLite side file", "RocksDB side file"), f"no way to read {what!r}")
 
 
 def engine_row(taken: Directory) -> list[str]:
@@ -297,14 +307,71 @@ def after(taken: Directory, position: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def memory_content(taken: Directory) -> dict[bytes, bytes]:
-    content: dict[bytes, bytes] = taken.page.unpack("{bytes: bytes}", taken.state["state"]["body"])
-    for record in after(taken, taken.state["state"]):
+    content = taken.page.unpack("{bytes: bytes}", taken.state["state"]["body"])
+    return _changed(taken, taken.state["state"], content)
+
+
+def _changed(taken: Directory, state: dict[str, Any], content: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """A state's keys and values, with what the log has after it."""
+    for record in after(taken, state):
         for change in taken.page.unpack(engine_row(taken)[3], record["payload"]):
             if change["value"] is None:
                 content.pop(change["key"], None)
             else:
                 content[change["key"]] = change["value"]
     return content
+
+
+# --- engines over foreign databases, which their own libraries read --------------------------------------------------
+
+Pairs = tuple[dict[str, Any], dict[bytes, bytes]]
+"""The document of a state, and its pairs."""
+
+
+@contextmanager
+def _state_files(taken: Directory) -> Iterator[Path]:
+    """The files of the state, in a directory that a library may write to."""
+    with TemporaryDirectory() as place:
+        for name, data in taken.raw_state.items():
+            (Path(place) / name).write_bytes(data)
+        yield Path(place)
+
+
+def _document(taken: Directory, data: bytes) -> dict[str, Any]:
+    name, body, end = taken.page.document(data)
+    need(end == len(data) and name == f"{taken.engine} state", f"the state has the document {name}")
+    need(taken.page.take("document", data)[0]["version"] == int(engine_row(taken)[1]), "another state format")
+    found: dict[str, Any] = body
+    return found
+
+
+def take_sqlite(taken: Directory) -> Pairs:
+    with _state_files(taken) as place, closing(sqlite3.connect(place / "state.db")) as database:
+        rows = [taken.page.value("pair row", list(row)) for row in database.execute("SELECT * FROM pairs")]
+        ((document,),) = database.execute("SELECT document FROM state").fetchall()
+    total = 0
+    for row in rows:
+        sealed = xxh3_64_intdigest(len(row["key"]).to_bytes(4, "big") + row["key"] + row["value"])
+        need(sealed == row["seal"] % (1 << 64), f"the seal of {row['key']!r}")
+        total += sealed
+    state = _document(taken, document)
+    need((state["count"], state["total"]) == (len(rows), total % (1 << 64)), f"{len(rows)} rows, and {state}")
+    return state, {row["key"]: row["value"] for row in rows}
+
+
+def take_rocksdb(taken: Directory) -> Pairs:
+    logs = [data for name, data in taken.raw_state.items() if name.endswith(".log")]
+    need(not any(logs), "RocksDB's log is in use")
+    with _state_files(taken) as place:
+        with rocksdict.Rdict(str(place), rocksdict.Options(raw_mode=True)) as database:
+            pairs: dict[Any, bytes] = dict(database.items())
+        return _document(taken, pairs.pop(b"")), pairs
+
+
+def pairs_content(taken: Directory) -> dict[bytes, bytes]:
+    """What state and log come to."""
+    ((state, content),) = taken.state.values()
+    return _changed(taken, state, dict(content))
 
 
 # --- backups ---------------------------------------------------------------------------------------------------------

@@ -16,20 +16,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backup_worlds import SetClock, WrappedSource
 
 from holdfast import backup
+from holdfast.backup.testing.faults import WatchedSource
 from holdfast.engine.errors import Damaged, SourceUnavailable
 from holdfast.engine.graph import BulkLoad, GraphEngine, GraphView
 from holdfast.engine.memory import MemoryEngine
+from holdfast.engine.pairs import PairsEngine
 from holdfast.engine.readers import ReaderLease
 from holdfast.engine.records import RecordsEngine
+from holdfast.engine.rocksdb import RocksEngine
 from holdfast.engine.seams import REAL, Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.source.server import Limits
 from holdfast.engine.source.service import BackupService
+from holdfast.engine.sqlite import SqliteEngine
 from holdfast.engine.store import Store
+from holdfast.engine.testing.quiet import SetClock
 
 SETTINGS = Settings(segment_bytes=128 << 10, heartbeat_s=0)
 VALUES: dict[str, Any] = {
@@ -79,6 +83,8 @@ def make_world(root: Path, patch: pytest.MonkeyPatch) -> World:
     _make_graph(made)
     _make_memory(made)
     _make_records(made)
+    _make_pairs(made, "sqlite", SqliteEngine)
+    _make_pairs(made, "rocksdb", RocksEngine)
     return made
 
 
@@ -225,7 +231,7 @@ def _make_memory(made: World) -> None:
                 raise SourceUnavailable("gone")
 
         with pytest.raises(SourceUnavailable):
-            backup.run(WrappedSource(LocalSource(store), die), made.path("memory partial"), engine=MemoryEngine)
+            backup.run(WatchedSource(LocalSource(store), die), made.path("memory partial"), engine=MemoryEngine)
 
 
 def _make_records(made: World) -> None:
@@ -255,7 +261,7 @@ def _make_records(made: World) -> None:
                 write(21)
                 store.checkpoint()
 
-        backup.run(WrappedSource(LocalSource(store), busy), made.path("records target"), engine=RecordsEngine)
+        backup.run(WatchedSource(LocalSource(store), busy), made.path("records target"), engine=RecordsEngine)
         made.content["records target"] = content(store)
         with store.transaction() as tx:
             tx.delete(1)
@@ -265,6 +271,29 @@ def _make_records(made: World) -> None:
         with store.transaction() as tx:  # by a clock that has gone back to long before the heartbeat
             tx.insert(b"late")
         made.content["records"] = content(store)
+
+
+def _make_pairs(made: World, name: str, engine: type[PairsEngine]) -> None:
+    def content(store: Store[Any, Any]) -> dict[bytes, bytes]:
+        with store.snapshot() as view:
+            assert list(view.check()) == []
+            return dict(view.items())
+
+    with Store.open(made.path(name), engine, settings=SETTINGS) as store:
+        for i in range(30):
+            with store.transaction() as tx:
+                tx.put(b"key %d" % i, bytes([i]) * 37 * i)
+                if i % 5 == 4:
+                    tx.delete(b"key %d" % (i - 2))
+            if i in (10, 20):
+                store.checkpoint()
+        made.keep(name, f"{name}, open", content(store))
+        backup.run(store, made.path(f"{name} target"), engine=engine)
+        with store.transaction() as tx:
+            tx.put(b"more", b"")
+            tx.delete(b"key 1")
+        backup.run(store, made.path(f"{name} target"), engine=engine, fold=None)
+        made.content[f"{name} target"] = made.content[name] = content(store)
 
 
 def _converse(store: Store[Any, Any], made: World) -> None:

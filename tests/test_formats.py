@@ -31,11 +31,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         return make_world(tmp_path_factory.mktemp("formats"), patch)
 
 
-TARGETS = {"graph": "graph target", "memory": "memory target", "records": "records target"}
+TARGETS = {name: f"{name} target" for name in ("graph", "memory", "records", "sqlite", "rocksdb")}
 """The stores that a target was backed up from: they keep log for it."""
 
 READERS: dict[str, Callable[[ff.Directory], Any]] = {
-    "graph": fg.graph_content, "memory": ff.memory_content, "records": ff.records_content}
+    "graph": fg.graph_content, "memory": ff.memory_content, "records": ff.records_content,
+    "sqlite": ff.pairs_content, "rocksdb": ff.pairs_content}
 
 
 def plain(value: Any) -> Any:
@@ -142,7 +143,8 @@ def check_served(page: Page, world: World) -> None:
 
 DIRECTORIES = ["graph, small", "graph, small and open", "graph", "graph, open", "graph target", "graph restored",
                "graph retired", "memory", "memory, new", "memory, small", "memory, open", "memory target", "records",
-               "records, open", "records target"]
+               "records, open", "records target", "sqlite", "sqlite, open", "sqlite target", "rocksdb",
+               "rocksdb, open", "rocksdb target"]
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +174,7 @@ def test_every_row_of_the_page_counts(world: World) -> None:
           ("memory, new", "memory, small", "records", "graph, small and open", "records target", "memory target")),
         partial(check_partial, world=world), partial(check_answers, world=world),
         *(partial(check_directory, world=world, name=name) for name in
-          ("graph retired", "graph target", "graph, open"))]
+          ("graph retired", "graph target", "graph, open", "sqlite, open", "rocksdb"))]
     uses = []
     for check in checks:
         page = Page(text)

@@ -1,0 +1,237 @@
+"""The RocksDB engine: keys and values in RocksDB, through rocksdict (`pip install 'holdfast[rocksdb]'`).
+
+RocksDB holds what is checkpointed (`pairs.py` has the rest). The log is the kit's, so RocksDB's own is off: a
+checkpoint is one write batch, the document of the position under the empty key in it, and a flush. A flush puts whole
+batches into a table file and then names that file, synced, in RocksDB's manifest; so what is found again is always a
+whole state at the position that it holds.
+
+- *The image* is what RocksDB calls a checkpoint: hard links to its table files, which never change, and a manifest of
+  its own. Table files need no room a second time; those that are merged meanwhile live on in the image.
+- *Snapshots* are iterators. RocksDB shows an iterator the state that it was made on, tables and memory both. (The
+  snapshot objects of rocksdict 0.3 do so only for single keys; their iterators show later writes.)
+- *Damage.* Every block of a table file and every record of the manifest has RocksDB's checksum, verified when read. An
+  iterator that ends has to be asked whether it ended for that.
+- *Read-only openings* leave no trace: RocksDB and rocksdict write into a directory that they open, so a private one is
+  opened, with links to the table files and copies of the small ones. (RocksDB's own read-only mode ends the process by
+  a signal on some damaged files; and rocksdict writes even then.)
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from .contract import Abilities, Context
+from .errors import Damaged, DiskFull, StoreClosed, StoreLocked, Unsupported
+from .history import Position
+from .pairs import Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
+
+if TYPE_CHECKING:
+    from rocksdict import Rdict
+
+logger = logging.getLogger("holdfast.rocksdb")
+
+_MAGIC = b"HFROCKS\0"
+_POSITION = b""
+"""The key of the document; those of pairs have at least one byte."""
+_FIRST = b"\0"
+_NOTES = "rocksdict-config.json"
+"""What rocksdict remembers of its options. It writes the file anew at each opening, without a sync, and does not open
+what has half of it; we give all options each time and do without it."""
+_TABLE = ".sst"
+_ROWS = 64
+_SPARE_ROOM = 1 << 20
+_OPEN_FILES = 512
+"""Table files that are open at a time. RocksDB's default is all of them, opened by 16 threads when the store is."""
+
+
+def _rocksdict() -> Any:
+    """Raises `Unsupported` where it is not installed."""
+    try:
+        import rocksdict
+    except ImportError as error:
+        raise Unsupported("the rocksdb engine needs rocksdict, which is not installed",
+                          hint="pip install 'holdfast[rocksdb]'") from error
+    return rocksdict
+
+
+@contextmanager
+def _told(directory: Path) -> Iterator[None]:
+    """RocksDB's errors, which rocksdict raises as plain exceptions with a text, as the kit's."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error)
+        if "lock hold by current process" in text or "While lock file" in text:
+            raise StoreLocked(f"RocksDB says: {text}") from error
+        if text.startswith("IO error") and "No such file" not in text:
+            raise OSError(errno.ENOSPC if "No space left" in text else errno.EIO, text, str(directory)) from error
+        raise Damaged(f"RocksDB says: {text}", path=str(directory)) from error
+
+
+def _open(directory: Path, *, create: bool = False, private: bool = False) -> Rdict:
+    rocksdict = _rocksdict()
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(create)
+    options.set_error_if_exists(create)
+    options.set_keep_log_file_num(1)
+    options.set_max_open_files(_OPEN_FILES)
+    options.set_max_file_opening_threads(1)
+    options.set_paranoid_checks(True)
+    options.set_disable_auto_compactions(private)  # which would write all of it once more, for a reader
+    with _told(directory):
+        made: Rdict = rocksdict.Rdict(str(directory), options)
+    return made
+
+
+def _write(database: Rdict, directory: Path, context: Context, changes: Overlay, document: bytes) -> None:
+    """One batch, flushed. Raises `DiskFull` beforehand: a RocksDB that ran out of room itself writes nothing more until
+    it is opened again."""
+    rocksdict = _rocksdict()
+    batch = rocksdict.WriteBatch(raw_mode=True)
+    for key, value in changes.items():
+        if value is None:
+            batch.delete(key)
+        else:
+            batch.put(key, value)
+    batch.put(_POSITION, document)
+    if (free := context.seams.files.free(directory)) < (needed := batch.size_in_bytes() + _SPARE_ROOM):
+        raise DiskFull(f"{directory} has {free:,} bytes left, a checkpoint needs {needed:,}")
+    unlogged = rocksdict.WriteOptions()
+    unlogged.disable_wal = True
+    with _told(directory):
+        database.write(batch, unlogged)
+        database.flush()
+
+
+class RocksSnapshot(Snapshot):
+    """An iterator, moved about by whoever reads."""
+
+    def __init__(self, database: Rdict, directory: Path, context: Context) -> None:
+        self._directory = directory
+        self._lock = context.seams.scheduler.lock()
+        with _told(directory):
+            self._iterator: Any = database.iter()
+
+    def get(self, key: bytes) -> bytes | None:
+        with self._lock, self._told():
+            found = next(self._run(key, 1), None)
+        return found[1] if found is not None and found[0] == key else None
+
+    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
+        start = _FIRST
+        while True:
+            with self._lock, self._told():
+                run = list(self._run(start, _ROWS))
+            yield from run
+            if len(run) < _ROWS:
+                return
+            start = run[-1][0] + b"\0"
+
+    def _run(self, start: bytes, count: int) -> Iterator[tuple[bytes, bytes]]:
+        iterator = self._iterator
+        iterator.seek(start)
+        for _ in range(count):
+            if not iterator.valid():
+                iterator.status()  # raises where it ended for another reason than the end
+                return
+            yield iterator.key(), iterator.value()
+            iterator.next()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        if self._iterator is None:
+            raise StoreClosed(f"{self._directory} is closed")
+        with _told(self._directory):
+            yield
+
+    def check(self) -> Iterator[str]:
+        yield from ()  # reading all pairs reads, and verifies, every block
+
+    def close(self) -> None:
+        with self._lock:
+            self._iterator = None  # RocksDB stays open until the last iterator is gone
+
+
+class RocksEngine(PairsEngine):
+    """See the module's text. It takes no options."""
+
+    name = "rocksdb"
+    state_format = 1
+    payload_version = 1
+    reads_payloads = frozenset({1})
+    abilities = Abilities(atomic=True, image="stable", background_checkpoint=True, replays_in_memory=True)
+
+    @classmethod
+    def create(cls, directory: Path, position: Position, context: Context) -> None:
+        context.accept_options()
+        database = _open(directory, create=True)
+        try:
+            _write(database, directory, context, {}, encode_state(_MAGIC, cls.state_format, position))
+        finally:
+            database.close()
+        context.seams.files.sync_directory(directory)
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Self:
+        context.accept_options()
+        if not read_only:
+            sweep(context.seams.files, directory)
+            context.seams.files.unlink(directory / _NOTES, missing_ok=True)
+            return cls(directory, context, directory, adopt)
+        private = Path(tempfile.mkdtemp(prefix="holdfast-rocksdb-"))
+        try:
+            for path in directory.iterdir():
+                if path.suffix == _TABLE:
+                    (private / path.name).symlink_to(path.absolute())
+                elif path.is_file() and path.name != _NOTES:
+                    shutil.copy(path, private / path.name)
+            return cls(directory, context, private, adopt)
+        except BaseException:
+            shutil.rmtree(private)
+            raise
+
+    def __init__(self, directory: Path, context: Context, opened: Path, adopt: Position | None) -> None:
+        self._context = context
+        self._opened = opened
+        self._private = opened if opened != directory else None
+        self._database = _open(opened, private=self._private is not None)
+        try:
+            snapshot = self._snapshot()
+            document = snapshot.get(_POSITION)
+            snapshot.close()
+            if document is None:
+                raise Damaged("holds no document of its state", path=str(directory))
+            held, _ = decode_state(document, _MAGIC, self.state_format, directory)
+            super().__init__(directory, context, adopted(held, adopt, directory))
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _snapshot(self) -> RocksSnapshot:
+        return RocksSnapshot(self._database, self._opened, self._context)
+
+    def _write(self, changes: Overlay, position: Position) -> None:
+        document = encode_state(_MAGIC, self.state_format, position)
+        _write(self._database, self._directory, self._context, changes, document)
+
+    def _copy(self, place: Path) -> Position:
+        with self._checkpointing, _told(self._directory):
+            _rocksdict().Checkpoint(self._database).create_checkpoint(str(place))
+            position = self._position
+        self._seams.files.unlink(place / _NOTES, missing_ok=True)
+        return position
+
+    def _close(self) -> None:
+        try:
+            self._database.close()
+        except Exception as error:  # it flushes what a failed write left; that is in the log
+            logger.warning("%s was not closed in order: %s", self._opened, error)
+        if self._private is not None:
+            shutil.rmtree(self._private)

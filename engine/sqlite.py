@@ -1,0 +1,294 @@
+"""The SQLite engine: keys and values in a table of the standard library's sqlite3. How a foreign database is wrapped.
+
+SQLite holds what is checkpointed (`pairs.py` has the rest). A checkpoint is one SQLite transaction, synced, that also
+stores the position; so whatever the power does, SQLite's own recovery finds the table exactly at it.
+
+- *Write-ahead mode* (WAL), because there a view's read transaction neither waits for a checkpoint nor holds one up.
+  What SQLite calls a checkpoint, moving its own log into the database file, follows each of ours. Its log begins anew
+  only when nobody reads from it, so the newest snapshot is taken once more after that; views that are held open long
+  make the log grow.
+- *The image* is a file of its own, made by `VACUUM INTO`: the database file alone is not a state while there is a log
+  beside it, and its free pages still hold what was deleted. It needs as much room as the live data.
+- *Damage.* SQLite's pages have no checksums. Each row has one, over key and value, and the document of the state has
+  their number and sum: a row that changed is found when it is read, one that is missing when all are. That a key is
+  *not* there is taken from SQLite's tree as it is; `check` walks all of it.
+- *Read-only openings* leave no trace: `immutable` lets SQLite read a file without locks and side files. A log that was
+  left by a killed process is not read in that way, so then a private copy is opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from xxhash import xxh3_64_intdigest
+
+from .contract import Abilities, Context
+from .errors import Damaged, DiskFull, StoreClosed, Unsupported
+from .history import Position
+from .pairs import Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
+
+logger = logging.getLogger("holdfast.sqlite")
+
+_FILE, _MAGIC = "state.db", b"HFSQLITE"
+_SIDE_FILES = ("-wal", "-journal")
+_SCHEMA = """
+    CREATE TABLE pairs (key BLOB PRIMARY KEY, value BLOB NOT NULL, seal INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE state (document BLOB NOT NULL);
+"""
+_PRAGMAS = """
+    PRAGMA synchronous = FULL;
+    PRAGMA fullfsync = ON;
+    PRAGMA checkpoint_fullfsync = ON;
+    PRAGMA wal_autocheckpoint = 0;
+    PRAGMA cell_size_check = ON;
+"""
+_ROWS = 64
+_MASK = (1 << 64) - 1
+_UNREADABLE = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PERM})
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    """A connection for any thread, one at a time."""
+    uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """SQLite's errors as the kit's: `DiskFull`, `StoreClosed`, `Damaged`, and `OSError` where the disk failed."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code, name = getattr(error, "sqlite_errorcode", 0), getattr(error, "sqlite_errorname", "")
+        if code == sqlite3.SQLITE_FULL or name == "SQLITE_IOERR_SHMSIZE":
+            raise DiskFull(f"no room for {path}") from error
+        if isinstance(error, sqlite3.ProgrammingError):
+            raise StoreClosed(f"{path} is closed") from error
+        if code & 0xFF in _UNREADABLE:
+            raise OSError(errno.EIO, f"{error} ({name})", str(path)) from error
+        raise Damaged(f"SQLite says: {error}", path=str(path)) from error
+    except UnicodeDecodeError as error:  # of a message that quotes what is damaged
+        raise Damaged(f"SQLite says: {error.object!r}", path=str(path)) from error
+
+
+def _seal(key: bytes, value: bytes) -> int:
+    """A row's checksum. SQLite's integers are signed."""
+    digest = xxh3_64_intdigest(len(key).to_bytes(4, "big") + key + value)
+    return digest - (1 << 64) if digest >> 63 else digest
+
+
+def _verified(path: Path, key: Any, value: Any, seal: Any) -> bytes:
+    """The value of a row as it was read. Raises `Damaged`."""
+    if type(key) is not bytes or type(value) is not bytes or _seal(key, value) != seal:
+        raise Damaged(f"the row of key {key!r:.80} does not match its checksum", path=str(path))
+    return value
+
+
+class SqliteSnapshot(Snapshot):
+    """A read transaction on a connection of its own.
+
+    Attributes:
+        position: of what it shows.
+        count, total: of its rows: how many, and the sum of their checksums modulo 2**64.
+    """
+
+    def __init__(self, path: Path, mode: str, context: Context) -> None:
+        self._path = path
+        self._lock = context.seams.scheduler.lock()
+        with _told(path):
+            self._connection = _connect(path, mode)
+        try:
+            with _told(path):
+                self._connection.execute("PRAGMA cell_size_check = ON")
+                self._connection.execute("BEGIN")
+                rows = self._connection.execute("SELECT document FROM state LIMIT 2").fetchall()
+            if len(rows) != 1 or type(rows[0][0]) is not bytes:
+                raise Damaged(f"holds {len(rows)} documents of its state", path=str(path))
+            self.position, more = decode_state(rows[0][0], _MAGIC, SqliteEngine.state_format, path)
+            self.count, self.total = more["count"], more["total"]
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def get(self, key: bytes) -> bytes | None:
+        with self._lock, _told(self._path):
+            row = self._connection.execute("SELECT key, value, seal FROM pairs WHERE key = ?", (key,)).fetchone()
+        return None if row is None else _verified(self._path, *row)
+
+    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
+        count = total = 0
+        before = b""
+        with self._lock, _told(self._path):
+            cursor = self._connection.execute("SELECT key, value, seal FROM pairs ORDER BY key")
+        while True:
+            with self._lock, _told(self._path):
+                rows = cursor.fetchmany(_ROWS)
+            for key, value, seal in rows:
+                _verified(self._path, key, value, seal)
+                if key <= before:
+                    raise Damaged(f"key {key!r:.80} comes after {before!r:.80}", path=str(self._path))
+                yield key, value
+                before, count, total = key, count + 1, total + seal
+            if not rows:
+                break
+        if (count, total & _MASK) != (self.count, self.total):
+            raise Damaged(f"has {count:,} rows that are not the {self.count:,} that were written", path=str(self._path))
+
+    def check(self) -> Iterator[str]:
+        with self._lock, _told(self._path):
+            findings = self._connection.execute("PRAGMA integrity_check").fetchall()
+        for (finding,) in findings:
+            if finding != "ok":
+                yield f"SQLite's integrity check: {finding}"
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+
+class SqliteEngine(PairsEngine):
+    """See the module's text. It takes no options."""
+
+    name = "sqlite"
+    state_format = 1
+    payload_version = 1
+    reads_payloads = frozenset({1})
+    abilities = Abilities(atomic=True, image="stable", background_checkpoint=True, replays_in_memory=True)
+
+    @classmethod
+    def create(cls, directory: Path, position: Position, context: Context) -> None:
+        context.accept_options()
+        path, files = directory / _FILE, context.seams.files
+        files.open(path, "create").close()  # by us, and so readable by this user only
+        with _told(path):
+            connection = _connect(path, "rw")
+            try:
+                connection.executescript(_PRAGMAS + _SCHEMA)
+                document = encode_state(_MAGIC, cls.state_format, position, count=0, total=0)
+                connection.execute("INSERT INTO state VALUES (?)", (document,))
+            finally:
+                connection.close()
+        files.sync_directory(directory)
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Self:
+        context.accept_options()
+        files, path = context.seams.files, directory / _FILE
+        if not files.exists(path):
+            raise Damaged("is missing", path=str(path))
+        if not read_only:
+            sweep(files, directory)
+            return cls(directory, context, path, adopt, writer=cls._writer_on(path))
+        left = [side for side in (f"{_FILE}{end}" for end in _SIDE_FILES) if files.exists(directory / side)]
+        if not left:
+            return cls(directory, context, path, adopt)
+        private = Path(tempfile.mkdtemp(prefix="holdfast-sqlite-"))
+        try:
+            for name in (_FILE, *left):
+                shutil.copy(directory / name, private / name)
+            path = private / _FILE
+            cls._writer_on(path).close()  # now all of it is in the one file
+            return cls(directory, context, path, adopt, private=private)
+        except BaseException:
+            shutil.rmtree(private)
+            raise
+
+    @staticmethod
+    def _writer_on(path: Path) -> sqlite3.Connection:
+        with _told(path):
+            writer = _connect(path, "rw")
+            try:
+                writer.executescript(_PRAGMAS)
+                mode = writer.execute("PRAGMA journal_mode = WAL").fetchone()
+                if mode != ("wal",):
+                    raise Unsupported(f"SQLite has no write-ahead log on the file system of {path}")
+            except BaseException:
+                writer.close()
+                raise
+        return writer
+
+    def __init__(self, directory: Path, context: Context, path: Path, adopt: Position | None, *,
+                 writer: sqlite3.Connection | None = None, private: Path | None = None) -> None:
+        self._context = context
+        self._path = path
+        self._writer = writer
+        self._private = private
+        try:
+            held = self._snapshot()
+            held.close()
+            self._count, self._total = held.count, held.total
+            super().__init__(directory, context, adopted(held.position, adopt, path))
+        except BaseException:
+            if writer is not None:
+                writer.close()
+            raise
+
+    def _snapshot(self) -> SqliteSnapshot:
+        return SqliteSnapshot(self._path, "ro&immutable=1" if self._writer is None else "ro", self._context)
+
+    def _write(self, changes: Overlay, position: Position) -> None:
+        writer = self._writer
+        assert writer is not None
+        count, total = self._count, self._total
+        with _told(self._path):
+            try:
+                writer.execute("BEGIN IMMEDIATE")
+                for key, value in sorted(changes.items()):
+                    old = writer.execute("SELECT seal FROM pairs WHERE key = ?", (key,)).fetchone()
+                    if old is not None:
+                        count, total = count - 1, total - old[0]
+                    if value is None:
+                        writer.execute("DELETE FROM pairs WHERE key = ?", (key,))
+                    else:
+                        seal = _seal(key, value)
+                        count, total = count + 1, total + seal
+                        writer.execute("REPLACE INTO pairs VALUES (?, ?, ?)", (key, value, seal))
+                total &= _MASK
+                document = encode_state(_MAGIC, self.state_format, position, count=count, total=total)
+                writer.execute("UPDATE state SET document = ?", (document,))
+                writer.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    writer.execute("ROLLBACK")  # unless SQLite did
+                raise
+        self._count, self._total = count, total
+
+    def _settle(self) -> None:
+        assert self._writer is not None
+        try:
+            with _told(self._path):
+                _, logged, moved = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except DiskFull:
+            logger.warning("no room to move SQLite's log into %s; it goes on growing", self._path)
+            return
+        if logged == moved:
+            self._renew()  # one that reads nothing from the log, so that it begins anew with the next write
+
+    def _copy(self, place: Path) -> Position:
+        self._seams.files.make_directory(place)
+        copy = place / _FILE
+        with _told(self._path):
+            connection = _connect(self._path, "rw")
+            try:
+                connection.execute("VACUUM INTO ?", (str(copy),))
+            finally:
+                connection.close()
+        made = SqliteSnapshot(copy, "ro&immutable=1", self._context)
+        made.close()
+        return made.position
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if self._private is not None:
+            shutil.rmtree(self._private)
