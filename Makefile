@@ -1,12 +1,13 @@
 # make demo   the main job on a real graph, in a virtual environment of its own
 # make test   the whole suite
 # make check  linting, strict typing, layers
+# make nightly  the suites for as long as they take; see docs/faults.md
 
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test nightly check bench clean
 
 $(VENV)/installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -19,6 +20,9 @@ demo: $(VENV)/installed-user
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered $(ARGS)
+
+nightly: $(VENV)/installed-dev
+	HOLDFAST_PROFILE=nightly $(BIN)/python -m pytest -n 2 --timeout=0 $(ARGS)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

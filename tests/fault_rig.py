@@ -1,31 +1,44 @@
-"""What makes real faults on a real machine: killed processes, injected system call errors, power cuts, small disks.
+"""What makes real faults on a real machine: system calls that fail, are cut short or end the process; power cuts; full
+disks. (Processes killed at random are part of the contract suite: `holdfast.engine.testing.kills`.)
 
 Most need root, Linux and a tool. Where one cannot be made the test says so by the fault's name and is skipped; with
-HOLDFAST_REQUIRE_FAULTS=1 in the environment it fails instead.
+HOLDFAST_REQUIRE_FAULTS=1 in the environment it fails instead. See docs/faults.md.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
+import random
+import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_worker import STRIDE
-from store_kinds import KINDS
+from workloads import WORKLOADS
 
-TESTS = Path(__file__).parent
-_SHUTDOWN, _WITHOUT_LOG_FLUSH = 0x8004587D, 2
+from holdfast.engine.testing import Contract, Operation
+from holdfast.engine.testing.children import Child, Journal, Server
+from holdfast.engine.testing.kills import Kills, how, told
+from holdfast.engine.testing.worker import QUIET, drive
+
+_SHUTDOWN = 0x8004587D
+_LOG_FLUSHED, _LOG_NOT_FLUSHED = 1, 2
+_WRITE_BACK_AND_WAIT = 7  # SYNC_FILE_RANGE_WAIT_BEFORE | _WRITE | _WAIT_AFTER
+_PAGE = 4096
 
 
 def require(name: str, why_not: str | None) -> None:
@@ -46,12 +59,144 @@ def _run(*command: str) -> str | None:
     return None if done.returncode == 0 else (done.stderr.strip() or f"{command[0]} failed")
 
 
+def served(engine: str, **how: Any) -> Server:
+    """A server for one of the kit's workloads."""
+    contract = type(engine, (Contract,), {"workload": staticmethod(WORKLOADS[engine])})
+    return Server(contract(), **how)
+
+
+def goes_on(server: Server, directory: Path, journal: Journal, script: Sequence[list[Operation]]) -> None:
+    """The store opens as one of the states that the journal allows, and goes on."""
+    code = server.start(drive, journal.plan(directory, script, 3)).end(journal)
+    assert code == 0, how(code)
+
+
+# --- system calls ----------------------------------------------------------------------------------------------------
+
+SYNCS = ("fsync", "fdatasync", "msync", "sync_file_range")
+WRITES = ("pwrite64", "pwritev", "write", "writev")
+OTHERS = ("ftruncate", "fallocate", "rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir", "openat")
+_CALL = re.compile(r"^(\d+)\s+(\w+)\((.*)", re.S)
+_RESULT = re.compile(r"\) = (-?\d+)")
+TRANSACTIONS = 12
+
+
 @cache
 def no_strace() -> str | None:
     if shutil.which("strace") is None:
         return "strace is not installed"
-    return _run("strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync",
-                "-e", "inject=fdatasync:error=EIO:when=1", "true")
+    with subprocess.Popen(["sleep", "0.3"]) as somebody:
+        return _run(*_strace("/dev/null", "trace=fsync", "inject=fsync:error=EIO:when=1"), "-p", str(somebody.pid))
+
+
+def _strace(out: str, *expressions: str) -> list[str]:
+    return ["strace", "-f", "-y", "-qq", "-s", "0", "-o", out, *(part for e in expressions for part in ("-e", e))]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A system call of a run that is always the same.
+
+    Attributes:
+        name: the call's.
+        nth: which of its thread's calls of that name, from 1.
+        path: what it was about, below the store's directory.
+        result: what it returned, or -1.
+    """
+
+    name: str
+    nth: int
+    path: str
+    result: int
+
+
+@dataclass
+class Traced:
+    """Runs of one engine under strace, each like the one before it: creating a store, or recovering one whose process
+    was killed. All happens in one thread, so the n-th call of a name is the n-th in every run.
+
+    Attributes:
+        server: forks the children.
+        script: what they write.
+        base: where their stores stand.
+        killed: recovering.
+        exact: the engine's library has no threads of its own, whose calls may come in another order.
+    """
+
+    server: Server
+    script: Sequence[list[Operation]]
+    base: Path
+    killed: bool
+    exact: bool
+
+    def __post_init__(self) -> None:
+        self._made = 0
+        self._seed, self._journal = self.base / f"seed {self.killed}", Journal()
+        if self.killed:
+            journal = self._journal
+            child = self.server.start(drive, self._plan(self._seed, journal, count=30))
+            for message in child.messages():
+                journal.note(message)
+                if journal.acknowledged == 23:
+                    break
+            child.kill()
+            child.end(journal)
+
+    def __str__(self) -> str:
+        return "recovering" if self.killed else "creating"
+
+    def _plan(self, directory: Path, journal: Journal, *, count: int = TRANSACTIONS, faults: bool = False) -> Any:
+        return journal.plan(directory, self.script, count, threads=None, settings=QUIET, faults=faults)
+
+    def _begun(self) -> tuple[Path, Journal]:
+        self._made += 1
+        directory = self.base / f"store {self.killed} {self._made}"
+        if not self.killed:
+            return directory, Journal()
+        shutil.copytree(self._seed, directory)
+        return directory, Journal(list(self._journal.states or ()), next_number=self._journal.next_number)
+
+    def calls(self) -> list[Call]:
+        """Those that touch the store's directory, in a run without faults."""
+        directory, journal = self._begun()
+        with tempfile.NamedTemporaryFile("r") as out:
+            code, _ = self._under(directory, journal, _strace(out.name, f"trace={','.join(SYNCS + WRITES + OTHERS)}"))
+            assert (code, journal.acknowledged) == (0, TRANSACTIONS)
+            counted: Counter[tuple[str, str]] = Counter()
+            found = []
+            for line in out:
+                if call := _CALL.match(line):
+                    thread, name, rest = call.groups()
+                    counted[thread, name] += 1
+                    if (at := rest.find(f"{directory}/")) >= 0 and ("O_CREAT" in rest or name != "openat"):
+                        path = re.split('[">]', rest[at + len(str(directory)) + 1 :])[0]
+                        result = _RESULT.search(rest)
+                        found.append(Call(name, counted[thread, name], path, int(result[1]) if result else -1))
+        shutil.rmtree(directory)
+        return found
+
+    def run(self, call: Call, fault: str) -> tuple[int, Journal]:
+        """A run in which one call meets a fault (as strace says it), then one without. How the first child ended, and
+        what was said."""
+        directory, journal = self._begun()
+        with told(f"{call}: {fault}, {self}"):
+            code, said = self._under(directory, journal, _strace(
+                "/dev/null", f"trace={call.name}", f"inject={call.name}:{fault}:when={call.nth}"))
+            assert not said, f"strace: {said}"
+            assert code == (-signal.SIGKILL if "SIGKILL" in fault else 0) or (code == 0 and not self.exact), how(code)
+            goes_on(self.server, directory, journal, self.script)
+        shutil.rmtree(directory)
+        return code, journal
+
+    def _under(self, directory: Path, journal: Journal, command: list[str]) -> tuple[int, str]:
+        child = self.server.start(drive, self._plan(directory, journal, faults=True))
+        assert next(child.messages()) == ("waiting",)
+        with subprocess.Popen([*command, "-p", str(child.pid)], stderr=subprocess.PIPE, text=True) as tracer:
+            code = child.end(journal)
+            return code, tracer.communicate(timeout=60)[1]
+
+
+# --- power cuts ------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -63,16 +208,16 @@ def no_mounts() -> str | None:
     return None if shutil.which("mkfs.ext4") else "mkfs.ext4 is not installed"
 
 
-@contextmanager
-def tmpfs(where: Path, size: int) -> Iterator[Path]:
-    """A small file system in memory. Skips or fails where it cannot be made."""
-    require("small tmpfs", no_mounts())
-    where.mkdir()
-    require("small tmpfs", _run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(where)))
-    try:
-        yield where
-    finally:
-        assert _run("umount", str(where)) is None
+@cache
+def no_eatmydata() -> str | None:
+    return None if lying_sync() else "libeatmydata is not installed"
+
+
+@cache
+def lying_sync() -> str | None:
+    """The library under which syncs do nothing, if it is there."""
+    found = sorted(Path("/usr/lib").glob("**/libeatmydata.so*"))
+    return str(found[0]) if found else None
 
 
 class Ext4:
@@ -87,11 +232,28 @@ class Ext4:
         require(name, _run("mkfs.ext4", "-q", "-F", "-m", "0", str(self.image)))
         require(name, _run("mount", "-o", "loop", str(self.image), str(self.path)))
 
-    def cut(self) -> None:
-        """From now on nothing reaches the disk; what was not synced is lost with the next mount."""
+    def write_back(self, drawn: random.Random) -> None:
+        """Some pages reach the disk by themselves, as they may at any time, and others do not."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        for path in sorted(self.path.rglob("*")):
+            with suppress(OSError):  # it may be gone, or be no file
+                if path.is_file() and drawn.random() < 0.5:
+                    fd = os.open(path, os.O_RDONLY)
+                    try:
+                        pages = max(1, os.fstat(fd).st_size // _PAGE)
+                        for _ in range(drawn.choice((1, 3, 10))):
+                            at = drawn.randrange(pages) * _PAGE
+                            libc.sync_file_range(fd, ctypes.c_int64(at), ctypes.c_int64(drawn.choice((1, 8)) * _PAGE),
+                                                 _WRITE_BACK_AND_WAIT)
+                    finally:
+                        os.close(fd)
+
+    def cut(self, *, names_kept: bool = False) -> None:
+        """From now on nothing reaches the disk; what did not before is lost with the next mount. With `names_kept` the
+        file system's own log does at the last moment: names and sizes, not what the files hold."""
         fd = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.ioctl(fd, _SHUTDOWN, struct.pack("I", _WITHOUT_LOG_FLUSH))
+            fcntl.ioctl(fd, _SHUTDOWN, struct.pack("I", _LOG_FLUSHED if names_kept else _LOG_NOT_FLUSHED))
         finally:
             os.close(fd)
 
@@ -112,89 +274,43 @@ def ext4(base: Path, size: int, name: str) -> Iterator[Ext4]:
         disk.close()
 
 
-@dataclass
-class Journal:
-    """What workers said: kept outside of the stores they wrote."""
+class PowerCuts(Kills):
+    """Rounds in which the power is cut under a child. Its process goes on for a moment, and may notice.
 
-    acknowledged: set[int] = field(default_factory=set)
-    unknown: set[int] = field(default_factory=set)
-    errors: list[tuple[str, int]] = field(default_factory=list)
-    shown: set[int] | None = None
-    opened: bool = False
+    Attributes:
+        cuts: how many.
+    """
 
-    def note(self, line: str) -> None:
-        what, *rest = line.split()
-        if what == "open":
-            self.opened = True
-        elif what == "+":
-            self.acknowledged.add(int(rest[0]))
-        elif what == "!":
-            self.errors.append((rest[0], int(rest[1])))
-            if rest[0] == "OutcomeUnknown":
-                self.unknown.add(int(rest[1]))
-        elif what == "=":
-            self.shown = {int(n) for n in rest}
+    def __init__(self, server: Server, script: list[list[Operation]], drawn: random.Random, disk: Ext4) -> None:
+        super().__init__(server, script, drawn)
+        self.disk = disk
+        self.cuts = 0
 
-
-class Worker:
-    """A running `fault_worker`."""
-
-    def __init__(self, kind: str, directory: Path, first: int, *, threads: int = 3, count: int = STRIDE,
-                 under: Sequence[str] = ()) -> None:
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `end`; a full pipe would stop the worker
-        self.process = subprocess.Popen(
-            [*under, sys.executable, "-W", "error", str(TESTS / "fault_worker.py"), kind, str(directory), str(first),
-             str(threads), str(count)], stdout=subprocess.PIPE, stderr=self._said, text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS), os.environ.get("PYTHONPATH", "")))})
-
-    def listen(self, journal: Journal, *, until: int | None = None) -> None:
-        """Note what it says until it is open and so many numbers are acknowledged, or it ends."""
-        assert self.process.stdout is not None
-        opened = False
-        for line in self.process.stdout:
-            if line.endswith("\n"):  # else it was killed in the middle of saying so
-                journal.note(line)
-            opened = opened or line == "open\n"
-            if until is not None and opened and len(journal.acknowledged) >= until:
-                break
-
-    def end(self, journal: Journal) -> tuple[int, str]:
-        """Note the rest and wait for the end: exit code (negative: the signal) and standard error."""
-        self.listen(journal)
-        code = self.process.wait(60)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        with self._said as file:
-            file.seek(0)
-            return code, file.read()
+    def strike(self, child: Child, journal: Journal) -> int:
+        if self.drawn.random() < 0.5:
+            self.disk.write_back(self.drawn)
+        self.disk.cut(names_kept=self.drawn.random() < 0.4)
+        self.cuts += 1
+        time.sleep(self.drawn.choice((0, 0, 0.005)))
+        child.kill()
+        for message in child.messages():
+            if message[0] != "broken":  # what it could no longer do is no fault of the store's
+                journal.note(message)
+        code = child.discard()
+        self.disk.remount()
+        return code if code < 0 else 0
 
 
-def strace(*inject: str) -> list[str]:
-    """A prefix for a command: injects such as `fdatasync:error=EIO:when=3+`."""
-    calls = ",".join(sorted({call for i in inject for call in i.split(":")[0].split(",")}))
-    return ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", f"trace={calls}",
-            *(part for i in inject for part in ("-e", f"inject={i}"))]
+# --- full disks ------------------------------------------------------------------------------------------------------
 
 
-def assert_recovered(kind_name: str, directory: Path, journal: Journal, *, create: bool = False) -> None:
-    """Reopens: every acknowledged number is there; of each thread's numbers a prefix, and at most one more than it was
-    told; the engine's check and the log are clean; then it takes another commit."""
-    kind = KINDS[kind_name]
-    with kind.open(directory, create=create) as store:
-        found = {n for n in kind.numbers(store) if n >= 0}
-        lost = journal.acknowledged - found
-        assert not lost, f"acknowledged and lost: {sorted(lost)[:10]}"
-        for first in {n - n % STRIDE for n in found}:
-            mine = sorted(n for n in found if n - n % STRIDE == first)
-            assert mine == list(range(first, first + len(mine))), "a hole"
-        one_more = found - journal.acknowledged
-        per_thread: dict[Any, int] = {}
-        for n in one_more:
-            per_thread[n - n % STRIDE] = per_thread.get(n - n % STRIDE, 0) + 1
-        assert all(count == 1 for count in per_thread.values()), "more than one that nobody was told of"
-        journal.acknowledged |= found  # they are durable now, and must stay
-        store.log.verify()
-        with store.transaction() as tx:
-            extra = 10**9 + len(found)
-            kind.write(tx, extra - extra % STRIDE)
-        journal.acknowledged.add(extra - extra % STRIDE)
+@contextmanager
+def tmpfs(where: Path, size: int) -> Iterator[Path]:
+    """A small file system in memory. Skips or fails where it cannot be made."""
+    require("small tmpfs", no_mounts())
+    where.mkdir()
+    require("small tmpfs", _run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(where)))
+    try:
+        yield where
+    finally:
+        assert _run("umount", str(where)) is None

@@ -1,66 +1,98 @@
-"""A process to be killed: opens a store, writes from several threads, and says on standard output what was
-acknowledged.
-
-    python fault_worker.py KIND DIRECTORY FIRST THREADS COUNT
-
-Thread t writes the numbers FIRST + t * 100,000 + 0, 1, 2, … (COUNT of them), each in a transaction of its own, with
-more or less beside it, so that the log rotates, is checkpointed and pruned meanwhile. Lines: `open`; `+ N` when N is
-acknowledged; `! ERROR N` when the commit of N raised, after which its thread stops; `= N …` at the end: what the store
-shows, if it is poisoned.
-"""
+"""What a child does on a small file system: fills it, commits at its limit, and goes on when there is room again."""
 
 from __future__ import annotations
 
 import os
-import sys
-import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from store_kinds import KINDS, Kind
-
-from holdfast.engine.errors import HoldfastError
+from holdfast.engine.errors import DiskFull
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
+from holdfast.engine.testing import Workload
+from holdfast.engine.testing.forks import Say
 
-STRIDE = 100_000
-SETTINGS = Settings(segment_bytes=128 << 10, checkpoint_soft_bytes=30_000, keep_logs="50 transactions",
-                    heartbeat_s=0.05)
+SETTINGS = Settings(segment_bytes=128 << 10, checkpoint_soft_bytes=100_000, checkpoint_hard_bytes=400_000,
+                    keep_logs="1 transactions", heartbeat_s=0)
+LEFT = 300_000
+_BESIDE = 100
+"""Things that a transaction adds beside its own number, so that a disk is soon full."""
 
 
-def say(line: str) -> None:
-    os.write(1, line.encode() + b"\n")  # one write, so that lines of several threads do not mix
-
-
-def write(kind: Kind, store: Store[Any, Any], first: int, count: int) -> None:
-    for n in range(first, first + count):
+def full_disk(work: Workload, say: Say, disk: Path) -> None:
+    """A store on `disk`, while something else fills it: commits are rolled back, reads go on, and so do commits when
+    there is room; the same for opening and for creating."""
+    ballast, count = disk / "ballast", 1
+    with _opened(work, disk / "store") as store:
+        _write(work, store, 0)
+        for _ in range(2):
+            _fill(disk, ballast, LEFT)
+            while _wrote(work, store, count):
+                count += 1
+                assert count < 5000, "the disk never was full"
+            assert not store.poisoned, f"a full disk poisoned the store: {store.committer.poison}"
+            for _ in range(3):
+                _shows(work, store, count)
+                count += _wrote(work, store, count)
+            ballast.unlink()
+            until = time.monotonic() + 30
+            while not _wrote(work, store, count):  # until the checkpoint that waits for room has been tried again
+                assert time.monotonic() < until, "there is room, and commits are still rolled back"
+                time.sleep(0.05)
+            count += 1
+            _shows(work, store, count)
+        _fill(disk, ballast, LEFT)
+    ballast.unlink()
+    with _opened(work, disk / "store") as store:
+        _shows(work, store, count)
+    _fill(disk, ballast, 0)
+    for name in ("store", "another"):
         try:
-            with store.transaction() as tx:
-                kind.write(tx, n)
-                if n % 5 == 0:
-                    for i in range(1, 20):  # a large one now and then; these are no numbers of anybody's
-                        kind.write(tx, -(n * 20 + i))
-        except HoldfastError as error:
-            say(f"! {type(error).__name__} {n}")
-            return
-        say(f"+ {n}")
-        if n % 40 == 17:
-            store.prune()
+            _opened(work, disk / name).close()
+        except DiskFull:
+            continue
+        raise AssertionError(f"{name!r} was opened on a full disk")
+    ballast.unlink()
+    with _opened(work, disk / "store") as store:
+        _write(work, store, count)
+        _shows(work, store, count + 1)
+    say("closed")
 
 
-def main(name: str, directory: str, first: int, threads: int, count: int) -> None:
-    kind = KINDS[name]
-    with kind.open(Path(directory), settings=SETTINGS) as store:
-        say("open")
-        workers = [threading.Thread(target=write, args=(kind, store, first + t * STRIDE, count))
-                   for t in range(threads)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        if store.poisoned:
-            say("= " + " ".join(str(n) for n in sorted(kind.numbers(store)) if n >= 0))
+def _opened(work: Workload, directory: Path) -> Store[Any, Any]:
+    return Store.open(directory, work.engine, options=work.options, settings=SETTINGS)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6]))
+def _write(work: Workload, store: Store[Any, Any], number: int) -> None:
+    with store.transaction() as tx:
+        operations = [work.numbered(number), *(work.numbered((number + 1) * 10_000 + i) for i in range(_BESIDE))]
+        work.run(tx, work.new_model(), [operation for one in operations for operation in one])
+
+
+def _wrote(work: Workload, store: Store[Any, Any], number: int) -> bool:
+    try:
+        _write(work, store, number)
+    except DiskFull:
+        return False
+    return True
+
+
+def _shows(work: Workload, store: Store[Any, Any], count: int) -> None:
+    """Exactly the first `count` transactions, each whole."""
+    with store.snapshot() as view:
+        assert list(view.check()) == []
+        content = work.content(view)
+    for number in range(count + 1):
+        for part in (number, (number + 1) * 10_000, (number + 1) * 10_000 + _BESIDE - 1):
+            shown = work.shows(content, part)
+            assert shown == (number < count), f"transaction {number} of {count}, part {part}: shown is {shown}"
+
+
+def _fill(disk: Path, ballast: Path, leave: int) -> None:
+    stat = os.statvfs(disk)
+    left = stat.f_bavail * stat.f_frsize - leave
+    with open(ballast, "wb", buffering=0) as file, suppress(OSError):
+        while left > 0:
+            left -= file.write(bytes(min(left, 65536)))

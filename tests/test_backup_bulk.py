@@ -10,20 +10,10 @@ from typing import Any, BinaryIO
 
 import msgpack
 import pytest
-from backup_worlds import (
-    SMALL,
-    FaultyDisk,
-    Killed,
-    Nth,
-    WrappedSource,
-    digest,
-    full_disk,
-    open_store,
-    small_chunks,
-    write,
-)
+from backup_worlds import SMALL, digest, open_store, small_chunks, write
 
 from holdfast import backup
+from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource, full_disk
 from holdfast.engine.contract import BulkEngine
 from holdfast.engine.errors import Damaged, DiskFull, SettingError, SourceUnavailable
 from holdfast.engine.history import Record
@@ -96,7 +86,7 @@ def test_a_bulk_load_during_the_copy(store: Store[Any, Any], tmp_path: Path) -> 
         if what == "confirm" and next(once) == 0:
             store.bulk({b"late": b"one"})
 
-    backup.run(WrappedSource(LocalSource(store), load), tmp_path / "second", engine=BulkMemory)
+    backup.run(WatchedSource(LocalSource(store), load), tmp_path / "second", engine=BulkMemory)
     assert_whole(tmp_path / "second", store)
 
 
@@ -110,9 +100,9 @@ def test_source_or_disk_fails_at_every_point(store: Store[Any, Any], tmp_path: P
         target = tmp_path / f"{kind}{n}"
         shutil.copytree(tmp_path / "target", target)
         dying = Nth(n, lambda: SourceUnavailable("gone")) if kind == "source" else Nth(0, Killed)
-        files = {"source": Files(), "kill": FaultyDisk(fail_at=n), "full": full_disk(n)}[kind]
+        files = {"source": Files(), "kill": DyingDisk(fail_at=n), "full": full_disk(n)}[kind]
         try:
-            backup.run(WrappedSource(LocalSource(store), dying), target, seams=Seams(files=files), fold=None)
+            backup.run(WatchedSource(LocalSource(store), dying), target, seams=Seams(files=files), fold=None)
         except (SourceUnavailable, Killed, DiskFull):
             assert backup.verify(target, engine=BulkMemory).bounds.last in range(5, 17)
             backup.run(store, target, fold=None)

@@ -9,23 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backup_worlds import (
-    ENGINES,
-    SMALL,
-    FaultyDisk,
-    Killed,
-    Nth,
-    WrappedSource,
-    digest,
-    digest_at,
-    full_disk,
-    open_store,
-    small_chunks,
-    tree,
-    write,
-)
+from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, small_chunks, tree, write
 
 from holdfast import backup
+from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource, full_disk
 from holdfast.engine import document
 from holdfast.engine.contract import Engine, ImageFile
 from holdfast.engine.directory import MANIFEST_MAGIC, Layout, Manifest
@@ -109,7 +96,7 @@ def test_what_is_committed_during_the_copy_is_in_the_backup(
             write(store, next(numbers), 3)
             store.checkpoint()
 
-    report = backup.run(WrappedSource(LocalSource(store), commit), tmp_path / "target")
+    report = backup.run(WatchedSource(LocalSource(store), commit), tmp_path / "target")
     assert report.to_txid == store.published.txid > 30
     assert digest_at(tmp_path / "target", type(store.engine)) == digest(store)
     assert backup.verify(tmp_path / "target").bounds.last == report.to_txid
@@ -124,7 +111,7 @@ def test_source_dies_at_every_answer_and_the_next_run_goes_on(
         dying = Nth(n, lambda: SourceUnavailable("the source died"))
         died = False
         try:
-            report = backup.run(WrappedSource(LocalSource(store), dying), target)
+            report = backup.run(WatchedSource(LocalSource(store), dying), target)
         except SourceUnavailable:
             died = True
             assert not Layout(target, Files()).is_store(), "a half-made target is never taken for a whole one"
@@ -146,10 +133,10 @@ def test_resume_reads_only_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         write(store, 1, 50, size=2000)
         store.checkpoint()
         with pytest.raises(SourceUnavailable):
-            backup.run(WrappedSource(LocalSource(store), Nth(20, lambda: SourceUnavailable("gone"), "image")),
+            backup.run(WatchedSource(LocalSource(store), Nth(20, lambda: SourceUnavailable("gone"), "image")),
                        tmp_path / "target")
         reads = Nth(0, Killed, "image")
-        report = backup.run(WrappedSource(LocalSource(store), reads), tmp_path / "target")
+        report = backup.run(WatchedSource(LocalSource(store), reads), tmp_path / "target")
         assert report.resumed_bytes >= 15 * 4096
         assert reads.count == -(-(report.image_bytes - report.resumed_bytes) // 4096)
         assert digest_at(tmp_path / "target", MemoryEngine) == digest(store)
@@ -162,7 +149,7 @@ def test_source_restarted_half_way_starts_anew(tmp_path: Path, engine: type[Engi
         write(store, 1, 20)
         store.checkpoint()
         with pytest.raises(SourceUnavailable):
-            backup.run(WrappedSource(LocalSource(store), Nth(3, lambda: SourceUnavailable("gone"), "image")),
+            backup.run(WatchedSource(LocalSource(store), Nth(3, lambda: SourceUnavailable("gone"), "image")),
                        tmp_path / "target")
     with open_store(tmp_path / "store", engine) as store:
         write(store, 2, 20)
@@ -174,7 +161,7 @@ def test_source_restarted_half_way_starts_anew(tmp_path: Path, engine: type[Engi
 
 def test_lease_expired_half_way(store: Store[Any, Any], tmp_path: Path) -> None:
     with pytest.raises(LeaseExpired):
-        backup.run(WrappedSource(LocalSource(store), Nth(1, lambda: LeaseExpired("over"), "confirm")),
+        backup.run(WatchedSource(LocalSource(store), Nth(1, lambda: LeaseExpired("over"), "confirm")),
                    tmp_path / "target")
     assert [p.name for p in (tmp_path / "target").iterdir()] == ["LOCK"]
     assert backup.run(store, tmp_path / "target").to_txid == 30
@@ -202,13 +189,13 @@ def test_no_room_is_known_before_the_first_byte(store: Store[Any, Any], tmp_path
 
     reads = Nth(0, Killed, "image")
     with pytest.raises(DiskFull, match="1,000 left"):
-        backup.run(WrappedSource(LocalSource(store), reads), tmp_path / "target", seams=Seams(files=Small()))
+        backup.run(WatchedSource(LocalSource(store), reads), tmp_path / "target", seams=Seams(files=Small()))
     assert reads.count == 0
 
 
 def test_killed_at_every_step(store: Store[Any, Any], tmp_path: Path) -> None:
     for n in count(1):
-        target, disk = tmp_path / f"target{n}", FaultyDisk(fail_at=n)
+        target, disk = tmp_path / f"target{n}", DyingDisk(fail_at=n)
         try:
             backup.run(store, target, seams=Seams(files=disk))
         except Killed:
@@ -341,7 +328,7 @@ def test_nobody_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a/../../b", "", ".", "a//b", "a\0b", "x/"])
 def test_no_name_from_a_source_leads_out_of_the_target(tmp_path: Path, name: str) -> None:
-    class Evil(WrappedSource):
+    class Evil(WatchedSource):
         def lease(self, *args: Any, **kwargs: Any) -> Grant:
             grant = super().lease(*args, **kwargs)
             return Grant(id=grant.id, instance=grant.instance, ttl=grant.ttl, position=grant.position, image_id="x",
@@ -370,7 +357,8 @@ def test_moving_image_is_told_from_a_stable_one(tmp_path: Path) -> None:
 
 
 def test_io_error_is_itself(store: Store[Any, Any], tmp_path: Path) -> None:
-    broken = FaultyDisk(frozenset({"sync"}), lambda: OSError(errno.EIO, "Input/output error"), 9)
+    broken = DyingDisk(9, lambda: OSError(errno.EIO, "Input/output error"),
+                       frozenset({"datasync", "sync", "sync_directory"}))
     with pytest.raises(OSError, match="Input/output"):
         backup.run(store, tmp_path / "target", seams=Seams(files=broken))
     assert backup.run(store, tmp_path / "target", seams=REAL).to_txid == 30

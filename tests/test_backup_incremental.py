@@ -10,22 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backup_worlds import (
-    ENGINES,
-    SMALL,
-    FaultyDisk,
-    Killed,
-    Nth,
-    WrappedSource,
-    digest,
-    digest_at,
-    full_disk,
-    open_store,
-    tree,
-    write,
-)
+from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, tree, write
 
 from holdfast import backup
+from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource, full_disk
 from holdfast.engine.contract import Engine
 from holdfast.engine.directory import Layout, Manifest
 from holdfast.engine.errors import (
@@ -114,7 +102,7 @@ def test_source_dies_at_every_answer(store: Store[Any, Any], tmp_path: Path) -> 
         shutil.copytree(tmp_path / "target", target)
         dying = Nth(n, lambda: SourceUnavailable("the source died"))
         try:
-            report = backup.run(WrappedSource(LocalSource(store), dying), target)
+            report = backup.run(WatchedSource(LocalSource(store), dying), target)
         except SourceUnavailable:
             assert backup.verify(target).bounds.last >= 20, "what was there is still a backup"
             report = backup.run(store, target)
@@ -129,7 +117,7 @@ def test_a_run_that_died_is_gone_on_with(store: Store[Any, Any], tmp_path: Path,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("holdfast.replay.roll.BATCH_RECORDS", 1)
     with pytest.raises(SourceUnavailable):
-        backup.run(WrappedSource(LocalSource(store), Nth(8, lambda: SourceUnavailable("gone"), "record")),
+        backup.run(WatchedSource(LocalSource(store), Nth(8, lambda: SourceUnavailable("gone"), "record")),
                    tmp_path / "target")
     came = backup.info(tmp_path / "target").bounds
     assert 20 < came.last < 35
@@ -142,7 +130,7 @@ def test_a_run_that_died_is_gone_on_with(store: Store[Any, Any], tmp_path: Path,
 
 def test_registration_that_fails_is_told_and_no_more(store: Store[Any, Any], tmp_path: Path) -> None:
     deaf = Nth(1, lambda: SourceUnavailable("gone"), "register")
-    report = backup.run(WrappedSource(LocalSource(store), deaf), tmp_path / "target")
+    report = backup.run(WatchedSource(LocalSource(store), deaf), tmp_path / "target")
     assert report.to_txid == 35
     assert "was not told to keep its log" in str(report)
 
@@ -152,7 +140,7 @@ def test_killed_at_every_step(store: Store[Any, Any], tmp_path: Path) -> None:
         target = tmp_path / f"target{n}"
         shutil.copytree(tmp_path / "target", target)
         try:
-            backup.run(store, target, seams=Seams(files=FaultyDisk(fail_at=n)))
+            backup.run(store, target, seams=Seams(files=DyingDisk(fail_at=n)))
         except Killed:
             assert backup.verify(target).bounds.last in range(20, 36)
             assert backup.run(store, target).to_txid == 35
@@ -276,7 +264,7 @@ def test_fallback_that_dies_keeps_the_old_backup(store: Store[Any, Any], tmp_pat
         target = tmp_path / f"target{n}"
         shutil.copytree(tmp_path / "target", target)
         try:
-            backup.run(store, target, seams=Seams(files=FaultyDisk(fail_at=n)))
+            backup.run(store, target, seams=Seams(files=DyingDisk(fail_at=n)))
         except Killed:
             assert backup.verify(target).digest in (old.hex(), digest(store).hex())
             assert backup.run(store, target).to_txid == store.published.txid
@@ -343,7 +331,7 @@ def test_a_fold_that_dies_keeps_the_backup(store: Store[Any, Any], tmp_path: Pat
         target = tmp_path / f"target{n}"
         shutil.copytree(tmp_path / "target", target)
         try:
-            backup.run(store, target, fold=0.0, seams=Seams(files=FaultyDisk(fail_at=n)))
+            backup.run(store, target, fold=0.0, seams=Seams(files=DyingDisk(fail_at=n)))
         except Killed:
             assert backup.verify(target).bounds.last in range(20, 36)
             assert backup.run(store, target, fold=0.0).folded

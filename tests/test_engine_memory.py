@@ -1,4 +1,4 @@
-"""The memory engine, by the contract alone; and the helpers that it stands on."""
+"""What is the memory engine's own, beyond the contract suite: its errors and its file; and the helpers it stands on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from engine_harness import ORIGIN, Harness
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from machine_adapters import MemoryAdapter, Operation
+from workloads import memory
 
 from holdfast.engine import helpers
-from holdfast.engine.contract import Context, Image
+from holdfast.engine.contract import Image
 from holdfast.engine.errors import (
     Damaged,
     DiskFull,
@@ -23,47 +20,18 @@ from holdfast.engine.errors import (
     UnsupportedFormat,
     UpgradeRequired,
 )
-from holdfast.engine.history import Position, Record
+from holdfast.engine.history import Record
 from holdfast.engine.memory import MAX_KEY, MAX_VALUE, MemoryEngine
 from holdfast.engine.seams import File, Files, Seams
-
-ADAPTER = MemoryAdapter()
+from holdfast.engine.testing.driver import ORIGIN, Driver
 
 
 @pytest.fixture
-def it(tmp_path: Path) -> Harness:
-    return Harness(ADAPTER, tmp_path / "state")
+def it(tmp_path: Path) -> Driver:
+    return Driver(memory(), tmp_path / "state")
 
 
-Step = str | tuple[str, list[Operation]] | list[Operation]
-
-
-@given(todo=st.lists(st.one_of(
-    st.sampled_from(("checkpoint", "reopen", "view")), st.tuples(st.just("roll back"), ADAPTER.operations()),
-    ADAPTER.operations()), max_size=20))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_views_and_reopening_against_the_model(tmp_path_factory: pytest.TempPathFactory, todo: list[Step]) -> None:
-    it = Harness(ADAPTER, tmp_path_factory.mktemp("memory") / "state")
-    views = []
-    for step in todo:
-        if step == "checkpoint":
-            it.checkpoint()
-        elif step == "reopen":
-            it.reopen()
-        elif step == "view":
-            views.append((it.engine.view(), it.engine.view().digest()))
-        elif isinstance(step, tuple):
-            it.roll_back(step[1])
-        else:
-            assert isinstance(step, list)
-            it.commit(step)
-        it.compare_state()
-    for view, digest in views:
-        it.compare(view)
-        assert view.digest() == digest
-
-
-def test_bad_input_is_refused_and_changes_nothing(it: Harness) -> None:
+def test_bad_input_is_refused_and_changes_nothing(it: Driver) -> None:
     it.commit([("put", b"k", b"v")])
     tx = it.engine.begin()
     for key, value in ((b"", b""), (b"x" * (MAX_KEY + 1), b""), ("k", b""), (b"k", "v"), (b"k", b"x" * (MAX_VALUE + 1)),
@@ -86,20 +54,7 @@ def test_bad_input_is_refused_and_changes_nothing(it: Harness) -> None:
         tx.delete(b"x" * MAX_KEY)
 
 
-def test_an_empty_draft_has_an_empty_payload(it: Harness) -> None:
-    tx = it.engine.begin()
-    assert tx.get(b"k") is None
-    assert tx.payload() == b""
-
-
-def test_unknown_options_are_refused(it: Harness, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="colour"):
-        MemoryEngine.open(it.directory, Context(options={"colour": 1}))
-    with pytest.raises(InvalidInput, match="colour"):
-        MemoryEngine.create(tmp_path, ORIGIN, Context(options={"colour": 1}))
-
-
-def test_every_flipped_byte_of_the_state_is_found(it: Harness) -> None:
+def test_every_flipped_byte_of_the_state_is_found(it: Driver) -> None:
     it.commit([("put", b"k", b"v")])
     it.checkpoint()
     path = it.directory / "state"
@@ -117,7 +72,7 @@ def test_every_flipped_byte_of_the_state_is_found(it: Harness) -> None:
         MemoryEngine.open(it.directory, it.context)
 
 
-def test_other_state_formats_are_named(it: Harness) -> None:
+def test_other_state_formats_are_named(it: Driver) -> None:
     path = it.directory / "state"
     helpers.write_state(it.context.seams.files, path, b"HFMEMORY", 2, ORIGIN, b"\x80")
     with pytest.raises(UnsupportedFormat, match="state format 2"):
@@ -127,13 +82,13 @@ def test_other_state_formats_are_named(it: Harness) -> None:
         MemoryEngine.open(it.directory, it.context)
 
 
-def test_a_state_that_is_no_dictionary_is_damage(it: Harness) -> None:
+def test_a_state_that_is_no_dictionary_is_damage(it: Driver) -> None:
     helpers.write_state(it.context.seams.files, it.directory / "state", b"HFMEMORY", 1, ORIGIN, b"\x81")
     with pytest.raises(Damaged, match="no dictionary"):
         MemoryEngine.open(it.directory, it.context)
 
 
-def test_the_image_outlives_replacement_and_deletion(it: Harness) -> None:
+def test_the_image_outlives_replacement_and_deletion(it: Driver) -> None:
     it.commit([("put", b"k", b"old")])
     it.checkpoint()
     with_old = (it.directory / "state").read_bytes()
@@ -169,7 +124,7 @@ def test_an_image_made_during_a_checkpoint_is_of_the_position_it_says(tmp_path: 
                 threads[-1].join(0.2)  # the new file is in place, and its position not yet the engine's
 
     files = Busy()
-    running = Harness(ADAPTER, tmp_path / "state", Seams(files=files))
+    running = Driver(memory(), tmp_path / "state", Seams(files=files))
     running.commit([("put", b"k", b"v")])
     files.busy = True
     running.checkpoint()
@@ -184,7 +139,7 @@ def test_an_image_made_during_a_checkpoint_is_of_the_position_it_says(tmp_path: 
         image.close()
 
 
-def test_closing_an_image_waits_for_a_read_in_flight(it: Harness) -> None:
+def test_closing_an_image_waits_for_a_read_in_flight(it: Driver) -> None:
     image = it.engine.image()
     size = image.files[0].size
     seen = []
@@ -214,7 +169,7 @@ def test_a_checkpoint_without_room_changes_nothing_and_works_later(tmp_path: Pat
             super().rename(old, new)
 
     files = Full()
-    it = Harness(ADAPTER, tmp_path / "state", Seams(files=files))
+    it = Driver(memory(), tmp_path / "state", Seams(files=files))
     it.commit([("put", b"k", b"v")])
     before = (it.directory / "state").read_bytes()
     files.full = True
@@ -229,55 +184,13 @@ def test_a_checkpoint_without_room_changes_nothing_and_works_later(tmp_path: Pat
     assert it.engine.checkpoint(it.position(1)) == it.end
 
 
-def test_a_checkpoint_may_go_further_than_asked_and_says_so(it: Harness) -> None:
-    for key in (b"a", b"b", b"c"):
-        it.commit([("put", key, b"")])
-    it.checkpoint(2)
-    opened = MemoryEngine.open(it.directory, it.context)
-    it.compare_state(opened, opened.position.txid)
-    before = it.engine.position
-    it.checkpoint(1)  # behind where it is: nothing happens
-    assert it.engine.position == before
-
-
-def test_a_read_only_engine_replays_in_memory(it: Harness) -> None:
-    before = (it.directory / "state").read_bytes()
-    it.commit([("put", b"k", b"v")])
-    opened = it.recovered(it.directory, read_only=True)
-    it.compare_state(opened)
-    assert (it.directory / "state").read_bytes() == before
-    assert [p.name for p in it.directory.iterdir()] == ["state"]
-
-
-def test_a_payload_that_is_no_list_of_changes_is_damage(it: Harness) -> None:
+def test_a_payload_that_is_no_list_of_changes_is_damage(it: Driver) -> None:
     for payload in (b"\x05", b"\x91\x05", b"\x91"):
         with pytest.raises(Damaged, match="transaction 1"):
             MemoryEngine.open(it.directory, it.context).apply([Record.make(ORIGIN.chain, 1, 0, 0, 1, payload)])
 
 
-def test_adopting_overrides_the_position_held(it: Harness) -> None:
-    it.commit([("put", b"k", b"v")])
-    p0 = Position(41, b"c" * 16)
-    opened = MemoryEngine.open(it.directory, it.context, adopt=p0)
-    assert opened.position == p0
-    assert opened.view().txid == 41
-
-
-def test_the_digest_tells_contents_apart(it: Harness) -> None:
-    def digest(*items: tuple[bytes, bytes]) -> bytes:
-        it.reopen()
-        tx = it.engine.begin()
-        for key, value in items:
-            tx.put(key, value)
-        it.engine.apply([Record.make(ORIGIN.chain, 1, 0, 0, 1, tx.payload())])
-        found: bytes = it.engine.view().digest()
-        assert len(found) == 16
-        return found
-
-    one, two = (b"a", b"1"), (b"b", b"2")
-    assert digest(one, two) == digest(two, one)
-    digests = [digest(), digest(one), digest(two), digest(one, two), digest((b"a", b"")), digest((b"a1", b"")),
-               digest((b"a", b"2"), (b"b", b"1"))]
-    assert len(set(digests)) == len(digests)
+def test_digests_count_items_and_keep_marks_in_order() -> None:
+    assert helpers.unordered_digest([b"x", b"y"]) == helpers.unordered_digest([b"y", b"x"])
     assert helpers.unordered_digest([b"x", b"x"]) != helpers.unordered_digest([b"y", b"y"])
     assert helpers.unordered_digest([], 1, 2) != helpers.unordered_digest([], 2, 1)

@@ -1,4 +1,4 @@
-"""The records engine, by the contract alone: views over files written in place, chains, marks, damage."""
+"""What is the records engine's own, beyond the contract suite: what views keep, chains, marks, damage."""
 
 from __future__ import annotations
 
@@ -8,34 +8,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_harness import ORIGIN, Harness
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from machine_adapters import Operation, RecordsAdapter, text_of
-from recording_files import Event, RecordingFiles
+from workloads import RecordsWorkload
 
 from holdfast.engine import records
 from holdfast.engine.cells import CELL, Key
 from holdfast.engine.contract import Context, View
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, NotFound, StoreClosed, UnsupportedFormat
-from holdfast.engine.history import Position, Record
+from holdfast.engine.history import Record
 from holdfast.engine.records import MAX_VALUE, OVERFLOW, VALUES, RecordsEngine
 from holdfast.engine.seams import Files, Seams
+from holdfast.engine.testing import Operation
+from holdfast.engine.testing.driver import ORIGIN, Driver
+from holdfast.engine.testing.quiet import quiet_seams
+from holdfast.engine.testing.simdisk import SimDisk
+from holdfast.engine.testing.simops import Op
+from holdfast.engine.testing.workload import text_of
 
-ADAPTER = RecordsAdapter()
+WORK = RecordsWorkload()
 Step = str | tuple[str, Any] | list[Operation]
 
 
 @pytest.fixture
-def it(tmp_path: Path) -> Harness:
-    return Harness(ADAPTER, tmp_path / "state")
+def it(tmp_path: Path) -> Driver:
+    return Driver(WORK, tmp_path / "state")
 
 
-def insert(it: Harness, *values: bytes) -> None:
+def insert(it: Driver, *values: bytes) -> None:
     it.commit([("insert", value) for value in values])
 
 
-def file_bytes(it: Harness) -> dict[str, bytes]:
+def file_bytes(it: Driver) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in it.directory.iterdir()}
 
 
@@ -44,13 +48,13 @@ def file_bytes(it: Harness) -> dict[str, bytes]:
 
 @given(todo=st.lists(st.one_of(
     st.sampled_from(("checkpoint", "failed checkpoint", "view", "reopen")),
-    st.tuples(st.just("close"), st.integers(0, 9)), st.tuples(st.just("roll back"), ADAPTER.operations()),
-    ADAPTER.operations(), ADAPTER.operations()), max_size=24))
+    st.tuples(st.just("close"), st.integers(0, 9)), st.tuples(st.just("roll back"), WORK.operations()),
+    WORK.operations(), WORK.operations()), max_size=24))
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_views_stand_still_over_files_written_in_place(
         tmp_path_factory: pytest.TempPathFactory, todo: list[Step]) -> None:
     files = FailingFiles()
-    it = Harness(ADAPTER, tmp_path_factory.mktemp("records") / "state", Seams(files=files))
+    it = Driver(WORK, tmp_path_factory.mktemp("records") / "state", Seams(files=files))
     views: list[tuple[View, bytes]] = []
     for step in todo:
         if step == "checkpoint":
@@ -101,47 +105,7 @@ class FailingFiles(Files):
         super().rename(old, new)
 
 
-@given(before=ADAPTER.operations(), during=st.lists(ADAPTER.operations(), max_size=3), data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_readers_and_writers_run_beside_a_checkpoint(
-        tmp_path_factory: pytest.TempPathFactory, before: list[Operation], during: list[list[Operation]],
-        data: st.DataObject) -> None:
-    """At every write and sync of a checkpoint: old views and new ones are right, and commits go on."""
-    directory = tmp_path_factory.mktemp("records") / "state"
-    files = RecordingFiles(directory)
-    it = Harness(ADAPTER, directory, Seams(files=files))
-    insert(it, text_of(1, 400), b"short")
-    it.checkpoint()
-    views = [it.engine.view()]
-    it.commit(before)
-    views.append(it.engine.view())
-    it.commit([("update", 0, text_of(2, 700)), ("update", 1, text_of(3, 60)), ("delete", 2), ("insert", b"last")])
-    upto = it.end
-    left = list(during)
-
-    def beside(event: Event) -> None:
-        if left:
-            it.commit(left.pop())
-        views.append(it.engine.view())
-        for view in views:
-            it.compare(view)
-        if data.draw(st.booleans(), label="close one"):
-            views.pop(data.draw(st.integers(0, len(views) - 1), label="which")).close()
-
-    files.after_each = beside
-    assert it.engine.checkpoint(upto) == it.engine.position
-    files.after_each = None
-    assert it.engine.position == upto
-    for view in views:
-        it.compare(view)
-        view.close()
-    it.compare_state()
-    it.reopen()
-    it.compare_state()
-    it.engine.close()
-
-
-def test_a_view_keeps_only_what_it_needs(it: Harness) -> None:
+def test_a_view_keeps_only_what_it_needs(it: Driver) -> None:
     assert isinstance(it.engine, RecordsEngine)
     insert(it, *(text_of(i, 10) for i in range(10)))
     it.checkpoint()
@@ -162,7 +126,7 @@ def test_a_view_keeps_only_what_it_needs(it: Harness) -> None:
     assert it.engine._cells._kept == {}
 
 
-def test_pending_bytes_follow_what_is_not_checkpointed(it: Harness) -> None:
+def test_pending_bytes_follow_what_is_not_checkpointed(it: Driver) -> None:
     assert it.engine.pending_bytes() == 0
     insert(it, text_of(1, 2000))
     more = it.engine.pending_bytes()
@@ -176,7 +140,7 @@ def test_pending_bytes_follow_what_is_not_checkpointed(it: Harness) -> None:
         assert it.engine.pending_bytes() == 0
 
 
-def test_closed_views_and_engines_say_so(it: Harness) -> None:
+def test_closed_views_and_engines_say_so(it: Driver) -> None:
     insert(it, b"value")
     view = it.engine.view()
     view.close()
@@ -196,7 +160,7 @@ def test_closed_views_and_engines_say_so(it: Harness) -> None:
 # --- transactions -----------------------------------------------------------------------------------------------------
 
 
-def test_bad_input_is_refused_and_changes_nothing(it: Harness) -> None:
+def test_bad_input_is_refused_and_changes_nothing(it: Driver) -> None:
     insert(it, b"value")
     tx = it.engine.begin()
     for value in ("text", None, bytearray(b"x"), b"x" * (MAX_VALUE + 1)):
@@ -221,7 +185,7 @@ def test_bad_input_is_refused_and_changes_nothing(it: Harness) -> None:
             call(1)
 
 
-def test_the_largest_value_comes_back(it: Harness) -> None:
+def test_the_largest_value_comes_back(it: Driver) -> None:
     insert(it, text_of(1, 1000) * 1048 + b"x" * 576)
     assert len(it.models[-1].values[1]) == MAX_VALUE
     it.checkpoint()
@@ -230,7 +194,7 @@ def test_the_largest_value_comes_back(it: Harness) -> None:
     it.compare_state()
 
 
-def test_a_deleted_number_never_comes_back(it: Harness) -> None:
+def test_a_deleted_number_never_comes_back(it: Driver) -> None:
     for _ in range(5):
         insert(it, b"one", b"two")
         it.commit([("delete", 0), ("delete", 0)])
@@ -242,7 +206,7 @@ def test_a_deleted_number_never_comes_back(it: Harness) -> None:
     assert tx.insert(b"") == 12
 
 
-def test_overflow_records_are_used_again(it: Harness) -> None:
+def test_overflow_records_are_used_again(it: Driver) -> None:
     insert(it, text_of(1, 3000))
     it.checkpoint()
     sizes = {(it.directory / "overflow").stat().st_size}
@@ -257,7 +221,7 @@ def test_overflow_records_are_used_again(it: Harness) -> None:
     assert marks.next == 1 + -(-(3000 - 47) // 50)
 
 
-def test_a_call_that_fails_half_way_leaves_the_draft_as_it_was(it: Harness) -> None:
+def test_a_call_that_fails_half_way_leaves_the_draft_as_it_was(it: Driver) -> None:
     insert(it, text_of(1, 400), text_of(2, 10))
     it.commit([("delete", 0)])
     it.checkpoint()
@@ -277,7 +241,7 @@ def test_a_call_that_fails_half_way_leaves_the_draft_as_it_was(it: Harness) -> N
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
-def change(it: Harness, file: int, number: int, how: Callable[[bytes], bytes]) -> None:
+def change(it: Driver, file: int, number: int, how: Callable[[bytes], bytes]) -> None:
     """Change a record's bytes on disk; nobody has it in memory."""
     path = it.directory / ("values", "overflow")[file]
     data = path.read_bytes()
@@ -293,7 +257,7 @@ def sealed(file: int, number: int, cell: bytes) -> Callable[[bytes], bytes]:
     return lambda old: records._close(key, cell)
 
 
-def filled(it: Harness) -> None:
+def filled(it: Driver) -> None:
     """Value 1 in overflow records 1 to 3, value 2 in 4 to 6, value 3 deleted (7 and 8 free), value 4 short."""
     insert(it, text_of(1, 190), text_of(2, 190), text_of(3, 140), b"four")
     it.commit([("delete", 2)])
@@ -332,7 +296,7 @@ PLANTED = [
 
 
 @pytest.mark.parametrize(("finding", "file", "number", "how"), PLANTED, ids=[p[0] for p in PLANTED])
-def test_check_finds_planted_corruption(it: Harness, finding: str, file: int, number: int,
+def test_check_finds_planted_corruption(it: Driver, finding: str, file: int, number: int,
                                         how: Callable[[bytes], bytes]) -> None:
     filled(it)
     change(it, file, number, how)
@@ -341,7 +305,7 @@ def test_check_finds_planted_corruption(it: Harness, finding: str, file: int, nu
     assert any(finding.split(": ")[-1] in found for found in findings), findings
 
 
-def test_every_flipped_byte_below_the_marks_is_found(it: Harness) -> None:
+def test_every_flipped_byte_below_the_marks_is_found(it: Driver) -> None:
     filled(it)
     it.engine.close()
     used = {"values": CELL * 6, "overflow": CELL * 10, "position": len(file_bytes(it)["position"])}
@@ -360,7 +324,7 @@ def test_every_flipped_byte_below_the_marks_is_found(it: Harness) -> None:
         path.write_bytes(whole)
 
 
-def test_reading_a_damaged_record_raises(it: Harness) -> None:
+def test_reading_a_damaged_record_raises(it: Driver) -> None:
     filled(it)
     change(it, OVERFLOW, 2, lambda cell: bytes(CELL))
     with it.engine.view() as view:
@@ -373,7 +337,7 @@ def test_reading_a_damaged_record_raises(it: Harness) -> None:
         it.engine.begin().get(1)
 
 
-def test_missing_and_foreign_files_are_named(it: Harness) -> None:
+def test_missing_and_foreign_files_are_named(it: Driver) -> None:
     it.engine.close()
     contents = file_bytes(it)
     for name in contents:
@@ -391,41 +355,25 @@ def test_missing_and_foreign_files_are_named(it: Harness) -> None:
 # --- checkpoints and images -------------------------------------------------------------------------------------------
 
 
-def test_the_position_is_recorded_after_the_records_are_synced(tmp_path: Path) -> None:
-    files = RecordingFiles(tmp_path / "state")
-    it = Harness(ADAPTER, tmp_path / "state", Seams(files=files))
+def test_without_room_to_grow_no_record_is_touched() -> None:
+    disk = SimDisk()
+    it = Driver(WORK, Path("/state"), quiet_seams(disk))
     insert(it, text_of(1, 400))
-    start = len(files.events)
-    it.checkpoint()
-    written: set[str] = set()
-    for event in files.events[start:]:
-        if event.kind == "write":
-            written.add(event.name)
-        elif event.kind == "sync":
-            written.discard(event.name)
-        elif event.kind == "rename":
-            assert event.to == "position"
-            assert written == set()
-    assert [e.kind for e in files.events[-2:]] == ["rename", "sync directory"]
 
+    def contents() -> dict[str, bytes]:
+        return {name: disk.read(it.directory / name).rstrip(b"\0") for name in disk.list(it.directory)}
 
-def test_without_room_to_grow_no_record_is_touched(tmp_path: Path) -> None:
-    files = RecordingFiles(tmp_path / "state")
-    it = Harness(ADAPTER, tmp_path / "state", Seams(files=files))
-    insert(it, text_of(1, 400))
-    before = file_bytes(it)
-    assert isinstance(it.engine, RecordsEngine)
+    before = contents()
 
-    def no_room(event: Event) -> None:
-        if event.kind == "size":
+    def no_room(op: Op) -> None:
+        if op.kind == "truncate":
             raise DiskFull("no room")
 
-    files.after_each = no_room
+    disk.before = no_room
     with pytest.raises(DiskFull):
         it.checkpoint()
-    files.after_each = None
-    assert {n: data.rstrip(b"\0") for n, data in file_bytes(it).items()} == {
-        n: data.rstrip(b"\0") for n, data in before.items()}
+    disk.before = lambda op: None
+    assert contents() == before
     assert it.engine.position == ORIGIN
     it.compare_state()
     it.checkpoint()
@@ -433,7 +381,7 @@ def test_without_room_to_grow_no_record_is_touched(tmp_path: Path) -> None:
     it.compare_state()
 
 
-def test_an_image_moves_and_keeps_its_sizes(it: Harness) -> None:
+def test_an_image_moves_and_keeps_its_sizes(it: Driver) -> None:
     insert(it, text_of(1, 400))
     it.checkpoint()
     image = it.engine.image()
@@ -451,24 +399,23 @@ def test_an_image_moves_and_keeps_its_sizes(it: Harness) -> None:
     image.close()
 
 
-def test_a_failed_write_leaves_readers_right(it: Harness) -> None:
+def test_a_failed_write_leaves_readers_right() -> None:
     """The store is poisoned by it, and goes on being read."""
-    files = RecordingFiles(it.directory)
-    it.context = Context(Seams(files=files))
-    it.reopen()
+    disk = SimDisk()
+    it = Driver(WORK, Path("/state"), quiet_seams(disk))
     insert(it, text_of(1, 400), text_of(2, 400))
     it.checkpoint()
     with it.engine.view() as old:
         it.commit([("update", 0, text_of(3, 500)), ("update", 1, text_of(4, 30))])
 
-        def fail(event: Event) -> None:
-            if event.kind == "sync":
+        def fail(op: Op) -> None:
+            if op.kind == "sync":
                 raise OSError(errno.EIO, "the disk is gone")
 
-        files.after_each = fail
+        disk.before = fail
         with pytest.raises(OSError, match="gone"):
             it.checkpoint()
-        files.after_each = None
+        disk.before = lambda op: None
         assert it.engine.position == it.position(1)
         it.compare(old)
         it.compare_state()
@@ -476,17 +423,7 @@ def test_a_failed_write_leaves_readers_right(it: Harness) -> None:
     it.compare_state()
 
 
-def test_a_read_only_engine_replays_in_memory(it: Harness) -> None:
-    filled(it)
-    insert(it, text_of(5, 900))
-    before = file_bytes(it)
-    opened = it.recovered(it.directory, read_only=True)
-    it.compare_state(opened)
-    opened.close()
-    assert file_bytes(it) == before
-
-
-def test_redo_reads_nothing(it: Harness) -> None:
+def test_redo_reads_nothing(it: Driver) -> None:
     """Records to be redone may be torn to anything; marks and free chain included."""
     p0 = it.end
     filled(it)
@@ -499,7 +436,7 @@ def test_redo_reads_nothing(it: Harness) -> None:
     opened.close()
 
 
-def test_the_digest_is_of_content_and_mark(it: Harness) -> None:
+def test_the_digest_is_of_content_and_mark(it: Driver) -> None:
     def digest() -> bytes:
         with it.engine.view() as view:
             found: bytes = view.digest()
@@ -517,15 +454,7 @@ def test_the_digest_is_of_content_and_mark(it: Harness) -> None:
     assert digest() != first  # the next writer gets another number
 
 
-def test_adopting_overrides_the_position_held(it: Harness) -> None:
-    p0 = Position(41, b"c" * 16)
-    opened = RecordsEngine.open(it.directory, it.context, adopt=p0)
-    assert opened.position == p0
-    assert opened.view().txid == 41
-    opened.close()
-
-
-def test_a_payload_that_is_no_list_of_changes_is_damage(it: Harness) -> None:
+def test_a_payload_that_is_no_list_of_changes_is_damage(it: Driver) -> None:
     for payload in (b"\x05", b"\x91\x05"):
         with pytest.raises(Damaged, match="transaction 1"):
             it.engine.apply([Record.make(ORIGIN.chain, 1, 0, 0, 1, payload)])

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simdisk import Op, SetClock, SimDisk, quiet_seams
 
 from holdfast.engine.errors import (
     AheadOfSource,
@@ -28,6 +27,9 @@ from holdfast.engine.log.log import Log, LogOptions
 from holdfast.engine.log.retention import KeepLogs, plan_pruning
 from holdfast.engine.log.segment import SegmentInfo
 from holdfast.engine.seams import Seams
+from holdfast.engine.testing.quiet import SetClock, quiet_seams
+from holdfast.engine.testing.simdisk import SimDisk
+from holdfast.engine.testing.simops import Op
 
 HERE = Path("/log")
 STORE_ID = b"store id 16bytes"

@@ -8,10 +8,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from backup_worlds import Nth, WrappedSource, open_store, small_chunks, write
+from backup_worlds import open_store, small_chunks, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holdfast.backup.testing.faults import Nth, WatchedSource
 from holdfast.engine.contract import ImageFile
 from holdfast.engine.errors import Damaged, DiskFull, LeaseExpired, SourceRefused, SourceUnavailable
 from holdfast.engine.seams import REAL, Files, Seams
@@ -127,7 +128,7 @@ def test_improper_lists_are_refused(tmp_path: Path, listed: list[ImageFile]) -> 
     assert not (tmp_path / "to").exists()
 
 
-class Renewing(WrappedSource):
+class Renewing(WatchedSource):
     """Notes renewals; the third finds the lease expired, the second nobody there."""
 
     def __init__(self, source: LocalSource) -> None:

@@ -10,21 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from backup_worlds import (
-    ENGINES,
-    SMALL,
-    FaultyDisk,
-    Killed,
-    SetClock,
-    digest,
-    digest_at,
-    full_disk,
-    open_store,
-    tree,
-    write,
-)
+from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, tree, write
 
 from holdfast import backup
+from holdfast.backup.testing.faults import DyingDisk, Killed, full_disk
 from holdfast.engine.contract import Engine
 from holdfast.engine.directory import Layout
 from holdfast.engine.errors import (
@@ -43,6 +32,7 @@ from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.records import RecordsEngine
 from holdfast.engine.seams import Files, Seams
 from holdfast.engine.store import Store
+from holdfast.engine.testing.quiet import SetClock
 
 HOUR = 3600 * 1_000_000
 
@@ -59,18 +49,18 @@ class World(NamedTuple):
 def build(path: Path, engine: type[Engine[Any, Any]]) -> World:
     """Transaction n is committed at about n hours; the backup is taken at 26 hours."""
     clock = SetClock()
-    start = clock.us
+    start = clock.time_us
     digests, times = {}, {}
     with open_store(path / "store", engine, Seams(clock=clock)) as store:
         for n in range(1, 26):
-            clock.us = start + n * HOUR
+            clock.time_us = start + n * HOUR
             write(store, n)
             digests[n] = digest(store)
             times[n] = store.log.time_of(n)
             if n == 10:
                 store.checkpoint()
                 backup.run(store, path / "target", seams=Seams(clock=clock))
-        clock.us = start + 26 * HOUR
+        clock.time_us = start + 26 * HOUR
         backup.run(store, path / "target", seams=Seams(clock=clock))
     return World(path / "target", engine, digests, times)
 
@@ -220,7 +210,7 @@ def test_killed_at_every_step(world: World, tmp_path: Path, force: bool) -> None
                 write(store, 1)
                 old = digest(store)
         try:
-            backup.restore(world.target, dest, force=force, seams=Seams(files=FaultyDisk(fail_at=n)))
+            backup.restore(world.target, dest, force=force, seams=Seams(files=DyingDisk(fail_at=n)))
         except Killed:
             if force:
                 assert digest_at(dest, world.engine) in (old, world.digests[25]), "the one or the other"

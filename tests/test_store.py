@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_files import FaultyFiles, is_log, is_state
 from store_kinds import GRAPH, KINDS, MEMORY, STAGING, Kind
 
 from holdfast.engine.errors import (
@@ -27,6 +26,7 @@ from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.seams import Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
+from holdfast.engine.testing.faulty import FaultyFiles, is_log, is_state
 
 QUIET = Settings(heartbeat_s=0)
 
@@ -77,26 +77,6 @@ def test_a_commit_is_there_at_once_and_after_reopening(kind: Kind, tmp_path: Pat
         assert store.recovery.replayed == 0
 
 
-def test_an_exception_rolls_back_and_is_the_callers(kind: Kind, store: Store[Any, Any]) -> None:
-    with pytest.raises(Oops), store.transaction() as tx:
-        kind.write(tx, 1)
-        raise Oops
-    assert kind.numbers(store) == set()
-    assert store.log.appended.txid == 0
-    with pytest.raises(StoreClosed):
-        kind.write(tx, 2)
-    with store.transaction() as tx:
-        kind.write(tx, 3)
-    assert kind.numbers(store) == {3}
-
-
-def test_a_draft_takes_nothing_after_its_commit(kind: Kind, store: Store[Any, Any]) -> None:
-    with store.transaction() as tx:
-        kind.write(tx, 1)
-    with pytest.raises(StoreClosed):
-        kind.write(tx, 2)
-
-
 def test_nested_transactions_are_refused_and_harm_nothing(kind: Kind, store: Store[Any, Any]) -> None:
     with store.transaction() as tx:
         kind.write(tx, 1)
@@ -143,19 +123,6 @@ def read_only(store: Store[Any, Any]) -> None:
 def commit(kind: Kind, store: Store[Any, Any], n: int) -> None:
     with store.transaction() as tx:
         kind.write(tx, n)
-
-
-def test_snapshots_stand_still(kind: Kind, store: Store[Any, Any]) -> None:
-    views = []
-    for n in range(5):
-        views.append(store.snapshot())
-        commit(kind, store, n)
-        if n == 2:
-            store.checkpoint()
-    for n, view in enumerate(views):
-        assert view.txid == n
-        assert kind.of(view) == set(range(n))
-        view.close()
 
 
 def test_durability_is_one_of_three(store: Store[Any, Any]) -> None:
@@ -237,6 +204,32 @@ def test_pipelined_gives_futures(kind: Kind, store: Store[Any, Any]) -> None:
         outcomes.append(tx.outcome)
     assert [o.result(30) for o in outcomes] == list(range(1, 51))
     assert kind.numbers(store) == set(range(50))
+
+
+def test_a_callback_may_commit_pipelined_and_not_wait(tmp_path: Path, files: FaultyFiles) -> None:
+    """A commit in a callback that waited for its own sync waited for the thread that it was running on, for ever."""
+    ended: list[Any] = []
+    with STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files=files)) as store:
+
+        def call_back(outcome: Future[int]) -> None:
+            with pytest.raises(RolledBack, match="callback"), store.transaction() as refused:
+                STAGING.write(refused, 2)
+            with store.transaction("pipelined") as taken:
+                STAGING.write(taken, 3)
+            ended.append(taken.outcome)
+
+        held = files.hold("datasync", only=is_log)
+        with store.transaction("pipelined") as tx:
+            STAGING.write(tx, 1)
+        tx.outcome.add_done_callback(call_back)
+        files.heal()
+        held.go.set()
+        with store.transaction() as after:  # what others commit goes on
+            STAGING.write(after, 4)
+        store.wait(store.log.appended.txid)
+        assert len(ended) == 1
+        assert ended[0].result(30) > 1
+        assert STAGING.numbers(store) == {1, 3, 4}
 
 
 def test_a_pipelined_future_cannot_be_cancelled(tmp_path: Path, files: FaultyFiles) -> None:

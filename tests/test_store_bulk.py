@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_files import FaultyFiles, is_log
 from store_kinds import GRAPH, MEMORY, RECORDS, STAGING, Kind
 
 from holdfast.engine.errors import (
@@ -29,6 +28,7 @@ from holdfast.engine.plugins import Condition, LogRange, Plugin
 from holdfast.engine.seams import Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
+from holdfast.engine.testing.faulty import FaultyFiles, is_log
 
 QUIET = Settings(heartbeat_s=0)
 

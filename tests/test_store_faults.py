@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_files import FaultyFiles, is_log, is_state
 from store_kinds import GRAPH, KINDS, MEMORY, RECORDS, STAGING, Kind
 
 from holdfast.engine.errors import (
@@ -30,6 +29,7 @@ from holdfast.engine.plugins import Plugin
 from holdfast.engine.seams import Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
+from holdfast.engine.testing.faulty import FaultyFiles, is_log, is_state
 
 QUIET = Settings(heartbeat_s=0)
 SMALL = Settings(heartbeat_s=0, segment_bytes=128 << 10)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_files import FaultyFiles, is_log
 from store_kinds import GRAPH, KINDS, MEMORY, STAGING, Kind
 
 from holdfast.engine.contract import Transaction
@@ -28,9 +27,10 @@ from holdfast.engine.errors import (
 from holdfast.engine.history import Position, Record
 from holdfast.engine.log.segment import SegmentInfo
 from holdfast.engine.plugins import Condition, LogRange, Plugin
-from holdfast.engine.seams import Seams
+from holdfast.engine.seams import Clock, Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
+from holdfast.engine.testing.faulty import FaultyFiles, is_log
 
 QUIET = Settings(heartbeat_s=0)
 
@@ -242,6 +242,33 @@ def test_a_hook_under_the_writer_lock_cannot_commit(kind: Kind, tmp_path: Path) 
         with pytest.raises(RolledBack, match="already"):
             commit(kind, store, 1)
         assert kind.numbers(store) == set()
+
+
+class SlowClock(Clock):
+    """Each look at it is a second later."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@pytest.mark.parametrize("hook_s", [0.5, 1.5])
+def test_a_hook_that_holds_everybody_up_rolls_back(kind: Kind, hook_s: float, tmp_path: Path) -> None:
+    class Looks(Plugin):
+        def final(self, draft: Any) -> None:
+            """A second goes by."""
+
+    settings = Settings(heartbeat_s=0, hook_s=hook_s)
+    with kind.open(tmp_path / "store", plugins=[Looks()], settings=settings, seams=Seams(clock=SlowClock())) as store:
+        if hook_s < 1:
+            with pytest.raises(RolledBack, match=r"Looks.final took 1.0 s .* hook_s"):
+                commit(kind, store, 1)
+        else:
+            commit(kind, store, 1)
+        assert kind.numbers(store) == (set() if hook_s < 1 else {1})
 
 
 # --- logged ----------------------------------------------------------------------------------------------------------
@@ -505,6 +532,21 @@ def test_a_plugin_that_cannot_start_closes_the_store(kind: Kind, error: BaseExce
     with kind.open(tmp_path / "store") as store:
         commit(kind, store, 1)
         assert store.recovery.clean
+
+
+def test_only_plugins_that_were_opened_are_told_closing(kind: Kind, tmp_path: Path) -> None:
+    """Whoever raises in *opened* cleans up after himself, as with `contextlib.ExitStack`."""
+    notes: list[tuple[str, str]] = []
+
+    class CannotStart(Told):
+        def opened(self, store: Store[Any, Any]) -> None:
+            super().opened(store)
+            raise RuntimeError("no port")
+
+    plugins = [Told("before", notes), CannotStart("itself", notes), Told("after", notes)]
+    with pytest.raises(PluginError):
+        kind.open(tmp_path / "store", plugins=plugins)
+    assert notes == [("before", "opened"), ("itself", "opened"), ("before", "closing")]
 
 
 def test_what_is_no_plugin_is_refused(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backup_worlds import ENGINES, Nth, SetClock, WrappedSource, digest, open_store, tree, write
+from backup_worlds import ENGINES, digest, open_store, tree, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast import backup
 from holdfast.backup.report import iso
+from holdfast.backup.testing.faults import Nth, WatchedSource
 from holdfast.engine.contract import Engine
 from holdfast.engine.errors import (
     Damaged,
@@ -27,6 +28,7 @@ from holdfast.engine.errors import (
 from holdfast.engine.memory import MemoryEngine, MemoryView
 from holdfast.engine.seams import Seams
 from holdfast.engine.source.local import LocalSource
+from holdfast.engine.testing.quiet import SetClock
 
 
 @dataclass
@@ -55,7 +57,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             digests[n] = digest(store).hex()
         # A run that died leaves a segment that is not noted in the manifest.
         with pytest.raises(SourceUnavailable):
-            backup.run(WrappedSource(LocalSource(store), Nth(4, lambda: SourceUnavailable("gone"), "record")),
+            backup.run(WatchedSource(LocalSource(store), Nth(4, lambda: SourceUnavailable("gone"), "record")),
                        path / "target")
         return World(path / "target", request.param, digests, 16, tree(path / "target"))
 
@@ -172,7 +174,7 @@ def test_info_of_a_store_and_its_backup(tmp_path: Path) -> None:
     with open_store(tmp_path / "store", seams=seams) as store:
         write(store, 1, 5)
         backup.run(store, tmp_path / "target", seams=seams)
-        clock.us += 10_000_000
+        clock.time_us += 10_000_000
         write(store, 2, 5)
         report = backup.run(store, tmp_path / "target", seams=seams)
         open_info = backup.info(tmp_path / "store")

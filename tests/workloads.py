@@ -1,104 +1,47 @@
-"""What the engine-neutral tests need to know of an engine: an adapter, and one for each engine of the kit.
-
-An adapter says how to draw random operations, how to run them in a draft and beside it in a plain model, and what a
-view shows, in the model's terms. Operations are drawn without knowledge of the state, so that Hypothesis can shrink
-them; where one names something that exists it does so by an index, taken modulo what exists when it runs. Draft and
-model take each operation together, because the engine gives out the ids.
-"""
+"""The workloads of the kit's own engines, for the contract suites and the other engine-neutral tests."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from hypothesis import strategies as st
+from staging_memory import StagingMemory
 
 from holdfast.engine.contract import Engine, View
+from holdfast.engine.graph.bulk import BulkLoad
 from holdfast.engine.graph.engine import GraphEngine
 from holdfast.engine.graph.transaction import GraphTransaction
 from holdfast.engine.graph.view import GraphView
-from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
+from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.records import RecordsEngine, RecordsTransaction, RecordsView
-
-Operation = tuple[Any, ...]
-
-
-class EngineAdapter(ABC):
-    """Subclass one for each engine. Models are the adapter's own; the tests copy them and hand them back."""
-
-    engine: ClassVar[type[Engine[Any, Any]]]
-    options: ClassVar[Mapping[str, Any]] = {}
-
-    @abstractmethod
-    def operations(self) -> st.SearchStrategy[list[Operation]]:
-        """The operations of one transaction, at least one; some may turn out to change nothing."""
-
-    @abstractmethod
-    def new_model(self) -> Any:
-        """The model of an empty store. It has `copy()`."""
-
-    @abstractmethod
-    def run(self, tx: Any, model: Any, operations: list[Operation]) -> None:
-        """Do `operations` in the draft, and to the model, and compare what the draft answers on the way."""
-
-    @abstractmethod
-    def expected(self, model: Any) -> Any:
-        """The model's content, comparable."""
-
-    @abstractmethod
-    def content(self, view: View) -> Any:
-        """A view's content, comparable with `expected`."""
+from holdfast.engine.rocksdb import RocksEngine
+from holdfast.engine.sqlite import SqliteEngine
+from holdfast.engine.testing import KeyValues, Operation, Workload
+from holdfast.engine.testing.workload import pick, text_of
 
 
-def text_of(seed: int, size: int) -> bytes:
-    """`size` bytes that differ from place to place and from seed to seed, so that a misplaced piece shows."""
-    return bytes((seed * 31 + i * (i // 7 + 1)) % 256 for i in range(size))
+def keyed(engine: type[Engine[Any, Any]], **more: Any) -> Workload:
+    """Of an engine whose calls are the memory engine's."""
+    return KeyValues(engine, put=lambda tx, key, value: tx.put(key, value), items=lambda view: view.items(),
+                     get=lambda tx, key: tx.get(key), delete=lambda tx, key: tx.delete(key), **more)
 
 
-def _pick(index: int, among: Mapping[Any, Any]) -> Any:
-    names = sorted(among)
-    return names[index % len(names)]
+def memory() -> Workload:
+    return keyed(MemoryEngine)
 
 
-class MemoryAdapter(EngineAdapter):
-    engine = MemoryEngine
+def staging() -> Workload:
+    return keyed(StagingMemory, bulk=dict)
 
-    def operations(self) -> st.SearchStrategy[list[Operation]]:
-        index = st.integers(0, 9)
-        values = st.builds(text_of, st.integers(0, 255), st.sampled_from((0, 1, 20, 3000)))
-        put = st.tuples(st.just("put"), st.binary(min_size=1, max_size=2), values)
-        return st.lists(st.one_of(put, st.tuples(st.just("set"), index, values), st.tuples(st.just("delete"), index)),
-                        min_size=1, max_size=6)
 
-    def new_model(self) -> dict[bytes, bytes]:
-        return {}
+def sqlite() -> Workload:
+    return keyed(SqliteEngine, above_seams=False)
 
-    def run(self, tx: MemoryTransaction, model: dict[bytes, bytes], operations: list[Operation]) -> None:
-        for kind, *rest in operations:
-            if kind == "put":
-                key, value = rest
-            elif not model:
-                continue
-            else:
-                key, value = _pick(rest[0], model), rest[-1]
-            assert tx.get(key) == model.get(key)
-            if kind == "delete":
-                tx.delete(key)
-                del model[key]
-            else:
-                tx.put(key, value)
-                model[key] = value
 
-    def expected(self, model: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        return dict(model)
-
-    def content(self, view: View) -> dict[bytes, bytes]:
-        assert isinstance(view, MemoryView)
-        content = dict(view.items())
-        assert len(view) == len(content)
-        return content
+def rocksdb() -> Workload:
+    return keyed(RocksEngine, above_seams=False)
 
 
 @dataclass
@@ -110,7 +53,7 @@ class RecordsModel:
         return RecordsModel(dict(self.values), set(self.given_out))
 
 
-class RecordsAdapter(EngineAdapter):
+class RecordsWorkload(Workload):
     engine = RecordsEngine
 
     def operations(self) -> st.SearchStrategy[list[Operation]]:
@@ -131,7 +74,7 @@ class RecordsAdapter(EngineAdapter):
                 model.given_out.add(number)
                 model.values[number] = rest[0]
             elif model.values:
-                number = _pick(rest[0], model.values)
+                number = pick(rest[0], model.values)
                 assert tx.get(number) == model.values[number]
                 if kind == "update":
                     tx.update(number, rest[1])
@@ -148,11 +91,22 @@ class RecordsAdapter(EngineAdapter):
         assert isinstance(view, RecordsView)
         content = dict(view.items())
         for number, value in content.items():
-            assert view.get(number) == value
+            assert view.get(number) == value, f"value {number} by its number and on a walk"
         return content
 
+    def numbered(self, number: int) -> list[Operation]:
+        return [("insert", _long(number))]
 
-LABELS, TYPES, KEYS = ("A", "B"), ("KNOWS", "LIKES"), ("p", "q")
+    def shows(self, content: dict[int, bytes], number: int) -> bool:
+        return _long(number) in content.values()
+
+
+def _long(number: int) -> bytes:
+    """A value that takes several records, and that `operations` never draws."""
+    return (b"number %d " % number) * 16
+
+
+LABELS, TYPES, KEYS, NUMBERED = ("A", "B"), ("KNOWS", "LIKES"), ("p", "q"), "N"
 
 
 @dataclass
@@ -175,8 +129,11 @@ def _shown(props: Mapping[str, Any]) -> str:
     return repr(sorted(props.items()))
 
 
-class GraphAdapter(EngineAdapter):
+class GraphWorkload(Workload):
+    """Numbers are nodes with a loop; both bear the number."""
+
     engine = GraphEngine
+    above_seams = False
 
     def operations(self) -> st.SearchStrategy[list[Operation]]:
         index = st.integers(0, 9)
@@ -209,9 +166,9 @@ class GraphAdapter(EngineAdapter):
                 model.indexes ^= {(rest[0], rest[1])}
             elif kind in ("delete_edge", "set_edge_properties"):
                 if model.edges:
-                    self._change_edge(tx, model, kind, _pick(rest[0], model.edges), rest[1:])
+                    self._change_edge(tx, model, kind, pick(rest[0], model.edges), rest[1:])
             elif model.nodes:
-                self._change_node(tx, model, kind, _pick(rest[0], model.nodes), rest[1:])
+                self._change_node(tx, model, kind, pick(rest[0], model.nodes), rest[1:])
 
     def _change_edge(self, tx: GraphTransaction, model: GraphModel, kind: str, edge: int, rest: list[Any]) -> None:
         if kind == "delete_edge":
@@ -225,7 +182,7 @@ class GraphAdapter(EngineAdapter):
     def _change_node(self, tx: GraphTransaction, model: GraphModel, kind: str, node: int, rest: list[Any]) -> None:
         labels, props = model.nodes[node]
         if kind == "add_edge":
-            target = _pick(rest[1], model.nodes)
+            target = pick(rest[1], model.nodes)
             edge = tx.add_edge(node, rest[0], target, properties=rest[2])
             self._is_new(model, "edge", edge)
             model.edges[edge] = (node, rest[0], target, dict(rest[2]))
@@ -248,8 +205,9 @@ class GraphAdapter(EngineAdapter):
             tx.remove_label(node, rest[0])
             labels.discard(rest[0])
         found = tx.node(node)
-        assert (set(found.labels), _shown(found.properties)) == (labels, _shown(props))
-        assert sorted(tx.neighbors(node)) == sorted(d for s, _, d, _ in model.edges.values() if s == node)
+        assert (set(found.labels), _shown(found.properties)) == (labels, _shown(props)), f"the draft's node {node}"
+        around = sorted(d for s, _, d, _ in model.edges.values() if s == node)
+        assert sorted(tx.neighbors(node)) == around, f"the draft's neighbours of node {node}"
 
     @staticmethod
     def _is_new(model: GraphModel, what: str, number: int) -> None:
@@ -263,27 +221,37 @@ class GraphAdapter(EngineAdapter):
             "edges": {e: (s, t, d, _shown(props)) for e, (s, t, d, props) in edges.items()},
             "counts": (len(nodes), len(edges)),
             "indexes": sorted(model.indexes),
+            "numbered": {props["n"] for _, props in nodes.values() if "n" in props} & {
+                props["n"] for *_, props in edges.values() if "n" in props},
         }
         for label in LABELS:
             content[label] = [n for n in sorted(nodes) if label in nodes[n][0]]
             for key in KEYS:
                 content[label, key] = [n for n in content[label] if _shown({key: 1}) == _shown(
                     {key: nodes[n][1].get(key)})]
+        out: dict[int, list[int]] = {node: [] for node in nodes}
+        into: dict[int, list[int]] = {node: [] for node in nodes}
+        likes: dict[int, list[int]] = {node: [] for node in nodes}
+        for _, (source, kind, target, _) in sorted(edges.items()):
+            out[source].append(target)
+            into[target].append(source)
+            if kind == "LIKES":
+                likes[source].append(target)
         for node in nodes:
-            out = [(e, d) for e, (s, _, d, _) in sorted(edges.items()) if s == node]
-            into = [(e, s) for e, (s, _, d, _) in sorted(edges.items()) if d == node]
-            likes = [d for e, (s, t, d, _) in sorted(edges.items()) if s == node and t == "LIKES"]
-            content["around", node] = ([d for _, d in out], [s for _, s in into], likes, len(out) + len(into))
+            around = out[node], into[node], likes[node], len(out[node]) + len(into[node])
+            content["around", node] = around
         return content
 
     def content(self, view: View) -> Any:
         assert isinstance(view, GraphView)
-        nodes = [view.node(n) for n in view.nodes()]
+        nodes, edges = [view.node(n) for n in view.nodes()], list(view.all_edges())
         content: dict[Any, Any] = {
             "nodes": {n.id: (n.labels, _shown(n.properties)) for n in nodes},
-            "edges": {e.id: (e.source, e.type, e.target, _shown(e.properties)) for e in view.all_edges()},
+            "edges": {e.id: (e.source, e.type, e.target, _shown(e.properties)) for e in edges},
             "counts": (view.node_count, view.edge_count),
             "indexes": view.indexes(),
+            "numbered": {n.properties["n"] for n in nodes if "n" in n.properties} & {
+                e.properties["n"] for e in edges if "n" in e.properties},
         }
         for label in LABELS:
             content[label] = list(view.nodes(label))
@@ -293,3 +261,23 @@ class GraphAdapter(EngineAdapter):
             content["around", node.id] = (view.neighbors(node.id), view.neighbors(node.id, direction="in"),
                                           view.neighbors(node.id, "LIKES"), view.degree(node.id, direction="both"))
         return content
+
+    def numbered(self, number: int) -> list[Operation]:
+        return [("add_node", (NUMBERED,), {"n": number}), ("add_edge", -1, TYPES[0], -1, {"n": number})]
+
+    def shows(self, content: Any, number: int) -> bool:
+        return number in content["numbered"]
+
+    def bulk_load(self, number: int, model: GraphModel) -> BulkLoad:
+        node, edge = (1 + max((n for what, n in model.given_out if what == kind), default=0)
+                      for kind in ("node", "edge"))
+        model.given_out |= {("node", node), ("edge", edge)}
+        model.nodes[node] = ({NUMBERED}, {"n": number})
+        model.edges[edge] = (node, TYPES[0], node, {"n": number})
+        return BulkLoad([{"n": number}], NUMBERED, [(0, 0, {"n": number})], TYPES[0], relative=True)
+
+
+WORKLOADS: dict[str, Callable[[], Workload]] = {
+    "memory": memory, "staging": staging, "records": RecordsWorkload, "graph": GraphWorkload, "sqlite": sqlite,
+    "rocksdb": rocksdb,
+}

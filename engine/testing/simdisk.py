@@ -11,148 +11,26 @@ pending whatever a `Fate` decides:
   order, others need not. What is in a directory whose own entry is lost is lost.
 
 A `killed` process leaves everything, with what is pending still pending. A sync that failed (`fail_sync`) leaves what
-was pending readable and not on the disk, and later syncs do not help: so Linux does it.
+was pending readable and not on the disk, and later syncs do not help: so Linux does it. `docs/crashes.md` says all this
+in words.
 """
 
 from __future__ import annotations
 
-import copy
 import errno
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from random import Random
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from holdfast.engine.errors import StoreLocked
-from holdfast.engine.seams import Clock, DirectoryLock, File, Files, Randomness, Scheduler, Seams, Task
+from xxhash import xxh3_128
 
-SECTOR = 512
+from ..errors import StoreLocked
+from ..seams import DirectoryLock, File, Files
+from .simfates import Fate
+from .simops import Inode, Op, fated_change, rename, sectors_of
+
 ROOT = 1
-_EMPTY = b""
-
-
-class Op(NamedTuple):
-    """One change. `inode` is the file or directory concerned; `names` are (directory, name, inode or None)."""
-
-    kind: Literal["make", "write", "truncate", "sync", "names", "sync names"]
-    inode: int
-    offset: int = 0
-    data: bytes = b""
-    names: tuple[tuple[int, str, int | None], ...] = ()
-    label: str = ""
-
-
-class Fate:
-    """What becomes of pending changes in a power cut. The base keeps everything."""
-
-    def file(self, changes: int) -> None:
-        """A file with so many pending changes of contents comes next."""
-
-    def write(self, sectors: int) -> list[bool] | None:
-        """Which sectors of a write are kept; None: none of them, and the file has not grown either."""
-        return [True] * sectors
-
-    def truncate(self) -> bool:
-        return True
-
-    def names(self) -> bool:
-        return True
-
-
-class Dropped(Fate):
-    """Nothing pending is kept, but names where `names_kept`, and contents where `data_kept`."""
-
-    def __init__(self, *, data_kept: bool = False, names_kept: bool = False) -> None:
-        self._data, self._names = data_kept, names_kept
-
-    def write(self, sectors: int) -> list[bool] | None:
-        return [True] * sectors if self._data else None
-
-    def truncate(self) -> bool:
-        return self._data
-
-    def names(self) -> bool:
-        return self._names
-
-
-class Torn(Fate):
-    """Of each write the sectors that `keep(index, count)` chooses; sizes and names are kept."""
-
-    def __init__(self, keep: Callable[[int, int], bool]) -> None:
-        self._keep = keep
-
-    def write(self, sectors: int) -> list[bool] | None:
-        return [self._keep(i, sectors) for i in range(sectors)]
-
-
-class Reordered(Fate):
-    """Of the changes of one file those that `keep(index, count)` chooses, whole; all names."""
-
-    def __init__(self, keep: Callable[[int, int], bool]) -> None:
-        self._keep = keep
-        self._count = self._index = 0
-
-    def file(self, changes: int) -> None:
-        self._count, self._index = changes, -1
-
-    def truncate(self) -> bool:
-        self._index += 1
-        return self._keep(self._index, self._count)
-
-    def write(self, sectors: int) -> list[bool] | None:
-        return [True] * sectors if self.truncate() else None
-
-
-class Drawn(Fate):
-    """Everything by lot. `random` may be Hypothesis's, so that a failure shrinks."""
-
-    def __init__(self, random: Random) -> None:
-        self._random = random
-
-    def write(self, sectors: int) -> list[bool] | None:
-        how = self._random.randrange(4)
-        if how == 0:
-            return None
-        if how == 1:
-            return [True] * sectors
-        cut = self._random.randrange(sectors + 1)  # one place is enough: a drawn set of sectors shrinks badly
-        return [(i < cut) == (how == 2) for i in range(sectors)]
-
-    def truncate(self) -> bool:
-        return self._random.randrange(2) == 0
-
-    def names(self) -> bool:
-        return self._random.randrange(2) == 0
-
-
-FATES: dict[str, Callable[[], Fate]] = {
-    "all kept": Fate,
-    "all dropped": Dropped,
-    "names only": lambda: Dropped(names_kept=True),
-    "contents only": lambda: Dropped(data_kept=True),
-    "first sectors": lambda: Torn(lambda i, n: i < n // 2),
-    "last sectors": lambda: Torn(lambda i, n: i >= (n + 1) // 2),
-    "later ones only": lambda: Reordered(lambda i, n: i >= n // 2),
-    "every second": lambda: Reordered(lambda i, n: i % 2 == 1),
-    "sizes only": lambda: Torn(lambda i, n: False),
-}
-
-
-@dataclass
-class _Inode:
-    """A file: bytes, or a directory: names. `synced` is what a power cut leaves; `pending` came later."""
-
-    data: bytearray = field(default_factory=bytearray)
-    synced: bytearray = field(default_factory=bytearray)
-    pending: list[Op] = field(default_factory=list)
-    names: dict[str, int] | None = None
-    synced_names: dict[str, int] = field(default_factory=dict)
-
-    def copy(self) -> _Inode:
-        return _Inode(bytearray(self.data), bytearray(self.synced), list(self.pending), copy.copy(self.names),
-                      dict(self.synced_names))
 
 
 class SimFile(File):
@@ -222,12 +100,14 @@ class SimDisk(Files):
     Attributes:
         ops: what was done to it since it was made.
         before: called with each operation before it is done; it may raise `OSError`, which then was the disk's.
+        lost: what a power cut took, in words, where one made this disk.
     """
 
     def __init__(self) -> None:
-        self.inodes: dict[int, _Inode] = {ROOT: _Inode(names={})}
+        self.inodes: dict[int, Inode] = {ROOT: Inode(names={})}
         self.ops: list[Op] = []
         self.before: Callable[[Op], None] = lambda op: None
+        self.lost: list[str] = []
         self._pending_names: list[Op] = []
         self._next = ROOT + 1
         self._locks: set[str] = set()
@@ -242,27 +122,22 @@ class SimDisk(Files):
     def apply(self, op: Op) -> None:
         """Do it, without a note."""
         if op.kind == "make":
-            self.inodes[op.inode] = _Inode(names={} if op.offset else None)
+            self.inodes[op.inode] = Inode(names={} if op.offset else None)
             self._next = max(self._next, op.inode + 1)
         elif op.kind in ("write", "truncate"):
-            inode = self.inodes[op.inode]
-            _change(inode.data, op)
-            inode.pending.append(op)
+            self.inodes[op.inode].change(op)
         elif op.kind == "sync":
-            inode = self.inodes[op.inode]
-            for pending in inode.pending:
-                _change(inode.synced, pending)
-            inode.pending.clear()
+            self.inodes[op.inode].sync()
         elif op.kind == "names":
             for directory, name, inode_number in op.names:
-                _rename(self._names_of(directory), name, inode_number)
+                rename(self._names_of(directory), name, inode_number)
             self._pending_names.append(op)
         else:
             durable = [p for p in self._pending_names if any(d == op.inode for d, _, _ in p.names)]
             self._pending_names = [p for p in self._pending_names if p not in durable]
             for pending in durable:
                 for directory, name, inode_number in pending.names:
-                    _rename(self.inodes[directory].synced_names, name, inode_number)
+                    rename(self.inodes[directory].synced_names, name, inode_number)
 
     def _names_of(self, directory: int) -> dict[str, int]:
         names = self.inodes[directory].names
@@ -281,9 +156,9 @@ class SimDisk(Files):
 
     killed = copy
 
-    def fail_sync(self, path: Path) -> None:
+    def fail_sync(self, inode: int) -> None:
         """A sync of this file has failed. To be called instead of the sync (from `before`, say)."""
-        self.inodes[self._walk(path)].pending.clear()
+        self.inodes[inode].fail_sync()
 
     def points(self, ops: list[Op]) -> Iterator[SimDisk]:
         """This disk (which is left alone) before each of `ops`, and after the last. Do not change what is yielded."""
@@ -298,31 +173,65 @@ class SimDisk(Files):
         """Whether nothing is pending: every power cut leaves the same."""
         return not self._pending_names and not any(inode.pending for inode in self.inodes.values())
 
+    def breadth(self, bound: int) -> int:
+        """How many fates a power cut now may have, at most; counted no further than `bound`."""
+        named = {inode for number in self.inodes for names in self._all_names(number) for inode in names.values()}
+        named.update(inode for op in self._pending_names for _, _, inode in op.names if inode is not None)
+        count = 1 << len(self._pending_names)
+        for number in named:
+            for op in self.inodes[number].pending:
+                if count > bound:
+                    return count
+                count *= 2 if op.kind == "truncate" else 1 + (1 << sectors_of(op))
+        return count
+
+    def _all_names(self, number: int) -> tuple[dict[str, int], ...]:
+        inode = self.inodes[number]
+        return () if inode.names is None else (inode.names, inode.synced_names)
+
     def crashed(self, fate: Fate) -> SimDisk:
-        """A disk as a power cut now would leave this one."""
+        """A disk as a power cut now would leave this one. Its `lost` says what it took."""
         other = SimDisk()
         other._next = self._next
-        other.inodes = {number: _Inode(names=dict(inode.synced_names))
+        other.inodes = {number: Inode(names=dict(inode.synced_names))
                         for number, inode in self.inodes.items() if inode.names is not None}
         lost: set[tuple[int, str]] = set()
         for op in self._pending_names:
             touched = {(directory, name) for directory, name, _ in op.names}
             if touched & lost or not fate.names():
                 lost |= touched
+                other.lost.append(f"the {op.says or 'change of name'} of {op.label}")
                 continue
             for directory, name, inode_number in op.names:
-                _rename(other._names_of(directory), name, inode_number)
+                rename(other._names_of(directory), name, inode_number)
         found = {number for inode in other.inodes.values() for number in (inode.names or {}).values()}
         for inode in other.inodes.values():
             inode.synced_names = dict(inode.names or {})
         for number in sorted(found - other.inodes.keys()):
             inode = self.inodes[number]
-            data = bytearray(inode.synced)
+            data = inode.left
             fate.file(len(inode.pending))
             for op in inode.pending:
-                _fated_change(data, op, fate)
-            other.inodes[number] = _Inode(data, bytearray(data))
+                fated_change(data, op, fate, other.lost)
+            other.inodes[number] = Inode(data)
         return other
+
+    def digest(self) -> bytes:
+        """Over all names and contents, those that can be read and those that a power cut would leave: two crashes that
+        leave the same need to be tried once."""
+        summed = xxh3_128()
+        todo = [(ROOT, "")]
+        while todo:
+            number, path = todo.pop()
+            inode = self.inodes[number]
+            summed.update(f"{path}\0{len(inode.data)}\0".encode())
+            summed.update(inode.data)
+            if inode.synced is not None:
+                summed.update(b"\0synced\0" + inode.synced)
+            if inode.names is not None and inode.names != inode.synced_names:
+                summed.update(repr(inode.synced_names).encode())
+            todo += [(below, f"{path}/{name}") for name, below in sorted((inode.names or {}).items())]
+        return summed.digest()
 
     # --- paths -----------------------------------------------------------------------------------------------------
 
@@ -350,7 +259,7 @@ class SimDisk(Files):
         parent, name = self._place(path)
         number = self._next
         self.do(Op("make", number, int(directory), label=name))
-        self.do(Op("names", number, names=((parent, name, number),), label=name))
+        self.do(Op("names", number, names=((parent, name, number),), label=name, says="creation"))
         return number
 
     # --- the seam --------------------------------------------------------------------------------------------------
@@ -383,26 +292,25 @@ class SimDisk(Files):
     def list(self, path: Path) -> list[str]:
         return sorted(self._names_of(self._walk(path)))
 
-    def make_directory(self, path: Path) -> None:
-        if not self.is_directory(path):
-            self.make_directory(path.parent)
-            self._put(path, directory=True)
-            self.sync_directory(path.parent)
+    def _make_directory(self, path: Path) -> None:
+        self._put(path, directory=True)
 
     def make_private_directory(self, path: Path) -> None:
         raise AssertionError("not simulated")
 
     def rename(self, old: Path, new: Path) -> None:
         number, source, target = self._walk(old), self._place(old), self._place(new)
-        self.do(Op("names", number, names=((*source, None), (*target, number)), label=new.name))
+        self.do(Op("names", number, names=((*source, None), (*target, number)),
+                   label=f"{old.name} to {new.name}", says="rename"))
 
     def exchange(self, one: Path, other: Path) -> None:
         a, b = self._walk(one), self._walk(other)
-        self.do(Op("names", a, names=((*self._place(one), b), (*self._place(other), a)), label=one.name))
+        self.do(Op("names", a, names=((*self._place(one), b), (*self._place(other), a)),
+                   label=f"{one.name} and {other.name}", says="exchange"))
 
     def link(self, old: Path, new: Path) -> None:
         number = self._walk(old)
-        self.do(Op("names", number, names=((*self._place(new), number),), label=new.name))
+        self.do(Op("names", number, names=((*self._place(new), number),), label=new.name, says="link"))
 
     def unlink(self, path: Path, *, missing_ok: bool = False) -> None:
         number = self._find(path)
@@ -410,7 +318,7 @@ class SimDisk(Files):
             return
         if number is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-        self.do(Op("names", number, names=((*self._place(path), None),), label=path.name))
+        self.do(Op("names", number, names=((*self._place(path), None),), label=path.name, says="removal"))
 
     def remove_tree(self, path: Path) -> None:
         if self.exists(path):
@@ -440,94 +348,3 @@ class SimDisk(Files):
         if str(path) in self._locks:
             raise StoreLocked(f"{path.parent} is in use")
         return SimLock(self._locks, path) if self.exists(path) else None
-
-
-def _change(data: bytearray, op: Op) -> None:
-    if op.kind == "truncate":
-        _resize(data, op.offset)
-    else:
-        _resize(data, max(len(data), op.offset))
-        data[op.offset : op.offset + len(op.data)] = op.data
-
-
-def _fated_change(data: bytearray, op: Op, fate: Fate) -> None:
-    if op.kind == "truncate":
-        if fate.truncate():
-            _resize(data, op.offset)
-        return
-    end = op.offset + len(op.data)
-    first = op.offset // SECTOR
-    kept = fate.write(max(0, -(-end // SECTOR) - first))
-    if kept is None:
-        return
-    _resize(data, max(len(data), end))
-    for i, keep in enumerate(kept):
-        if keep:
-            start, stop = max(op.offset, (first + i) * SECTOR), min(end, (first + i + 1) * SECTOR)
-            data[start:stop] = op.data[start - op.offset : stop - op.offset]
-
-
-def _resize(data: bytearray, size: int) -> None:
-    if size < len(data):
-        del data[size:]
-    else:
-        data.extend(bytes(size - len(data)))
-
-
-def _rename(names: dict[str, int], name: str, inode: int | None) -> None:
-    if inode is None:
-        names.pop(name, None)
-    else:
-        names[name] = inode
-
-
-# --- the other seams, quiet ------------------------------------------------------------------------------------------
-
-
-class _Ended(Task):
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        """A task that ended before it began."""
-
-    def join(self, timeout: float | None = None) -> bool:
-        return True
-
-
-class QuietScheduler(Scheduler):
-    """Spawns nothing: what runs in the background is the test's to call, so that a run is the same each time."""
-
-    def spawn(self, name: str, work: Callable[[], None]) -> Task:
-        return _Ended()
-
-
-class SetClock(Clock):
-    """A clock that is set: each reading of the wall clock is `step_us` later than the one before."""
-
-    def __init__(self, now_us: int = 1_700_000_000_000_000, step_us: int = 1000) -> None:
-        self.time_us = now_us
-        self.step_us = step_us
-        self.seconds = 0.0
-
-    def now_us(self) -> int:
-        self.time_us += self.step_us
-        return self.time_us
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
-
-
-class SeededRandomness(Randomness):
-    def __init__(self, seed: int = 0) -> None:
-        self._random = Random(seed)
-
-    def token(self, length: int) -> bytes:
-        return self._random.randbytes(length)
-
-
-def quiet_seams(files: Files, *, clock: Clock | None = None, seed: int = 0) -> Seams:
-    """Seams of a run that is the same each time."""
-    return Seams(files, clock or SetClock(), SeededRandomness(seed), QuietScheduler())

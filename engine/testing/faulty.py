@@ -10,70 +10,90 @@ from pathlib import Path
 from threading import Event
 from typing import Literal
 
-from holdfast.engine.seams import DirectoryLock, File, Files
+from ..seams import DirectoryLock, File, Files
 
-Kind = Literal["create", "pwrite", "datasync", "sync", "truncate", "reserve", "rename", "unlink", "sync_directory"]
+Kind = Literal["create", "pwrite", "datasync", "sync", "truncate", "reserve", "make_directory", "rename", "exchange",
+               "unlink", "remove_tree", "sync_directory"]
 Before = Callable[[str, Path], None]
 
 
 class FaultyFile(File):
-    __slots__ = ("_before",)
+    __slots__ = ("_files",)
 
-    def __init__(self, path: Path, fd: int, before: Before) -> None:
+    def __init__(self, path: Path, fd: int, files: FaultyFiles) -> None:
         super().__init__(path, fd)
-        self._before = before
+        self._files = files
 
     def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
-        self._before("pwrite", self.path)
+        self._files.about_to("pwrite", self.path)
+        self._files.unsynced.add(self.path)
         super().pwrite(data, offset)
 
     def datasync(self) -> None:
-        self._before("datasync", self.path)
+        self._files.about_to("datasync", self.path)
         super().datasync()
+        self._files.unsynced.discard(self.path)
 
     def sync(self) -> None:
-        self._before("sync", self.path)
+        self._files.about_to("sync", self.path)
         super().sync()
+        self._files.unsynced.discard(self.path)
 
     def truncate(self, size: int) -> None:
-        self._before("truncate", self.path)
+        self._files.about_to("truncate", self.path)
+        self._files.unsynced.add(self.path)
         super().truncate(size)
 
     def reserve(self, size: int) -> None:
-        self._before("reserve", self.path)
+        self._files.about_to("reserve", self.path)
         super().reserve(size)
 
 
 class FaultyFiles(Files):
-    """`before` is called with what is about to be done, and to which path; what it raises, the operation raises."""
+    """`before` is called with what is about to be done, and to which path; what it raises, the operation raises.
+
+    Attributes:
+        counts: how often each kind of operation was begun.
+        unsynced: the files that were written to since they were last synced.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.unsynced: set[Path] = set()
         self.before: Before = lambda kind, path: None
 
-    def _before(self, kind: str, path: Path) -> None:
+    def about_to(self, kind: str, path: Path) -> None:
+        """Count, and call `before`."""
         self.counts[kind] += 1
         self.before(kind, path)
 
     def open(self, path: Path, mode: Literal["read", "write", "create"] = "read") -> File:
         if mode == "create":
-            self._before("create", path)
-        return FaultyFile(path, super().open(path, mode).fileno(), self._before)
+            self.about_to("create", path)
+        return FaultyFile(path, super().open(path, mode).fileno(), self)
 
     def rename(self, old: Path, new: Path) -> None:
-        self._before("rename", new)
+        self.about_to("rename", new)
         super().rename(old, new)
 
+    def exchange(self, one: Path, other: Path) -> None:
+        self.about_to("exchange", other)
+        super().exchange(one, other)
+
     def unlink(self, path: Path, *, missing_ok: bool = False) -> None:
-        self._before("unlink", path)
+        self.about_to("unlink", path)
         super().unlink(path, missing_ok=missing_ok)
 
+    def remove_tree(self, path: Path) -> None:
+        self.about_to("remove_tree", path)
+        super().remove_tree(path)
+
     def sync_directory(self, path: Path) -> None:
-        self._before("sync_directory", path)
+        self.about_to("sync_directory", path)
         super().sync_directory(path)
 
     def lock(self, path: Path, owner: str) -> DirectoryLock:
-        self._before("lock", path)
+        self.about_to("lock", path)
         return super().lock(path, owner)
 
     # --- faults

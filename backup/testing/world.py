@@ -1,0 +1,233 @@
+"""What the checks of backups share: a store with a model beside it, its target, and how they are compared.
+
+A `World` is a `Modelled` store that notes the digest of its own view after each transaction, and takes backups.
+Whatever comes of a backup (a read-only opening, `verify`, a restored store) must show one of these transactions
+exactly, the one that it says it shows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from ...engine.contract import Engine, Transaction
+from ...engine.errors import RestorePointOutOfRange
+from ...engine.plugins import Plugin
+from ...engine.seams import REAL, Seams
+from ...engine.settings import Durability, Settings
+from ...engine.source.base import Source
+from ...engine.source.local import LocalSource
+from ...engine.store import Store
+from ...engine.testing.contract import scratch
+from ...engine.testing.modelled import Modelled
+from ...engine.testing.raising import raises
+from ...engine.testing.tails import tree
+from ...engine.testing.workload import Operation, Workload
+from .. import incremental
+from ..info import info
+from ..report import Bounds, Report, RestoreReport, VerifyReport
+from ..restore import restore
+from ..run import run
+from ..verify import verify
+from .faults import BusySource
+
+SETTINGS = Settings(segment_bytes=128 << 10, keep_logs="1 transactions", heartbeat_s=0)
+"""No more log is kept than must be."""
+
+
+def moment(time_us: int) -> datetime:
+    """A time in microseconds since the Unix epoch, as people give it."""
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=time_us)
+
+
+@contextmanager
+def seen_in(what: str) -> Iterator[None]:
+    """Says where it was that something was found wrong."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"seen in {what}")
+        raise
+
+
+class World(Modelled):
+    """See the module's text. `target` is where backups go, unless another place is named."""
+
+    def __init__(self, work: Workload, root: Path, *, seams: Seams = REAL, plugins: Sequence[Plugin] = ()) -> None:
+        super().__init__(work, root, settings=SETTINGS, seams=seams, plugins=plugins)
+        self.target = root / "target"
+        self._added = 0
+
+    def open(self) -> None:
+        super().open()
+        self._note()
+
+    def _note(self) -> None:
+        with self.store.snapshot() as view:
+            digest = view.digest()
+            known = self.digests.setdefault(view.txid, digest)
+        assert digest == known, f"two digests of the state at transaction {view.txid}"
+
+    # --- the store -------------------------------------------------------------------------------------------------
+
+    def transact(self, operations: list[Operation], durability: Durability | None = "synced") -> Transaction:
+        tx = super().transact(operations, durability)
+        self._note()
+        return tx
+
+    def bulk(self, number: int) -> int:
+        txid = super().bulk(number)
+        self._note()
+        return txid
+
+    def load(self) -> None:
+        """A bulk load."""
+        self._added += 1
+        self.bulk(self._added)
+
+    def commit_all(self, history: Iterable[list[Operation]]) -> None:
+        for operations in history:
+            self.transact(operations)
+
+    def add(self, count: int = 1) -> None:
+        """Transactions that certainly change something."""
+        for _ in range(count):
+            self._added += 1
+            self.write(self._added)
+
+    def seal(self) -> None:
+        """Begin a segment of the log, so that what is before may be pruned: a new epoch does."""
+        self.store.log.extend_history(self.store.history, self.store.log.epoch + 1)
+
+    def forget_target(self) -> None:
+        """Have the store no longer keep log for its backups, and prune what it need not keep."""
+        for consumer in self.store.log.consumers.list():
+            self.store.log.consumers.drop(consumer.id)
+        self.store.prune()
+
+    def lose_log(self) -> None:
+        """Have the store go on, and lose the log that the next incremental needs."""
+        self.add()
+        self.reopen()  # which seals the log so far, so that all of it may go
+        self.add()
+        self.store.checkpoint()
+        self.forget_target()
+        base, end = self.store.log.base.txid, self.bounds().last
+        assert base > end, f"the log after {base} is kept, and nobody needs it"
+
+    # --- backups ---------------------------------------------------------------------------------------------------
+
+    def back_up(self, target: Path | None = None, *, source: Source | Store[Any, Any] | str | None = None,
+                fold: float | None = None,
+                seams: Seams | None = None, engine: type[Engine[Any, Any]] | None = None, **how: Any) -> Report:
+        return run(source or self.store, target or self.target, engine=engine or self.work.engine,
+                   options=self.work.options, fold=fold, seams=seams or self.seams, **how)
+
+    def back_up_busily(self, *steps: Callable[[], object], target: Path | None = None) -> Report:
+        """A backup during which the store changes: a step at a time, as `BusySource` has it. All that are left over
+        are done before the copy is confirmed."""
+        left = list(steps)
+
+        def step() -> None:
+            if left:
+                left.pop(0)()
+
+        def rest(what: str) -> None:
+            while what == "confirm" and left:
+                left.pop(0)()
+
+        source = BusySource(LocalSource(self.store), step)
+        source.before = rest
+        return self.back_up(target, source=source)
+
+    def fold(self) -> Report:
+        """An incremental, after which the log is folded into the image however small it is."""
+        with patch.object(incremental, "FOLD_FLOOR_BYTES", 0):
+            return self.back_up(fold=0.0)
+
+    def bounds(self, target: Path | None = None) -> Bounds:
+        return info(target or self.target).bounds
+
+    def restored(self, txid: int | None = None, *, target: Path | None = None,
+                 at: datetime | None = None) -> tuple[Path, RestoreReport]:
+        """A new place where the target is restored to a transaction or a time."""
+        place = self.fresh("restored")
+        return place, self.restore(place, target=target, to_txid=txid, at=at)
+
+    def restore(self, place: Path, *, target: Path | None = None, **how: Any) -> RestoreReport:
+        return restore(target or self.target, place, engine=self.work.engine, options=self.work.options,
+                       seams=self.seams, **how)
+
+    def verify(self, target: Path | None = None) -> VerifyReport:
+        return verify(target or self.target, engine=self.work.engine, options=self.work.options, seams=self.seams)
+
+    # --- comparing -------------------------------------------------------------------------------------------------
+
+    def compare_restored(self, txid: int | None = None, *, target: Path | None = None,
+                         at: datetime | None = None) -> int:
+        """Restore, and compare with the model of the point that the report names; that point."""
+        place, report = self.restored(txid, target=target, at=at)
+        assert txid is None or report.txid == txid, f"asked for {txid}, restored to {report.txid}"
+        with seen_in(f"the store that was restored to transaction {report.txid}"):
+            self.compare_closed(place, report.txid)
+        shutil.rmtree(place)
+        return report.txid
+
+    def verified(self, target: Path | None = None) -> int:
+        """The last transaction of a target that is whole; `verify` finds the content that the store had there."""
+        report = self.verify(target)
+        last = report.bounds.last
+        assert last in self.digests, f"verify finds a backup to transaction {last}, which the store never had"
+        same = report.digest == self.digests[last].hex()
+        assert same, f"verify finds another digest at transaction {last} than the store had"
+        return last
+
+    def compare_target(self, txid: int, target: Path | None = None) -> None:
+        """A whole target whose end is at `txid`: what `verify`, a read-only opening and a restore make of it."""
+        target = target or self.target
+        last = self.verified(target)
+        assert last == txid, f"the backup ends at transaction {last}, not {txid}"
+        with seen_in("the backup, opened read-only"):
+            self.compare_closed(target, txid)
+        restored = self.compare_restored(target=target)
+        assert restored == txid, f"a backup to {txid} was restored to {restored}"
+
+    def compare_points(self, target: Path | None = None) -> Bounds:
+        """Every restore point of a target, by txid, and the two just outside, which must be refused."""
+        bounds = self.bounds(target)
+        for txid in range(bounds.first, bounds.last + 1):
+            self.compare_restored(txid, target=target)
+        for outside in (bounds.first - 1, bounds.last + 1):
+            with self.refuses_point(outside, bounds):
+                self.restored(outside, target=target)
+        return bounds
+
+    @contextmanager
+    def refuses_point(self, point: object, bounds: Bounds) -> Iterator[None]:
+        """The block's restore must be refused, and make nothing."""
+        before = sorted(os.listdir(self.root))
+        with raises(RestorePointOutOfRange, f"a restore to {point} of a backup that restores to {bounds}"):
+            yield
+        assert sorted(os.listdir(self.root)) == before, f"a refused restore to {point} left something behind"
+
+    def refused(self, kinds: type[BaseException] | tuple[type[BaseException], ...], what: str,
+                attempt: Callable[[], object]) -> str:
+        """What an attempt on the target is told, which must be refused and change no byte of it."""
+        before = tree(self.target)
+        with raises(kinds, what) as told:
+            attempt()
+        assert tree(self.target) == before, f"{what} was refused ({told.error}), and changed the target"
+        return str(told.error)
+
+
+@contextmanager
+def world(work: Workload, *, seams: Seams = REAL, plugins: Sequence[Plugin] = ()) -> Iterator[World]:
+    """A new store in a directory of its own, which goes in the end."""
+    with scratch() as root, World(work, root, seams=seams, plugins=plugins) as made:
+        yield made

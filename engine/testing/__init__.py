@@ -1,0 +1,34 @@
+"""The contract suite for engines and plugins, to be run on your own: see `docs/writing-an-engine.md`."""
+
+from .abilities import AbilityChecks
+from .alone import AloneChecks
+from .contract import (
+    ABOVE_SEAMS,
+    ATOMIC,
+    BACKGROUND_CHECKPOINT,
+    BULK,
+    READ_ONLY_REPLAY,
+    STABLE_IMAGE,
+    STAGING,
+    Contract,
+    Need,
+    check,
+)
+from .crashes import CrashChecks
+from .kills import KillChecks
+from .plugins import PluginContract
+from .profiles import PROFILES, Profile, current_profile
+from .report import Fault, Report, check_engine
+from .states import StateChecks
+from .stored import StoreChecks
+from .workload import KeyValues, Operation, Workload
+
+
+# The last base's checks come first: what fails without the kit need not be looked for in it.
+class EngineContract(KillChecks, CrashChecks, StoreChecks, AbilityChecks, StateChecks, AloneChecks):
+    """Everything that is asked of an engine, alone and under a store."""
+
+
+__all__ = ["ABOVE_SEAMS", "ATOMIC", "BACKGROUND_CHECKPOINT", "BULK", "PROFILES", "READ_ONLY_REPLAY", "STABLE_IMAGE",
+           "STAGING", "Contract", "EngineContract", "Fault", "KeyValues", "Need", "Operation", "PluginContract",
+           "Profile", "Report", "Workload", "check", "check_engine", "current_profile"]

@@ -1,0 +1,195 @@
+"""The frame of the contract suites: what a check is, how it is run, and what it says when it fails.
+
+A contract is a class whose checks are its `test_…` methods, so that pytest runs them as they are and `check_engine`
+runs them without it. Each proves one property, which its docstring states. Hypothesis draws what a check is tried on;
+a failure shows the shortest history that Hypothesis found, the property that it breaks, and a line that shows it again.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest import SkipTest
+
+from hypothesis import HealthCheck, Phase, given, reproduce_failure, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+from ..contract import BulkEngine, StagingEngine
+from ..errors import SettingError
+from .profiles import REPRODUCE_VARIABLE, Profile, current_profile, current_seed
+from .workload import Workload
+
+_BLOB = re.compile(r"@reproduce_failure\('([^']+)', b'([^']*)'\)")
+_MEMORY = Path("/dev/shm")
+_MEMORY_NEEDED = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """An optional ability that a check is about. `why` says what cannot be checked without it."""
+
+    name: str
+    met: Callable[[Workload], bool]
+    why: str
+
+
+STAGING = Need("staging", lambda work: issubclass(work.engine, StagingEngine),
+               "without it nothing is appended that is not yet published")
+BULK = Need("bulk loads", lambda work: issubclass(work.engine, BulkEngine), "it takes none")
+ATOMIC = Need("atomic", lambda work: work.engine.abilities.atomic, "its state is right only after replay")
+STABLE_IMAGE = Need("stable image", lambda work: work.engine.abilities.image == "stable",
+                    "its image moves, and is checked as one that does")
+READ_ONLY_REPLAY = Need("replays_in_memory", lambda work: work.engine.abilities.replays_in_memory,
+                        "a read-only opening works on a scratch copy")
+BACKGROUND_CHECKPOINT = Need("background_checkpoint", lambda work: work.engine.abilities.background_checkpoint,
+                             "the kit lets nothing run beside its checkpoints")
+ABOVE_SEAMS = Need("above_seams", lambda work: work.above_seams,
+                   "it writes past the seams, so no simulated disk stands under it; it is killed instead")
+
+CheckMethod = Callable[[Any], None]
+
+
+def check(*needs: Need) -> Callable[[Callable[[Any, Workload], None]], CheckMethod]:
+    """Makes a method a check of its contract: `@check() def test_…(self, work)`. It is skipped, saying which and why,
+    where the workload's engine does not declare what it needs."""
+
+    def decorate(function: Callable[[Any, Workload], None]) -> CheckMethod:
+        def run(self: Contract) -> None:
+            work = self.work()
+            for need in needs:
+                if not need.met(work):
+                    raise SkipTest(f"the {work.engine.name} engine does not declare {need.name!r}: {need.why}")
+            self.running = run.__name__
+            try:
+                function(self, work)
+            except SkipTest:
+                raise
+            except Exception as error:
+                _explain(error, run.__name__, run.__doc__ or "")
+                raise
+
+        # Not functools.wraps: pytest would take `work` for a fixture.
+        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+            setattr(run, name, getattr(function, name))
+        run.is_check = True  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _explain(error: Exception, name: str, doc: str) -> None:
+    """Adds to an error which property it breaks, and how to see it again."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    again = [match for note in notes for match in _BLOB.findall(note)]
+    notes[:] = [note for note in notes if not _BLOB.search(note)]
+    error.add_note(f"\nwhat is broken: {name}\n    {_statement(doc)}")
+    if again:
+        version, blob = again[0]
+        error.add_note(f"to see it again: {REPRODUCE_VARIABLE}={name}@{version}@{blob} with the same command")
+
+
+def _statement(doc: str) -> str:
+    return re.sub(r"\s+", " ", doc.strip().split("\n\n")[0])
+
+
+class Contract:
+    """Base of the contract suites.
+
+    Attributes:
+        workload: what to do to the engine: a `Workload`, or a class or function that makes one.
+        profile: how much is tried; the environment's without.
+        quiet: nothing is remembered between runs, and one run is like the next. For tests of the suite itself.
+    """
+
+    workload: ClassVar[Any]
+    profile: ClassVar[Profile | None] = None
+    quiet: ClassVar[bool] = False
+    running = ""
+
+    def work(self) -> Workload:
+        """A workload for one check."""
+        made = self.workload if isinstance(self.workload, Workload) else self.workload()
+        if not isinstance(made, Workload):
+            raise SettingError(f"{type(self).__name__}.workload gives a {type(made).__name__}",
+                               hint="give a Workload (KeyValues, or a subclass of your own), or what makes one")
+        return made
+
+    @classmethod
+    def checks(cls) -> list[str]:
+        """The names of its checks, in the order they are written."""
+        names: dict[str, None] = {}
+        for base in reversed(cls.__mro__):
+            names.update(dict.fromkeys(n for n, member in vars(base).items() if hasattr(member, "is_check")))
+        return list(names)
+
+    @classmethod
+    def statement(cls, name: str) -> str:
+        """The property that a check proves, in words."""
+        return _statement(getattr(cls, name).__doc__ or "")
+
+    @property
+    def effort(self) -> Profile:
+        return self.profile or current_profile()
+
+    def prove(self, claim: Callable[..., None], *, examples: int, **strategies: st.SearchStrategy[Any]) -> None:
+        """Call `claim` with what `strategies` draw, `examples` times (in the default profile). It raises where the
+        property does not hold."""
+        test = given(**strategies)(self._once(claim))
+        self._settled(test, self._settings(examples))()
+
+    def prove_machine(self, machine: type[RuleBasedStateMachine], *, examples: int) -> None:
+        """Run a state machine, `examples` times (in the default profile)."""
+        self._settled(machine, None)
+        run_state_machine_as_test(machine, settings=self._settings(examples))
+
+    def _once(self, claim: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(claim)
+        def once(**drawn: Any) -> None:
+            claim(**drawn)
+
+        # Each engine's failures are remembered for themselves.
+        once.__qualname__ = f"{type(self).__qualname__}.{self.running}"
+        return once
+
+    def _settings(self, examples: int) -> settings:
+        phases = [phase for phase in Phase if phase is not Phase.explain]
+        common = settings(max_examples=self.effort.examples(examples), stateful_step_count=self.effort.steps,
+                          deadline=None, print_blob=True, report_multiple_bugs=False, phases=phases,
+                          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large,
+                                                 HealthCheck.large_base_example])
+        return settings(common, derandomize=True, database=None) if self.quiet else common
+
+    def _settled(self, test: Any, how: settings | None) -> Any:
+        """`test` with the settings, and with the environment's seed or example."""
+        if how is not None:
+            test = how(test)
+        number = current_seed()
+        if number is not None:
+            test = seed(number)(test)
+        name, _, example = os.environ.get(REPRODUCE_VARIABLE, "").partition("@")
+        if name and name == self.running:
+            version, _, blob = example.partition("@")
+            test = reproduce_failure(version, blob.encode())(test)
+        return test
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory for one example, in memory where there is room: what is tried there does not need a disk."""
+    where = None
+    if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _MEMORY_NEEDED:
+        where = _MEMORY
+    path = Path(tempfile.mkdtemp(prefix="holdfast-", dir=where))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)

@@ -1,0 +1,165 @@
+"""What plugins are told of a store's life, and what they may add to it: an engine must let them.
+
+The contract for plugins of one's own is `PluginContract` in `plugins.py`; here they are a means to look at an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ..contract import Transaction
+from ..errors import StoreClosed
+from ..history import Position, Record
+from ..plugins import LogRange, Plugin
+from ..settings import Durability
+from ..store import Store
+from .contract import Contract, check, scratch
+from .modelled import DURABILITIES, PATIENCE_S, Modelled
+from .raising import raises
+from .workload import Operation, Workload
+
+
+class Listening(Plugin):
+    """Notes every moment, and what a view shows then."""
+
+    def __init__(self) -> None:
+        self.moments: list[str] = []
+        self.drafts: list[bytes] = []
+        self.logged_ranges: list[LogRange] = []
+        self.records: list[Record] = []
+        self.shown: list[int] = []
+        self.checkpoints: list[int] = []
+
+    def opened(self, store: Store[Any, Any]) -> None:
+        self.store = store
+        self.moments.append("opened")
+
+    def closing(self, store: Store[Any, Any]) -> None:
+        self.moments.append("closing")
+
+    def committing(self, draft: Transaction) -> None:
+        self.moments.append("committing")
+
+    def final(self, draft: Transaction) -> None:
+        self.moments.append("final")
+        if payload := draft.payload():
+            self.drafts.append(payload)
+
+    def logged(self, batch: LogRange) -> None:
+        self.logged_ranges.append(batch)
+
+    def published(self, records: Sequence[Record]) -> None:
+        self.records += records
+        with self.store.snapshot() as view:
+            self.shown.append(view.txid - records[-1].txid)
+
+    def checkpointed(self, position: Position) -> None:
+        self.checkpoints.append(position.txid)
+
+
+class Adding(Plugin):
+    """Adds to every draft, and tries to add more when that is too late."""
+
+    def __init__(self) -> None:
+        self.kept: Modelled | None = None
+        self.added = 0
+        self.payloads: list[bytes] = []
+
+    def committing(self, draft: Transaction) -> None:
+        if self.kept is not None:
+            self.added += 1
+            self.kept.work.run(draft, self.kept.tried, self.kept.work.numbered(1000 + self.added))
+
+    def final(self, draft: Transaction) -> None:
+        if self.kept is not None:
+            work = self.kept.work
+            with raises(StoreClosed, "a change of a draft that is being committed"):
+                work.run(draft, self.kept.tried.copy(), work.numbered(2000 + self.added))
+            self.payloads.append(draft.payload())
+
+
+class HookChecks(Contract):
+    """What hooks see of an engine."""
+
+    @check()
+    def test_hooks_are_told_everything_once_and_in_order(self, work: Workload) -> None:
+        """Plugins are told of every draft, every synced range, every published record and every checkpoint, once and in
+        order; the payload that they see last is the one that is logged, and a record's publication is told when views
+        show it."""
+        def claim(several: list[tuple[list[Operation], Durability]]) -> None:
+            one, other = Listening(), Listening()
+            with scratch() as root, Modelled(work, root, plugins=[one, other]) as kept:
+                for number, (operations, durability) in enumerate(several):
+                    kept.transact(operations, durability)
+                    kept.write(number, durability)
+                    if number == 0:
+                        kept.store.checkpoint()
+                kept.store.wait(kept.last, PATIENCE_S)
+                kept.store.wait_published(kept.last - 1, PATIENCE_S)
+                kept.store.checkpoint()
+                records = list(kept.store.log.read(0))
+                kept.store.close()
+                for plugin in (one, other):
+                    self._was_told_all(plugin, records, 2 * len(several))
+
+        steps = st.tuples(work.operations(), st.sampled_from(DURABILITIES))
+        self.prove(claim, examples=6, several=st.lists(steps, min_size=1, max_size=3))
+
+    @staticmethod
+    def _was_told_all(plugin: Listening, records: list[Record], drafts: int) -> None:
+        last = len(records)
+        expected = ["opened", *["committing", "final"] * drafts, "closing"]
+        assert plugin.moments == expected, f"the moments were {plugin.moments}, not {expected}"
+        assert plugin.drafts == [record.payload for record in records], "what is logged is not what was seen last"
+        told = [txid for batch in plugin.logged_ranges for txid in range(batch.first, batch.last + 1)]
+        assert told == list(range(1, last + 1)), f"the ranges that were told as logged are {plugin.logged_ranges}"
+        published = [record.position for record in plugin.records]
+        assert published == [record.position for record in records], f"told as published: {published}"
+        assert min(plugin.shown) >= 0, f"publication was told {-min(plugin.shown)} transactions before views show it"
+        assert plugin.checkpoints == sorted(plugin.checkpoints), f"checkpoints were told as {plugin.checkpoints}"
+        assert plugin.checkpoints[-1] == last, f"the last checkpoint was told as {plugin.checkpoints[-1]}, not {last}"
+
+    @check()
+    def test_what_a_plugin_adds_is_part_of_the_transaction(self, work: Workload) -> None:
+        """What a plugin adds to a draft is logged with it, as one transaction, shown with it, and there after a crash;
+        once a draft is being committed, it takes no more changes."""
+        def claim(several: list[list[Operation]]) -> None:
+            plugin = Adding()
+            with scratch() as root, Modelled(work, root, plugins=[plugin]) as kept:
+                kept.write(0)
+                plugin.kept = kept
+                for number, operations in enumerate(several, 1):
+                    kept.transact([*operations, *work.numbered(number)])
+                    kept.shows(number + 1)
+                    with kept.store.snapshot() as view:
+                        added = work.shows(work.content(view), 1000 + number)
+                    assert added, f"what the plugin added to transaction {number + 1} is not there"
+                    kept.recovered(kept.crash_image(), number + 1)
+                plugin.kept = None
+                logged = [record.payload for record in kept.store.log.read(1)]
+                assert logged == plugin.payloads, "what is logged is not the draft that was seen last"
+                kept.reopen()
+
+        self.prove(claim, examples=5, several=st.lists(work.operations(), min_size=1, max_size=2))
+
+    @check()
+    def test_a_draft_that_ended_takes_no_more(self, work: Workload) -> None:
+        """A draft that was committed or rolled back refuses every change."""
+        def claim(operations: list[Operation], commits: bool) -> None:
+            with scratch() as root, Modelled(work, root) as kept:
+                if commits:
+                    tx = kept.transact([*operations, *work.numbered(0)])
+                else:
+                    with raises(KeyError, "a block"), kept.store.transaction() as tx:
+                        work.run(tx, work.new_model(), operations)
+                        raise KeyError
+                with raises(StoreClosed, "a change of a draft that has ended"):
+                    work.run(tx, kept.models[-1].copy(), work.numbered(1))
+                kept.shows(kept.last)
+                kept.write(2)
+                kept.shows(kept.last)
+
+        self.prove(claim, examples=3, operations=work.operations(), commits=st.booleans())

@@ -1,0 +1,67 @@
+"""How much the contract suites try: three profiles, named in `HOLDFAST_PROFILE` or by pytest's `--holdfast-profile`.
+
+`default` is for every run of an author's tests, `ci` for every commit, `nightly` for as long as it takes. A check
+states its own number of examples for `default`; the others multiply it.
+
+`HOLDFAST_SEED` fixes what is drawn: one seed, one history. `HOLDFAST_REPRODUCE` replays the one example that a failure
+has printed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ..errors import SettingError
+
+PROFILE_VARIABLE, SEED_VARIABLE, REPRODUCE_VARIABLE = "HOLDFAST_PROFILE", "HOLDFAST_SEED", "HOLDFAST_REPRODUCE"
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """
+    Attributes:
+        name: as it is asked for.
+        times: what numbers of examples are multiplied by.
+        steps: of one run of a state machine.
+        kills: processes that are killed, for each engine.
+        power_cuts: of a real file system, for each engine that writes below the seams; a quarter for others.
+        crash_states: of a simulated disk that are tried at each point where there are too many to try all.
+    """
+
+    name: str
+    times: int
+    steps: int
+    kills: int
+    power_cuts: int
+    crash_states: int
+
+    def examples(self, count: int) -> int:
+        """How many examples of a check that states `count`."""
+        return count * self.times
+
+
+PROFILES = {profile.name: profile for profile in (
+    Profile("default", times=1, steps=30, kills=10, power_cuts=4, crash_states=6),
+    Profile("ci", times=3, steps=40, kills=100, power_cuts=104, crash_states=12),
+    Profile("nightly", times=100, steps=80, kills=2000, power_cuts=2000, crash_states=200),
+)}
+
+
+def current_profile() -> Profile:
+    """The one that the environment names, `default` without. Raises `SettingError` for a name that is none."""
+    name = os.environ.get(PROFILE_VARIABLE) or "default"
+    if name not in PROFILES:
+        raise SettingError(f"{PROFILE_VARIABLE} is {name!r}", hint=f"use one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def current_seed() -> int | None:
+    """The seed that the environment gives, if any. Raises `SettingError` where it is no number."""
+    text = os.environ.get(SEED_VARIABLE)
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise SettingError(f"{SEED_VARIABLE} is {text!r}", hint="use a whole number") from error

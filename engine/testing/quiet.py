@@ -1,0 +1,93 @@
+"""Seams of a run that is the same each time: one thread, a clock that is set, tokens by a seed.
+
+Nothing runs in the background. What a store would do there (prepare the next segment, prune, checkpoint) its owner
+calls; so every operation that reaches the disk does so in one order, and a run can be told by its seed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from random import Random
+from typing import TypeVar
+
+from ..seams import Clock, Files, Randomness, Scheduler, Seams, Task
+
+T = TypeVar("T")
+
+
+class _Ended(Task):
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        """A task that ended before it began."""
+
+    def join(self, timeout: float | None = None) -> bool:
+        return True
+
+
+class _Alone(threading.Condition):
+    """A condition that nobody else can notify: its waits are over at once."""
+
+    def __init__(self, lock: threading.Lock | None, scheduler: QuietScheduler) -> None:
+        super().__init__(lock)
+        self._scheduler = scheduler
+
+    def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
+        if not predicate():
+            self.wait(timeout)
+        return predicate()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if timeout is None:
+            raise AssertionError("this waits for ever: nothing runs in the background that could end it")
+        self._scheduler.on_wait()
+        return False
+
+
+class QuietScheduler(Scheduler):
+    """Spawns nothing: what runs in the background is the test's to call, so that a run is the same each time.
+
+    Who waits with a time-out is told at once that it is over, after `on_wait` was called, which may change the world.
+    """
+
+    def __init__(self) -> None:
+        self.on_wait: Callable[[], None] = lambda: None
+
+    def condition(self, lock: threading.Lock | None = None) -> threading.Condition:
+        return _Alone(lock, self)
+
+    def spawn(self, name: str, work: Callable[[], None]) -> Task:
+        return _Ended()
+
+
+class SetClock(Clock):
+    """A clock that is set: each reading of the wall clock is `step_us` later than the one before."""
+
+    def __init__(self, now_us: int = 1_700_000_000_000_000, step_us: int = 1000) -> None:
+        self.time_us = now_us
+        self.step_us = step_us
+        self.seconds = 0.0
+
+    def now_us(self) -> int:
+        self.time_us += self.step_us
+        return self.time_us
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+class SeededRandomness(Randomness):
+    def __init__(self, seed: int = 0) -> None:
+        self._random = Random(seed)
+
+    def token(self, length: int) -> bytes:
+        return self._random.randbytes(length)
+
+
+def quiet_seams(files: Files, *, clock: Clock | None = None, seed: int = 0) -> Seams:
+    """Seams of a run that is the same each time."""
+    return Seams(files, clock or SetClock(), SeededRandomness(seed), QuietScheduler())

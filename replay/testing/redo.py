@@ -1,0 +1,247 @@
+"""Redo converges: whatever a copy or a crash leaves, applying the records from its position on gives the state.
+
+The engine is driven by its contract alone (`Driver`), so the records are all there, and what is torn is its state only.
+An engine above the seams runs on a simulated disk: its image is read once more at every operation of a checkpoint, and
+copies are put together of pieces of all these readings; and every power cut is tried. One below the seams is read
+between its checkpoints, which is all that a stable image needs, and killed elsewhere.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+from hypothesis import strategies as st
+
+from ...engine.contract import Context, Image
+from ...engine.history import Position
+from ...engine.testing.alone import begun, several
+from ...engine.testing.beside import Beside
+from ...engine.testing.contract import ABOVE_SEAMS, Contract, check
+from ...engine.testing.driver import Driver, driven, read_image
+from ...engine.testing.quiet import quiet_seams
+from ...engine.testing.simdisk import SimDisk
+from ...engine.testing.simfates import power_cuts
+from ...engine.testing.simops import Op
+from ...engine.testing.workload import Operation, Workload
+
+Todo = list[list[Operation]]
+_STRIPE = 37
+"""Bytes of one reading, then bytes of another: no record, page or checksum is that long."""
+_PIECES = 6
+
+
+class RedoChecks(Contract):
+    """See the module's text."""
+
+    @check()
+    def test_replaying_again_changes_nothing(self, work: Workload) -> None:
+        """Records may be applied to a state that holds them already, from any position on: the result is the same, and
+        so it is when a replay is broken off, checkpointed or not, and begun again."""
+        def claim(before: Todo, during: Todo) -> None:
+            with driven(work) as it:
+                begun(it)
+                for operations in before:
+                    it.commit(operations)
+                it.checkpoint()
+                p0, early = it.engine.position, it.image()
+                for operations in [*during, work.numbered(20)]:
+                    it.commit(operations)
+                it.checkpoint()
+                digest, late = it.digest(), it.image()
+                for txid in sorted({0, p0.txid, (p0.txid + it.end.txid) // 2, it.end.txid}):
+                    start = it.position(txid)
+                    engine = it.recovered(it.copied(late), adopt=start)
+                    what = f"the state at {it.end}, replayed again from {start},"
+                    it.compare_state(engine, what=what)
+                    assert it.digest(engine) == digest, f"{what} has another digest"
+                    engine.close()
+                for reached in range(p0.txid, it.end.txid + 1):
+                    _begin_again(it, it.copied(early), p0, reached)
+
+        self.prove(claim, examples=15, before=several(work, 2), during=several(work, 3))
+
+    @check()
+    def test_redo_converges_from_any_mixture(self, work: Workload) -> None:
+        """A copy whose pieces were read at different moments, in the middle of checkpoints too, gives exactly the state
+        when it is replayed from its image's position to what was applied by then, and to anything later."""
+        def claim(before: Todo, during: Todo, after: Todo, data: st.DataObject) -> None:
+            with _sampled(work) as (it, sampling):
+                begun(it)
+                for operations in before:
+                    it.commit(operations)
+                it.checkpoint()
+                it.commit(work.numbered(30))
+                image = it.engine.image()
+                copy = Readings(image)
+                with sampling(copy.read):
+                    for operations in [*during, work.numbered(31)]:
+                        it.commit(operations)
+                        copy.read()
+                        it.checkpoint()
+                        copy.read()
+                p0, p1 = image.position, it.end
+                image.close()
+                if work.engine.abilities.image == "stable":
+                    assert len(copy.seen) == 1, "the image is declared stable, and its bytes changed in a checkpoint"
+                for operations in after:
+                    it.commit(operations)
+                for what, contents in (*copy.mixtures(), ("of drawn pieces", copy.drawn(data))):
+                    path = it.copied(contents)
+                    for upto in sorted({p1.txid, it.end.txid}):
+                        read_only = upto == p1.txid and work.engine.abilities.replays_in_memory
+                        opened = it.recovered(path, adopt=p0, upto=upto, read_only=read_only)
+                        it.compare_state(opened, upto, f"a copy {what}, taken from {p0} on and replayed to {upto},")
+                        opened.close()
+
+        self.prove(claim, examples=20, before=several(work, 2), during=several(work, 2), after=several(work, 1),
+                   data=st.data())
+
+    @check(ABOVE_SEAMS)
+    def test_redo_converges_after_every_power_cut(self, work: Workload) -> None:
+        """A power cut at any operation of the disk, whatever of the unsynced ones it keeps, drops or tears, leaves a
+        state that opens, and that the records after its position bring to the end. If the engine is atomic, the state
+        is right as it was found."""
+        def claim(todo: Todo) -> None:
+            disk = SimDisk()
+            it = Driver(work, _ROOT, quiet_seams(disk))
+            begun(it)
+            it.checkpoint()
+            start, first = disk.copy(), len(disk.ops)
+            applied: list[int] = []
+            disk.before = lambda op: applied.append(it.published)
+            for operations in [*todo, work.numbered(40)]:
+                it.commit(operations)
+                it.checkpoint()
+            it.close()
+            applied.append(it.published)
+            seen: set[tuple[bytes, int]] = set()
+            for n, (there, upto) in enumerate(zip(start.points(disk.ops[first:]), applied, strict=True)):
+                for cut in power_cuts(there, tries=self.effort.crash_states, salt=n):
+                    key = cut.digest(), upto
+                    if key not in seen:
+                        seen.add(key)
+                        op = disk.ops[first + n] if first + n < len(disk.ops) else "the end"
+                        _look_after_cut(it, cut, upto, f"after a power cut before {op}")
+
+        self.prove(claim, examples=4, todo=several(work, 2))
+
+
+_ROOT = Path("/state")
+Sampling = Callable[[Callable[[], None]], AbstractContextManager[None]]
+
+
+def _begin_again(it: Driver, path: Path, p0: Position, reached: int) -> None:
+    """Replay a copy from p0, break off at `reached` after a checkpoint, and begin again from p0."""
+    engine = it.recovered(path, adopt=p0, upto=reached)
+    engine.checkpoint(it.position(reached))
+    engine.close()
+    again = it.recovered(path, adopt=p0)
+    what = f"a copy from {p0}, whose replay was broken off at {reached} and begun again,"
+    it.compare_state(again, what=what)
+    again.checkpoint(it.end)
+    again.close()
+    settled = it.opened(path)
+    assert settled.position == it.end, f"{what} was checkpointed at {it.end}, and opens at {settled.position}"
+    it.compare_state(settled, what=what)
+    settled.close()
+
+
+def _look_after_cut(it: Driver, cut: SimDisk, upto: int, what: str) -> None:
+    context, it.context = it.context, Context(quiet_seams(cut), it.work.options)
+    try:
+        if it.work.engine.abilities.atomic:
+            found = it.opened(it.directory)
+            at = found.position.txid
+            assert at <= upto, f"{what} the state is at {at}, and {upto} were applied"
+            it.compare_state(found, at, f"the state {what}, before any redo,")
+            found.close()
+        engine = it.recovered(it.directory, upto=upto)
+        it.compare_state(engine, upto, f"the state {what}, recovered,")
+        it.feed(engine, it.records[upto:])
+        engine.checkpoint(it.end)
+        it.compare_state(engine, it.end.txid, f"the state {what}, recovered, gone on with and checkpointed,")
+        engine.close()
+    finally:
+        it.context = context
+
+
+@contextmanager
+def _sampled(work: Workload) -> Iterator[tuple[Driver, Sampling]]:
+    """A driver, and `sampling(read)`: a context in which `read` is called at each operation of its disk."""
+    if not work.above_seams:
+        with driven(work) as it:
+            yield it, _never
+        return
+    disk = SimDisk()
+    it = Driver(work, _ROOT, quiet_seams(disk))
+
+    @contextmanager
+    def sampling(read: Callable[[], None]) -> Iterator[None]:
+        beside, reader = Beside(), threading.current_thread()
+
+        def before(op: Op) -> None:
+            if threading.current_thread() is reader:
+                beside.run(read)
+
+        disk.before = before
+        try:
+            yield
+        finally:
+            disk.before = lambda op: None
+            beside.finish()
+
+    yield it, sampling
+    it.close()
+
+
+@contextmanager
+def _never(read: Callable[[], None]) -> Iterator[None]:
+    yield
+
+
+class Readings:
+    """An image, read as a whole again and again; `seen` are the readings that differ from the one before."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+        self.seen: list[dict[str, bytes]] = []
+        self.read()
+
+    def read(self) -> None:
+        now = read_image(self._image)
+        if not self.seen or now != self.seen[-1]:
+            self.seen.append(now)
+
+    def mixtures(self) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """Copies that are telling: one reading throughout, files of different ones, stripes, halves."""
+        first, last, middle = self.seen[0], self.seen[-1], self.seen[len(self.seen) // 2]
+        yield "as first read", first
+        if len(self.seen) == 1:
+            return
+        yield "as last read", last
+        for name in first:
+            yield f"as first read, but {name} as last read", {**first, name: last[name]}
+            yield f"as last read, but {name} as first read", {**last, name: first[name]}
+        for one, other in ((first, last), (last, first), (middle, first), (middle, last)):
+            yield "in stripes of two readings", {name: _striped(one[name], other[name]) for name in first}
+        yield "whose files end as they were first read", {
+            name: last[name][: len(last[name]) // 2] + first[name][len(last[name]) // 2 :] for name in first}
+
+    def drawn(self, data: st.DataObject) -> dict[str, bytes]:
+        """Each file in pieces of drawn readings, cut at drawn places."""
+        contents = {}
+        for name, whole in self.seen[0].items():
+            places = st.lists(st.integers(0, len(whole)), max_size=_PIECES if len(self.seen) > 1 else 0)
+            edges = [0, *sorted(data.draw(places, label=f"cuts of {name}")), len(whole)]
+            which = st.integers(0, len(self.seen) - 1)
+            contents[name] = b"".join(self.seen[data.draw(which, label="reading")][name][start:stop]
+                                      for start, stop in pairwise(edges))
+        return contents
+
+
+def _striped(one: bytes, other: bytes) -> bytes:
+    return b"".join((one if at // _STRIPE % 2 else other)[at : at + _STRIPE] for at in range(0, len(one), _STRIPE))

@@ -1,0 +1,183 @@
+"""A source and a target on two simulated disks: what backup, fold and restore do to the target's, and what must be found
+there after a crash. The expected state is the source's model, which is on neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from holdfast import backup
+from holdfast.engine.errors import HoldfastError, TargetInvalid
+from holdfast.engine.seams import Seams, Task
+from holdfast.engine.source.local import LocalSource
+from holdfast.engine.store import Store
+from holdfast.engine.testing import Workload
+from holdfast.engine.testing.figures import count
+from holdfast.engine.testing.quiet import QuietScheduler, quiet_seams
+from holdfast.engine.testing.scripted import SETTINGS, Run
+from holdfast.engine.testing.simdisk import SimDisk
+from holdfast.engine.testing.simfates import Dropped, power_cuts
+from holdfast.engine.testing.simfaults import DiskFault, Injected, faults_of
+
+TARGET, DEST = Path("/backups/target"), Path("/stores/restored")
+
+
+class _Done(Task):
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        """A task that ran to its end."""
+
+    def join(self, timeout: float | None = None) -> bool:
+        return True
+
+
+class TargetScheduler(QuietScheduler):
+    """Only what a copy cannot do without runs: who reads ahead does so in a thread, which touches no target; a sync
+    that would run beside the next write is done at once; nobody renews leases, since no time passes."""
+
+    def condition(self, lock: Any = None) -> Any:
+        return super(QuietScheduler, self).condition(lock)
+
+    def spawn(self, name: str, work: Callable[[], None]) -> Task:
+        if name == "holdfast-read-ahead":
+            return super(QuietScheduler, self).spawn(name, work)
+        if name == "holdfast-copy-sync":
+            work()
+            return _Done()
+        return super().spawn(name, work)
+
+
+class KeptLeases(LocalSource):
+    """A source that still knows the leases of a run that died: `died` are kept."""
+
+    def __init__(self, store: Store[Any, Any]) -> None:
+        super().__init__(store)
+        self.died: set[str] = set()
+        self.dying = False
+
+    def release(self, lease_id: str) -> None:
+        if self.dying:
+            self.died.add(lease_id)
+        if lease_id not in self.died:
+            super().release(lease_id)
+
+    def forget(self) -> None:
+        """Release the leases of those who died."""
+        for lease_id in self.died:
+            super().release(lease_id)
+        self.died.clear()
+
+
+class World:
+    """A source store that is written to, and a target.
+
+    Attributes:
+        source: the run of the source, with the models of its transactions.
+        disk: the target's.
+        acked: the transaction that the last backup run that returned ended at; None before the first.
+    """
+
+    def __init__(self, work: Workload) -> None:
+        self.work = work
+        self.source = Run(work)
+        self.source.do(("open",))
+        self.follow()
+        self.disk = SimDisk()
+        self.acked: int | None = None
+        self._number = 0
+
+    def follow(self) -> None:
+        """The source's store was opened."""
+        self.local = KeptLeases(self.source.store)
+
+    def seams(self, disk: SimDisk) -> Seams:
+        return replace(quiet_seams(disk, seed=7), scheduler=TargetScheduler())
+
+    def write(self, count: int = 1) -> None:
+        for _ in range(count):
+            self._number += 1
+            self.source.do(("commit", self.work.numbered(self._number)))
+
+    def back_up(self, disk: SimDisk | None = None, **how: Any) -> backup.Report:
+        """A run to its end; on this world's disk, without another."""
+        report = backup.run(self.local, TARGET, engine=self.work.engine, seams=self.seams(disk or self.disk), **how)
+        if disk is None:
+            self.acked = report.to_txid
+        return report
+
+    def restore(self, disk: SimDisk, **how: Any) -> backup.RestoreReport:
+        return backup.restore(TARGET, DEST, engine=self.work.engine, seams=self.seams(disk), **how)
+
+    # --- what is there ---------------------------------------------------------------------------------------------
+
+    def is_whole(self, disk: SimDisk, least: int | None) -> int | None:
+        """The target is a backup, is verified, and shows the model at its end, which is returned; or none is there,
+        which is right only where no run has returned."""
+        try:
+            report = backup.verify(TARGET, engine=self.work.engine, seams=self.seams(disk))
+        except TargetInvalid:
+            if least is None:
+                return None
+            raise
+        last = report.bounds.last
+        assert last >= (least or 0), f"the backup ends at transaction {last}, and a run to {least} had returned"
+        self.shows(disk, TARGET, last, read_only=True)
+        return last
+
+    def shows(self, disk: SimDisk, path: Path, txid: int, **how: Any) -> Store[Any, Any]:
+        """A store there is at `txid` and shows its model."""
+        store: Store[Any, Any] = Store.open(path, self.work.engine, create=False, settings=SETTINGS,
+                                            seams=self.seams(disk), **how)
+        assert store.published.txid == txid, f"{path} ends at transaction {store.published.txid}, not {txid}"
+        with store.snapshot() as view:
+            expected = self.work.expected(self.source.models[txid])
+            assert self.work.content(view) == expected, f"{path} at transaction {txid} is not what was written"
+            assert list(view.check()) == []
+        return store
+
+    def is_tidy(self, disk: SimDisk) -> None:
+        assert disk.list(TARGET.parent) == [TARGET.name], "something is left beside the target"
+        names = [name for name in disk.list(TARGET) if name.startswith("gen-")]
+        assert len(names) == 1, f"the target holds {names}"
+        assert not names[0].endswith(".partial")
+
+    # --- crashes ---------------------------------------------------------------------------------------------------
+
+    def crashes(self, what: Callable[[SimDisk], object], tries: int) -> Iterator[tuple[SimDisk, bool]]:
+        """Every disk, once, that a power cut may leave while `what` is done, and whether it had been done by then."""
+        recording = self.disk.copy()
+        self.local.dying = True
+        what(recording)
+        self.local.dying = False
+        seen: set[tuple[bytes, bool]] = set()
+        for ops, at in enumerate(self.disk.points(recording.ops)):
+            done = ops == len(recording.ops)
+            for left in (at.killed(), *power_cuts(at, tries=tries, salt=ops)):
+                key = left.digest(), done
+                if key not in seen:
+                    seen.add(key)
+                    yield left, done
+        count("crash states", "target", len(seen))
+        self.local.forget()
+
+    def faults(self, what: Callable[[SimDisk], object], every: int) -> Iterator[tuple[DiskFault, SimDisk, bool]]:
+        """Each fault of the disk, or one of so many, while `what` is done, and what it leaves: to the next process, and after a power cut;
+        and whether it was done all the same."""
+        clean = self.disk.copy()
+        what(clean)
+        for fault in islice(faults_of(clean.ops), 0, None, every):
+            disk = self.disk.copy()
+            injected = Injected(disk, fault)
+            done = True
+            try:
+                what(disk)
+            except (HoldfastError, OSError):
+                done = False
+            injected.heal()
+            for left in (disk.crashed(Dropped()), disk.killed()):
+                yield fault, left, done

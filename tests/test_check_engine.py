@@ -1,0 +1,257 @@
+"""The frame of the contract suites: `check_engine`, profiles, seeds, and the line that shows a failure again."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+from workloads import WORKLOADS
+
+from holdfast.backup.testing import BackupContract
+from holdfast.engine.errors import SettingError
+from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
+from holdfast.engine.testing import PROFILES, STAGING, Contract, EngineContract, KeyValues, Workload, check
+from holdfast.engine.testing.alone import AloneChecks
+from holdfast.engine.testing.report import check_engine, installed_contracts
+from holdfast.replay.testing import ReplayContract
+
+LINE = re.compile(r"HOLDFAST_REPRODUCE=(\S+)")
+
+
+class Seen(Contract):
+    """A small contract, which notes what it is tried on. With a lower limit, two of its checks fail."""
+
+    workload = staticmethod(WORKLOADS["memory"])
+    seen: ClassVar[list[Any]] = []
+    limit: ClassVar[int] = 1 << 60
+
+    @check()
+    def test_numbers_are_small(self, work: Workload) -> None:
+        """No number is above the limit."""
+
+        def claim(number: int) -> None:
+            self.seen.append(number)
+            if number > self.limit:  # not an `assert`, to which pytest adds what it likes
+                raise AssertionError(f"{number} is above the limit")
+
+        self.prove(claim, examples=10, number=st.integers(0, 1000))
+
+    @check()
+    def test_sums_are_small(self, work: Workload) -> None:
+        """No sum that a machine makes
+
+        is above the limit.
+        """
+        suite = self
+
+        class Machine(RuleBasedStateMachine):
+            def __init__(self) -> None:
+                super().__init__()
+                suite.seen.append("machine")
+                self.sum = 0
+
+            @rule(number=st.integers(0, 1000))
+            def add(self, number: int) -> None:
+                self.sum += number
+                if self.sum > suite.limit:
+                    raise AssertionError(f"{self.sum} is above the limit")
+
+        self.prove_machine(Machine, examples=5)
+
+    @check(STAGING)
+    def test_it_stages(self, work: Workload) -> None:
+        """It stages."""
+        raise AssertionError("it was told not to be asked")
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HOLDFAST_PROFILE", "HOLDFAST_SEED", "HOLDFAST_REPRODUCE"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def low(limit: int = 500) -> type[Seen]:
+    """The contract with a limit that numbers exceed, and nothing seen yet."""
+    return type("Low", (Seen,), {"limit": limit, "seen": []})
+
+
+# --- what is found ----------------------------------------------------------------------------------------------------
+
+
+def test_all_contracts_are_installed() -> None:
+    assert installed_contracts() == [BackupContract, EngineContract, ReplayContract]
+
+
+def test_a_healthy_engine() -> None:
+    told: list[str] = []
+    report = check_engine(WORKLOADS["memory"], [AloneChecks, Seen], tell=told.append)
+    assert report.ok
+    assert not report.faults
+    assert report.engine == "memory"
+    assert report.passed == [name for name in told if name not in report.skipped]
+    assert len(told) == len(AloneChecks.checks()) + 3
+    assert f"{len(report.passed)} checks hold" in str(report)
+
+
+def test_what_does_not_apply_says_which_and_why() -> None:
+    report = check_engine(WORKLOADS["memory"](), [Seen])
+    (why,) = report.skipped.values()
+    assert list(report.skipped) == ["Seen.test_it_stages"]
+    assert why == f"the memory engine does not declare 'staging': {STAGING.why}"
+    assert f"does not apply: Seen.test_it_stages: {why}" in str(report)
+    (fault,) = check_engine(WORKLOADS["staging"], [Seen]).faults
+    assert fault.check == "Seen.test_it_stages"
+
+
+class Broken(MemoryEngine):
+    """Wrong in two ways: a view shares the dictionary that goes on changing, and its digest forgets the values."""
+
+    def view(self) -> MemoryView:
+        view = ForgetfulView(self._state, self._applied.txid)
+        self._viewed = False
+        return view
+
+
+class ForgetfulView(MemoryView):
+    def digest(self) -> bytes:
+        return MemoryView(dict.fromkeys(self._state, b""), self._txid).digest()
+
+
+def broken() -> Workload:
+    return KeyValues(Broken, put=MemoryTransaction.put, items=MemoryView.items, get=MemoryTransaction.get,
+                     delete=MemoryTransaction.delete)
+
+
+def test_all_faults_are_reported_and_not_the_first_only() -> None:
+    report = check_engine(broken, [type("Quiet", (AloneChecks,), {"quiet": True})])
+    faults = {fault.check.partition(".")[2]: fault for fault in report.faults}
+    assert {"test_a_held_view_stays_the_same", "test_the_digest_follows_the_content"} <= set(faults)
+    assert not report.ok
+    assert report.passed, "what has nothing to do with it holds"
+    for name, fault in faults.items():
+        assert fault.property == AloneChecks.statement(name)
+        assert isinstance(fault.error, AssertionError)
+        for told in (f"broken: {fault.check}", fault.property, str(fault.error).split("\n")[0], ": claim("):
+            assert told in str(report), "the property, what was seen, and the shortest history"
+
+
+def test_what_cannot_be_checked() -> None:
+    with pytest.raises(SettingError, match="profile='hourly'"):
+        check_engine(WORKLOADS["memory"], [Seen], profile="hourly")
+    with pytest.raises(SettingError, match="gives a int"):
+        check_engine(lambda: 5, [Seen])  # type: ignore[arg-type,return-value]
+    with pytest.raises(SettingError, match="no contract"):
+        check_engine(WORKLOADS["memory"], [])
+
+
+# --- how much, and what -----------------------------------------------------------------------------------------------
+
+
+def test_profiles_say_how_much_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tried(profile: str | None = None) -> int:
+        contract = low(1 << 60)
+        assert check_engine(WORKLOADS["memory"], [contract], profile=profile).ok
+        return len([seen for seen in contract.seen if seen != "machine"])
+
+    assert tried() == tried("default") == 10
+    assert tried("ci") == 10 * PROFILES["ci"].times
+    monkeypatch.setenv("HOLDFAST_PROFILE", "ci")
+    assert tried() == 10 * PROFILES["ci"].times
+    assert tried("default") == 10, "what is asked for goes before the environment"
+    monkeypatch.setenv("HOLDFAST_PROFILE", "hourly")
+    with pytest.raises(SettingError, match="hourly"):
+        low()().test_numbers_are_small()
+
+
+def test_a_seed_says_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(seed: str) -> list[Any]:
+        monkeypatch.setenv("HOLDFAST_SEED", seed)
+        contract = low(1 << 60)
+        contract().test_numbers_are_small()
+        return contract.seen
+
+    assert drawn("7") == drawn("7")
+    assert drawn("8") != drawn("7")
+    with pytest.raises(SettingError, match="seven"):
+        drawn("seven")
+
+
+@pytest.mark.parametrize("name", ["test_numbers_are_small", "test_sums_are_small"])
+def test_a_failure_can_be_seen_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = low()
+    with pytest.raises(AssertionError) as caught:
+        getattr(first(), name)()
+    notes = "\n".join(caught.value.__notes__)
+    assert f"what is broken: {name}\n    {first.statement(name)}" in notes
+    assert "reproduce_failure" not in notes, "an author cannot decorate what is not theirs"
+    (line,) = LINE.findall(notes)
+    assert line.startswith(f"{name}@")
+    monkeypatch.setenv("HOLDFAST_REPRODUCE", line)
+    again = low()
+    with pytest.raises(AssertionError) as repeated:
+        getattr(again(), name)()
+    assert str(repeated.value) == str(caught.value)
+    assert str(caught.value) == "501 is above the limit", "and it is the shortest"
+    assert len(again.seen) == 1 < len(first.seen), "one example only"
+    other = low(1 << 60)
+    next(check for check in (other().test_sums_are_small, other().test_numbers_are_small) if check.__name__ != name)()
+    assert len(other.seen) > 1, "other checks are not touched by it"
+
+
+# --- an author's file -------------------------------------------------------------------------------------------------
+
+ENGINE = """
+    import os
+
+    from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
+
+    class Mine(MemoryEngine):
+        @classmethod
+        def create(cls, directory, position, context):
+            with open(os.environ["COUNTED"], "a") as counted:
+                counted.write(".")
+            super().create(directory, position, context)
+
+        def view(self):
+            return MemoryView(self._state, self._applied.txid)
+"""
+
+TESTS = """
+    from mine import Mine, MemoryTransaction, MemoryView
+
+    from holdfast.engine.testing import EngineContract, KeyValues
+
+    class TestMine(EngineContract):
+        workload = KeyValues(Mine, put=MemoryTransaction.put, items=MemoryView.items)
+"""
+
+
+def test_an_author_s_file_under_pytest(tmp_path: Path) -> None:
+    """Under ten lines; it fails with what is broken and a line that shows that again, in another process."""
+    assert TESTS.strip().count("\n") < 9
+    (tmp_path / "mine.py").write_text(dedent(ENGINE))
+    (tmp_path / "test_mine.py").write_text(dedent(TESTS))
+
+    def run(counted: Path, **environment: str) -> str:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path),
+                   "-k", "test_a_held_view_stays_the_same", "test_mine.py"]
+        done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=120, check=False,
+                              env={**os.environ, "COUNTED": str(counted), **environment})
+        assert done.returncode == 1, done.stdout + done.stderr
+        return done.stdout
+
+    told = run(tmp_path / "first", HOLDFAST_SEED="1")
+    assert AloneChecks.statement("test_a_held_view_stays_the_same") in told
+    (line,) = set(LINE.findall(told))
+    (failed,) = set(re.findall(r"^E +AssertionError: (.*)$", told, re.M))
+    again = run(tmp_path / "again", HOLDFAST_REPRODUCE=line)
+    assert set(re.findall(r"^E +AssertionError: (.*)$", again, re.M)) == {failed}
+    assert (tmp_path / "again").stat().st_size == 1 < (tmp_path / "first").stat().st_size, "one example only"

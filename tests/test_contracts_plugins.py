@@ -1,0 +1,128 @@
+"""The plugin contract on the backup service, and on one plugin of each kind: it looks, adds, refuses, holds, keeps."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from holdfast.engine import BackupService
+from holdfast.engine.contract import Transaction
+from holdfast.engine.history import Position, Record
+from holdfast.engine.log.segment import SegmentInfo
+from holdfast.engine.memory import MemoryTransaction
+from holdfast.engine.plugins import Condition, LogRange, Plugin
+from holdfast.engine.store import Store
+from holdfast.engine.testing.plugins import PluginContract, memory_map
+from holdfast.engine.testing.workload import Operation
+
+
+class Gauge(Plugin):
+    """Observes: how far the store got."""
+
+    def __init__(self) -> None:
+        self.published_txid = self.checkpointed_txid = 0
+        self.faults: list[BaseException] = []
+
+    def published(self, records: Sequence[Record]) -> None:
+        self.published_txid = records[-1].txid
+
+    def checkpointed(self, position: Position) -> None:
+        self.checkpointed_txid = position.txid
+
+    def fault(self, error: BaseException) -> None:
+        self.faults.append(error)
+
+
+class Stamp(Plugin):
+    """Adds: each transaction says how many keys it sets."""
+
+    def committing(self, draft: Transaction) -> None:
+        assert isinstance(draft, MemoryTransaction)
+        if draft.changes:
+            draft.put(b"keys of the last transaction", b"%d" % len(draft.changes))
+
+
+class Unique(Plugin):
+    """Refuses drafts that set a key twice as long as others."""
+
+    def final(self, draft: Transaction) -> None:
+        assert isinstance(draft, MemoryTransaction)
+        for key in draft.changes:
+            if len(key) > 100:
+                raise ValueError(f"{key[:10]!r}… is too long for us")
+
+
+class Replica(Plugin):
+    """Holds: a thread stands for the other side, which has each range some time after it is asked to."""
+
+    def __init__(self) -> None:
+        self._ranges: queue.SimpleQueue[tuple[LogRange, Future[None]] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def opened(self, store: Store[Any, Any]) -> None:
+        self._thread = threading.Thread(target=self._acknowledge, name="replica", daemon=True)
+        self._thread.start()
+
+    def _acknowledge(self) -> None:
+        while (asked := self._ranges.get()) is not None:
+            asked[1].set_result(None)
+
+    def logged(self, batch: LogRange) -> Condition | None:
+        met: Future[None] = Future()
+        self._ranges.put((batch, met))
+        return Condition(met=met, timeout=30.0, gates_publication=True, name="the replica")
+
+    def closing(self, store: Store[Any, Any]) -> None:
+        self._ranges.put(None)
+        assert self._thread is not None
+        self._thread.join()
+
+
+class Archive(Plugin):
+    """Vetoes: keeps the log until it was told that it is somewhere else."""
+
+    def __init__(self) -> None:
+        self.archived = False
+
+    def pruning(self, segments: Sequence[SegmentInfo]) -> str | None:
+        return None if self.archived else f"{len(segments)} segments are not archived yet"
+
+
+class TestBackupService(PluginContract):
+    plugin = BackupService
+
+
+class TestGauge(PluginContract):
+    plugin = Gauge
+
+
+class TestStamp(PluginContract):
+    plugin = Stamp
+    workload = staticmethod(memory_map)
+    adds = True
+
+
+class TestUnique(PluginContract):
+    plugin = Unique
+    workload = staticmethod(memory_map)
+    refuses = True
+
+    def refused(self) -> list[Operation]:
+        return [("put", b"k" * 101, b"")]
+
+
+class TestReplica(PluginContract):
+    plugin = Replica
+    holds = gates = True
+
+
+class TestArchive(PluginContract):
+    plugin = Archive
+    vetoes = True
+
+    def end_veto(self, plugin: Plugin) -> None:
+        assert isinstance(plugin, Archive)
+        plugin.archived = True

@@ -1,0 +1,13 @@
+"""The contract suites on the RocksDB engine."""
+
+from __future__ import annotations
+
+from workloads import WORKLOADS
+
+from holdfast.backup.testing import BackupContract
+from holdfast.engine.testing import EngineContract
+from holdfast.replay.testing import ReplayContract
+
+
+class TestRocksdb(EngineContract, ReplayContract, BackupContract):
+    workload = staticmethod(WORKLOADS["rocksdb"])

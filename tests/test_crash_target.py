@@ -1,0 +1,160 @@
+"""A backup target against every crash and every error of its disk, on a simulated disk: all or nothing.
+
+Each thing that is done to a target (a full backup, an incremental, a fold, a full one that takes another's place, a
+restore, its opening as a store) is recorded once, and cut off at each point between two operations. What is found then
+is no backup, where none was finished before; or it is one, verified, whole, and shows the source's model at its end,
+which is not before the last run that returned. A rerun then succeeds, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from backup_worlds import small_chunks
+from target_rig import DEST, TARGET, World
+from workloads import WORKLOADS
+
+from holdfast.engine.errors import StoreExists, StoreNotFound, TargetRetired
+from holdfast.engine.store import Store
+from holdfast.engine.testing import current_profile
+from holdfast.engine.testing.simdisk import SimDisk
+from holdfast.engine.testing.simfates import Dropped
+
+TRIES = current_profile().crash_states // 2
+EVERY = 5 if current_profile().times == 1 else 1
+"""Of so many errors of the disk one is tried."""
+ENGINES = pytest.mark.parametrize("kind", ["memory", "records"])
+Scenario = Callable[[World, pytest.MonkeyPatch], Callable[[SimDisk], object]]
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_chunks(monkeypatch, 700)
+
+
+def full(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], object]:
+    world.write(3)
+    world.source.do(("checkpoint",))
+    world.write(2)
+    return world.back_up
+
+
+def incremental(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], object]:
+    full(world, patch)
+    world.back_up()
+    world.write(3)
+    return world.back_up
+
+
+def fold(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], object]:
+    incremental(world, patch)
+    patch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
+    return lambda disk: world.back_up(disk, fold=0)
+
+
+def full_again(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], object]:
+    """The source has lost the log for an incremental: a new generation, which takes the old one's place."""
+    full(world, patch)
+    world.back_up()
+    world.write(2)
+    store = world.source.store
+    for consumer in store.log.consumers.list():
+        store.log.consumers.drop(consumer.id)
+    world.source.do(("close",), ("open",))
+    world.follow()
+    world.write(1)
+    world.source.do(("checkpoint",), ("prune",))
+    assert world.acked is not None
+    assert world.source.store.log.base.txid > world.acked
+    return world.back_up
+
+
+SCENARIOS = pytest.mark.parametrize("scenario", [full, incremental, fold, full_again])
+
+
+@ENGINES
+@SCENARIOS
+def test_a_run_is_cut_off(kind: str, scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(WORKLOADS[kind]())
+    what = scenario(world, monkeypatch)
+    end = world.source.last
+    for left, done in world.crashes(what, TRIES):
+        world.is_whole(left, end if done else world.acked)
+        assert world.back_up(left).to_txid == end
+        world.is_tidy(left)
+        assert world.is_whole(left.crashed(Dropped()), end) == end
+
+
+@SCENARIOS
+def test_the_rerun_is_cut_off_too(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what a crash leaves, some: the rerun, which clears up or goes on, is cut off at each of its points."""
+    world = World(WORKLOADS["memory"]())
+    what = scenario(world, monkeypatch)
+    halves = [left for left, done in world.crashes(what, 1) if not done]
+    for half in halves[:: 1 + len(halves) // (4 * current_profile().times)]:
+        world.disk = half
+        for left, _ in world.crashes(world.back_up, 1):
+            world.is_whole(left, world.acked)
+            assert world.back_up(left).to_txid == world.source.last
+
+
+@SCENARIOS
+def test_a_run_whose_disk_fails(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(WORKLOADS["memory"]())
+    what = scenario(world, monkeypatch)
+    end = world.source.last
+    for fault, left, done in world.faults(what, EVERY):
+        try:
+            world.is_whole(left, end if done else world.acked)
+            assert world.back_up(left).to_txid == end
+            world.is_tidy(left)
+            assert world.is_whole(left.crashed(Dropped()), end) == end
+        except Exception as error:
+            error.add_note(f"the disk's fault: {fault}")
+            raise
+
+
+@ENGINES
+@pytest.mark.parametrize("force", [False, True])
+def test_a_restore_is_cut_off(kind: str, force: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The destination is what it was before, or the whole restored store. The backup is as it was."""
+    world = World(WORKLOADS[kind]())
+    incremental(world, monkeypatch)(world.disk)
+    world.acked = end = world.source.last
+    before = end - 1
+    if force:
+        world.restore(world.disk, to_txid=before)
+    for left, done in world.crashes(lambda disk: world.restore(disk, force=force), TRIES):
+        assert world.is_whole(left, end) == end
+        try:
+            found = Store.open(DEST, world.work.engine, create=False, read_only=True, seams=world.seams(left))
+        except StoreNotFound:
+            assert not force, "what was there before is gone"
+            assert not done
+        else:
+            assert found.published.txid in ((end,) if done or not force else (before, end))
+            world.shows(left, DEST, found.published.txid, read_only=True)
+        try:
+            assert world.restore(left, force=force).txid == end
+        except StoreExists:
+            assert not force
+        world.shows(left, DEST, end)
+        assert left.list(DEST.parent) == [DEST.name]
+
+
+def test_its_opening_for_writing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a backup still, or is retired; either way it opens for writing, at its end, and is no backup then."""
+    world = World(WORKLOADS["memory"]())
+    incremental(world, monkeypatch)(world.disk)
+    world.acked = end = world.source.last
+    retired = 0
+    for left, _ in world.crashes(lambda disk: world.shows(disk, TARGET, end).close(), TRIES):
+        try:
+            assert world.is_whole(left, end) == end
+        except TargetRetired:
+            retired += 1
+        world.shows(left, TARGET, end).close()
+        with pytest.raises(TargetRetired):
+            world.back_up(left)
+    assert retired
