@@ -1,0 +1,79 @@
+"""Every animal of the zoo is caught by the checks that it names, and every check catches one: see `zoo.py`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import zoo_page
+from zoo import CONTRACTS, MAX_LINES, Animal, NotCaught, all_animals, contract, hunt
+
+from holdfast.engine.plugins import Plugin
+
+ZOO = all_animals()
+PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
+
+CATCHES_NOTHING = {
+    "BackupContract.test_parts_of_two_backups_do_not_make_one":
+        "what it mixes is told apart by the image's digests, by the positions in log and manifest, and mends itself in "
+        "redo: it fails only where two of these are broken",
+}
+"""Checks that have no animal, and why."""
+
+
+@pytest.mark.parametrize(("animal", "check"), [
+    pytest.param(animal, check, id=f"{animal.name}-{check.partition('.test_')[2]}")
+    for animal in ZOO for check in (animal.caught_by, *animal.also)])
+def test_each_animal_is_caught(animal: Animal, check: str) -> None:
+    message = zoo_page.told(hunt(animal, check))
+    assert f"what is broken: {check.partition('.')[2]}\n" in message
+    assert message.partition("\n")[0].strip(), "the message begins without a word"
+
+
+def test_an_animal_that_is_healthy_is_not_caught() -> None:
+    """Without it, `hunt` could take anything for a catch."""
+    animal = next(animal for animal in ZOO if animal.name == "SharedSnapshot")
+    with pytest.raises(NotCaught, match="holds for SharedSnapshot"):
+        hunt(animal, "EngineContract.test_closing_lets_go")
+    with pytest.raises(NotCaught, match="does not apply"):
+        hunt(animal, "EngineContract.test_a_bulk_load_is_one_transaction")
+
+
+@pytest.mark.parametrize("animal", [
+    pytest.param(animal, id=animal.name) for animal in ZOO
+    if isinstance(animal.broken, type) and issubclass(animal.broken, Plugin) and animal.broken.__base__ is not Plugin])
+def test_what_a_broken_plugin_is_made_from_is_healthy(animal: Animal) -> None:
+    """What broken engines are made from is held to the whole contract elsewhere."""
+    with pytest.raises(NotCaught, match="holds for"):
+        hunt(replace(animal, broken=animal.broken.__base__))
+
+
+def test_each_check_catches_something() -> None:
+    checks = {f"{name}.{check}" for name in CONTRACTS for check in contract(name).checks()}
+    catching = {check for animal in ZOO for check in (animal.caught_by, *animal.also)}
+    assert catching <= checks
+    assert checks - catching == set(CATCHES_NOTHING)
+
+
+def test_each_animal_is_a_few_lines_and_another_bug() -> None:
+    for animal in ZOO:
+        assert animal.lines <= MAX_LINES, f"{animal.name} has {animal.lines} lines"
+        assert len(animal.story) > 60, f"{animal.name} tells no story"
+    for what in ("name", "story", "code"):
+        twice = [text for text, times in Counter(getattr(animal, what) for animal in ZOO).items() if times > 1]
+        assert not twice, f"two animals have the same {what}: {twice}"
+
+
+def test_the_zoo_is_large() -> None:
+    plugins = [animal for animal in ZOO if isinstance(animal.broken, type) and issubclass(animal.broken, Plugin)]
+    parts = [animal for animal in ZOO if animal.replaces is not None]
+    assert len(plugins) >= 8
+    assert len(ZOO) - len(plugins) - len(parts) >= 26
+
+
+def test_the_page_is_in_step() -> None:
+    """`python tests/zoo_page.py` writes it. Messages hold times and places, so the page's own are taken."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == zoo_page.page(zoo_page.messages_in(text)), "run: python tests/zoo_page.py"

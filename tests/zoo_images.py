@@ -1,0 +1,81 @@
+"""Animals whose images are not what they say, or which do not open a copy as they should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from zoo import animal
+
+from holdfast.engine.contract import Image, ImageFile
+from holdfast.engine.helpers import FileImage
+from holdfast.engine.history import Position
+from holdfast.engine.memory import MemoryEngine
+from holdfast.engine.records import RecordsEngine
+
+
+class ReadByName(Image):
+    """An image that opens its file, `stored`, anew for each read."""
+
+    def __init__(self, engine: Any, stored: str) -> None:
+        self._read, self._path = engine._seams.files.read, engine._directory / stored
+        self.position = engine._position
+        self.files: Sequence[ImageFile] = (ImageFile("state", len(self._read(self._path))),)
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        data: bytes = self._read(self._path)
+        return data[offset : offset + length]
+
+    def close(self) -> None: ...
+
+
+@animal(caught_by="EngineContract.test_an_image_is_what_it_is_declared_to_be")
+class MovingThoughStable(MemoryEngine):
+    """The image opens its file by name for each read. A checkpoint in between puts another file there, and the copy is
+    half of one and half of the other."""
+
+    def image(self) -> Image:
+        with self._file_lock:
+            return ReadByName(self, "state")
+
+
+@animal(
+    caught_by="EngineContract.test_an_image_outlives_its_files",
+    also=["BackupContract.test_two_backups_at_once_do_not_disturb_each_other"])
+class VanishingImage(MemoryEngine):
+    """The image is a file of its own, and the next checkpoint removes it although somebody still copies it."""
+
+    def image(self) -> Image:
+        files = self._seams.files
+        with self._file_lock:
+            files.write_durably(self._directory / "image", files.read(self._directory / "state"))
+            return ReadByName(self, "image")
+
+    def checkpoint(self, upto: Position) -> Position:
+        if upto.txid > self._position.txid:
+            self._seams.files.unlink(self._directory / "image", missing_ok=True)
+        return super().checkpoint(upto)
+
+
+@animal(
+    caught_by="EngineContract.test_an_image_is_what_it_is_declared_to_be",
+    also=["BackupContract.test_a_stable_image_restores_to_its_own_position"])
+class ImageAhead(MemoryEngine):
+    """The image says that it is of the newest position, and holds what was checkpointed before: whoever replays from
+    there leaves out what lies between."""
+
+    def image(self) -> Image:
+        with self._file_lock:
+            return FileImage(self._seams, self._directory, ("state",), self._applied)
+
+
+@animal(caught_by="EngineContract.test_an_image_is_what_it_is_declared_to_be")
+class ImageOfHalf(RecordsEngine):
+    """The image lists one file of two: the other is empty in every store that its author tried."""
+
+    def image(self) -> Image:
+        image = super().image()
+        image.files = [file for file in image.files if file.name != "overflow"]
+        return image
+
+

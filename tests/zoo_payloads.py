@@ -1,0 +1,290 @@
+"""Animals whose payloads do not say all, or whose redo does not do all that they say."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgpack
+from staging_memory import StagingMemory
+from zoo import altered, animal
+
+from holdfast.engine.helpers import changes_of, read_state, write_state
+from holdfast.engine.history import Position, Record
+from holdfast.engine.log.attachments import TRAILER
+from holdfast.engine.memory import MemoryEngine, MemoryTransaction
+from holdfast.engine.records import RecordsEngine, RecordsTransaction
+
+# --- payloads ----------------------------------------------------------------------------------------------------
+
+
+@animal(caught_by="EngineContract.test_a_payload_holds_all_its_draft_changed")
+class ForgottenDeletes(MemoryEngine):
+    """The payload lists what was set. What was deleted is gone until the next replay, and then comes back."""
+
+    class Draft(MemoryTransaction):
+        def payload(self) -> bytes:
+            kept = [(key, value) for key, value in self.changes.items() if value is not None]
+            return msgpack.packb(kept) if kept else b""
+
+    def begin(self) -> MemoryTransaction:
+        return self.Draft(self._state)
+
+
+@animal(caught_by="EngineContract.test_a_payload_holds_all_its_draft_changed")
+class DrainedPayload(MemoryEngine):
+    """Asking for the payload empties the draft, so that whoever asks first (a plugin, say) is the only one to get
+    it."""
+
+    class Draft(MemoryTransaction):
+        def payload(self) -> bytes:
+            payload = super().payload()
+            self.changes.clear()
+            return payload
+
+    def begin(self) -> MemoryTransaction:
+        return self.Draft(self._state)
+
+
+@animal(caught_by="EngineContract.test_a_payload_holds_all_its_draft_changed")
+class NeverEmptyPayload(MemoryEngine):
+    """A draft that changed nothing has a payload all the same: every read-only transaction takes a number, a sync, and
+    room in the log."""
+
+    class Draft(MemoryTransaction):
+        def payload(self) -> bytes:
+            return super().payload() or b"\x90"  # an empty list
+
+    def begin(self) -> MemoryTransaction:
+        return self.Draft(self._state)
+
+
+@animal(
+    caught_by="EngineContract.test_the_same_operations_make_the_same_payloads",
+    also=["EngineContract.test_one_seed_one_history"])
+class ShuffledPayload(MemoryEngine):
+    """The changes of a payload come in another order each time, as those of a set do from process to process: no run
+    is like another, and no failure can be repeated."""
+
+    drafts = itertools.count()
+
+    class Draft(MemoryTransaction):
+        number = 0
+
+        def payload(self) -> bytes:
+            changes = list(self.changes.items())
+            random.Random(self.number).shuffle(changes)
+            return msgpack.packb(changes) if changes else b""
+
+    def begin(self) -> MemoryTransaction:
+        draft = self.Draft(self._state)
+        draft.number = next(self.drafts)
+        return draft
+
+
+@animal(
+    caught_by="ReplayContract.test_replaying_again_changes_nothing",
+    also=["EngineContract.test_an_adopted_copy_is_where_it_is_told_to_be"])
+class AddsInsteadOfSets(MemoryEngine):
+    """A payload says by how much a value grows, not what it becomes. Redo that begins on a state that already holds
+    some of it, as after a crash in a replay, adds twice."""
+
+    class Draft(MemoryTransaction):
+        def payload(self) -> bytes:
+            told = {}
+            for key, new in self.changes.items():
+                old = self._base.get(key) or b""
+                told[key] = None if new is None else _plus(new, old, -1)
+            return msgpack.packb(list(told.items())) if told else b""
+
+    def begin(self) -> MemoryTransaction:
+        return self.Draft(self._state)
+
+    def apply(self, records: Sequence[Record]) -> None:
+        for record in records:
+            changes = [(key, by and _plus(by, self._state.get(key) or b"", 1)) for key, by in changes_of(record)]
+            super().apply([altered(record, changes)])
+
+
+def _plus(number: bytes, other: bytes, sign: int) -> bytes:
+    """`number + sign * other`, as numbers of as many bytes as the first has."""
+    total = int.from_bytes(number, "big") + sign * int.from_bytes(other[: len(number)], "big")
+    return (total % (1 << 8 * len(number))).to_bytes(len(number), "big")
+
+
+# --- redo ----------------------------------------------------------------------------------------------------------
+
+
+@animal(caught_by="EngineContract.test_drafts_and_views_show_what_the_model_has")
+class HalfApply(MemoryEngine):
+    """Of a transaction with several changes, the last one is not applied: a loop that ends one too early."""
+
+    def apply(self, records: Sequence[Record]) -> None:
+        for record in records:
+            changes = changes_of(record)
+            super().apply([altered(record, changes[: max(1, len(changes) - 1)])])
+
+
+@animal(caught_by="EngineContract.test_applying_in_batches_is_applying_one_by_one")
+class ReversedBatch(MemoryEngine):
+    """A batch is applied from its newest record to its oldest, so that older values win. With one record at a time,
+    which is what its author tried, all is well."""
+
+    def apply(self, records: Sequence[Record]) -> None:
+        for record in reversed(records):
+            super().apply([record])
+        self._applied = records[-1].position
+
+
+@animal(caught_by="EngineContract.test_applying_in_batches_is_applying_one_by_one")
+class LastOfBatch(MemoryEngine):
+    """Of a batch, only the last record that touches a key counts, which is right; its author counts the keys of the
+    last record only."""
+
+    def apply(self, records: Sequence[Record]) -> None:
+        super().apply(records[-1:])
+
+
+@animal(caught_by="EngineContract.test_drafts_and_views_show_what_the_model_has")
+class EmptyIsNothing(MemoryEngine):
+    """`if value:` instead of `if value is not None`: an empty value is taken for a deletion."""
+
+    def apply(self, records: Sequence[Record]) -> None:
+        super().apply([altered(record, [(key, value or None) for key, value in changes_of(record)])
+                       for record in records])
+
+
+@animal(caught_by="EngineContract.test_a_killed_process_loses_nothing_that_was_logged")
+class DeletesNotRedone(StagingMemory):
+    """What a commit does and what redo does are two pieces of code, and the second one knows nothing of deletions. So
+    all is well until the first crash."""
+
+    def apply(self, records: Sequence[Record]) -> None:
+        super().apply([altered(record, [c for c in changes_of(record) if c[1] is not None]) for record in records])
+
+
+@animal(caught_by="EngineContract.test_drafts_and_views_show_what_the_model_has")
+class LostSwitch(MemoryEngine):
+    """The first write after a checkpoint goes to the buffer that has just been written out, and is dropped with
+    it."""
+
+    _switched = False
+
+    def checkpoint(self, upto: Position) -> Position:
+        self._switched = self._switched or upto.txid > self._position.txid
+        return super().checkpoint(upto)
+
+    def apply(self, records: Sequence[Record]) -> None:
+        first = [altered(records[0], [])] if self._switched else records[:1]
+        self._switched = False
+        super().apply([*first, *records[1:]])
+
+
+@animal(caught_by="ReplayContract.test_redo_converges_from_any_mixture")
+class TrustsTornHeads(RecordsEngine):
+    """Redo leaves out what the state seems to hold already, and looks only at a record's head for that, as databases do
+    by the number at the head of a page. A record that is torn behind its head stays torn."""
+
+    _recovering = True
+
+    def apply(self, records: Sequence[Record]) -> None:
+        for record in records:
+            changes = [(key, cell) for key, cell in changes_of(record) if not self._recovering
+                       or key in self._cells._dirty or self._cells._in_file(key)[:8] != cell[:8]]
+            super().apply([altered(record, changes)])
+
+    def begin(self) -> RecordsTransaction:
+        self._recovering = False
+        return super().begin()
+
+
+@animal(caught_by="EngineContract.test_a_killed_process_loses_nothing_that_was_logged")
+class MarksNotRedone(RecordsEngine):
+    """Redo sets the records and not the marks that say which of them are in use: after a crash, new values are written
+    over old ones."""
+
+    _recovering = True
+
+    def apply(self, records: Sequence[Record]) -> None:
+        if self._recovering:
+            records = [altered(record, [c for c in changes_of(record) if c[0] != (1, 0)]) for record in records]
+        super().apply(records)
+
+    def begin(self) -> RecordsTransaction:
+        self._recovering = False
+        return super().begin()
+
+
+@animal(
+    caught_by="EngineContract.test_ids_of_durable_transactions_never_return",
+    also=["EngineContract.test_no_id_returns"])
+class ReusedIds(RecordsEngine):
+    """The next number is one above the highest in use, found anew at each opening, as InnoDB did for eighteen years. A
+    number that was deleted last is given out again, and references from outside point to something else."""
+
+    class Draft(RecordsTransaction):
+        _fresh = True
+
+        def insert(self, value: bytes) -> int:
+            last = self._reader.marks(0).next - 1
+            while last and self.get(last) is None:
+                last -= 1
+            if self._fresh and last + 1 < self._reader.marks(0).next:
+                self._start(value)
+                self._put(last + 1, value)
+                self.changes.update(self._step)
+                return last + 1
+            return super().insert(value)
+
+    def begin(self) -> RecordsTransaction:
+        draft = self.Draft(self._cells)
+        self.begin = super().begin  # type: ignore[method-assign]
+        return draft
+
+
+# --- bulk loads ----------------------------------------------------------------------------------------------------
+
+
+@animal(caught_by="EngineContract.test_a_bulk_load_is_one_transaction")
+class HalfBulkLoad(StagingMemory):
+    """A bulk load is read in pieces, and the last piece, shorter than the others, is not."""
+
+    def apply_bulk(self, record: Record, path: Path) -> None:
+        unpacker = msgpack.Unpacker()
+        unpacker.feed(self._seams.files.read(path)[: -TRAILER.size])
+        state = {**self._published[0], **dict(list(unpacker)[:-1])}
+        write_state(self._seams.files, self._directory / "state", b"TESTSTAG", 1, record.position, msgpack.packb(state))
+        self._published = self._newest = state, record.position
+        self._position, self._pending = record.position, 0
+
+
+@animal(caught_by="EngineContract.test_a_bulk_load_is_one_transaction_in_its_place")
+class LoadsOverWhatWaits(StagingMemory):
+    """A bulk load is put over the state on disk. What was committed since the last checkpoint is not in it, and the
+    position says that it is."""
+
+    def apply_bulk(self, record: Record, path: Path) -> None:
+        _, durable = read_state(self._seams.files, self._directory / "state", b"TESTSTAG", 1)
+        self._published = msgpack.unpackb(durable), self._published[1]
+        super().apply_bulk(record, path)
+
+
+@animal(caught_by="EngineContract.test_a_bulk_load_that_is_logged_is_there_after_a_crash")
+class LoadNotRedone(StagingMemory):
+    """Only the process that wrote a bulk load applies it. In redo it is taken for done."""
+
+    _wrote = False
+
+    def write_bulk(self, load: Any, out: BinaryIO) -> bytes:
+        self._wrote = True
+        return super().write_bulk(load, out)
+
+    def apply_bulk(self, record: Record, path: Path) -> None:
+        if self._wrote:
+            super().apply_bulk(record, path)
+        else:
+            self._published = self._newest = self._published[0], record.position
+            self.checkpoint(record.position)

@@ -1,0 +1,378 @@
+"""Animals whose durable state is not where they say, or not durable."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from staging_memory import StagingMemory
+from zoo import animal
+
+from holdfast.engine import memory
+from holdfast.engine.contract import Context
+from holdfast.engine.errors import Damaged, DiskFull
+from holdfast.engine.helpers import write_state
+from holdfast.engine.history import Position, Record
+from holdfast.engine.memory import MemoryEngine
+from holdfast.engine.records import RecordsEngine
+from holdfast.engine.seams import File, Files
+
+
+class Scratch(Files):
+    """Collects a file's bytes, so that an animal can write them its own way."""
+
+    def write_durably(self, path: Path, data: bytes) -> None:
+        self.data = data
+
+
+def encoded(engine: Any, position: Position, state: Mapping[bytes, bytes]) -> bytes:
+    """The bytes of a memory engine's state file."""
+    files = Scratch()
+    write_state(files, Path("state"), memory._MAGIC, engine.state_format, position, msgpack.packb(state))
+    return files.data
+
+
+# --- positions -----------------------------------------------------------------------------------------------------
+
+
+@animal(caught_by="EngineContract.test_the_position_is_true")
+class StalePosition(MemoryEngine):
+    """A checkpoint writes the newest state beside the position of the one before. It calls itself atomic, so nobody
+    would replay what it does not tell of; whoever does applies twice."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        if upto.txid > self._position.txid:
+            data = encoded(self, self._position, self._state)
+            self._seams.files.write_durably(self._directory / "state", data)
+            self._position, self._pending = self._applied, 0
+        return self._position
+
+
+@animal(caught_by="EngineContract.test_the_position_is_true")
+class ClaimsMore(MemoryEngine):
+    """A checkpoint writes what it began to collect one transaction ago, and claims what has been applied since."""
+
+    _before: Mapping[bytes, bytes] = {}
+
+    def apply(self, records: Sequence[Record]) -> None:
+        super().apply(records[:-1])
+        self._before = dict(self._state)
+        super().apply(records[-1:])
+
+    def checkpoint(self, upto: Position) -> Position:
+        if upto.txid > self._position.txid:
+            newest, self._state = self._state, dict(self._before)
+            super().checkpoint(upto)
+            self._state = newest
+        return self._position
+
+
+@animal(caught_by="EngineContract.test_the_position_is_true")
+class ShortCheckpoint(MemoryEngine):
+    """A checkpoint returns before it has reached what it was asked for, because much else is to do: it makes one in
+    two. The kit would prune log that is still needed."""
+
+    _asked = 0
+
+    def checkpoint(self, upto: Position) -> Position:
+        self._asked += 1
+        return super().checkpoint(upto) if self._asked % 2 else self._position
+
+
+@animal(caught_by="EngineContract.test_what_is_staged_shows_only_to_writers")
+class WritesStaged(StagingMemory):
+    """A checkpoint writes the newest state, staged transactions included: if their sync fails, the state on disk is
+    ahead of the log for ever."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        if upto.txid > self._position.txid:
+            state, reached = self._newest[0], self._published[1]
+            write_state(self._seams.files, self._directory / "state", b"TESTSTAG", 1, reached, msgpack.packb(state))
+            self._position, self._pending = reached, 0
+        return self._position
+
+
+@animal(caught_by="EngineContract.test_the_position_is_true")
+class CutsLargeValues(MemoryEngine):
+    """The field for a value's length on disk has eleven bits. In memory the value is whole, until the store is
+    opened the next time."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        whole = self._state
+        self._state = {key: value[: len(value) % 2048] for key, value in whole.items()}
+        try:
+            return super().checkpoint(upto)
+        finally:
+            self._state = whole
+
+
+@animal(caught_by="EngineContract.test_only_a_checkpoint_moves_the_position")
+class PositionInMemory(MemoryEngine):
+    """The position is that of what is applied, not of what is durable: log is pruned that the next opening needs."""
+
+    @property
+    def position(self) -> Position:
+        return self._applied
+
+
+@animal(caught_by="EngineContract.test_a_checkpoint_frees_what_waits_for_it")
+class NeverFreed(MemoryEngine):
+    """What a checkpoint has written is not taken off what waits for one: the kit checkpoints without end, and at last
+    lets no commit through."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        pending = self._pending
+        reached = super().checkpoint(upto)
+        self._pending = pending
+        return reached
+
+
+@animal(caught_by="EngineContract.test_a_read_only_opening_replays_in_memory")
+class CheckpointsByItself(MemoryEngine):
+    """A replay of many records checkpoints by itself, to save memory, also where it is open read-only."""
+
+    def apply(self, records: Sequence[Record]) -> None:
+        super().apply(records)
+        if len(records) > 1:
+            self.checkpoint(self._applied)
+
+
+@animal(caught_by="EngineContract.test_writers_and_readers_beside_a_checkpoint")
+class ForgetsWhatCameMeanwhile(RecordsEngine):
+    """When a checkpoint has written what it had collected, it drops all that waited, with what came while it wrote. The
+    log's own retention then loses it for good."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        moved = upto.txid > self._position.txid
+        reached = super().checkpoint(upto)
+        if moved:
+            self._cells._dirty.clear()
+        return reached
+
+
+@animal(caught_by="EngineContract.test_closing_lets_go")
+class LeakedDescriptor(MemoryEngine):
+    """An opening keeps the state file open and a closing forgets it: after some thousand reopenings nothing can be
+    opened any more."""
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
+        engine = super().open(directory, context, **how)
+        engine._held = context.seams.files.open(directory / "state")  # type: ignore[attr-defined]
+        return engine
+
+
+@animal(caught_by="EngineContract.test_the_engine_says_what_it_is")
+class IgnoredOption(MemoryEngine):
+    """An option with a slip in its name is ignored: who asked for `encryptoin=…` has none and is not told."""
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
+        return super().open(directory, Context(context.seams), **how)
+
+    @classmethod
+    def create(cls, directory: Path, position: Position, context: Context) -> None:
+        super().create(directory, position, Context(context.seams))
+
+
+@animal(caught_by="EngineContract.test_a_read_only_opening_changes_no_byte")
+class WritesWhenReadOnly(MemoryEngine):
+    """A read-only opening notes when it was: a backup that was only looked at is not the same any more, and one on
+    a read-only medium cannot be looked at."""
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False, **how: Any) -> Any:
+        if read_only:
+            now = b"%d" % context.seams.clock.now_us()
+            context.seams.files.write_durably(directory / "last-read", now)
+        return super().open(directory, context, read_only=read_only, **how)
+
+
+# --- crashes -------------------------------------------------------------------------------------------------------
+
+
+def put_beside(engine: Any) -> File:
+    """The newest state in a new file beside the state file, not synced."""
+    files, path = engine._seams.files, engine._directory / "state.new"
+    files.unlink(path, missing_ok=True)
+    file: File = files.open(path, "create")
+    file.pwrite(encoded(engine, engine._applied, engine._state), 0)
+    return file
+
+
+def take_its_place(engine: Any) -> None:
+    """Give the new file the state file's name, which is not durable yet."""
+    engine._seams.files.rename(engine._directory / "state.new", engine._directory / "state")
+    engine._position, engine._pending = engine._applied, 0
+
+
+@animal(caught_by="EngineContract.test_a_killed_process_loses_nothing_acknowledged")
+class WrittenAtClose(MemoryEngine):
+    """A checkpoint says that it is made and leaves the writing to the closing, which a killed process never comes
+    to. The log that would make up for it is pruned."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        self._position, self._pending = max(self._position, min(upto, self._applied)), 0
+        return self._position
+
+    def close(self) -> None:
+        self._position = Position(-1, b"")
+        super().checkpoint(self._applied)
+
+
+@animal(caught_by="EngineContract.test_a_power_cut_anywhere_leaves_a_prefix")
+class UnsyncedState(MemoryEngine):
+    """The new state takes the place of the old one and was never synced. After a power cut the file has its name, and
+    any part of its bytes: empty files on XFS and ext4, for many a program."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        if upto.txid > self._position.txid:
+            put_beside(self).close()
+            take_its_place(self)
+            self._seams.files.sync_directory(self._directory)
+        return self._position
+
+
+@animal(caught_by="EngineContract.test_a_power_cut_anywhere_leaves_a_prefix")
+class SyncedTooLate(MemoryEngine):
+    """The new state takes the place of the old one and is synced then. For a moment neither is safe."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        if upto.txid > self._position.txid:
+            file = put_beside(self)
+            take_its_place(self)
+            self._seams.files.sync_directory(self._directory)
+            file.sync()
+            file.close()
+        return self._position
+
+
+@animal(caught_by="EngineContract.test_a_power_cut_anywhere_leaves_a_prefix")
+class UnsyncedName(MemoryEngine):
+    """The state file is synced, and the directory that names it is not. After a power cut the old state is back, and
+    the log that led from it to the new one is pruned."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        if upto.txid > self._position.txid:
+            file = put_beside(self)
+            file.sync()
+            file.close()
+            take_its_place(self)
+        return self._position
+
+
+@animal(caught_by="EngineContract.test_a_power_cut_anywhere_leaves_a_prefix")
+class WrittenInPlace(MemoryEngine):
+    """The state file is overwritten in place. It calls itself atomic, and after a power cut in between it holds half of
+    each."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        if upto.txid > self._position.txid:
+            data = encoded(self, self._applied, self._state)
+            file = self._seams.files.open(self._directory / "state", "write")
+            file.pwrite(data, 0)
+            file.truncate(len(data))
+            file.sync()
+            file.close()
+            self._position, self._pending = self._applied, 0
+        return self._position
+
+
+@animal(caught_by="EngineContract.test_a_power_cut_in_recovery_takes_nothing_back")
+class PositionFirst(RecordsEngine):
+    """A checkpoint notes the position, then writes the records that it stands for. A crash in between leaves a position
+    ahead of its state, and redo begins too late."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        if upto.txid > self._position.txid:
+            write_state(self._seams.files, self._directory / "position", b"HFRECPOS", 1, self._cells.head, b"")
+        return super().checkpoint(upto)
+
+
+@animal(
+    caught_by="EngineContract.test_a_kill_and_then_a_power_cut",
+    also=["EngineContract.test_power_cuts_in_any_history", "ReplayContract.test_redo_converges_after_every_power_cut"])
+class UnsyncedRecords(RecordsEngine):
+    """The records are written and not synced before the position is: the page cache has them, a power cut does
+    not."""
+
+    class Unsynced:
+        def __init__(self, file: File) -> None:
+            self._file = file
+
+        def datasync(self) -> None: ...
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._file, name)
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
+        engine = super().open(directory, context, **how)
+        engine._cells._files = [cls.Unsynced(file) for file in engine._cells._files]  # type: ignore[misc]
+        return engine
+
+
+@animal(caught_by="EngineContract.test_a_checkpoint_without_room_can_be_made_later")
+class ForgottenRoom(MemoryEngine):
+    """The position moves before the state is written. When there is no room the caller is told so, tries again later,
+    and is then told that there is nothing to do."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        if upto.txid > self._position.txid:
+            self._position = self._applied
+            data = encoded(self, self._applied, self._state)
+            self._seams.files.write_durably(self._directory / "state", data)
+            self._pending = 0
+        return self._position
+
+
+@animal(caught_by="EngineContract.test_a_checkpoint_without_room_can_be_made_later")
+class SwallowsErrors(MemoryEngine):
+    """A checkpoint that fails counts as made: its error is caught where nobody knows what to do about it. The log that
+    would mend it is pruned."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        if upto.txid > self._position.txid:
+            with contextlib.suppress(OSError, DiskFull):
+                super().checkpoint(upto)
+            self._position, self._pending = self._applied, 0
+        return self._position
+
+
+@animal(caught_by="EngineContract.test_a_failing_disk")
+class SyncsAgain(RecordsEngine):
+    """A sync that failed is tried again and then succeeds, because the kernel has marked the pages clean. They never
+    reached the disk: PostgreSQL and others did this for twenty years."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        try:
+            return super().checkpoint(upto)
+        except DiskFull:
+            raise
+        except OSError:
+            for file in self._cells._files:
+                file.datasync()
+            self._cells._dirty.clear()
+            return super().checkpoint(upto)
+
+
+@animal(caught_by="EngineContract.test_a_flipped_byte_in_the_state_is_found")
+class TrustsItsFile(MemoryEngine):
+    """The state file has a checksum, and an opening does not compare it: what the disk made of the bytes is what the
+    store shows."""
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, *, adopt: Position | None = None, **how: Any) -> Any:
+        context.accept_options()
+        try:
+            data = context.seams.files.read(directory / "state")
+            state = msgpack.unpackb(data[48:-16])
+        except (OSError, ValueError) as error:
+            raise Damaged(f"cannot be read: {error}") from error
+        position = Position(int.from_bytes(data[16:24], "little"), data[24:40])
+        return cls(directory, context, state, adopt or position)
+
+

@@ -1,0 +1,115 @@
+"""Animals in the kit's store: transactions, stages, plugins' moments, bulk loads, pruning."""
+
+from __future__ import annotations
+
+import contextlib
+from types import TracebackType
+from typing import Any, NoReturn
+
+from zoo import part
+
+from holdfast.engine.committer import Committer
+from holdfast.engine.log.attachments import AttachmentWriter
+from holdfast.engine.log.retention import PrunePlan, plan_pruning
+from holdfast.engine.plugins import LogRange
+from holdfast.engine.stages import Stages
+from holdfast.engine.writing import TransactionScope, Writing
+
+_advance, _fail, _ask_plugins = Stages._advance, Committer.fail, Writing._ask_plugins
+
+
+@part(Writing, caught_by="EngineContract.test_a_veto_rolls_back")
+class DeafToVetoes(Writing[Any, Any]):
+    """What a plugin raises is swallowed and the commit goes on: the rule that it should have enforced is a comment."""
+
+    def _ask_plugins(self, draft: Any) -> None:
+        for hook in (*self.hooks.committing, *self.hooks.final):
+            with contextlib.suppress(Exception):
+                hook(draft)
+
+
+@part(Stages, caught_by="EngineContract.test_a_late_condition_is_told_and_loses_nothing", on="staging")
+class ForgivesConditions(Stages):
+    """A condition that is late is dropped, whether or not it gates publication. Readers see what a fail-over will take
+    back."""
+
+    def expired(self, listener: int, log: LogRange) -> None:
+        self.met(listener, log.last)
+
+
+@part(Stages, caught_by="EngineContract.test_a_late_condition_is_told_and_loses_nothing", on="staging")
+class PublishesWhenDurable(Stages):
+    """A transaction is published when it is durable here, whatever its conditions say."""
+
+    def _advance(self) -> None:
+        _advance(self)
+        if self._barrier is None:
+            self.published = self.durable
+
+
+@part(
+    Committer, caught_by="EngineContract.test_an_unknown_outcome_is_found_out_by_reopening",
+    also=["EngineContract.test_a_checkpoint_that_fails_loses_nothing"], on="staging")
+class GoesOnAfterFailure(Committer):
+    """A sync of the log that failed is told to those who waited, and the store goes on, on bytes that may never have
+    reached the disk."""
+
+    def fail(self, error: BaseException) -> None:
+        _fail(self, error)
+        self.poison = None
+
+
+@part(TransactionScope, caught_by="EngineContract.test_an_exception_in_the_block_rolls_back")
+class CommitsAnyway(TransactionScope[Any]):
+    """What the block did before it raised is committed: half a transfer, exactly as it stood."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._store._commit(self._draft, self._durability)
+
+
+@part(Writing, caught_by="EngineContract.test_what_a_plugin_adds_is_part_of_the_transaction")
+class DropsAdditions(Writing[Any, Any]):
+    """Plugins are asked on what is logged without what they add: an audit trail that is never written."""
+
+    def _ask_plugins(self, draft: Any) -> None:
+        before = dict(draft.changes)
+        _ask_plugins(self, draft)
+        draft.changes = before
+
+
+@part(Committer, caught_by="EngineContract.test_hooks_are_told_everything_once_and_in_order", on="staging")
+class TellsTheLast(Committer):
+    """Of the transactions of one group, plugins are told of the last one only: an index that follows the store misses
+    what was committed together."""
+
+    def _tell_published(self) -> None:
+        with self._telling:
+            told = [record for record in self._kept if record.txid <= self.stages.published.txid]
+            for _ in told:
+                self._kept.popleft()
+            if told:
+                self._hooks.tell("published", told[-1:])
+
+
+@part(Committer, caught_by="EngineContract.test_what_is_committed_is_in_every_crash_image", on="staging")
+class SoonEnough(Committer):
+    """A commit returns when its sync is ordered, and not when it is done: a second later it would have been true."""
+
+    def wait(self, txid: int) -> None:
+        self.sync_within(1.0)
+
+
+@part("holdfast.engine.housekeeper.plan_pruning", caught_by="EngineContract.test_pruning_takes_nothing_that_is_needed")
+def forgets_the_checkpoint(segments: Any, *, floor: int, **how: Any) -> PrunePlan:
+    """Pruning keeps what the settings say, and does not ask how far the state on disk has come."""
+    return plan_pruning(segments, floor=1 << 62, **how)
+
+
+@part(AttachmentWriter, caught_by="EngineContract.test_a_bulk_load_without_room_leaves_nothing", on="staging")
+class TellsNoOneWhy(AttachmentWriter):
+    """A full disk is told as any other error of the disk: nobody frees room, nobody tries again."""
+
+    def _fail(self, error: OSError) -> NoReturn:
+        self.abandon()
+        raise error

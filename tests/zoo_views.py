@@ -1,0 +1,259 @@
+"""Animals whose views and drafts show what they should not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from threading import get_ident
+from time import sleep
+from typing import Any, ClassVar
+
+from staging_memory import StagingMemory, _changed
+from xxhash import xxh3_128_digest as _digest
+from zoo import animal
+
+from holdfast.engine.cells import CellFiles
+from holdfast.engine.contract import Context
+from holdfast.engine.history import Position
+from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
+from holdfast.engine.records import RecordsEngine
+
+
+@animal(caught_by="EngineContract.test_a_held_view_stays_the_same")
+class SharedSnapshot(MemoryEngine):
+    """A view is given the dictionary that `apply` goes on changing: a snapshot that is only a reference."""
+
+    def view(self) -> MemoryView:
+        return MemoryView(self._state, self._applied.txid)
+
+
+@animal(caught_by="EngineContract.test_a_held_view_stays_the_same")
+class LateSnapshot(MemoryEngine):
+    """A view takes its snapshot at its first read, not when it is made, as a deferred `BEGIN` of SQLite and `START
+    TRANSACTION` of MySQL do. What it says it shows and what it shows are of two moments."""
+
+    class View(MemoryView):
+        def __init__(self, engine: MemoryEngine) -> None:
+            self._engine, self._txid = engine, engine._applied.txid
+
+        def __getattr__(self, name: str) -> Any:
+            if name != "_state":
+                raise AttributeError(name)
+            self._engine._viewed, self._state = True, self._engine._state
+            return self._state
+
+    def view(self) -> MemoryView:
+        return self.View(self)
+
+
+@animal(
+    caught_by="EngineContract.test_a_held_view_stays_the_same",
+    also=["EngineContract.test_a_snapshot_stays_as_it_is"])
+class ForgottenUndo(RecordsEngine):
+    """A checkpoint writes in place and does not keep what open views still need: undo that is purged too early, known
+    to others as "snapshot too old", here without the error."""
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
+        engine = super().open(directory, context, **how)
+        engine._cells._keep = lambda key, versions, pins: None  # type: ignore[method-assign]
+        return engine
+
+
+@animal(caught_by="EngineContract.test_a_held_view_stays_the_same")
+class BoundedUndo(RecordsEngine):
+    """What open views need is kept until the next checkpoint but one, which was enough for every view that its author
+    has seen. A report that runs for an hour reads on, in silence."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        before = set(self._cells._kept)
+        reached = super().checkpoint(upto)
+        for key in before:
+            self._cells._kept.pop(key, None)
+        return reached
+
+
+@animal(caught_by="EngineContract.test_a_held_view_stays_the_same")
+class EarlyUnpin(RecordsEngine):
+    """Closing one view lets go of what another one at the same position still needs: a reader's slot that is
+    counted once for two readers."""
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
+        engine = super().open(directory, context, **how)
+        cells = engine._cells
+
+        def unpin(txid: int) -> None:
+            cells._pins[txid] = min(cells._pins[txid], 1)
+            if cells._pins[txid]:
+                CellFiles.unpin(cells, txid)
+
+        cells.unpin = unpin  # type: ignore[method-assign]
+        return engine
+
+
+@animal(caught_by="EngineContract.test_a_rolled_back_draft_leaves_nothing")
+class WriteThroughDraft(MemoryEngine):
+    """A draft deletes straight from the state, and has no way to put back what is then rolled back."""
+
+    class Draft(MemoryTransaction):
+        def delete(self, key: bytes) -> None:
+            super().delete(key)
+            if isinstance(self._base, dict):
+                self._base.pop(key, None)
+
+    def begin(self) -> MemoryTransaction:
+        return self.Draft(self._state)
+
+
+@animal(caught_by="EngineContract.test_drafts_and_views_show_what_the_model_has")
+class BlindDraft(MemoryEngine):
+    """A draft does not see its own writes: what it reads again after writing is what was there before."""
+
+    class Draft(MemoryTransaction):
+        def get(self, key: bytes) -> bytes | None:
+            return self._base.get(key)
+
+    def begin(self) -> MemoryTransaction:
+        return self.Draft(self._state)
+
+
+@animal(caught_by="EngineContract.test_two_engines_share_nothing")
+class SharedState(MemoryEngine):
+    """States are cached by the transaction that they are of, in the class: a second store in the process is at
+    the same transactions, and not in the same states."""
+
+    _states: ClassVar[dict[int, Mapping[bytes, bytes]]] = {}
+
+    def __init__(self, directory: Path, context: Context, state: dict[bytes, bytes], position: Position) -> None:
+        super().__init__(directory, context, state, position)
+        self._states.clear()
+
+    def begin(self) -> MemoryTransaction:
+        return MemoryTransaction(self._states.setdefault(self._applied.txid, self._state))
+
+
+@animal(caught_by="EngineContract.test_what_is_staged_shows_only_to_writers")
+class ShowsTooMuch(StagingMemory):
+    """Publishing shows everything staged, not what it was asked for: a commit that still waits for its sync, or for
+    its replicas, is read by others."""
+
+    def publish(self, position: Position) -> None:
+        super().publish(self._newest[1])
+
+
+@animal(
+    caught_by="EngineContract.test_what_is_staged_shows_only_to_writers",
+    also=["EngineContract.test_nothing_is_visible_before_it_is_synced"])
+class DirtyRead(StagingMemory):
+    """A view shows what the next writer sees. After a crash, readers have seen what never was."""
+
+    def view(self) -> MemoryView:
+        return self.staged_view()
+
+
+@animal(caught_by="EngineContract.test_what_is_staged_shows_only_to_writers")
+class LostUpdate(StagingMemory):
+    """A draft is begun on what is published, not on the newest state: of two writers in one group, the second
+    overwrites what the first has done."""
+
+    def begin(self) -> MemoryTransaction:
+        return MemoryTransaction(self._published[0])
+
+
+@animal(caught_by="EngineContract.test_the_digest_follows_the_content")
+class OrderedDigest(MemoryEngine):
+    """The digest is over the items in the order in which they were inserted, so that a replayed copy of the same
+    content seems to be another."""
+
+    class View(MemoryView):
+        def digest(self) -> bytes:
+            text = b"".join(b"%d:%b%b" % (len(key), key, value) for key, value in self._state.items())
+            return _digest(text)
+
+    def view(self) -> MemoryView:
+        view = super().view()
+        return self.View(view._state, view.txid)
+
+
+@animal(caught_by="EngineContract.test_the_digest_follows_the_content")
+class DigestOfKeys(MemoryEngine):
+    """The digest walks the keys and forgets the values: two stores compare as equal and are not."""
+
+    class View(MemoryView):
+        def digest(self) -> bytes:
+            return _digest(b"".join(sorted(b"%d:%b" % (len(key), key) for key in self._state)))
+
+    def view(self) -> MemoryView:
+        view = super().view()
+        return self.View(view._state, view.txid)
+
+
+@animal(caught_by="EngineContract.test_the_digest_follows_the_content")
+class DigestThatCancels(MemoryEngine):
+    """Hashes of keys and of values are combined with exclusive or, each for itself: values that trade places, and
+    pairs of equal ones, cancel out."""
+
+    class View(MemoryView):
+        def digest(self) -> bytes:
+            total = 0
+            for part in (*self._state, *self._state.values()):
+                total ^= int.from_bytes(_digest(part), "little")
+            return total.to_bytes(16, "little")
+
+    def view(self) -> MemoryView:
+        view = super().view()
+        return self.View(view._state, view.txid)
+
+
+@animal(caught_by="EngineContract.test_views_and_images_in_other_threads")
+class OneThread(MemoryEngine):
+    """A view answers only the thread that made it, as a connection of Python's sqlite3 does by default."""
+
+    class View(MemoryView):
+        def __init__(self, state: Mapping[bytes, bytes], txid: int) -> None:
+            super().__init__(state, txid)
+            self._thread = get_ident()
+
+        def items(self) -> Iterator[tuple[bytes, bytes]]:
+            assert get_ident() == self._thread, "this view was made in another thread"
+            return super().items()
+
+    def view(self) -> MemoryView:
+        view = super().view()
+        return self.View(view._state, view.txid)
+
+
+@animal(
+    caught_by="EngineContract.test_a_view_in_the_middle_of_applying_is_whole",
+    also=["EngineContract.test_many_threads_see_one_history"])
+class TornPublish(StagingMemory):
+    """Publishing moves the position first and the state after it. Who looks in between is told of a transaction that
+    is not there."""
+
+    def publish(self, position: Position) -> None:
+        self._published = self._published[0], max(position, self._published[1])
+        sleep(0.0005)
+        for record in list(self._waiting):
+            if record.txid <= position.txid:
+                self._published = _changed(self._published[0], self._waiting.popleft()), self._published[1]
+
+
+@animal(caught_by="EngineContract.test_unsynced_views_show_what_is_appended")
+class StaleStagedView(StagingMemory):
+    """`staged_view` shows what is published. Who asked to see everything, and decides by it, decides too early."""
+
+    def staged_view(self) -> MemoryView:
+        return self.view()
+
+
+@animal(caught_by="EngineContract.test_a_draft_that_ended_takes_no_more")
+class OpenForEver(MemoryEngine):
+    """A draft does not look whether it has ended. What is put into it afterwards is accepted, and nowhere."""
+
+    class Draft(MemoryTransaction):
+        def put(self, key: bytes, value: bytes) -> None:
+            self.changes[key] = value
+
+    def begin(self) -> MemoryTransaction:
+        return self.Draft(self._state)
