@@ -1,31 +1,84 @@
-"""What the documents show runs as it stands."""
+"""What the documents show runs as it stands, and says what is so. `doc_pages.py` says how a page is made of files."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import doc_pages
 import pytest
+from doc_pages import GUIDES
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "docs/writing-an-engine.md"]
+DOCS = ROOT / "docs"
+REFRESH = "run: python tests/doc_pages.py"
+QUICK = {"writing-an-engine.md": "held_view or redo or snapshot or digest or restore or says_what_it_is or incremental",
+         "writing-a-plugin.md": ""}
+"""Which checks of a guide's test file are run, as pytest's -k; all where the profile is not the default one."""
+
+guides = pytest.mark.parametrize("guide", GUIDES, ids=[guide.stem for guide in GUIDES])
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_code_of_a_page_runs_in_an_empty_folder(page: str, tmp_path: Path) -> None:
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL))
-    assert code
-    (tmp_path / "page.py").write_text(code)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *GUIDES], ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_in_an_empty_folder(page: Path, tmp_path: Path) -> None:
+    assert "page.py" in doc_pages.write_out(page, tmp_path)
     done = subprocess.run([sys.executable, "-W", "error", "page.py"], cwd=tmp_path, capture_output=True, text=True,
                           timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 
 
+@guides
+def test_a_guides_test_file_is_short_and_passes(guide: Path, tmp_path: Path) -> None:
+    [test] = [name for name in doc_pages.write_out(guide, tmp_path) if name.startswith("test_")]
+    lines = [line for line in (tmp_path / test).read_text().split("\n")[1:] if line.strip()]
+    assert len(lines) < 10
+    chosen = QUICK[guide.name] if (os.environ.get("HOLDFAST_PROFILE") or "default") == "default" else ""
+    done = doc_pages.run_pytest(tmp_path, test, "-k", chosen, "-W", "error")
+    assert done.returncode == 0, done.stdout[-3000:]
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed
+    assert int(passed[1]) >= 10
+
+
+def without_blob(text: str) -> str:
+    """Without what another release of Hypothesis would write otherwise."""
+    return re.sub(r"(HOLDFAST_REPRODUCE=\w+)@\S+", r"\1", text)
+
+
+@guides
+def test_a_guides_mistake_fails_as_shown_and_is_shown_again(guide: Path, tmp_path: Path) -> None:
+    [shown], [again] = doc_pages.blocks(guide, "text"), doc_pages.blocks(guide, "console")
+    test, check = doc_pages.make_mistake(guide, tmp_path), GUIDES[guide]
+    found = doc_pages.what_fails(tmp_path, test, check, HOLDFAST_SEED="1")
+    assert f"what is broken: {check}" in found
+    assert without_blob(found) == without_blob(shown), REFRESH
+    assert without_blob(doc_pages.again(guide, found)) == without_blob(again), REFRESH
+    line = re.search(r"HOLDFAST_REPRODUCE=(\S+)", found)
+    if line is not None:  # Hypothesis prints the example elsewhere then
+        once_more = doc_pages.what_fails(tmp_path, test, check, HOLDFAST_REPRODUCE=line[1])
+        assert once_more.startswith(found.partition("Failing test case")[0]), once_more
+        assert f"what is broken: {check}" in once_more
+
+
+def test_every_check_is_listed_with_what_it_proves() -> None:
+    assert doc_pages.CHECKS.read_text() == doc_pages.checks_page(), REFRESH
+
+
+def test_the_anomalies_page_names_tests_that_are_there() -> None:
+    named = set(re.findall(r"`(test_(?!ldbc)\w+)`", (DOCS / "anomalies.md").read_text()))
+    there = set(re.findall(r"^def (test_\w+)", (ROOT / "tests/test_ldbc_acid.py").read_text(), re.MULTILINE))
+    seen = {name for name in there if name.endswith(("_can_be_seen", "_can_be_seen_to_fail"))}
+    assert named <= there
+    assert there - seen - named == {"test_at_least_waits_for_what_was_not_waited_for"}
+    assert len(seen) == 11
+
+
 def test_every_file_that_a_page_names_is_there() -> None:
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))):
         for name in re.findall(r"`((?:engine|replay|backup|benchmarks|tests|docs)/[\w./-]+\.\w+)`", page.read_text()):
             assert (ROOT / name).exists(), f"{page.name} names {name}"
         for name in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
