@@ -26,7 +26,6 @@ from ..engine.errors import (
     TargetRetired,
     WrongEngine,
 )
-from ..engine.history import Position
 from ..engine.log.log import Log, LogOptions
 from ..engine.plugins import find_engine
 from ..engine.seams import DirectoryLock, Files, Seams
@@ -103,15 +102,10 @@ def read_target(layout: Layout) -> tuple[Generation, Manifest]:
     return generation, manifest
 
 
-def noted_end(manifest: Manifest) -> Position:
-    """How far the log reached when the last run was noted."""
-    return Position(*manifest.runs[-1]["end"]) if manifest.runs else manifest.p1
-
-
 @contextmanager
 def open_log(generation: Generation, manifest: Manifest, *, read_only: bool, seams: Seams) -> Iterator[Log]:
     """A target's log, held against what its manifest says of it. Raises `Damaged`, `UnsupportedFormat`."""
-    end = noted_end(manifest)
+    end = manifest.noted_end
     log = Log.open(generation.log, engine_position=end, read_only=read_only, options=LOG, seams=seams)
     try:
         if log.base != manifest.p0:
@@ -130,7 +124,7 @@ def open_log(generation: Generation, manifest: Manifest, *, read_only: bool, sea
 def bounds_of(manifest: Manifest, log: Log) -> Bounds:
     """What this image and log restore to."""
     first = manifest.p1.txid if manifest.moving else manifest.p0.txid
-    last, noted = log.end, noted_end(manifest)
+    last, noted = log.end, manifest.noted_end
     complete: int = manifest.runs[-1]["complete_until_us"] if manifest.runs else 0
     if last.txid > noted.txid:
         # A run died before it was noted. A later transaction may have been committed in the same microsecond.

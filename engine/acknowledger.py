@@ -21,6 +21,11 @@ _LOOK_S = 60.0
 """Time-outs may be longer than a lock can wait: look this often, in seconds."""
 
 
+def _is_one(condition: object) -> bool:
+    return (isinstance(condition, Condition) and isinstance(condition.met, Future)
+            and isinstance(condition.timeout, int | float))
+
+
 @dataclass(slots=True)
 class _Watched:
     log: LogRange
@@ -46,6 +51,12 @@ class Acknowledger:
         self._news.set()
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        except BaseException as error:  # nobody else would end the wait of those who commit
+            self._committer.fail(error)
+
+    def _watch(self) -> None:
         committer = self._committer
         while not self._closing and committer.poison is None:
             self._news.wait(self._pause())
@@ -69,9 +80,9 @@ class Acknowledger:
         for listener, hook in enumerate(self._hooks.logged):
             try:
                 condition = hook(log)
-                if condition is not None and not isinstance(condition, Condition):
+                if condition is not None and not _is_one(condition):
                     raise TypeError(f"the hook returned {condition!r}, which is no Condition")
-            except Exception as error:
+            except BaseException as error:  # this thread must go on, whatever a plugin does
                 failed: Future[Any] = Future()
                 failed.set_exception(error)
                 condition = Condition(met=failed, timeout=0.0, gates_publication=False, name=repr(hook))

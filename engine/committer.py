@@ -14,6 +14,7 @@ A write or sync that fails poisons: nothing is tried again, everybody in line en
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from .log.log import Batch, Log
 from .plugins import Hooks
 from .seams import Seams
 from .stages import Stages
+
+logger = logging.getLogger("holdfast.store")
 
 _thread = threading.local()
 
@@ -60,6 +63,10 @@ class Waiter:
                     self.future.set_exception(self.error)
                 else:
                     self.future.set_result(self.txid)
+            except BaseException:  # not an `Exception`, since futures keep those to themselves
+                if threading.current_thread() is threading.main_thread():
+                    raise  # it may be a signal's
+                logger.exception("a callback of the future of transaction %d raised", self.txid)
             finally:
                 _thread.calls_back = before
 
@@ -314,8 +321,12 @@ class Committer:
 
     def settle(self) -> None:
         """Somebody else moved the stages: publish, wake, tell."""
-        with self.mutex:
-            woken = self._settle()
+        try:
+            with self.mutex:
+                woken = self._settle()
+        except Exception as error:  # the engine's: nobody would wake those in line
+            self.fail(error)
+            raise
         self._wake(woken)
         if self._keep:
             self._tell_published()

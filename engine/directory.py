@@ -203,6 +203,11 @@ class Manifest:
     retired_branch: bytes | None = None
     settled: bool = False
 
+    @property
+    def noted_end(self) -> Position:
+        """How far the log reached when the last run was noted."""
+        return Position(*self.runs[-1]["end"]) if self.runs else self.p1
+
     def write(self, files: Files, generation: Generation) -> None:
         body = {
             "target_id": self.target_id, "history": self.history.to_wire(), "engine": self.engine,

@@ -15,7 +15,7 @@ from .errors import DiskFull, HoldfastError
 from .log.retention import KeepLogs, plan_pruning
 from .log.segment import SegmentInfo
 from .opening import process_name
-from .readers import readers_floor
+from .readers import readers_floors
 
 if TYPE_CHECKING:
     from .store import Store
@@ -64,7 +64,7 @@ class Housekeeper:
                          self._prune_log):
                 try:
                     duty()
-                except Exception:
+                except BaseException:  # a plugin's, too: the other duties go on
                     logger.exception("%s of %s", duty.__name__.strip("_"), self._store.directory)
 
     def _spare(self) -> None:
@@ -121,13 +121,17 @@ class Housekeeper:
         """Delete what `keep_logs`, leases, consumers and the last checkpoint allow; the segments that went."""
         store, settings = self._store, self._store.settings
         with (self._pruning, store.leases.frozen() as leased,
-              readers_floor(store.directory, process_name(), store.seams) as read):
+              readers_floors(store.directory, process_name(), store.seams) as read):
             consumers, segments = store.log.consumers, store.log.segments()
-            if read is not None and sum(s.size for s in segments if s.last > read) > settings.consumer_bytes:
-                logger.warning("a process that reads lags too far behind, at transaction %d: its log is no longer kept",
-                               read)
-                read = None
-            floors = [store.engine.position.txid, *(floor for floor in (leased, read) if floor is not None)]
+            floors = [store.engine.position.txid]
+            if leased is not None:
+                floors.append(leased)
+            for floor in read:
+                if sum(s.size for s in segments if s.last > floor) <= settings.consumer_bytes:
+                    floors.append(floor)
+                else:
+                    logger.warning("a process that reads lags too far behind, at transaction %d: its log is no longer "
+                                   "kept", floor)
             plan = plan_pruning(segments, keep=self._keep, floor=min(floors), consumers=consumers.list(),
                                 consumer_bytes=settings.consumer_bytes, consumer_hours=settings.consumer_days * 24,
                                 now_us=self._clock.now_us())

@@ -31,7 +31,7 @@ from .errors import (
     UnsupportedFormat,
     WrongEngine,
 )
-from .history import Branch, History, Record, origin
+from .history import Branch, History, Position, Record, origin
 from .log.attachments import verify_attachment
 from .log.log import Log
 from .readers import ReaderLease
@@ -77,6 +77,8 @@ class Opened:
         scratch: a copy of the state that goes when the store is closed, or None.
         manifest: to be settled when a checkpoint has passed its p1, or None.
         reader: what keeps the log that is needed here, where another process writes the store; or None.
+        still: opened read-only where nobody wrote: what keeps writers out, since what libraries read without locks must
+            not change under them; or None.
     """
 
     layout: Layout
@@ -88,6 +90,7 @@ class Opened:
     scratch: ScratchDirectory | None = None
     manifest: Manifest | None = None
     reader: ReaderLease | None = None
+    still: DirectoryLock | None = None
 
 
 def process_name() -> str:
@@ -117,7 +120,8 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
         adopt = None if manifest is None or manifest.settled else manifest.p0
         engine = kind.open(generation.state, Context(seams, options), adopt=adopt)
         try:
-            log = Log.open(generation.log, engine_position=engine.position, options=settings.log_options, seams=seams)
+            log = Log.open(generation.log, engine_position=_durable_end(manifest, engine),
+                           options=settings.log_options, seams=seams)
             try:
                 _match(identity, log)
                 if manifest is not None:
@@ -180,7 +184,18 @@ def _match(identity: Identity, log: Log) -> None:
                       path=str(log.directory))
 
 
+def _durable_end(manifest: Manifest | None, engine: Engine[Any, Any] | None = None) -> Position | None:
+    """What is known, from outside of the log, to be durable in it: where the state is; in a backup, what its runs have
+    noted, which lies after that."""
+    if manifest is not None and manifest.retired_us is None:
+        return manifest.noted_end
+    return None if engine is None else engine.position
+
+
 def _need_replay(manifest: Manifest, log: Log) -> None:
+    if log.chain_at(manifest.p0.txid) != manifest.p0.chain:
+        raise Damaged(f"the image is of another history than the log at transaction {manifest.p0.txid}",
+                      path=str(log.directory))
     if log.end.txid < manifest.p1.txid:
         raise Damaged(f"the log ends at transaction {log.end.txid}, and this image counts only from {manifest.p1.txid}",
                       path=str(log.directory))
@@ -243,8 +258,20 @@ def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[s
         raise StoreNotFound(f"no store in {root}")
 
     def look() -> Opened:
-        if not _is_written(layout):
-            return _open_to_read(layout, kind, options, settings, seams, shared=False)
+        try:
+            still = seams.files.lock_shared(layout.lock_path)
+        except StoreLocked:
+            return look_beside()
+        try:
+            opened = _open_to_read(layout, kind, options, settings, seams, shared=False)
+        except BaseException:
+            if still is not None:
+                still.release()
+            raise
+        opened.still = still
+        return opened
+
+    def look_beside() -> Opened:
         reader = ReaderLease(root, process_name(), seams)
         try:
             opened = _open_to_read(layout, kind, options, settings, seams, shared=True)
@@ -280,7 +307,8 @@ def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping
     adopt = None if manifest is None or manifest.settled else manifest.p0
     if shared and not kind.abilities.shared_readers:
         raise StoreLocked(f"{root} is open for writing, and the {kind.name} engine cannot be read meanwhile")
-    log = Log.open(generation.log, read_only=True, options=settings.log_options, seams=seams)
+    log = Log.open(generation.log, engine_position=_durable_end(manifest), read_only=True,
+                   options=settings.log_options, seams=seams)
     _match(identity, log)
     if manifest is not None and not manifest.settled:
         _need_replay(manifest, log)
@@ -289,7 +317,7 @@ def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping
         engine = kind.open(generation.state, context, read_only=True, adopt=adopt)
         try:
             # Again: what the engine holds by now is durable, and so is the log up to there.
-            log = Log.open(generation.log, engine_position=engine.position, read_only=True,
+            log = Log.open(generation.log, engine_position=_durable_end(manifest, engine), read_only=True,
                            options=settings.log_options, seams=seams)
             if not _replays_large(log, engine.position.txid):
                 replayed = replay(engine, log, engine.position.txid, log.end.txid, 1 << 62)
@@ -307,7 +335,7 @@ def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping
         copy_tree(seams.files, generation.state, copy)
         engine = kind.open(copy, Context(seams, options), adopt=adopt)
         try:
-            log = Log.open(generation.log, engine_position=engine.position, read_only=True,
+            log = Log.open(generation.log, engine_position=_durable_end(manifest, engine), read_only=True,
                            options=settings.log_options, seams=seams)
             replayed = replay(engine, log, engine.position.txid, log.end.txid, settings.checkpoint_soft_bytes)
         except BaseException:

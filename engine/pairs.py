@@ -33,6 +33,9 @@ from .history import Position, Record
 from .memory import MAX_KEY, MAX_VALUE, MemoryTransaction
 from .seams import Files, is_disk_full
 
+RUN_BYTES = 256 << 10
+"""Snapshots read pairs in runs of about so many bytes: few calls where pairs are small, little memory where they are
+large."""
 IMAGE_PREFIX = "image-"
 """Of directories that hold an image until its files are open; what a killed process left is swept."""
 
@@ -179,6 +182,7 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
         self._pending = 0
         self._lock = context.seams.scheduler.lock()  # guards all above and below; held for moments
         self._checkpointing = context.seams.scheduler.lock()
+        self._pid = os.getpid()
         self._base = _Base(self._snapshot())
         self._bases = {self._base}
         _open_engines.add(self)
@@ -254,6 +258,8 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
 
     def release(self, base: _Base) -> None:
         """Used by views: one user less."""
+        if self._pid != os.getpid():
+            return  # carried across a fork: the database is the parent's, and a lock may be held for good
         with self._lock:
             base.users -= 1
             last = base.users == 0 and base in self._bases

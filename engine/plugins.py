@@ -26,6 +26,7 @@ forked()                in a child process: drop descriptors, say goodbye to nob
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -156,7 +157,9 @@ class Hooks:
         for hook in getattr(self, moment):
             try:
                 hook(*args)
-            except Exception:
+            except BaseException as error:
+                if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                    raise  # it may be a signal's; in the kit's own threads it would end what others wait for
                 logger.exception("plugin hook %s raised", getattr(hook, "__qualname__", hook))
 
 

@@ -2,7 +2,7 @@
 
 A process that opens a store read-only while another one writes it keeps a file in the store's `readers` directory,
 locked with `flock` for as long as it reads. The file's name says after which transaction it needs the log. The writer
-asks for the least of them before it prunes. A file that nobody holds locked is of a process that has ended or died, and
+asks for all of them before it prunes. A file that nobody holds locked is of a process that has ended or died, and
 is removed; so a reader that is killed holds nothing.
 
 Naming a file and pruning exclude one another by the directory's own lock, so that no log goes between a reader's look
@@ -64,20 +64,25 @@ class ReaderLease:
         self._file: tuple[Path, DirectoryLock] | None = None
         try:
             seams.files.make_directory(self._directory)
-            self.advance(0)
+            self._keep(0)
         except (PermissionError, FileNotFoundError) as error:
             logger.info("%s gives no leases to this process: %s", root, error)
         except OSError as error:  # read-only, or full
             logger.warning("%s gives no leases to this process, so that its log may go: %s", root, error)
 
     def advance(self, txid: int) -> None:
-        """From now on, only the log after `txid` is needed. Raises `StoreLocked`: what was kept is kept."""
-        if txid and self._file is None:
+        """From now on, only the log after `txid` is needed. Where that cannot be said, what was kept is kept."""
+        if self._file is None:
             return
-        files = self._seams.files
+        try:
+            self._keep(txid)
+        except (OSError, StoreLocked) as error:
+            logger.warning("%s keeps more log than it needs to: %s", self._directory.parent, error)
+
+    def _keep(self, txid: int) -> None:
         path = self._directory / f"after-{txid:020d}-{self._seams.randomness.token(8).hex()}"
         with _alone(self._directory, self._owner, self._seams):
-            lock = files.lock(path, self._owner)
+            lock = self._seams.files.lock(path, self._owner)
         self.release()
         self._file = path, lock
 
@@ -97,23 +102,23 @@ class ReaderLease:
 
 
 @contextmanager
-def readers_floor(root: Path, owner: str, seams: Seams) -> Iterator[int | None]:
-    """For the writer: every transaction after this one is needed by a process that reads; None without any. No reader
-    comes in before the block ends.
+def readers_floors(root: Path, owner: str, seams: Seams) -> Iterator[list[int]]:
+    """For the writer: after which transactions the log is needed, by each process that reads. No reader comes in before
+    the block ends.
 
     Raises:
         StoreLocked: a reader that comes in right now hangs.
     """
     directory, files = root / DIRECTORY, seams.files
     if not files.is_directory(directory):
-        yield None  # who comes now and finds log gone has looked too early, and looks again
+        yield []  # who comes now and finds log gone has looked too early, and looks again
         return
     with _alone(directory, owner, seams):
-        floor: int | None = None
+        floors = []
         for name in files.list(directory):
             if match := _NAME.fullmatch(name):
                 if files.is_locked(directory / name):
-                    floor = int(match[1]) if floor is None else min(floor, int(match[1]))
+                    floors.append(int(match[1]))
                 else:
                     files.unlink(directory / name, missing_ok=True)
-        yield floor
+        yield floors

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Self
 from .contract import Abilities, Context
 from .errors import Damaged, DiskFull, StoreClosed, StoreLocked, Unsupported
 from .history import Position
-from .pairs import Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
+from .pairs import RUN_BYTES, Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
 
 if TYPE_CHECKING:
     from rocksdict import Rdict
@@ -45,7 +45,6 @@ _NOTES = "rocksdict-config.json"
 """What rocksdict remembers of its options. It writes the file anew at each opening, without a sync, and does not open
 what has half of it; we give all options each time and do without it."""
 _TABLE = ".sst"
-_ROWS = 64
 _SPARE_ROOM = 1 << 20
 _OPEN_FILES = 512
 """Table files that are open at a time. RocksDB's default is all of them, opened by 16 threads when the store is."""
@@ -68,6 +67,8 @@ def _told(directory: Path) -> Iterator[None]:
         yield
     except Exception as error:
         text = str(error)
+        if "instance already closed" in text:
+            raise StoreClosed(f"{directory} is closed") from error
         if "lock hold by current process" in text or "While lock file" in text:
             raise StoreLocked(f"RocksDB says: {text}") from error
         if text.startswith("IO error") and "No such file" not in text:
@@ -121,28 +122,32 @@ class RocksSnapshot(Snapshot):
 
     def get(self, key: bytes) -> bytes | None:
         with self._lock, self._told():
-            found = next(self._run(key, 1), None)
-        return found[1] if found is not None and found[0] == key else None
+            found = self._run(key, 1)
+        return found[0][1] if found and found[0][0] == key else None
 
     def pairs(self) -> Iterator[tuple[bytes, bytes]]:
         start = _FIRST
         while True:
             with self._lock, self._told():
-                run = list(self._run(start, _ROWS))
-            yield from run
-            if len(run) < _ROWS:
+                run = self._run(start, RUN_BYTES)
+            if not run:
                 return
+            yield from run
             start = run[-1][0] + b"\0"
 
-    def _run(self, start: bytes, count: int) -> Iterator[tuple[bytes, bytes]]:
-        iterator = self._iterator
+    def _run(self, start: bytes, room: int) -> list[tuple[bytes, bytes]]:
+        """Pairs from `start` on, until they fill the room; none only at the end."""
+        iterator, run = self._iterator, []
         iterator.seek(start)
-        for _ in range(count):
+        while room > 0:
             if not iterator.valid():
                 iterator.status()  # raises where it ended for another reason than the end
-                return
-            yield iterator.key(), iterator.value()
+                break
+            key, value = iterator.key(), iterator.value()
+            run.append((key, value))
+            room -= len(key) + len(value) + 1  # the document's key is empty
             iterator.next()
+        return run
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -175,7 +180,8 @@ class RocksEngine(PairsEngine):
         try:
             _write(database, directory, context, {}, encode_state(_MAGIC, cls.state_format, position))
         finally:
-            database.close()
+            with _told(directory):
+                database.close()
         context.seams.files.sync_directory(directory)
 
     @classmethod
@@ -203,16 +209,21 @@ class RocksEngine(PairsEngine):
         self._private = opened if opened != directory else None
         self._database = _open(opened, private=self._private is not None)
         try:
-            snapshot = self._snapshot()
-            document = snapshot.get(_POSITION)
-            snapshot.close()
-            if document is None:
-                raise Damaged("holds no document of its state", path=str(directory))
-            held, _ = decode_state(document, _MAGIC, self.state_format, directory)
-            super().__init__(directory, context, adopted(held, adopt, directory))
+            super().__init__(directory, context, adopted(self._held(directory), adopt, directory))
         except BaseException:
             self._database.close()
             raise
+
+    def _held(self, directory: Path) -> Position:
+        """The position of what RocksDB holds now, in its memory too."""
+        snapshot = self._snapshot()
+        try:
+            document = snapshot.get(_POSITION)
+        finally:
+            snapshot.close()
+        if document is None:
+            raise Damaged("holds no document of its state", path=str(directory))
+        return decode_state(document, _MAGIC, self.state_format, directory)[0]
 
     def _snapshot(self) -> RocksSnapshot:
         return RocksSnapshot(self._database, self._opened, self._context)
@@ -222,9 +233,10 @@ class RocksEngine(PairsEngine):
         _write(self._database, self._directory, self._context, changes, document)
 
     def _copy(self, place: Path) -> Position:
-        with self._checkpointing, _told(self._directory):
-            _rocksdict().Checkpoint(self._database).create_checkpoint(str(place))
-            position = self._position
+        with self._checkpointing:
+            position = self._held(self._directory)  # not ours: what a failed write left in memory goes into the image
+            with _told(self._directory):
+                _rocksdict().Checkpoint(self._database).create_checkpoint(str(place))
         self._seams.files.unlink(place / _NOTES, missing_ok=True)
         return position
 

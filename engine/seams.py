@@ -126,13 +126,16 @@ class DirectoryLock:
         self._fd = fd
 
     def release(self) -> None:
+        """Let go of it, also where a child that was forked meanwhile still has the descriptor."""
         if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        self.abandon()
 
     def abandon(self) -> None:
         """In a forked child: drop the descriptor. The parent's lock stands (flock belongs to the open file)."""
-        self.release()
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
 
 class Files:
@@ -277,6 +280,9 @@ class Files:
                     time.sleep(0.01)
         except OSError as error:
             holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                holder = "somebody who reads it"  # the name in the file is that of the last one who wrote
             os.close(fd)
             raise StoreLocked(f"{path.parent} is in use by {holder or 'another process'}") from error
         try:

@@ -25,7 +25,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -35,7 +35,7 @@ from xxhash import xxh3_64_intdigest
 from .contract import Abilities, Context
 from .errors import Damaged, DiskFull, StoreClosed, Unsupported
 from .history import Position
-from .pairs import Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
+from .pairs import RUN_BYTES, Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
 
 logger = logging.getLogger("holdfast.sqlite")
 
@@ -52,9 +52,9 @@ _PRAGMAS = """
     PRAGMA wal_autocheckpoint = 0;
     PRAGMA cell_size_check = ON;
 """
-_ROWS = 64
 _MASK = (1 << 64) - 1
-_UNREADABLE = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PERM})
+_UNREADABLE = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED,
+                         sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL})
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -87,6 +87,11 @@ def _seal(key: bytes, value: bytes) -> int:
     return digest - (1 << 64) if digest >> 63 else digest
 
 
+def _size(cell: Any) -> int:
+    """About how much memory a cell takes."""
+    return len(cell) if isinstance(cell, bytes | str) else 8
+
+
 def _verified(path: Path, key: Any, value: Any, seal: Any) -> bytes:
     """The value of a row as it was read. Raises `Damaged`."""
     if type(key) is not bytes or type(value) is not bytes or _seal(key, value) != seal:
@@ -104,6 +109,7 @@ class SqliteSnapshot(Snapshot):
 
     def __init__(self, path: Path, mode: str, context: Context) -> None:
         self._path = path
+        self._mode = mode
         self._lock = context.seams.scheduler.lock()
         with _told(path):
             self._connection = _connect(path, mode)
@@ -131,8 +137,12 @@ class SqliteSnapshot(Snapshot):
         with self._lock, _told(self._path):
             cursor = self._connection.execute("SELECT key, value, seal FROM pairs ORDER BY key")
         while True:
+            rows: list[Any] = []
+            room = RUN_BYTES
             with self._lock, _told(self._path):
-                rows = cursor.fetchmany(_ROWS)
+                while room > 0 and (row := cursor.fetchone()) is not None:
+                    rows.append(row)
+                    room -= sum(map(_size, row))
             for key, value, seal in rows:
                 _verified(self._path, key, value, seal)
                 if key <= before:
@@ -145,8 +155,10 @@ class SqliteSnapshot(Snapshot):
             raise Damaged(f"has {count:,} rows that are not the {self.count:,} that were written", path=str(self._path))
 
     def check(self) -> Iterator[str]:
-        with self._lock, _told(self._path):
-            findings = self._connection.execute("PRAGMA integrity_check").fetchall()
+        # On a connection of its own, of what SQLite holds by now: it may take minutes, and whoever reads from this
+        # snapshot, the next draft among them, would wait for it.
+        with _told(self._path), closing(_connect(self._path, self._mode)) as connection:
+            findings = connection.execute("PRAGMA integrity_check").fetchall()
         for (finding,) in findings:
             if finding != "ok":
                 yield f"SQLite's integrity check: {finding}"
@@ -197,7 +209,11 @@ class SqliteEngine(PairsEngine):
             for name in (_FILE, *left):
                 shutil.copy(directory / name, private / name)
             path = private / _FILE
-            cls._writer_on(path).close()  # now all of it is in the one file
+            with closing(cls._writer_on(path)) as writer, _told(path):
+                refused, *_ = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if refused:
+                raise OSError(errno.EIO, "SQLite did not move its log into the file", str(path))
+            # Now all of it is in the one file. (Closing would have moved it too, and says nothing where it could not.)
             return cls(directory, context, path, adopt, private=private)
         except BaseException:
             shutil.rmtree(private)
@@ -268,11 +284,10 @@ class SqliteEngine(PairsEngine):
         try:
             with _told(self._path):
                 _, logged, moved = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        except DiskFull:
+            if logged == moved:
+                self._renew()  # one that reads nothing from the log, so that it begins anew with the next write
+        except DiskFull:  # the checkpoint itself is made, so it must not say that nothing changed
             logger.warning("no room to move SQLite's log into %s; it goes on growing", self._path)
-            return
-        if logged == moved:
-            self._renew()  # one that reads nothing from the log, so that it begins anew with the next write
 
     def _copy(self, place: Path) -> Position:
         self._seams.files.make_directory(place)

@@ -117,7 +117,7 @@ class Store(Writing[TxT, ViewT]):
         self._writer_thread: int | None = None
         self._checkpointing = seams.scheduler.lock()
         self._slow = min(settings.checkpoint_soft_bytes, settings.unwritten_bytes)
-        self._pressure = threading.Condition()
+        self._pressure = seams.scheduler.condition()
         self._ending = threading.RLock()
         self._ends = False
         self._delayed_commits = 0
@@ -143,7 +143,8 @@ class Store(Writing[TxT, ViewT]):
             directory: of a store or of a backup. Opening a backup for writing makes it a store of its own.
             engine: the engine's class.
             create: make an empty store if there is none.
-            read_only: change no byte. Shows the log up to the end that is known to be durable.
+            read_only: change no byte. Shows the log up to the end that is known to be durable. Where nobody writes the
+                store at that moment, nobody can until this one is closed.
             plugins: objects, or names registered in the entry-point group `holdfast.plugins`.
             options: the engine's own.
             settings, seams: see there.
@@ -305,13 +306,14 @@ class Store(Writing[TxT, ViewT]):
         if self._unusable is not None or self.read_only:
             raise self._why_unusable()
         if self.engine.abilities.background_checkpoint:
-            with self._checkpointing:
+            self._wait_for(self._checkpointing)
+            try:
                 return self._checkpoint()
+            finally:
+                self._checkpointing.release()
         if self._writer_thread == threading.get_ident():
             raise InvalidInput("this thread has a transaction open", hint="end it before asking for a checkpoint")
-        while not self._writer.acquire(timeout=0.5):  # not for ever: whoever holds it may wait for us to end
-            if self._unusable is not None or (self._housekeeper is not None and self._housekeeper.closing):
-                raise StoreClosed(f"{self.directory} is being closed")
+        self._wait_for(self._writer)
         try:
             with self._checkpointing:
                 if self._unusable is not None:
@@ -319,6 +321,13 @@ class Store(Writing[TxT, ViewT]):
                 return self._checkpoint()
         finally:
             self._writer.release()
+
+    def _wait_for(self, lock: threading.Lock) -> None:
+        """Take a lock, but do not wait for it for ever: whoever holds it, a bulk load without room for instance, may
+        wait for the store to be closed, and closing for us. Raises `StoreClosed`."""
+        while not lock.acquire(timeout=0.5):
+            if self._unusable is not None or (self._housekeeper is not None and self._housekeeper.closing):
+                raise StoreClosed(f"{self.directory} is being closed")
 
     def _checkpoint(self) -> Position:
         if self.committer.poison is not None:
@@ -394,6 +403,8 @@ class Store(Writing[TxT, ViewT]):
                 self._opened.lock.release()
             if self._opened.reader is not None:
                 self._opened.reader.release()
+            if self._opened.still is not None:
+                self._opened.still.release()
             _open_stores.discard(self)
             if locked:
                 self._writer.release()  # so that who waits for it learns that the store is closed
@@ -422,6 +433,8 @@ class Store(Writing[TxT, ViewT]):
             self._opened.lock.abandon()
         if self._opened.reader is not None:
             self._opened.reader.abandon()
+        if self._opened.still is not None:
+            self._opened.still.abandon()
 
     def __enter__(self) -> Self:
         return self

@@ -113,21 +113,19 @@ class Call:
 @dataclass
 class Traced:
     """Runs of one engine under strace, each like the one before it: creating a store, or recovering one whose process
-    was killed. All happens in one thread, so the n-th call of a name is the n-th in every run.
+    was killed. All that the child does is done in one thread, so the n-th call of a name is the same one in most runs.
 
     Attributes:
         server: forks the children.
         script: what they write.
         base: where their stores stand.
         killed: recovering.
-        exact: the engine's library has no threads of its own, whose calls may come in another order.
     """
 
     server: Server
     script: Sequence[list[Operation]]
     base: Path
     killed: bool
-    exact: bool
 
     def __post_init__(self) -> None:
         self._made = 0
@@ -159,41 +157,54 @@ class Traced:
     def calls(self) -> list[Call]:
         """Those that touch the store's directory, in a run without faults."""
         directory, journal = self._begun()
+        code, calls, _ = self._under(directory, journal, f"trace={','.join(SYNCS + WRITES + OTHERS)}")
+        assert (code, journal.acknowledged) == (0, TRANSACTIONS)
+        shutil.rmtree(directory)
+        return calls
+
+    def run(self, call: Call, fault: str) -> tuple[Call | None, Journal]:
+        """A run in which one call meets a fault (as strace says it), then one without. Which call has met it, if any
+        (threads beside the first do not always do the same), and what was said."""
+        directory, journal = self._begun()
+        with told(f"{call}: {fault}, {self}"):
+            code, _, met = self._under(directory, journal, f"trace={call.name}",
+                                       f"inject={call.name}:{fault}:when={call.nth}")
+            if "SIGKILL" in fault and code == -signal.SIGKILL:
+                met = call  # or its like in another thread: of a process that is gone, strace cannot say
+            else:
+                assert code == 0, how(code)
+            goes_on(self.server, directory, journal, self.script)
+        shutil.rmtree(directory)
+        return met, journal
+
+    def _under(self, directory: Path, journal: Journal, *expressions: str) -> tuple[int, list[Call], Call | None]:
+        """How a child ends under strace, its calls that touched the directory, and the first that was tampered with."""
         with tempfile.NamedTemporaryFile("r") as out:
-            code, _ = self._under(directory, journal, _strace(out.name, f"trace={','.join(SYNCS + WRITES + OTHERS)}"))
-            assert (code, journal.acknowledged) == (0, TRANSACTIONS)
+            child = self.server.start(drive, self._plan(directory, journal, faults=True))
+            assert next(child.messages()) == ("waiting",)
+            with subprocess.Popen([*_strace(out.name, *expressions), "-p", str(child.pid)], stderr=subprocess.PIPE,
+                                  text=True) as tracer:
+                code = child.end(journal)
+                said = tracer.communicate(timeout=60)[1]
+            assert not said, f"strace: {said}"
             counted: Counter[tuple[str, str]] = Counter()
-            found = []
+            calls: list[Call] = []
+            begun: dict[str, Call] = {}
+            met = None
             for line in out:
+                thread = line.split(" ", 1)[0]
                 if call := _CALL.match(line):
                     thread, name, rest = call.groups()
                     counted[thread, name] += 1
+                    begun.pop(thread, None)
                     if (at := rest.find(f"{directory}/")) >= 0 and ("O_CREAT" in rest or name != "openat"):
                         path = re.split('[">]', rest[at + len(str(directory)) + 1 :])[0]
                         result = _RESULT.search(rest)
-                        found.append(Call(name, counted[thread, name], path, int(result[1]) if result else -1))
-        shutil.rmtree(directory)
-        return found
-
-    def run(self, call: Call, fault: str) -> tuple[int, Journal]:
-        """A run in which one call meets a fault (as strace says it), then one without. How the first child ended, and
-        what was said."""
-        directory, journal = self._begun()
-        with told(f"{call}: {fault}, {self}"):
-            code, said = self._under(directory, journal, _strace(
-                "/dev/null", f"trace={call.name}", f"inject={call.name}:{fault}:when={call.nth}"))
-            assert not said, f"strace: {said}"
-            assert code == (-signal.SIGKILL if "SIGKILL" in fault else 0) or (code == 0 and not self.exact), how(code)
-            goes_on(self.server, directory, journal, self.script)
-        shutil.rmtree(directory)
-        return code, journal
-
-    def _under(self, directory: Path, journal: Journal, command: list[str]) -> tuple[int, str]:
-        child = self.server.start(drive, self._plan(directory, journal, faults=True))
-        assert next(child.messages()) == ("waiting",)
-        with subprocess.Popen([*command, "-p", str(child.pid)], stderr=subprocess.PIPE, text=True) as tracer:
-            code = child.end(journal)
-            return code, tracer.communicate(timeout=60)[1]
+                        begun[thread] = Call(name, counted[thread, name], path, int(result[1]) if result else -1)
+                        calls.append(begun[thread])
+                if "(INJECTED)" in line and met is None:
+                    met = begun.get(thread)
+            return code, calls, met
 
 
 # --- power cuts ------------------------------------------------------------------------------------------------------

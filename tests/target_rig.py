@@ -1,5 +1,5 @@
-"""A source and a target on two simulated disks: what backup, fold and restore do to the target's, and what must be found
-there after a crash. The expected state is the source's model, which is on neither.
+"""A source and a target on two simulated disks: what is done to the target's, and what must be there after a crash. The
+expected state is the source's model, which is on neither.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ class World:
         self.local.forget()
 
     def faults(self, what: Callable[[SimDisk], object], every: int) -> Iterator[tuple[DiskFault, SimDisk, bool]]:
-        """Each fault of the disk, or one of so many, while `what` is done, and what it leaves: to the next process, and after a power cut;
-        and whether it was done all the same."""
+        """Each fault of the disk, or one of so many, while `what` is done, and what it leaves, to the next process and
+        after a power cut; and whether it was done all the same."""
         clean = self.disk.copy()
         what(clean)
         for fault in islice(faults_of(clean.ops), 0, None, every):

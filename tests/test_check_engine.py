@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 from typing import Any, ClassVar
+from unittest import SkipTest
 
 import pytest
 from hypothesis import strategies as st
@@ -16,7 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from workloads import WORKLOADS
 
 from holdfast.backup.testing import BackupContract
+from holdfast.engine.contract import Context, Engine, Image
 from holdfast.engine.errors import SettingError
+from holdfast.engine.helpers import FileImage
+from holdfast.engine.history import Position
 from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
 from holdfast.engine.testing import PROFILES, STAGING, Contract, EngineContract, KeyValues, Workload, check
 from holdfast.engine.testing.alone import AloneChecks
@@ -101,6 +105,25 @@ def test_a_healthy_engine() -> None:
     assert f"{len(report.passed)} checks hold" in str(report)
 
 
+def test_what_stores_log_does_not_drown_the_report(tmp_path: Path) -> None:
+    """A script prints the report, and nothing of the crashes that were made on purpose."""
+    script = tmp_path / "script.py"
+    script.write_text(dedent("""
+        from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
+        from holdfast.engine.testing import KeyValues, check_engine
+        from holdfast.engine.testing.crashes import CrashChecks
+
+        class Some(CrashChecks):
+            checks = classmethod(lambda cls: ["test_power_cuts_in_any_history"])
+
+        print(check_engine(KeyValues(MemoryEngine, put=MemoryTransaction.put, items=MemoryView.items), [Some]))
+    """))
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, text=True, capture_output=True, timeout=120,
+                          check=True)
+    assert "1 checks hold" in done.stdout
+    assert not done.stderr
+
+
 def test_what_does_not_apply_says_which_and_why() -> None:
     report = check_engine(WORKLOADS["memory"](), [Seen])
     (why,) = report.skipped.values()
@@ -143,7 +166,42 @@ def test_all_faults_are_reported_and_not_the_first_only() -> None:
             assert told in str(report), "the property, what was seen, and the shortest history"
 
 
+class Marked(MemoryEngine):
+    """Healthy: its image begins with an empty file, as that of a database may which keeps a lock file."""
+
+    @classmethod
+    def create(cls, directory: Path, position: Position, context: Context) -> None:
+        context.seams.files.write_durably(directory / "LOCK", b"")
+        super().create(directory, position, context)
+
+    def image(self) -> Image:
+        image = super().image()
+        image.close()
+        return FileImage(self._seams, self._directory, ["LOCK", *(file.name for file in image.files)], image.position)
+
+
+def test_an_empty_file_in_an_image_is_no_fault() -> None:
+    suite = type("Suite", (ReplayContract,), {"workload": WORKLOADS["memory"](), "quiet": True})()
+    suite.workload.engine = Marked
+    suite.test_an_expired_lease_aborts_before_it_frees()
+
+
+class Nameless(Engine[MemoryTransaction, MemoryView]):
+    """It says nothing of itself."""
+
+
+def test_an_engine_without_a_name_is_told_so() -> None:
+    workload = KeyValues(Nameless, put=MemoryTransaction.put, items=MemoryView.items)  # type: ignore[type-abstract]
+    suite = type("Suite", (EngineContract,), {"workload": workload})()
+    with pytest.raises(AssertionError, match="Nameless has no name"):
+        suite.test_the_engine_says_what_it_is()
+    with pytest.raises(SkipTest, match="the Nameless engine does not declare 'staging'"):
+        suite.test_what_is_staged_shows_only_to_writers()
+
+
 def test_what_cannot_be_checked() -> None:
+    with pytest.raises(SettingError, match="Seen has no workload"):
+        type("Seen", (EngineContract,), {})().test_the_engine_says_what_it_is()
     with pytest.raises(SettingError, match="profile='hourly'"):
         check_engine(WORKLOADS["memory"], [Seen], profile="hourly")
     with pytest.raises(SettingError, match="gives a int"):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -289,3 +292,33 @@ def test_a_forked_child_leaves_the_database_alone(it: Driver) -> None:
         assert dict(view.items()) == {b"a": b"1", b"b": b"2"}
     engine.close()
     shutil.rmtree(place)
+
+
+def test_reading_all_takes_little_memory_however_large_the_values(it: Driver) -> None:
+    for start in range(0, 60, 20):
+        it.commit([("put", b"key%d" % i, bytes([i]) * (1 << 20)) for i in range(start, start + 20)])
+        it.checkpoint()
+    with it.engine.view() as view:
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in view.items()) == 60
+            assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_view_that_a_forked_child_closes_is_let_alone(it: Driver) -> None:
+    put(it, a=b"1")
+    it.checkpoint()
+    engine, view = engine_of(it), it.engine.view()
+    put(it, a=b"2")
+    it.checkpoint()
+    with engine._lock:  # as another thread may hold it, which the child does not have
+        child = os.fork()
+        if not child:
+            signal.alarm(10)
+            view.close()
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert dict(view.items()) == {b"a": b"1"}
+    view.close()

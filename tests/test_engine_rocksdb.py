@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from workloads import WORKLOADS
 
-from holdfast.engine.errors import Damaged, DiskFull, StoreLocked, Unsupported
+from holdfast.engine.errors import Damaged, DiskFull, StoreClosed, StoreLocked, Unsupported
 from holdfast.engine.rocksdb import RocksEngine
 from holdfast.engine.seams import Files, Seams
 from holdfast.engine.store import Store
@@ -163,3 +164,36 @@ def test_missing_table_files_are_damage(it: Driver) -> None:
     for read_only in (False, True):
         with pytest.raises(Damaged):
             RocksEngine.open(it.directory, it.context, read_only=read_only)
+
+
+def test_an_image_says_what_a_failed_checkpoint_left_in_it(it: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RocksDB writes what it has in memory into the image, and so a transaction more than the engine vouches for."""
+    engine: Any = it.engine
+    it.commit([("put", b"a", b"1")])
+    it.checkpoint()
+    it.commit([("put", b"a", b"2")])
+    database = engine._database
+
+    class Full:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(database, name)
+
+        def flush(self) -> None:
+            raise Exception("IO error: No space left on device: While appending to file: 000016.sst")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_database", Full())
+        with pytest.raises(OSError, match="No space left"):
+            engine.checkpoint(it.end)
+    assert engine.position.txid == 1
+    with closing(engine.image()) as image:
+        assert image.position == it.end
+        content = {file.name: image.read(file.name, 0, file.size) for file in image.files}
+    with closing(it.opened(it.copied(content), read_only=True, adopt=it.end)) as copy:
+        it.compare_state(copy, 2)
+
+
+def test_an_image_of_a_closed_database_is_no_damage(it: Driver) -> None:
+    it.close()
+    with pytest.raises(StoreClosed):
+        it.engine.image()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from workloads import WORKLOADS
 
 from holdfast.engine.errors import Damaged, DiskFull, UnsupportedFormat
-from holdfast.engine.sqlite import SqliteEngine, _seal
+from holdfast.engine.sqlite import SqliteEngine, _connect, _seal
 from holdfast.engine.testing.driver import Driver
 
 
@@ -203,3 +204,44 @@ def test_newer_documents_are_refused_by_version(it: Driver) -> None:
         connection.execute("UPDATE state SET document = ?", (document[:8] + b"\2" + document[9:],))
     with pytest.raises(UnsupportedFormat, match="version 2"):
         SqliteEngine.open(it.directory, it.context)
+
+
+def test_a_check_does_not_keep_others_from_reading(it: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts read from the same snapshot, so that commits would wait for it."""
+    fill(it, 3)
+    it.checkpoint()
+    view: Any = it.engine.view()
+    read: list[bytes | None] = []
+
+    def watched(path: Path, mode: str) -> sqlite3.Connection:
+        thread = threading.Thread(target=lambda: read.append(view.get(b"key1")))
+        thread.start()
+        thread.join(5)
+        return _connect(path, mode)
+
+    monkeypatch.setattr("holdfast.engine.sqlite._connect", watched)
+    assert list(view.check()) == []
+    assert read == [bytes([1]) * 10]
+    view.close()
+
+
+def test_a_log_that_a_private_copy_cannot_take_in_is_an_error(it: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is opened then does not read the log, and would show an older state, or parts of it."""
+    fill(it, 3)
+    it.checkpoint()
+    left = it.killed()
+    readers: list[sqlite3.Connection] = []
+
+    def read_meanwhile(path: Path, mode: str) -> sqlite3.Connection:
+        if mode == "rw" and not readers:
+            readers.append(_connect(path, "rw"))
+            readers[0].execute("BEGIN")
+            readers[0].execute("SELECT * FROM pairs").fetchone()
+        connection = _connect(path, mode)
+        connection.execute("PRAGMA busy_timeout = 0")
+        return connection
+
+    monkeypatch.setattr("holdfast.engine.sqlite._connect", read_meanwhile)
+    with pytest.raises(OSError, match="did not move its log"):
+        SqliteEngine.open(left, it.context, read_only=True)
+    readers[0].close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ import pytest
 from store_kinds import STAGING
 
 from holdfast.engine.errors import LogPruned, StoreLocked
-from holdfast.engine.readers import PATIENCE_S, ReaderLease, readers_floor
-from holdfast.engine.seams import REAL, Clock, Seams
+from holdfast.engine.readers import PATIENCE_S, ReaderLease, readers_floors
+from holdfast.engine.seams import REAL, Clock, DirectoryLock, Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
 
@@ -141,14 +143,87 @@ def test_who_hangs_in_the_door_is_named(tmp_path: Path) -> None:
     lease = ReaderLease(tmp_path, "process 1", REAL)
     held = REAL.files.lock(tmp_path / "readers" / "LOCK", "process 2")
     try:
-        with pytest.raises(StoreLocked, match="process 2"), readers_floor(tmp_path, "process 3", seams):
+        with pytest.raises(StoreLocked, match="process 2"), readers_floors(tmp_path, "process 3", seams):
             raise AssertionError("it came in")
         assert clock.now >= PATIENCE_S
     finally:
         held.release()
     lease.advance(7)
-    with readers_floor(tmp_path, "process 3", seams) as floor:
-        assert floor == 7
+    with readers_floors(tmp_path, "process 3", seams) as floors:
+        assert floors == [7]
     lease.release()
-    with readers_floor(tmp_path, "process 3", seams) as floor:
-        assert floor is None
+    with readers_floors(tmp_path, "process 3", seams) as floors:
+        assert floors == []
+
+
+def test_one_that_lags_too_far_takes_no_other_with_it(store: Kit) -> None:
+    write(store, 10)
+    with STAGING.open(store.directory, read_only=True) as far:
+        write(store, 15)
+        with STAGING.open(store.directory, read_only=True) as near:
+            write(store, 10)
+            # Only now, so that one and the same pruning is about both.
+            store.settings = replace(SETTINGS, consumer_bytes=1 << 20)
+            store.prune()
+            assert near.refresh() > 30
+            with pytest.raises(LogPruned):
+                far.refresh()
+
+
+def test_following_without_room_for_the_new_name_keeps_the_old_one(store: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And gives no record to the engine twice."""
+    write(store, 10)
+    with STAGING.open(store.directory, read_only=True) as reader:
+        held = names(store)
+        write(store, 3)
+        given: list[int] = []
+        apply, lock = reader.engine.apply, REAL.files.lock
+
+        def noted(records: Any) -> None:
+            given.extend(record.txid for record in records)
+            apply(records)
+
+        def full(path: Path, owner: str) -> DirectoryLock:
+            if path.name.startswith("after-"):
+                raise OSError(errno.ENOSPC, "no room", str(path))
+            return lock(path, owner)
+
+        monkeypatch.setattr(reader.engine, "apply", noted)
+        monkeypatch.setattr(REAL.files, "lock", full)
+        for _ in range(2):
+            reader.refresh()
+        assert given == sorted(set(given))
+        assert given
+        assert names(store) == held
+
+
+def test_a_child_forked_in_the_door_does_not_keep_it_shut(tmp_path: Path) -> None:
+    lock = REAL.files.lock(tmp_path / "LOCK", "process 1")
+    go, gone = os.pipe()
+    child = os.fork()
+    if not child:
+        os.read(go, 1)
+        os._exit(0)
+    try:
+        lock.release()
+        REAL.files.lock(tmp_path / "LOCK", "process 2").release()
+    finally:
+        os.write(gone, b"!")
+        os.waitpid(child, 0)
+        os.close(go)
+        os.close(gone)
+
+
+def test_who_reads_a_store_that_nobody_writes_keeps_writers_out(tmp_path: Path) -> None:
+    """Libraries read it without locks then, and a writer would change it under them: a view would show other values
+    than it did."""
+    STAGING.open(tmp_path / "store", settings=SETTINGS).close()
+    before = sorted(tmp_path.rglob("*"))
+    one, other = (STAGING.open(tmp_path / "store", read_only=True) for _ in range(2))
+    with one, other:
+        for reader in (one, other):
+            with pytest.raises(StoreLocked, match="somebody who reads"):
+                STAGING.open(tmp_path / "store", settings=SETTINGS)
+            reader.close()
+    assert sorted(tmp_path.rglob("*")) == before
+    STAGING.open(tmp_path / "store", settings=SETTINGS).close()

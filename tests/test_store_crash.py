@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 from workloads import WORKLOADS
 
-from holdfast.engine.testing import Workload
+from holdfast.engine.testing import Contract, Workload, check, check_engine
+from holdfast.engine.testing.figures import count
 from holdfast.engine.testing.scripted import Run, Step
 from holdfast.engine.testing.scripts import AFTER_FULL, full_segments, long_script, sampled, short_script
 
@@ -83,3 +84,21 @@ def test_what_is_lost_is_told() -> None:
     told = "\n".join(caught.value.__notes__)
     assert "('commit', [('put', b'number 2', b'2')])" in told
     assert f"cut off after operation {len(run.disk.ops)} of the disk, the sync of spare-1.seg" in told
+
+
+def test_a_report_has_the_figures() -> None:
+    class Counting(Contract):
+        @check()
+        def test_one(self, work: Workload) -> None:
+            """One."""
+            count("crash states", work.engine.name, 1200)
+
+        @check()
+        def test_another(self, work: Workload) -> None:
+            """Another."""
+            count("crash states", work.engine.name, 34)
+
+    count("crash states", "somebody else's", 5)
+    report = check_engine(WORKLOADS["memory"], [Counting])
+    assert report.figures == {"crash states": 1234}
+    assert "crash states tried: 1,234" in str(report)

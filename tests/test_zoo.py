@@ -15,12 +15,15 @@ from holdfast.engine.plugins import Plugin
 ZOO = all_animals()
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 
-CATCHES_NOTHING = {
-    "BackupContract.test_parts_of_two_backups_do_not_make_one":
-        "what it mixes is told apart by the image's digests, by the positions in log and manifest, and mends itself in "
-        "redo: it fails only where two of these are broken",
-}
-"""Checks that have no animal, and why."""
+
+@pytest.mark.parametrize("animal", [
+    pytest.param(animal, id=animal.name) for animal in ZOO
+    if isinstance(animal.broken, type) and issubclass(animal.broken, Plugin) and animal.broken.__base__ is not Plugin])
+def test_what_a_broken_plugin_is_made_from_is_healthy(animal: Animal) -> None:
+    """What broken engines are made from is held to the whole contract elsewhere. (These come first: some animals leave
+    threads behind, which is what is wrong with them.)"""
+    with pytest.raises(NotCaught, match="holds for"):
+        hunt(replace(animal, broken=animal.broken.__base__))
 
 
 @pytest.mark.parametrize(("animal", "check"), [
@@ -41,20 +44,12 @@ def test_an_animal_that_is_healthy_is_not_caught() -> None:
         hunt(animal, "EngineContract.test_a_bulk_load_is_one_transaction")
 
 
-@pytest.mark.parametrize("animal", [
-    pytest.param(animal, id=animal.name) for animal in ZOO
-    if isinstance(animal.broken, type) and issubclass(animal.broken, Plugin) and animal.broken.__base__ is not Plugin])
-def test_what_a_broken_plugin_is_made_from_is_healthy(animal: Animal) -> None:
-    """What broken engines are made from is held to the whole contract elsewhere."""
-    with pytest.raises(NotCaught, match="holds for"):
-        hunt(replace(animal, broken=animal.broken.__base__))
-
-
 def test_each_check_catches_something() -> None:
+    """One that catches nothing could hold by accident."""
     checks = {f"{name}.{check}" for name in CONTRACTS for check in contract(name).checks()}
     catching = {check for animal in ZOO for check in (animal.caught_by, *animal.also)}
     assert catching <= checks
-    assert checks - catching == set(CATCHES_NOTHING)
+    assert checks == catching
 
 
 def test_each_animal_is_a_few_lines_and_another_bug() -> None:

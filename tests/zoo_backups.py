@@ -75,7 +75,8 @@ def any_point_will_do(log: Log, bounds: Bounds, to_txid: int | None, at: datetim
 
 @part(
     DigestedFiles, caught_by="BackupContract.test_a_flipped_byte_in_the_image_is_found_or_harmless",
-    also=["BackupContract.test_a_cut_missing_or_swapped_file_is_found_or_harmless"], on=lambda: keyed(TrustsItsFile))
+    also=["BackupContract.test_a_cut_missing_or_swapped_file_is_found_or_harmless",
+          "BackupContract.test_parts_of_two_backups_do_not_make_one"], on=lambda: keyed(TrustsItsFile))
 class DigestsNotCompared(DigestedFiles):
     """The digests of an image are kept and never compared. (Tried on an engine that has no checksums of its own.)"""
 

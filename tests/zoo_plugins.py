@@ -6,13 +6,14 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from zoo import animal
 
 from holdfast.engine.contract import Transaction
-from holdfast.engine.errors import InvalidInput
+from holdfast.engine.errors import HoldfastError, InvalidInput
 from holdfast.engine.history import Position, Record
 from holdfast.engine.log.segment import SegmentInfo
 from holdfast.engine.plugins import Condition, LogRange, Plugin
@@ -181,12 +182,13 @@ class CommitsWithin(Plugin):
 
     def committing(self, draft: Transaction) -> None:
         def write() -> None:
-            with self.store.transaction():
+            with suppress(HoldfastError), self.store.transaction():
                 pass
 
-        thread = threading.Thread(target=write, daemon=True)
-        thread.start()
-        thread.join()
+        if draft.payload():
+            thread = threading.Thread(target=write, daemon=True)
+            thread.start()
+            thread.join(3.0)  # for ever, but for the zoo's sake
 
 
 @animal(caught_by="PluginContract.test_conditions_come_to_an_end", holds=True, gates=True, stuck_s=1.0)

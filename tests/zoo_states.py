@@ -210,17 +210,22 @@ def take_its_place(engine: Any) -> None:
 
 
 @animal(caught_by="EngineContract.test_a_killed_process_loses_nothing_acknowledged")
-class WrittenAtClose(MemoryEngine):
-    """A checkpoint says that it is made and leaves the writing to the closing, which a killed process never comes
-    to. The log that would make up for it is pruned."""
+class MarkedAsCrashed(MemoryEngine):
+    """While the state is open a mark stands beside it, and with the mark there it does not open: "marked as crashed and
+    should be repaired", as MyISAM said. Nothing is lost, and nothing can be had."""
 
-    def checkpoint(self, upto: Position) -> Position:
-        self._position, self._pending = max(self._position, min(upto, self._applied)), 0
-        return self._position
+    @classmethod
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False, **how: Any) -> Any:
+        files, mark = context.seams.files, directory / "open"
+        if files.exists(mark):
+            raise Damaged("is marked as crashed and should be repaired", path=str(mark))
+        engine = super().open(directory, context, read_only=read_only, **how)
+        if not read_only:
+            files.write_durably(mark, b"")
+        return engine
 
     def close(self) -> None:
-        self._position = Position(-1, b"")
-        super().checkpoint(self._applied)
+        self._seams.files.unlink(self._directory / "open", missing_ok=True)
 
 
 @animal(caught_by="EngineContract.test_a_power_cut_anywhere_leaves_a_prefix")

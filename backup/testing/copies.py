@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ...engine.contract import View
 from ...engine.errors import Inconsistent, LogPruned
 from ...engine.source.local import LocalSource
 from ...engine.source.service import BackupService
+from ...engine.testing.beside import Beside
 from ...engine.testing.contract import BULK, STABLE_IMAGE, Contract, check
 from ...engine.testing.plugins.leftovers import descriptors
 from ...engine.testing.raising import raises
@@ -119,20 +120,21 @@ class CopyChecks(Contract):
                     if n % 5 == 0:
                         w.store.checkpoint()
 
-            with ThreadPoolExecutor(2) as threads:
-                writers = [threads.submit(write, range(start, start + 60)) for start in (1000, 2000)]
-                ends = []
-                try:
-                    for _ in range(3):
-                        acknowledged = w.store.published.txid
-                        report = w.back_up(source=uri, token=token.replace(" ", "-"))
-                        assert report.to_txid >= acknowledged, (
-                            f"{acknowledged} was acknowledged before the backup, which is to {report.to_txid}")
-                        ends.append(report.to_txid)
-                finally:
-                    stop = True
-                    for writer in writers:
-                        writer.result()
+            writers = [Beside(0), Beside(0)]
+            ends = []
+            try:
+                for writer, start in zip(writers, (1000, 2000), strict=True):
+                    writer.run(partial(write, range(start, start + 60)))
+                for _ in range(3):
+                    acknowledged = w.store.published.txid
+                    report = w.back_up(source=uri, token=token.replace(" ", "-"))
+                    assert report.to_txid >= acknowledged, (
+                        f"{acknowledged} was acknowledged before the backup, which is to {report.to_txid}")
+                    ends.append(report.to_txid)
+            finally:
+                stop = True
+                for writer in writers:
+                    writer.finish()
             for end in sorted({w.bounds().first, *ends}):
                 place, _ = w.restored(end)
                 with seen_in(f"the store that was restored to transaction {end}"):

@@ -197,7 +197,8 @@ class DamageChecks(Contract):
         found by verify or does no harm."""
         with damaged(work) as backup:
             w = backup.w
-            w.store.checkpoint()
+            w.add()
+            w.store.checkpoint()  # so that the other's image is of a transaction that this one's log does not reach
             w.add()
             other = w.root / "other"
             w.back_up(other)

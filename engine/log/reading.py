@@ -67,6 +67,8 @@ class LogReading:
                 raise LogPruned(f"transaction {after + 1} is no longer in the log, which starts after {self.base.txid}")
             segment = self._segment_of(after + 1)
             data_end, last = segment.data_end, segment.end.txid
+            if last <= after:
+                raise Damaged(f"transaction {after + 1} is missing", path=str(segment.path))
             try:
                 for group in segment.groups(segment.place_of_txid(after + 1), data_end):
                     for record in group.records:

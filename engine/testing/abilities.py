@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -153,8 +152,10 @@ class AbilityChecks(Contract):
             for n in range(_MANY):
                 first.commit([operation for i in range(_LARGE) for operation in work.numbered(n * _LARGE + i)])
             it.records, it.models = first.records, first.models
-            with ThreadPoolExecutor(1) as another, it.engine.view() as view:
-                another.submit(it.compare, view, "a view that another thread made").result()
+            with it.engine.view() as view:
+                another = Beside(LIMIT_S)
+                another.run(partial(it.compare, view, "a view that another thread made"))
+                another.finish()
             ended = threading.Event()
             errors: list[BaseException] = []
 

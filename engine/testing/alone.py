@@ -88,6 +88,8 @@ class AloneChecks(Contract):
         """An engine has a name, state format and payload version, reads the payloads that it writes, declares its
         abilities, and refuses options that it does not know."""
         engine = work.engine
+        for name in ("name", "state_format", "payload_version", "reads_payloads", "abilities"):
+            assert hasattr(engine, name), f"{engine.__name__} has no {name}"
         assert isinstance(engine.name, str), f"the engine's name is {engine.name!r}, which is no text"
         assert engine.name, "the engine's name is empty"
         assert type(engine.state_format) is int, "state_format is no number"

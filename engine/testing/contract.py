@@ -67,7 +67,8 @@ def check(*needs: Need) -> Callable[[Callable[[Any, Workload], None]], CheckMeth
             work = self.work()
             for need in needs:
                 if not need.met(work):
-                    raise SkipTest(f"the {work.engine.name} engine does not declare {need.name!r}: {need.why}")
+                    name = getattr(work.engine, "name", work.engine.__name__)
+                    raise SkipTest(f"the {name} engine does not declare {need.name!r}: {need.why}")
             self.running = run.__name__
             try:
                 function(self, work)
@@ -117,6 +118,8 @@ class Contract:
 
     def work(self) -> Workload:
         """A workload for one check."""
+        if not hasattr(self, "workload"):
+            raise SettingError(f"{type(self).__name__} has no workload", hint="set workload = KeyValues(…)")
         made = self.workload if isinstance(self.workload, Workload) else self.workload()
         if not isinstance(made, Workload):
             raise SettingError(f"{type(self).__name__}.workload gives a {type(made).__name__}",

@@ -29,8 +29,9 @@ from .scripts import sampled
 from .worker import drive
 from .workload import Operation, Workload
 
-AIMS = ("checkpointing", "committing", "opening", "checkpointing", "closing")
-"""What a child is to be doing when it is killed, round by round."""
+AIMS = ("pruning", "checkpointing", "committing", "opening", "checkpointing", "closing")
+"""What a child is to be doing when it is killed, round by round. Where log was pruned, what a checkpoint only said to
+have written is surely lost."""
 NEW_STORE_AFTER = 150
 """Transactions after which a store is left for a new one: creation is tried too, and comparing stays cheap."""
 _SCRIPT = 40
@@ -108,7 +109,7 @@ class Kills:
         self._leave(directory, journal, last)
 
     def _round(self, directory: Path, journal: Journal, aim: str) -> str:
-        child = self._start(directory, journal, 6 if aim == "closing" else 120)
+        child = self._start(directory, journal, {"closing": 6, "pruning": 1000}.get(aim, 120))
         kind, times, delay = self._moment(aim)
         heard = 0
         if kind != "started":
@@ -129,6 +130,8 @@ class Kills:
         """The kind of message, which one of it, and seconds after it."""
         if aim == "committing":
             return "acknowledged", self.drawn.choice((1, 3, 10, 40)), self.drawn.uniform(0, 0.002)
+        if aim == "pruning":
+            return "pruned", 1, self.drawn.uniform(0, 0.002)
         kind = {"opening": "started", "checkpointing": "checkpoint", "closing": "closing"}[aim]
         times = self.drawn.choice((1, 2, 4)) if aim == "checkpointing" else 1
         return kind, times, self.drawn.uniform(0, 1.1 * self._took[aim])

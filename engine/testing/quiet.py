@@ -42,16 +42,19 @@ class _Alone(threading.Condition):
         if timeout is None:
             raise AssertionError("this waits for ever: nothing runs in the background that could end it")
         self._scheduler.on_wait()
+        self._scheduler.clock.sleep(timeout)
         return False
 
 
 class QuietScheduler(Scheduler):
     """Spawns nothing: what runs in the background is the test's to call, so that a run is the same each time.
 
-    Who waits with a time-out is told at once that it is over, after `on_wait` was called, which may change the world.
+    Who waits with a time-out is told at once that it is over, and so it is by the clock, after `on_wait` was called,
+    which may change the world.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or SetClock()
         self.on_wait: Callable[[], None] = lambda: None
 
     def condition(self, lock: threading.Lock | None = None) -> threading.Condition:
@@ -90,4 +93,5 @@ class SeededRandomness(Randomness):
 
 def quiet_seams(files: Files, *, clock: Clock | None = None, seed: int = 0) -> Seams:
     """Seams of a run that is the same each time."""
-    return Seams(files, clock or SetClock(), SeededRandomness(seed), QuietScheduler())
+    clock = clock or SetClock()
+    return Seams(files, clock, SeededRandomness(seed), QuietScheduler(clock))

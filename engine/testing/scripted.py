@@ -48,8 +48,9 @@ class Run(Modelled):
     def __init__(self, work: Workload, disk: SimDisk | None = None) -> None:
         """`disk` has an empty store; without it, the run makes one."""
         self.disk = SimDisk() if disk is None else disk
-        self.scheduler = QuietScheduler()
-        seams = replace(quiet_seams(self.disk), scheduler=self.scheduler)
+        quiet = quiet_seams(self.disk)
+        self.scheduler = QuietScheduler(quiet.clock)
+        seams = replace(quiet, scheduler=self.scheduler)
         super().__init__(work, Path("/data"), settings=SETTINGS, seams=seams)
         self.acknowledged: list[tuple[int, int]] = []
         self.made = None if disk is None else 0
@@ -264,6 +265,11 @@ class Run(Modelled):
             lines = [f"  {short.repr(step)}" for done, step in self.told if done < max(ops, 1)]
             lines.append(f"  cut off after operation {ops} of the disk"
                          + (f", the {self.disk.ops[ops - 1]}" if 0 < ops <= len(self.disk.ops) else ""))
-            lines += [f"    lost: {what}" for what in disk.lost]
+            lines += [f"    lost: {_shortened(what)}" for what in disk.lost]
             error.add_note("what had been done:\n" + "\n".join(lines))
             raise
+
+
+def _shortened(text: str) -> str:
+    """Without the middle, where it is long: of a large write hundreds of sectors may be lost."""
+    return text if len(text) <= 200 else f"{text[:120]} … {text[-70:]}"

@@ -28,6 +28,9 @@ from .modelled import difference
 from .workload import Operation, Workload
 
 _TRACED_WITHIN_S = 30
+STILL_S = 60
+"""Threads of which none ends a transaction for so long hang. (The checkpoints beside them go on, so that whoever
+listens would hear something for ever.)"""
 _BETWEEN_CHECKPOINTS_S = 0.008
 BUSY = Settings(segment_bytes=128 << 10, checkpoint_soft_bytes=30_000, keep_logs="20 transactions", heartbeat_s=0.05)
 """Log rotates, is checkpointed and pruned all the time, in the background too."""
@@ -99,7 +102,7 @@ class Plan:
 def drive(work: Workload, say: Say, plan: Plan) -> None:
     """Open, compare, write. Says `open`, the state found, and whether it had been closed properly; `begun` and the
     state that a commit leads to; `acknowledged` and a txid; `failed` and a `Failure`; `checkpoint` and `checkpointed`;
-    `closing` and `closed`. Under faults also `waiting`, for the tracer, and `warned`, with what was logged.
+    `pruned`; `closing` and `closed`. Under faults also `waiting`, for the tracer, and `warned`, with what was logged.
 
     Raises:
         AssertionError: the store does not open, is not in one of the states, or goes on wrongly.
@@ -163,6 +166,7 @@ class _Writers:
         self._model = pickle.loads(self.state.model)
         self._numbers = itertools.count(self.plan.first)
         self._since.append(self.state)
+        self._ended = time.monotonic()
 
     def run(self) -> None:
         if self.plan.threads is None:
@@ -172,16 +176,17 @@ class _Writers:
                     self._checkpoint(prune=index % 8 == 7)
         else:
             each = -(-self.plan.count // self.plan.threads)
-            threads = [threading.Thread(target=self._thread, args=(each,)) for _ in range(self.plan.threads)]
+            threads = [threading.Thread(target=self._thread, args=(each,), daemon=True)
+                       for _ in range(self.plan.threads)]
             for thread in threads:
                 thread.start()
             for index in itertools.count():
                 if not any(thread.is_alive() for thread in threads):
                     break
+                still = time.monotonic() - self._ended
+                assert still < STILL_S, f"no thread has ended a transaction for {STILL_S} s"
                 time.sleep(_BETWEEN_CHECKPOINTS_S)
-                self._checkpoint(prune=index % 3 == 2)
-            for thread in threads:
-                thread.join()
+                self._checkpoint(prune=index % 2 == 1)
         if self._wrong:
             raise self._wrong[0]
         if self.store.poisoned:  # reads go on
@@ -191,6 +196,7 @@ class _Writers:
         try:
             for _ in range(count):
                 self._transaction()
+                self._ended = time.monotonic()
         except BaseException as error:
             self._stop = True
             self._wrong.append(error)
@@ -228,7 +234,7 @@ class _Writers:
     def _operations(self, number: int) -> list[Operation]:
         """One of the script's transactions, now and then all of them in one, and what is certain to add something."""
         script = self.plan.script
-        drawn = ([operation for one in script for operation in one] if number % 10 == 3
+        drawn = ([operation for one in script for operation in one] if number % 5 == 3
                  else script[number * 7 % len(script)])
         return [*drawn, *self.work.numbered(number)]
 
@@ -243,7 +249,8 @@ class _Writers:
         self.say("checkpointed")
         if prune:
             try:
-                self.store.prune()
+                if self.store.prune():
+                    self.say("pruned")
             except OSError as error:
                 if not self.plan.faults:
                     raise

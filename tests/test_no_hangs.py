@@ -1,0 +1,218 @@
+"""Whatever an engine, a plugin or a log does wrong, nobody waits for ever.
+
+Each test runs in a thread of its own and is given up after a while, with a word about where it stood.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from staging_memory import StagingMemory
+
+from holdfast.engine import Store
+from holdfast.engine.errors import ConditionNotMet, Damaged, DiskFull, OutcomeUnknown, RolledBack
+from holdfast.engine.history import Position, Record
+from holdfast.engine.memory import MemoryTransaction, MemoryView
+from holdfast.engine.plugins import Condition, LogRange, Plugin
+from holdfast.engine.seams import REAL, Files, Seams
+from holdfast.engine.settings import Settings
+from holdfast.engine.testing import KeyValues, worker
+from holdfast.engine.testing.beside import Beside
+from holdfast.engine.testing.plugins.watching import bounded
+from holdfast.engine.testing.quiet import quiet_seams
+
+QUICK = Settings(wait_s=1, heartbeat_s=0)
+
+
+def ends(work: Callable[[], None]) -> None:
+    bounded(20, work, list)
+
+
+def opened(path: Path, *plugins: Plugin, engine: type[StagingMemory] = StagingMemory, settings: Settings = QUICK,
+           seams: Seams = REAL) -> Store[Any, Any]:
+    return Store.open(path / "store", engine, plugins=plugins, settings=settings, seams=seams)
+
+
+def put(store: Store[Any, Any], value: bytes = b"value") -> None:
+    with store.transaction() as tx:
+        tx.put(b"key", value)
+
+
+class Answering(Plugin):
+    def __init__(self, answer: Callable[[], Any]) -> None:
+        self.answer = answer
+
+    def logged(self, batch: LogRange) -> Condition | None:
+        answer, self.answer = self.answer, lambda: None
+        found: Condition | None = answer()
+        return found
+
+
+def _senseless(met: Any, timeout: Any) -> Condition:
+    return Condition(met=met, timeout=timeout, gates_publication=False, name="senseless")
+
+
+@pytest.mark.parametrize("answer", [
+    lambda: _senseless(None, 1.0), lambda: _senseless(Future(), None), lambda: "no condition", lambda: sys.exit("no"),
+], ids=["no future", "no time-out", "no condition", "it exits"])
+def test_a_senseless_answer_is_a_condition_that_failed(tmp_path: Path, answer: Callable[[], Any]) -> None:
+    def work() -> None:
+        with opened(tmp_path, Answering(answer)) as store:
+            with pytest.raises(ConditionNotMet):
+                put(store)
+            put(store)
+            assert not store.poisoned
+
+    ends(work)
+
+
+class CannotPublish(StagingMemory):
+    """Fails when it has something to publish, which it is told outside of the leader where plugins listen."""
+
+    def publish(self, position: Position) -> None:
+        if self._waiting and self._waiting[0].txid <= position.txid:
+            raise RuntimeError("it cannot be published")
+        super().publish(position)
+
+
+def test_an_engine_that_cannot_publish_poisons(tmp_path: Path) -> None:
+    def work() -> None:
+        with opened(tmp_path, Answering(lambda: None), engine=CannotPublish) as store:
+            with pytest.raises(OutcomeUnknown, match="cannot be published"):
+                put(store)
+            assert store.poisoned
+
+    ends(work)
+
+
+def test_an_engine_that_cannot_publish_what_is_met_later_poisons(tmp_path: Path) -> None:
+    met: Future[None] = Future()
+    asked = threading.Event()
+
+    def answer() -> Condition:
+        asked.set()
+        return Condition(met=met, timeout=15, gates_publication=True, name="later")
+
+    def meet() -> None:
+        asked.wait(10)
+        met.set_result(None)
+
+    def work() -> None:
+        with opened(tmp_path, Answering(answer), engine=CannotPublish) as store:
+            threading.Thread(target=meet, daemon=True).start()
+            with pytest.raises(OutcomeUnknown, match="cannot be published"):
+                put(store)
+
+    ends(work)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["a hook", "a callback"])
+def test_what_exits_in_the_syncer_does_not_end_it(tmp_path: Path, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    class Exiting(Plugin):
+        if told:
+            def published(self, records: Any) -> None:
+                sys.exit("in a hook")
+
+    def commit(store: Store[Any, Any]) -> None:
+        with store.transaction("pipelined") as tx:
+            tx.put(b"key", str(time.time()).encode())
+            if not told:
+                store.log.write = slowly  # type: ignore[method-assign]  # so that the callback is there in time
+        if not told:
+            tx.outcome.add_done_callback(lambda _: sys.exit("in a callback"))
+        assert tx.outcome.result(10) == tx.txid
+
+    def slowly(batch: Any) -> Position:
+        time.sleep(0.1)
+        return type(store.log).write(store.log, batch)
+
+    def work() -> None:
+        for _ in range(3):
+            commit(store)
+
+    with opened(tmp_path, Exiting()) as store, caplog.at_level(logging.CRITICAL):
+        ends(work)
+
+
+def test_a_store_closes_while_a_bulk_load_waits_for_room(tmp_path: Path) -> None:
+    class Full(StagingMemory):
+        def apply_bulk(self, record: Record, path: Path) -> None:
+            tried.set()
+            raise DiskFull("no room")
+
+        def pending_bytes(self) -> int:
+            return 1 << 20  # so that the housekeeper wants a checkpoint, which must wait for the bulk load
+
+    tried = threading.Event()
+    store = opened(tmp_path, engine=Full, settings=Settings(wait_s=1, checkpoint_soft_bytes=1000,
+                                                            checkpoint_hard_bytes=1 << 40))
+
+    def load() -> None:
+        with pytest.raises(OutcomeUnknown):
+            store.bulk({b"key": b"value"})
+
+    beside = Beside(0)
+    put(store)
+    beside.run(load)
+    assert tried.wait(10)
+    time.sleep(1)  # the housekeeper looks twice a second
+    ends(store.close)
+    beside.finish()
+
+
+def test_quiet_waits_end(tmp_path: Path) -> None:
+    class Behind(StagingMemory):
+        def pending_bytes(self) -> int:
+            return 1 << 40
+
+    def work() -> None:
+        with opened(tmp_path, engine=Behind, seams=quiet_seams(Files())) as store, pytest.raises(RolledBack):
+            put(store)
+
+    ends(work)
+
+
+def test_a_log_whose_end_is_nowhere_is_damaged(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        put(store)
+        end = store.log.end
+        store.log.end = Position(end.txid + 1, end.chain)
+        try:
+            with pytest.raises(Damaged, match="transaction 2 is missing"):
+                ends(lambda: list(store.log.read(0)).clear())
+        finally:
+            store.log.end = end
+
+
+def test_threads_that_hang_in_a_child_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+
+    class Hanging(StagingMemory):
+        def begin(self) -> MemoryTransaction:
+            draft = super().begin()
+            if self._position.txid or self._newest[1].txid > 3:
+                go.wait(15)
+            return draft
+
+    monkeypatch.setattr(worker, "STILL_S", 0.5)
+    work = KeyValues(Hanging, put=MemoryTransaction.put, items=MemoryView.items)
+    plan = worker.Plan(directory=tmp_path / "store", states=None, script=[[]], first=0, count=30, settings=QUICK)
+
+    def say(kind: str, *about: Any) -> None:
+        if kind == "broken":
+            go.set()
+
+    def child() -> None:
+        with pytest.raises(AssertionError, match="no thread has ended a transaction"):
+            worker.drive(work, say, plan)
+
+    ends(child)
+    go.set()
