@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .errors import DiskFull, HoldfastError
-from .log.retention import KeepLogs, plan_pruning
+from .log.retention import KeepLogs, PrunePlan, plan_pruning
 from .log.segment import SegmentInfo
 from .opening import process_name
-from .readers import readers_floors
+from .readers import Reader, readers_in
 
 if TYPE_CHECKING:
     from .store import Store
@@ -119,30 +121,48 @@ class Housekeeper:
 
     def prune(self) -> list[SegmentInfo]:
         """Delete what `keep_logs`, leases, consumers and the last checkpoint allow; the segments that went."""
-        store, settings = self._store, self._store.settings
-        with (self._pruning, store.leases.frozen() as leased,
-              readers_floors(store.directory, process_name(), store.seams) as read):
-            consumers, segments = store.log.consumers, store.log.segments()
-            floors = [store.engine.position.txid]
-            if leased is not None:
-                floors.append(leased)
-            for floor in read:
-                if sum(s.size for s in segments if s.last > floor) <= settings.consumer_bytes:
-                    floors.append(floor)
-                else:
-                    logger.warning("a process that reads lags too far behind, at transaction %d: its log is no longer "
-                                   "kept", floor)
-            plan = plan_pruning(segments, keep=self._keep, floor=min(floors), consumers=consumers.list(),
-                                consumer_bytes=settings.consumer_bytes, consumer_hours=settings.consumer_days * 24,
-                                now_us=self._clock.now_us())
-            for consumer in plan.dropped:
-                logger.warning("consumer %s (%s) lags too far behind, at transaction %d: its log is no longer kept",
-                               consumer.id, consumer.name, consumer.position.txid)
-                consumers.drop(consumer.id)
-            if not plan.segments or self._vetoed(plan.segments):
+        with self._pruning:
+            # Plugins are asked outside of the locks that leases and readers wait for; so it is planned once more after.
+            with self._planned() as plan:
+                wished = plan.segments
+            if not wished or self._vetoed(wished):
                 return []
-            store.log.prune(list(plan.segments))
-            return list(plan.segments)
+            with self._planned() as plan:
+                log = self._store.log
+                for consumer in plan.dropped:
+                    logger.warning("consumer %s (%s) lags too far behind, at transaction %d: its log is no longer kept",
+                                   consumer.id, consumer.name, consumer.position.txid)
+                    log.consumers.drop(consumer.id)
+                doomed = list(plan.segments[: len(wished)])
+                if doomed:
+                    log.prune(doomed)
+                return doomed
+
+    @contextmanager
+    def _planned(self) -> Iterator[PrunePlan]:
+        """What may go. No lease and no reader comes in within the block."""
+        store = self._store
+        with (store.leases.frozen() as leased,
+              readers_in(store.directory, process_name(), store.seams) as readers):
+            yield self._plan(leased, readers)
+
+    def _plan(self, leased: int | None, readers: list[Reader]) -> PrunePlan:
+        """What may go. Readers that lag too far behind are dropped."""
+        store, settings = self._store, self._store.settings
+        segments = store.log.segments()
+        floors = [store.engine.position.txid]
+        if leased is not None:
+            floors.append(leased)
+        for reader in readers:
+            if sum(s.size for s in segments if s.last > reader.after) <= settings.consumer_bytes:
+                floors.append(reader.after)
+            else:
+                logger.warning("a process that reads lags too far behind, at transaction %d: its log is no longer kept",
+                               reader.after)
+                store.seams.files.unlink(reader.path, missing_ok=True)
+        return plan_pruning(segments, keep=self._keep, floor=min(floors), consumers=store.log.consumers.list(),
+                            consumer_bytes=settings.consumer_bytes, consumer_hours=settings.consumer_days * 24,
+                            now_us=self._clock.now_us())
 
     def _vetoed(self, segments: tuple[SegmentInfo, ...]) -> bool:
         for hook in self._store.hooks.pruning:

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from .errors import StoreLocked
 from .seams import DirectoryLock, Seams
@@ -101,24 +102,30 @@ class ReaderLease:
             self._file = None
 
 
+class Reader(NamedTuple):
+    """A process that reads: the file it keeps, and the transaction after which it needs the log."""
+
+    path: Path
+    after: int
+
+
 @contextmanager
-def readers_floors(root: Path, owner: str, seams: Seams) -> Iterator[list[int]]:
-    """For the writer: after which transactions the log is needed, by each process that reads. No reader comes in before
-    the block ends.
+def readers_in(root: Path, owner: str, seams: Seams) -> Iterator[list[Reader]]:
+    """For the writer: every process that reads. No other comes in before the block ends.
 
     Raises:
-        StoreLocked: a reader that comes in right now hangs.
+        StoreLocked: one that comes in right now hangs.
     """
     directory, files = root / DIRECTORY, seams.files
     if not files.is_directory(directory):
         yield []  # who comes now and finds log gone has looked too early, and looks again
         return
     with _alone(directory, owner, seams):
-        floors = []
+        readers = []
         for name in files.list(directory):
             if match := _NAME.fullmatch(name):
                 if files.is_locked(directory / name):
-                    floors.append(int(match[1]))
+                    readers.append(Reader(directory / name, int(match[1])))
                 else:
                     files.unlink(directory / name, missing_ok=True)
-        yield floors
+        yield readers

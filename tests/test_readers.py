@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import pytest
 from store_kinds import STAGING
 
 from holdfast.engine.errors import LogPruned, StoreLocked
-from holdfast.engine.readers import PATIENCE_S, ReaderLease, readers_floors
+from holdfast.engine.log.segment import SegmentInfo
+from holdfast.engine.plugins import Plugin
+from holdfast.engine.readers import PATIENCE_S, ReaderLease, readers_in
 from holdfast.engine.seams import REAL, Clock, DirectoryLock, Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
@@ -112,6 +114,25 @@ def test_a_reader_that_lags_too_far_is_dropped(tmp_path: Path, caplog: pytest.Lo
             write(store, 40)
             assert "lags too far behind" in caplog.text
             assert store.log.base.txid > reader.published.txid
+            assert names(store) == [], "it would hold log that it can no longer use"
+
+
+def test_readers_and_leases_do_not_wait_for_plugins(tmp_path: Path) -> None:
+    """A plugin that thinks about a pruning kept everybody out meanwhile. Who came in is heard all the same."""
+    came: list[Any] = []
+
+    class Thinks(Plugin):
+        def pruning(self, segments: Sequence[SegmentInfo]) -> None:
+            if not came:
+                came.append(STAGING.open(tmp_path / "store", read_only=True))
+
+    with STAGING.open(tmp_path / "store", settings=SETTINGS, plugins=[Thinks()]) as store:
+        write(store, 20)
+        (reader,) = came
+        with reader:
+            write(store, 20)
+            assert store.log.base.txid <= reader.published.txid
+            reader.refresh()
 
 
 def test_a_reader_that_may_not_write_reads_all_the_same(store: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,17 +164,17 @@ def test_who_hangs_in_the_door_is_named(tmp_path: Path) -> None:
     lease = ReaderLease(tmp_path, "process 1", REAL)
     held = REAL.files.lock(tmp_path / "readers" / "LOCK", "process 2")
     try:
-        with pytest.raises(StoreLocked, match="process 2"), readers_floors(tmp_path, "process 3", seams):
+        with pytest.raises(StoreLocked, match="process 2"), readers_in(tmp_path, "process 3", seams):
             raise AssertionError("it came in")
         assert clock.now >= PATIENCE_S
     finally:
         held.release()
     lease.advance(7)
-    with readers_floors(tmp_path, "process 3", seams) as floors:
-        assert floors == [7]
+    with readers_in(tmp_path, "process 3", seams) as readers:
+        assert [reader.after for reader in readers] == [7]
     lease.release()
-    with readers_floors(tmp_path, "process 3", seams) as floors:
-        assert floors == []
+    with readers_in(tmp_path, "process 3", seams) as readers:
+        assert readers == []
 
 
 def test_one_that_lags_too_far_takes_no_other_with_it(store: Kit) -> None:
