@@ -33,7 +33,7 @@ from holdfast.engine.source.server import Limits
 from holdfast.engine.source.service import BackupService
 from holdfast.engine.sqlite import SqliteEngine
 from holdfast.engine.store import Store
-from holdfast.engine.testing.quiet import SetClock
+from holdfast.engine.testing.disks.quiet import SetClock
 
 SETTINGS = Settings(segment_bytes=128 << 10, heartbeat_s=0)
 VALUES: dict[str, Any] = {

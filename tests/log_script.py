@@ -9,8 +9,8 @@ from pathlib import Path
 from holdfast.engine.history import Branch, History, Record, origin
 from holdfast.engine.log.log import Log, LogOptions
 from holdfast.engine.seams import Seams
-from holdfast.engine.testing.quiet import SetClock, quiet_seams
-from holdfast.engine.testing.simdisk import SimDisk
+from holdfast.engine.testing.disks.quiet import SetClock, quiet_seams
+from holdfast.engine.testing.disks.simdisk import SimDisk
 
 DIRECTORY = Path("/log")
 STORE_ID = b"store id 16bytes"

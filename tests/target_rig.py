@@ -16,12 +16,12 @@ from holdfast.engine.seams import Seams, Task
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store import Store
 from holdfast.engine.testing import Workload
+from holdfast.engine.testing.crashed.scripted import SETTINGS, Run
+from holdfast.engine.testing.disks.quiet import QuietScheduler, quiet_seams
+from holdfast.engine.testing.disks.simdisk import SimDisk
+from holdfast.engine.testing.disks.simfates import Dropped, power_cuts
+from holdfast.engine.testing.disks.simfaults import DiskFault, Injected, faults_of
 from holdfast.engine.testing.figures import count
-from holdfast.engine.testing.quiet import QuietScheduler, quiet_seams
-from holdfast.engine.testing.scripted import SETTINGS, Run
-from holdfast.engine.testing.simdisk import SimDisk
-from holdfast.engine.testing.simfates import Dropped, power_cuts
-from holdfast.engine.testing.simfaults import DiskFault, Injected, faults_of
 
 TARGET, DEST = Path("/backups/target"), Path("/stores/restored")
 

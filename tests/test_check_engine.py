@@ -23,7 +23,7 @@ from holdfast.engine.helpers import FileImage
 from holdfast.engine.history import Position
 from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
 from holdfast.engine.testing import PROFILES, STAGING, Contract, EngineContract, KeyValues, Workload, check
-from holdfast.engine.testing.alone import AloneChecks
+from holdfast.engine.testing.alone.drafts import AloneChecks
 from holdfast.engine.testing.report import check_engine, installed_contracts
 from holdfast.replay.testing import ReplayContract
 
@@ -111,7 +111,7 @@ def test_what_stores_log_does_not_drown_the_report(tmp_path: Path) -> None:
     script.write_text(dedent("""
         from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
         from holdfast.engine.testing import KeyValues, check_engine
-        from holdfast.engine.testing.crashes import CrashChecks
+        from holdfast.engine.testing.crashed.crashes import CrashChecks
 
         class Some(CrashChecks):
             checks = classmethod(lambda cls: ["test_power_cuts_in_any_history"])

@@ -9,5 +9,5 @@ from holdfast.engine.testing import EngineContract
 from holdfast.replay.testing import ReplayContract
 
 
-class TestGraph(EngineContract, ReplayContract, BackupContract):
+class TestGraph(BackupContract, ReplayContract, EngineContract):
     workload = staticmethod(WORKLOADS["graph"])

@@ -9,5 +9,5 @@ from holdfast.engine.testing import EngineContract
 from holdfast.replay.testing import ReplayContract
 
 
-class TestMemory(EngineContract, ReplayContract, BackupContract):
+class TestMemory(BackupContract, ReplayContract, EngineContract):
     workload = staticmethod(WORKLOADS["memory"])

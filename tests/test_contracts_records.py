@@ -9,5 +9,5 @@ from holdfast.engine.testing import EngineContract
 from holdfast.replay.testing import ReplayContract
 
 
-class TestRecords(EngineContract, ReplayContract, BackupContract):
+class TestRecords(BackupContract, ReplayContract, EngineContract):
     workload = staticmethod(WORKLOADS["records"])

@@ -9,5 +9,5 @@ from holdfast.engine.testing import EngineContract
 from holdfast.replay.testing import ReplayContract
 
 
-class TestRocksdb(EngineContract, ReplayContract, BackupContract):
+class TestRocksdb(BackupContract, ReplayContract, EngineContract):
     workload = staticmethod(WORKLOADS["rocksdb"])

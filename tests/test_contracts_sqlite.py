@@ -9,5 +9,5 @@ from holdfast.engine.testing import EngineContract
 from holdfast.replay.testing import ReplayContract
 
 
-class TestSqlite(EngineContract, ReplayContract, BackupContract):
+class TestSqlite(BackupContract, ReplayContract, EngineContract):
     workload = staticmethod(WORKLOADS["sqlite"])

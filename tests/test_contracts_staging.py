@@ -9,5 +9,5 @@ from holdfast.engine.testing import EngineContract
 from holdfast.replay.testing import ReplayContract
 
 
-class TestStaging(EngineContract, ReplayContract, BackupContract):
+class TestStaging(BackupContract, ReplayContract, EngineContract):
     workload = staticmethod(WORKLOADS["staging"])

@@ -18,8 +18,8 @@ from workloads import WORKLOADS
 from holdfast.engine.errors import StoreExists, StoreNotFound, TargetRetired
 from holdfast.engine.store import Store
 from holdfast.engine.testing import current_profile
-from holdfast.engine.testing.simdisk import SimDisk
-from holdfast.engine.testing.simfates import Dropped
+from holdfast.engine.testing.disks.simdisk import SimDisk
+from holdfast.engine.testing.disks.simfates import Dropped
 
 TRIES = current_profile().crash_states // 2
 EVERY = 3 if current_profile().times == 1 else 1

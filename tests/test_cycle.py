@@ -28,7 +28,7 @@ from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.records import RecordsEngine
 from holdfast.engine.settings import Durability, Settings
 from holdfast.engine.store import Store
-from holdfast.engine.testing.tails import copy_running, unlucky
+from holdfast.engine.testing.stored.tails import copy_running, unlucky
 
 NODES = 12
 SWAPS = 25

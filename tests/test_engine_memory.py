@@ -23,7 +23,7 @@ from holdfast.engine.errors import (
 from holdfast.engine.history import Record
 from holdfast.engine.memory import MAX_KEY, MAX_VALUE, MemoryEngine
 from holdfast.engine.seams import File, Files, Seams
-from holdfast.engine.testing.driver import ORIGIN, Driver
+from holdfast.engine.testing.alone.driver import ORIGIN, Driver
 
 
 @pytest.fixture

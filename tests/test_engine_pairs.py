@@ -23,8 +23,8 @@ from holdfast.engine.contract import Context
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, StoreClosed, UnsupportedFormat
 from holdfast.engine.history import Position
 from holdfast.engine.pairs import PairsEngine
+from holdfast.engine.testing.alone.driver import ORIGIN, Driver
 from holdfast.engine.testing.contract import scratch
-from holdfast.engine.testing.driver import ORIGIN, Driver
 from holdfast.engine.testing.workload import text_of
 
 
@@ -254,7 +254,7 @@ import gc, os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from workloads import WORKLOADS
-from holdfast.engine.testing.driver import Driver
+from holdfast.engine.testing.alone.driver import Driver
 
 it = Driver(WORKLOADS[{name!r}](), Path({place!r}))
 it.commit([("put", b"a", b"1")])

@@ -20,10 +20,10 @@ from holdfast.engine.history import Record
 from holdfast.engine.records import MAX_VALUE, OVERFLOW, VALUES, RecordsEngine
 from holdfast.engine.seams import Files, Seams
 from holdfast.engine.testing import Operation
-from holdfast.engine.testing.driver import ORIGIN, Driver
-from holdfast.engine.testing.quiet import quiet_seams
-from holdfast.engine.testing.simdisk import SimDisk
-from holdfast.engine.testing.simops import Op
+from holdfast.engine.testing.alone.driver import ORIGIN, Driver
+from holdfast.engine.testing.disks.quiet import quiet_seams
+from holdfast.engine.testing.disks.simdisk import SimDisk
+from holdfast.engine.testing.disks.simops import Op
 from holdfast.engine.testing.workload import text_of
 
 WORK = RecordsWorkload()

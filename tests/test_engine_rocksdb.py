@@ -16,8 +16,8 @@ from holdfast.engine.errors import Damaged, DiskFull, StoreClosed, StoreLocked, 
 from holdfast.engine.rocksdb import RocksEngine
 from holdfast.engine.seams import Files, Seams
 from holdfast.engine.store import Store
+from holdfast.engine.testing.alone.driver import Driver
 from holdfast.engine.testing.contract import scratch
-from holdfast.engine.testing.driver import Driver
 
 
 class Room(Files):

@@ -14,7 +14,7 @@ from workloads import WORKLOADS
 
 from holdfast.engine.errors import Damaged, DiskFull, UnsupportedFormat
 from holdfast.engine.sqlite import SqliteEngine, _connect, _seal
-from holdfast.engine.testing.driver import Driver
+from holdfast.engine.testing.alone.driver import Driver
 
 
 @pytest.fixture

@@ -34,12 +34,12 @@ from fault_worker import full_disk
 from workloads import WORKLOADS
 
 from holdfast.engine.testing import current_profile
-from holdfast.engine.testing.children import Journal, Server
 from holdfast.engine.testing.contract import scratch
 from holdfast.engine.testing.figures import count
-from holdfast.engine.testing.kills import script
+from holdfast.engine.testing.killed.children import Journal, Server
+from holdfast.engine.testing.killed.kills import script
+from holdfast.engine.testing.killed.worker import drive
 from holdfast.engine.testing.profiles import current_seed
-from holdfast.engine.testing.worker import drive
 
 ENGINES = sorted(WORKLOADS)
 BELOW_SEAMS = [name for name in ENGINES if not WORKLOADS[name]().above_seams]

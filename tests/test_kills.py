@@ -20,9 +20,9 @@ from holdfast.engine.errors import SettingError
 from holdfast.engine.history import Position
 from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.testing import PROFILES, KeyValues, Workload
-from holdfast.engine.testing.children import Journal, Server
-from holdfast.engine.testing.kills import KillChecks, script
-from holdfast.engine.testing.worker import Failure, State, drive
+from holdfast.engine.testing.killed.children import Journal, Server
+from holdfast.engine.testing.killed.kills import KillChecks, script
+from holdfast.engine.testing.killed.worker import Failure, State, drive
 from holdfast.engine.testing.workload import Operation
 
 
@@ -108,7 +108,7 @@ SCRIPT = """
     import sys
     from holdfast.engine.memory import MemoryEngine
     from holdfast.engine.testing import KeyValues, check_engine
-    from holdfast.engine.testing.kills import KillChecks
+    from holdfast.engine.testing.killed.kills import KillChecks
 
     def work():
         return KeyValues(MemoryEngine, put=lambda tx, k, v: tx.put(k, v), items=lambda view: view.items())

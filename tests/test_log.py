@@ -27,9 +27,9 @@ from holdfast.engine.log.log import Log, LogOptions
 from holdfast.engine.log.retention import KeepLogs, plan_pruning
 from holdfast.engine.log.segment import SegmentInfo
 from holdfast.engine.seams import Seams
-from holdfast.engine.testing.quiet import SetClock, quiet_seams
-from holdfast.engine.testing.simdisk import SimDisk
-from holdfast.engine.testing.simops import Op
+from holdfast.engine.testing.disks.quiet import SetClock, quiet_seams
+from holdfast.engine.testing.disks.simdisk import SimDisk
+from holdfast.engine.testing.disks.simops import Op
 
 HERE = Path("/log")
 STORE_ID = b"store id 16bytes"

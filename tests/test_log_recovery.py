@@ -16,9 +16,9 @@ from holdfast.engine.log.format import GROUP_HEADER
 from holdfast.engine.log.log import Log
 from holdfast.engine.log.segment import Segment
 from holdfast.engine.seams import Seams
-from holdfast.engine.testing.quiet import SeededRandomness, SetClock, quiet_seams
-from holdfast.engine.testing.simdisk import SimDisk
-from holdfast.engine.testing.simfates import FATES, Fate
+from holdfast.engine.testing.disks.quiet import SeededRandomness, SetClock, quiet_seams
+from holdfast.engine.testing.disks.simdisk import SimDisk
+from holdfast.engine.testing.disks.simfates import FATES, Fate
 
 
 def three_segments(*, clean: bool) -> SimDisk:

@@ -24,10 +24,11 @@ from holdfast.engine.memory import MemoryTransaction, MemoryView
 from holdfast.engine.plugins import Condition, LogRange, Plugin
 from holdfast.engine.seams import REAL, Files, Seams
 from holdfast.engine.settings import Settings
-from holdfast.engine.testing import KeyValues, worker
+from holdfast.engine.testing import KeyValues
 from holdfast.engine.testing.beside import Beside
+from holdfast.engine.testing.disks.quiet import quiet_seams
+from holdfast.engine.testing.killed import worker
 from holdfast.engine.testing.plugins.watching import bounded
-from holdfast.engine.testing.quiet import quiet_seams
 
 QUICK = Settings(wait_s=1, heartbeat_s=0)
 

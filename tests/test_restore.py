@@ -32,7 +32,7 @@ from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.records import RecordsEngine
 from holdfast.engine.seams import Files, Seams
 from holdfast.engine.store import Store
-from holdfast.engine.testing.quiet import SetClock
+from holdfast.engine.testing.disks.quiet import SetClock
 
 HOUR = 3600 * 1_000_000
 

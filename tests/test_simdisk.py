@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from holdfast.engine.seams import File
-from holdfast.engine.testing.simdisk import SimDisk
-from holdfast.engine.testing.simfates import FEW, Drawn, Dropped, Fate, power_cuts
-from holdfast.engine.testing.simfaults import DiskFault, Injected, Kind, faults_of
+from holdfast.engine.testing.disks.simdisk import SimDisk
+from holdfast.engine.testing.disks.simfates import FEW, Drawn, Dropped, Fate, power_cuts
+from holdfast.engine.testing.disks.simfaults import DiskFault, Injected, Kind, faults_of
 
 FILE = Path("/file")
 

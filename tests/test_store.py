@@ -26,7 +26,7 @@ from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.seams import Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
-from holdfast.engine.testing.faulty import FaultyFiles, is_log, is_state
+from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log, is_state
 
 QUIET = Settings(heartbeat_s=0)
 

@@ -28,7 +28,7 @@ from holdfast.engine.plugins import Condition, LogRange, Plugin
 from holdfast.engine.seams import Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
-from holdfast.engine.testing.faulty import FaultyFiles, is_log
+from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
 
 QUIET = Settings(heartbeat_s=0)
 

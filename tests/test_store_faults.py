@@ -29,7 +29,7 @@ from holdfast.engine.plugins import Plugin
 from holdfast.engine.seams import Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
-from holdfast.engine.testing.faulty import FaultyFiles, is_log, is_state
+from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log, is_state
 
 QUIET = Settings(heartbeat_s=0)
 SMALL = Settings(heartbeat_s=0, segment_bytes=128 << 10)

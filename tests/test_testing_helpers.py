@@ -12,10 +12,10 @@ from workloads import WORKLOADS
 
 from holdfast.engine.errors import DiskFull, RolledBack
 from holdfast.engine.testing import Contract, Operation
-from holdfast.engine.testing.machine import machine_for
-from holdfast.engine.testing.modelled import Modelled, difference
 from holdfast.engine.testing.raising import raises
-from holdfast.engine.testing.tails import EVERYTHING, group_ends, segments_of, tree, unlucky
+from holdfast.engine.testing.stored.machine import machine_for
+from holdfast.engine.testing.stored.modelled import Modelled, difference
+from holdfast.engine.testing.stored.tails import EVERYTHING, group_ends, segments_of, tree, unlucky
 
 
 def test_what_must_be_refused() -> None:

@@ -28,7 +28,7 @@ from holdfast.engine.errors import (
 from holdfast.engine.memory import MemoryEngine, MemoryView
 from holdfast.engine.seams import Seams
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.testing.quiet import SetClock
+from holdfast.engine.testing.disks.quiet import SetClock
 
 
 @dataclass

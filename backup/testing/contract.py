@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ...engine.contract import BulkEngine
 from ...engine.testing.contract import check
-from ...engine.testing.machine import machine_for
+from ...engine.testing.stored.machine import machine_for
 from ...engine.testing.workload import Operation, Workload
 from .copies import CopyChecks
 from .damage import DamageChecks

@@ -18,7 +18,7 @@ from ...engine.testing.beside import Beside
 from ...engine.testing.contract import BULK, STABLE_IMAGE, Contract, check
 from ...engine.testing.plugins.leftovers import descriptors
 from ...engine.testing.raising import raises
-from ...engine.testing.tails import tree
+from ...engine.testing.stored.tails import tree
 from ...engine.testing.workload import Workload
 from ..info import info, transactions
 from .restores import Histories, histories

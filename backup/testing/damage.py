@@ -19,7 +19,7 @@ from ...engine.errors import HoldfastError
 from ...engine.log.format import FRAME, GROUP_HEADER, BadBytes, read_footer, read_groups, read_header
 from ...engine.seams import REAL
 from ...engine.testing.contract import BULK, Contract, check
-from ...engine.testing.tails import tree
+from ...engine.testing.stored.tails import tree
 from ...engine.testing.workload import Workload
 from .failures import spread
 from .world import World, seen_in, world

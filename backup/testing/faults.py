@@ -15,7 +15,7 @@ from threading import Condition
 
 from ...engine.history import Position, Record
 from ...engine.source.base import CHUNK_BYTES, Confirmation, Grant, Source, SourceInfo
-from ...engine.testing.faulty import FaultyFiles
+from ...engine.testing.disks.faulty import FaultyFiles
 
 PATIENCE_S = 30
 

@@ -17,9 +17,9 @@ from hypothesis.stateful import precondition, rule
 
 from ...engine.errors import OtherBranch, RestorePointOutOfRange
 from ...engine.source.local import LocalSource
-from ...engine.testing.machine import OPERATIONS, StoreMachine
 from ...engine.testing.raising import raises
-from ...engine.testing.tails import tree
+from ...engine.testing.stored.machine import OPERATIONS, StoreMachine
+from ...engine.testing.stored.tails import tree
 from ...engine.testing.workload import Operation
 from .. import incremental
 from ..info import info, transactions

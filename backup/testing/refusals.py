@@ -9,7 +9,7 @@ from functools import partial
 from ...engine.errors import AheadOfSource, Diverged, ForeignStore, OtherBranch, TargetInvalid, TargetRetired
 from ...engine.testing.contract import Contract, check
 from ...engine.testing.raising import raises
-from ...engine.testing.tails import tree
+from ...engine.testing.stored.tails import tree
 from ...engine.testing.workload import Workload
 from .world import World, seen_in, world
 

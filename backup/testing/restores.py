@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from ...engine.errors import InvalidInput, StoreExists, StoreLocked
 from ...engine.seams import Seams
 from ...engine.testing.contract import Contract, check
-from ...engine.testing.quiet import SetClock
+from ...engine.testing.disks.quiet import SetClock
 from ...engine.testing.raising import raises
-from ...engine.testing.tails import tree
+from ...engine.testing.stored.tails import tree
 from ...engine.testing.workload import Operation, Workload
 from .world import World, moment, seen_in, world
 

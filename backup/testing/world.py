@@ -25,9 +25,9 @@ from ...engine.source.base import Source
 from ...engine.source.local import LocalSource
 from ...engine.store import Store
 from ...engine.testing.contract import scratch
-from ...engine.testing.modelled import Modelled
 from ...engine.testing.raising import raises
-from ...engine.testing.tails import tree
+from ...engine.testing.stored.modelled import Modelled
+from ...engine.testing.stored.tails import tree
 from ...engine.testing.workload import Operation, Workload
 from .. import incremental
 from ..info import info

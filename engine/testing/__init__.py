@@ -1,7 +1,8 @@
 """The contract suite for engines and plugins, to be run on your own: see `docs/writing-an-engine.md`."""
 
-from .abilities import AbilityChecks
-from .alone import AloneChecks
+from .alone.abilities import AbilityChecks
+from .alone.drafts import AloneChecks
+from .alone.states import StateChecks
 from .contract import (
     ABOVE_SEAMS,
     ATOMIC,
@@ -14,13 +15,12 @@ from .contract import (
     Need,
     check,
 )
-from .crashes import CrashChecks
-from .kills import KillChecks
+from .crashed.crashes import CrashChecks
+from .killed.kills import KillChecks
 from .plugins import PluginContract
 from .profiles import PROFILES, Profile, current_profile
 from .report import Fault, Report, check_engine
-from .states import StateChecks
-from .stored import StoreChecks
+from .stored.histories import StoreChecks
 from .workload import KeyValues, Operation, Workload
 
 

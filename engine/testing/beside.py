@@ -19,6 +19,7 @@ LIMIT_S = 60.0
 """Nothing in a check takes so long, in seconds, unless it never ends."""
 _LINES = 200
 _LINE_MOMENT_S = 0.02
+_SUITES = __name__.rpartition(".")[0]
 
 
 class Beside:
@@ -72,7 +73,7 @@ def at_each_line(call: Callable[[], object]) -> Iterator[None]:
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
         nonlocal left
-        if frame.f_globals.get("__name__", "").startswith(__package__):
+        if frame.f_globals.get("__name__", "").startswith(_SUITES):
             return None
         if event == "line" and left and not errors:
             left -= 1

@@ -69,13 +69,13 @@ def check(*needs: Need) -> Callable[[Callable[[Any, Workload], None]], CheckMeth
                 if not need.met(work):
                     name = getattr(work.engine, "name", work.engine.__name__)
                     raise SkipTest(f"the {name} engine does not declare {need.name!r}: {need.why}")
-            self.running = run.__name__
+            self.running, self.drew = run.__name__, False
             try:
                 function(self, work)
             except SkipTest:
                 raise
             except Exception as error:
-                _explain(error, run.__name__, run.__doc__ or "")
+                self._explain(error, run.__doc__ or "")
                 raise
 
         # Not functools.wraps: pytest would take `work` for a fixture.
@@ -85,17 +85,6 @@ def check(*needs: Need) -> Callable[[Callable[[Any, Workload], None]], CheckMeth
         return run
 
     return decorate
-
-
-def _explain(error: Exception, name: str, doc: str) -> None:
-    """Adds to an error which property it breaks, and how to see it again."""
-    notes: list[str] = getattr(error, "__notes__", [])
-    again = [match for note in notes for match in _BLOB.findall(note)]
-    notes[:] = [note for note in notes if not _BLOB.search(note)]
-    error.add_note(f"\nwhat is broken: {name}\n    {_statement(doc)}")
-    if again:
-        version, blob = again[0]
-        error.add_note(f"to see it again: {REPRODUCE_VARIABLE}={name}@{version}@{blob} with the same command")
 
 
 def _statement(doc: str) -> str:
@@ -115,6 +104,7 @@ class Contract:
     profile: ClassVar[Profile | None] = None
     quiet: ClassVar[bool] = False
     running = ""
+    drew = False
 
     def work(self) -> Workload:
         """A workload for one check."""
@@ -139,6 +129,19 @@ class Contract:
         """The property that a check proves, in words."""
         return _statement(getattr(cls, name).__doc__ or "")
 
+    def _explain(self, error: Exception, doc: str) -> None:
+        """Adds to an error which property it breaks, and how to see it again."""
+        notes: list[str] = getattr(error, "__notes__", [])
+        blobs = [match for note in notes for match in _BLOB.findall(note)]
+        notes[:] = [note for note in notes if not _BLOB.search(note)]
+        error.add_note(f"\nwhat is broken: {self.running}\n    {_statement(doc)}")
+        if blobs:
+            version, blob = blobs[0]
+            error.add_note(f"to see it again: {REPRODUCE_VARIABLE}={self.running}@{version}@{blob} "
+                           "with the same command")
+        elif not self.drew:
+            error.add_note(f"to see it again: pytest -k {self.running} (it draws nothing)")
+
     @property
     def effort(self) -> Profile:
         return self.profile or current_profile()
@@ -146,11 +149,13 @@ class Contract:
     def prove(self, claim: Callable[..., None], *, examples: int, **strategies: st.SearchStrategy[Any]) -> None:
         """Call `claim` with what `strategies` draw, `examples` times (in the default profile). It raises where the
         property does not hold."""
+        self.drew = True
         test = given(**strategies)(self._once(claim))
         self._settled(test, self._settings(examples))()
 
     def prove_machine(self, machine: type[RuleBasedStateMachine], *, examples: int) -> None:
         """Run a state machine, `examples` times (in the default profile)."""
+        self.drew = True
         self._settled(machine, None)
         run_state_machine_as_test(machine, settings=self._settings(examples))
 

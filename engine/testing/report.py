@@ -71,8 +71,10 @@ class Report:
 
 
 def installed_contracts() -> list[type[Contract]]:
-    """Every contract that is registered, by name."""
-    return [entry.load() for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)]
+    """Every contract that is registered: the kit's from the lowest layer up, then others by name."""
+    layers = ["engine", "replay", "backup"]
+    found = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+    return [entry.load() for entry in sorted(found, key=lambda e: layers.index(e.name) if e.name in layers else 3)]
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from ...engine.contract import Context
 from ...engine.errors import LeaseExpired
 from ...engine.seams import REAL
 from ...engine.source.local import LocalSource
+from ...engine.testing.alone.driver import put_files
 from ...engine.testing.contract import Contract, check
-from ...engine.testing.driver import put_files
-from ...engine.testing.quiet import SetClock
+from ...engine.testing.disks.quiet import SetClock
 from ...engine.testing.raising import raises
 from ...engine.testing.workload import Workload
 from ..roll import roll

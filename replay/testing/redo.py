@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 
 from ...engine.contract import Context, Image
 from ...engine.history import Position
-from ...engine.testing.alone import begun, several
+from ...engine.testing.alone.drafts import begun, several
+from ...engine.testing.alone.driver import Driver, driven, read_image
 from ...engine.testing.beside import Beside
 from ...engine.testing.contract import ABOVE_SEAMS, Contract, check
-from ...engine.testing.driver import Driver, driven, read_image
-from ...engine.testing.quiet import quiet_seams
-from ...engine.testing.simdisk import SimDisk
-from ...engine.testing.simfates import power_cuts
-from ...engine.testing.simops import Op
+from ...engine.testing.disks.quiet import quiet_seams
+from ...engine.testing.disks.simdisk import SimDisk
+from ...engine.testing.disks.simfates import power_cuts
+from ...engine.testing.disks.simops import Op
 from ...engine.testing.workload import Operation, Workload
 
 Todo = list[list[Operation]]

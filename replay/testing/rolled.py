@@ -32,12 +32,12 @@ from ...engine.seams import REAL
 from ...engine.settings import Settings
 from ...engine.source.base import Confirmation, compare
 from ...engine.source.local import LocalSource
-from ...engine.testing.alone import several
+from ...engine.testing.alone.drafts import several
 from ...engine.testing.contract import Contract, check, scratch
-from ...engine.testing.modelled import Modelled
-from ...engine.testing.quiet import SetClock, quiet_seams
+from ...engine.testing.disks.quiet import SetClock, quiet_seams
 from ...engine.testing.raising import raises
-from ...engine.testing.tails import copy_running, state_of
+from ...engine.testing.stored.modelled import Modelled
+from ...engine.testing.stored.tails import copy_running, state_of
 from ...engine.testing.workload import Operation, Workload
 from .. import copy, files
 from ..roll import fetch, history_at, roll

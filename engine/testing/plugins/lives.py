@@ -10,7 +10,7 @@ from ...plugins import Plugin
 from ...seams import Seams
 from ...store import Store
 from ..contract import check
-from ..faulty import FaultyFiles, is_log
+from ..disks.faulty import FaultyFiles, is_log
 from ..workload import Workload
 from .base import PluginChecks
 from .forking import in_child

@@ -24,14 +24,14 @@ from typing import ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ..contract import BulkEngine, View
-from ..errors import StoreLocked
-from ..settings import Durability
-from .contract import scratch
+from ...contract import BulkEngine, View
+from ...errors import StoreLocked
+from ...settings import Durability
+from ..contract import scratch
+from ..raising import raises
+from ..workload import Operation, Workload
 from .modelled import DURABILITIES, PATIENCE_S, SETTINGS, Modelled
-from .raising import raises
 from .tails import TAILS, unlucky
-from .workload import Operation, Workload
 
 KEPT_LOGS = ("for ever", "1 transactions")
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ..contract import Abilities, Context, View
-from ..errors import HoldfastError, StoreClosed
-from .contract import Contract, check, scratch
+from ...contract import Abilities, Context, View
+from ...errors import HoldfastError, StoreClosed
+from ..contract import Contract, check, scratch
+from ..disks.quiet import quiet_seams
+from ..raising import raises
+from ..workload import Operation, Workload
 from .driver import ORIGIN, Driver, driven
-from .quiet import quiet_seams
-from .raising import raises
-from .workload import Operation, Workload
 
 Step = list[Operation] | str | tuple[str, list[Operation]]
 """A transaction's operations; `checkpoint` or `reopen`; or `roll back` with operations."""

@@ -17,17 +17,17 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ..contract import BulkEngine, Engine, StagingEngine
-from ..errors import InvalidInput
-from .alone import Held, begun, several
-from .beside import LIMIT_S, Beside, at_each_line
-from .contract import ABOVE_SEAMS, BACKGROUND_CHECKPOINT, BULK, STAGING, Contract, check
+from ...contract import BulkEngine, Engine, StagingEngine
+from ...errors import InvalidInput
+from ..beside import LIMIT_S, Beside, at_each_line
+from ..contract import ABOVE_SEAMS, BACKGROUND_CHECKPOINT, BULK, STAGING, Contract, check
+from ..disks.quiet import quiet_seams
+from ..disks.simdisk import SimDisk
+from ..disks.simops import Op
+from ..raising import raises
+from ..workload import Operation, Workload
+from .drafts import Held, begun, several
 from .driver import Driver, driven, read_image
-from .quiet import quiet_seams
-from .raising import raises
-from .simdisk import SimDisk
-from .simops import Op
-from .workload import Operation, Workload
 
 _MANY, _LARGE = 40, 10
 """Transactions that are applied while others look, and numbers in each."""

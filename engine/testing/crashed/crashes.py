@@ -14,15 +14,15 @@ from random import Random
 
 from hypothesis import strategies as st
 
-from .contract import ABOVE_SEAMS, Contract, check
-from .figures import count
+from ..contract import ABOVE_SEAMS, Contract, check
+from ..disks.simdisk import SimDisk
+from ..disks.simfates import Drawn, Dropped, Fate, power_cuts
+from ..disks.simfaults import DiskFault, Injected, faults_of
+from ..disks.simops import Op
+from ..figures import count
+from ..workload import Workload
 from .scripted import Run, Step
 from .scripts import AFTER_FULL, full_segments, long_script, short_script, steps_of
-from .simdisk import SimDisk
-from .simfates import Drawn, Dropped, Fate, power_cuts
-from .simfaults import DiskFault, Injected, faults_of
-from .simops import Op
-from .workload import Workload
 
 _CHANGES = ("names", "write", "truncate")
 

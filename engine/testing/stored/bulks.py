@@ -11,15 +11,15 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from ..errors import ConditionNotMet, DiskFull, OutcomeUnknown
-from .contract import BULK, Contract, check
+from ...errors import ConditionNotMet, DiskFull, OutcomeUnknown
+from ..contract import BULK, Contract, check
+from ..disks.faulty import FaultyFiles, is_log
+from ..disks.quiet import quiet_seams
+from ..raising import raises
+from ..workload import Operation, Workload
 from .ends import Holding, is_undone, kept_with
-from .faulty import FaultyFiles, is_log
 from .modelled import PATIENCE_S, Modelled
-from .quiet import quiet_seams
-from .raising import raises
 from .tails import log_of
-from .workload import Operation, Workload
 
 
 def _attachments(kept: Modelled) -> int:

@@ -14,13 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..contract import Engine, StagingEngine, Transaction, View
-from ..plugins import Plugin
-from ..seams import REAL, Seams
-from ..settings import Durability, Settings
-from ..store import Recovery, Store
+from ...contract import Engine, StagingEngine, Transaction, View
+from ...plugins import Plugin
+from ...seams import REAL, Seams
+from ...settings import Durability, Settings
+from ...store import Recovery, Store
+from ..workload import Operation, Workload
 from .tails import copy_running, tree
-from .workload import Operation, Workload
 
 SETTINGS = Settings(segment_bytes=128 << 10, keep_logs="for ever", heartbeat_s=0, relaxed_ms=20, wait_s=5)
 """Small and quiet: nothing happens of which a check does not know."""

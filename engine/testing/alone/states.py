@@ -17,17 +17,17 @@ from pathlib import Path, PurePosixPath
 
 from hypothesis import strategies as st
 
-from ..contract import Image
-from ..errors import DiskFull, StoreClosed
-from ..history import Position
-from .alone import Step, begun, histories, several, take
-from .contract import ABOVE_SEAMS, READ_ONLY_REPLAY, Contract, check
+from ...contract import Image
+from ...errors import DiskFull, StoreClosed
+from ...history import Position
+from ..contract import ABOVE_SEAMS, READ_ONLY_REPLAY, Contract, check
+from ..disks.quiet import quiet_seams
+from ..disks.simdisk import SimDisk
+from ..disks.simfaults import DiskFault, Injected
+from ..stored.tails import tree
+from ..workload import Operation, Workload
+from .drafts import Step, begun, histories, several, take
 from .driver import Driver, driven, read_image
-from .quiet import quiet_seams
-from .simdisk import SimDisk
-from .simfaults import DiskFault, Injected
-from .tails import tree
-from .workload import Operation, Workload
 
 _OPENINGS = 30
 _SPARE = 8

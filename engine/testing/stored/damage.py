@@ -16,13 +16,13 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from ..errors import Damaged, HoldfastError
-from ..log.format import FRAME, GROUP_HEADER, TRAILER
-from .contract import ABOVE_SEAMS, Contract, check, scratch
+from ...errors import Damaged, HoldfastError
+from ...log.format import FRAME, GROUP_HEADER, TRAILER
+from ..contract import ABOVE_SEAMS, Contract, check, scratch
+from ..raising import raises
+from ..workload import Operation, Workload
 from .modelled import Modelled, difference
-from .raising import raises
 from .tails import group_ends, segments_of, state_of
-from .workload import Operation, Workload
 
 DOCUMENT_FIELDS = (0, 7, 8, 12, 15, 16, 17)
 """Where the fields of a document, or of a state file, begin: magic, version, length, and the body or what follows."""

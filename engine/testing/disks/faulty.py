@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import Literal
 
-from ..seams import DirectoryLock, File, Files
+from ...seams import DirectoryLock, File, Files
 
 Kind = Literal["create", "pwrite", "datasync", "sync", "truncate", "reserve", "make_directory", "rename", "exchange",
                "unlink", "remove_tree", "sync_directory"]

@@ -14,24 +14,24 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ..contract import BulkEngine, Context, Engine
-from ..errors import DiskFull, LogPruned, StorePoisoned
-from ..history import Position, Record
-from ..seams import Files, Seams
-from ..settings import Durability
+from ...contract import BulkEngine, Context, Engine
+from ...errors import DiskFull, LogPruned, StorePoisoned
+from ...history import Position, Record
+from ...seams import Files, Seams
+from ...settings import Durability
+from ..contract import Contract, check, scratch
+from ..disks.faulty import FaultyFiles, is_log
+from ..disks.quiet import quiet_seams
+from ..raising import raises
+from ..workload import Operation, Workload
 from .bulks import BulkChecks
-from .contract import Contract, check, scratch
 from .crowd import Crowd
 from .damage import DamageChecks
 from .ends import EndChecks, Refused, kept_with
-from .faulty import FaultyFiles, is_log
 from .hooks import HookChecks
 from .machine import machine_for
 from .modelled import DURABILITIES, PATIENCE_S, SETTINGS, Modelled
-from .quiet import quiet_seams
-from .raising import raises
 from .tails import log_of, state_of, tree
-from .workload import Operation, Workload
 
 COMPARED = 8
 """Of the states that threads have seen, each so-manieth is compared by its content too."""

@@ -10,16 +10,16 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ..contract import Transaction
-from ..errors import StoreClosed
-from ..history import Position, Record
-from ..plugins import LogRange, Plugin
-from ..settings import Durability
-from ..store import Store
-from .contract import Contract, check, scratch
+from ...contract import Transaction
+from ...errors import StoreClosed
+from ...history import Position, Record
+from ...plugins import LogRange, Plugin
+from ...settings import Durability
+from ...store import Store
+from ..contract import Contract, check, scratch
+from ..raising import raises
+from ..workload import Operation, Workload
 from .modelled import DURABILITIES, PATIENCE_S, Modelled
-from .raising import raises
-from .workload import Operation, Workload
 
 
 class Listening(Plugin):

@@ -8,9 +8,9 @@ from typing import TypeVar
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from ..contract import BulkEngine
+from ...contract import BulkEngine
+from ..workload import Operation, Workload
 from .scripted import Run, Step
-from .workload import Operation, Workload
 
 T = TypeVar("T")
 

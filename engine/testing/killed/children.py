@@ -25,11 +25,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..errors import SettingError
-from .contract import Contract
+from ...errors import SettingError
+from ..contract import Contract
+from ..workload import Operation, Workload
 from .forks import framed, receive
 from .worker import Failure, Plan, State
-from .workload import Operation, Workload
 
 SILENCE_S = 120
 """A child that says nothing for so long hangs."""
@@ -39,7 +39,7 @@ _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM
 _START = """
 import json, sys
 sys.path[:], sys.argv[:], control = json.loads(sys.argv[1])
-from holdfast.engine.testing.forks import serve
+from holdfast.engine.testing.killed.forks import serve
 serve(control)
 """
 

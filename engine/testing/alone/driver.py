@@ -14,13 +14,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..contract import BulkEngine, Context, Engine, Image, StagingEngine, View
-from ..history import Attachment, Position, Record, origin
-from ..log.attachments import AttachmentWriter
-from ..seams import REAL, Files, Seams
-from .contract import scratch
-from .modelled import difference
-from .workload import Operation, Workload
+from ...contract import BulkEngine, Context, Engine, Image, StagingEngine, View
+from ...history import Attachment, Position, Record, origin
+from ...log.attachments import AttachmentWriter
+from ...seams import REAL, Files, Seams
+from ..contract import scratch
+from ..stored.modelled import difference
+from ..workload import Operation, Workload
 
 ORIGIN = origin(b"a store's own id")
 

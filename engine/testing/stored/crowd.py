@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from ..settings import Durability
+from ...settings import Durability
+from ..workload import Operation
 from .modelled import Modelled
-from .workload import Operation
 
 WRITERS, READERS, WRITES, THINGS, BURST = 2, 3, 40, 3, 5
 WRITE_S = 0.2

@@ -17,19 +17,19 @@ from typing import Any, Literal, Self
 
 from hypothesis import strategies as st
 
-from ..contract import Transaction
-from ..errors import ConditionNotMet, DiskFull, OutcomeUnknown, RolledBack, StorePoisoned
-from ..plugins import Condition, LogRange, Plugin
-from ..seams import Seams
-from ..settings import Durability
-from ..store import Store
-from .contract import STAGING, Contract, check, scratch
-from .faulty import FaultyFiles, is_log
+from ...contract import Transaction
+from ...errors import ConditionNotMet, DiskFull, OutcomeUnknown, RolledBack, StorePoisoned
+from ...plugins import Condition, LogRange, Plugin
+from ...seams import Seams
+from ...settings import Durability
+from ...store import Store
+from ..contract import STAGING, Contract, check, scratch
+from ..disks.faulty import FaultyFiles, is_log
+from ..disks.quiet import quiet_seams
+from ..raising import raises
+from ..workload import Operation, Workload
 from .modelled import DURABILITIES, PATIENCE_S, Modelled, difference
-from .quiet import quiet_seams
-from .raising import raises
 from .tails import segments_of
-from .workload import Operation, Workload
 
 SHORT_S = 0.02
 """The time-out of conditions that are to be late."""

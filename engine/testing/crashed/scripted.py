@@ -15,15 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import DiskFull, HoldfastError, OutcomeUnknown, RolledBack, StorePoisoned
-from ..settings import Settings
-from ..store import Store
-from .modelled import Modelled, difference
-from .quiet import QuietScheduler, quiet_seams
-from .simdisk import SimDisk
-from .simfates import Dropped
-from .simfaults import Injected
-from .workload import Operation, Workload
+from ...errors import DiskFull, HoldfastError, OutcomeUnknown, RolledBack, StorePoisoned
+from ...settings import Settings
+from ...store import Store
+from ..disks.quiet import QuietScheduler, quiet_seams
+from ..disks.simdisk import SimDisk
+from ..disks.simfates import Dropped
+from ..disks.simfaults import Injected
+from ..stored.modelled import Modelled, difference
+from ..workload import Operation, Workload
 
 SETTINGS = Settings(segment_bytes=128 << 10, keep_logs="1 transactions", heartbeat_s=0)
 NEXT = 10**9

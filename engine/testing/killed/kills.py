@@ -21,13 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import SkipTest
 
+from ..contract import Contract, check, scratch
+from ..crashed.scripts import sampled
+from ..figures import count
+from ..profiles import SEED_VARIABLE, current_seed
+from ..workload import Operation, Workload
 from .children import Child, Journal, NotFoundElsewhere, Server
-from .contract import Contract, check, scratch
-from .figures import count
-from .profiles import SEED_VARIABLE, current_seed
-from .scripts import sampled
 from .worker import drive
-from .workload import Operation, Workload
 
 AIMS = ("pruning", "checkpointing", "committing", "opening", "checkpointing", "closing")
 """What a child is to be doing when it is killed, round by round. Where log was pruned, what a checkpoint only said to
@@ -47,6 +47,7 @@ class KillChecks(Contract):
         in turn, finds it exactly as it was after some transaction: at least the last one that was acknowledged. Then it
         goes on.
         """
+        self.drew = True
         number = 0 if self.quiet else current_seed()
         number = random.randrange(1 << 32) if number is None else number
         try:

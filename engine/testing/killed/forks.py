@@ -21,7 +21,7 @@ from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
 
-from .workload import Workload
+from ..workload import Workload
 
 Say = Callable[..., None]
 """Says one message: its kind, then what it is about."""

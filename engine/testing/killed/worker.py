@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import HoldfastError, OutcomeUnknown, RolledBack
-from ..settings import Settings
-from ..store import Store
+from ...errors import HoldfastError, OutcomeUnknown, RolledBack
+from ...settings import Settings
+from ...store import Store
+from ..stored.modelled import difference
+from ..workload import Operation, Workload
 from .forks import Say
-from .modelled import difference
-from .workload import Operation, Workload
 
 _TRACED_WITHIN_S = 30
 STILL_S = 60

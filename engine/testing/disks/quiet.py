@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TypeVar
 
-from ..seams import Clock, Files, Randomness, Scheduler, Seams, Task
+from ...seams import Clock, Files, Randomness, Scheduler, Seams, Task
 
 T = TypeVar("T")
 

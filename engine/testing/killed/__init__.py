@@ -1,0 +1,1 @@
+"""Checks of an engine in processes that are killed."""
