@@ -95,6 +95,7 @@ class Committer:
         self.mutex = seams.scheduler.lock()
         self.moved = seams.scheduler.condition(self.mutex)
         self.poison: BaseException | None = None
+        self._unstaged: BaseException | None = None  # why a record is in the log and not in the engine: publish nothing
         self.on_synced: Callable[[], None] = lambda: None
         self._watchers = 0
         self._hooks = hooks
@@ -116,17 +117,20 @@ class Committer:
 
     # --- committing ------------------------------------------------------------------------------------------------
 
-    def append(self, payload: bytes, version: int, attachment: Attachment | None, *, barrier: bool,
-               promise: bool) -> Record:
+    def append(self, payload: bytes, version: int, attachment: Attachment | None, *, barrier: bool, promise: bool,
+               stage: Callable[[Record], None] | None = None) -> Record:
         """Append a record. The writer lock is held.
 
         Args:
             payload, version, attachment: what to log.
             barrier: it is one (see `stages`).
             promise: `wait` or `outcome` will be called for it.
+            stage: gives it to an engine that stages. Called under the mutex: whoever leads could otherwise have it
+                synced, and published, before the engine has it.
 
         Raises:
             RolledBack (DiskFull, StorePoisoned), InvalidInput: nothing was logged.
+            What `stage` raises: it is logged, and the caller must poison.
         """
         with self.mutex:
             if self.poison is not None:
@@ -136,6 +140,12 @@ class Committer:
             except OSError as error:
                 raise RolledBack(f"no log segment could be made: {error}") from error
             self.stages.append(record.position, barrier=barrier)
+            if stage is not None:
+                try:
+                    stage(record)
+                except BaseException as error:
+                    self._unstaged = error
+                    raise
             if self._keep:
                 self._kept.append(record)
             if promise and not self._direct:
@@ -257,6 +267,8 @@ class Committer:
                 assert batch is not None
                 end = log.write(batch)
                 with self.mutex:
+                    if self._unstaged is not None:
+                        raise self._unstaged
                     stages.synced(end)
                     woken = self._settle()
                     if end.txid < until:

@@ -201,10 +201,9 @@ class Writing(Generic[TxT, ViewT]):
             before = self.log.appended.txid
             try:
                 record = self.committer.append(payload, self.engine.payload_version, None, barrier=staging is None,
-                                               promise=durability != "relaxed" or staging is None)
+                                               promise=durability != "relaxed" or staging is None,
+                                               stage=None if staging is None else lambda r: staging.stage(r, draft))
                 draft.txid = record.txid
-                if staging is not None:
-                    staging.stage(record, draft)
             except BaseException as error:
                 if self.log.appended.txid == before:
                     raise

@@ -22,6 +22,7 @@ from holdfast.engine.errors import (
     StoreClosed,
     Unsupported,
 )
+from holdfast.engine.history import Record
 from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.seams import Seams
 from holdfast.engine.settings import Settings
@@ -204,6 +205,35 @@ def test_pipelined_gives_futures(kind: Kind, store: Store[Any, Any]) -> None:
         outcomes.append(tx.outcome)
     assert [o.result(30) for o in outcomes] == list(range(1, 51))
     assert kind.numbers(store) == set(range(50))
+
+
+@pytest.mark.parametrize("kind", [STAGING, GRAPH], ids=["staging", "graph"])
+def test_what_is_synced_before_it_is_staged_is_not_shown_without_it(kind: Kind, tmp_path: Path) -> None:
+    """A thread that was interrupted between logging its transaction and giving it to the engine could find it synced
+    and published by another: views of that moment did not show it and later did, or a commit returned before anybody
+    could see it. Met by `test_many_threads_see_one_history`, in one run of some hundreds."""
+    with kind.open(tmp_path / "store", settings=QUIET) as store:
+        stage, views = store.engine.stage, []  # type: ignore[attr-defined]
+
+        def slowly(record: Record, draft: Any) -> None:
+            others = threading.Thread(target=store.committer.sync_within, args=(0.0,))
+            others.start()
+            end = time.monotonic() + 0.3
+            while store.durable.txid < record.txid and time.monotonic() < end:
+                time.sleep(0.001)
+            view = store.snapshot()
+            views.append((view, kind.of(view)))
+            stage(record, draft)
+
+        store.engine.stage = slowly  # type: ignore[attr-defined]
+        for n in (1, 2):
+            commit(kind, store, n)
+            with store.snapshot() as after:
+                assert after.txid == n
+                assert kind.of(after) == set(range(1, n + 1))
+        for view, shown in views:
+            assert kind.of(view) == shown == set(range(1, view.txid + 1))
+            view.close()
 
 
 def test_a_callback_may_commit_pipelined_and_not_wait(tmp_path: Path, files: FaultyFiles) -> None:
