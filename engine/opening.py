@@ -203,7 +203,8 @@ def _need_replay(manifest: Manifest, log: Log) -> None:
 
 def _take_over(generation: Generation, manifest: Manifest, log: Log, seams: Seams) -> Manifest:
     """Make a backup target a store of its own: retire the manifest, then begin the branch, each durably."""
-    _need_replay(manifest, log)
+    if not manifest.settled:
+        _need_replay(manifest, log)
     if manifest.retired_us is None:
         manifest = manifest.retire(seams.clock.now_us(), seams.randomness.token(16))
         manifest.write(seams.files, generation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import count
 from pathlib import Path
@@ -270,3 +271,20 @@ def test_empty_store_is_restored(tmp_path: Path) -> None:
         with Store.open(tmp_path / f"{kind.name}.new", kind, settings=SMALL) as again:
             write(again, 1)
             assert again.published.txid == 1
+
+
+def test_a_backup_that_became_a_store_outlives_its_first_log(tmp_path: Path) -> None:
+    """Its manifest stays, to say what it once was. The log that it went on from may be pruned like any other, and the
+    next opening then looked for it."""
+    settings = replace(SMALL, keep_logs="1 transactions")
+    with open_store(tmp_path / "store") as store:
+        backup.run(store, tmp_path / "target")
+    for n in range(3):
+        with open_store(tmp_path / "target", settings=settings) as twin:
+            write(twin, n, 2)
+            twin.checkpoint()
+            twin.prune()
+    with open_store(tmp_path / "target", settings=settings) as twin:
+        twin.prune()
+        assert twin.log.base.txid > 0
+        assert twin.published.txid == 6
