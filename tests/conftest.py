@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["holdfast.engine.testing.pytest_plugin"]
+
+# How long an example takes is the machine's: nothing here is a timing test.
+settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("holdfast")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

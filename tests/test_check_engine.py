@@ -91,7 +91,7 @@ def low(limit: int = 500) -> type[Seen]:
 
 
 def test_all_contracts_are_installed() -> None:
-    assert installed_contracts() == [BackupContract, EngineContract, ReplayContract]
+    assert installed_contracts() == [EngineContract, ReplayContract, BackupContract]
 
 
 def test_a_healthy_engine() -> None:

@@ -103,31 +103,36 @@ class RedoChecks(Contract):
     @check(ABOVE_SEAMS)
     def test_redo_converges_after_every_power_cut(self, work: Workload) -> None:
         """A power cut at any operation of the disk, whatever of the unsynced ones it keeps, drops or tears, leaves a
-        state that opens, and that the records after its position bring to the end. If the engine is atomic, the state
-        is right as it was found."""
-        def claim(todo: Todo) -> None:
+        state that opens: never behind the last checkpoint that had returned, and never ahead of what was applied. The
+        records after its position bring it to the end. If the engine is atomic, the state is right as it was found."""
+        def claim(todo: Todo, apart: list[int]) -> None:
             disk = SimDisk()
             it = Driver(work, _ROOT, quiet_seams(disk))
             begun(it)
             it.checkpoint()
-            start, first = disk.copy(), len(disk.ops)
-            applied: list[int] = []
-            disk.before = lambda op: applied.append(it.published)
-            for operations in [*todo, work.numbered(40)]:
+            it.reopen()  # the next checkpoint knows of this one by the disk only
+            start, first, durable = disk.copy(), len(disk.ops), it.engine.position.txid
+            bounds: list[tuple[int, int]] = []
+            disk.before = lambda op: bounds.append((durable, it.published))
+            for operations, transactions in zip(todo, apart, strict=True):
                 it.commit(operations)
+                while it.end.txid < durable + transactions:
+                    it.commit(work.numbered(40 + it.end.txid))
                 it.checkpoint()
+                durable = it.engine.position.txid
             it.close()
-            applied.append(it.published)
-            seen: set[tuple[bytes, int]] = set()
-            for n, (there, upto) in enumerate(zip(start.points(disk.ops[first:]), applied, strict=True)):
+            bounds.append((durable, it.published))
+            seen: set[tuple[bytes, int, int]] = set()
+            for n, (there, (least, upto)) in enumerate(zip(start.points(disk.ops[first:]), bounds, strict=True)):
                 for cut in power_cuts(there, tries=self.effort.crash_states, salt=n):
-                    key = cut.digest(), upto
+                    key = cut.digest(), least, upto
                     if key not in seen:
                         seen.add(key)
                         op = disk.ops[first + n] if first + n < len(disk.ops) else "the end"
-                        _look_after_cut(it, cut, upto, f"after a power cut before {op}")
+                        _look_after_cut(it, cut, least, upto, f"after a power cut before {op}")
 
-        self.prove(claim, examples=4, todo=several(work, 2))
+        # One, two and three transactions apart: what goes by odd and even positions comes to lie on itself.
+        self.prove(claim, examples=4, todo=several(work, 3, 3), apart=st.permutations((1, 2, 3)))
 
 
 _ROOT = Path("/state")
@@ -150,21 +155,29 @@ def _begin_again(it: Driver, path: Path, p0: Position, reached: int) -> None:
     settled.close()
 
 
-def _look_after_cut(it: Driver, cut: SimDisk, upto: int, what: str) -> None:
+def _look_after_cut(it: Driver, cut: SimDisk, least: int, upto: int, what: str) -> None:
+    """What a power cut left, when a checkpoint had returned at `least`, and `upto` was applied."""
     context, it.context = it.context, Context(quiet_seams(cut), it.work.options)
     try:
+        found = it.opened(it.directory)
+        at = found.position.txid
+        assert at >= least, (
+            f"{what}, the state opens at transaction {at}, and a checkpoint had returned at {least}: what was durable "
+            "is lost, and the log up to there may be pruned")
+        assert at <= upto, f"{what}, the state opens at transaction {at}, and {upto} were applied"
         if it.work.engine.abilities.atomic:
-            found = it.opened(it.directory)
-            at = found.position.txid
-            assert at <= upto, f"{what} the state is at {at}, and {upto} were applied"
-            it.compare_state(found, at, f"the state {what}, before any redo,")
-            found.close()
+            it.compare_state(found, at, f"the state {what}, of an engine that is declared atomic, before any redo,")
+        found.close()
         engine = it.recovered(it.directory, upto=upto)
         it.compare_state(engine, upto, f"the state {what}, recovered,")
         it.feed(engine, it.records[upto:])
         engine.checkpoint(it.end)
         it.compare_state(engine, it.end.txid, f"the state {what}, recovered, gone on with and checkpointed,")
         engine.close()
+    except Exception as error:
+        lost = [f"    lost: {change:.200}" for change in cut.lost]
+        error.add_note("\n".join([f"{what}, when transaction {least} was durable, and {upto} applied", *lost]))
+        raise
     finally:
         it.context = context
 

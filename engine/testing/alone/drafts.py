@@ -114,7 +114,8 @@ class AloneChecks(Contract):
             with driven(work) as it:
                 it.compare_state()
                 begun(it)
-                for step in steps:
+                # What is drawn, and then a commit before and after what an engine does seldom.
+                for step in (*steps, work.numbered(1), "checkpoint", work.numbered(2), "reopen", work.numbered(3)):
                     take(it, step)
                     it.compare_state()
 

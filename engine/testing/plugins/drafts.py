@@ -76,7 +76,7 @@ class DraftChecks(PluginChecks):
 
         def claim(history: History, directory: Path) -> None:
             with self.rig(history.work, directory / "store") as rig:
-                for step in (*history.steps, refused):
+                for step in (*history.steps, refused, refused):
                     before = rig.store.positions().appended
                     done = rig.live([step])[0]
                     if step == refused:

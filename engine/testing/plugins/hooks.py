@@ -22,7 +22,7 @@ class HookChecks(PluginChecks):
 
         def claim(history: History, directory: Path) -> None:
             with self.rig(history.work, directory / "store") as rig:
-                rig.live(history.steps)
+                rig.live([*history.steps, ("kill",), ("reopen",)])
             for watch in rig.watches:
                 asked = [f"the plugin does not declare `holds`, and returned {answer!r} from `logged`"
                          for _, answer in watch.answers if answer is not None and not self.holds]
