@@ -7,7 +7,6 @@ so a state at any position can be brought to any later one and compared with the
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -20,6 +19,7 @@ from ...log.attachments import AttachmentWriter
 from ...seams import REAL, Files, Seams
 from ..contract import scratch
 from ..stored.modelled import difference
+from ..stored.tails import copy_running
 from ..workload import Operation, Workload
 
 ORIGIN = origin(b"a store's own id")
@@ -226,8 +226,10 @@ class Driver:
 
     def killed(self) -> Path:
         """A new directory with all files of the state as they are now: what a process that is killed leaves. Not of a
-        simulated disk."""
-        return Path(shutil.copytree(self.directory, self._beside()))
+        simulated disk. At one moment: a database library may tidy up in threads of its own."""
+        image = self._beside()
+        copy_running(self.directory, image)
+        return image
 
     def _beside(self) -> Path:
         self._made += 1
