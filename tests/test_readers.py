@@ -18,11 +18,13 @@ import pytest
 from store_kinds import STAGING
 
 from holdfast.engine.errors import LogPruned, StoreLocked
+from holdfast.engine.history import origin
 from holdfast.engine.log.segment import SegmentInfo
 from holdfast.engine.plugins import Plugin
 from holdfast.engine.readers import PATIENCE_S, ReaderLease, readers_in
 from holdfast.engine.seams import REAL, Clock, DirectoryLock, Seams
 from holdfast.engine.settings import Settings
+from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store import Store
 
 Kit = Store[Any, Any]
@@ -133,6 +135,28 @@ def test_readers_and_leases_do_not_wait_for_plugins(tmp_path: Path) -> None:
             write(store, 20)
             assert store.log.base.txid <= reader.published.txid
             reader.refresh()
+
+
+def test_who_comes_while_plugins_think_is_heard(tmp_path: Path) -> None:
+    """A lease on the very log that they were asked about."""
+    granted: list[Any] = []
+
+    class Thinks(Plugin):
+        def opened(self, store: Kit) -> None:
+            self.store = store
+
+        def pruning(self, segments: Sequence[SegmentInfo]) -> None:
+            if not granted and segments[-1].last > 3:  # not the first one, which is empty
+                source = LocalSource(self.store)
+                granted.append((source, source.lease("late", image=False, after=self.store.log.base)))
+
+    with STAGING.open(tmp_path / "store", settings=SETTINGS, plugins=[Thinks()]) as store:
+        write(store, 20)
+        ((source, grant),) = granted
+        assert [record.txid for record in source.read_log(grant.id, origin(store.history.store_id), 3)] == [1, 2, 3]
+        source.release(grant.id)
+        store.prune()
+        assert store.log.base.txid > 0
 
 
 def test_a_reader_that_may_not_write_reads_all_the_same(store: Kit, monkeypatch: pytest.MonkeyPatch) -> None:

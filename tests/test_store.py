@@ -17,6 +17,7 @@ from store_kinds import GRAPH, KINDS, MEMORY, STAGING, Kind
 from holdfast.engine.errors import (
     ConditionNotMet,
     InvalidInput,
+    OutcomeUnknown,
     RolledBack,
     SettingError,
     StoreClosed,
@@ -234,6 +235,39 @@ def test_what_is_synced_before_it_is_staged_is_not_shown_without_it(kind: Kind, 
         for view, shown in views:
             assert kind.of(view) == shown == set(range(1, view.txid + 1))
             view.close()
+
+
+@pytest.mark.parametrize("kind", [STAGING, GRAPH], ids=["staging", "graph"])
+def test_what_the_engine_did_not_take_is_never_shown(kind: Kind, tmp_path: Path) -> None:
+    """An engine that fails at a record which is in the log already: whoever syncs it before the store is poisoned must
+    not publish it."""
+    with kind.open(tmp_path / "store", settings=QUIET) as store:
+        commit(kind, store, 1)
+        stage, fail = store.engine.stage, store.committer.fail  # type: ignore[attr-defined]
+        others: list[threading.Thread] = []
+
+        def refuse(record: Record, draft: Any) -> None:
+            others.append(threading.Thread(target=store.committer.sync_within, args=(0.0,)))
+            others[0].start()  # it waits for the mutex that we are under, and is the first to have it
+            raise RuntimeError("the engine has a bug")
+
+        def late(error: BaseException) -> None:
+            end = time.monotonic() + 0.3
+            while store.durable.txid < 2 and time.monotonic() < end:
+                time.sleep(0.001)
+            fail(error)
+
+        store.engine.stage, store.committer.fail = refuse, late  # type: ignore[attr-defined,method-assign]
+        with pytest.raises(OutcomeUnknown):
+            commit(kind, store, 2)
+        others[0].join()
+        assert store.poisoned
+        assert store.published.txid == 1
+        with store.snapshot() as view:
+            assert (view.txid, kind.of(view)) == (1, {1})
+        store.engine.stage = stage  # type: ignore[attr-defined]
+    with kind.open(tmp_path / "store") as store:
+        assert kind.numbers(store) in ({1}, {1, 2})
 
 
 def test_a_callback_may_commit_pipelined_and_not_wait(tmp_path: Path, files: FaultyFiles) -> None:
