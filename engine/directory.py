@@ -25,6 +25,7 @@ from typing import Any
 from . import document
 from .errors import Damaged, InvalidInput, StoreNotFound
 from .history import ID_BYTES, History, Position
+from .readers import DIRECTORY as READERS
 from .seams import Files
 
 STORE_MAGIC, STORE_VERSION = b"HFSTORE\0", 1
@@ -90,7 +91,7 @@ class Layout:
     def has_only_ours(self) -> bool:
         """Whether nothing is here but what a store or a target has, whole or in part: what a removal that was cut off
         leaves, for instance."""
-        ours = {"LOCK", "STORE", "STORE.new", "CURRENT", "CURRENT.new"}
+        ours = {"LOCK", "STORE", "STORE.new", "CURRENT", "CURRENT.new", READERS}
         return self.files.is_directory(self.root) and all(
             n in ours or _GENERATION.fullmatch(n.removesuffix(".partial")) for n in self.files.list(self.root))
 

@@ -288,3 +288,13 @@ def test_a_backup_that_became_a_store_outlives_its_first_log(tmp_path: Path) -> 
         twin.prune()
         assert twin.log.base.txid > 0
         assert twin.published.txid == 6
+
+
+def test_what_is_left_of_a_store_that_was_read_is_no_hindrance(world: World, tmp_path: Path) -> None:
+    """A forced restore that dies while it removes the store it replaced, one that other processes have read."""
+    rest = tmp_path / "restored.partial" / "readers"
+    rest.mkdir(parents=True)
+    (rest / "LOCK").touch()
+    (rest.parent / "CURRENT").write_text("gen-000001\n")
+    backup.restore(world.target, tmp_path / "restored", engine=world.engine)
+    assert not rest.parent.exists()

@@ -5,7 +5,6 @@ from .alone.drafts import AloneChecks
 from .alone.states import StateChecks
 from .contract import (
     ABOVE_SEAMS,
-    ATOMIC,
     BACKGROUND_CHECKPOINT,
     BULK,
     READ_ONLY_REPLAY,
@@ -29,6 +28,6 @@ class EngineContract(KillChecks, CrashChecks, StoreChecks, AbilityChecks, StateC
     """Everything that is asked of an engine, alone and under a store."""
 
 
-__all__ = ["ABOVE_SEAMS", "ATOMIC", "BACKGROUND_CHECKPOINT", "BULK", "PROFILES", "READ_ONLY_REPLAY", "STABLE_IMAGE",
+__all__ = ["ABOVE_SEAMS", "BACKGROUND_CHECKPOINT", "BULK", "PROFILES", "READ_ONLY_REPLAY", "STABLE_IMAGE",
            "STAGING", "Contract", "EngineContract", "Fault", "KeyValues", "Need", "Operation", "PluginContract",
            "Profile", "Report", "Workload", "check", "check_engine", "current_profile"]

@@ -45,7 +45,6 @@ class Need:
 STAGING = Need("staging", lambda work: issubclass(work.engine, StagingEngine),
                "without it nothing is appended that is not yet published")
 BULK = Need("bulk loads", lambda work: issubclass(work.engine, BulkEngine), "it takes none")
-ATOMIC = Need("atomic", lambda work: work.engine.abilities.atomic, "its state is right only after replay")
 STABLE_IMAGE = Need("stable image", lambda work: work.engine.abilities.image == "stable",
                     "its image moves, and is checked as one that does")
 READ_ONLY_REPLAY = Need("replays_in_memory", lambda work: work.engine.abilities.replays_in_memory,
