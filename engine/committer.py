@@ -19,9 +19,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
+from .contract import StagingEngine
 from .errors import ConditionNotMet, HoldfastError, OutcomeUnknown, RolledBack, StorePoisoned
-from .history import Attachment, Position, Record
+from .history import Attachment, Record
 from .log.log import Batch, Log
 from .plugins import Hooks
 from .seams import Seams
@@ -29,13 +31,19 @@ from .stages import Stages
 
 logger = logging.getLogger("holdfast.store")
 
-_thread = threading.local()
+
+class _Thread(threading.local):
+    calls_back = False
+    """Every commit asks, and asking a plain `local` for what it has not raises inside."""
+
+
+_thread = _Thread()
 
 
 def in_callback() -> bool:
     """Whether this thread is running callbacks of futures that a commit has done: it may be leading, so it must not
     wait for anybody who does."""
-    return getattr(_thread, "calls_back", False)
+    return _thread.calls_back
 
 
 class Waiter:
@@ -82,12 +90,12 @@ class Committer:
     """
 
     def __init__(self, log: Log, stages: Stages, hooks: Hooks, seams: Seams, *, relaxed_s: float,
-                 on_published: Callable[[Position], None], on_fault: Callable[[BaseException], None]) -> None:
+                 staging: StagingEngine[Any, Any] | None, on_fault: Callable[[BaseException], None]) -> None:
         """
         Args:
             log, stages, hooks, seams: what it works on.
             relaxed_s: the bound for relaxed commits, seconds.
-            on_published: called under the mutex whenever views may show more; must be quick.
+            staging: the engine, if it stages. It is given records, and told what is published, under the mutex.
             on_fault: called once when poisoned.
         """
         self.log = log
@@ -100,7 +108,7 @@ class Committer:
         self._watchers = 0
         self._hooks = hooks
         self._seams = seams
-        self._on_published = on_published
+        self._staging = staging
         self._on_fault = on_fault
         self._relaxed_s = relaxed_s
         self._direct = not hooks.logged
@@ -117,20 +125,19 @@ class Committer:
 
     # --- committing ------------------------------------------------------------------------------------------------
 
-    def append(self, payload: bytes, version: int, attachment: Attachment | None, *, barrier: bool, promise: bool,
-               stage: Callable[[Record], None] | None = None) -> Record:
+    def append(self, payload: bytes, version: int, attachment: Attachment | None, draft: Any, *, barrier: bool,
+               promise: bool) -> Record:
         """Append a record. The writer lock is held.
 
         Args:
             payload, version, attachment: what to log.
+            draft: what to stage. At a barrier nothing is.
             barrier: it is one (see `stages`).
             promise: `wait` or `outcome` will be called for it.
-            stage: gives it to an engine that stages. Called under the mutex: whoever leads could otherwise have it
-                synced, and published, before the engine has it.
 
         Raises:
             RolledBack (DiskFull, StorePoisoned), InvalidInput: nothing was logged.
-            What `stage` raises: it is logged, and the caller must poison.
+            What the engine raises as it stages: it is logged, and the caller must poison.
         """
         with self.mutex:
             if self.poison is not None:
@@ -140,9 +147,11 @@ class Committer:
             except OSError as error:
                 raise RolledBack(f"no log segment could be made: {error}") from error
             self.stages.append(record.position, barrier=barrier)
-            if stage is not None:
+            if self._staging is not None and not barrier:
+                # Here, under the mutex: whoever leads could otherwise have it synced, and published, before the
+                # engine has it.
                 try:
-                    stage(record)
+                    self._staging.stage(record, draft)
                 except BaseException as error:
                     self._unstaged = error
                     raise
@@ -322,7 +331,8 @@ class Committer:
     def _settle(self) -> list[Waiter]:
         """With the mutex held, after the stages moved: publish, and return whom to wake."""
         stages, line = self.stages, self._line
-        self._on_published(stages.published)
+        if self._staging is not None:
+            self._staging.publish(stages.published)
         woken: list[Waiter] = []
         acknowledged = stages.acknowledged.txid
         while line and line[0].txid <= acknowledged:

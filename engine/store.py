@@ -124,8 +124,7 @@ class Store(Writing[TxT, ViewT]):
         self._checkpoints = 0
         self._pid = os.getpid()
         self.committer = Committer(self.log, self._stages, hooks, seams, relaxed_s=settings.relaxed_ms / 1000,
-                                   on_published=self._staging.publish if self._staging else _nothing,
-                                   on_fault=self._on_fault)
+                                   staging=self._staging, on_fault=self._on_fault)
         self._acknowledger = None
         if hooks.logged:
             self._acknowledger = Acknowledger(self.committer, hooks, seams)
@@ -442,10 +441,6 @@ class Store(Writing[TxT, ViewT]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self.close()
-
-
-def _nothing(position: Position) -> None:
-    """An engine that does not stage shows what is applied."""
 
 
 def _after_fork_in_child() -> None:

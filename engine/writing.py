@@ -200,9 +200,9 @@ class Writing(Generic[TxT, ViewT]):
             staging = self._staging
             before = self.log.appended.txid
             try:
-                record = self.committer.append(payload, self.engine.payload_version, None, barrier=staging is None,
-                                               promise=durability != "relaxed" or staging is None,
-                                               stage=None if staging is None else lambda r: staging.stage(r, draft))
+                record = self.committer.append(payload, self.engine.payload_version, None, draft,
+                                               barrier=staging is None,
+                                               promise=durability != "relaxed" or staging is None)
                 draft.txid = record.txid
             except BaseException as error:
                 if self.log.appended.txid == before:
@@ -374,7 +374,8 @@ class Writing(Generic[TxT, ViewT]):
             path = self.log.attachment_path(attachment.name)
             before = self.log.appended.txid
             try:
-                record = self.committer.append(payload, engine.payload_version, attachment, barrier=True, promise=True)
+                record = self.committer.append(payload, engine.payload_version, attachment, None, barrier=True,
+                                               promise=True)
             except BaseException as error:
                 if self.log.appended.txid == before:
                     with contextlib.suppress(OSError):  # no record names it: the next opening removes it
