@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,20 +101,19 @@ class AbilityChecks(Contract):
                 it.apply(record)
                 it.compare_state(what="a view after a bulk load")
                 held.look("after a bulk load")
-                killed = it.opened(it.killed())
-                assert killed.position.txid == record.txid, f"apply_bulk is done, and the state is at {killed.position}"
-                it.compare_state(killed, what="what a killed process leaves after a bulk load")
-                killed.close()
+                with closing(it.opened(it.killed())) as killed:
+                    at = killed.position
+                    assert at.txid == record.txid, f"apply_bulk is done, and the state is at {at}"
+                    it.compare_state(killed, what="what a killed process leaves after a bulk load")
                 for operations in after:
                     it.commit(operations)
                 it.commit(work.numbered(7))
                 held.let_go()
                 it.reopen()
                 it.compare_state(what="a view after a bulk load and a reopening")
-                replayed = it.recovered(it.copied(copied), adopt=p0)
-                it.compare_state(replayed, what="a copy from before a bulk load, replayed,")
-                assert it.digest(replayed) == it.digest(), "a replayed bulk load gives another digest"
-                replayed.close()
+                with closing(it.recovered(it.copied(copied), adopt=p0)) as replayed:
+                    it.compare_state(replayed, what="a copy from before a bulk load, replayed,")
+                    assert it.digest(replayed) == it.digest(), "a replayed bulk load gives another digest"
 
         self.prove(claim, examples=20, before=several(work, 2), after=several(work, 2))
 
@@ -136,11 +135,10 @@ class AbilityChecks(Contract):
                             it.apply(record)
                     it.compare_state()
                 other = it.copied(it.image())
-                replica = it.opened(other)
-                with at_each_line(partial(_whole_view, it, replica)):
-                    it.feed(replica, it.records[replica.position.txid :], pieces=2)
-                it.compare_state(replica)
-                replica.close()
+                with closing(it.opened(other)) as replica:
+                    with at_each_line(partial(_whole_view, it, replica)):
+                        it.feed(replica, it.records[replica.position.txid :], pieces=2)
+                    it.compare_state(replica)
 
         self.prove(claim, examples=4, first=work.operations(), second=work.operations())
 
@@ -230,11 +228,10 @@ class AbilityChecks(Contract):
 
 def _nothing_unpublished(it: Driver) -> None:
     """What a killed process leaves now holds nothing that is not published."""
-    killed = it.opened(it.killed())
-    assert killed.position.txid <= it.published, f"in the durable state and not published: {killed.position}"
-    if it.work.engine.abilities.atomic:
-        it.compare_state(killed, killed.position.txid, "the durable state while something is staged")
-    killed.close()
+    with closing(it.opened(it.killed())) as killed:
+        assert killed.position.txid <= it.published, f"in the durable state and not published: {killed.position}"
+        if it.work.engine.abilities.atomic:
+            it.compare_state(killed, killed.position.txid, "the durable state while something is staged")
 
 
 def _whole_view(it: Driver, engine: Engine[Any, Any] | None = None) -> None:
@@ -263,9 +260,8 @@ def _look_at_image(it: Driver) -> None:
         contents, p0 = read_image(image), image.position
     finally:
         image.close()
-    copy = it.recovered(it.copied(contents), adopt=p0)
-    it.compare_state(copy, len(it.records), f"a copy of an image at {p0}, made in another thread and replayed,")
-    copy.close()
+    with closing(it.recovered(it.copied(contents), adopt=p0)) as copy:
+        it.compare_state(copy, len(it.records), f"a copy of an image at {p0}, made in another thread and replayed,")
 
 
 @contextmanager

@@ -195,17 +195,26 @@ class Driver:
     def opened(self, directory: Path, *, adopt: Position | None = None, read_only: bool = False) -> Engine[Any, Any]:
         """Open what is in `directory`, without any log."""
         engine = self.work.engine.open(directory, self.context, adopt=adopt, read_only=read_only)
-        at = engine.position
-        assert adopt is None or at == adopt, f"opened with adopt={adopt}, the engine says that it is at {at}"
-        known = at.txid <= len(self.records) and at == self.position(at.txid)
-        assert known, f"the engine opens at {at}, which is no position of the {len(self.records)} transactions it had"
+        try:
+            at = engine.position
+            assert adopt is None or at == adopt, f"opened with adopt={adopt}, the engine says that it is at {at}"
+            had = len(self.records)
+            known = at.txid <= had and at == self.position(at.txid)
+            assert known, f"the engine opens at {at}, which is no position of the {had} transactions it had"
+        except BaseException:
+            engine.close()
+            raise
         return engine
 
     def recovered(self, directory: Path, *, adopt: Position | None = None, upto: int | None = None,
                   read_only: bool = False) -> Engine[Any, Any]:
         """Open what is in `directory` and apply the records from its position on, in two batches."""
         engine = self.opened(directory, adopt=adopt, read_only=read_only)
-        self.feed(engine, self.records[engine.position.txid : upto], pieces=2)
+        try:
+            self.feed(engine, self.records[engine.position.txid : upto], pieces=2)
+        except BaseException:
+            engine.close()
+            raise
         return engine
 
     # --- files -----------------------------------------------------------------------------------------------------

@@ -94,10 +94,9 @@ class StateChecks(Contract):
                 begun(it)
                 for step in steps:
                     take(it, step)
-                    recovered = it.recovered(it.killed())
-                    it.compare_state(recovered, what="what a killed process left, recovered,")
-                    assert it.digest(recovered) == it.digest(), "recovered, the state has another digest"
-                    recovered.close()
+                    with contextlib.closing(it.recovered(it.killed())) as recovered:
+                        it.compare_state(recovered, what="what a killed process left, recovered,")
+                        assert it.digest(recovered) == it.digest(), "recovered, the state has another digest"
                 it.commit(work.numbered(60))
                 it.reopen()
                 it.commit(work.numbered(61))
@@ -167,9 +166,8 @@ class StateChecks(Contract):
                 it.checkpoint()
                 it.close()
                 before = tree(it.directory)
-                engine = it.opened(it.directory, read_only=True)
-                it.compare_state(engine, what="a view of a state opened read-only")
-                engine.close()
+                with contextlib.closing(it.opened(it.directory, read_only=True)) as engine:
+                    it.compare_state(engine, what="a view of a state opened read-only")
                 _same_files(it, before, "a read-only opening")
 
         self.prove(claim, examples=10, todo=several(work, 3))
@@ -187,9 +185,8 @@ class StateChecks(Contract):
                     it.commit(operations)
                 it.close()
                 found = tree(it.directory)
-                engine = it.recovered(it.directory, read_only=True)
-                it.compare_state(engine, what="a view of a state opened read-only, and replayed,")
-                engine.close()
+                with contextlib.closing(it.recovered(it.directory, read_only=True)) as engine:
+                    it.compare_state(engine, what="a view of a state opened read-only, and replayed,")
                 _same_files(it, found, "a replay into a read-only opening")
 
         self.prove(claim, examples=20, before=several(work, 2), after=several(work, 3))
@@ -238,9 +235,8 @@ class StateChecks(Contract):
                 (it.directory / file.name).unlink(missing_ok=True)
             assert read_image(image) == before, "the files of an image were deleted, and it does not read as before"
             image.close()
-            copy = it.recovered(it.copied(before), adopt=p0)
-            it.compare_state(copy, what="a copy of an image that outlived its files")
-            copy.close()
+            with contextlib.closing(it.recovered(it.copied(before), adopt=p0)) as copy:
+                it.compare_state(copy, what="a copy of an image that outlived its files")
             with contextlib.suppress(Exception):  # its files are gone
                 it.close()
 
@@ -257,21 +253,19 @@ class StateChecks(Contract):
                 it.commit(work.numbered(90))
                 p0 = it.position(int(share * it.engine.position.txid))
                 path = it.copied(it.image())
-                engine = it.opened(path, adopt=p0)
-                with engine.view() as view:
-                    assert view.txid == p0.txid, f"opened with adopt={p0}, a view says that it shows {view.txid}"
-                for n, record in enumerate(it.records[p0.txid :]):
-                    engine.apply([record])
-                    if checkpoint and n % 2 == 0:
-                        engine.checkpoint(record.position)
-                it.compare_state(engine, what=f"a copy that was adopted at {p0} and replayed")
-                reached = engine.checkpoint(it.end)
-                assert reached == engine.position == it.end, f"replayed to {it.end}, a checkpoint reached {reached}"
-                engine.close()
-                settled = it.opened(path)
-                assert settled.position == it.end, f"checkpointed at {it.end}, it opens at {settled.position}"
-                it.compare_state(settled, what="a copy that was adopted, replayed and checkpointed")
-                settled.close()
+                with contextlib.closing(it.opened(path, adopt=p0)) as engine:
+                    with engine.view() as view:
+                        assert view.txid == p0.txid, f"opened with adopt={p0}, a view says that it shows {view.txid}"
+                    for n, record in enumerate(it.records[p0.txid :]):
+                        engine.apply([record])
+                        if checkpoint and n % 2 == 0:
+                            engine.checkpoint(record.position)
+                    it.compare_state(engine, what=f"a copy that was adopted at {p0} and replayed")
+                    reached = engine.checkpoint(it.end)
+                    assert reached == engine.position == it.end, f"replayed to {it.end}, a checkpoint reached {reached}"
+                with contextlib.closing(it.opened(path)) as settled:
+                    assert settled.position == it.end, f"checkpointed at {it.end}, it opens at {settled.position}"
+                    it.compare_state(settled, what="a copy that was adopted, replayed and checkpointed")
 
         self.prove(claim, examples=20, todo=several(work, 4), share=st.sampled_from((0.0, 0.5, 1.0)),
                    checkpoint=st.booleans())
@@ -309,16 +303,14 @@ class StateChecks(Contract):
 def _look_at_files(it: Driver, what: str, at: Position | None = None) -> None:
     """The files as they are, opened without any log. `at` is where the engine said that it was, if it is closed."""
     at = it.engine.position if at is None else at
-    opened = it.opened(it.killed())
-    position = opened.position
-    assert position == at, f"{what}: the engine said that it was at {at}, and its files say {position}"
-    assert position.txid <= it.published, f"{what} is at {position}, and {it.published} were published"
-    if it.work.engine.abilities.atomic or position.txid == it.published:
-        it.compare_state(opened, position.txid, f"{what}, opened without any log,")
-    opened.close()
-    recovered = it.recovered(it.killed())
-    it.compare_state(recovered, it.published, f"{what}, recovered from its position,")
-    recovered.close()
+    with contextlib.closing(it.opened(it.killed())) as opened:
+        position = opened.position
+        assert position == at, f"{what}: the engine said that it was at {at}, and its files say {position}"
+        assert position.txid <= it.published, f"{what} is at {position}, and {it.published} were published"
+        if it.work.engine.abilities.atomic or position.txid == it.published:
+            it.compare_state(opened, position.txid, f"{what}, opened without any log,")
+    with contextlib.closing(it.recovered(it.killed())) as recovered:
+        it.compare_state(recovered, it.published, f"{what}, recovered from its position,")
 
 
 def _same_files(it: Driver, before: dict[str, bytes], what: str) -> None:
@@ -350,13 +342,11 @@ def _look_at_image(it: Driver, image: Image, first: dict[str, bytes]) -> None:
     if stable:
         changed = [name for name in first if first[name] != again[name]]
         assert not changed, f"the image is declared stable, and bytes of {', '.join(changed)} changed"
-        copy = it.opened(it.copied(again), adopt=p0)
-        it.compare_state(copy, p0.txid, f"a copy of the stable image at {p0}")
-        copy.close()
+        with contextlib.closing(it.opened(it.copied(again), adopt=p0)) as copy:
+            it.compare_state(copy, p0.txid, f"a copy of the stable image at {p0}")
     for contents, when in ((first, "at first"), (again, "at last")):
-        copy = it.recovered(it.copied(contents), adopt=p0)
-        it.compare_state(copy, what=f"a copy of the image at {p0}, read {when} and replayed,")
-        copy.close()
+        with contextlib.closing(it.recovered(it.copied(contents), adopt=p0)) as copy:
+            it.compare_state(copy, what=f"a copy of the image at {p0}, read {when} and replayed,")
 
 
 def _descriptors() -> int:
