@@ -1,7 +1,9 @@
-"""The engines that tests of the store run on: how to write the number n into each, and which numbers a view shows."""
+"""The engines that tests of the store run on: how to write the number n into each, and which numbers a view shows; and
+what those tests have in common."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,10 @@ from holdfast.engine.contract import Engine, StagingEngine, View
 from holdfast.engine.graph import GraphEngine
 from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.records import RecordsEngine
+from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
+
+QUIET = Settings(heartbeat_s=0)
 
 
 @dataclass(frozen=True)
@@ -52,3 +57,17 @@ RECORDS = Kind(RecordsEngine, lambda tx, n: tx.insert(b"%d" % n), lambda view: {
 GRAPH = Kind(GraphEngine, lambda tx, n: tx.add_node("N", n=n),
              lambda view: {view.node(i).properties["n"] for i in view.nodes("N")})
 KINDS = {"memory": MEMORY, "staging": STAGING, "records": RECORDS, "graph": GRAPH}
+
+
+def commit(kind: Kind, store: Store[Any, Any], *numbers: int) -> None:
+    with store.transaction() as tx:
+        for n in numbers:
+            kind.write(tx, n)
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for something that another thread does."""
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.001)

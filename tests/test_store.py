@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from store_kinds import GRAPH, KINDS, MEMORY, STAGING, Kind
+from store_kinds import GRAPH, MEMORY, QUIET, STAGING, Kind, commit, until
 
 from holdfast.engine.errors import (
     ConditionNotMet,
@@ -30,32 +30,11 @@ from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log, is_state
 
-QUIET = Settings(heartbeat_s=0)
-
-
-@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
-def kind(request: pytest.FixtureRequest) -> Kind:
-    made: Kind = request.param
-    return made
-
-
-@pytest.fixture
-def files() -> FaultyFiles:
-    return FaultyFiles()
-
 
 @pytest.fixture
 def store(kind: Kind, tmp_path: Path) -> Iterator[Store[Any, Any]]:
     with kind.open(tmp_path / "store", settings=QUIET) as store:
         yield store
-
-
-def until(happened: Callable[[], bool]) -> None:
-    """Wait for something that another thread does."""
-    deadline = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.001)
 
 
 class Oops(Exception):
@@ -120,11 +99,6 @@ def test_a_transaction_without_writes_waits_until_what_it_read_is_durable(kind: 
 def read_only(store: Store[Any, Any]) -> None:
     with store.transaction():
         pass
-
-
-def commit(kind: Kind, store: Store[Any, Any], n: int) -> None:
-    with store.transaction() as tx:
-        kind.write(tx, n)
 
 
 def test_durability_is_one_of_three(store: Store[Any, Any]) -> None:

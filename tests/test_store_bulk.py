@@ -6,13 +6,12 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from store_kinds import GRAPH, MEMORY, RECORDS, STAGING, Kind
+from store_kinds import GRAPH, MEMORY, QUIET, RECORDS, STAGING, Kind, commit, until
 
 from holdfast.engine.errors import (
     ConditionNotMet,
@@ -30,30 +29,11 @@ from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
 
-QUIET = Settings(heartbeat_s=0)
-
 
 @pytest.fixture(params=[STAGING, GRAPH], ids=["staging", "graph"])
 def kind(request: pytest.FixtureRequest) -> Kind:
     made: Kind = request.param
     return made
-
-
-@pytest.fixture
-def files() -> FaultyFiles:
-    return FaultyFiles()
-
-
-def until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.001)
-
-
-def commit(kind: Kind, store: Store[Any, Any], n: int) -> None:
-    with store.transaction() as tx:
-        kind.write(tx, n)
 
 
 def load(kind: Kind, *numbers: int) -> Any:

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import errno
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-from store_kinds import GRAPH, KINDS, MEMORY, RECORDS, STAGING, Kind
+from store_kinds import GRAPH, MEMORY, QUIET, RECORDS, STAGING, Kind, commit, until
 
 from holdfast.engine.errors import (
     DiskFull,
@@ -28,35 +25,9 @@ from holdfast.engine.log.log import Log
 from holdfast.engine.plugins import Plugin
 from holdfast.engine.seams import Seams
 from holdfast.engine.settings import Settings
-from holdfast.engine.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log, is_state
 
-QUIET = Settings(heartbeat_s=0)
 SMALL = Settings(heartbeat_s=0, segment_bytes=128 << 10)
-
-
-@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
-def kind(request: pytest.FixtureRequest) -> Kind:
-    made: Kind = request.param
-    return made
-
-
-@pytest.fixture
-def files() -> FaultyFiles:
-    return FaultyFiles()
-
-
-def until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.001)
-
-
-def commit(kind: Kind, store: Store[Any, Any], *numbers: int) -> None:
-    with store.transaction() as tx:
-        for n in numbers:
-            kind.write(tx, n)
 
 
 class Faults(Plugin):

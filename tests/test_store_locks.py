@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_kinds import GRAPH, KINDS, MEMORY, RECORDS, STAGING, Kind
+from store_kinds import GRAPH, MEMORY, QUIET, RECORDS, STAGING, Kind, commit
 
 from holdfast.engine.errors import (
     InvalidInput,
@@ -29,20 +29,6 @@ from holdfast.engine.errors import (
 )
 from holdfast.engine.plugins import Plugin
 from holdfast.engine.settings import Settings
-from holdfast.engine.store import Store
-
-QUIET = Settings(heartbeat_s=0)
-
-
-@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
-def kind(request: pytest.FixtureRequest) -> Kind:
-    made: Kind = request.param
-    return made
-
-
-def commit(kind: Kind, store: Store[Any, Any], n: int) -> None:
-    with store.transaction() as tx:
-        kind.write(tx, n)
 
 
 def fingerprint(directory: Path) -> dict[str, tuple[int, str]]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from store_kinds import GRAPH, KINDS, MEMORY, STAGING, Kind
+from store_kinds import GRAPH, MEMORY, QUIET, STAGING, Kind, commit, until
 
 from holdfast.engine.contract import Transaction
 from holdfast.engine.errors import (
@@ -31,26 +30,6 @@ from holdfast.engine.seams import Clock, Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
-
-QUIET = Settings(heartbeat_s=0)
-
-
-@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
-def kind(request: pytest.FixtureRequest) -> Kind:
-    made: Kind = request.param
-    return made
-
-
-def until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.001)
-
-
-def commit(kind: Kind, store: Store[Any, Any], n: int) -> None:
-    with store.transaction() as tx:
-        kind.write(tx, n)
 
 
 class Told(Plugin):
