@@ -6,7 +6,8 @@ several between the same two nodes. One transaction writes at a time; any number
 
 from .bulk import BulkLoad, BulkResult
 from .engine import GraphEngine
-from .reads import Direction, Edge, Node
+from .lookups import Direction
+from .reads import Edge, Node
 from .transaction import GraphTransaction
 from .view import GraphView
 

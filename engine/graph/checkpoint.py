@@ -34,7 +34,7 @@ from .lmdbstate import (
     id_key,
     write_token,
 )
-from .overlay import Event, Indexes, Layer, Marks, newest
+from .overlay import Event, Indexes, Layer, Marks, list_changes, newest
 from .tokens import Tokens
 from .values import decode_map, value_digest
 
@@ -339,15 +339,7 @@ class StateWriter:
         self.write("adjacency", (put for key, changes in lists for put in adjacency.change(key, changes, get, cursor)))
 
     def _list_changes(self, node: int, lane: int) -> list[tuple[int, int | None]]:
-        above, upto = self.above, self.upto
-        changes: dict[int, int | None] = {}
-        for layer in self.layers:
-            lists = layer.adjacency.get(lane)
-            event = None if lists is None else lists.get(node)
-            while event is not None:
-                txid, edge, neighbour, present, event = event
-                if above < txid <= upto and edge not in changes:
-                    changes[edge] = neighbour if present else None
+        changes = list_changes(self.layers, node, lane, self.above, self.upto)
         return sorted(changes.items()) if len(changes) > 1 else list(changes.items())
 
 

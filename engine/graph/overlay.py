@@ -17,6 +17,7 @@ single dict get, assignment, update and `list(dict)` atomic to the readers, who 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -126,6 +127,20 @@ class Layer:
             self.tokens += changes.tokens
         self.payload_bytes += payload_bytes
         self.size += CELL_BYTES * cells + payload_bytes
+
+
+def list_changes(layers: Iterable[Layer], node: int, lane: int, above: int, upto: int) -> dict[int, int | None]:
+    """What the transactions after `above` up to `upto` did to one adjacency list: of each edge that they touched, the
+    neighbour, or None where it is taken out."""
+    changes: dict[int, int | None] = {}
+    for layer in layers:
+        lists = layer.adjacency.get(lane)
+        event = None if lists is None else lists.get(node)
+        while event is not None:
+            txid, edge, neighbour, present, event = event
+            if above < txid <= upto and edge not in changes:
+                changes[edge] = neighbour if present else None
+    return changes
 
 
 CELL_BYTES = 128

@@ -14,8 +14,9 @@ from ..contract import Transaction
 from ..errors import InvalidInput, NotFound
 from . import payload
 from .lmdbstate import Base
+from .lookups import Closed
 from .overlay import Changes, Layer, Marks
-from .reads import Closed, Reads
+from .reads import Reads
 from .tokens import KEY, LABEL, LABELS, TYPE, Tokens, Value
 from .values import check_labels, check_name, check_properties, decode_map, encode_map, value_digest
 

@@ -8,8 +8,9 @@ from typing import Any
 from ..contract import View
 from . import check, walk
 from .lmdbstate import Base
+from .lookups import Closed, Int64
 from .overlay import Layer
-from .reads import Closed, Edge, Int64, Reads
+from .reads import Edge, Reads
 from .tokens import TYPE, Tokens
 
 _CLOSED: Any = Closed("view")
