@@ -1,0 +1,171 @@
+"""What stands beside the log's segments: attachments, and who consumes the log."""
+
+from __future__ import annotations
+
+import pytest
+from log_world import GROWING, HERE, SMALL, START, World
+
+from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, UnsupportedFormat
+from holdfast.engine.history import Record
+from holdfast.engine.log.consumers import MAX_CONSUMERS, Consumer
+from holdfast.engine.log.log import Log
+from holdfast.engine.testing.disks.simops import Op
+
+# --- attachments -----------------------------------------------------------------------------------------------------
+
+
+def attach(world: World, data: bytes) -> Record:
+    writer = world.log.new_attachment()
+    writer.write(data[:5])
+    writer.write(data[5:])
+    record = world.log.append(b"bulk", 1, writer.finish())
+    world.log.sync()
+    return record
+
+
+def test_attachments_survive_and_are_read_again() -> None:
+    world = World()
+    record = attach(world, b"some bulk data")
+    assert record.attachment is not None
+    path = world.log.attachment_path(record.attachment.name)
+    data = world.disk.read(path)
+    assert data.startswith(b"some bulk data")
+    assert len(data) == record.attachment.size
+    for log in (world.log, world.reopen(), world.reopen(close=False)):
+        assert log.attached() == [1]
+        assert next(log.read(0)).attachment == record.attachment
+        log.verify()
+
+
+def test_rubbish_is_swept_and_what_is_named_is_missed() -> None:
+    world = World()
+    record = attach(world, b"some bulk data")
+    assert record.attachment is not None
+    abandoned = world.log.new_attachment()
+    abandoned.write(b"never finished")
+    finished = world.log.new_attachment()
+    finished.write(b"never named")
+    finished.finish()
+    world.reopen()
+    directory = HERE / "attachments"
+    assert world.disk.list(directory) == [record.attachment.name]
+    world.log.close()
+    path = directory / record.attachment.name
+    world.disk.open(path, "write").truncate(3)
+    with pytest.raises(Damaged, match="missing or cut"):
+        Log.open(HERE, options=SMALL, seams=world.seams)
+    world.disk.unlink(path)
+    with pytest.raises(Damaged, match="missing or cut"):
+        Log.open(HERE, options=SMALL, seams=world.seams)
+
+
+def test_a_flipped_byte_in_an_attachment_is_found() -> None:
+    world = World()
+    record = attach(world, b"some bulk data")
+    assert record.attachment is not None
+    path = world.log.attachment_path(record.attachment.name)
+    whole = world.disk.read(path)
+    for offset in range(len(whole)):
+        world.disk.open(path, "write").pwrite(bytes([whole[offset] ^ 1]), offset)
+        with pytest.raises(Damaged):
+            world.log.verify()
+        world.disk.open(path, "write").pwrite(whole[offset : offset + 1], offset)
+    world.log.verify()
+
+
+def test_a_copied_attachment_is_checked() -> None:
+    world, copy = World(), World(GROWING)
+    record = attach(world, b"some bulk data")
+    assert record.attachment is not None
+    data = world.disk.read(world.log.attachment_path(record.attachment.name))
+    for wrong in (data[:-1], data + b"x", b"X" + data[1:]):
+        writer = copy.log.import_attachment(record.attachment)
+        writer.write(wrong)
+        with pytest.raises(Damaged):
+            writer.finish()
+        assert copy.disk.list(HERE / "attachments") == []
+    writer = copy.log.import_attachment(record.attachment)
+    writer.write(data)
+    assert writer.finish() == record.attachment
+    copy.log.append_record(record)
+    copy.log.sync()
+    copy.reopen().verify()
+
+
+def test_attachments_go_with_their_segment() -> None:
+    world = World()
+    record = attach(world, b"old")
+    world.fill(6)
+    kept = attach(world, b"new")
+    world.fill(6)
+    assert record.attachment is not None
+    assert kept.attachment is not None
+    world.log.prune([s for s in world.log.segments() if s.last < kept.txid])
+    assert world.disk.list(HERE / "attachments") == [kept.attachment.name]
+    world.reopen().verify()
+
+
+def test_attachments_without_room_leave_nothing() -> None:
+    world = World()
+    world.commit(b"one")
+    for moment in ("names", "write", "sync"):
+        def full(op: Op, moment: str = moment) -> None:
+            if op.kind == moment:
+                raise OSError(28, "injected")
+
+        world.disk.before = full if moment == "names" else lambda op: None
+        with pytest.raises(DiskFull):
+            writer = world.log.new_attachment()
+            world.disk.before = full
+            writer.write(b"data")
+            writer.finish()
+        world.disk.before = lambda op: None
+    assert world.disk.list(HERE / "attachments") == []
+
+
+def test_names_of_attachments_are_the_kits() -> None:
+    world = World()
+    for name in ("../../etc/passwd", "x.att", "0" * 32, "0" * 32 + ".att/..", ""):
+        with pytest.raises(InvalidInput):
+            world.log.attachment_path(name)
+
+
+# --- consumers -------------------------------------------------------------------------------------------------------
+
+
+def test_consumers_are_durable_and_only_move_forward() -> None:
+    world = World()
+    one, two = world.commit(b"one", b"two")
+    world.log.consumers.register("a" * 32, "backup of a", two.position)
+    world.log.consumers.register("a" * 32, "backup of a", one.position)
+    world.log.consumers.register("b" * 32, "backup of b", one.position)
+    consumers = world.reopen().consumers
+    assert [(c.id[0], c.name, c.position) for c in consumers.list()] == [
+        ("b", "backup of b", one.position), ("a", "backup of a", two.position)]
+    assert consumers.drop("b" * 32)
+    assert not consumers.drop("b" * 32)
+    assert [c.id[0] for c in world.reopen().consumers.list()] == ["a"]
+
+
+def test_consumers_have_bounds() -> None:
+    world = World()
+    for id, name in (("", "x"), ("x" * 65, "x"), ("x", "n" * 501)):
+        with pytest.raises(InvalidInput):
+            world.log.consumers.register(id, name, START)
+    world.log.consumers._all = {str(i): Consumer(str(i), "", START, 0) for i in range(MAX_CONSUMERS)}
+    with pytest.raises(InvalidInput, match="already"):
+        world.log.consumers.register("one more", "", START)
+
+
+def test_damaged_consumers_are_named() -> None:
+    world = World()
+    world.commit(b"one")
+    world.log.consumers.register("a" * 32, "backup of a", START)
+    world.log.close()
+    path = HERE / "CONSUMERS"
+    whole = world.disk.read(path)
+    for offset in range(len(whole)):
+        world.disk.open(path, "write").pwrite(bytes([whole[offset] ^ 4]), offset)
+        with pytest.raises((Damaged, UnsupportedFormat), match="CONSUMERS"):
+            Log.open(HERE, options=SMALL, seams=world.seams)
+        world.disk.open(path, "write").pwrite(whole[offset : offset + 1], offset)

@@ -1,0 +1,106 @@
+"""Which segments may go: what `keep_logs` says, and the plans that follow from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from log_world import HISTORY
+
+from holdfast.engine.errors import SettingError
+from holdfast.engine.history import Position
+from holdfast.engine.log.consumers import Consumer
+from holdfast.engine.log.retention import KeepLogs, plan_pruning
+from holdfast.engine.log.segment import SegmentInfo
+
+
+@pytest.mark.parametrize(("said", "meant"), [
+    ("7 days, 4 GiB", KeepLogs(bytes=4 << 30, hours=168.0)),
+    ("for ever", KeepLogs()),
+    (" Forever ", KeepLogs()),
+    ("1.5 hours", KeepLogs(hours=1.5)),
+    ("100000 transactions", KeepLogs(transactions=100_000)),
+    ("500 MB,1 day", KeepLogs(bytes=500_000_000, hours=24.0)),
+])
+def test_keep_logs_is_read(said: str, meant: KeepLogs) -> None:
+    assert KeepLogs.parse(said) == meant
+
+
+@pytest.mark.parametrize("said", ["", "7", "seven days", "7 days 4 GiB", "-1 days", "4 GiBs", "7 days,"])
+def test_keep_logs_that_is_not_understood_is_refused(said: str) -> None:
+    with pytest.raises(SettingError):
+        KeepLogs.parse(said)
+
+
+HOUR = 3_600_000_000
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[SegmentInfo]:
+    """Some segments, oldest first, the last one open; empty ones among them."""
+    segments = []
+    txid = draw(st.integers(0, 5))
+    time_us = 0
+    for ordinal in range(1, draw(st.integers(1, 8)) + 1):
+        count = draw(st.integers(0, 4))
+        first_time = time_us
+        time_us += draw(st.integers(0, 3)) * HOUR
+        segments.append(SegmentInfo(Path(f"/{ordinal}"), ordinal, txid + 1, txid + count, first_time, time_us, time_us,
+                                    draw(st.integers(1, 100)), True, 0, HISTORY))
+        txid += count
+    return segments
+
+
+def consumers(last: int) -> st.SearchStrategy[list[Consumer]]:
+    one = st.builds(lambda i, txid, seen: Consumer(str(i), "", Position(txid, b""), seen * HOUR),
+                    st.integers(0, 99), st.integers(0, last), st.integers(0, 20))
+    return st.lists(one, max_size=4, unique_by=lambda c: c.id)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data(), segments=logs(),
+       keep=st.builds(KeepLogs, bytes=st.none() | st.integers(0, 400), hours=st.none() | st.floats(0, 12),
+                      transactions=st.none() | st.integers(0, 12)),
+       consumer_bytes=st.integers(0, 400), consumer_hours=st.floats(0, 20), age=st.integers(0, 12))
+def test_plans_keep_the_rules(data: st.DataObject, segments: list[SegmentInfo], keep: KeepLogs, consumer_bytes: int,
+                              consumer_hours: float, age: int) -> None:
+    last = segments[-1].last
+    floor = data.draw(st.integers(0, last))
+    registered = data.draw(consumers(last))
+    now = segments[-1].last_time_us + age * HOUR
+    plan = plan_pruning(segments, keep=keep, floor=floor, consumers=registered, consumer_bytes=consumer_bytes,
+                        consumer_hours=consumer_hours, now_us=now)
+    # Oldest first, never the last.
+    count = len(plan.segments)
+    assert list(plan.segments) == segments[:count]
+    assert count < len(segments)
+    kept = segments[count:]
+    # Never what somebody needs.
+    needs = [floor, *(c.position.txid for c in registered if c not in plan.dropped)]
+    assert all(s.last <= min(needs) for s in plan.segments)
+    # A consumer is dropped if, and only if, it is behind and lags beyond a bound.
+    for consumer in registered:
+        held = sum(s.size for s in segments if s.last > consumer.position.txid)
+        lags = held > consumer_bytes or now - consumer.seen_us > consumer_hours * HOUR
+        assert (consumer in plan.dropped) == (lags and last > consumer.position.txid)
+    # What went was over a bound, and the first that stays is needed or within all of them.
+    def over(segment: SegmentInfo, total: int) -> bool:
+        return ((keep.bytes is not None and total > keep.bytes)
+                or (keep.hours is not None and now - segment.last_time_us > keep.hours * HOUR)
+                or (keep.transactions is not None and last - segment.last >= keep.transactions))
+
+    total = sum(s.size for s in segments)
+    for segment in plan.segments:
+        assert over(segment, total)
+        total -= segment.size
+    if len(kept) > 1:
+        assert kept[0].last > min(needs) or not over(kept[0], total)
+
+
+def test_for_ever_is_for_ever() -> None:
+    segment = SegmentInfo(Path("/1"), 1, 1, 9, 0, 0, 0, 1 << 40, True, 0, HISTORY)
+    plan = plan_pruning([segment, segment], keep=KeepLogs.parse("for ever"), floor=99, consumers=[], consumer_bytes=1,
+                        consumer_hours=1, now_us=1 << 60)
+    assert plan.segments == ()
