@@ -12,14 +12,13 @@ from typing import Any
 
 import lmdb
 import pytest
-from graph_rig import ORIGIN, Rig
+from graph_rig import Rig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.engine.contract import Context
-from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, NotFound, StoreNotFound, StorePoisoned
+from holdfast.engine.errors import Damaged
 from holdfast.engine.graph import Edge, GraphEngine, GraphTransaction, Node, adjacency
-from holdfast.engine.seams import File, Files, Seams
 
 
 @pytest.fixture
@@ -443,149 +442,3 @@ def test_readers_beside_a_writer_and_checkpoints(rig: Rig) -> None:
     assert failures == []
     rig.checkpoint()
     rig.sound()
-
-
-# --- opening, and what goes wrong -----------------------------------------------------------------------------------
-
-
-def test_opening_what_is_not_there_or_not_whole(tmp_path: Path) -> None:
-    with pytest.raises(StoreNotFound):
-        GraphEngine.open(tmp_path, Context())
-    with pytest.raises(InvalidInput, match="unknown engine option"):
-        Rig(tmp_path / "x", options={"mapsize": 1})
-    with pytest.raises(InvalidInput, match="map_size"):
-        Rig(tmp_path / "y", options={"map_size": "large"})
-    rig = Rig(tmp_path)
-    tx = rig.engine.begin()
-    for _ in range(3000):
-        tx.add_node("A", text="x" * 100)
-    rig.commit(tx)
-    rig.checkpoint()
-    used = rig.engine._lmdb.env.info()["last_pgno"] * 4096
-    rig.engine.close()
-    state = tmp_path / "state"
-    whole = (state / "data.mdb").read_bytes()
-    for cut in (0, 100, 5000, used // 2):
-        (state / "data.mdb").write_bytes(whole[:cut])
-        for read_only in (False, True):
-            with pytest.raises(Damaged):
-                GraphEngine.open(state, Context(), read_only=read_only)
-    (state / "data.mdb").write_bytes(b"not a database" * 1000)
-    with pytest.raises(Damaged):
-        GraphEngine.open(state, Context())
-
-
-def test_a_read_only_opening_changes_no_byte(tmp_path: Path) -> None:
-    rig = Rig(tmp_path)
-    tx = rig.engine.begin()
-    tx.add_node("A")
-    rig.commit(tx)
-    rig.checkpoint()
-    tx = rig.engine.begin()
-    tx.add_node("A")
-    rig.commit(tx)
-    expected = rig.digest()
-    rig.engine.close()
-    state = tmp_path / "state"
-    (state / "lock.mdb").unlink()
-    before = {path.name: path.read_bytes() for path in state.iterdir()}
-    engine = GraphEngine.open(state, Context(), read_only=True)
-    engine.apply(rig.records[1:])
-    with engine.view() as view:
-        assert view.digest() == expected
-    engine.close()
-    assert {path.name: path.read_bytes() for path in state.iterdir()} == before
-
-
-class FullDisk(Files):
-    """A file system that can be full: reserving fails then."""
-
-    full = False
-
-    def open(self, path: Path, mode: Any = "read") -> File:
-        file = super().open(path, mode)
-        return FullFile(path, file.fileno()) if self.full else file
-
-    def free(self, path: Path) -> int:
-        return 0 if self.full else super().free(path)
-
-
-class FullFile(File):
-    def reserve(self, size: int) -> None:
-        if size > self.size():
-            raise DiskFull(f"no room for {size} bytes")
-
-
-def test_a_checkpoint_without_room_changes_nothing_and_can_be_repeated(tmp_path: Path) -> None:
-    disk = FullDisk()
-    context = Context(Seams(files=disk))
-    GraphEngine.create(tmp_path, ORIGIN, context)
-    engine = GraphEngine.open(tmp_path, context)
-    rig = Rig(tmp_path / "records")
-    tx = engine.begin()
-    for _ in range(2000):
-        tx.add_node("A", text="x" * 1000)
-    record = rig.record(tx.payload())
-    engine.stage(record, tx)
-    engine.publish(record.position)
-    disk.full = True
-    for _ in range(3):
-        with pytest.raises(DiskFull):
-            engine.checkpoint(record.position)
-    assert engine.position == ORIGIN
-    with engine.view() as view:
-        assert view.node_count == 2000
-    disk.full = False
-    assert engine.checkpoint(record.position) == record.position
-    engine.close()
-    disk.full = True
-    (tmp_path / "new").mkdir()
-    with pytest.raises(DiskFull):
-        GraphEngine.create(tmp_path / "new", ORIGIN, context)
-    rig.engine.close()
-
-
-def test_a_map_that_is_full_is_a_full_disk(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, options={"map_size": 2 << 20})
-    tx = rig.engine.begin()
-    for _ in range(3000):
-        tx.add_node("A", text="x" * 1000)
-    rig.commit(tx)
-    for _ in range(2):
-        with pytest.raises(DiskFull, match="map_size"):
-            rig.engine.checkpoint(rig.end)
-    digest = rig.digest()
-    rig.options = {"map_size": 1 << 30}
-    rig.reopen()
-    rig.checkpoint()
-    assert rig.digest() == digest
-    rig.engine.close()
-
-
-def test_an_lmdb_error_ends_checkpoints(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    tx = rig.engine.begin()
-    tx.add_node("A")
-    rig.commit(tx)
-    with monkeypatch.context() as patch:
-        def fail(*args: Any) -> None:
-            raise lmdb.DiskError("injected")
-
-        patch.setattr("holdfast.engine.graph.engine.write_state", fail)
-        with pytest.raises(lmdb.DiskError):
-            rig.engine.checkpoint(rig.end)
-    with pytest.raises(StorePoisoned):
-        rig.engine.checkpoint(rig.end)
-    with rig.engine.view() as view:
-        assert view.node_count == 1
-
-
-def test_garbage_is_no_payload(rig: Rig) -> None:
-    tx = rig.engine.begin()
-    tx.add_edge(tx.add_node("A", k=1), "X", tx.add_node())
-    good = tx.payload()
-    for bad in (b"", b"\xc1", b"\x90", good[:-1], good + b"x", b"\x98" + b"\xc0" * 8):
-        with pytest.raises(Damaged):
-            rig.engine.apply([rig.record(bad)])
-        rig.records.pop()
-    with pytest.raises(NotFound), rig.engine.view() as view:
-        view.node(1)

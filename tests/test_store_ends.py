@@ -1,0 +1,239 @@
+"""A store that is interrupted, and one that is closed, in the middle of whatever goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from store_kinds import MEMORY, QUIET, STAGING, Kind, commit, until
+
+from holdfast.engine.errors import InvalidInput, RolledBack, StoreClosed
+from holdfast.engine.memory import MemoryEngine
+from holdfast.engine.seams import Seams
+from holdfast.engine.settings import Settings
+from holdfast.engine.store import Store
+from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
+
+
+@pytest.fixture
+def store(kind: Kind, tmp_path: Path) -> Iterator[Store[Any, Any]]:
+    with kind.open(tmp_path / "store", settings=QUIET) as store:
+        yield store
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+
+class Interrupt(BaseException):
+    """Stands for KeyboardInterrupt."""
+
+
+def test_one_who_leaves_the_line_hangs_nobody(tmp_path: Path, files: FaultyFiles,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal ends the wait of a thread in line, also of one who had just been told to lead."""
+    with STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+        committer = store.committer
+        original = committer._wait_in_line
+
+        def interrupted(waiter: Any) -> None:
+            class Gate:
+                def acquire(self) -> None:
+                    gate.acquire()
+                    raise Interrupt
+
+                def release(self) -> None:
+                    gate.release()
+
+            gate = waiter.gate
+            waiter.gate = Gate()
+            original(waiter)
+
+        held = files.hold("datasync")
+        with ThreadPoolExecutor(5) as pool:
+            first = pool.submit(commit, STAGING, store, 0)
+            assert held.reached.wait(30)
+            monkeypatch.setattr(committer, "_wait_in_line", interrupted)
+            second = pool.submit(commit, STAGING, store, 1)  # next in line, so it will be told to lead
+            until(lambda: len(committer._line) == 1)
+            monkeypatch.undo()
+            others = [pool.submit(commit, STAGING, store, n) for n in (2, 3)]
+            until(lambda: len(committer._line) == 3)
+            held.go.set()
+            first.result(30)
+            with pytest.raises(Interrupt):
+                second.result(30)
+            for other in others:
+                other.result(30)
+        commit(STAGING, store, 4)
+        assert STAGING.numbers(store) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("kind", [MEMORY, STAGING], ids=["memory", "staging"])
+def test_an_interrupted_sync_poisons_and_stays_an_interrupt(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
+    """Whether the bytes are on disk is not known. The interrupt was told as `OutcomeUnknown`, and so swallowed."""
+    store = kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
+    commit(kind, store, 0)
+
+    def interrupt(what: str, path: Path) -> None:
+        if what == "datasync" and is_log(path):
+            raise Interrupt
+
+    files.before = interrupt
+    with pytest.raises(Interrupt):
+        commit(kind, store, 1)
+    files.heal()
+    assert store.poisoned
+    with pytest.raises(RolledBack):
+        commit(kind, store, 2)
+    assert kind.numbers(store) == {0}
+    store.close()
+    with kind.open(tmp_path / "store") as store:
+        assert kind.numbers(store) in ({0}, {0, 1})
+
+
+def test_an_interrupted_wait_at_a_barrier_leaves_nobody_stuck(tmp_path: Path, files: FaultyFiles,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that does not stage gets the transaction when it is durable. If the wait for that is interrupted, it
+    must get it all the same: the next writer builds on it. It never did, and an assertion met every later commit."""
+    with MEMORY.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+        def interrupted(txid: int) -> None:
+            raise Interrupt
+
+        monkeypatch.setattr(store.committer, "wait", interrupted)
+        with pytest.raises(Interrupt):
+            commit(MEMORY, store, 1)
+        monkeypatch.undo()
+        commit(MEMORY, store, 2)
+        assert MEMORY.numbers(store) == {1, 2}
+
+
+@pytest.mark.parametrize("where", ["stage", "append"])
+def test_logged_and_not_staged_is_never_built_upon(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt between the two: the log has a transaction that the next draft would not see."""
+    store = STAGING.open(tmp_path / "store", settings=QUIET)
+    commit(STAGING, store, 0)
+    original = store.log.append
+
+    def interrupted(*args: Any) -> Any:
+        original(*args)
+        raise Interrupt
+
+    if where == "stage":
+        monkeypatch.setattr(store.engine, "stage", lambda record, draft: (_ for _ in ()).throw(Interrupt()))
+    else:
+        monkeypatch.setattr(store.log, "append", interrupted)
+    with pytest.raises(Interrupt):
+        commit(STAGING, store, 1)
+    monkeypatch.undo()
+    assert store.poisoned
+    with pytest.raises(RolledBack):
+        commit(STAGING, store, 2)
+    store.close()
+    with STAGING.open(tmp_path / "store") as store:
+        assert STAGING.numbers(store) in ({0}, {0, 1})
+
+
+# --- closing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_closed_store_says_so(kind: Kind, tmp_path: Path) -> None:
+    store = kind.open(tmp_path / "store")
+    commit(kind, store, 1)
+    store.close()
+    store.close()
+    for call in (store.snapshot, store.checkpoint, store.prune, store.image, lambda: commit(kind, store, 2)):
+        with pytest.raises(StoreClosed):
+            call()
+
+
+def test_closing_waits_for_an_open_transaction(kind: Kind, tmp_path: Path) -> None:
+    store = kind.open(tmp_path / "store", settings=QUIET)
+    drafting, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        with store.transaction() as tx:
+            kind.write(tx, 1)
+            drafting.set()
+            assert go_on.wait(30)
+
+    with ThreadPoolExecutor(3) as pool:
+        writer = pool.submit(slow)
+        assert drafting.wait(30)
+        waiting = pool.submit(commit, kind, store, 2)
+        closer = pool.submit(store.close)
+        until(lambda: store._ends)
+        go_on.set()
+        writer.result(30)
+        closer.result(30)
+        with suppress(StoreClosed):  # either way, but it ends
+            waiting.result(30)
+    with kind.open(tmp_path / "store") as store:
+        assert 1 in kind.numbers(store)
+        assert store.recovery.clean
+
+
+def test_closing_beside_a_transaction_that_does_not_end_is_bounded(kind: Kind, tmp_path: Path) -> None:
+    """It is rolled back when it ends. A checkpoint that waits for the same lock does not hold the closing up."""
+    settings = Settings(heartbeat_s=0, wait_s=0.3, checkpoint_soft_bytes=1)
+    store = kind.open(tmp_path / "store", settings=settings)
+    drafting, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        with store.transaction() as tx:
+            kind.write(tx, 1)
+            drafting.set()
+            assert go_on.wait(30)
+
+    with ThreadPoolExecutor(2) as pool:
+        commit(kind, store, 0)
+        writer = pool.submit(slow)
+        assert drafting.wait(30)
+        checkpoint = pool.submit(store.checkpoint)
+        store.close()
+        go_on.set()
+        with pytest.raises(RolledBack):
+            writer.result(30)
+        with suppress(StoreClosed):
+            checkpoint.result(30)
+    with kind.open(tmp_path / "store") as store:
+        assert kind.numbers(store) == {0}
+
+
+def test_closing_from_within_a_transaction_is_refused(kind: Kind, store: Store[Any, Any]) -> None:
+    with store.transaction() as tx:
+        kind.write(tx, 1)
+        with pytest.raises(InvalidInput, match="transaction open"):
+            store.close()
+    assert kind.numbers(store) == {1}
+
+
+def test_many_may_close(tmp_path: Path) -> None:
+    store = MEMORY.open(tmp_path / "store", settings=QUIET)
+    commit(MEMORY, store, 1)
+    with ThreadPoolExecutor(4) as pool:
+        for closing in [pool.submit(store.close) for _ in range(4)]:
+            closing.result(30)
+            assert store.closed
+    MEMORY.open(tmp_path / "store").close()
+
+
+def test_a_checkpoint_within_a_transaction_is_refused_where_it_would_wait_for_itself(tmp_path: Path) -> None:
+    with MEMORY.open(tmp_path / "store") as store, store.transaction() as tx:
+        MEMORY.write(tx, 1)
+        with pytest.raises(InvalidInput, match="checkpoint"):
+            store.checkpoint()
+
+
+def test_waiting_for_a_transaction_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """It would have waited for ever for whoever mistyped the number."""
+    with Store.open(tmp_path / "store", MemoryEngine) as store:
+        with store.transaction() as tx:
+            tx.put(b"k", b"v")
+        store.wait(1, timeout=30)
+        with pytest.raises(InvalidInput, match="the last one is 1"):
+            store.wait(2)
