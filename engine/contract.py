@@ -13,8 +13,8 @@ never probes.
 The kit promises: `begin`, `apply`, `stage` and `payload` are never called concurrently with one another (the writer
 lock is held); `apply` gets every record once a session, in order, without gaps, from the position that the engine had
 when it was opened; neither `apply` nor `checkpoint` ever gets a record that is not on stable storage; `checkpoint` is
-called concurrently with the others only where `Abilities.background_checkpoint` says so, and never twice at once.
-`view`, and everything on views and images, may be called from any thread at any time.
+called concurrently with the others, `image` included, only where `Abilities.background_checkpoint` says so, and never
+twice at once. `view`, and everything on views and images, may be called from any thread at any time.
 
 Redo converges: from the state at p0, or from any mixture, cell by cell and torn cells included, of the states between
 p0 and p1, applying p0+1 … p1 gives exactly the state at p1. So a payload holds absolute after-images, never "add one";
@@ -43,8 +43,8 @@ class Abilities:
         atomic: its durable state is always exactly at its position, whatever happens to the power. Any other engine
             opens only after replay to the log's end.
         image: `stable`, every byte as of one position; or `moving`, bytes change while they are read.
-        background_checkpoint: `checkpoint` may run beside `begin`, `stage`, `apply` and `view`. Without it the kit
-            holds the writer lock meanwhile.
+        background_checkpoint: `checkpoint` may run beside `begin`, `stage`, `apply`, `view` and `image`. Without it the
+            kit holds the writer lock meanwhile, and makes no image.
         shared_readers: its directory may be opened read-only by other processes while one writes.
         replays_in_memory: a read-only opening may `apply` records without changing a byte on disk. Without it, such an
             opening works on a scratch copy.

@@ -129,7 +129,6 @@ class MemoryEngine(Engine[MemoryTransaction, MemoryView]):
         self._viewed = False  # whether a view holds self._state, which must not change any more then
         self._pending = 0
         self._lock = context.seams.scheduler.lock()  # guards the four above against view() on other threads
-        self._file_lock = context.seams.scheduler.lock()  # so that an image is of the position that it says
 
     @property
     def position(self) -> Position:
@@ -154,9 +153,8 @@ class MemoryEngine(Engine[MemoryTransaction, MemoryView]):
     def checkpoint(self, upto: Position) -> Position:
         if upto.txid > self._position.txid:  # all that is applied goes: under the writer lock, nothing changes it
             path = self._directory / _FILE
-            with self._file_lock:
-                write_state(self._seams.files, path, _MAGIC, self.state_format, self._applied, _pack(self._state))
-                self._position, self._pending = self._applied, 0
+            write_state(self._seams.files, path, _MAGIC, self.state_format, self._applied, _pack(self._state))
+            self._position, self._pending = self._applied, 0
         return self._position
 
     def pending_bytes(self) -> int:
@@ -168,8 +166,7 @@ class MemoryEngine(Engine[MemoryTransaction, MemoryView]):
             return MemoryView(self._state, self._applied.txid)
 
     def image(self) -> Image:
-        with self._file_lock:
-            return FileImage(self._seams, self._directory, (_FILE,), self._position)
+        return FileImage(self._seams, self._directory, (_FILE,), self._position)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -116,6 +116,7 @@ class Store(Writing[TxT, ViewT]):
         self._writer = seams.scheduler.lock()
         self._writer_thread: int | None = None
         self._checkpointing = seams.scheduler.lock()
+        self._imaging = seams.scheduler.lock()
         self._slow = min(settings.checkpoint_soft_bytes, settings.unwritten_bytes)
         self._pressure = seams.scheduler.condition()
         self._ending = threading.RLock()
@@ -291,7 +292,8 @@ class Store(Writing[TxT, ViewT]):
         """The engine's image, for a source. Hold a lease on the log after the present checkpoint first."""
         if self._unusable is not None or self.read_only:
             raise self._why_unusable()
-        return self.engine.image()
+        with self._no_image_beside():
+            return self.engine.image()
 
     # --- checkpoints and pruning -----------------------------------------------------------------------------------
 
@@ -336,7 +338,8 @@ class Store(Writing[TxT, ViewT]):
             if upto.txid > self._handed.txid:
                 self._handed = upto
             try:
-                reached = self.engine.checkpoint(upto)
+                with self._no_image_beside():
+                    reached = self.engine.checkpoint(upto)
             except DiskFull:
                 raise
             except BaseException as error:

@@ -86,6 +86,8 @@ class Writing(Generic[TxT, ViewT]):
     """The writer lock. It may be released by another thread than took it."""
     _writer_thread: int | None
     _checkpointing: threading.Lock
+    _imaging: threading.Lock
+    """Held where the durable state changes or an image of it is made, unless the engine lets both happen at once."""
     _pressure: threading.Condition
     _slow: int
     """Pending or waiting bytes below which no bound can have been reached."""
@@ -330,13 +332,17 @@ class Writing(Generic[TxT, ViewT]):
         """It is in the log, so it must get into the state: without room, wait until there is some."""
         while True:
             try:
-                engine.apply_bulk(record, path)
+                with self._no_image_beside():
+                    engine.apply_bulk(record, path)
                 break
             except DiskFull:
                 logger.warning("transaction %d, a bulk load, waits for room to be applied", record.txid)
                 if self._unusable is not None or self.committer.wait_until(lambda: self._unusable is not None, 1.0):
                     raise
         self._stages.checkpoint(engine.position)
+
+    def _no_image_beside(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext() if self.engine.abilities.background_checkpoint else self._imaging
 
     def bulk(self, load: Any) -> int:
         """Load in bulk, as one transaction whose data stands in a file beside the log.

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from store_kinds import GRAPH, MEMORY, QUIET, STAGING, Kind, commit, until
 
+from holdfast.engine.contract import Image
 from holdfast.engine.errors import (
     ConditionNotMet,
     InvalidInput,
@@ -21,10 +22,12 @@ from holdfast.engine.errors import (
     SettingError,
     Unsupported,
 )
-from holdfast.engine.history import Record
+from holdfast.engine.history import Position, Record
+from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.seams import Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
+from holdfast.engine.testing.beside import Beside
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log, is_state
 
 
@@ -429,3 +432,40 @@ def test_old_log_goes_once_it_is_checkpointed(kind: Kind, tmp_path: Path) -> Non
         assert kind.numbers(store) == set(range(big))
     with kind.open(tmp_path / "store") as store:
         assert kind.numbers(store) == set(range(big))
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_image_is_made_in_the_middle_of_a_checkpoint(tmp_path: Path) -> None:
+    """An engine that replaces its file and then notes the new position would name the old one for the new file: a
+    backup then restored a state that was ahead of its log. Unless it says that it can, it need not keep the two apart.
+    """
+
+    class Watched(MemoryEngine):
+        half_way = False
+
+        def checkpoint(self, upto: Position) -> Position:
+            self.half_way = True
+            other.run(image)
+            reached = super().checkpoint(upto)
+            self.half_way = False
+            return reached
+
+        def image(self) -> Image:
+            assert not self.half_way
+            return super().image()
+
+    def image() -> None:
+        made = store.image()
+        positions.append(made.position.txid)
+        made.close()
+
+    positions: list[int] = []
+    other = Beside()
+    with Store.open(tmp_path / "store", Watched, settings=QUIET) as store:
+        with store.transaction() as tx:
+            tx.put(b"a", b"1")
+        store.checkpoint()
+        other.finish()
+    assert positions == [1]

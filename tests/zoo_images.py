@@ -35,8 +35,7 @@ class MovingThoughStable(MemoryEngine):
     half of one and half of the other."""
 
     def image(self) -> Image:
-        with self._file_lock:
-            return ReadByName(self, "state")
+        return ReadByName(self, "state")
 
 
 @animal(
@@ -47,9 +46,8 @@ class VanishingImage(MemoryEngine):
 
     def image(self) -> Image:
         files = self._seams.files
-        with self._file_lock:
-            files.write_durably(self._directory / "image", files.read(self._directory / "state"))
-            return ReadByName(self, "image")
+        files.write_durably(self._directory / "image", files.read(self._directory / "state"))
+        return ReadByName(self, "image")
 
     def checkpoint(self, upto: Position) -> Position:
         if upto.txid > self._position.txid:
@@ -65,8 +63,7 @@ class ImageAhead(MemoryEngine):
     there leaves out what lies between."""
 
     def image(self) -> Image:
-        with self._file_lock:
-            return FileImage(self._seams, self._directory, ("state",), self._applied)
+        return FileImage(self._seams, self._directory, ("state",), self._applied)
 
 
 @animal(caught_by="EngineContract.test_an_image_is_what_it_is_declared_to_be")
