@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from .contract import StagingEngine
-from .errors import ConditionNotMet, HoldfastError, OutcomeUnknown, RolledBack, StorePoisoned
+from .errors import ConditionNotMet, DiskFull, HoldfastError, OutcomeUnknown, RolledBack, StorePoisoned
 from .history import Attachment, Record
 from .log.log import Batch, Log
 from .plugins import Hooks
@@ -136,12 +136,15 @@ class Committer:
             promise: `wait` or `outcome` will be called for it.
 
         Raises:
-            RolledBack (DiskFull, StorePoisoned), InvalidInput: nothing was logged.
+            RolledBack (DiskFull, StorePoisoned), InvalidInput: nothing was logged. So it is once `close` has begun: the
+                log may be another process's by now.
             What the engine raises as it stages: it is logged, and the caller must poison.
         """
         with self.mutex:
             if self.poison is not None:
                 raise self.poisoned()
+            if self._closing:
+                raise RolledBack("the store was closed meanwhile")
             try:
                 record = self.log.append(payload, version, attachment)
             except OSError as error:
@@ -437,12 +440,16 @@ class Committer:
             return None
         return max(0.0, self._due - self._seams.clock.monotonic())
 
-    def heartbeat(self) -> None:
-        """Tell the log's readers that nothing happened, if nothing did and nobody is writing."""
+    def heartbeat(self, *, start: bool = False) -> None:
+        """Tell the log's readers that nothing happened, if nothing did and nobody is writing. `start`: also where that
+        takes a new segment, if there is room for one."""
         with self.mutex:
-            if self._leading or self._log_waits() or self.poison is not None:
+            if self._leading or self._log_waits() or self._closing or self.poison is not None:
                 return
-            batch = self.log.heartbeat()
+            try:
+                batch = self.log.heartbeat(start=start)
+            except DiskFull:
+                return
             if batch is None:
                 return
             self._leading = True

@@ -95,7 +95,7 @@ class Record:
     Attributes:
         txid: its number.
         epoch: the term of the primary that wrote it.
-        time_us: its commit time, microseconds since the Unix epoch; never less than the one before.
+        time_us: its commit time, microseconds since the Unix epoch; later than the one before.
         payload_version: which version of the engine's payload format this is.
         payload: the engine's bytes.
         attachment: what it names beside the log, or None.

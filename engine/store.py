@@ -216,10 +216,13 @@ class Store(Writing[TxT, ViewT]):
                          published=published, checkpointed=checkpointed)
 
     def complete_until_us(self) -> int:
-        """Every transaction with a commit time up to this one is published, and none will come later."""
+        """Every transaction with a commit time up to this one is published, and none will come later: a promise that
+        is in the log when this returns, so that neither a crash nor a clock that is put back breaks it."""
+        if not self.read_only:
+            self.committer.heartbeat(start=True)
         with self.committer.mutex:
             if self._stages.published.txid == self._stages.appended.txid:
-                return self.log.complete_now()
+                return self.log.complete_us
             published = self._stages.published.txid
         return self.log.time_of(published)
 

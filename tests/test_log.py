@@ -310,11 +310,39 @@ def test_heartbeats_say_complete_up_to_and_are_no_transactions() -> None:
     assert complete >= one.time_us + 5_000_000
     world.clock.time_us -= 60_000_000  # even so
     (two,) = world.commit(b"two")
-    assert two.time_us >= complete
+    assert two.time_us > complete
     assert (two.txid, [p for _, p in contents(world.log)]) == (2, [b"one", b"two"])
     assert world.reopen().complete_us >= two.time_us
     world.log.verify()
+    assert world.log.heartbeat() is None, "the clock is behind what was promised"
+    world.clock.time_us += 120_000_000
     assert world.log.heartbeat() is None, "no segment is open"
+
+
+def test_a_promise_without_a_record_outlives_the_clock() -> None:
+    """A log was opened, said up to when it is complete, and was closed; the segment was removed, since it had no
+    record, and what came next was committed before that time."""
+    world = World()
+    world.commit(b"one")
+    world.reopen()
+    world.clock.time_us += 5_000_000
+    beat = world.log.heartbeat(start=True)
+    assert beat is not None
+    world.log.write(beat)
+    complete = world.log.complete_us
+    world.clock.time_us -= 60_000_000
+    assert world.reopen().complete_us == complete
+    (two,) = world.commit(b"two")
+    assert two.time_us > complete
+
+
+def test_commit_times_always_grow() -> None:
+    """With a clock that stands still, two transactions had one commit time, and a copy that ended with the first was
+    not complete up to it."""
+    world = World(step_us=0)
+    times = [record.time_us for record in world.commit(b"one", b"two", b"three")]
+    assert times == sorted(set(times))
+    assert [world.log.txid_at(time_us) for time_us in times] == [1, 2, 3]
 
 
 def test_a_record_appended_while_a_heartbeat_is_written() -> None:

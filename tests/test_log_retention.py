@@ -1,4 +1,4 @@
-"""Which segments may go: what `keep_logs` says, and the plans that follow from it."""
+"""Which segments may go: what `keep_logs` says, the plans that follow from it, and how they go."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from log_world import HISTORY
+from log_world import HISTORY, World, contents
 
-from holdfast.engine.errors import SettingError
+from holdfast.engine.errors import LogPruned, SettingError
 from holdfast.engine.history import Position
 from holdfast.engine.log.consumers import Consumer
+from holdfast.engine.log.reading import LogReading
 from holdfast.engine.log.retention import KeepLogs, plan_pruning
-from holdfast.engine.log.segment import SegmentInfo
+from holdfast.engine.log.segment import Segment, SegmentInfo
+from holdfast.engine.testing.disks.simops import Op
 
 
 @pytest.mark.parametrize(("said", "meant"), [
@@ -104,3 +106,71 @@ def test_for_ever_is_for_ever() -> None:
     plan = plan_pruning([segment, segment], keep=KeepLogs.parse("for ever"), floor=99, consumers=[], consumer_bytes=1,
                         consumer_hours=1, now_us=1 << 60)
     assert plan.segments == ()
+
+
+@pytest.mark.parametrize("error", [OSError(5, "injected"), KeyboardInterrupt()], ids=["error", "interrupt"])
+@pytest.mark.parametrize("step", range(4))
+def test_pruning_that_is_cut_off_leaves_no_hole(error: BaseException, step: int) -> None:
+    """What was to be deleted and is still there was forgotten; the next pruning deleted what came after it, and the log
+    had a hole and did not open."""
+    world = World()
+    world.fill(30)
+    segments = world.log.segments()
+    assert len(segments) > 6
+    steps = 0
+
+    def cut_off(op: Op) -> None:
+        nonlocal steps
+        steps += 1
+        if steps > step:
+            raise error
+
+    world.disk.before = cut_off
+    with pytest.raises(type(error)):
+        world.log.prune(segments[:3])
+    world.disk.before = lambda op: None
+    left = [s.path for s in world.log.segments()]
+    assert left[0] == segments[(step + 1) // 2].path
+    assert left == [path for s in segments if world.disk.exists(path := s.path)]
+    world.log.prune(world.log.segments()[:4])
+    world.reopen().verify()
+
+
+def pruned_between(monkeypatch: pytest.MonkeyPatch, world: World, count: int) -> None:
+    """The next reader finds its segment just after that many have gone."""
+    original = LogReading._segment_of
+
+    def first_pruned(self: LogReading, txid: int) -> Segment:
+        monkeypatch.undo()
+        world.log.prune(world.log.segments()[:count])
+        return original(self, txid)
+
+    monkeypatch.setattr(LogReading, "_segment_of", first_pruned)
+
+
+def test_a_reader_that_is_overtaken_by_pruning_skips_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between finding that its first record is there and looking for the segment, the segment went: it read on in the
+    next one as if nothing were missing."""
+    world = World()
+    world.fill(30)
+    pruned_between(monkeypatch, world, 3)
+    with pytest.raises(LogPruned):
+        contents(world.log)
+    pruned_between(monkeypatch, world, 2)
+    with pytest.raises(LogPruned):
+        world.log.chain_at(world.log.base.txid + 1)
+
+
+def test_a_time_is_looked_up_while_the_log_is_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended with the system's own words for a file that is gone."""
+    world = World()
+    records = world.fill(30)
+    original = Segment.groups
+
+    def first_pruned(self: Segment, *args: object) -> object:
+        monkeypatch.undo()
+        world.log.prune(world.log.segments()[:3])
+        return original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Segment, "groups", first_pruned)
+    assert world.log.txid_at(records[1].time_us) == world.log.base.txid > 2

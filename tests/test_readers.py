@@ -272,3 +272,13 @@ def test_who_reads_a_store_that_nobody_writes_keeps_writers_out(tmp_path: Path) 
             reader.close()
     assert sorted(tmp_path.rglob("*")) == before
     STAGING.open(tmp_path / "store", settings=SETTINGS).close()
+
+
+def test_a_reader_promises_only_what_it_has_read(store: Kit) -> None:
+    """It knows nothing of what the writer does, and said that it shows everything up to now."""
+    write(store, 2)
+    with STAGING.open(store.directory, read_only=True) as reader:
+        write(store, 1)
+        assert reader.complete_until_us() < store.log.last_time_us
+        reader.refresh()
+        assert reader.complete_until_us() == store.log.time_of(reader.published.txid)

@@ -298,3 +298,24 @@ def test_what_is_left_of_a_store_that_was_read_is_no_hindrance(world: World, tmp
     (rest.parent / "CURRENT").write_text("gen-000001\n")
     backup.restore(world.target, tmp_path / "restored", engine=world.engine)
     assert not rest.parent.exists()
+
+
+@pytest.mark.parametrize("reopen", [False, True], ids=["running", "reopened"])
+def test_a_time_means_the_same_in_every_later_backup(tmp_path: Path, reopen: bool) -> None:
+    """The source's clock was put back after a backup, and what came next was committed at times up to which that backup
+    had said that it was complete: the same time was another transaction before the next incremental and after it."""
+    clock = SetClock()
+    seams = Seams(clock=clock)
+    store = open_store(tmp_path / "store", seams=seams)
+    write(store, 1)
+    clock.time_us += HOUR
+    at = moment(backup.run(store, tmp_path / "target", seams=seams).bounds.complete_until_us)
+    clock.time_us -= 2 * HOUR
+    if reopen:
+        store.close()
+        store = open_store(tmp_path / "store", seams=seams)
+    write(store, 2, count=3)
+    assert backup.restore(tmp_path / "target", tmp_path / "before", at=at).txid == 1
+    assert backup.run(store, tmp_path / "target", seams=seams).to_txid == 4
+    assert backup.restore(tmp_path / "target", tmp_path / "after", at=at).txid == 1
+    store.close()

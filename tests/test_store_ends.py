@@ -13,6 +13,7 @@ import pytest
 from store_kinds import MEMORY, QUIET, STAGING, Kind, commit, until
 
 from holdfast.engine.errors import InvalidInput, RolledBack, StoreClosed
+from holdfast.engine.history import Record
 from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.seams import Seams
 from holdfast.engine.settings import Settings
@@ -237,3 +238,30 @@ def test_waiting_for_a_transaction_that_is_not_there_is_refused(tmp_path: Path) 
         store.wait(1, timeout=30)
         with pytest.raises(InvalidInput, match="the last one is 1"):
             store.wait(2)
+
+
+def test_what_outlives_close_appends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bulk load that `close` no longer waited for came to its record when another process had the store open, and
+    replaced that one's segment with its own."""
+    store = STAGING.open(tmp_path / "store", settings=Settings(heartbeat_s=0, wait_s=0.1))
+    original, closed = store.committer.append, threading.Event()
+
+    def late(*args: Any, **kwargs: Any) -> Record:
+        closed.wait(30)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(store.committer, "append", late)
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(store.bulk, {b"1": b""})
+        until(store._writer.locked)
+        store.close()
+        with STAGING.open(tmp_path / "store") as other:
+            commit(STAGING, other, 2)
+            files = sorted(path.name for path in other.log.directory.iterdir())
+            closed.set()
+            with pytest.raises(RolledBack):
+                load.result(30)
+            assert sorted(path.name for path in other.log.directory.iterdir()) == files
+            commit(STAGING, other, 3)
+    with STAGING.open(tmp_path / "store") as again:
+        assert STAGING.numbers(again) == {2, 3}

@@ -107,7 +107,7 @@ class Footer(NamedTuple):
         last: position after its last record.
         records: how many; the first is base.txid + 1.
         first_time_us, last_time_us: commit times; both base_time_us where there is no record.
-        complete_us: time of the last group: no later transaction has a commit time before it.
+        complete_us: time of the last group: every later transaction has a later commit time.
         data_end: where the groups end and the footer begins.
         digest: xxh3-128 of every byte before `data_end`.
         places: sparse index, ascending.

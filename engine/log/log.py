@@ -208,7 +208,7 @@ class Log(LogReading):
 
     @property
     def last_time_us(self) -> int:
-        """Commit time of the last appended record; the next is never less."""
+        """Commit time of the last appended record; the next is later."""
         return self._time
 
     def append(self, payload: bytes, payload_version: int, attachment: Attachment | None = None) -> Record:
@@ -221,10 +221,11 @@ class Log(LogReading):
         if len(payload) > self.options.max_record_bytes:
             raise InvalidInput(f"a payload of {len(payload):,} bytes is over max_record_bytes "
                                f"({self.options.max_record_bytes:,})", hint="use smaller transactions, or a bulk load")
-        now = self._now()
-        if now < self._time:
-            self.clock_jump_us = now - self._time
-            now = self._time
+        now, before = self._now(), self._time
+        if now <= before:
+            if now < before:
+                self.clock_jump_us = now - before
+            now = before + 1  # always later, so that a time up to which a copy is complete stays that
         txid, chain = self.appended
         record = Record.make(chain, txid + 1, self.epoch, now, payload_version, payload, attachment)
         self._enqueue(record)
@@ -355,22 +356,24 @@ class Log(LogReading):
             self._written = None
             self.on_sealed(info)
 
-    def complete_now(self) -> int:
-        """The present time, as a promise: no later record will have an earlier commit time. Call it as `append`."""
-        self._time = max(self._now(), self._time)
-        return self._time
+    def heartbeat(self, *, start: bool = False) -> Batch | None:
+        """A group without records, to be passed to `write`: a promise that nothing will be committed with the present
+        time or an earlier one, whatever happens to the clock. Call it as `append`, with no batch waiting and none being
+        written.
 
-    def heartbeat(self) -> Batch | None:
-        """A group without records, to be passed to `write`: nothing will be committed with a time before now. Call it
-        as `append`, with no batch waiting and none being written.
-
-        None without an open segment, or without room in it: the next record will do.
+        None where it would promise nothing new; and without an open segment that has room, unless `start` says to begin
+        one. Raises `DiskFull` then.
         """
-        writer = self._written
-        if writer is None or writer is not self._writer or writer.reserved + _GROUP > writer.limit:
+        now, writer = self._now(), self._writer
+        if now <= self._time:
             return None
+        if writer is None or writer is not self._written or writer.reserved + _GROUP > writer.limit:
+            if not start:
+                return None
+            writer = self._writer = self._next_writer(_GROUP)
         writer.reserved += _GROUP
-        return Batch(writer, self.appended.txid + 1, self.complete_now())
+        self._time = now
+        return Batch(writer, self.appended.txid + 1, now)
 
     def sync(self) -> None:
         """Write and sync everything appended. For a log with one user, such as a backup target's.
@@ -412,8 +415,9 @@ class Log(LogReading):
             written, before = self._written, self._segments[:-1]
             assert written is not None
             segment = written.segment
-            empty = segment.end == segment.header.base
-            if empty and before and before[-1].header.history == self.history and before[-1].header.epoch == self.epoch:
+            silent = segment.end == segment.header.base and segment.complete_us == segment.header.base_time_us
+            if silent and before and before[-1].header.history == self.history and (
+                    before[-1].header.epoch == self.epoch):
                 written.abandon()
                 self._written = None
                 self._segments = before
@@ -434,17 +438,23 @@ class Log(LogReading):
 
     def prune(self, segments: list[SegmentInfo]) -> None:
         """Delete these segments, the oldest ones, and their attachments. The caller has made sure nobody needs them."""
-        doomed = {s.ordinal for s in segments}
-        with self._listing:
-            gone = [s for s in self._segments[:-1] if s.header.ordinal in doomed]
-            if gone != self._segments[: len(gone)]:
-                raise InvalidInput("only the oldest segments can be pruned")
-            self._segments = self._segments[len(gone) :]
-        for segment in gone:  # oldest first, so that a crash leaves no hole
-            self._seams.files.unlink(segment.path)
-            self._seams.files.sync_directory(self.directory)
-            for _, name, _, _ in segment.attachments:
-                self._seams.files.unlink(self.attachment_path(name), missing_ok=True)
+        files, doomed = self._seams.files, {s.ordinal for s in segments}
+        gone = [s for s in self._segments[:-1] if s.header.ordinal in doomed]
+        if gone != self._segments[: len(gone)]:
+            raise InvalidInput("only the oldest segments can be pruned")
+        try:
+            with self._listing:
+                self._segments = self._segments[len(gone) :]
+            for segment in gone:  # oldest first, so that a crash leaves no hole
+                files.unlink(segment.path, missing_ok=True)
+                files.sync_directory(self.directory)
+                for _, name, _, _ in segment.attachments:
+                    files.unlink(self.attachment_path(name), missing_ok=True)
+        except BaseException:
+            with self._listing:  # what is still there is the oldest still, and goes before any other
+                left = [s for s in gone if files.exists(s.path)]
+                self._segments = left + [s for s in self._segments if s not in gone]
+            raise
 
     # --- attachments -----------------------------------------------------------------------------------------------
 

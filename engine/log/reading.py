@@ -66,6 +66,8 @@ class LogReading:
             if after < self.base.txid:
                 raise LogPruned(f"transaction {after + 1} is no longer in the log, which starts after {self.base.txid}")
             segment = self._segment_of(after + 1)
+            if after < segment.header.base.txid:
+                continue  # pruned since
             data_end, last = segment.data_end, segment.end.txid
             if last <= after:
                 raise Damaged(f"transaction {after + 1} is missing", path=str(segment.path))
@@ -108,8 +110,18 @@ class LogReading:
 
     def txid_at(self, time_us: int) -> int:
         """The last durable transaction committed at or before `time_us`; the base's where there is none."""
-        found = self.base.txid
-        for segment in self._segments:
+        while True:
+            segments = self._segments
+            try:
+                return self._txid_at(segments, time_us)
+            except FileNotFoundError as error:
+                if self._segments[0] is segments[0]:
+                    raise Damaged("a segment has disappeared", path=str(self.directory)) from error
+
+    @staticmethod
+    def _txid_at(segments: list[Segment], time_us: int) -> int:
+        found = segments[0].header.base.txid
+        for segment in segments:
             if segment.end.txid == segment.header.base.txid:
                 continue
             if segment.last_time_us <= time_us:
@@ -125,7 +137,7 @@ class LogReading:
 
     @property
     def complete_us(self) -> int:
-        """No later transaction has an earlier commit time."""
+        """Every later transaction has a later commit time."""
         return max(self._segments[-1].complete_us, self._segments[-1].last_time_us)
 
     def verify(self) -> None:

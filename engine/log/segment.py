@@ -44,7 +44,7 @@ class SegmentInfo:
     Attributes:
         first, last: txids of its records; last = first - 1 where it has none.
         size: bytes of the file.
-        complete_us: no transaction after it has an earlier commit time.
+        complete_us: every transaction after it has a later commit time.
     """
 
     path: Path
