@@ -132,6 +132,10 @@ class Acknowledger:
             committer.settle()
         self._watched = still
 
+    def runs_here(self) -> bool:
+        """Whether this thread is its own."""
+        return self._task.runs_here()
+
     def close(self) -> None:
         self._closing = True
         self._news.set()

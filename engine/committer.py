@@ -10,6 +10,10 @@ Where plugins hold acknowledgements, whoever will wait is in line from the momen
 before he comes.
 
 A write or sync that fails poisons: nothing is tried again, everybody in line ends `OutcomeUnknown`.
+
+A signal's handler may raise in the main thread after any call and at the start of any function. So who leads says so in
+the block whose handler gives the lead up; who is to be woken is noted before he leaves the line, and woken whatever
+happens; and waking somebody twice does no harm.
 """
 
 from __future__ import annotations
@@ -49,22 +53,25 @@ def in_callback() -> bool:
 class Waiter:
     """Somebody in line for a transaction's acknowledgement: a thread (`gate` is locked) or a future."""
 
-    __slots__ = ("error", "future", "gate", "lead", "txid")
+    __slots__ = ("error", "future", "gate", "thread", "txid")
 
     def __init__(self, txid: int, gate: threading.Lock | None, future: Future[int] | None) -> None:
         self.txid = txid
         self.gate = gate
+        self.thread = threading.get_ident()
         self.future = future
         if future is not None:
             future.set_running_or_notify_cancel()  # so that nobody can cancel it: the transaction is on its way
-        self.lead = False
         self.error: HoldfastError | None = None
 
     def wake(self) -> None:
-        """Called without the mutex, once the end is known or the waiter must lead."""
+        """Called without the mutex, once the end is known or the waiter must lead. Fine to call again."""
         if self.gate is not None:
-            self.gate.release()
-        elif self.future is not None:
+            try:
+                self.gate.release()
+            except RuntimeError:
+                return  # it is open already
+        elif self.future is not None and not self.future.done():
             before, _thread.calls_back = in_callback(), True
             try:
                 if self.error is not None:
@@ -112,7 +119,7 @@ class Committer:
         self._on_fault = on_fault
         self._relaxed_s = relaxed_s
         self._direct = not hooks.logged
-        self._leading = False
+        self._leader: int | None = None  # the thread that leads
         self._line: deque[Waiter] = deque()
         self._promised: dict[int, Future[int]] = {}  # of those in line since they were appended
         self._kept: deque[Record] = deque()
@@ -174,40 +181,44 @@ class Committer:
         if not self._direct:
             self.outcome(txid).result()
             return
-        mutex = self.mutex
-        mutex.acquire()
-        if not self._leading and self.stages.durable.txid < txid and self.poison is None:
-            self._leading = True
-            batch = self.log.take()
-            mutex.release()
-            self._lead(batch, txid)
-            return
+        me, waiter = threading.get_ident(), None
         try:
-            waiter = self._stand_in_line(txid, None)
-        finally:
-            mutex.release()
-        if waiter is not None:
-            self._wait_in_line(waiter)
+            with self.mutex:
+                if self._leader is None and self.stages.durable.txid < txid and self.poison is None:
+                    self._leader = me
+                    batch = self.log.take()
+                else:
+                    waiter, batch = self._stand_in_line(txid, None), None
+                    if waiter is None:
+                        return
+            if waiter is not None:
+                self._wait_in_line(waiter)
+            if self._leader == me:
+                self._lead(batch, txid, me)
+        except BaseException as error:  # a signal, for instance: others must not wait for one who has left
+            if self._leader == me and waiter is None:
+                self.fail(error)  # a batch may have been taken
+            self._leave(me)
+            raise
 
     def _wait_in_line(self, waiter: Waiter) -> None:
-        gate = waiter.gate
-        assert gate is not None
-        try:
-            gate.acquire()
-        except BaseException:  # a signal, for instance: others must not wait for one who has left
-            with self.mutex:
-                if waiter in self._line:
-                    self._line.remove(waiter)
-                woken = self._hand_over() if waiter.lead else []
-            for other in woken:
-                other.wake()
-            raise
-        if waiter.lead:
-            with self.mutex:
-                batch = self.log.take()
-            self._lead(batch, waiter.txid)
-        elif waiter.error is not None:
+        assert waiter.gate is not None
+        waiter.gate.acquire()
+        if waiter.error is not None:
             raise waiter.error
+        if self.stages.acknowledged.txid < waiter.txid and self._leader != waiter.thread:
+            raise self.unknown(waiter.txid)  # whatever happened to whoever woke it
+
+    def _leave(self, thread: int) -> None:
+        """A thread neither waits nor leads any more."""
+        woken: list[Waiter] = []
+        try:
+            with self.mutex:
+                self._line = deque(w for w in self._line if w.gate is None or w.thread != thread)
+                if self._leader == thread:
+                    self._hand_over(woken)
+        finally:
+            self._wake(woken)
 
     def _stand_in_line(self, txid: int, future: Future[int] | None) -> Waiter | None:
         """With the mutex held. None where there is nothing to wait for. Raises `OutcomeUnknown`."""
@@ -225,7 +236,7 @@ class Committer:
             self._line = deque(sorted((*line, waiter), key=lambda w: w.txid))
         else:
             line.append(waiter)
-        if not self._leading and self._log_waits():
+        if self._leader is None and self._log_waits():
             self._kick.notify()
         return waiter
 
@@ -270,100 +281,109 @@ class Committer:
 
     # --- leading ---------------------------------------------------------------------------------------------------
 
-    def _lead(self, batch: Batch | None, until: int) -> None:
-        """Write and sync batch after batch until `until` is durable, then hand over. `_leading` is set."""
+    def _lead(self, batch: Batch | None, until: int, me: int) -> None:
+        """Write and sync batch after batch until `until` is durable, then hand over. `_leader` is `me`, this thread.
+        Without a batch it takes the oldest one."""
         log, stages = self.log, self.stages
-        leading = True
+        woken: list[Waiter] = []
+        leads = True
         try:
-            while leading:
+            if batch is None:
+                with self.mutex:
+                    batch = log.take()
+            while leads:
                 assert batch is not None
                 end = log.write(batch)
                 with self.mutex:
                     if self._unstaged is not None:
                         raise self._unstaged
                     stages.synced(end)
-                    woken = self._settle()
+                    self._settle(woken)
                     if end.txid < until:
                         batch = log.take()
                     else:
                         if stages.appended.txid > end.txid:
-                            woken += self._hand_over()
+                            self._hand_over(woken)
                         else:
-                            self._leading = False
-                            self._due = None
+                            self._leader = self._due = None
                             if self._closing:
                                 self._kick.notify_all()
-                        leading = False
-                if woken:
-                    self._wake(woken)
+                        leads = False
+                self._wake(woken)
                 if not self._direct:
                     self.on_synced()
         except BaseException as error:
-            if leading:
+            if self._leader == me:
                 self.fail(error)
-                if isinstance(error, Exception):
-                    raise self.unknown(until) from error
+            self._wake(woken)
+            if leads and isinstance(error, Exception):
+                raise self.unknown(until) from error
             raise
         if self._keep:
             self._tell_published()
 
     @staticmethod
     def _wake(woken: list[Waiter]) -> None:
-        """Wake them all, even if a signal interrupts."""
-        waiters = iter(woken)
+        """Wake them all, even if a signal interrupts, and empty the list."""
         try:
-            for waiter in waiters:
+            for waiter in woken:
                 waiter.wake()
-        finally:
-            for waiter in waiters:
+        except BaseException:
+            for waiter in woken:
                 waiter.wake()
+            raise
+        woken.clear()
 
-    def _hand_over(self) -> list[Waiter]:
-        """With the mutex held: somebody else leads what is still to be written. Returns whom to wake for it."""
+    def _hand_over(self, woken: list[Waiter]) -> None:
+        """With the mutex held: somebody else leads what is still to be written, and is to be woken for it."""
         durable = self.stages.durable.txid
         if self._direct and self._log_waits():
             for waiter in self._line:
                 if waiter.gate is not None and waiter.txid > durable:
-                    waiter.lead = True
+                    woken.append(waiter)
+                    self._leader = waiter.thread
                     self._line.remove(waiter)
-                    return [waiter]
-        self._leading = False
+                    return
+        self._leader = None
         self._kick.notify()
-        return []
 
-    def _settle(self) -> list[Waiter]:
-        """With the mutex held, after the stages moved: publish, and return whom to wake."""
+    def _settle(self, woken: list[Waiter]) -> None:
+        """With the mutex held, after the stages moved: publish, and say whom to wake."""
         stages, line = self.stages, self._line
         if self._staging is not None:
             self._staging.publish(stages.published)
-        woken: list[Waiter] = []
         acknowledged = stages.acknowledged.txid
         while line and line[0].txid <= acknowledged:
-            woken.append(line.popleft())
+            woken.append(line[0])
+            line.popleft()
         if self._watchers:
             self.moved.notify_all()
-        return woken
 
     def settle(self) -> None:
         """Somebody else moved the stages: publish, wake, tell."""
+        woken: list[Waiter] = []
         try:
             with self.mutex:
-                woken = self._settle()
-        except Exception as error:  # the engine's: nobody would wake those in line
+                self._settle(woken)
+        except BaseException as error:  # the engine's, or a signal's: nobody would wake those in line
             self.fail(error)
             raise
-        self._wake(woken)
+        finally:
+            self._wake(woken)
         if self._keep:
             self._tell_published()
 
     def give_up(self, first: int, last: int, why: str) -> None:
         """End the wait of everybody in line for `first` to `last` with `ConditionNotMet`."""
-        with self.mutex:
-            given_up = [w for w in self._line if first <= w.txid <= last]
-            for waiter in given_up:
-                waiter.error = ConditionNotMet(f"transaction {waiter.txid} {why}", txid=waiter.txid)
-                self._line.remove(waiter)
-        self._wake(given_up)
+        woken: list[Waiter] = []
+        try:
+            with self.mutex:
+                for waiter in [w for w in self._line if first <= w.txid <= last]:
+                    waiter.error = ConditionNotMet(f"transaction {waiter.txid} {why}", txid=waiter.txid)
+                    woken.append(waiter)
+                    self._line.remove(waiter)
+        finally:
+            self._wake(woken)
 
     def _tell_published(self) -> None:
         with self._telling:  # so that the hooks see the records in order
@@ -379,18 +399,21 @@ class Committer:
 
     def fail(self, error: BaseException) -> None:
         """Poison: what is on disk is not known any more, or the engine's state is not what was logged."""
-        with self.mutex:
-            first = self.poison is None
-            if first:
-                self.poison = error
-            self._leading = False
-            line = list(self._line)
-            self._line.clear()
-            for waiter in line:
-                waiter.error = self.unknown(waiter.txid)
-            self.moved.notify_all()
-            self._kick.notify_all()
-        self._wake(line)
+        woken: list[Waiter] = []
+        try:
+            with self.mutex:
+                first = self.poison is None
+                if first:
+                    self.poison = error
+                self._leader = None
+                for waiter in self._line:
+                    waiter.error = self.unknown(waiter.txid)
+                    woken.append(waiter)
+                self._line.clear()
+                self.moved.notify_all()
+                self._kick.notify_all()
+        finally:
+            self._wake(woken)
         if first:
             self._on_fault(error)
 
@@ -409,23 +432,23 @@ class Committer:
 
     def _run_syncer(self) -> None:
         """Lead what no committing thread leads."""
+        me = threading.get_ident()
         while True:
             with self.mutex:
                 while not self._must_lead():
-                    if self.poison is not None or (self._closing and not self._leading):
+                    if self.poison is not None or (self._closing and self._leader is None):
                         return
                     self._kick.wait(self._pause())
-                self._leading = True
-                self._due = None
+                self._leader, self._due = me, None
                 until = self.stages.appended.txid
                 batch = self.log.take()
             try:
-                self._lead(batch, until)
+                self._lead(batch, until, me)
             except OutcomeUnknown:
                 return
 
     def _must_lead(self) -> bool:
-        if self._leading or self.poison is not None or not self._log_waits():
+        if self._leader is not None or self.poison is not None or not self._log_waits():
             return False
         if self._closing or (self._line and self._line[-1].txid > self.stages.durable.txid):
             return True
@@ -433,7 +456,7 @@ class Committer:
 
     def _pause(self) -> float | None:
         """Seconds until relaxed commits are due; None: until somebody kicks."""
-        if self._due is None or self._leading:
+        if self._due is None or self._leader is not None:
             return None
         if not self._log_waits():
             self._due = None
@@ -443,26 +466,33 @@ class Committer:
     def heartbeat(self, *, start: bool = False) -> None:
         """Tell the log's readers that nothing happened, if nothing did and nobody is writing. `start`: also where that
         takes a new segment, if there is room for one."""
-        with self.mutex:
-            if self._leading or self._log_waits() or self._closing or self.poison is not None:
-                return
-            try:
-                batch = self.log.heartbeat(start=start)
-            except DiskFull:
-                return
-            if batch is None:
-                return
-            self._leading = True
+        me, woken = threading.get_ident(), []  # type: tuple[int, list[Waiter]]
         try:
+            with self.mutex:
+                if self._leader is not None or self._log_waits() or self._closing or self.poison is not None:
+                    return
+                self._leader = me
+                try:
+                    batch = self.log.heartbeat(start=start)
+                except DiskFull:
+                    batch = None
+                if batch is None:
+                    self._leader = None
+                    return
             self.log.write(batch)
+            with self.mutex:
+                self._hand_over(woken)
         except BaseException as error:
-            self.fail(error)
+            if self._leader == me:
+                self.fail(error)
             if not isinstance(error, Exception):
                 raise
-            return
-        with self.mutex:
-            woken = self._hand_over()
-        self._wake(woken)
+        finally:
+            self._wake(woken)
+
+    def runs_here(self) -> bool:
+        """Whether this thread is its own."""
+        return self._syncer.runs_here()
 
     def close(self) -> None:
         """Sync what is appended and stop. The caller holds the writer lock for good, so nothing more is appended."""
@@ -472,4 +502,4 @@ class Committer:
             self.moved.notify_all()
         self._syncer.join()
         with self.mutex:  # a thread may still lead
-            self._kick.wait_for(lambda: not self._leading or self.poison is not None, 60)
+            self._kick.wait_for(lambda: self._leader is None or self.poison is not None, 60)

@@ -86,7 +86,8 @@ class Transaction(ABC):
     """A draft: changes that are made by calls of the author's own and end as one payload.
 
     Authors call `self.writable()` first in each call that changes something. A draft sees the newest state, its own
-    changes included.
+    changes included. It is one thread's at a time: a change that another thread is in the middle of when the block ends
+    may be in the state and not in the log.
     """
 
     __slots__ = ("_state", "outcome", "txid")

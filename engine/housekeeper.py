@@ -176,6 +176,10 @@ class Housekeeper:
                 return True
         return False
 
+    def runs_here(self) -> bool:
+        """Whether this thread is its own."""
+        return self._task.runs_here()
+
     def close(self) -> None:
         self.closing = True
         self._wake.set()

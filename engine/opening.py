@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,6 +80,8 @@ class Opened:
         reader: what keeps the log that is needed here, where another process writes the store; or None.
         still: opened read-only where nobody wrote: what keeps writers out, since what libraries read without locks must
             not change under them; or None.
+        half_way: `follow` has begun to apply what is new; not all of it may be there, or shown.
+        engine_closed, released: how far `release` came.
     """
 
     layout: Layout
@@ -91,6 +94,23 @@ class Opened:
     manifest: Manifest | None = None
     reader: ReaderLease | None = None
     still: DirectoryLock | None = None
+    half_way: bool = False
+    engine_closed: bool = False
+    released: bool = False
+
+    def release(self) -> None:
+        """Close the engine and let go of the directory: each part, whatever another raises. Fine to call again, above
+        all where a signal's handler raised."""
+        with ExitStack() as last_to_first:
+            for part in (self.still, self.reader, self.lock):
+                if part is not None:
+                    last_to_first.callback(part.release)
+            if self.scratch is not None:
+                last_to_first.callback(self.scratch.cleanup)
+            if not self.engine_closed:
+                self.engine_closed = True
+                last_to_first.callback(self.engine.close)
+        self.released = True
 
 
 def process_name() -> str:
@@ -367,6 +387,7 @@ def follow(opened: Opened, settings: Settings, seams: Seams) -> tuple[Log, int]:
         raise Diverged(f"{opened.layout.root} has another history than when it was opened", hint="open it again")
     if _replays_large(log, end.txid):
         raise Unsupported("a bulk load, or more log than fits in memory, came since", hint="open it again")
+    opened.half_way = True
     replayed = replay(opened.engine, log, end.txid, log.end.txid, 1 << 62)
     if opened.reader is not None and replayed:
         opened.reader.advance(log.end.txid)

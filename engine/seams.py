@@ -356,13 +356,20 @@ class Task:
 
     __slots__ = ("_thread",)
 
-    def __init__(self, thread: threading.Thread) -> None:
+    def __init__(self, thread: threading.Thread | None) -> None:
+        """`thread`: what runs it; None: it has ended."""
         self._thread = thread
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for its end; whether it has ended."""
+        if self._thread is None:
+            return True
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def runs_here(self) -> bool:
+        """Whether this very thread runs it."""
+        return self._thread is threading.current_thread()
 
 
 class Scheduler:

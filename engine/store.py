@@ -13,14 +13,16 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from .acknowledger import Acknowledger
-from .committer import Committer
+from .committer import Committer, in_callback
 from .contract import Engine, Image, StagingEngine, TxT, ViewT
 from .errors import (
     ConditionNotMet,
@@ -39,7 +41,7 @@ from .plugins import Hooks, Plugin, find_plugin
 from .seams import REAL, Seams, is_disk_full
 from .settings import Settings
 from .stages import Stages
-from .writing import Writing
+from .writing import LOOK_S, Writing, entering
 
 logger = logging.getLogger("holdfast.store")
 
@@ -114,23 +116,33 @@ class Store(Writing[TxT, ViewT]):
         self._stages = Stages(end, self.engine.position, len(hooks.logged))
         self._unusable: str | None = None
         self._writer = seams.scheduler.lock()
+        self._try_writer = entering(partial(self._writer.acquire, False))
+        self._await_writer = entering(partial(self._writer.acquire, True, LOOK_S))
         self._writer_thread: int | None = None
+        self._writer_waits = False
         self._checkpointing = seams.scheduler.lock()
         self._imaging = seams.scheduler.lock()
         self._slow = min(settings.checkpoint_soft_bytes, settings.unwritten_bytes)
         self._pressure = seams.scheduler.condition()
         self._ending = threading.RLock()
         self._ends = False
+        self._told_closing = False
         self._delayed_commits = 0
         self._checkpoints = 0
         self._pid = os.getpid()
         self.committer = Committer(self.log, self._stages, hooks, seams, relaxed_s=settings.relaxed_ms / 1000,
                                    staging=self._staging, on_fault=self._on_fault)
         self._acknowledger = None
-        if hooks.logged:
-            self._acknowledger = Acknowledger(self.committer, hooks, seams)
-            self.committer.on_synced = self._acknowledger.notice
-        self._housekeeper = None if self.read_only else Housekeeper(self)
+        self._housekeeper = None
+        try:
+            if hooks.logged:
+                self._acknowledger = Acknowledger(self.committer, hooks, seams)
+                self.committer.on_synced = self._acknowledger.notice
+            if not self.read_only:
+                self._housekeeper = Housekeeper(self)
+        except BaseException:
+            self._stop_committing()
+            raise
         _open_stores.add(self)
 
     @classmethod
@@ -166,7 +178,12 @@ class Store(Writing[TxT, ViewT]):
             if is_disk_full(error):
                 raise DiskFull(f"no room to open {root}") from error
             raise
-        store = cls(root, opened, hooks, options, settings, seams)
+        try:
+            store = cls(root, opened, hooks, options, settings, seams)
+        except BaseException:  # no more threads, for instance
+            opened.log.abandon()
+            opened.release()
+            raise
         if store.recovery.cut_bytes and not read_only:
             logger.warning("%s was not closed properly: %d bytes of a torn group were cut at byte %d of %s", root,
                            store.recovery.cut_bytes, store.recovery.cut_offset, store.recovery.cut_path)
@@ -257,6 +274,7 @@ class Store(Writing[TxT, ViewT]):
         if self._unusable is not None:
             raise self._why_unusable()
         if at_least is not None and self._stages.published.txid < at_least:
+            self._refuse_in_callback(InvalidInput)
             self.committer.sync_within(0.0)
             if not self.committer.wait_until(lambda: self._stages.published.txid >= at_least, self.settings.wait_s):
                 raise ConditionNotMet(f"transaction {at_least} is not published", txid=at_least)
@@ -275,19 +293,30 @@ class Store(Writing[TxT, ViewT]):
 
         Raises:
             LogPruned, Unsupported: it went too far to be followed; open it again.
+            Whatever the engine or the disk raises, a signal's handler too: where that was in the middle of a
+            transaction, nothing is shown any more, and the store has to be opened again.
         """
-        if self._unusable is not None or not self.read_only:
+        if not self.read_only:
             raise InvalidInput(f"{self.directory} is not open read-only",
                                hint="a store that writes is always up to date")
-        before = self.log.end
-        log, replayed = follow(self._opened, self.settings, self.seams)
-        self.log, self._opened.log = log, log
+        with self._writer:  # one at a time
+            if self._unusable is not None:
+                raise self._why_unusable()
+            before = self.log.end
+            try:
+                log, replayed = follow(self._opened, self.settings, self.seams)
+                self.log = self._opened.log = log
+                self._stages.append(log.end)
+                self._stages.synced(log.end)
+                if self._staging is not None:
+                    self._staging.publish(log.end)
+            except BaseException:
+                if self._opened.half_way:
+                    self._unusable = "was interrupted as it was refreshed"
+                raise
+            self._opened.half_way = False
         if replayed:
             logger.debug("%s: %d more transactions", self.directory, replayed)
-        self._stages.append(log.end)
-        self._stages.synced(log.end)
-        if self._staging is not None:
-            self._staging.publish(log.end)
         assert log.end.txid >= before.txid
         return log.end.txid
 
@@ -310,28 +339,31 @@ class Store(Writing[TxT, ViewT]):
         if self._unusable is not None or self.read_only:
             raise self._why_unusable()
         if self.engine.abilities.background_checkpoint:
-            self._wait_for(self._checkpointing)
-            try:
+            with self._holding(self._checkpointing):
                 return self._checkpoint()
-            finally:
-                self._checkpointing.release()
         if self._writer_thread == threading.get_ident():
             raise InvalidInput("this thread has a transaction open", hint="end it before asking for a checkpoint")
-        self._wait_for(self._writer)
-        try:
-            with self._checkpointing:
-                if self._unusable is not None:
-                    raise self._why_unusable()
-                return self._checkpoint()
-        finally:
-            self._writer.release()
+        with self._holding(self._writer), self._checkpointing:
+            if self._unusable is not None:
+                raise self._why_unusable()
+            return self._checkpoint()
 
-    def _wait_for(self, lock: threading.Lock) -> None:
-        """Take a lock, but do not wait for it for ever: whoever holds it, a bulk load without room for instance, may
+    @contextmanager
+    def _holding(self, lock: threading.Lock) -> Iterator[None]:
+        """Hold a lock, but do not wait for it for ever: whoever holds it, a bulk load without room for instance, may
         wait for the store to be closed, and closing for us. Raises `StoreClosed`."""
-        while not lock.acquire(timeout=0.5):
-            if self._unusable is not None or (self._housekeeper is not None and self._housekeeper.closing):
-                raise StoreClosed(f"{self.directory} is being closed")
+        taken = False
+        try:
+            while not taken:
+                with entering(partial(lock.acquire, True, LOOK_S)) as taken:
+                    pass
+                if not taken and (self._unusable is not None
+                                  or (self._housekeeper is not None and self._housekeeper.closing)):
+                    raise StoreClosed(f"{self.directory} is being closed")
+            yield
+        finally:
+            if taken:
+                lock.release()
 
     def _checkpoint(self) -> Position:
         if self.committer.poison is not None:
@@ -347,7 +379,9 @@ class Store(Writing[TxT, ViewT]):
                 raise
             except BaseException as error:
                 self.committer.fail(error)
-                raise self.committer.poisoned() from error
+                if isinstance(error, Exception):
+                    raise self.committer.poisoned() from error
+                raise
             self._stages.checkpoint(reached)
             self._checkpoints += 1
             self.hooks.tell("checkpointed", reached)
@@ -373,46 +407,58 @@ class Store(Writing[TxT, ViewT]):
     # --- ending ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop plugins, sync and seal the log, checkpoint, let go. Fine to call twice."""
-        if self._writer_thread == threading.get_ident() and self._unusable is None:
-            raise InvalidInput("this thread has a transaction open", hint="end it before closing the store")
+        """Stop plugins, sync and seal the log, checkpoint, let go. Fine to call twice; where a signal interrupts it,
+        call it again, and it goes on.
+
+        Raises:
+            InvalidInput: this thread has a transaction open, or it is one that closing waits for: it runs a callback of
+                a commit's future, or a plugin's hook in the background.
+        """
         if self._pid != os.getpid():
             return  # carried across a fork: nothing of it is ours
+        if self._writer_thread == threading.get_ident() and self._unusable is None:
+            raise InvalidInput("this thread has a transaction open", hint="end it before closing the store")
+        if in_callback() or any(part is not None and part.runs_here()
+                                for part in (self.committer, self._acknowledger, self._housekeeper)):
+            raise InvalidInput("closing the store would wait for this very thread",
+                               hint="close it in a thread of your own, not in a callback or a hook")
         with self._ending:  # whoever comes second waits until it is closed
             if not self._ends:
                 self._ends = True
-                self._close()
+                try:
+                    self._close()
+                finally:
+                    self._ends = self._opened.released
 
     def _close(self) -> None:
-        self.hooks.tell("closing", self)
+        if not self._told_closing:
+            self._told_closing = True
+            self.hooks.tell("closing", self)
         if self._housekeeper is not None:
             self._housekeeper.close()
         # An open transaction of another thread ends first, within bounds.
-        locked = self._writer.acquire(timeout=self.settings.wait_s)
-        self._unusable = "is closed"
-        if not locked:
-            logger.error("%s is closed while a transaction is open", self.directory)
+        with entering(partial(self._writer.acquire, True, self.settings.wait_s)) as locked:
+            try:
+                self._unusable = "is closed"
+                if not locked:
+                    logger.error("%s is closed while a transaction is open", self.directory)
+                self._stop_committing()
+                self.leases.close()
+                try:
+                    if not self.read_only and not self._opened.engine_closed:
+                        self._leave_in_order()
+                finally:
+                    self._opened.release()
+                    _open_stores.discard(self)
+            finally:
+                if locked:
+                    self._writer.release()  # so that who waits for it learns that the store is closed
+
+    def _stop_committing(self) -> None:
         self.committer.close()
         if self._acknowledger is not None:
             self._acknowledger.close()
         self.committer.give_up(0, 1 << 63, "was not acknowledged before the store was closed")
-        self.leases.close()
-        try:
-            if not self.read_only:
-                self._leave_in_order()
-        finally:
-            self.engine.close()
-            if self._opened.scratch is not None:
-                self._opened.scratch.cleanup()
-            if self._opened.lock is not None:
-                self._opened.lock.release()
-            if self._opened.reader is not None:
-                self._opened.reader.release()
-            if self._opened.still is not None:
-                self._opened.still.release()
-            _open_stores.discard(self)
-            if locked:
-                self._writer.release()  # so that who waits for it learns that the store is closed
 
     def _leave_in_order(self) -> None:
         if self.committer.poison is not None:
@@ -446,6 +492,10 @@ class Store(Writing[TxT, ViewT]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
+        if error is not None and self._writer_thread == threading.get_ident() and self._unusable is None:
+            # A signal's handler raised where a transaction was to end, which holds the writer lock still.
+            self._writer_thread = None
+            self._writer.release()
         self.close()
 
 

@@ -15,6 +15,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic
@@ -41,26 +42,49 @@ from .stages import Stages
 
 logger = logging.getLogger("holdfast.store")
 
+LOOK_S = 0.5
+"""Who waits for the writer lock looks this often, in seconds, whether that is still of use."""
+
+
+def entering(call: Callable[[], bool]) -> AbstractContextManager[bool]:
+    """A block that is entered by calling `call`, a function of C, and is given what it returns. After an ordinary call
+    a signal's handler may raise before anybody knows what was returned; between this one and the first statement
+    of the block none does."""
+    made: AbstractContextManager[bool] = type("Entering", (), {"__enter__": staticmethod(call), "__exit__": _leave})()
+    return made
+
+
+def _leave(*_: object) -> None:
+    """Nothing is to be done at the end of such a block."""
+
 
 class TransactionScope(Generic[TxT]):
     """What `Store.transaction` returns: a context manager that yields the engine's draft, commits it at the end of the
     block, and rolls it back if the block raises."""
 
-    __slots__ = ("_draft", "_durability", "_store")
+    __slots__ = ("_draft", "_durability", "_store", "_thread")
 
     def __init__(self, store: Writing[TxT, Any], durability: Durability) -> None:
         self._store = store
         self._durability = durability
+        self._draft: TxT | None = None
 
     def __enter__(self) -> TxT:
-        self._draft = self._store._begin()
-        return self._draft
+        self._draft = draft = self._store._begin()
+        self._thread = self._store._writer_thread
+        return draft
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
+        assert self._draft is not None
         if kind is None:
             self._store._commit(self._draft, self._durability)
         else:
+            self._store._roll_back(self._draft)
+
+    def __del__(self) -> None:
+        # A signal's handler that raises at the start of `__exit__` keeps it from ending anything.
+        if self._draft is not None and self._draft._state is None and self._store._writer_thread == self._thread:
             self._store._roll_back(self._draft)
 
 
@@ -83,8 +107,15 @@ class Writing(Generic[TxT, ViewT]):
     _unusable: str | None
     """Why nothing can be done with the store any more."""
     _writer: threading.Lock
-    """The writer lock. It may be released by another thread than took it."""
+    """The writer lock. It may be released by another thread than took it. It is always released in place: at the start
+    of a function of ours a signal's handler could raise, and nobody would ever release it."""
+    _try_writer: AbstractContextManager[bool]
+    _await_writer: AbstractContextManager[bool]
+    """Blocks that try to take it: at once, and for `LOOK_S` seconds. See `entering`."""
     _writer_thread: int | None
+    """Who has it and may be told so: None also while a late transaction is applied."""
+    _writer_waits: bool
+    """Whoever has it waits for a sync."""
     _checkpointing: threading.Lock
     _imaging: threading.Lock
     """Held where the durable state changes or an image of it is made, unless the engine lets both happen at once."""
@@ -116,24 +147,39 @@ class Writing(Generic[TxT, ViewT]):
         if self.engine.pending_bytes() >= self._slow or self.log.waiting_bytes >= self._slow:
             self._relieve()
         me = threading.get_ident()
-        if not self._writer.acquire(False):
-            if self._writer_thread == me:
-                raise InvalidInput("this thread has a transaction open already", hint="end it before beginning another")
-            self._writer.acquire()
-        self._writer_thread = me
+        if self._writer_thread == me:
+            raise InvalidInput("this thread has a transaction open already", hint="end it before beginning another")
         try:
+            with self._try_writer as taken:
+                if taken:
+                    self._writer_thread = me
+            if not taken:
+                self._wait_for_writer(me)
+            self._writer_waits = False
             if self._unusable is not None:
                 raise self._why_unusable()
             if self.committer.poison is not None:
                 raise self.committer.poisoned()
             return self.engine.begin()
         except BaseException:
-            self._release_writer()
+            if self._writer_thread == me:
+                self._writer_thread = None
+                self._writer.release()
             raise
 
-    def _release_writer(self) -> None:
-        self._writer_thread = None
-        self._writer.release()
+    def _wait_for_writer(self, me: int) -> None:
+        """Take the writer lock, but wait neither for a store that was closed meanwhile, nor, where others wait for this
+        thread, for one who waits for them."""
+        while True:
+            with self._await_writer as taken:
+                if taken:
+                    self._writer_thread = me
+                    return
+            if self._unusable is not None:
+                raise self._why_unusable()
+            if in_callback() and self._writer_waits:
+                raise RolledBack("the writer waits for a sync, which a callback of a commit's future holds up",
+                                 hint="hand the work to a thread of your own")
 
     def _why_unusable(self) -> HoldfastError:
         if self._unusable is None:
@@ -147,6 +193,7 @@ class Writing(Generic[TxT, ViewT]):
         if self.engine.pending_bytes() >= settings.checkpoint_soft_bytes:
             keeper.wake()
         if self.log.waiting_bytes >= settings.unwritten_bytes:
+            self._refuse_in_callback()
             self._delayed_commits += 1
             self.committer.sync_within(0.0)
             caught_up = self.committer.wait_until(lambda: self.log.waiting_bytes < settings.unwritten_bytes,
@@ -179,9 +226,12 @@ class Writing(Generic[TxT, ViewT]):
             self._pressure.notify_all()
 
     def _roll_back(self, draft: TxT) -> None:
-        draft.seal("rolled back")
-        draft.close()
-        self._release_writer()
+        try:
+            draft.seal("rolled back")
+            draft.close()
+        finally:
+            self._writer_thread = None
+            self._writer.release()
 
     def _commit(self, draft: TxT, durability: Durability) -> None:
         held = True
@@ -190,11 +240,13 @@ class Writing(Generic[TxT, ViewT]):
                 self._refuse_in_callback()
             if self.hooks.committing or self.hooks.final:
                 self._ask_plugins(draft)
+            draft.seal("being committed")  # what another thread still adds to it would be staged and not logged
             payload = draft.payload()
             if not payload:
                 seen = self._stages.appended.txid
+                self._writer_thread = None
                 held = False
-                self._release_writer()
+                self._writer.release()
                 self._wait_published(seen)
                 return
             if self._unusable is not None:
@@ -213,16 +265,21 @@ class Writing(Generic[TxT, ViewT]):
                 if isinstance(error, Exception):
                     raise self.committer.unknown(before + 1) from error
                 raise
-            held = False
             if staging is not None:
-                self._release_writer()
+                self._writer_thread = None
+                held = False
+                self._writer.release()
             else:
+                held = False
                 self._finish_barrier(record, None)
         finally:
-            draft.seal("ended")
-            draft.close()
-            if held:
-                self._release_writer()
+            try:
+                draft.seal("ended")
+                draft.close()
+            finally:
+                if held:
+                    self._writer_thread = None
+                    self._writer.release()
         if durability == "synced":
             self.committer.wait(record.txid)
         elif durability == "pipelined":
@@ -251,16 +308,17 @@ class Writing(Generic[TxT, ViewT]):
                              f"hook_s={self.settings.hook_s}", hint="do the plugin's work beside the commit")
 
     @staticmethod
-    def _refuse_in_callback() -> None:
+    def _refuse_in_callback(kind: type[HoldfastError] = RolledBack) -> None:
         """Who waits for a sync must not be the one that others wait for."""
         if in_callback():
-            raise RolledBack("a callback of a commit's future cannot wait for a commit",
-                             hint="commit pipelined there, or hand the work to a thread of your own")
+            raise kind("a callback of a commit's future cannot wait for a commit",
+                       hint="commit pipelined there, or hand the work to a thread of your own")
 
     def _wait_published(self, txid: int) -> None:
         """What was read is in the end not taken back: wait until it is published."""
         if self._stages.published.txid >= txid:
             return
+        self._refuse_in_callback()
         self.committer.sync_within(0.0)
         if not self.committer.wait_until(lambda: self._stages.published.txid >= txid, self.settings.wait_s):
             if self.committer.poison is not None:
@@ -276,6 +334,7 @@ class Writing(Generic[TxT, ViewT]):
         txid, committer = record.txid, self.committer
         future: Future[int] | None = None
         try:
+            self._writer_waits = True
             if self._stages.listeners:
                 future = outcome = committer.outcome(txid)
                 outcome.add_done_callback(lambda _: committer.settle())
@@ -291,7 +350,8 @@ class Writing(Generic[TxT, ViewT]):
                 self._writer_thread = None  # the lock stays taken, and this thread is free
                 self.seams.scheduler.spawn("holdfast-late", lambda: self._apply_late(record, path))
             else:
-                self._release_writer()
+                self._writer_thread = None
+                self._writer.release()
             raise
         self._apply_barrier(record, path)
         if future is not None:
@@ -300,7 +360,7 @@ class Writing(Generic[TxT, ViewT]):
     def _apply_late(self, record: Record, path: Path | None) -> None:
         self.committer.wait_until(lambda: self._stages.publishable.txid >= record.txid, None)
         if self._stages.publishable.txid < record.txid:
-            self._release_writer()
+            self._writer.release()
             return
         try:
             self._apply_barrier(record, path)
@@ -321,12 +381,15 @@ class Writing(Generic[TxT, ViewT]):
                         self._apply_bulk(self.engine, record, path)
             except BaseException as error:
                 self.committer.fail(error)
-                raise self.committer.unknown(record.txid) from error
+                if isinstance(error, Exception):
+                    raise self.committer.unknown(record.txid) from error
+                raise
             with self.committer.mutex:
                 self._stages.lift(record.position)
             self.committer.settle()
         finally:
-            self._release_writer()
+            self._writer_thread = None
+            self._writer.release()
 
     def _apply_bulk(self, engine: BulkEngine[TxT, ViewT], record: Record, path: Path) -> None:
         """It is in the log, so it must get into the state: without room, wait until there is some."""
@@ -341,7 +404,7 @@ class Writing(Generic[TxT, ViewT]):
                     raise
         self._stages.checkpoint(engine.position)
 
-    def _no_image_beside(self) -> contextlib.AbstractContextManager[object]:
+    def _no_image_beside(self) -> AbstractContextManager[object]:
         return contextlib.nullcontext() if self.engine.abilities.background_checkpoint else self._imaging
 
     def bulk(self, load: Any) -> int:
@@ -361,8 +424,9 @@ class Writing(Generic[TxT, ViewT]):
         engine = self.engine
         if not isinstance(engine, BulkEngine):
             raise Unsupported(f"the {engine.name} engine takes no bulk loads", hint="write ordinary transactions")
+        self._refuse_in_callback()
         draft = self._begin()
-        held = True
+        held = self._writer_waits = True
         try:
             draft.seal("a bulk load")
             draft.close()
@@ -393,7 +457,8 @@ class Writing(Generic[TxT, ViewT]):
             self._finish_barrier(record, path)
         finally:
             if held:
-                self._release_writer()
+                self._writer_thread = None
+                self._writer.release()
         self.hooks.tell("checkpointed", self.engine.position)
         return record.txid
 
@@ -408,7 +473,8 @@ class Writing(Generic[TxT, ViewT]):
         if txid > self._stages.appended.txid:
             raise InvalidInput(f"transaction {txid} is not there; the last one is {self._stages.appended.txid}",
                                hint="pass the txid of a transaction of this store")
-        if self._stages.acknowledged.txid < txid <= self._stages.appended.txid:
+        if self._stages.acknowledged.txid < txid:
+            self._refuse_in_callback(InvalidInput)
             self.committer.sync_within(0.0)
         if not self.committer.wait_until(lambda: self._stages.acknowledged.txid >= txid, timeout):
             if self.committer.poison is not None:

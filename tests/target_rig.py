@@ -26,16 +26,6 @@ from holdfast.engine.testing.figures import count
 TARGET, DEST = Path("/backups/target"), Path("/stores/restored")
 
 
-class _Done(Task):
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        """A task that ran to its end."""
-
-    def join(self, timeout: float | None = None) -> bool:
-        return True
-
-
 class TargetScheduler(QuietScheduler):
     """Only what a copy cannot do without runs: who reads ahead does so in a thread, which touches no target; a sync
     that would run beside the next write is done at once; nobody renews leases, since no time passes."""
@@ -48,7 +38,7 @@ class TargetScheduler(QuietScheduler):
             return super(QuietScheduler, self).spawn(name, work)
         if name == "holdfast-copy-sync":
             work()
-            return _Done()
+            return Task(None)
         return super().spawn(name, work)
 
 

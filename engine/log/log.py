@@ -262,19 +262,22 @@ class Log(LogReading):
         batch = batches[-1] if batches else None
         if batch is None or batch.writer is not writer or batch.length + size > self.options.group_bytes:
             batch = Batch(writer, record.txid, record.time_us)
-            batches.append(batch)
             writer.reserved += _GROUP
-        batch.frames += (_frame(len(header), len(payload), xxh3_64_intdigest(body, writer.seed)), body)
+            batches.append(batch)
+        frame = _frame(len(header), len(payload), xxh3_64_intdigest(body, writer.seed))
+        # From here to where it counts as appended no call is made: a signal's handler that raised in between would
+        # leave a record that the next one takes for its own place.
+        batch.frames += (frame, body)
         batch.length += size
         batch.records += 1
         batch.last = record
         batch.time_us = record.time_us
         writer.reserved += size
         self.waiting_bytes += size
-        if record.attachment is not None:
-            writer.segment.attachments.append((record.txid, *record.attachment))
-            writer.attachments += 1
         self.appended, self._time = record.position, record.time_us
+        if record.attachment is not None:
+            writer.attachments += 1
+            writer.segment.attachments.append((record.txid, *record.attachment))
 
     def _next_writer(self, need: int) -> SegmentWriter:
         """A writer for the segment after the present one, its room taken. Raises `DiskFull`."""

@@ -1,0 +1,138 @@
+"""A signal's handler that raises, Ctrl-C for one, at every place of a call where CPython runs such handlers: others
+commit or are refused, closing ends, and nothing that was acknowledged is missing.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from store_kinds import MEMORY, STAGING, Kind, commit
+
+import holdfast.engine
+from holdfast.engine.errors import HoldfastError
+from holdfast.engine.plugins import LogRange, Plugin
+from holdfast.engine.settings import Settings
+from holdfast.engine.store import Store
+
+Kit = Store[Any, Any]
+SETTINGS = Settings(heartbeat_s=0, wait_s=2)
+ENGINE = str(Path(holdfast.engine.__file__).parent)
+AFTER = {dis.opmap[name] for name in ("CALL", "CALL_KW", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD")
+         if name in dis.opmap}
+"""Behind these instructions the interpreter looks whether a handler is to be run."""
+
+
+class Signal(BaseException):
+    """What the handler raises."""
+
+
+class Interrupting:
+    """Raises at the place with that number, counted from 1, in the engine's code that this thread runs."""
+
+    def __init__(self, place: int) -> None:
+        self._left = place
+        self.where = ""
+        self._last: tuple[FrameType, int] | None = None
+
+    @property
+    def done(self) -> bool:
+        return self._left == 0
+
+    def trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event != "opcode":
+            self._last = None
+            return self.trace
+        last, self._last = self._last, (frame, frame.f_code.co_code[frame.f_lasti])
+        if last is not None and last[0] is frame and last[1] in AFTER and frame.f_code.co_filename.startswith(ENGINE):
+            self._left -= 1
+            if self.done:
+                sys.settrace(None)
+                self.where = f"{frame.f_code.co_qualname}, line {frame.f_lineno}"
+                raise Signal
+        return self.trace
+
+
+class Listening(Plugin):
+    """Every commit is acknowledged by a thread of its own."""
+
+    def logged(self, batch: LogRange) -> None:
+        return None
+
+
+def committing(how: Any) -> Callable[[Kind, Kit], None]:
+    def act(kind: Kind, store: Kit) -> None:
+        with store.transaction(how) as tx:
+            kind.write(tx, 1)
+        if tx.outcome is not None:
+            tx.outcome.result(5)
+
+    return act
+
+
+def rolling_back(kind: Kind, store: Kit) -> None:
+    with suppress(ValueError), store.transaction() as tx:
+        kind.write(tx, 1)
+        raise ValueError
+
+
+SCENES: dict[str, tuple[Kind, Callable[[Kind, Kit], None], list[Plugin]]] = {
+    "synced": (STAGING, committing("synced"), []),
+    "pipelined": (STAGING, committing("pipelined"), []),
+    "relaxed": (STAGING, committing("relaxed"), []),
+    "listened to": (STAGING, committing("synced"), [Listening()]),
+    "at a barrier": (MEMORY, committing("synced"), []),
+    "rolled back": (STAGING, rolling_back, []),
+    "in bulk": (STAGING, lambda kind, store: void(store.bulk({b"1": b""})), []),
+    "checkpoint": (STAGING, lambda kind, store: void(store.checkpoint()), []),
+    "closing": (STAGING, lambda kind, store: store.close(), []),
+}
+
+
+def void(_: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_an_interrupt_anywhere_hangs_nobody_and_loses_nothing(scene: str, tmp_path: Path) -> None:
+    """The writer lock was never released, whoever led was gone, or those who were to be woken never were."""
+    kind, act, plugins = SCENES[scene]
+    place = 0
+    while True:
+        place += 1
+        store = kind.open(tmp_path / f"{place}", settings=SETTINGS, plugins=plugins)
+        commit(kind, store, 0)
+        interrupting = Interrupting(place)
+        acknowledged = {0}
+        sys.settrace(interrupting.trace)
+        try:
+            act(kind, store)
+            acknowledged |= {1} if act not in (rolling_back,) and scene not in ("checkpoint", "closing") else set()
+        except Signal:
+            pass
+        finally:
+            sys.settrace(None)
+
+        def others(store: Kit = store, acknowledged: set[int] = acknowledged) -> None:
+            with suppress(HoldfastError):
+                commit(kind, store, 2)
+                acknowledged.add(2)
+
+        for call in (others, store.close):
+            thread = threading.Thread(target=call, daemon=True)
+            thread.start()
+            thread.join(10)
+            assert not thread.is_alive(), f"hangs after an interrupt in {interrupting.where}"
+        with kind.open(tmp_path / f"{place}", settings=SETTINGS) as again:
+            assert acknowledged <= kind.numbers(again) <= {0, 1, 2}
+        if not interrupting.done:
+            break
+    assert place > 5, "the places were not found"
