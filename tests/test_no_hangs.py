@@ -10,16 +10,26 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from staging_memory import StagingMemory
+from store_kinds import until
 
 from holdfast.engine import Store
-from holdfast.engine.errors import ConditionNotMet, Damaged, DiskFull, OutcomeUnknown, RolledBack
+from holdfast.engine.errors import (
+    ConditionNotMet,
+    Damaged,
+    DiskFull,
+    InvalidInput,
+    OutcomeUnknown,
+    RolledBack,
+    StoreClosed,
+)
 from holdfast.engine.history import Position, Record
+from holdfast.engine.log.segment import SegmentInfo
 from holdfast.engine.memory import MemoryTransaction, MemoryView
 from holdfast.engine.plugins import Condition, LogRange, Plugin
 from holdfast.engine.seams import REAL, Files, Seams
@@ -217,3 +227,127 @@ def test_threads_that_hang_in_a_child_are_noticed(tmp_path: Path, monkeypatch: p
 
     ends(child)
     go.set()
+
+
+def called_back(store: Store[Any, Any], call: Callable[[], object]) -> Future[Any]:
+    """What `call` comes to where it runs as the callback of a pipelined commit, in the thread that syncs."""
+    result: Future[Any] = Future()
+
+    def callback(_: Future[int]) -> None:
+        try:
+            result.set_result(call())
+        except Exception as error:
+            result.set_exception(error)
+
+    with store.transaction("pipelined") as tx:
+        tx.put(b"key", b"first")
+    tx.outcome.add_done_callback(callback)
+    return result
+
+
+@pytest.mark.parametrize("what", ["wait", "bulk", "empty", "at least", "close"])
+def test_a_callback_that_would_wait_for_itself_is_refused(tmp_path: Path, what: str) -> None:
+    """It runs in the thread that everybody else waits for. Closing there left the store half closed, and its directory
+    locked for as long as the process lived."""
+    def call() -> None:
+        if what == "close":
+            store.close()
+        elif what == "bulk":
+            store.bulk({b"1": b""})
+        else:
+            with store.transaction("pipelined") as tx:
+                tx.put(b"key", b"second")
+            if what == "wait":
+                store.wait(tx.txid)
+            elif what == "at least":
+                store.snapshot(at_least=tx.txid).close()
+            else:
+                with store.transaction():
+                    pass
+
+    def work() -> None:
+        with pytest.raises((InvalidInput, RolledBack), match="callback"):
+            called_back(store, call).result(10)
+        put(store)
+        store.close()
+        opened(tmp_path).close()
+
+    store = opened(tmp_path)
+    ends(work)
+
+
+def test_a_plugin_cannot_close_the_store_in_the_store_s_own_thread(tmp_path: Path) -> None:
+    """As above: the hook ran in the thread that closing waits for."""
+    class Closing(Plugin):
+        def sealed(self, segment: SegmentInfo) -> None:
+            try:
+                store.close()
+            except InvalidInput as error:
+                refused.set_result(error)
+
+    def work() -> None:
+        for _ in range(3):
+            put(store, bytes(60_000))
+        assert "thread of your own" in refused.result(10).hint
+        put(store)
+        store.close()
+
+    refused: Future[InvalidInput] = Future()
+    store = opened(tmp_path, Closing(), settings=Settings(heartbeat_s=0, segment_bytes=128 << 10))
+    ends(work)
+
+
+def test_a_store_closes_although_a_callback_came_to_wait_for_the_writer(tmp_path: Path) -> None:
+    """Closing held the writer lock and waited for the thread that syncs; that one ran a callback, which waited for the
+    writer lock."""
+    def late() -> None:
+        assert closing.wait(10)
+        put_pipelined()
+
+    def put_pipelined() -> None:
+        with store.transaction("pipelined") as tx:
+            tx.put(b"key", b"second")
+
+    def work() -> None:
+        result = called_back(store, late)
+        with ThreadPoolExecutor(1) as pool:
+            with store.transaction("pipelined") as tx:
+                closer = pool.submit(store.close)
+                until(lambda: store._ends)
+                closing.set()
+                time.sleep(0.2)
+                tx.put(b"key", b"third")
+            closer.result(15)
+        with pytest.raises(StoreClosed):
+            result.result(10)
+
+    closing = threading.Event()
+    store = opened(tmp_path, settings=Settings(heartbeat_s=0))
+    ends(work)
+
+
+def test_a_callback_does_not_wait_for_a_writer_who_waits_for_it(tmp_path: Path) -> None:
+    """A bulk load has the writer lock and waits for what was committed before, which plugins listen to: that is
+    acknowledged in the very thread in which the callback waited for the writer lock."""
+    class Load(dict[bytes, bytes]):
+        def items(self) -> Any:
+            loading.set()
+            time.sleep(0.2)
+            return super().items()
+
+    def callback() -> None:
+        assert loading.wait(10)
+        with store.transaction("pipelined") as tx:
+            tx.put(b"key", b"second")
+
+    def work() -> None:
+        with store:
+            result = called_back(store, callback)
+            assert store.bulk(Load({b"1": b""})) == 2
+            with pytest.raises(RolledBack, match="callback"):
+                result.result(10)
+            put(store)
+
+    loading = threading.Event()
+    store = opened(tmp_path, Answering(lambda: None))
+    ends(work)

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from typing import Any
 import pytest
 from store_kinds import STAGING
 
-from holdfast.engine.errors import LogPruned, StoreLocked
-from holdfast.engine.history import origin
+from holdfast.engine.errors import LogPruned, StoreClosed, StoreLocked
+from holdfast.engine.history import Record, origin
 from holdfast.engine.log.segment import SegmentInfo
 from holdfast.engine.plugins import Plugin
 from holdfast.engine.readers import PATIENCE_S, ReaderLease, readers_in
@@ -282,3 +284,42 @@ def test_a_reader_promises_only_what_it_has_read(store: Kit) -> None:
         assert reader.complete_until_us() < store.log.last_time_us
         reader.refresh()
         assert reader.complete_until_us() == store.log.time_of(reader.published.txid)
+
+
+def test_a_refresh_is_one_at_a_time(store: Kit) -> None:
+    """Two threads at once applied the same transactions twice."""
+    write(store, 2)
+    with STAGING.open(store.directory, read_only=True) as reader:
+        applied: list[int] = []
+        original = reader.engine.apply
+
+        def noting(records: Sequence[Record]) -> None:
+            time.sleep(0.01)
+            applied.extend(record.txid for record in records)
+            original(records)
+
+        reader.engine.apply = noting  # type: ignore[method-assign]
+        seen = reader.published.txid
+        write(store, 5)
+        with ThreadPoolExecutor(4) as pool:
+            (last,) = {future.result(30) for future in [pool.submit(reader.refresh) for _ in range(4)]}
+        assert applied == list(range(seen + 1, last + 1))
+
+
+def test_a_refresh_that_failed_half_way_is_not_gone_on_with(store: Kit) -> None:
+    """The next one applied again what this one had applied already."""
+    write(store, 2)
+    with STAGING.open(store.directory, read_only=True) as reader:
+        original = reader.engine.apply
+
+        def cut_off(records: Sequence[Record]) -> None:
+            original(records[:1])
+            raise KeyboardInterrupt
+
+        reader.engine.apply = cut_off  # type: ignore[method-assign]
+        write(store, 5)
+        with pytest.raises(KeyboardInterrupt):
+            reader.refresh()
+        for call in (reader.refresh, reader.snapshot):
+            with pytest.raises(StoreClosed, match="interrupted"):
+                call()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from store_kinds import MEMORY, QUIET, STAGING, Kind, commit, until
 
-from holdfast.engine.errors import InvalidInput, RolledBack, StoreClosed
+from holdfast.engine.errors import InvalidInput, RolledBack, StoreClosed, StoreLocked
 from holdfast.engine.history import Record
 from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.seams import Seams
+from holdfast.engine.seams import Scheduler, Seams, Task
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
@@ -265,3 +265,37 @@ def test_what_outlives_close_appends_nothing(tmp_path: Path, monkeypatch: pytest
             commit(STAGING, other, 3)
     with STAGING.open(tmp_path / "store") as again:
         assert STAGING.numbers(again) == {2, 3}
+
+
+def test_closing_that_was_interrupted_goes_on_when_asked_again(kind: Kind, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counted as closed, and its directory stayed locked for as long as the process lived."""
+    store = kind.open(tmp_path / "store", settings=QUIET)
+    commit(kind, store, 1)
+    monkeypatch.setattr(store, "_stop_committing", lambda: (_ for _ in ()).throw(Interrupt()))
+    with pytest.raises(Interrupt):
+        store.close()
+    with pytest.raises(StoreLocked):
+        kind.open(tmp_path / "store")
+    monkeypatch.undo()
+    store.close()
+    with kind.open(tmp_path / "store") as store:
+        assert store.recovery.clean
+        assert kind.numbers(store) == {1}
+
+
+@pytest.mark.parametrize("name", ["holdfast-sync", "holdfast-keep"])
+def test_without_threads_a_store_does_not_open_and_holds_nothing(kind: Kind, name: str, tmp_path: Path) -> None:
+    """Its directory stayed locked."""
+    class Few(Scheduler):
+        def spawn(self, task: str, work: Callable[[], None]) -> Task:
+            if task == name:
+                raise RuntimeError("can't start new thread")
+            return super().spawn(task, work)
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError):
+        kind.open(tmp_path / "store", seams=Seams(scheduler=Few()))
+    assert threading.active_count() == before
+    with kind.open(tmp_path / "store") as store:
+        commit(kind, store, 1)
