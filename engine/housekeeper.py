@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .errors import DiskFull, HoldfastError
-from .log.retention import KeepLogs, PrunePlan, plan_pruning
+from .log.retention import CautiousClock, KeepLogs, PrunePlan, plan_pruning
 from .log.segment import SegmentInfo
 from .opening import process_name
 from .readers import Reader, readers_in
@@ -38,6 +38,7 @@ class Housekeeper:
         self._wake = threading.Event()
         self.closing = False
         self._sealed: deque[SegmentInfo] = deque()
+        self._calendar = CautiousClock(self._clock)
         self._keep = KeepLogs.parse(store.settings.keep_logs)
         self._beat = self._clock.monotonic()
         self._prune = self._clock.monotonic() + PRUNE_EVERY_S
@@ -162,7 +163,7 @@ class Housekeeper:
                 store.seams.files.unlink(reader.path, missing_ok=True)
         return plan_pruning(segments, keep=self._keep, floor=min(floors), consumers=store.log.consumers.list(),
                             consumer_bytes=settings.consumer_bytes, consumer_hours=settings.consumer_days * 24,
-                            now_us=self._clock.now_us())
+                            now_us=self._calendar.now_us())
 
     def _vetoed(self, segments: tuple[SegmentInfo, ...]) -> bool:
         for hook in self._store.hooks.pruning:

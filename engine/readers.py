@@ -8,7 +8,8 @@ is removed; so a reader that is killed holds nothing.
 Naming a file and pruning exclude one another by the directory's own lock, so that no log goes between a reader's look
 and its file, and no file is taken for a dead one's before it is locked. That lock is held for moments only.
 
-A reader that may not write here (another user's store) has no lease: it may be told `LogPruned`, and opens again.
+Another user's reader has no lease, root's neither, since the writer could not look after its file: it may be told
+`LogPruned`, and opens again.
 """
 
 from __future__ import annotations
@@ -63,6 +64,9 @@ class ReaderLease:
         self._owner = owner
         self._seams = seams
         self._file: tuple[Path, DirectoryLock] | None = None
+        if not seams.files.is_ours(root):
+            logger.info("%s is another user's, and gives no leases to this process", root)
+            return
         try:
             seams.files.make_directory(self._directory)
             self._keep(0)
@@ -119,6 +123,10 @@ def readers_in(root: Path, owner: str, seams: Seams) -> Iterator[list[Reader]]:
     directory, files = root / DIRECTORY, seams.files
     if not files.is_directory(directory):
         yield []  # who comes now and finds log gone has looked too early, and looks again
+        return
+    if not files.is_ours(directory):
+        logger.warning("%s is another user's: who reads is not known, and nothing is kept for them", directory)
+        yield []
         return
     with _alone(directory, owner, seams):
         readers = []

@@ -176,6 +176,10 @@ class Files:
     def exists(self, path: Path) -> bool:
         return path.exists()
 
+    def is_ours(self, path: Path) -> bool:
+        """Whether it belongs to the user that this process runs as."""
+        return os.stat(path).st_uid == os.geteuid()
+
     def is_directory(self, path: Path) -> bool:
         return path.is_dir()
 

@@ -13,8 +13,9 @@ from holdfast.engine.errors import LogPruned, SettingError
 from holdfast.engine.history import Position
 from holdfast.engine.log.consumers import Consumer
 from holdfast.engine.log.reading import LogReading
-from holdfast.engine.log.retention import KeepLogs, plan_pruning
+from holdfast.engine.log.retention import BELIEVE_S, CautiousClock, KeepLogs, plan_pruning
 from holdfast.engine.log.segment import Segment, SegmentInfo
+from holdfast.engine.testing.disks.quiet import SetClock
 from holdfast.engine.testing.disks.simops import Op
 
 
@@ -174,3 +175,26 @@ def test_a_time_is_looked_up_while_the_log_is_pruned(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Segment, "groups", first_pruned)
     assert world.log.txid_at(records[1].time_us) == world.log.base.txid > 2
+
+
+def test_a_wall_clock_that_leaps_ages_nothing_at_once() -> None:
+    """For a moment it was two weeks ahead: consumers were dropped, and the log that they needed was deleted."""
+    wall = SetClock(step_us=0)
+    clock = CautiousClock(wall)
+    for _ in range(3):
+        wall.time_us += 30_000_000
+        wall.seconds += 30
+        assert clock.now_us() == wall.time_us
+    wall.time_us += 14 * 24 * HOUR
+    before = clock.now_us()
+    wall.seconds += BELIEVE_S - 1
+    wall.time_us += int(BELIEVE_S - 1) * 1_000_000
+    assert clock.now_us() - before == int(BELIEVE_S - 1) * 1_000_000, "not believed yet"
+    wall.time_us -= 14 * 24 * HOUR
+    assert clock.now_us() == wall.time_us, "put right"
+    wall.time_us += 14 * 24 * HOUR
+    clock.now_us()
+    wall.seconds += BELIEVE_S
+    assert clock.now_us() == wall.time_us, "believed in the end"
+    wall.time_us -= 14 * 24 * HOUR
+    assert clock.now_us() == wall.time_us, "going back deletes nothing"

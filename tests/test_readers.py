@@ -24,7 +24,7 @@ from holdfast.engine.history import Record, origin
 from holdfast.engine.log.segment import SegmentInfo
 from holdfast.engine.plugins import Plugin
 from holdfast.engine.readers import PATIENCE_S, ReaderLease, readers_in
-from holdfast.engine.seams import REAL, Clock, DirectoryLock, Seams
+from holdfast.engine.seams import REAL, Clock, DirectoryLock, Files, Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store import Store
@@ -323,3 +323,27 @@ def test_a_refresh_that_failed_half_way_is_not_gone_on_with(store: Kit) -> None:
         for call in (reader.refresh, reader.snapshot):
             with pytest.raises(StoreClosed, match="interrupted"):
                 call()
+
+
+class Foreign(Files):
+    """As root sees another user's files, or the other way round."""
+
+    def is_ours(self, path: Path) -> bool:
+        return False
+
+
+def test_another_user_s_reader_leaves_nothing_behind(store: Kit) -> None:
+    """Root had a look at somebody's store, and left a directory and a lock in it that its owner could not open: that
+    store never pruned its log again."""
+    write(store, 10)
+    with STAGING.open(store.directory, read_only=True, seams=Seams(files=Foreign())) as reader:
+        assert reader.published.txid > 0
+        assert not (store.directory / "readers").exists()
+
+
+def test_a_directory_of_readers_that_another_user_made_stops_no_pruning(tmp_path: Path) -> None:
+    """See above: as older versions left it."""
+    with STAGING.open(tmp_path / "store", settings=SETTINGS, seams=Seams(files=Foreign())) as store:
+        (tmp_path / "store" / "readers").mkdir()
+        write(store, 10)
+        assert store.log.base.txid > 0

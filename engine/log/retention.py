@@ -13,8 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import SettingError
+from ..seams import Clock
 from .consumers import Consumer
 from .segment import SegmentInfo
+
+LEAP_US = 60_000_000
+"""By so many microseconds more than time has passed the wall clock may move on before that is a leap."""
+BELIEVE_S = 3600.0
 
 _UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
           "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -106,3 +111,28 @@ def plan_pruning(segments: Sequence[SegmentInfo], *, keep: KeepLogs, floor: int,
         pruned.append(segment)
         total -= sizes[segment.ordinal]
     return PrunePlan(tuple(pruned), tuple(dropped))
+
+
+class CautiousClock:
+    """The time by which log and consumers count as old: the wall clock's, but where it leaps forward that is believed
+    only after `BELIEVE_S` seconds. A clock that is wrong for a moment would have deleted what nobody can bring back."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset = self._offset_at(clock.monotonic())
+        self._leapt: float | None = None
+
+    def now_us(self) -> int:
+        """The time, microseconds since the Unix epoch."""
+        monotonic = self._clock.monotonic()
+        offset = self._offset_at(monotonic)
+        if offset <= self._offset + LEAP_US:
+            self._leapt, self._offset = None, offset
+        elif self._leapt is None:
+            self._leapt = monotonic
+        elif monotonic - self._leapt >= BELIEVE_S:
+            self._leapt, self._offset = None, offset
+        return self._offset + int(monotonic * 1e6)
+
+    def _offset_at(self, monotonic: float) -> int:
+        return self._clock.now_us() - int(monotonic * 1e6)

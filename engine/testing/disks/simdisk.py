@@ -282,6 +282,9 @@ class SimDisk(Files):
     def exists(self, path: Path) -> bool:
         return self._find(path) is not None
 
+    def is_ours(self, path: Path) -> bool:
+        return True
+
     def is_directory(self, path: Path) -> bool:
         number = self._find(path)
         return number is not None and self.inodes[number].names is not None
