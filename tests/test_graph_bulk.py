@@ -142,6 +142,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "float ids": {"edges": np.zeros((2, 2)), "edge_type": "T"}, "shape": {"edges": np.zeros((2, 3), int)},
     "flat": {"edges": np.zeros(4, int)}, "uneven": {"edges": (np.zeros(2, int), np.zeros(3, int))},
     "one end": {"edges": [(1,)], "edge_type": "T"}, "text ids": {"edges": [("a", "b")], "edge_type": "T"},
+    "bool ids": {"edges": [(True, 1)], "edge_type": "T"},
     "large ids": {"edges": [(1 << 70, 1)], "edge_type": "T"}, "edges text": {"edges": "ab"},
     "u64": {"edges": np.array([[1 << 63, 1]], "u8"), "edge_type": "T"}, "edges number": {"edges": 3},
     "bad edge value": {"edges": [(1, 1, {"k": {1: 2}})], "edge_type": "T"},

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from graph_rig import Rig
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.engine.errors import InvalidInput, NotFound, StoreClosed
-from holdfast.engine.graph import GraphTransaction, values
+from holdfast.engine.graph import Edge, GraphTransaction, Node, values
 
 _scalars = st.one_of(st.booleans(), st.integers(-(1 << 63), (1 << 63) - 1), st.floats(allow_nan=False),
                      st.text(max_size=20), st.binary(max_size=20),
@@ -133,7 +135,54 @@ def test_refused_changes(tx: GraphTransaction) -> None:
     _refused(tx, lambda: tx.create_index("A", "k"))
 
 
-@pytest.mark.parametrize("missing", [0, 3, -1, 1 << 63, 1 << 70, "1", 1.5])
+@pytest.mark.parametrize("wrong", [1.0, True, np.True_, np.float64(1), "1", None, [1], Node(1, (), {}),
+                                   Edge(1, 1, "X", 2, {})], ids=lambda wrong: type(wrong).__name__)
+def test_what_is_no_id(tx: GraphTransaction, wrong: Any) -> None:
+    calls: tuple[Callable[[Any], Any], ...] = (
+        tx.node, tx.has_node, tx.edge, tx.has_edge, tx.neighbors, tx.neighbors_array, tx.edges, tx.degree,
+        lambda n: tx.expand([n]), lambda n: tx.neighbors(n, "X"), tx.delete_node, lambda n: tx.add_label(n, "NEW"),
+        lambda n: tx.remove_label(n, "A"), lambda n: tx.set_properties(n, k=1), lambda n: tx.remove_property(n, "k"),
+        lambda n: tx.add_edge(n, "NEW", 2), lambda n: tx.add_edge(1, "NEW", n), tx.delete_edge,
+        lambda n: tx.set_edge_properties(n, k=1), lambda n: tx.remove_edge_property(n, "k"))
+    for call in calls:
+        _refused(tx, partial(call, wrong))
+
+
+def test_ids_from_arrays_are_ids(tmp_path: Path) -> None:
+    """What the graph gave out in an array: with it, a transaction could not be packed when it was committed."""
+    rig = Rig(tmp_path)
+    tx = rig.engine.begin()
+    a, b, c = (tx.add_node("A", k=i) for i in range(3))
+    for target in (b, c, c):
+        tx.add_edge(a, "X", target)
+    rig.commit(tx)
+    for _ in range(2):
+        with rig.engine.view() as view:
+            sources, targets, edges = view.edge_arrays()
+            assert view.node(sources[0]) == view.node(a)
+            assert type(view.node(sources[0]).id) is type(view.edge(edges[0]).id) is int
+            assert view.neighbors(sources[0]) == [b, c, c]
+            assert all(view.has_node(node) for node in targets)
+        rig.checkpoint()
+    tx = rig.engine.begin()
+    tx.set_properties(targets[0], k=9)
+    tx.remove_property(sources[0], "k")
+    tx.add_label(targets[0], "B")
+    tx.set_edge_properties(edges[0], w=1)
+    tx.delete_edge(edges[1])
+    tx.delete_node(targets[1], detach=True)
+    new = tx.add_edge(targets[0], "Y", sources[0])
+    rig.commit(tx)
+    for _ in range(2):
+        with rig.engine.view() as view:
+            assert list(view.all_edges()) == [Edge(1, a, "X", b, {"w": 1}), Edge(new, b, "Y", a, {})]
+            assert [view.node(n) for n in view.nodes()] == [Node(a, ("A",), {}), Node(b, ("A", "B"), {"k": 9})]
+        rig.checkpoint()
+    rig.sound()
+    rig.engine.close()
+
+
+@pytest.mark.parametrize("missing", [0, 3, -1, 1 << 63, 1 << 70])
 def test_what_is_not_there(tx: GraphTransaction, missing: Any) -> None:
     payload = tx.payload()
     for call in (tx.node, tx.edge, tx.neighbors, tx.edges, tx.degree, tx.neighbors_array, tx.delete_node,

@@ -42,7 +42,7 @@ from .lmdbstate import (
 )
 from .overlay import IN, Indexes, Marks
 from .tokens import LABELS, TYPE, Tokens
-from .values import check_labels, check_name, check_properties, decode_map, value_digest
+from .values import check_id, check_labels, check_name, check_properties, decode_map, value_digest
 from .walk import labels_of
 
 if TYPE_CHECKING:
@@ -190,13 +190,13 @@ def _edges(edges: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], li
     for at, item in enumerate(edges):
         if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
             raise InvalidInput(f"edge {at} of the load is not (source, target) or (source, target, properties)")
-        ends += item[:2]
+        ends += [check_id(end, "a node") for end in item[:2]]
         if len(item) == 3 and item[2]:
             maps.append((at, item[2]))
     try:
-        array = _ids(np.array(ends)) if ends else np.empty(0, np.int64)
-    except (ValueError, OverflowError) as error:
-        raise InvalidInput("node ids are integers") from error
+        array = np.array(ends, np.int64)
+    except OverflowError as error:
+        raise InvalidInput("a node id does not fit in 63 bits") from error
     return array[::2], array[1::2], maps
 
 

@@ -47,7 +47,7 @@ _FEW = 4
 
 
 class Lookups:
-    """What views and drafts have in common below their public face. `node` and `edge` are ids, as a user gave them."""
+    """What views and drafts have in common below their public face. `node` and `edge` are ids, any int."""
 
     __slots__ = ()
 
@@ -103,7 +103,7 @@ class Lookups:
         try:
             number, at = divmod(node, NODE_BLOCK)
             block = base.node_blocks.get(number) or base.node_block(number)
-        except (struct.error, TypeError):
+        except struct.error:
             return 0
         except lmdb.Error as error:
             raise closed(error) from error
@@ -126,7 +126,7 @@ class Lookups:
         try:
             number, at = divmod(edge, EDGE_BLOCK)
             block = self._stored("edges", id_key(number))
-        except (struct.error, TypeError):
+        except struct.error:
             return None
         if block is None:
             return None

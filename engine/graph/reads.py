@@ -15,7 +15,7 @@ from . import adjacency
 from .lookups import Direction, Int64, Lookups
 from .overlay import IN
 from .tokens import KEY, LABEL
-from .values import check_properties, encode_value, value_digest
+from .values import check_id, check_properties, encode_value, value_digest
 
 _COLUMN = tuple(column.unpack for column in adjacency.COLUMN)
 _COLUMNS = len(_COLUMN)
@@ -47,7 +47,7 @@ class Reads(Lookups):
 
     A `direction` is `"out"`, `"in"` or `"both"`; `type=None` means edges of every type. Lists of neighbours have one
     entry an edge, in the order of edge ids, which is the order in which the edges were added; with `"both"`, an edge
-    from a node to itself counts twice.
+    from a node to itself counts twice. An id is any integer, numpy's too; what is none raises `InvalidInput`.
     """
 
     __slots__ = ()
@@ -56,16 +56,20 @@ class Reads(Lookups):
 
     def node(self, node: int) -> Node:
         """The node with this id."""
+        node = check_id(node, "a node")
         labels = self._labels(node)
         if not labels:
             raise NotFound(f"no node {node!r}")
         return Node(node, self._tokens.label_names(labels), self._named(self._props(node)))
 
     def has_node(self, node: int) -> bool:
+        if node.__class__ is not int:
+            node = check_id(node, "a node")
         return self._labels(node) != 0
 
     def edge(self, edge: int) -> Edge:
         """The edge with this id."""
+        edge = check_id(edge, "an edge")
         found = self._edge(edge)
         if found is None:
             raise NotFound(f"no edge {edge!r}")
@@ -73,12 +77,14 @@ class Reads(Lookups):
         return Edge(edge, source, self._tokens.name(kind), target, self._named(self._edge_props(edge)))
 
     def has_edge(self, edge: int) -> bool:
-        return self._edge(edge) is not None
+        return self._edge(check_id(edge, "an edge")) is not None
 
     # --- adjacency ---------------------------------------------------------------------------------------------------
 
     def neighbors(self, node: int, type: str | None = None, direction: Direction = "out") -> list[int]:
         """The ids of the nodes at the other ends of a node's edges."""
+        if node.__class__ is not int:
+            node = check_id(node, "a node")
         plan = self._plans.get((type, direction))
         lane, kept = plan if plan is not None else self._plan(type, direction)
         if lane > 0:
@@ -98,6 +104,7 @@ class Reads(Lookups):
 
     def neighbors_array(self, node: int, type: str | None = None, direction: Direction = "out") -> Int64:
         """As `neighbors`, as an array of the caller's own."""
+        node = check_id(node, "a node")
         lists = self._lists(node, type, direction)
         neighbours = np.array([n for part, _, _ in lists for n in part], dtype=np.int64)
         if len(lists) < 2:
@@ -107,6 +114,7 @@ class Reads(Lookups):
 
     def edges(self, node: int, type: str | None = None, direction: Direction = "out") -> list[Edge]:
         """A node's edges."""
+        node = check_id(node, "a node")
         found: list[Edge] = []
         with_props = self._base.edge_props or any(layer.edge_props for layer in self._layers)
         for neighbours, edges, lane in self._lists(node, type, direction):
@@ -120,6 +128,8 @@ class Reads(Lookups):
 
     def degree(self, node: int, type: str | None = None, direction: Direction = "out") -> int:
         """How many edges a node has."""
+        if node.__class__ is not int:
+            node = check_id(node, "a node")
         lane, kept = self._plans.get((type, direction)) or self._plan(type, direction)
         if lane > 0:
             column = kept.get(node)

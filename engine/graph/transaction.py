@@ -18,7 +18,7 @@ from .lookups import Closed
 from .overlay import Changes, Layer, Marks
 from .reads import Reads
 from .tokens import KEY, LABEL, LABELS, TYPE, Tokens, Value
-from .values import check_labels, check_name, check_properties, decode_map, encode_map, value_digest
+from .values import check_id, check_labels, check_name, check_properties, decode_map, encode_map, value_digest
 
 _CLOSED: Any = Closed("transaction")
 _EVERYTHING = 1 << 63
@@ -31,7 +31,8 @@ class GraphTransaction(Reads, Transaction):
     where a key is no identifier or is the name of an argument; given both ways, the names win.
 
     Raises (any of them):
-        InvalidInput: a label, type, key or value that cannot be stored (see `values.py` for the limits).
+        InvalidInput: an id that is no integer; a label, type, key or value that cannot be stored (see `values.py` for
+            the limits).
         NotFound: a node or edge that is not there.
         StoreClosed: the transaction has ended.
     """
@@ -85,6 +86,7 @@ class GraphTransaction(Reads, Transaction):
     def delete_node(self, node: int, detach: bool = False) -> None:
         """Delete a node. One that still has edges is refused, unless `detach`, which deletes them too."""
         self.writable()
+        node = check_id(node, "a node")
         if not self._labels(node):
             raise NotFound(f"no node {node!r}")
         edges = {edge for lane in self._lanes(node) for edge in self._list(node, lane)[1]}
@@ -107,6 +109,7 @@ class GraphTransaction(Reads, Transaction):
 
     def _relabel(self, node: int, more: tuple[str, ...], fewer: tuple[str, ...]) -> None:
         self.writable()
+        node = check_id(node, "a node")
         before = self._label_names(node)
         names = check_labels((set(before) | set(more)) - set(fewer))
         if names == before:
@@ -118,6 +121,7 @@ class GraphTransaction(Reads, Transaction):
     def set_properties(self, node: int, properties: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Set some properties of a node; the others stay."""
         self.writable()
+        node = check_id(node, "a node")
         labels = self._labels(node)
         if not labels:
             raise NotFound(f"no node {node!r}")
@@ -129,6 +133,7 @@ class GraphTransaction(Reads, Transaction):
     def remove_property(self, node: int, key: str) -> None:
         """Take a property from a node; fine if it has none of this key."""
         self.writable()
+        node = check_id(node, "a node")
         check_name(key, "property key")
         if not self._labels(node):
             raise NotFound(f"no node {node!r}")
@@ -143,6 +148,8 @@ class GraphTransaction(Reads, Transaction):
         """Add an edge of a type from `source` to `target`; its id. Several between the same two nodes are several."""
         if self._state is not None:
             self.writable()
+        if source.__class__ is not int or target.__class__ is not int:
+            source, target = check_id(source, "a node"), check_id(target, "a node")
         kind = self._tokens.ids.get((TYPE, type))
         if kind is None:
             check_name(type, "edge type")
@@ -165,6 +172,7 @@ class GraphTransaction(Reads, Transaction):
     def delete_edge(self, edge: int) -> None:
         """Delete an edge."""
         self.writable()
+        edge = check_id(edge, "an edge")
         found = self._edge(edge)
         if found is None:
             raise NotFound(f"no edge {edge!r}")
@@ -177,6 +185,7 @@ class GraphTransaction(Reads, Transaction):
     def set_edge_properties(self, edge: int, properties: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Set some properties of an edge; the others stay."""
         self.writable()
+        edge = check_id(edge, "an edge")
         if self._edge(edge) is None:
             raise NotFound(f"no edge {edge!r}")
         if properties or more:
@@ -186,6 +195,7 @@ class GraphTransaction(Reads, Transaction):
     def remove_edge_property(self, edge: int, key: str) -> None:
         """Take a property from an edge; fine if it has none of this key."""
         self.writable()
+        edge = check_id(edge, "an edge")
         check_name(key, "property key")
         if self._edge(edge) is None:
             raise NotFound(f"no edge {edge!r}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from operator import index
 from typing import Any
 
 import msgpack
@@ -33,6 +34,19 @@ MAX_LABELS = 256
 
 _pack = msgpack.Packer(use_bin_type=True, datetime=True, autoreset=True).pack
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 63) - 1
+
+
+def check_id(given: Any, what: str) -> int:
+    """The id of a node or edge as an int, from any integer, such as those in numpy's arrays. Raises `InvalidInput`."""
+    if given.__class__ is int:
+        return given
+    if not isinstance(given, bool):
+        try:
+            return index(given)
+        except TypeError:
+            pass
+    raise InvalidInput(f"the id of {what} is an integer, not {type(given).__name__}",
+                       hint="pass the id itself, such as node.id of a Node")
 
 
 def check_name(name: object, what: str) -> str:
