@@ -126,13 +126,44 @@ def test_a_map_that_is_full_is_a_full_disk(tmp_path: Path) -> None:
     for _ in range(3000):
         tx.add_node("A", text="x" * 1000)
     rig.commit(tx)
-    for _ in range(2):
+    for more in (0, 0, 1, 1, 1):
+        for _ in range(more):
+            tx = rig.engine.begin()
+            tx.add_node("B")
+            rig.commit(tx)
         with pytest.raises(DiskFull, match="map_size"):
             rig.engine.checkpoint(rig.end)
+        assert len(rig.engine._state[1]) == 2, "what was frozen, and the active one"
     digest = rig.digest()
     rig.options = {"map_size": 1 << 30}
     rig.reopen()
     rig.checkpoint()
+    assert rig.digest() == digest
+    rig.engine.close()
+
+
+def test_a_map_has_room_again_when_an_old_view_is_closed(tmp_path: Path) -> None:
+    """What the checkpoint that failed had frozen is written then, and what came since."""
+    rig = Rig(tmp_path, options={"map_size": 4 << 20})
+    views = []
+    with pytest.raises(DiskFull, match="map_size"):
+        for n in range(6):
+            tx = rig.engine.begin()
+            tx.set_properties(1 if n else tx.add_node("A"), {"k": bytes([n]) * 1_000_000})
+            rig.commit(tx)
+            views.append(rig.engine.view())
+            rig.checkpoint()
+    tx = rig.engine.begin()
+    tx.add_node("B")
+    rig.commit(tx)
+    with pytest.raises(DiskFull, match="map_size"):
+        rig.checkpoint()
+    for view in views:
+        view.close()
+    rig.checkpoint()
+    digest = rig.digest()
+    rig.reopen()
+    assert rig.engine.position == rig.end
     assert rig.digest() == digest
     rig.engine.close()
 

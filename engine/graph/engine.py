@@ -79,6 +79,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         self._staged = base.position.txid
         self._marks = base.marks
         self._position = base.position
+        self._begun: Position | None = None
         self._broken: BaseException | None = None
 
     @property
@@ -143,6 +144,10 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
                 if upto.txid < self._state[0].txid:
                     self._position = upto  # adopted below what it holds: that is durable already
                 else:
+                    # What had no room is tried again as it was frozen then, or a layer would come with each attempt.
+                    if self._begun is not None and self._position.txid < self._begun.txid < upto.txid:
+                        self._write(self._begun)
+                    self._begun = upto
                     self._write(upto)
                     if self._is_copy:  # most of its pages are written once and not read again
                         self._lmdb.mapping.passed(mapping.ROOM)
@@ -178,7 +183,10 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         self._lmdb.reserve(pages_needed(self._lmdb, base, layers) + more_pages)
         with self._lock:
             base, frozen, bound = self._state
-            self._state = (base, (Layer(), *frozen), bound)
+            if next(iter(frozen[0].marks), upto.txid + 1) <= upto.txid:
+                self._state = (base, (Layer(), *frozen), bound)
+            else:  # the active layer holds nothing that is to be written
+                frozen = frozen[1:]
         try:
             write_state(self._lmdb, base, frozen, upto, self._tokens, self._clock, more)
         except lmdb.MapFullError as error:
