@@ -298,6 +298,7 @@ class BulkEngine(Engine[TxT, ViewT]):
 
         Raises:
             InvalidInput: nothing happened.
+            DiskFull: nothing happened; the state could not take it.
         """
 
     @abstractmethod

@@ -211,9 +211,10 @@ class Writing(Generic[TxT, ViewT]):
                     return  # the caller finds out
                 if keeper.closing:
                     raise RolledBack("the store is being closed")
-                if keeper.blocked is not None:
+                if (blocked := keeper.blocked) is not None:
                     hard = settings.checkpoint_hard_bytes
-                    raise DiskFull(f"no room for a checkpoint, and {hard:,} bytes wait for it") from keeper.blocked
+                    raise DiskFull(f"no room for a checkpoint, and {hard:,} bytes wait for it: {blocked.message}",
+                                   hint=blocked.hint) from blocked
                 if self.seams.clock.monotonic() >= deadline:
                     raise RolledBack(f"the checkpoint did not catch up within {settings.wait_s} s",
                                      hint="try again; a slower load or a larger checkpoint_hard_bytes avoids this")
@@ -398,8 +399,8 @@ class Writing(Generic[TxT, ViewT]):
                 with self._no_image_beside():
                     engine.apply_bulk(record, path)
                 break
-            except DiskFull:
-                logger.warning("transaction %d, a bulk load, waits for room to be applied", record.txid)
+            except DiskFull as error:
+                logger.warning("transaction %d, a bulk load, waits for room to be applied: %s", record.txid, error)
                 if self._unusable is not None or self.committer.wait_until(lambda: self._unusable is not None, 1.0):
                     raise
         self._stages.checkpoint(engine.position)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from graph_rig import Model, Rig, compare
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.engine.errors import Damaged, InvalidInput, UnsupportedFormat
-from holdfast.engine.graph import BulkLoad, BulkResult, Direction, adjacency, bulk
+from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, UnsupportedFormat
+from holdfast.engine.graph import BulkLoad, BulkResult, Direction, GraphEngine, adjacency, bulk
+from holdfast.engine.seams import Files
+from holdfast.engine.store import Store
 
 
 @pytest.fixture
@@ -165,6 +167,70 @@ def test_refused_loads(rig: Rig, what: str) -> None:
     assert tx.marks().next_node == 4
     tx.close()
     assert rig.digest() == before
+
+
+def _indexed(rig: Rig, first: int) -> BulkLoad:
+    if first == 0:
+        tx = rig.engine.begin()
+        for key in "abcd":
+            tx.create_index("A", key)
+        rig.commit(tx)
+    return BulkLoad(nodes=[dict.fromkeys("abcd", first + i) for i in range(2000)], labels="A")
+
+
+def _half_pages(rig: Rig, first: int) -> BulkLoad:
+    """Lists that take half a page each, and then come to need a whole one."""
+    nodes = np.arange(300)
+    if first:
+        return BulkLoad(edges=np.stack((nodes + 1, np.roll(nodes, 1) + 1), 1), edge_type="T")
+    sources = np.repeat(nodes, 126)
+    return BulkLoad(nodes=300, labels="A", edges=(sources, np.roll(sources, 126 * 7)), edge_type="T", relative=True)
+
+
+LARGE: dict[str, Callable[[Rig, int], BulkLoad]] = {
+    "properties": lambda rig, first: BulkLoad(nodes=[{"k": bytes(1340)}] * 1500, labels="A"),
+    "labels": lambda rig, first: BulkLoad(nodes=20_000, labels=[f"L{i}" for i in range(200)]),
+    "rows": _indexed, "lists": _half_pages,
+}
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_a_load_takes_no_more_than_it_was_thought_to(rig: Rig, what: str) -> None:
+    for first in (0, 5000):
+        load = LARGE[what](rig, first)
+        rig.checkpoint()
+        held, room = rig.engine.view(), rig.engine._lmdb.room()
+        record = rig.load(load)
+        assert record.attachment is not None
+        loaded = bulk.read(Files(), rig.directory / record.attachment.name, record.payload)
+        assert room - rig.engine._lmdb.room() <= loaded.pages(held)
+
+
+def test_a_load_beyond_the_map_is_refused_before_it_is_logged(tmp_path: Path) -> None:
+    """It was logged, and could then neither be applied nor taken back."""
+    options = {"map_size": 8 << 20}
+    with Store.open(tmp_path / "store", GraphEngine, options=options) as store:
+        with pytest.raises(DiskFull, match="map_size") as caught:
+            store.bulk(BulkLoad(nodes=[{"k": bytes(100_000)} for _ in range(80)]))
+        assert "larger map_size" in caught.value.hint
+        assert store.bulk(small := BulkLoad(nodes=3)) == 1
+        assert small.result == BulkResult(1, 3, 1, 0)
+    with Store.open(tmp_path / "store", GraphEngine, options=options) as store, store.snapshot() as view:
+        assert view.node_count == 3
+
+
+def test_a_load_that_was_logged_is_applied_when_the_map_is_large_again(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    record = rig.load(BulkLoad(nodes=[{"k": bytes(100_000)} for _ in range(80)]))
+    other = Rig(tmp_path / "other", options={"map_size": 4 << 20})
+    with pytest.raises(DiskFull, match="map_size"):
+        other.replay(record, rig.directory)
+    other.engine.close()
+    other = Rig(tmp_path / "other", options={"map_size": 1 << 30})
+    other.replay(record, rig.directory)
+    assert other.digest() == rig.digest()
+    for made in (rig, other):
+        made.engine.close()
 
 
 def test_what_is_no_load(rig: Rig) -> None:

@@ -14,6 +14,8 @@ from holdfast.engine.contract import Context
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, NotFound, StoreNotFound, StorePoisoned
 from holdfast.engine.graph import GraphEngine
 from holdfast.engine.seams import File, Files, Seams
+from holdfast.engine.settings import Settings
+from holdfast.engine.store import Store
 
 
 @pytest.fixture
@@ -166,6 +168,24 @@ def test_a_map_has_room_again_when_an_old_view_is_closed(tmp_path: Path) -> None
     assert rig.engine.position == rig.end
     assert rig.digest() == digest
     rig.engine.close()
+
+
+def test_transactions_that_pass_the_map_are_told_so(tmp_path: Path) -> None:
+    """Commits go on while what waits for a checkpoint is within bounds; then they say what to do, and do not wait."""
+    settings = Settings(heartbeat_s=0, checkpoint_soft_bytes=1 << 20, checkpoint_hard_bytes=4 << 20)
+    store = Store.open(tmp_path, GraphEngine, options={"map_size": 1 << 20}, settings=settings)
+    with pytest.raises(DiskFull, match="map_size, 1,048,576 bytes") as caught:
+        for _ in range(200):
+            with store.transaction() as tx:
+                tx.add_node("A", blob=bytes(60_000))
+    assert "larger map_size" in caught.value.hint
+    with store.snapshot() as view:
+        digest = view.digest()
+    store.close()
+    with pytest.raises(DiskFull, match="map_size"):
+        Store.open(tmp_path, GraphEngine, options={"map_size": 1 << 20}, settings=settings)
+    with Store.open(tmp_path, GraphEngine, settings=settings) as store, store.snapshot() as view:
+        assert view.digest() == digest
 
 
 def test_an_lmdb_error_ends_checkpoints(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import Damaged, InvalidInput, UnsupportedFormat
+from ..errors import Damaged, DiskFull, InvalidInput, UnsupportedFormat
 from ..seams import Files
 from . import adjacency
 from .checkpoint import StateWriter
@@ -36,10 +36,10 @@ from .lmdbstate import (
     NODE_BLOCK,
     PRESENT,
     ROW_KEY,
-    Base,
     id_key,
     write_token,
 )
+from .lookups import Lookups
 from .overlay import IN, Indexes, Marks
 from .tokens import LABELS, TYPE, Tokens
 from .values import check_id, check_labels, check_name, check_properties, decode_map, value_digest
@@ -94,12 +94,17 @@ class BulkLoad:
     result: BulkResult | None = field(default=None, init=False)
 
 
-def encode(load: object, draft: GraphTransaction, out: BinaryIO) -> bytes:
-    """Check a load, write its file, and return its record's payload. `draft` is one without changes, on the newest
-    state; it is used for looking up and for allocating tokens.
+def encode(load: object, draft: GraphTransaction, out: BinaryIO, room: int) -> bytes:
+    """Check a load, write its file, and return its record's payload.
+
+    Args:
+        load: a `BulkLoad`.
+        draft: one without changes, on the newest state; it is used for looking up and for allocating tokens.
+        out: where to write the file.
+        room: how many pages the state may grow.
 
     Raises:
-        InvalidInput: nothing was written.
+        InvalidInput, DiskFull: nothing was written.
     """
     if not isinstance(load, BulkLoad):
         raise InvalidInput(f"a bulk load must be a BulkLoad, not {type(load).__name__}")
@@ -122,6 +127,13 @@ def encode(load: object, draft: GraphTransaction, out: BinaryIO) -> bytes:
     tokens = [change[1:] for change in draft.changes.tokens]
     marks = Marks(before.next_node + count, before.next_edge + len(sources), draft.marks().next_token,
                   before.nodes + count, before.edges + len(sources))
+    all_sets = np.broadcast_to(np.uint32(uniform), count) if sets is None else sets
+    loaded = Loaded(marks, tokens, before.next_node, all_sets, before.next_edge, kind, sources, targets, node_props,
+                    edge_props)
+    if (pages := loaded.pages(draft)) > room:
+        size = draft._base.state.page_size
+        raise DiskFull(f"the load may take {pages * size:,} bytes, and map_size leaves {max(room, 0) * size:,}",
+                       hint="nothing was written; reopen with a larger map_size")
     out.write(_HEAD.pack(_MAGIC, _VERSION, uniform, kind, 0, before.next_node, count, before.next_edge, len(sources),
                          len(node_props), len(edge_props)))
     for column in (*([] if sets is None else [sets.astype("<u4")]), sources.astype("<u8"), targets.astype("<u8")):
@@ -233,7 +245,7 @@ def _check_ends(load: BulkLoad, sources: Any, targets: Any, count: int, draft: G
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A load as read back: from its payload and its file."""
+    """A load in columns, as its payload and its file have it."""
 
     marks: Marks
     tokens: list[tuple[int, str, Any]]
@@ -246,15 +258,31 @@ class Loaded:
     node_props: bytes
     edge_props: bytes
 
-    def pages(self, page_size: int, base: Base) -> int:
+    def sets(self) -> list[int]:
+        """The label sets, each once."""
+        sets = self.label_sets
+        uniform = not len(sets) or sets.min() == sets.max()  # the usual case, and sorting would take long
+        found: list[int] = (sets[:1] if uniform else np.unique(sets)).tolist()
+        return found
+
+    def pages(self, reads: Lookups) -> int:
         """At most how many pages it takes: new data, in pages that may be half full, and copies of what it is merged
-        with."""
-        n = len(self.sources)
-        size = 12 * len(self.label_sets) + 160 * n + 3 * (len(self.node_props) + len(self.edge_props))
-        pages = size // page_size + 256
+        with. `reads` is the state before it, with its tokens."""
+        base, n, nodes = reads._base, len(self.sources), len(self.label_sets)
+        labels = {label for label_set in self.sets() for label in reads._tokens.label_tokens(label_set)}
+        rows = len(reads._indexes()) * min(nodes, len(self.node_props) // _MAP.size)
+        # A node has its place in a block; an edge too, and an entry in two lists, which may be lists of their own.
+        size = 12 * nodes + 176 * n + 3 * (len(self.node_props) + len(self.edge_props)) + 80 * rows
+        size += 2 * (LABEL_WINDOW // 8 + 32) * len(labels) * (nodes // LABEL_WINDOW + 2)
+        size += sum(80 + 10 * len(value) for _, _, value in self.tokens)
+        pages = size // base.state.page_size + 256
         if n and min(int(self.sources.min()), int(self.targets.min())) < self.first_node:
             stat = base.txn.stat(base.dbs["adjacency"])
             pages += min(4 * n, stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+            pages += 2 * min(n, stat["leaf_pages"])  # a list of half a page may come to need a whole one
+        if rows:
+            stat = base.txn.stat(base.dbs["index"])
+            pages += 2 * min(rows, stat["branch_pages"] + stat["leaf_pages"])  # each may be split
         return pages
 
 
@@ -346,7 +374,7 @@ def _write_nodes(loaded: Loaded, writer: StateWriter, tokens: Tokens) -> None:
     first, sets = loaded.first_node, loaded.label_sets
     writer.write("nodes", _blocks(writer, "nodes", NODE_BLOCK, first, sets.astype("<u4")))
     by_label: dict[int, Any] = {}
-    for label_set in np.unique(sets).tolist():
+    for label_set in loaded.sets():
         for label in tokens.label_tokens(label_set):
             mask = sets == label_set
             by_label[label] = by_label[label] | mask if label in by_label else mask

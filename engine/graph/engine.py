@@ -33,7 +33,8 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
     """A property graph on LMDB.
 
     Options:
-        map_size: the most bytes the state may ever take. Address space, not disk; 1 TiB.
+        map_size: the most bytes the state may ever take. Address space, not disk; 1 TiB. A bulk load is refused
+            unless it is sure to fit, since it could not be taken back once it is logged.
         cache_bytes: about how much memory may keep adjacency lists that were read; 64 MiB, 0 for none.
     """
 
@@ -156,7 +157,10 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
     def write_bulk(self, load: Any, out: BinaryIO) -> bytes:
         draft = self.begin()
         try:
-            return bulk.encode(load, draft, out)
+            base, layers, _ = self._state
+            # What is pending counts twice: a checkpoint may write it first, and the load then copies what that wrote.
+            room = self._lmdb.room() - 2 * pages_needed(self._lmdb, base, layers)
+            return bulk.encode(load, draft, out, room)
         finally:
             draft.close()
 
@@ -170,7 +174,9 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
             def write(writer: StateWriter, indexes: Indexes) -> Marks:
                 return bulk.apply(loaded, writer, indexes, self._tokens)
 
-            self._write(record.position, write, loaded.pages(self._lmdb.page_size, self._state[0]))
+            with self.staged_view() as view:
+                pages = loaded.pages(view)
+            self._write(record.position, write, pages)
             self._marks = loaded.marks
             self._staged = record.txid
 
@@ -190,8 +196,8 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         try:
             write_state(self._lmdb, base, frozen, upto, self._tokens, self._clock, more)
         except lmdb.MapFullError as error:
-            raise DiskFull(f"the state would pass map_size: {error}",
-                           hint="nothing was changed; reopen with a larger map_size") from error
+            raise DiskFull(f"the state does not fit in map_size, {self._lmdb.env.info()['map_size']:,} bytes",
+                           hint="nothing was written; reopen with a larger map_size") from error
         except BaseException as error:
             # LMDB may take later commits although this one's pages never reached the disk.
             self._broken = error

@@ -261,6 +261,11 @@ class LmdbState:
         finally:
             file.close()
 
+    def room(self) -> int:
+        """How many pages `map_size` leaves beyond the last one that was ever used."""
+        info = self.env.info()
+        return int(info["map_size"] // self.page_size - info["last_pgno"] - 1)
+
     def trim(self) -> None:
         """Give back room that was reserved and not used, beyond a little. Nobody writes meanwhile, and nobody reads
         behind the last page."""
