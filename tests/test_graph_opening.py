@@ -12,7 +12,7 @@ from graph_rig import ORIGIN, Rig
 
 from holdfast.engine.contract import Context
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, NotFound, StoreNotFound, StorePoisoned
-from holdfast.engine.graph import GraphEngine
+from holdfast.engine.graph import BulkLoad, GraphEngine, GraphView, lmdbstate
 from holdfast.engine.seams import File, Files, Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
@@ -186,6 +186,40 @@ def test_transactions_that_pass_the_map_are_told_so(tmp_path: Path) -> None:
         Store.open(tmp_path, GraphEngine, options={"map_size": 1 << 20}, settings=settings)
     with Store.open(tmp_path, GraphEngine, settings=settings) as store, store.snapshot() as view:
         assert view.digest() == digest
+
+
+def test_views_of_more_states_than_lmdb_has_places_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint found no place for its new base when it had written it, and poisoned the store."""
+    monkeypatch.setattr(lmdbstate, "MAX_READERS", 10)
+    monkeypatch.setattr(lmdbstate, "LOCK_BYTES", 256 + 64 * 10)
+    with Store.open(tmp_path, GraphEngine, settings=Settings(heartbeat_s=0)) as store:
+        views: list[GraphView] = []
+
+        def commit() -> None:
+            with store.transaction() as tx:
+                tx.add_node("A")
+
+        with pytest.raises(DiskFull, match="states of") as caught:
+            for _ in range(20):
+                commit()
+                store.checkpoint()
+                views.append(store.snapshot())
+        assert "close views" in caught.value.hint
+        written = store.engine.position
+        with pytest.raises(DiskFull, match="states of"):
+            store.bulk(BulkLoad(nodes=3))
+        with pytest.raises(DiskFull, match="states of"):
+            store.image()
+        commit()
+        assert not store.poisoned
+        assert store.engine.position == written
+        assert [view.node_count for view in views] == list(range(1, len(views) + 1))
+        with store.snapshot() as view:
+            assert view.node_count == len(views) + 2
+        for view in views[:2]:
+            view.close()
+        assert store.checkpoint() == store.log.end
+        assert store.bulk(BulkLoad(nodes=3)) == store.log.end.txid
 
 
 def test_an_lmdb_error_ends_checkpoints(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

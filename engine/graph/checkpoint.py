@@ -387,7 +387,6 @@ def write_state(state: LmdbState, base: Base, layers: Sequence[Layer], upto: Pos
         lmdb.MapFullError: nothing was changed.
         lmdb.Error: LMDB failed; the environment must not be written again.
     """
-    state.env.reader_check()
     with state.env.begin(write=True) as txn:
         writer = StateWriter(state, txn, layers, base.txid, upto.txid, tokens, Pace(clock))
         indexes = writer.write_all(base.indexes)

@@ -80,7 +80,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         self._staged = base.position.txid
         self._marks = base.marks
         self._position = base.position
-        self._begun: Position | None = None
+        self._refused: Position | None = None
         self._broken: BaseException | None = None
 
     @property
@@ -145,10 +145,9 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
                 if upto.txid < self._state[0].txid:
                     self._position = upto  # adopted below what it holds: that is durable already
                 else:
-                    # What had no room is tried again as it was frozen then, or a layer would come with each attempt.
-                    if self._begun is not None and self._position.txid < self._begun.txid < upto.txid:
-                        self._write(self._begun)
-                    self._begun = upto
+                    # What the map had no room for is tried again as it was frozen, or each attempt would add a layer.
+                    if self._refused is not None and self._position.txid < self._refused.txid < upto.txid:
+                        self._write(self._refused)
                     self._write(upto)
                     if self._is_copy:  # most of its pages are written once and not read again
                         self._lmdb.mapping.passed(mapping.ROOM)
@@ -157,6 +156,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
     def write_bulk(self, load: Any, out: BinaryIO) -> bytes:
         draft = self.begin()
         try:
+            self._lmdb.keep_place()
             base, layers, _ = self._state
             # What is pending counts twice: a checkpoint may write it first, and the load then copies what that wrote.
             room = self._lmdb.room() - 2 * pages_needed(self._lmdb, base, layers)
@@ -185,6 +185,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         """Write what is pending up to a transaction, and `more`; what is left becomes the state over a new base."""
         if self._broken is not None:
             raise StorePoisoned("an earlier write to LMDB failed") from self._broken
+        self._lmdb.keep_place()  # for the new base: what is written must be shown
         base, layers, _ = self._state
         self._lmdb.reserve(pages_needed(self._lmdb, base, layers) + more_pages)
         with self._lock:
@@ -196,6 +197,8 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         try:
             write_state(self._lmdb, base, frozen, upto, self._tokens, self._clock, more)
         except lmdb.MapFullError as error:
+            if more is None:
+                self._refused = upto
             raise DiskFull(f"the state does not fit in map_size, {self._lmdb.env.info()['map_size']:,} bytes",
                            hint="nothing was written; reopen with a larger map_size") from error
         except BaseException as error:

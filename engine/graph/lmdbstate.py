@@ -120,7 +120,7 @@ class Base:
 
     def __init__(self, state: LmdbState, adopt: Position | None = None) -> None:
         self.state = state
-        self.txn = state.env.begin(db=state.dbs["adjacency"])
+        self.txn = state.begin()
         self.get = self.txn.get
         self.dbs = state.dbs
         for db in self.dbs.values():
@@ -248,6 +248,28 @@ class LmdbState:
         finally:
             file.close()
 
+    def begin(self) -> Any:
+        """A read transaction on the newest state; its default database is adjacency.
+
+        Raises:
+            DiskFull: LMDB has no place for another reader.
+        """
+        try:
+            return self.env.begin(db=self.dbs["adjacency"])
+        except lmdb.ReadersFullError as error:
+            most = self.env.info()["max_readers"]
+            raise DiskFull(f"{most:,} states of {self.path} are being read, and there is no place for another",
+                           hint="close views that are no longer needed") from error
+
+    def keep_place(self) -> None:
+        """Make sure that the next read transaction has a place: the library keeps that of one that has ended.
+
+        Raises:
+            DiskFull: there is none.
+        """
+        self.env.reader_check()  # processes that were killed have left theirs
+        self.begin().abort()
+
     def reserve(self, pages: int) -> None:
         """Make room for `pages` more than the file has, and a little.
 
@@ -293,7 +315,7 @@ class LmdbState:
 
     def image(self, position: Position) -> LmdbImage:
         """The newest state's file. Nothing may write meanwhile."""
-        return LmdbImage(self.env.begin(), self.files.open(self.path), position)
+        return LmdbImage(self.begin(), self.files.open(self.path), position)
 
     def close(self) -> None:
         """Read transactions still open end here; reads in other threads are waited for by the library."""

@@ -18,7 +18,8 @@ _CLOSED: Any = Closed("view")
 
 class GraphView(Reads, View):
     """What the graph was at one transaction. Close it, or use it in a `with`: while it is open, the room of what was
-    deleted since is not used again. From any thread. `Reads` has the calls."""
+    deleted since is not used again, and where views hold some 2,000 checkpoints' states there can be no further
+    checkpoint. From any thread. `Reads` has the calls."""
 
     __slots__ = ("_base", "_bound", "_get", "_layers", "_plans", "_tokens")
     _keeps = True
