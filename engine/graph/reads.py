@@ -179,7 +179,7 @@ class Reads(Lookups):
         Uses a property index on the label and one of the keys, if there is one (and it has been through a checkpoint
         since it was made). Properties named `label` and `properties` go into the mapping.
         """
-        wanted = dict(check_properties({**(properties or {}), **more}))
+        wanted = {**check_properties(properties or {}), **check_properties(more)}
         tokens = self._tokens.ids
         token = 0
         if label is not None:
