@@ -137,7 +137,8 @@ def test_the_order_without_room_for_packing() -> None:
 REFUSED: dict[str, dict[str, Any]] = {
     "negative": {"nodes": -1}, "text": {"nodes": "ab"}, "bool": {"nodes": True}, "float": {"nodes": 1.5},
     "no node": {"nodes": [3]}, "bad value": {"nodes": [{"k": None}]}, "bad label": {"nodes": [("", {})]},
-    "bad labels": {"labels": [1]}, "no type": {"edges": [(1, 1)]}, "bad type": {"edges": [(1, 1)], "edge_type": ""},
+    "bad labels": {"labels": [1]}, "no labels": {"labels": None}, "unhashable": {"nodes": [((["A"],), {})]},
+    "no type": {"edges": [(1, 1)]}, "bad type": {"edges": [(1, 1)], "edge_type": ""},
     "missing": {"edges": [(1, 3)], "edge_type": "T"}, "deleted": {"edges": [(2, 1)], "edge_type": "T"},
     "negative id": {"edges": [(-1, 1)], "edge_type": "T"}, "beyond": {"edges": [(0, 2)], "nodes": 2, "relative": True,
                                                                      "edge_type": "T"},

@@ -109,7 +109,7 @@ def encode(load: object, draft: GraphTransaction, out: BinaryIO, room: int) -> b
     if not isinstance(load, BulkLoad):
         raise InvalidInput(f"a bulk load must be a BulkLoad, not {type(load).__name__}")
     before = draft.marks()
-    shared = check_labels([load.labels] if isinstance(load.labels, str) else load.labels)
+    shared = check_labels(_several(load.labels))
     count, sets, node_props = _nodes(load, shared, draft, before.next_node)
     sources, targets, maps = _edges(load.edges)
     _check_ends(load, sources, targets, count, draft, before)
@@ -165,7 +165,7 @@ def _nodes(load: BulkLoad, shared: tuple[str, ...], draft: GraphTransaction,
             properties = item
         elif isinstance(item, tuple) and len(item) == 2:
             labels, properties = item
-            labels = (labels,) if isinstance(labels, str) else tuple(labels)
+            labels = _several(labels)
             uniform = False
         else:
             raise InvalidInput(f"node {at} of the load is neither a mapping nor (labels, properties)")
@@ -176,6 +176,18 @@ def _nodes(load: BulkLoad, shared: tuple[str, ...], draft: GraphTransaction,
         if properties:
             maps.append((at, properties))
     return len(sets), None if uniform else np.array(sets, np.uint32), b"".join(_maps(maps, first, draft))
+
+
+def _several(labels: Any) -> tuple[Any, ...]:
+    """Labels, one or several, as a tuple to look up. Raises `InvalidInput`."""
+    if isinstance(labels, str):
+        return (labels,)
+    try:
+        several = tuple(labels)
+        hash(several)
+    except TypeError as error:
+        raise InvalidInput("labels are a str, or several", hint="leave out labels=, or give () for none") from error
+    return several
 
 
 def _maps(maps: list[tuple[int, Properties]], first: int, draft: GraphTransaction) -> Iterator[bytes]:
