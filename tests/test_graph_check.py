@@ -14,6 +14,7 @@ from holdfast.engine import document
 from holdfast.engine.contract import Context
 from holdfast.engine.errors import Damaged
 from holdfast.engine.graph import GraphEngine, adjacency
+from holdfast.engine.graph.check import _Stored
 from holdfast.engine.graph.lmdbstate import DATABASES, LABEL_KEY, ROW_KEY, STATE_MAGIC, STATE_VERSION, id_key
 from holdfast.engine.graph.values import value_digest
 
@@ -192,4 +193,22 @@ def test_damage_in_the_overlay_is_found(rig: Rig, what: str) -> None:
         engine._state[1][0].nodes[99] = (2, 0, None)
     with engine.view() as view:
         assert list(view.check())
+    engine.close()
+
+
+def test_a_check_goes_on_while_a_writer_names_things(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = rig.engine = GraphEngine.open(rig.directory / "state", Context())
+    tx = engine.begin()
+    tx.add_node("New")
+    rig.commit(tx)
+    draft = engine.begin()
+    original = _Stored._stored_token
+
+    def meanwhile(stored: _Stored, token: int) -> bool:
+        draft.add_node(f"L{token}")
+        return original(stored, token)
+
+    monkeypatch.setattr(_Stored, "_stored_token", meanwhile)
+    rig.sound()
+    assert draft.node_count == 14, "it was asked for two tokens that the checkpoint did not have"
     engine.close()

@@ -113,7 +113,7 @@ class _Stored:
         return int.from_bytes(self.block("nodes", number)[4 * at : 4 * at + 4], "little")
 
     def nodes(self) -> Iterator[str]:
-        for token in self.tokens.values:
+        for token in list(self.tokens.values):
             if token >= self.marks.next_token and self._stored_token(token):
                 yield f"token {token} is in use, but the next to be given out is {self.marks.next_token}"
         for key, value in self.rows("nodes"):
