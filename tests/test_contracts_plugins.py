@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from workloads import JournalWorkload
+
 from holdfast.engine import BackupService
 from holdfast.engine.contract import Transaction
 from holdfast.engine.history import Position, Record
@@ -116,6 +118,12 @@ class TestUnique(PluginContract):
 
 class TestReplica(PluginContract):
     plugin = Replica
+    holds = gates = True
+
+
+class TestReplicaOfAJournal(PluginContract):
+    plugin = Replica
+    workload = JournalWorkload
     holds = gates = True
 
 

@@ -14,7 +14,7 @@ from holdfast.engine.graph.bulk import BulkLoad
 from holdfast.engine.graph.engine import GraphEngine
 from holdfast.engine.graph.transaction import GraphTransaction
 from holdfast.engine.graph.view import GraphView
-from holdfast.engine.memory import MemoryEngine
+from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
 from holdfast.engine.records import RecordsEngine, RecordsTransaction, RecordsView
 from holdfast.engine.rocksdb import RocksEngine
 from holdfast.engine.sqlite import SqliteEngine
@@ -104,6 +104,79 @@ class RecordsWorkload(Workload):
 def _long(number: int) -> bytes:
     """A value that takes several records, and that `operations` never draws."""
     return (b"number %d " % number) * 16
+
+
+class JournalTransaction(MemoryTransaction):
+    """Lines by their numbers, which are consecutive from 0."""
+
+    __slots__ = ("length",)
+
+    def __init__(self, state: Mapping[bytes, bytes]) -> None:
+        super().__init__(state)
+        self.length = len(state)
+
+    def line(self, number: int) -> bytes | None:
+        return self.get(number.to_bytes(8, "big"))
+
+    def append(self, line: bytes) -> int:
+        self.put(self.length.to_bytes(8, "big"), line)
+        self.length += 1
+        return self.length - 1
+
+    def truncate(self, length: int) -> None:
+        self.writable()
+        while self.length > length:
+            self.length -= 1
+            self.delete(self.length.to_bytes(8, "big"))
+
+
+class JournalEngine(MemoryEngine):
+    name = "journal"
+
+    def begin(self) -> JournalTransaction:
+        return JournalTransaction(self._state)
+
+
+class JournalWorkload(Workload):
+    """A list of lines. What its drafts answer depends on all that came before, and is compared with the model: a model
+    that is not that of the state which the draft sees is an error here, where it would be none of a map."""
+
+    engine = JournalEngine
+
+    def operations(self) -> st.SearchStrategy[list[Operation]]:
+        lines = st.builds(text_of, st.integers(0, 255), st.sampled_from((0, 5, 2000)))
+        return st.lists(st.one_of(st.tuples(st.just("append"), lines),
+                                  st.tuples(st.just("truncate"), st.integers(0, 9))), min_size=1, max_size=6)
+
+    def new_model(self) -> list[bytes]:
+        return []
+
+    def run(self, tx: JournalTransaction, model: list[bytes], operations: list[Operation]) -> None:
+        for kind, what in operations:
+            if kind == "append":
+                number = tx.append(what)
+                assert number == len(model), f"line {len(model)} was appended as {number}"
+                model.append(what)
+            else:
+                length = what % (len(model) + 1)
+                tx.truncate(length)
+                del model[length:]
+            assert tx.length == len(model), f"the draft has {tx.length} lines, and should have {len(model)}"
+            if model:
+                assert tx.line(len(model) - 1) == model[-1], f"the draft's last line, {len(model) - 1}"
+
+    def expected(self, model: list[bytes]) -> dict[int, bytes]:
+        return dict(enumerate(model))
+
+    def content(self, view: View) -> dict[int, bytes]:
+        assert isinstance(view, MemoryView)
+        return {int.from_bytes(number, "big"): line for number, line in view.items()}
+
+    def numbered(self, number: int) -> list[Operation]:
+        return [("append", b"number %d" % number)]
+
+    def shows(self, content: dict[int, bytes], number: int) -> bool:
+        return b"number %d" % number in content.values()
 
 
 LABELS, TYPES, KEYS, NUMBERED = ("A", "B"), ("KNOWS", "LIKES"), ("p", "q"), "N"

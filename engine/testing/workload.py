@@ -49,7 +49,7 @@ class Workload(ABC):
     @abstractmethod
     def run(self, tx: Any, model: Any, operations: list[Operation]) -> None:
         """Do `operations` in the draft, and to the model, and `assert` what the draft answers on the way, that ids it
-        gives out were never given out before included."""
+        gives out were never given out before included. The model is always that of the state that the draft sees."""
 
     @abstractmethod
     def expected(self, model: Any) -> Any:

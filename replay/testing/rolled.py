@@ -271,7 +271,8 @@ class RollChecks(Contract):
                 store.store.checkpoint()
             twin_path = kept.crash_image()
             with kept.opened(twin_path) as twin:
-                _write(kept, twin, work.numbered(3))
+                theirs = kept.models[-1].copy()
+                _write(twin, work, theirs, 3)
                 twin.checkpoint()
                 kept.write(2)
                 stranger.write(3)
@@ -285,7 +286,7 @@ class RollChecks(Contract):
                 log = Log.create(kept.fresh("log"), kept.store.history, kept.store.log.base, engine=work.engine.name,
                                  options=_LOG, seams=REAL)
                 fetch(source, grant.id, log, kept.store.published, kept.store.history)
-                _write(kept, twin, work.numbered(4))
+                _write(twin, work, theirs, 4)
                 with raises(InvalidInput, "a twin's record at the end of this store's log"):
                     log.append_record(next(twin.log.read(end.txid)))
                 log.close()
@@ -323,10 +324,10 @@ def _refuse_pruned(kept: Modelled, source: LocalSource, early: Seeded, other: Lo
         engine.close()
 
 
-def _write(kept: Modelled, store: Any, operations: list[Operation]) -> None:
-    """To another store than the kept one."""
+def _write(store: Any, work: Workload, model: Any, number: int) -> None:
+    """To another store than the kept one. `model` is that of its content, and is changed with it."""
     with store.transaction() as tx:
-        kept.work.run(tx, kept.models[1].copy(), operations)
+        work.run(tx, model, work.numbered(number))
 
 
 def _refuse_by_history(kept: Modelled, source: LocalSource, stranger: Modelled) -> None:

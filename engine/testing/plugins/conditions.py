@@ -81,7 +81,9 @@ def _burst(checks: PluginChecks, work: Workload, directory: Path) -> Rig:
         def write(_: int) -> None:
             for _ in range(4):
                 with rig.store.transaction() as tx:
-                    work.run(tx, work.new_model(), work.numbered(next(numbers)))
+                    model = rig.model.copy()
+                    work.run(tx, model, work.numbered(next(numbers)))
+                    rig.model = model  # in the order of the log, since the writer lock is held
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(write, range(4)))

@@ -128,7 +128,8 @@ class LifeChecks(PluginChecks):
                 files.fail("datasync", only=is_log)
                 try:
                     rig.commit_number()
-                except OutcomeUnknown:
+                except OutcomeUnknown as error:
+                    unknown = error.txid
                     files.heal()
                 else:
                     raise AssertionError("a commit whose sync failed returned")
@@ -140,6 +141,9 @@ class LifeChecks(PluginChecks):
             assert not left, f"after a poisoned store was closed there is still {', '.join(left)}"
             rig.open()
             with rig:
+                if rig.store.published.txid == unknown:
+                    rig.model = rig.tried
+                rig.compare()
                 assert rig.commit_number(), "a transaction was refused after the store was opened again"
 
         self.try_once(claim)

@@ -37,6 +37,7 @@ class Rig:
 
     Attributes:
         store, watch, model: see above; `watch` is None for a bare store.
+        tried: the model as of the transaction that was run last, committed or not.
         watches: of every instance that the rig has used.
     """
 
@@ -58,7 +59,7 @@ class Rig:
         """
         self.work, self.directory = work, directory
         self.may_refuse, self.has_model = may_refuse, has_model
-        self.model = work.new_model()
+        self.model = self.tried = work.new_model()
         self.watches: list[Watch] = []
         self._make, self._first, self._last, self._seams = make, first, last, seams
         self._everyone: list[Watch] = [] if watches is None else watches
@@ -95,7 +96,7 @@ class Rig:
             Stuck: it was committed, and is not acknowledged. (Each try takes its time: nothing to shrink.)
             OutcomeUnknown: the store is poisoned.
         """
-        model = self.model.copy()
+        model = self.tried = self.model.copy()
         before = len(self.watch.raised) if self.watches else 0
         try:
             with self.store.transaction(durability) as tx:

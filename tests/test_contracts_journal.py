@@ -1,0 +1,13 @@
+"""The contract suites on an engine whose workload compares everything that a draft answers with the model."""
+
+from __future__ import annotations
+
+from workloads import JournalWorkload
+
+from holdfast.backup.testing import BackupContract
+from holdfast.engine.testing import EngineContract
+from holdfast.replay.testing import ReplayContract
+
+
+class TestJournal(BackupContract, ReplayContract, EngineContract):
+    workload = JournalWorkload
