@@ -12,8 +12,9 @@ from workloads import WORKLOADS
 
 from holdfast.engine.testing import Contract, Workload, check, check_engine
 from holdfast.engine.testing.crashed.scripted import Run, Step
-from holdfast.engine.testing.crashed.scripts import AFTER_FULL, full_segments, long_script, sampled, short_script
+from holdfast.engine.testing.crashed.scripts import AFTER_FULL, full_segments, long_script, short_script
 from holdfast.engine.testing.figures import count
+from holdfast.engine.testing.workload import sampled
 
 KINDS = ("memory", "staging", "records")
 Script = Callable[[Workload], list[Step]]

@@ -130,6 +130,15 @@ class NeverFreed(MemoryEngine):
         return reached
 
 
+@animal(caught_by="EngineContract.test_a_checkpoint_frees_what_waits_for_it")
+class NeverWaits(MemoryEngine):
+    """How much waits for a checkpoint was to be counted later. The kit is told that nothing does, starts none, and
+    memory and log grow until the process ends."""
+
+    def pending_bytes(self) -> int:
+        return 0
+
+
 @animal(caught_by="EngineContract.test_a_read_only_opening_replays_in_memory")
 class CheckpointsByItself(MemoryEngine):
     """A replay of many records checkpoints by itself, to save memory, also where it is open read-only."""

@@ -257,3 +257,18 @@ class OpenForEver(MemoryEngine):
 
     def begin(self) -> MemoryTransaction:
         return self.Draft(self._state)
+
+
+@animal(
+    caught_by="EngineContract.test_a_draft_that_ended_takes_no_more",
+    also=["EngineContract.test_a_payload_holds_all_its_draft_changed"])
+class DeletesForEver(MemoryEngine):
+    """Of a draft's calls, the one that was added last does not look whether the draft has ended. Its caller is told
+    that the key is gone."""
+
+    class Draft(MemoryTransaction):
+        def delete(self, key: bytes) -> None:
+            self.changes[key] = None
+
+    def begin(self) -> MemoryTransaction:
+        return self.Draft(self._state)

@@ -1,10 +1,15 @@
-"""What must be refused: `with raises(RolledBack, "a vetoed commit"):` for checks that run without pytest."""
+"""What must be refused: `with raises(RolledBack, "a vetoed commit"):` for checks that run without pytest, and the
+changes of a draft that takes no more."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import reprlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from ..errors import StoreClosed
+from .workload import Operation, Workload
 
 
 class Raised:
@@ -24,3 +29,29 @@ def raises(kinds: type[BaseException] | tuple[type[BaseException], ...], what: s
         return
     names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
     raise AssertionError(f"{what} raised nothing, and must raise {names}")
+
+
+def refuses_changes(work: Workload, tx: Any, model: Any, operations: Sequence[Operation], what: str, *,
+                    answers: bool = True) -> None:
+    """A draft must refuse every change with `StoreClosed`: what certainly adds something, and each of `operations` that
+    would change what it sees.
+
+    Args:
+        tx, model: the draft, and the model of what it sees.
+        what: names the draft.
+        answers: it still answers as the model does. What a draft answers that has ended is not the contract's business.
+    """
+    before = work.expected(model)
+    for attempt in (work.numbered(9), *([operation] for operation in operations)):
+        tried = model.copy()
+        try:
+            work.run(tx, tried, attempt)
+        except StoreClosed:
+            continue
+        except AssertionError:
+            if answers:
+                raise
+            continue
+        assert work.expected(tried) == before, (
+            f"{what} took {reprlib.repr(attempt[0])}, and must raise StoreClosed (begin each call that changes "
+            "something with self.writable())")

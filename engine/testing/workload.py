@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from ..contract import Engine, StagingEngine, View
 
+T = TypeVar("T")
 Operation = tuple[Any, ...]
 """One call, as the workload's `run` understands it: its kind, then its arguments."""
 
@@ -86,6 +88,30 @@ def pick(index: int, among: Iterable[Any]) -> Any:
     """The one of those that exist that an index stands for."""
     names = sorted(among)
     return names[index % len(names)]
+
+
+def sampled(strategy: st.SearchStrategy[T], count: int, *, number: int = 0) -> list[T]:
+    """About so many examples of a strategy, the same each time for a number."""
+    found: list[T] = []
+
+    @seed(number)
+    @settings(max_examples=count, database=None, phases=[Phase.generate], deadline=None,
+              suppress_health_check=list(HealthCheck))
+    @given(strategy)
+    def collect(value: T) -> None:
+        found.append(value)
+
+    collect()
+    return found
+
+
+def of_each_kind(work: Workload) -> list[Operation]:
+    """Some operations of each kind that a workload draws, the same each time."""
+    kinds: dict[Any, list[Operation]] = {}
+    for operations in sampled(work.operations(), 60):
+        for operation in operations:
+            kinds.setdefault(operation[0], []).append(operation)
+    return [operation for some in kinds.values() for operation in some[:5]]
 
 
 KEYS = st.binary(min_size=1, max_size=2)

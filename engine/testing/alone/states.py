@@ -106,7 +106,8 @@ class StateChecks(Contract):
 
     @check()
     def test_a_checkpoint_frees_what_waits_for_it(self, work: Workload) -> None:
-        """`pending_bytes` falls when all is checkpointed, however much it was: the kit makes commits wait by it."""
+        """`pending_bytes` grows with what waits for a checkpoint, and falls when all is checkpointed, however much it
+        was: by it the kit starts checkpoints and makes commits wait."""
         with driven(work) as it:
             it.checkpoint()
             low = it.engine.pending_bytes()
@@ -114,6 +115,7 @@ class StateChecks(Contract):
                 it.commit(work.numbered(n))
             high = it.engine.pending_bytes()
             assert min(low, high) >= 0, f"pending_bytes() is {min(low, high)}"
+            assert low < high, f"{low} bytes were pending after a checkpoint, and {high} when 200 transactions wait"
             it.checkpoint()
             left = it.engine.pending_bytes()
             assert left <= low + (high - low) // 4, f"{high} bytes were pending, and after a checkpoint of all {left}"

@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TypeVar
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from ...contract import BulkEngine
-from ..workload import Operation, Workload
+from ..workload import Operation, Workload, sampled
 from .scripted import Run, Step
-
-T = TypeVar("T")
 
 LARGE = 33_000
 """Bytes of a payload of which three fit into a segment of the smallest size."""
 _WORTH = 1000
 """Operations that add fewer bytes to a payload are left out of a large one."""
-
-
-def sampled(strategy: st.SearchStrategy[T], count: int, *, number: int = 0) -> list[T]:
-    """About so many examples of a strategy, the same each time for a number."""
-    found: list[T] = []
-
-    @seed(number)
-    @settings(max_examples=count, database=None, phases=[Phase.generate], deadline=None,
-              suppress_health_check=list(HealthCheck))
-    @given(strategy)
-    def collect(value: T) -> None:
-        found.append(value)
-
-    collect()
-    return found
 
 
 class _RolledBack(Exception):

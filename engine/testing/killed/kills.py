@@ -22,10 +22,9 @@ from pathlib import Path
 from unittest import SkipTest
 
 from ..contract import Contract, check, scratch
-from ..crashed.scripts import sampled
 from ..figures import count
 from ..profiles import SEED_VARIABLE, current_seed
-from ..workload import Operation, Workload
+from ..workload import Operation, Workload, sampled
 from .children import Child, Journal, NotFoundElsewhere, Server
 from .worker import drive
 

@@ -11,14 +11,14 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ...contract import Transaction
-from ...errors import StoreClosed
 from ...history import Position, Record
 from ...plugins import LogRange, Plugin
 from ...settings import Durability
 from ...store import Store
 from ..contract import Contract, check, scratch
-from ..raising import raises
-from ..workload import Operation, Workload
+from ..raising import raises, refuses_changes
+from ..workload import Operation, Workload, of_each_kind
+from .ends import Refused
 from .modelled import DURABILITIES, PATIENCE_S, Modelled
 
 
@@ -76,8 +76,7 @@ class Adding(Plugin):
     def final(self, draft: Transaction) -> None:
         if self.kept is not None:
             work = self.kept.work
-            with raises(StoreClosed, "a change of a draft that is being committed"):
-                work.run(draft, self.kept.tried.copy(), work.numbered(2000 + self.added))
+            refuses_changes(work, draft, self.kept.tried, [], "a draft that is being committed")
             self.payloads.append(draft.payload())
 
 
@@ -147,17 +146,20 @@ class HookChecks(Contract):
 
     @check()
     def test_a_draft_that_ended_takes_no_more(self, work: Workload) -> None:
-        """A draft that was committed or rolled back refuses every change."""
+        """A draft that was committed or rolled back refuses changes of every kind."""
+        some = of_each_kind(work)
+
         def claim(operations: list[Operation], commits: bool) -> None:
             with scratch() as root, Modelled(work, root) as kept:
+                kept.write(0)
                 if commits:
-                    tx = kept.transact([*operations, *work.numbered(0)])
+                    tx = kept.transact([*operations, *work.numbered(1)])
                 else:
-                    with raises(KeyError, "a block"), kept.store.transaction() as tx:
-                        work.run(tx, work.new_model(), operations)
-                        raise KeyError
-                with raises(StoreClosed, "a change of a draft that has ended"):
-                    work.run(tx, kept.models[-1].copy(), work.numbered(1))
+                    with raises(Refused, "a block"), kept.store.transaction() as tx:
+                        kept.tried = kept.models[-1].copy()
+                        work.run(tx, kept.tried, [*operations, *work.numbered(1)])
+                        raise Refused
+                refuses_changes(work, tx, kept.tried, some, "a draft that has ended", answers=False)
                 kept.shows(kept.last)
                 kept.write(2)
                 kept.shows(kept.last)
