@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from staging_memory import StagingMemory
 from zoo import animal
 
 from holdfast.engine.contract import Image, ImageFile
@@ -64,6 +65,15 @@ class ImageAhead(MemoryEngine):
 
     def image(self) -> Image:
         return FileImage(self._seams, self._directory, ("state",), self._applied)
+
+
+@animal(caught_by="EngineContract.test_an_image_in_the_middle_of_a_checkpoint")
+class ImageInBetween(StagingMemory):
+    """A checkpoint puts a new file in place, then moves the position. An image that is made in between holds the new
+    state and says the old position."""
+
+    def image(self) -> Image:
+        return FileImage(self._seams, self._directory, ("state",), self._position)
 
 
 @animal(caught_by="EngineContract.test_an_image_is_what_it_is_declared_to_be")

@@ -10,15 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
-from ...contract import BulkEngine, Engine, StagingEngine
+from ...contract import BulkEngine, Engine, Image, StagingEngine
 from ...errors import InvalidInput
+from ...history import Position
 from ..beside import LIMIT_S, Beside, at_each_line
 from ..contract import ABOVE_SEAMS, BACKGROUND_CHECKPOINT, BULK, STAGING, Contract, check
 from ..disks.quiet import quiet_seams
@@ -145,7 +146,10 @@ class AbilityChecks(Contract):
     @check()
     def test_views_and_images_in_other_threads(self, work: Workload) -> None:
         """Views and images may be made, read and closed in any thread while transactions are applied and checkpoints
-        made, and each shows one whole state."""
+        made, and each shows one whole state. Where the engine does not declare that checkpoints run beside the others,
+        no image is made while one runs."""
+        beside = work.engine.abilities.background_checkpoint
+        apart: AbstractContextManager[Any] = nullcontext() if beside else threading.Lock()
         with _threads_change_often(), driven(work) as first, driven(work) as it:
             for n in range(_MANY):
                 first.commit([operation for i in range(_LARGE) for operation in work.numbered(n * _LARGE + i)])
@@ -164,14 +168,15 @@ class AbilityChecks(Contract):
                 except BaseException as error:
                     errors.append(error)
 
-            looks = [partial(_look_at_views, it), partial(_look_at_views, it), partial(_look_at_image, it)]
+            looks = [partial(_look_at_views, it), partial(_look_at_views, it), partial(_look_at_image, it, apart)]
             threads = [threading.Thread(target=reading, args=(look,), daemon=True) for look in looks]
             for thread in threads:
                 thread.start()
             for n, record in enumerate(it.records):
                 it.apply(record)
                 if n % 4 == 0:
-                    it.checkpoint()
+                    with apart:
+                        it.checkpoint()
                 time.sleep(_PAUSE_S)
                 if errors:
                     break
@@ -226,6 +231,37 @@ class AbilityChecks(Contract):
         self.prove(claim, examples=30, before=work.operations(), beside=several(work, 4))
 
 
+    @check(BACKGROUND_CHECKPOINT)
+    def test_an_image_in_the_middle_of_a_checkpoint(self, work: Workload) -> None:
+        """An image that another thread makes at any line of a checkpoint is of the position that it names, which is the
+        one before the checkpoint or one that it reaches. If it is stable, it opens as exactly the state there."""
+        def claim(before: list[Operation], after: list[Operation]) -> None:
+            with driven(work) as it:
+                begun(it)
+                it.commit(before)
+                it.checkpoint()
+                least = it.engine.position.txid
+                it.commit(after)
+                it.commit(work.numbered(4))
+                taken: dict[Position, list[dict[str, bytes]]] = {}
+
+                def take() -> None:
+                    p0, contents = _read_out(it.engine.image())
+                    some = taken.setdefault(p0, [])
+                    if contents not in some:
+                        some.append(contents)
+
+                with at_each_line(take):
+                    it.engine.checkpoint(it.end)
+                for p0, some in taken.items():
+                    at_one = least <= p0.txid <= it.published
+                    assert at_one, f"an image made during a checkpoint from {least} to {it.published} is at {p0}"
+                    for contents in some:
+                        _look_at_copy(it, p0, contents, "made in the middle of a checkpoint")
+
+        self.prove(claim, examples=3, before=work.operations(), after=work.operations())
+
+
 def _nothing_unpublished(it: Driver) -> None:
     """What a killed process leaves now holds nothing that is not published."""
     with closing(it.opened(it.killed())) as killed:
@@ -253,15 +289,28 @@ def _look_at_views(it: Driver) -> None:
             view.close()
 
 
-def _look_at_image(it: Driver) -> None:
-    """An image, and what becomes of it."""
-    image = it.engine.image()
+def _look_at_image(it: Driver, apart: AbstractContextManager[Any]) -> None:
+    """An image, made while no checkpoint that takes `apart` runs, and what becomes of it."""
+    with apart:
+        image = it.engine.image()
+    _look_at_copy(it, *_read_out(image), "made in another thread")
+
+
+def _read_out(image: Image) -> tuple[Position, dict[str, bytes]]:
+    """An image's position, and every byte of it. It is closed."""
     try:
-        contents, p0 = read_image(image), image.position
+        return image.position, read_image(image)
     finally:
         image.close()
+
+
+def _look_at_copy(it: Driver, p0: Position, contents: dict[str, bytes], made: str) -> None:
+    """If the image is stable, it is the state at p0; when it is replayed, that after all transactions."""
+    if it.work.engine.abilities.image == "stable":
+        with closing(it.opened(it.copied(contents), adopt=p0)) as copy:
+            it.compare_state(copy, p0.txid, f"a copy of the stable image at {p0}, {made},")
     with closing(it.recovered(it.copied(contents), adopt=p0)) as copy:
-        it.compare_state(copy, len(it.records), f"a copy of an image at {p0}, made in another thread and replayed,")
+        it.compare_state(copy, len(it.records), f"a copy of an image at {p0}, {made} and replayed,")
 
 
 @contextmanager
