@@ -1,8 +1,8 @@
 """The command line: `holdfast backup`, `restore`, `verify`, `info`, `log`, `serve`.
 
 Thin: each command calls the library function of its name. With `--json` standard output holds one JSON object (JSON
-lines for `log`), an error too: `{"error": class, "message": ..., "hint": ...}`. Progress goes to standard error, and
-only where that is a terminal. No error of Holdfast's ends in a traceback.
+lines for `log`), an error too, wrong usage included: `{"error": class, "message": ..., "hint": ...}`. Progress goes to
+standard error, and only where that is a terminal. No error of Holdfast's ends in a traceback.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..engine import errors
+from ..engine.contract import Engine
 from ..engine.plugins import find_engine
 from ..engine.source.service import BackupService
 from ..engine.store import Store
@@ -32,9 +33,11 @@ from .verify import verify as verify_whole
 
 if TYPE_CHECKING:
     import typer
+    from typer.core import TyperGroup
 else:
     try:
         import typer
+        from typer.core import TyperGroup
     except ImportError:
         sys.exit("holdfast: the command line needs the extra packages of holdfast[cli]: pip install 'holdfast[cli]'")
 
@@ -49,9 +52,33 @@ EXIT_CODES: tuple[tuple[int, str, tuple[type[BaseException], ...]], ...] = (
 )
 """Exit code, what it means, and the errors that lead to it. The first row that fits counts."""
 
-_HELP = "Exit codes: 0 done; " + "; ".join(f"{code} {text}" for code, text, _ in sorted(EXIT_CODES)) + "."
+INTERRUPTED = 130
+_UsageError: Any = typer.BadParameter.__base__  # Typer exports this subclass only, and may bring a Click of its own
+_CODES = [(0, "done"), *((code, text) for code, text, _ in sorted(EXIT_CODES)), (INTERRUPTED, "interrupted")]
+_HELP = f"Exit codes: {'; '.join(f'{code} {text}' for code, text in _CODES)}."
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+
+class _Commands(TyperGroup):
+    """Tells wrong usage as any other error where JSON is asked for."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
+             standalone_mode: bool = True, windows_expand_args: bool = True, **extra: Any) -> Any:
+        given = sys.argv[1:] if args is None else args
+        as_json = standalone_mode and "--json" in given
+        try:
+            done = super().main(args, prog_name, complete_var, standalone_mode and not as_json, windows_expand_args,
+                                **extra)
+        except _UsageError as error:
+            if not as_json:
+                raise
+            wrong: Any = error
+            hint = f"see {wrong.ctx.command_path if wrong.ctx is not None else 'holdfast'} --help"
+            _complain(errors.InvalidInput.__name__, wrong.format_message(), hint, (), as_json)
+            sys.exit(wrong.exit_code)
+        return sys.exit(done) if as_json else done
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Back up, restore and look into Holdfast stores.", epilog=_HELP)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
 EngineName = Annotated[str | None, typer.Option("--engine", help="Engine, by its registered name.", metavar="NAME")]
@@ -73,8 +100,8 @@ def _errors(as_json: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _complain("Interrupted", "interrupted", "run it again: what was copied is kept for a while", (), as_json)
-        raise typer.Exit(130) from None
+        _complain("Interrupted", "interrupted", "run it again", (), as_json)
+        raise typer.Exit(INTERRUPTED) from None
     except errors.HoldfastError as error:
         findings = getattr(error, "findings", ())
         _complain(type(error).__name__, error.message, error.hint, findings, as_json)
@@ -238,6 +265,10 @@ def log(
 @app.command()
 def serve(
     directory: Annotated[Path, typer.Argument(help="The store.", metavar="DIR")],
+    create: Annotated[bool, typer.Option("--create", help="Make an empty store of the engine that --engine names "
+                                                          "where there is none.")] = False,
+    retire: Annotated[bool, typer.Option("--retire", help="Serve a backup too, which becomes a store of its own then "
+                                                          "and is no backup any more.")] = False,
     engine: EngineName = None,
     listen: Annotated[str | None, typer.Option(help="host:port of the backup service; :port means loopback. Default: "
                                                     "127.0.0.1:6362 or the next free one.")] = None,
@@ -246,17 +277,39 @@ def serve(
 ) -> None:
     """Open a store and serve backups of it until SIGTERM or SIGINT."""
     with _errors(as_json):
-        _serve(directory, engine, listen, _options(engine_option), as_json, lambda stop: stop.wait())
+        kind = find_engine(_engine_to_serve(directory, engine, create, retire))
+        _serve(directory, kind, listen, create, _options(engine_option), as_json, lambda stop: stop.wait())
 
 
-def _serve(directory: Path, engine: str | None, listen: str | None, options: dict[str, Any], as_json: bool,
-           wait: Callable[[threading.Event], Any]) -> None:
-    kind = find_engine(engine if engine is not None else info_of(directory).engine)
+def _engine_to_serve(directory: Path, engine: str | None, create: bool, retire: bool) -> str:
+    """The name of the engine to open a directory with.
+
+    Raises:
+        InvalidInput: a store is to be made, and it is not said of which engine.
+        StoreNotFound: there is none, or a backup that is to stay one.
+    """
+    if create and engine is None:
+        raise errors.InvalidInput("--create does not say of which engine", hint="name it: --engine graph")
+    try:
+        found = info_of(directory)
+    except errors.StoreNotFound as error:
+        if create and engine is not None:
+            return engine
+        error.hint = "check the path, or make one with --create"
+        raise
+    if found.kind == "backup" and not retire:
+        raise errors.StoreNotFound(f"{directory} is a backup, and no store", hint="restore it, and serve what comes of "
+                                   "that; or say --retire: then it becomes a store and takes no more backups")
+    return engine or found.engine
+
+
+def _serve(directory: Path, kind: type[Engine[Any, Any]], listen: str | None, create: bool, options: dict[str, Any],
+           as_json: bool, wait: Callable[[threading.Event], Any]) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     service = BackupService(online_backup_server=listen)
-    with Store.open(directory, kind, create=engine is not None, plugins=[service], options=options) as store:
+    with Store.open(directory, kind, create=create, plugins=[service], options=options) as store:
         ready = {"directory": str(directory), "engine": kind.name, "store_id": store.history.store_id.hex(),
                  "backup_uri": store.backup_uri}
         _print(json.dumps(ready) if as_json else

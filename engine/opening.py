@@ -8,6 +8,7 @@ and begins a new branch, both durably, so that it is never again taken for a bac
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,6 +82,7 @@ class Opened:
         reader: what keeps the log that is needed here, where another process writes the store; or None.
         still: opened read-only where nobody wrote: what keeps writers out, since what libraries read without locks must
             not change under them; or None.
+        undo: removes the store, which this opening has made; None where there was one.
         half_way: `follow` has begun to apply what is new; not all of it may be there, or shown.
         engine_closed, released: how far `release` came.
     """
@@ -94,6 +97,7 @@ class Opened:
     manifest: Manifest | None = None
     reader: ReaderLease | None = None
     still: DirectoryLock | None = None
+    undo: Callable[[], None] | None = None
     half_way: bool = False
     engine_closed: bool = False
     released: bool = False
@@ -105,6 +109,8 @@ class Opened:
             for part in (self.still, self.reader, self.lock):
                 if part is not None:
                     last_to_first.callback(part.release)
+            if self.undo is not None and not self.log.end.txid:  # no plugin has committed meanwhile
+                last_to_first.callback(self.undo)
             if self.scratch is not None:
                 last_to_first.callback(self.scratch.cleanup)
             if not self.engine_closed:
@@ -119,18 +125,22 @@ def process_name() -> str:
 
 def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, options: Mapping[str, Any],
                      settings: Settings, seams: Seams) -> Opened:
-    """Raises what `Store.open` does. Nothing is left open or locked then."""
+    """Raises what `Store.open` does. Nothing is left open or locked then, and no store that was not there before."""
     layout = Layout(root, seams.files)
+    undo = None
     if not layout.is_store():
         if not create:
             raise StoreNotFound(f"no store in {root}")
         if not layout.is_empty():
             raise StoreExists(f"{root} is not empty, and holds no store")
+        undo = partial(_unmake, layout, directory_too=not seams.files.exists(root))
         seams.files.make_directory(root)
     lock = seams.files.lock(layout.lock_path, process_name())
     try:
         if not layout.is_store():
             _create(layout, kind, options, settings, seams)
+        else:
+            undo = None  # whether it was there before, or somebody was faster than we
         identity = _identity(layout, kind)
         _need_room(seams.files, root)
         layout.sweep()
@@ -154,23 +164,19 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
             engine.close()
             raise
     except BaseException:
+        if undo is not None:
+            undo()
         lock.release()
         raise
-    return Opened(layout, generation, engine, log, lock, replayed, None,
-                  manifest if manifest is not None and not manifest.settled else None)
+    return Opened(layout, generation, engine, log, lock, replayed, undo=undo,
+                  manifest=manifest if manifest is not None and not manifest.settled else None)
 
 
 def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, Any], settings: Settings,
             seams: Seams) -> None:
     """Make an empty store. It is one from the moment that `CURRENT` names its generation."""
     files = seams.files
-    for name in files.list(layout.root):
-        if name != "LOCK":  # the rests of a creation that was cut off, as `is_empty` has made sure
-            path = layout.root / name
-            if files.is_directory(path):
-                files.remove_tree(path)
-            else:
-                files.unlink(path)
+    _clear(layout)
     _need_room(files, layout.root)
     now = seams.clock.now_us()
     store_id, branch_id = seams.randomness.token(16), seams.randomness.token(16)
@@ -183,6 +189,29 @@ def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, 
     log.close()
     layout.write_identity(Identity(store_id, kind.name, now))
     layout.switch(generation)
+
+
+def _unmake(layout: Layout, *, directory_too: bool) -> None:
+    """Remove a store that could not be opened when it was made, or what there is of it. The caller holds its lock."""
+    files, root = layout.files, layout.root
+    with contextlib.suppress(OSError):  # on a disk that fails; the next opening makes a store of what is left
+        files.unlink(root / "CURRENT", missing_ok=True)  # first of all, so that what is left is never taken for one
+        files.sync_directory(root)
+        _clear(layout)
+        files.unlink(layout.lock_path)
+        if directory_too:
+            files.remove_tree(root)
+
+
+def _clear(layout: Layout) -> None:
+    """Remove the rests of a creation that was cut off: all that is there, as `is_empty` has made sure."""
+    for name in layout.files.list(layout.root):
+        if name != "LOCK":
+            path = layout.root / name
+            if layout.files.is_directory(path):
+                layout.files.remove_tree(path)
+            else:
+                layout.files.unlink(path)
 
 
 def _need_room(files: Files, root: Path) -> None:

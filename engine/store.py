@@ -196,6 +196,7 @@ class Store(Writing[TxT, ViewT]):
             if isinstance(error, HoldfastError) or not isinstance(error, Exception):
                 raise
             raise PluginError(f"a plugin could not start: {error}") from error
+        opened.undo = None
         return store
 
     # --- where it stands -------------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import os
 import re
 import signal
 import subprocess
@@ -44,11 +44,14 @@ def told(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store[Any, Any]]:
-    runtime = tmp_path / "runtime"
-    runtime.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runtime").mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.delenv("HOLDFAST_TOKEN", raising=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path, runtime: None) -> Iterator[Store[Any, Any]]:
     service = BackupService(online_backup_server="127.0.0.1:0")
     with Store.open(tmp_path / "store", MemoryEngine, plugins=[service], settings=SMALL) as opened:
         write(opened, 1, 10)
@@ -108,7 +111,14 @@ def test_exit_codes(store: Store[Any, Any], uri: str, tmp_path: Path) -> None:
         (("info", tmp_path / "nowhere"), 4, "StoreNotFound"),
         (("log", target, "--from", "1", "--to", "5"), 4, "RestorePointOutOfRange"),
         (("serve", tmp_path / "nowhere"), 4, "StoreNotFound"),
-        (("serve", tmp_path / "nowhere", "--engine", "nonsense"), 2, "SettingError"),
+        (("serve", tmp_path / "nowhere", "--engine", "memory"), 4, "StoreNotFound"),
+        (("serve", target), 4, "StoreNotFound"),
+        (("serve", tmp_path / "nowhere", "--create"), 2, "InvalidInput"),
+        (("serve", tmp_path / "nowhere", "--create", "--engine", "nonsense"), 2, "SettingError"),
+        (("serve", tmp_path / "nowhere", "--create", "--engine", "graph", "--engine-option", "no=1"), 2,
+         "InvalidInput"),
+        (("serve", tmp_path / "nowhere", "--create", "--engine", "memory", "--listen", uri.removeprefix("single://")),
+         2, "SettingError"),
     ]:
         error = told(*arguments, code=code)
         assert error["error"] == name
@@ -117,8 +127,20 @@ def test_exit_codes(store: Store[Any, Any], uri: str, tmp_path: Path) -> None:
         shown = holdfast(*arguments, code=code)
         assert error["message"] in shown.stderr
         assert shown.stdout == ""
-    holdfast("backup", uri, code=2)
-    holdfast("nonsense", code=2)
+    assert backup.info(target).kind == "backup", "nothing was changed"
+    assert not (tmp_path / "nowhere").exists(), "nothing was made"
+
+
+def test_wrong_usage_is_told_as_json_too() -> None:
+    for arguments, what in [(["backup", "single://127.0.0.1"], "target"), (["nonsense"], "nonsense"),
+                            (["backup", "single://127.0.0.1", "t", "--timeout", "soon"], "--timeout")]:
+        error = told(*arguments, code=2)
+        assert error["error"] == "InvalidInput"
+        assert what in error["message"]
+        assert "--help" in error["hint"]
+        shown = holdfast(*arguments, code=2)
+        assert what in shown.stderr
+        assert shown.stdout == ""
 
 
 def test_damage_and_inconsistency_are_never_zero(store: Store[Any, Any], uri: str, tmp_path: Path,
@@ -141,7 +163,7 @@ def test_damage_and_inconsistency_are_never_zero(store: Store[Any, Any], uri: st
 
 def test_help_documents_the_exit_codes() -> None:
     shown = " ".join(holdfast("--help").stdout.replace("│", " ").split())
-    for code, text, _ in cli.EXIT_CODES:
+    for code, text, _ in (*cli.EXIT_CODES, (130, "interrupted", ())):
         assert f"{code} {text}" in shown
     for command in ("backup", "restore", "verify", "info", "log", "serve"):
         assert "--json" in holdfast(command, "--help").stdout
@@ -163,25 +185,17 @@ def test_every_error_has_an_exit_code_that_is_not_zero() -> None:
     assert codes["InvalidInput"] == codes["SettingError"] == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serve_is_backed_up_and_stops_when_told(tmp_path: Path, number: signal.Signals) -> None:
-    with open_store(tmp_path / "store") as store:
-        write(store, 1, 5)
-        expected = digest(store)
-    runtime = tmp_path / "runtime"
-    runtime.mkdir(mode=0o700)
-    environment = {**os.environ, "XDG_RUNTIME_DIR": str(runtime)}
-    command = [sys.executable, "-c", "from holdfast.backup.cli import main; main()"]
-    served = subprocess.Popen([*command, "serve", str(tmp_path / "store"), "--listen", ":0", "--json"],
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+COMMAND = [sys.executable, "-c", "from holdfast.backup.cli import main; main()"]
+
+
+@contextlib.contextmanager
+def serving(*arguments: str | Path, number: signal.Signals = signal.SIGTERM) -> Iterator[dict[str, Any]]:
+    """What a `serve` process says when it is ready. In the end it is told to stop, and must do so in order."""
+    served = subprocess.Popen([*COMMAND, "serve", *map(str, arguments), "--listen", ":0", "--json"],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert served.stdout is not None
-        ready = json.loads(served.stdout.readline())
-        assert ready["engine"] == "memory"
-        taken = subprocess.run([*command, "backup", ready["backup_uri"], str(tmp_path / "target"), "--json"],
-                               capture_output=True, text=True, env=environment, check=False)
-        assert taken.returncode == 0, taken.stderr
-        assert json.loads(taken.stdout)["to_txid"] == 5
+        yield json.loads(served.stdout.readline())
         served.send_signal(number)
         _, complaints = served.communicate(timeout=60)
         assert served.returncode == 0, complaints
@@ -189,6 +203,31 @@ def test_serve_is_backed_up_and_stops_when_told(tmp_path: Path, number: signal.S
     finally:
         served.kill()
         served.communicate()
+
+
+@pytest.mark.usefixtures("runtime")
+def test_serve_makes_a_store_or_takes_a_backup_over_when_told_to(tmp_path: Path) -> None:
+    with serving(tmp_path / "store", "--create", "--engine", "memory") as ready:
+        assert ready["engine"] == "memory"
+        told("backup", ready["backup_uri"], tmp_path / "target")
+    with serving(tmp_path / "target", "--retire"):
+        assert backup.info(tmp_path / "target").kind == "retired backup"
+    with serving(tmp_path / "target") as ready:
+        assert ready["engine"] == "memory", "it is a store like any other now"
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_is_backed_up_and_stops_when_told(tmp_path: Path, number: signal.Signals) -> None:
+    with open_store(tmp_path / "store") as store:
+        write(store, 1, 5)
+        expected = digest(store)
+    with serving(tmp_path / "store", number=number) as ready:
+        assert ready["engine"] == "memory"
+        taken = subprocess.run([*COMMAND, "backup", ready["backup_uri"], str(tmp_path / "target"), "--json"],
+                               capture_output=True, text=True, check=False)
+        assert taken.returncode == 0, taken.stderr
+        assert json.loads(taken.stdout)["to_txid"] == 5
     assert digest_at(tmp_path / "target", MemoryEngine) == expected
     assert backup.info(tmp_path / "store").log_clean, "it was closed in order"
 

@@ -344,3 +344,34 @@ def test_a_plugin_may_commit_where_nothing_is_held(tmp_path: Path) -> None:
         assert STAGING.numbers(store) == {1, 2}
         with pytest.raises(InvalidInput), store.transaction():
             commit(STAGING, store, 3)
+
+
+class CannotStart(Plugin):
+    def opened(self, store: Store[Any, Any]) -> None:
+        raise RuntimeError("no")
+
+
+class CommitsAtFirst(Plugin):
+    def opened(self, store: Store[Any, Any]) -> None:
+        commit(MEMORY, store, 1)
+
+
+def test_an_opening_that_fails_leaves_no_store_that_was_not_there(kind: Kind, tmp_path: Path) -> None:
+    """Neither an option that the engine refuses nor a plugin that cannot start makes one; what was committed stays."""
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "new", tmp_path / "empty"):
+        with pytest.raises(InvalidInput, match="unknown engine option"):
+            kind.open(path, options={"colour": "red"})
+        with pytest.raises(PluginError):
+            kind.open(path, plugins=[CannotStart()])
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    assert list((tmp_path / "empty").iterdir()) == []
+    with pytest.raises(PluginError):
+        MEMORY.open(tmp_path / "kept", plugins=[CommitsAtFirst(), CannotStart()])
+    with MEMORY.open(tmp_path / "kept", create=False) as store:
+        assert MEMORY.numbers(store) == {1}
+        with pytest.raises(StoreLocked):
+            MEMORY.open(tmp_path / "kept")
+    with pytest.raises(PluginError):
+        MEMORY.open(tmp_path / "kept", plugins=[CannotStart()])
+    MEMORY.open(tmp_path / "kept", create=False).close()
