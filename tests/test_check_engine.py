@@ -22,7 +22,7 @@ from holdfast.engine.errors import SettingError
 from holdfast.engine.helpers import FileImage
 from holdfast.engine.history import Position
 from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
-from holdfast.engine.testing import PROFILES, STAGING, Contract, EngineContract, KeyValues, Workload, check
+from holdfast.engine.testing import PROFILES, STAGING, Contract, EngineContract, KeyValues, Operation, Workload, check
 from holdfast.engine.testing.alone.drafts import AloneChecks
 from holdfast.engine.testing.report import check_engine, installed_contracts
 from holdfast.replay.testing import ReplayContract
@@ -166,6 +166,23 @@ def test_all_faults_are_reported_and_not_the_first_only() -> None:
             assert told in str(report), "the property, what was seen, and the shortest history"
 
 
+class Wordless(KeyValues):
+    """Its author asserts something, and says nothing."""
+
+    def run(self, tx: Any, model: Any, operations: list[Operation]) -> None:
+        super().run(tx, model, operations)
+        if len(model) > 3:
+            raise AssertionError  # as an `assert` does, to which pytest would add words
+
+
+def test_a_fault_without_words_is_told_by_its_line() -> None:
+    name = "test_a_rolled_back_draft_leaves_nothing"
+    contract = type("Quiet", (AloneChecks,), {"quiet": True, "checks": classmethod(lambda cls: [name])})
+    (fault,) = check_engine(Wordless(MemoryEngine, put=MemoryTransaction.put, items=MemoryView.items),
+                            [contract]).faults
+    assert re.search(rf"raised at {re.escape(__file__)}:\d+, in run: raise AssertionError", fault.message)
+
+
 class Marked(MemoryEngine):
     """Healthy: its image begins with an empty file, as that of a database may which keeps a lock file."""
 
@@ -262,6 +279,19 @@ def test_a_failure_can_be_seen_again(name: str, monkeypatch: pytest.MonkeyPatch)
     other = low(1 << 60)
     next(check for check in (other().test_sums_are_small, other().test_numbers_are_small) if check.__name__ != name)()
     assert len(other.seen) > 1, "other checks are not touched by it"
+
+
+@pytest.mark.parametrize(("asked", "why"), [
+    ("test_numbers_are_small", "not CHECK@VERSION@EXAMPLE"), ("test_numbers_are_small@6", "not CHECK@VERSION@EXAMPLE"),
+    ("test_numbers@6.0@AAA=", "no contract has such a check")])
+def test_an_example_that_cannot_be_seen_again_is_told_of(asked: str, why: str,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever copied half a line must not take the run that follows for the one that failed."""
+    monkeypatch.setenv("HOLDFAST_REPRODUCE", asked)
+    with pytest.raises(SettingError, match=why):
+        low(1 << 60)().test_sums_are_small()
+    with pytest.raises(SettingError, match=why):
+        check_engine(WORKLOADS["memory"], [Seen])
 
 
 # --- an author's file -------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from unittest import SkipTest
 
 from hypothesis import HealthCheck, Phase, given, reproduce_failure, seed, settings
@@ -68,6 +68,7 @@ def check(*needs: Need) -> Callable[[Callable[[Any, Workload], None]], CheckMeth
                 if not need.met(work):
                     name = getattr(work.engine, "name", work.engine.__name__)
                     raise SkipTest(f"the {name} engine does not declare {need.name!r}: {need.why}")
+            asked_example()  # so that one which no check can be is told of, and not passed over
             self.running, self.drew = run.__name__, False
             try:
                 function(self, work)
@@ -182,11 +183,40 @@ class Contract:
         number = current_seed()
         if number is not None:
             test = seed(number)(test)
-        name, _, example = os.environ.get(REPRODUCE_VARIABLE, "").partition("@")
-        if name and name == self.running:
-            version, _, blob = example.partition("@")
-            test = reproduce_failure(version, blob.encode())(test)
+        example = asked_example()
+        if example is not None and example.check == self.running:
+            test = reproduce_failure(example.version, example.blob)(test)
         return test
+
+
+class Example(NamedTuple):
+    """An example that a check failed on: the check's name, and the version of Hypothesis that knows the blob."""
+
+    check: str
+    version: str
+    blob: bytes
+
+
+def asked_example() -> Example | None:
+    """The one example that the environment says is to be seen again, if any. Raises `SettingError` where what it says
+    is none, or of a check that there is not."""
+    text = os.environ.get(REPRODUCE_VARIABLE)
+    if not text:
+        return None
+    name, version, blob = (*text.split("@", 2), "", "")[:3]
+    hint = f"copy the whole of what a failure has printed after {REPRODUCE_VARIABLE}="
+    if not version or not blob:
+        raise SettingError(f"{REPRODUCE_VARIABLE} is {text!r}, and not CHECK@VERSION@EXAMPLE", hint=hint)
+    if not any(hasattr(contract, name) for contract in _contracts()):
+        raise SettingError(f"{REPRODUCE_VARIABLE} names {name!r}, and no contract has such a check", hint=hint)
+    return Example(name, version, blob.encode())
+
+
+def _contracts(base: type[Contract] = Contract) -> Iterator[type[Contract]]:
+    """Every contract that is loaded."""
+    for contract in base.__subclasses__():
+        yield contract
+        yield from _contracts(contract)
 
 
 @contextmanager

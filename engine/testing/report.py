@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from importlib.metadata import entry_points
 from unittest import SkipTest
 
 from ..errors import SettingError
-from .contract import Contract
+from .contract import Contract, asked_example
 from .figures import taken
 from .profiles import PROFILES
 from .workload import Workload
@@ -28,7 +29,8 @@ class Fault:
         check: the check's name, with its contract's.
         property: what it proves, in words.
         error: what was raised.
-        message: the error and the shortest history that Hypothesis found, as text.
+        message: the error, the line that raised it where it has no words of its own, and the shortest history that
+            Hypothesis found, as text.
     """
 
     check: str
@@ -70,6 +72,18 @@ class Report:
         return "\n".join(lines)
 
 
+def _told(error: Exception, work: Workload) -> str:
+    """An error and its notes as text. Unless it is an assertion with words of its own, also the line that raised it:
+    the innermost one in a file of the engine's or the workload's author, or in any."""
+    said, *notes = traceback.format_exception_only(error)
+    lines = traceback.extract_tb(error.__traceback__)
+    if lines and not (isinstance(error, AssertionError) and str(error)):
+        own = {getattr(sys.modules.get(of.__module__), "__file__", None) for of in (work.engine, type(work))}
+        at = next((line for line in reversed(lines) if line.filename in own), lines[-1])
+        said += f"  raised at {at.filename}:{at.lineno}, in {at.name}: {at.line}\n"
+    return "".join([said, *notes]).strip()
+
+
 def installed_contracts() -> list[type[Contract]]:
     """Every contract that is registered: the kit's from the lowest layer up, then others by name."""
     layers = ["engine", "replay", "backup"]
@@ -103,12 +117,15 @@ def check_engine(factory: Workload | Callable[[], Workload], contracts: Iterable
         What holds, what does not apply and why, and every fault with the shortest history that shows it.
 
     Raises:
-        SettingError: there is no such profile, or `factory` makes no workload.
+        SettingError: there is no such profile, `factory` makes no workload, or the environment asks for an example that
+            no check can be tried on.
     """
     if profile is not None and profile not in PROFILES:
         raise SettingError(f"profile={profile!r}", hint=f"use one of {', '.join(PROFILES)}")
+    suites = installed_contracts() if contracts is None else list(contracts)
+    asked_example()
     report: Report | None = None
-    for contract in installed_contracts() if contracts is None else contracts:
+    for contract in suites:
         members = {"workload": factory if isinstance(factory, Workload) else staticmethod(factory),
                    "profile": contract.profile if profile is None else PROFILES[profile]}
         suite = type(contract.__name__, (contract,), members)()
@@ -123,8 +140,7 @@ def check_engine(factory: Workload | Callable[[], Workload], contracts: Iterable
             except SkipTest as skip:
                 report.skipped[full] = str(skip)
             except Exception as error:
-                message = "".join(traceback.format_exception_only(error)).strip()
-                report.faults.append(Fault(full, suite.statement(name), error, message))
+                report.faults.append(Fault(full, suite.statement(name), error, _told(error, suite.work())))
             else:
                 report.passed.append(full)
             for (what, _), number in taken().items():
