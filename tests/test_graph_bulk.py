@@ -149,6 +149,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "large ids": {"edges": [(1 << 70, 1)], "edge_type": "T"}, "edges text": {"edges": "ab"},
     "u64": {"edges": np.array([[1 << 63, 1]], "u8"), "edge_type": "T"}, "edges number": {"edges": 3},
     "bad edge value": {"edges": [(1, 1, {"k": {1: 2}})], "edge_type": "T"},
+    "sources and targets, or two edges": {"edges": ([0, 0], [1, 1]), "nodes": 2, "relative": True, "edge_type": "T"},
+    "array and list": {"edges": (np.zeros(2, int), [1, 1]), "nodes": 2, "relative": True, "edge_type": "T"},
 }
 
 

@@ -79,7 +79,7 @@ class BulkLoad:
             of (labels, properties).
         labels: a label or several.
         edges: an integer array of shape (n, 2); a pair of arrays of n, sources and targets; or an iterable of
-            (source, target) or (source, target, properties).
+            (source, target) or (source, target, properties). A pair of lists, which could be either, is refused.
         edge_type: of all edges.
         relative: whether the node ids in `edges` count from this load's first node, which is 0 then. Otherwise they
             are ids of nodes, there already or of this load (whose first id is known where nobody else writes).
@@ -207,6 +207,10 @@ def _edges(edges: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], li
         if edges[0].ndim != 1 or edges[0].shape != edges[1].shape:
             raise InvalidInput("sources and targets are two arrays of the same length")
         return _ids(edges[0]), _ids(edges[1]), []
+    if isinstance(edges, tuple) and len(edges) == 2 and any(isinstance(part, (list, np.ndarray)) for part in edges):
+        raise InvalidInput(f"edges is a pair of {type(edges[0]).__name__} and {type(edges[1]).__name__}, which may be "
+                           "sources and targets, or two edges",
+                           hint="give sources and targets as two numpy arrays, or edges as a list of (source, target)")
     if isinstance(edges, (str, bytes, Mapping)) or not isinstance(edges, Iterable):
         raise InvalidInput(f"edges must be arrays or an iterable, not {type(edges).__name__}")
     ends: list[int] = []
