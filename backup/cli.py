@@ -165,8 +165,9 @@ def backup(
                                               show_envvar=True)] = None,
     ca: Annotated[Path | None, typer.Option(help="File of certificate authorities for TLS.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one answer may take.")] = 30.0,
-    fold: Annotated[float, typer.Option(help="Fold the log into the image when it is larger than this share of it; "
-                                             "negative: never.")] = 1.0,
+    fold: Annotated[float, typer.Option(help="Fold the log into the image when it is larger than this share of "
+                                             "it.")] = 1.0,
+    no_fold: Annotated[bool, typer.Option("--no-fold", help="Never fold.")] = False,
     engine_option: EngineOptions = None,
     as_json: Json = False,
 ) -> None:
@@ -175,7 +176,7 @@ def backup(
         with _bars() as progress:
             report = run(uri, target, verify=verify, fallback=fallback, expect_store=expect_store,
                          accept_branch=accept_branch, token=token, ca=ca, timeout=timeout,
-                         fold=fold if fold >= 0 else None, options=_options(engine_option), progress=progress)
+                         fold=None if no_fold else fold, options=_options(engine_option), progress=progress)
         _tell(report, as_json)
 
 

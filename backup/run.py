@@ -23,6 +23,7 @@ from ..engine.errors import (
     SettingError,
 )
 from ..engine.seams import REAL, Seams, is_disk_full
+from ..engine.settings import check_duration
 from ..engine.source.base import Source, SourceInfo
 from ..engine.source.client import connect
 from ..engine.source.local import LocalSource
@@ -68,10 +69,10 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         Inconsistent: the copy was checked and found wrong; it is not the backup.
         DiskFull, Damaged, InvalidInput.
     """
-    if fold is not None and fold < 0:
-        raise SettingError(f"fold is a share of the image, not {fold}", hint="give 0 or more, or None for never")
-    if lease_ttl <= 0 or timeout <= 0:
-        raise SettingError("timeout and lease_ttl are seconds, more than 0")
+    if fold is not None and (type(fold) not in (int, float) or not fold >= 0):
+        raise SettingError(f"fold is a share of the image, 0 or more, not {fold!r}")
+    check_duration("timeout", timeout)
+    check_duration("lease_ttl", lease_ttl)
     started_us, started = seams.clock.now_us(), seams.clock.monotonic()
     layout = Layout(Path(target), seams.files)
     detect(layout)

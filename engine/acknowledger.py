@@ -7,6 +7,7 @@ met moves the stages. One whose time is over, or that failed, ends the wait of t
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -23,7 +24,7 @@ _LOOK_S = 60.0
 
 def _is_one(condition: object) -> bool:
     return (isinstance(condition, Condition) and isinstance(condition.met, Future)
-            and isinstance(condition.timeout, int | float))
+            and isinstance(condition.timeout, int | float) and not math.isnan(condition.timeout))
 
 
 @dataclass(slots=True)

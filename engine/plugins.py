@@ -163,6 +163,13 @@ class Hooks:
                 logger.exception("plugin hook %s raised", getattr(hook, "__qualname__", hook))
 
 
+def listed(plugins: Iterable[Plugin | str]) -> list[Plugin]:
+    """Plugins given as objects and as names of registered ones, as objects. Raises `SettingError`."""
+    if isinstance(plugins, str) or not isinstance(plugins, Iterable):
+        raise SettingError(f"plugins={plugins!r} is no list", hint="pass a list of plugins, or of registered names")
+    return [find_plugin(plugin) if isinstance(plugin, str) else plugin for plugin in plugins]
+
+
 def find_plugin(name: str) -> Plugin:
     """Make the plugin registered as `name` in the entry-point group `holdfast.plugins`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,17 +53,28 @@ class Settings:
     def __post_init__(self) -> None:
         if self.durability not in ("synced", "pipelined", "relaxed"):
             raise SettingError(f"durability is 'synced', 'pipelined' or 'relaxed', not {self.durability!r}")
-        if not 0 < self.checkpoint_soft_bytes <= self.checkpoint_hard_bytes:
-            raise SettingError("checkpoint_soft_bytes must be positive and at most checkpoint_hard_bytes")
-        for name in ("relaxed_ms", "max_record_bytes", "unwritten_bytes", "consumer_bytes", "consumer_days", "wait_s",
-                     "hook_s"):
-            if not getattr(self, name) > 0:
-                raise SettingError(f"{name} must be positive, not {getattr(self, name)!r}")
-        if self.heartbeat_s < 0:
-            raise SettingError(f"heartbeat_s must not be negative, not {self.heartbeat_s!r}")
+        for name in ("segment_bytes", "max_record_bytes", "unwritten_bytes", "consumer_bytes", "checkpoint_soft_bytes",
+                     "checkpoint_hard_bytes"):
+            value = getattr(self, name)
+            if type(value) is not int or value <= 0:
+                raise SettingError(f"{name} is a whole number of bytes above 0, not {value!r}")
+        if self.checkpoint_soft_bytes > self.checkpoint_hard_bytes:
+            raise SettingError("checkpoint_soft_bytes is above checkpoint_hard_bytes")
+        for name, seconds in (("relaxed_ms", 0.001), ("consumer_days", 86_400), ("wait_s", 1), ("hook_s", 1)):
+            check_duration(name, getattr(self, name), seconds)
+        if self.heartbeat_s != 0:
+            check_duration("heartbeat_s", self.heartbeat_s)
         KeepLogs.parse(self.keep_logs)
         LogOptions(segment_bytes=self.segment_bytes)
 
     @property
     def log_options(self) -> LogOptions:
         return LogOptions(segment_bytes=self.segment_bytes, max_record_bytes=self.max_record_bytes)
+
+
+def check_duration(name: str, value: object, seconds: float = 1) -> None:
+    """Raises `SettingError` where `value` is no length of time above 0, in units of so many seconds, that a thread can
+    wait for."""
+    if type(value) not in (int, float) or not 0 < value <= threading.TIMEOUT_MAX / seconds:  # type: ignore[operator]
+        raise SettingError(f"{name} is a number above 0 and at most {threading.TIMEOUT_MAX / seconds:,.0f}, "
+                           f"not {value!r}")

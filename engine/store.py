@@ -30,6 +30,7 @@ from .errors import (
     HoldfastError,
     InvalidInput,
     PluginError,
+    SettingError,
     StoreClosed,
     Unsupported,
 )
@@ -37,7 +38,7 @@ from .history import History, Position
 from .housekeeper import Housekeeper
 from .leases import Leases
 from .opening import Opened, follow, open_for_writing, open_to_read
-from .plugins import Hooks, Plugin, find_plugin
+from .plugins import Hooks, Plugin, listed
 from .seams import REAL, Seams, is_disk_full
 from .settings import Settings
 from .stages import Stages
@@ -166,9 +167,13 @@ class Store(Writing[TxT, ViewT]):
             SettingError, PluginError.
         """
         root = Path(directory)
-        settings = settings or Settings()
-        options = {} if options is None else dict(options)
-        hooks = Hooks([find_plugin(p) if isinstance(p, str) else p for p in plugins])
+        settings = Settings() if settings is None else settings
+        if not isinstance(settings, Settings):
+            raise SettingError(f"{settings!r} is no Settings", hint="pass settings=Settings(…)")
+        if options is not None and not isinstance(options, Mapping):
+            raise SettingError(f"the engine's options are a mapping, not {options!r}")
+        options = dict(options or {})
+        hooks = Hooks(listed(plugins))
         try:
             if read_only:
                 opened = open_to_read(root, engine, options=options, settings=settings, seams=seams)
@@ -278,7 +283,8 @@ class Store(Writing[TxT, ViewT]):
             self._refuse_in_callback(InvalidInput)
             self.committer.sync_within(0.0)
             if not self.committer.wait_until(lambda: self._stages.published.txid >= at_least, self.settings.wait_s):
-                raise ConditionNotMet(f"transaction {at_least} is not published", txid=at_least)
+                raise ConditionNotMet(f"transaction {at_least} is not published", txid=at_least,
+                                      hint="it is not committed yet, or waits for a condition; ask again later")
         if unsynced:
             if self._staging is None:
                 raise Unsupported(f"the {self.engine.name} engine does not stage", hint="leave out unsynced=")

@@ -37,7 +37,7 @@ from .housekeeper import Housekeeper
 from .log.log import Log
 from .plugins import Hooks
 from .seams import Seams
-from .settings import Durability, Settings
+from .settings import Durability, Settings, check_duration
 from .stages import Stages
 
 logger = logging.getLogger("holdfast.store")
@@ -470,7 +470,10 @@ class Writing(Generic[TxT, ViewT]):
             ConditionNotMet: not within `timeout` seconds.
             OutcomeUnknown: the store is poisoned.
             InvalidInput: there is no such transaction yet.
+            SettingError: `timeout` is no length of time.
         """
+        if timeout is not None and timeout != 0:
+            check_duration("timeout", timeout)
         if txid > self._stages.appended.txid:
             raise InvalidInput(f"transaction {txid} is not there; the last one is {self._stages.appended.txid}",
                                hint="pass the txid of a transaction of this store")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -310,9 +311,10 @@ def test_expected_store(store: Store[Any, Any], tmp_path: Path) -> None:
 
 
 def test_bad_arguments(store: Store[Any, Any], tmp_path: Path) -> None:
-    for wrong in ({"fold": -1.0}, {"timeout": 0.0}, {"lease_ttl": 0.0}):
+    for wrong in ({"fold": -1.0}, {"timeout": 0.0}, {"lease_ttl": 0.0}, {"fold": math.nan}, {"timeout": math.nan},
+                  {"lease_ttl": math.inf}, {"timeout": "5"}):
         with pytest.raises(SettingError):
-            backup.run(store, tmp_path / "target", **wrong)  # type: ignore[arg-type]
+            backup.run(store, tmp_path / "target", **wrong)
     with pytest.raises(InvalidInput):
         backup.run(7, tmp_path / "target")  # type: ignore[arg-type]
     with pytest.raises(ClusterUnavailable):

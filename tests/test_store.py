@@ -3,6 +3,7 @@ have files of their own beside this one."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from store_kinds import GRAPH, MEMORY, QUIET, STAGING, Kind, commit, until
 
+from holdfast.engine import GraphStore
 from holdfast.engine.contract import Image
 from holdfast.engine.errors import (
     ConditionNotMet,
@@ -24,6 +26,7 @@ from holdfast.engine.errors import (
 )
 from holdfast.engine.history import Position, Record
 from holdfast.engine.memory import MemoryEngine
+from holdfast.engine.plugins import Plugin
 from holdfast.engine.seams import Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
@@ -110,10 +113,22 @@ def test_durability_is_one_of_three(store: Store[Any, Any]) -> None:
 
 @pytest.mark.parametrize("setting", [{"relaxed_ms": 0}, {"keep_logs": "a while"}, {"segment_bytes": 1},
                                      {"checkpoint_soft_bytes": 10, "checkpoint_hard_bytes": 9}, {"heartbeat_s": -1},
-                                     {"wait_s": 0}, {"consumer_days": 0}])
+                                     {"wait_s": 0}, {"consumer_days": 0}, {"wait_s": "5"}, {"segment_bytes": 1e6},
+                                     {"keep_logs": 7}, {"consumer_bytes": math.nan}, {"checkpoint_soft_bytes": True},
+                                     *({name: value} for value in (math.nan, math.inf, 1e15, None)
+                                       for name in ("relaxed_ms", "heartbeat_s", "wait_s", "hook_s", "consumer_days"))])
 def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(SettingError):
         Settings(**setting)
+
+
+@pytest.mark.parametrize("given", [{"settings": {"wait_s": 1}}, {"options": 5}, {"plugins": "backup-service"},
+                                   {"plugins": Plugin()}, {"plugins": [Plugin]}, {"plugins": ["no such"]}])
+def test_what_is_no_setting_option_or_plugin_is_refused(given: dict[str, Any], tmp_path: Path) -> None:
+    for opened in (MEMORY.open, GraphStore.open):
+        with pytest.raises(SettingError):
+            opened(tmp_path / "store", **given)
+    assert not (tmp_path / "store").exists()
 
 
 # --- durabilities ----------------------------------------------------------------------------------------------------
@@ -354,8 +369,10 @@ def test_a_snapshot_may_wait_for_a_transaction(tmp_path: Path, files: FaultyFile
         with store.transaction("relaxed") as tx:
             STAGING.write(tx, 1)
         assert STAGING.numbers(store, at_least=1) == {1}
-        with pytest.raises(ConditionNotMet):
+        with pytest.raises(ConditionNotMet, match="not committed yet"):
             store.snapshot(at_least=2)
+        with pytest.raises(SettingError):
+            store.wait(1, timeout=math.nan)
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from ..plugins import Plugin
+from ..plugins import Plugin, listed
 from ..seams import REAL, Seams
 from ..settings import Settings
 from ..source.service import BackupService
@@ -43,4 +43,4 @@ class GraphStore(Store[GraphTransaction, GraphView]):
                                 online_backup_server=online_backup_server, tls_certificate=tls_certificate,
                                 tls_key=tls_key, token=token, insecure=insecure)
         return super().open(directory, GraphEngine, create=create, read_only=read_only,
-                            plugins=[service, *plugins], options=options, settings=settings, seams=seams)
+                            plugins=[service, *listed(plugins)], options=options, settings=settings, seams=seams)

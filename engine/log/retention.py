@@ -24,6 +24,7 @@ BELIEVE_S = 3600.0
 _UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
           "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _HOURS = {"hour": 1, "hours": 1, "day": 24, "days": 24}
+_HINT = 'say for example "7 days, 4 GiB", "100000 transactions" or "for ever"'
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 
 
@@ -46,6 +47,8 @@ class KeepLogs:
     @classmethod
     def parse(cls, text: str) -> KeepLogs:
         """Raises `SettingError`."""
+        if not isinstance(text, str):
+            raise SettingError(f"keep_logs is a text, not {text!r}", hint=_HINT)
         said = text.strip().lower()
         if said in ("for ever", "forever"):
             return cls()
@@ -53,8 +56,7 @@ class KeepLogs:
         for part in said.split(","):
             match = _PART.fullmatch(part.strip())
             if match is None:
-                raise SettingError(f"keep_logs: {part.strip()!r} is not understood",
-                                   hint='say for example "7 days, 4 GiB", "100000 transactions" or "for ever"')
+                raise SettingError(f"keep_logs: {part.strip()!r} is not understood", hint=_HINT)
             amount, unit = float(match[1]), match[2]
             if unit in _UNITS:
                 values["bytes"] = amount * _UNITS[unit]
