@@ -71,9 +71,9 @@ def transactions(path: str | os.PathLike[str], *, first: int | None = None, last
         begin = log.base.txid + 1 if first is None else first
         end = log.end.txid if last is None else last
         if begin <= log.base.txid or end > log.end.txid:
-            raise RestorePointOutOfRange(
-                f"transactions {begin} to {end} are not all in this log, which holds {log.base.txid + 1} to "
-                f"{log.end.txid}", hint="ask for less")
+            held = f"{log.base.txid + 1} to {log.end.txid}" if log.base.txid < log.end.txid else "none"
+            raise RestorePointOutOfRange(f"transactions {begin} to {end} are not all in this log, which holds {held}",
+                                         hint="ask for less")
         if begin <= end:
             yield from log.read(begin - 1, end)
     finally:

@@ -140,7 +140,7 @@ class Report(Told):
             lines.append(f"went on with an earlier run, which had brought {size_of(self.resumed_bytes)}")
         lines.append(f"restores to {self.bounds}")
         if self.kind == "full":
-            lines.append("checked: replayed, and found consistent" if self.verified else "not checked (verify=False)")
+            lines.append("checked: replayed, and found consistent" if self.verified else "not checked")
         if self.folded:
             lines.append(f"folded the log into the image: restore points start at transaction {self.bounds.first} now")
         return "\n  ".join([*lines, *self.notes])
@@ -244,7 +244,8 @@ class Info(Told):
                  *(f"branch   {b['id']}, from transaction {b['from_txid']}" for b in self.branches),
                  f"created  {iso(self.created_us)}"]
         if self.kind == "store":
-            lines.append(f"log      transaction {self.bounds.first + 1} to {self.bounds.last}")
+            some = f"transaction {self.bounds.first + 1} to {self.bounds.last}"
+            lines.append(f"log      {some if self.bounds.first < self.bounds.last else 'no transaction'}")
         else:
             lines.append(f"restores to {self.bounds}")
         lines.append(f"on disk  {size_of(self.image_bytes)} of state, {size_of(self.log_bytes)} of log in "

@@ -70,6 +70,10 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
     """
     if to_txid is not None and at is not None:
         raise InvalidInput("to_txid and at both say where to stop", hint="give one of them")
+    if to_txid is not None and type(to_txid) is not int:
+        raise InvalidInput(f"to_txid={to_txid!r} is no whole number")
+    if at is not None and not isinstance(at, datetime):
+        raise InvalidInput(f"at={at!r} is no datetime")
     if at is not None and at.tzinfo is None:
         raise InvalidInput(f"the time {at} says no time zone", hint="add one: 2026-03-01T12:00:00+01:00, or a final Z")
     files, started = seams.files, seams.clock.monotonic()

@@ -90,10 +90,12 @@ def read_target(layout: Layout) -> tuple[Generation, Manifest]:
         identity = layout.read_identity()
         generation = layout.current()
     except StoreNotFound as error:
-        raise TargetInvalid(f"there is no backup in {layout.root}", hint="check the path") from error
+        begun = layout.files.exists(layout.root / "STORE")
+        hint = "its first run was never finished, or its CURRENT is gone: back up into it again" if begun else None
+        raise TargetInvalid(f"there is no backup in {layout.root}", hint=hint or "check the path") from error
     manifest = Manifest.read(layout.files, generation)
     if manifest is None:
-        raise TargetInvalid(f"{layout.root} is a store, not a backup")
+        raise TargetInvalid(f"{layout.root} is a store, not a backup: {generation.name} has no MANIFEST")
     if manifest.retired_us is not None:
         raise TargetRetired(f"{layout.root} was opened for writing at {iso(manifest.retired_us)}, so it is a store of "
                             "its own and no longer a backup")

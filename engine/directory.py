@@ -111,6 +111,8 @@ class Layout:
             body = document.read(self.files, path, STORE_MAGIC, STORE_VERSION)
             identity = Identity(body["store_id"], body["engine"], body["created_us"])
         except (FileNotFoundError, NotADirectoryError) as error:
+            if self.files.exists(self.root / "CURRENT"):  # which is written last
+                raise Damaged("is missing", path=str(path)) from error
             raise StoreNotFound(f"no store in {self.root}") from error
         except KeyError as error:
             raise Damaged(f"lacks the field {error}", path=str(path)) from error
@@ -131,7 +133,7 @@ class Layout:
         try:
             name = self.files.read(path).decode("ascii", "replace").strip()
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise StoreNotFound(f"no store in {self.root}") from error
+            raise StoreNotFound(f"no store in {self.root}: it was never finished, or its CURRENT is gone") from error
         if not _GENERATION.fullmatch(name):
             raise Damaged(f"names {name!r}, which is no generation", path=str(path), offset=0)
         generation = Generation(self.root / name)

@@ -38,7 +38,7 @@ class RolledBack(HoldfastError):
 class DiskFull(RolledBack):
     """No room: nothing was logged, reads go on, and commits work again once there is room."""
 
-    hint = "nothing was written; free some room on this file system and try again"
+    hint = "free some room on this file system and try again"
 
 
 class ConditionNotMet(HoldfastError):
@@ -105,7 +105,7 @@ class StoreExists(HoldfastError):
 class StoreNotFound(HoldfastError):
     """There is no store in this directory."""
 
-    hint = "check the path, or let open(create=True) make one"
+    hint = "check the path, or make a store there first"
 
 
 class WrongEngine(HoldfastError):
@@ -181,7 +181,7 @@ class Diverged(HoldfastError):
 class OtherBranch(HoldfastError):
     """The source is on another branch than the target (a restored twin, or a backup opened for writing)."""
 
-    hint = "take a full backup into a new target, or name the branch with accept_branch="
+    hint = "take a full backup into a new target, or accept the branch by its id (accept_branch=, --accept-branch)"
 
 
 class AheadOfSource(HoldfastError):
@@ -232,7 +232,7 @@ class TooManyLeases(HoldfastError):
 class TargetInvalid(HoldfastError):
     """The target directory is not something a backup can be written to or read from."""
 
-    hint = "choose an empty or new directory, or a backup of the same store"
+    hint = "name an existing backup, or an empty or new directory to back up to"
 
 
 class TargetRetired(TargetInvalid):

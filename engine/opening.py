@@ -132,7 +132,8 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
         if not create:
             raise StoreNotFound(f"no store in {root}")
         if not layout.is_empty():
-            raise StoreExists(f"{root} is not empty, and holds no store")
+            what = "is not empty, and holds no store" if seams.files.is_directory(root) else "is a file"
+            raise StoreExists(f"{root} {what}")
         undo = partial(_unmake, layout, directory_too=not seams.files.exists(root))
         seams.files.make_directory(root)
     lock = seams.files.lock(layout.lock_path, process_name())

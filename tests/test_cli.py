@@ -96,7 +96,8 @@ def test_exit_codes(store: Store[Any, Any], uri: str, tmp_path: Path) -> None:
     target = tmp_path / "target"
     holdfast("backup", uri, target)
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "cat.jpg").touch()
+    cat = tmp_path / "photos" / "cat.jpg"
+    cat.touch()
     for arguments, code, name in [
         (("backup", "single://127.0.0.1:1", target, "--timeout", "1"), 3, "SourceUnavailable"),
         (("backup", "ha://a,b", target), 3, "ClusterUnavailable"),
@@ -108,6 +109,10 @@ def test_exit_codes(store: Store[Any, Any], uri: str, tmp_path: Path) -> None:
         (("restore", target, tmp_path / "r", "--at", "2026-01-01T00:00:00"), 2, "InvalidInput"),
         (("restore", target, tmp_path / "r", "--at", "yesterday"), 2, "InvalidInput"),
         (("verify", tmp_path / "nowhere"), 4, "TargetInvalid"),
+        (("verify", cat), 4, "TargetInvalid"),
+        (("restore", cat, tmp_path / "r"), 4, "TargetInvalid"),
+        (("backup", uri, cat), 4, "TargetInvalid"),
+        (("info", cat), 4, "StoreNotFound"),
         (("info", tmp_path / "nowhere"), 4, "StoreNotFound"),
         (("log", target, "--from", "1", "--to", "5"), 4, "RestorePointOutOfRange"),
         (("serve", tmp_path / "nowhere"), 4, "StoreNotFound"),
@@ -129,6 +134,12 @@ def test_exit_codes(store: Store[Any, Any], uri: str, tmp_path: Path) -> None:
         assert shown.stdout == ""
     assert backup.info(target).kind == "backup", "nothing was changed"
     assert not (tmp_path / "nowhere").exists(), "nothing was made"
+
+
+def test_a_log_without_transactions_is_told_as_such(tmp_path: Path) -> None:
+    Store.open(tmp_path / "store", MemoryEngine).close()
+    assert "log      no transaction\n" in holdfast("info", tmp_path / "store").stdout
+    assert "holds none" in told("log", tmp_path / "store", "--to", "1", code=4)["message"]
 
 
 def test_wrong_usage_is_told_as_json_too() -> None:
@@ -159,6 +170,19 @@ def test_damage_and_inconsistency_are_never_zero(store: Store[Any, Any], uri: st
     state.write_bytes(data)
     assert told("verify", target, code=5)["error"] == "Damaged"
     assert str(state) in holdfast("restore", target, tmp_path / "r", code=5).stderr
+
+
+@pytest.mark.parametrize(("gone", "code", "name", "why"), [
+    ("STORE", 5, "Damaged", "STORE: is missing"), ("CURRENT", 4, "TargetInvalid", "CURRENT is gone"),
+    ("gen-000001/MANIFEST", 4, "TargetInvalid", "gen-000001 has no MANIFEST")])
+def test_a_backup_that_lost_a_document(gone: str, code: int, name: str, why: str, uri: str, tmp_path: Path) -> None:
+    """Which is damage? CURRENT comes last, so a backup without it was never finished; and a store has no MANIFEST."""
+    target = tmp_path / "target"
+    holdfast("backup", uri, target)
+    (target / gone).unlink()
+    for error in (told("verify", target, code=code), told("restore", target, tmp_path / "restored", code=code)):
+        assert error["error"] == name
+        assert why in f"{error['message']}, {error['hint']}"
 
 
 def test_help_documents_the_exit_codes() -> None:

@@ -137,6 +137,9 @@ def test_times_that_cannot_be_meant(world: World, tmp_path: Path) -> None:
     assert backup.restore(world.target, tmp_path / "dest", at=moment(bounds.complete_until_us)).txid == 25
     with pytest.raises(RestorePointOutOfRange, match="before this backup begins"):
         backup.restore(world.target, tmp_path / "another", at=datetime(1969, 7, 20, tzinfo=UTC))
+    for wrong in ({"to_txid": "3"}, {"to_txid": 3.0}, {"at": "2026-01-01T00:00:00Z"}, {"at": moment(0).date()}):
+        with pytest.raises(InvalidInput, match=r"is no (whole number|datetime)"):
+            backup.restore(world.target, tmp_path / "another", **wrong)
     with pytest.raises(InvalidInput, match="no time zone"):
         backup.restore(world.target, tmp_path / "another", at=datetime(2030, 1, 1))
     with pytest.raises(InvalidInput, match="both"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -130,13 +131,15 @@ def test_a_condition_that_fails_before_the_commit_stands_in_line(gates: bool, tm
             pool.submit(commit, STAGING, store, 1).result(30)
 
 
-@pytest.mark.parametrize("what", ["raises", "returns nonsense"])
+@pytest.mark.parametrize("what", ["raises", "returns nonsense", "returns a time-out that is no number"])
 def test_a_hook_that_fails_is_a_condition_not_met(what: str, tmp_path: Path) -> None:
     class Fails(Plugin):
         def logged(self, batch: LogRange) -> Condition | None:
             if what == "raises":
                 raise RuntimeError("injected")
-            return True  # type: ignore[return-value]
+            if what == "returns nonsense":
+                return True  # type: ignore[return-value]
+            return Condition(met=Future(), timeout=math.nan, gates_publication=False, name="the test")
 
     with STAGING.open(tmp_path / "store", settings=QUIET, plugins=[Fails()]) as store:
         for n in (1, 2):
