@@ -272,23 +272,27 @@ class Files:
         Raises:
             StoreLocked: somebody has it; the message names whom.
         """
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            for attempt in range(3):
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError:  # perhaps only somebody who looked whether it is locked
-                    if attempt == 2:
-                        raise
-                    time.sleep(0.01)
-        except OSError as error:
-            holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
-            with contextlib.suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                holder = "somebody who reads it"  # the name in the file is that of the last one who wrote
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                for attempt in range(3):
+                    try:
+                        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except OSError:  # perhaps only somebody who looked whether it is locked
+                        if attempt == 2:
+                            raise
+                        time.sleep(0.01)
+            except OSError as error:
+                holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+                with contextlib.suppress(OSError):
+                    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    holder = "somebody who reads it"  # the name in the file is that of the last one who wrote
+                os.close(fd)
+                raise StoreLocked(f"{path.parent} is in use by {holder or 'another process'}") from error
+            if _is_at(fd, path):
+                break
             os.close(fd)
-            raise StoreLocked(f"{path.parent} is in use by {holder or 'another process'}") from error
         try:
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{owner}\n".encode(), 0)
@@ -319,17 +323,29 @@ class Files:
         Raises:
             StoreLocked: a writer has it.
         """
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            return None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+        while True:
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                return None
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+                os.close(fd)
+                raise StoreLocked(f"{path.parent} is in use by {holder or 'another process'}") from error
+            if _is_at(fd, path):
+                return DirectoryLock(path, fd)
             os.close(fd)
-            raise StoreLocked(f"{path.parent} is in use by {holder or 'another process'}") from error
-        return DirectoryLock(path, fd)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether the file that was opened at `path` is still there. A restore may have replaced the directory before the
+    file was locked: its lock is then of the directory that was there before, and keeps nobody out of this one."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 class Clock:

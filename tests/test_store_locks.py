@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import hashlib
 import os
 import shutil
@@ -28,6 +29,7 @@ from holdfast.engine.errors import (
     WrongEngine,
 )
 from holdfast.engine.plugins import Plugin
+from holdfast.engine.seams import Files
 from holdfast.engine.settings import Settings
 
 
@@ -100,6 +102,31 @@ def test_another_process_is_named_and_its_death_frees_the_store(tmp_path: Path, 
     with MEMORY.open(tmp_path / "store") as store:
         assert MEMORY.numbers(store) == {1}
         assert not store.recovery.clean
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_lock_is_of_the_directory_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                  shared: bool) -> None:
+    """A forced restore swaps two directories. Who opened the lock file before that and locked it after had the lock of
+    the directory that was gone: a second writer could then lock the one that is there."""
+    files, real = Files(), fcntl.flock
+    take = files.lock_shared if shared else lambda path: files.lock(path, "the late one")
+    for name in ("here", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "LOCK").touch()
+
+    def swap_first(fd: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        files.exchange(tmp_path / "here", tmp_path / "new")
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", swap_first)
+    lock = take(tmp_path / "here" / "LOCK")
+    assert lock is not None
+    with pytest.raises(StoreLocked):
+        files.lock(tmp_path / "here" / "LOCK", "another writer")
+    assert not files.is_locked(tmp_path / "new" / "LOCK")
+    lock.release()
 
 
 # --- where there is nothing, or something else -----------------------------------------------------------------------
