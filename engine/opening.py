@@ -2,8 +2,9 @@
 
 Recovery is the same two verbs as everything else: the engine opens its durable state (the image), and the log after its
 position is replayed over it. A backup target is a store like any other, whose state is an image that was copied between
-p0 and p1: it is adopted at p0 and counts only when replayed to p1. Opening one for writing first retires its manifest
-and begins a new branch, both durably, so that it is never again taken for a backup of the store it came from.
+p0 and p1: it is adopted at p0 and counts only when replayed to p1. Opening one for writing retires its manifest before
+the engine may change the image, and begins a new branch before anything is written, both durably, so that it is never
+again taken for a backup of the store it came from.
 """
 
 from __future__ import annotations
@@ -148,15 +149,18 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
         generation = layout.current()
         layout.settle_names(generation)
         manifest = Manifest.read(seams.files, generation)
+        context = Context(seams, options)
+        if manifest is not None and manifest.retired_us is None:
+            manifest = _retire(generation, manifest, kind, context)
         adopt = None if manifest is None or manifest.settled else manifest.p0
-        engine = kind.open(generation.state, Context(seams, options), adopt=adopt)
+        engine = kind.open(generation.state, context, adopt=adopt)
         try:
             log = Log.open(generation.log, engine_position=_durable_end(manifest, engine),
                            options=settings.log_options, seams=seams)
             try:
                 _match(identity, log)
                 if manifest is not None:
-                    manifest = _take_over(generation, manifest, log, seams)
+                    _begin_branch(manifest, log)
                 replayed = replay(engine, log, engine.position.txid, log.end.txid, settings.checkpoint_soft_bytes)
             except BaseException:
                 log.abandon()
@@ -251,17 +255,25 @@ def _need_replay(manifest: Manifest, log: Log) -> None:
                       path=str(log.directory))
 
 
-def _take_over(generation: Generation, manifest: Manifest, log: Log, seams: Seams) -> Manifest:
-    """Make a backup target a store of its own: retire the manifest, then begin the branch, each durably."""
+def _retire(generation: Generation, manifest: Manifest, kind: type[Engine[Any, Any]], context: Context) -> Manifest:
+    """Write into the manifest of a backup that it is one no more, durably. This comes before the state is opened for
+    writing, since many a library changes its files at once; and after it was opened read-only, so that an option that
+    is wrong costs nobody a backup."""
+    log = Log.open(generation.log, engine_position=_durable_end(manifest), read_only=True, seams=context.seams)
+    _need_replay(manifest, log)
+    kind.open(generation.state, context, read_only=True, adopt=manifest.p0).close()
+    manifest = manifest.retire(context.seams.clock.now_us(), context.seams.randomness.token(16))
+    manifest.write(context.seams.files, generation)
+    return manifest
+
+
+def _begin_branch(manifest: Manifest, log: Log) -> None:
+    """Let the log of what was a backup go on on its own branch, durably, if it does not yet."""
     if not manifest.settled:
         _need_replay(manifest, log)
-    if manifest.retired_us is None:
-        manifest = manifest.retire(seams.clock.now_us(), seams.randomness.token(16))
-        manifest.write(seams.files, generation)
     assert manifest.retired_branch is not None
     if all(branch.id != manifest.retired_branch for branch in log.history.branches):
         log.extend_history(log.history.extended(manifest.retired_branch, log.end))
-    return manifest
 
 
 def replay(engine: Engine[Any, Any], log: Log, after: int, upto: int, soft_bytes: int) -> int:

@@ -37,6 +37,7 @@ from holdfast.engine.records import RecordsEngine
 from holdfast.engine.seams import REAL, Files, Seams
 from holdfast.engine.source.base import Grant
 from holdfast.engine.source.local import LocalSource
+from holdfast.engine.sqlite import SqliteEngine
 from holdfast.engine.store import Store
 
 
@@ -277,6 +278,20 @@ def test_refuses_a_target_that_was_opened_for_writing(store: Store[Any, Any], tm
             refused(store, tmp_path / "target")
     assert tree(tmp_path / "target") == before
     assert backup.info(tmp_path / "target").kind == "retired backup"
+
+
+def test_an_opening_for_writing_that_fails_leaves_the_backup(tmp_path: Path) -> None:
+    """SQLite writes to its file as soon as it opens it, before a manifest could say that this is no backup any more."""
+    with Store.open(tmp_path / "store", SqliteEngine, settings=SMALL) as store:
+        for n in range(5):
+            with store.transaction() as tx:
+                tx.put(b"%d" % n, b"value")
+        backup.run(store, tmp_path / "target")
+    with pytest.raises(DiskFull):
+        Store.open(tmp_path / "target", SqliteEngine, settings=SMALL, seams=Seams(files=full_disk(1)))
+    with pytest.raises(InvalidInput, match="unknown engine option"):
+        Store.open(tmp_path / "target", SqliteEngine, settings=SMALL, options={"cache": 1})
+    assert backup.verify(tmp_path / "target").bounds.last == 5
 
 
 def test_refuses_a_target_of_a_newer_format(store: Store[Any, Any], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from holdfast.backup.full import Job, take_full
 from holdfast.backup.report import Bounds, Report
 from holdfast.backup.restore import _point
 from holdfast.backup.target import bring_into_force
-from holdfast.engine.contract import Engine, ImageFile
+from holdfast.engine.contract import Context, Engine, ImageFile
 from holdfast.engine.directory import Generation, Layout, Manifest
 from holdfast.engine.history import Attachment, History, Position, Record
 from holdfast.engine.log.log import Log
@@ -161,12 +161,12 @@ def knows_no_branches(info: SourceInfo, history: History, end: Position, accept_
 
 
 @part(
-    "holdfast.engine.opening._take_over",
+    "holdfast.engine.opening._retire",
     caught_by="BackupContract.test_a_target_opened_for_writing_is_a_store_of_its_own")
-def still_a_backup(generation: Generation, manifest: Manifest, log: Log, seams: Seams) -> Manifest:
+def still_a_backup(generation: Generation, manifest: Manifest, kind: Any, context: Context) -> Manifest:
     """A backup that is opened for writing is still taken for a backup, and the next incremental goes on top of what was
     written to it."""
-    return manifest
+    return replace(manifest, retired_branch=context.seams.randomness.token(16))
 
 
 @part("holdfast.backup.restore._point", caught_by="BackupContract.test_an_empty_store_can_be_backed_up_and_restored")
