@@ -1,9 +1,10 @@
 """`restore`: make a store from a backup, as of any point between the backup's bounds.
 
-The store is made whole beside its destination, in `DEST.partial`: image copied (each chunk against its digest), log
-replayed to the point, state checkpointed exactly there, and an empty log that goes on from there on a new branch. Then
-it takes its name in one step; with `force`, it and what was there swap names in one step. A restore that dies leaves
-the destination as it was, and the next one starts clean.
+Image copied (each chunk against its digest), log replayed to the point, state checkpointed exactly there, and an empty
+log that goes on from there on a new branch. Where nothing was before, that is made in place: it is no store until the
+last document, `CURRENT`, is there. With `force`, it is made beside what it replaces, and the two swap names in one
+step. A restore that fails leaves nothing behind but an empty directory; one that dies leaves the destination without a
+store or as it was, and the next one clears its rests away.
 
 The new branch is what keeps the twins apart: the restored store goes on with the same transaction numbers as the old
 one, and anything that knows one of them refuses the other.
@@ -13,11 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ..engine.directory import Identity, Layout
+from ..engine.directory import Generation, Identity, Layout
 from ..engine.errors import (
     DiskFull,
     InvalidInput,
@@ -27,7 +29,7 @@ from ..engine.errors import (
 )
 from ..engine.history import ID_BYTES, Position
 from ..engine.log.log import Log
-from ..engine.seams import REAL, Files, Seams, is_disk_full
+from ..engine.seams import REAL, Seams, is_disk_full
 from ..replay.files import Progress, silent
 from ..replay.roll import history_at, roll
 from .report import Bounds, RestoreReport, iso
@@ -43,6 +45,7 @@ from .target import (
     locked,
     open_log,
     read_target,
+    refuse_inside,
 )
 
 
@@ -53,10 +56,11 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
 
     Args:
         target: the backup; not a byte of it changes.
-        dest: where the store is to be: a directory that is new or empty.
+        dest: where the store is to be: a directory that is new or empty. A link leads to where it points to.
         to_txid: the transaction to restore to; the last one, without.
         at: restore to the last transaction committed at or before this time, which must say its time zone.
-        force: replace the store or backup that is at `dest`, once the new one is whole. Refused while it is open.
+        force: replace the store or backup that is at `dest`, once the new one is whole. Refused while it is open, and
+            where other things lie in its directory.
         engine: the engine class; found by the backup's engine name, without.
         options: the engine's own.
         progress: told (stage, done, total).
@@ -65,7 +69,9 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
     Raises:
         RestorePointOutOfRange: the point is not within the backup's bounds, which the message names.
         StoreExists, StoreLocked: the destination is taken.
-        TargetInvalid, TargetRetired: there is no backup at `target`.
+        TargetInvalid: there is no backup at `target`, or what is at `dest` is no store that can be replaced.
+        TargetRetired: there was a backup at `target`, until somebody opened it for writing.
+        Unsupported: with `force`: the two directories cannot swap names.
         InvalidInput, Damaged, DiskFull, UnsupportedFormat, UpgradeRequired, SettingError.
     """
     if to_txid is not None and at is not None:
@@ -77,29 +83,25 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
     if at is not None and at.tzinfo is None:
         raise InvalidInput(f"the time {at} says no time zone", hint="add one: 2026-03-01T12:00:00+01:00, or a final Z")
     files, started = seams.files, seams.clock.monotonic()
-    layout, final = Layout(Path(target), files), Path(dest).absolute()
-    source_root = layout.root.absolute()
+    layout, final = Layout(Path(target), files), files.resolve(Path(dest))
+    source_root = files.resolve(layout.root)
     if final == source_root or source_root in final.parents or final in source_root.parents:
         raise InvalidInput(f"{final} and the backup {source_root} lie within one another", hint="restore elsewhere")
-    made = Layout(final.with_name(final.name + ".partial"), files)
+    refuse_inside(final, files)
     try:
-        with held_for_reading(layout), _destination(final, force, files) as taken:
+        with held_for_reading(layout):
             generation, manifest = read_target(layout)
             engine = engine_named(manifest.engine, engine)
             with open_log(generation, manifest, read_only=True, seams=seams) as log:
                 point = _point(log, bounds_of(manifest, log), to_txid, at)
-                _clear(made)
-                files.make_directory(made.root)
-                with locked(made, "restore"):
-                    place = made.generation(1)
-                    with copied_state(generation, manifest, place.state, engine, options or {}, seams,
+                with _destination(final, force, seams) as made:
+                    with copied_state(generation, manifest, made.generation(1).state, engine, options or {}, seams,
                                       durable=True, progress=progress or silent) as opened:
                         rolled = roll(opened, log, point, durable=True, progress=progress or silent)
                     position = rolled.position
                     time_us = log.time_of(point)
                     branch = seams.randomness.token(ID_BYTES)
                     _finish(made, log, position, branch, time_us=time_us, engine=engine, seams=seams)
-                    _take_name(made.root, final, swap=taken, files=files)
     except OSError as error:
         if is_disk_full(error):
             raise DiskFull(f"no room left to restore to {final}") from error
@@ -131,31 +133,71 @@ def _point(log: Log, bounds: Bounds, to_txid: int | None, at: datetime | None) -
 
 
 @contextlib.contextmanager
-def _destination(final: Path, force: bool, files: Files) -> Iterator[bool]:
-    """Whether something is at the destination that is to be replaced; it is kept locked meanwhile.
+def _destination(final: Path, force: bool, seams: Seams) -> Iterator[Layout]:
+    """An empty directory, locked, to make the store in. At the end of the block the store is at `final`, durably.
 
     Raises:
-        StoreExists, StoreLocked, TargetInvalid.
+        StoreExists, StoreLocked, TargetInvalid, Unsupported.
     """
-    there = Layout(final, files)
-    if not files.exists(final) or (files.is_directory(final) and not files.list(final)):
-        yield False
+    there = Layout(final, seams.files)
+    if _is_free(there):
+        with _in_place(there):
+            yield there
         return
     if not force:
         raise StoreExists(f"{final} is not empty", hint="choose another directory, or replace it with force")
-    if not files.is_directory(final) or not (there.is_store() or there.is_empty()):
+    if not there.files.is_directory(final) or not (there.is_store() or there.is_empty()):
         raise TargetInvalid(f"{final} is no store or backup, so it is not replaced", hint="choose another directory")
+    if foreign := there.foreign():
+        raise TargetInvalid(f"{final} also holds what is no store's, so it is not replaced: {', '.join(foreign)}",
+                            hint="move that elsewhere, or choose another directory")
+    with locked(there, "restore"), _beside(there, seams) as made:
+        yield made
+
+
+def _is_free(there: Layout) -> bool:
+    """Whether nothing is there, or only what a restore that died has left. (A first backup that died has left a
+    generation to go on with, or one with a manifest.)"""
+    if not there.is_empty():
+        return False
+    names = there.files.list(there.root) if there.files.exists(there.root) else []
+    return not any(name.endswith(".partial") or there.files.exists(Generation(there.root / name).manifest)
+                   for name in names)
+
+
+@contextlib.contextmanager
+def _in_place(there: Layout) -> Iterator[None]:
+    there.files.make_directory(there.root)
     with locked(there, "restore"):
-        yield True
+        if not _is_free(there):
+            raise StoreExists(f"{there.root} is not empty: another restore was faster")
+        there.clear()
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):
+                there.clear()
+            raise
 
 
-def _clear(made: Layout) -> None:
-    """Remove what an earlier restore left behind, and nothing else."""
-    if made.files.exists(made.root):
-        if not (made.has_only_ours() or made.is_store()):
-            raise TargetInvalid(f"{made.root} is in the way", hint="move it away; restore makes the store there first")
+@contextlib.contextmanager
+def _beside(there: Layout, seams: Seams) -> Iterator[Layout]:
+    """A place beside `there`, which is locked, to be swapped with it. Whose lock is held has no other restore, so what
+    lies there under such a name is of one that died."""
+    files, final = there.files, there.root
+    prefix = f".{final.name}.restore-"
+    for name in files.list(final.parent):
+        if name.startswith(prefix) and re.fullmatch("[0-9a-f]{16}", name.removeprefix(prefix)):
+            files.remove_tree(final.parent / name)
+    made = Layout(final.with_name(prefix + seams.randomness.token(8).hex()), files)
+    files.make_directory(made.root)
+    try:
         with locked(made, "restore"):
-            made.files.remove_tree(made.root)
+            yield made
+            files.exchange(made.root, final)
+            files.sync_directory(final.parent)
+    finally:
+        files.remove_tree(made.root)
 
 
 def _finish(made: Layout, log: Log, position: Position, branch: bytes, *, time_us: int, engine: AnyEngine,
@@ -168,13 +210,3 @@ def _finish(made: Layout, log: Log, position: Position, branch: bytes, *, time_u
                options=LOG, seams=seams).close()
     made.write_identity(Identity(history.store_id, engine.name, seams.clock.now_us()))
     made.switch(made.generation(1))
-
-
-def _take_name(made: Path, final: Path, *, swap: bool, files: Files) -> None:
-    if swap:
-        files.exchange(made, final)
-        files.sync_directory(final.parent)
-        files.remove_tree(made)
-    else:
-        files.rename(made, final)
-    files.sync_directory(final.parent)

@@ -61,13 +61,23 @@ def held_for_reading(layout: Layout) -> Iterator[None]:
             lock.release()
 
 
+def refuse_inside(path: Path, files: Files) -> None:
+    """See that a directory does not lie in a store or backup: what is not theirs is in the way when they are replaced
+    or looked at, or is taken for a part of them. Raises `TargetInvalid`."""
+    for parent in files.resolve(path).parents:
+        if Layout(parent, files).is_store():
+            raise TargetInvalid(f"{path} lies in {parent}, which is a store or backup itself",
+                                hint="choose a directory outside of it")
+
+
 def detect(layout: Layout) -> bool:
     """Whether a backup is here (True), or nothing that matters (False). Changes nothing.
 
     Raises:
-        TargetInvalid, TargetRetired: something else is here.
+        TargetInvalid, TargetRetired: something else is here, or this is a place within something else.
         Damaged, UnsupportedFormat: it cannot be read.
     """
+    refuse_inside(layout.root, layout.files)
     if layout.is_store():
         read_target(layout)
         return True

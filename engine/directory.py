@@ -88,12 +88,20 @@ class Layout:
         return not self.is_store() and all(
             n in rests or _GENERATION.fullmatch(n.removesuffix(".partial")) for n in self.files.list(self.root))
 
-    def has_only_ours(self) -> bool:
-        """Whether nothing is here but what a store or a target has, whole or in part: what a removal that was cut off
-        leaves, for instance."""
+    def foreign(self) -> list[str]:
+        """The names here that neither a store nor a target has, whole or in part."""
         ours = {"LOCK", "STORE", "STORE.new", "CURRENT", "CURRENT.new", READERS}
-        return self.files.is_directory(self.root) and all(
-            n in ours or _GENERATION.fullmatch(n.removesuffix(".partial")) for n in self.files.list(self.root))
+        return [n for n in self.files.list(self.root)
+                if n not in ours and not _GENERATION.fullmatch(n.removesuffix(".partial"))]
+
+    def clear(self) -> None:
+        """Remove everything but the lock file. The caller holds the lock, and knows that nothing here matters."""
+        for name in self.files.list(self.root):  # `CURRENT` comes first: half of it gone, it is no store any more
+            path = self.root / name
+            if self.files.is_directory(path):
+                self.files.remove_tree(path)
+            elif path != self.lock_path:
+                self.files.unlink(path)
 
     def settle_names(self, generation: Generation) -> None:
         """Make durable what is here and in a generation. A process that was killed, or whose disk failed, may have left

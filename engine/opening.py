@@ -181,7 +181,7 @@ def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, 
             seams: Seams) -> None:
     """Make an empty store. It is one from the moment that `CURRENT` names its generation."""
     files = seams.files
-    _clear(layout)
+    layout.clear()  # the rests of a creation that was cut off, as `is_empty` has made sure
     _need_room(files, layout.root)
     now = seams.clock.now_us()
     store_id, branch_id = seams.randomness.token(16), seams.randomness.token(16)
@@ -202,21 +202,10 @@ def _unmake(layout: Layout, *, directory_too: bool) -> None:
     with contextlib.suppress(OSError):  # on a disk that fails; the next opening makes a store of what is left
         files.unlink(root / "CURRENT", missing_ok=True)  # first of all, so that what is left is never taken for one
         files.sync_directory(root)
-        _clear(layout)
+        layout.clear()
         files.unlink(layout.lock_path)
         if directory_too:
             files.remove_tree(root)
-
-
-def _clear(layout: Layout) -> None:
-    """Remove the rests of a creation that was cut off: all that is there, as `is_empty` has made sure."""
-    for name in layout.files.list(layout.root):
-        if name != "LOCK":
-            path = layout.root / name
-            if layout.files.is_directory(path):
-                layout.files.remove_tree(path)
-            else:
-                layout.files.unlink(path)
 
 
 def _need_room(files: Files, root: Path) -> None:

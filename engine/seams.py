@@ -183,6 +183,10 @@ class Files:
     def is_directory(self, path: Path) -> bool:
         return path.is_dir()
 
+    def resolve(self, path: Path) -> Path:
+        """The absolute path of what `path` leads to, without links and `..`; it need not exist."""
+        return path.resolve()
+
     def size(self, path: Path) -> int:
         return path.stat().st_size
 
@@ -238,8 +242,11 @@ class Files:
             raise Unsupported("this platform cannot swap two directories", hint="use a name that is not taken")
         if failed:
             code = ctypes.get_errno()
-            if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV):
+            if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
                 raise Unsupported(f"the file system of {one} cannot swap two directories",
+                                  hint="use a name that is not taken")
+            if code in (errno.EXDEV, errno.EBUSY):
+                raise Unsupported(f"{one} and {other} cannot be swapped: one of them is a mount point",
                                   hint="use a name that is not taken")
             raise OSError(code, os.strerror(code), str(one), None, str(other))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, tree, write
 
 from holdfast import backup
-from holdfast.backup.testing.faults import DyingDisk, Killed, full_disk
+from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource, full_disk
 from holdfast.engine.contract import Engine
 from holdfast.engine.directory import Layout
 from holdfast.engine.errors import (
@@ -23,6 +24,7 @@ from holdfast.engine.errors import (
     InvalidInput,
     OtherBranch,
     RestorePointOutOfRange,
+    SourceUnavailable,
     StoreExists,
     StoreLocked,
     TargetInvalid,
@@ -32,6 +34,7 @@ from holdfast.engine.errors import (
 from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.records import RecordsEngine
 from holdfast.engine.seams import Files, Seams
+from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store import Store
 from holdfast.engine.testing.disks.quiet import SetClock
 
@@ -168,10 +171,6 @@ def test_refuses_a_destination_that_is_taken(world: World, tmp_path: Path) -> No
     assert backup.restore(world.target, tmp_path / "empty").txid == 25
     with pytest.raises(StoreExists):
         backup.restore(world.target, tmp_path / "empty")
-    (tmp_path / "x.partial").mkdir()
-    (tmp_path / "x.partial" / "thesis.txt").write_bytes(b"")
-    with pytest.raises(TargetInvalid, match=r"x\.partial is in the way"):
-        backup.restore(world.target, tmp_path / "x")
     for inside in (world.target, world.target / "sub", tmp_path):
         with pytest.raises(InvalidInput, match="within one another"):
             backup.restore(world.target, inside, force=True)
@@ -216,14 +215,16 @@ def test_killed_at_every_step(world: World, tmp_path: Path, force: bool) -> None
         try:
             backup.restore(world.target, dest, force=force, seams=Seams(files=DyingDisk(fail_at=n)))
         except Killed:
+            whole = Layout(dest, Files()).is_store()
             if force:
                 assert digest_at(dest, world.engine) in (old, world.digests[25]), "the one or the other"
-            elif dest.exists():
+            elif whole:
                 assert digest_at(dest, world.engine) == world.digests[25]
-            if force or not dest.exists():
+            if force or not whole:
                 backup.restore(world.target, dest, force=force)
-                assert not dest.with_name(f"dest{n}.partial").exists()
+                assert sorted(p.name for p in tmp_path.iterdir()) == [dest.name, "target"]
             assert digest_at(dest, world.engine) == world.digests[25]
+            shutil.rmtree(dest)
         else:
             break
     assert n > 15
@@ -235,7 +236,7 @@ def test_disk_full_at_every_write(world: World, tmp_path: Path) -> None:
         try:
             backup.restore(world.target, dest, seams=Seams(files=full_disk(n)))
         except DiskFull:
-            assert not dest.exists()
+            assert not dest.exists() or {p.name for p in dest.iterdir()} <= {"LOCK"}
             assert backup.restore(world.target, dest).txid == 25
         else:
             break
@@ -251,7 +252,7 @@ def test_damaged_image_is_not_restored(built: World, tmp_path: Path) -> None:
     victim.write_bytes(data)
     with pytest.raises(Damaged, match=victim.name):
         backup.restore(target, tmp_path / "dest")
-    assert not (tmp_path / "dest").exists()
+    assert [p.name for p in (tmp_path / "dest").iterdir()] == ["LOCK"]
 
 
 def test_only_backups_are_restored(world: World, tmp_path: Path) -> None:
@@ -293,14 +294,81 @@ def test_a_backup_that_became_a_store_outlives_its_first_log(tmp_path: Path) -> 
         assert twin.published.txid == 6
 
 
-def test_what_is_left_of_a_store_that_was_read_is_no_hindrance(world: World, tmp_path: Path) -> None:
-    """A forced restore that dies while it removes the store it replaced, one that other processes have read."""
-    rest = tmp_path / "restored.partial" / "readers"
-    rest.mkdir(parents=True)
-    (rest / "LOCK").touch()
-    (rest.parent / "CURRENT").write_text("gen-000001\n")
-    backup.restore(world.target, tmp_path / "restored", engine=world.engine)
-    assert not rest.parent.exists()
+def test_what_a_killed_restore_left_beside_is_swept(world: World, tmp_path: Path) -> None:
+    """And nothing that is called much like it: a store of somebody's own was deleted that was named `live.partial`."""
+    backup.restore(world.target, tmp_path / "live")
+    mine = ["live.partial", ".live.restore-of-monday"]
+    for name in (".live.restore-0123456789abcdef", *mine):
+        shutil.copytree(tmp_path / "live", tmp_path / name)
+    backup.restore(world.target, tmp_path / "live", force=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["live", "target", *mine])
+
+
+def test_force_replaces_nothing_that_is_not_a_stores(world: World, tmp_path: Path) -> None:
+    """Whoever kept backups of a store in its directory lost them with it."""
+    with open_store(tmp_path / "dest", world.engine) as store:
+        with pytest.raises(TargetInvalid, match="dest, which is a store or backup itself"):
+            backup.run(store, tmp_path / "dest" / "backups" / "nightly")
+        with pytest.raises(TargetInvalid, match="dest, which is a store or backup itself"):
+            backup.restore(world.target, tmp_path / "dest" / "old")
+    shutil.copytree(world.target, tmp_path / "dest" / "backups" / "nightly")
+    (tmp_path / "dest" / "notes.txt").write_text("mine")
+    before = tree(tmp_path / "dest")
+    with pytest.raises(TargetInvalid, match=r"not replaced: backups, notes\.txt"):
+        backup.restore(world.target, tmp_path / "dest", force=True)
+    assert tree(tmp_path / "dest") == before
+
+
+def test_a_first_backup_that_died_is_not_cleared_away(world: World, tmp_path: Path) -> None:
+    """It is no backup yet, and the next run goes on with it."""
+    with open_store(tmp_path / "store", world.engine) as store:
+        write(store, 1)
+        dying = WatchedSource(LocalSource(store), Nth(1, lambda: SourceUnavailable("gone"), "confirm"))
+        with pytest.raises(SourceUnavailable):
+            backup.run(dying, tmp_path / "half", engine=world.engine)
+        with pytest.raises(StoreExists):
+            backup.restore(world.target, tmp_path / "half")
+        assert backup.run(store, tmp_path / "half").resumed_bytes
+
+
+def test_a_link_leads_to_the_destination(world: World, tmp_path: Path) -> None:
+    (tmp_path / "disk" / "store").mkdir(parents=True)
+    (tmp_path / "live").symlink_to(tmp_path / "disk" / "store")
+    for force in (False, True, True):
+        backup.restore(world.target, tmp_path / "live", force=force)
+        assert (tmp_path / "live").is_symlink()
+        assert [p.name for p in (tmp_path / "disk").iterdir()] == ["store"]
+        assert digest_at(tmp_path / "disk" / "store", world.engine) == world.digests[25]
+
+
+def test_paths_are_what_they_lead_to(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for inside in ("../target", "../here/../target/sub", ".."):
+        with pytest.raises(InvalidInput, match="within one another"):
+            backup.restore("../target", inside)
+    for at in ("../target/../new", ".", "../here/../other"):
+        assert backup.restore("../target", at).txid == 25
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "new", "other", "target"]
+
+
+def test_two_restores_to_one_directory(world: World, tmp_path: Path) -> None:
+    """One of them comes first. The other finds it locked, or a store there, whenever it looks."""
+    dest = tmp_path / "dest"
+    made: list[Path] = []
+
+    class Meanwhile(Files):
+        """Something is made somewhere: another process begins, too."""
+
+        def make_directory(self, path: Path) -> None:
+            super().make_directory(path)
+            with pytest.raises((StoreLocked, StoreExists)) if made else contextlib.nullcontext():
+                made.append(path)
+                backup.restore(world.target, dest, to_txid=12)
+
+    with pytest.raises(StoreExists):
+        backup.restore(world.target, dest, seams=Seams(files=Meanwhile()))
+    assert digest_at(dest, world.engine) == world.digests[12]
 
 
 @pytest.mark.parametrize("reopen", [False, True], ids=["running", "reopened"])

@@ -148,9 +148,11 @@ def forgets_the_last(source: Source, lease_id: str, log: Log, upto: Position, hi
 
 @part("holdfast.backup.restore._destination", caught_by="BackupContract.test_a_restore_replaces_nothing_unasked")
 @contextlib.contextmanager
-def replaces_what_is_there(final: Path, force: bool, files: Files) -> Iterator[bool]:
+def replaces_what_is_there(final: Path, force: bool, seams: Seams) -> Iterator[Layout]:
     """A restore takes the place of whatever stands there, asked or not, and open or not."""
-    yield files.exists(final)
+    seams.files.remove_tree(final)
+    seams.files.make_directory(final)
+    yield Layout(final, seams.files)
 
 
 @part("holdfast.backup.incremental.compare", caught_by="BackupContract.test_a_restored_twin_is_refused")
