@@ -20,7 +20,7 @@ from ..engine.errors import Diverged, HoldfastError, SourceRestarted, SourceUnav
 from ..engine.history import ID_BYTES, Position
 from ..engine.log.log import Log
 from ..engine.seams import Seams
-from ..engine.source.base import CHUNK_BYTES, Source, SourceInfo
+from ..engine.source.base import CHUNK_BYTES, Grant, Source, SourceInfo
 from ..replay.copy import CopyState, begin, copy_image, kept_alive
 from ..replay.files import Progress
 from ..replay.roll import Fetched, fetch, history_at
@@ -62,6 +62,15 @@ class Job:
     started_us: int
     started: float
     notes: list[str] = field(default_factory=list)
+
+    def ask_again(self, grant: Grant) -> SourceInfo:
+        """Where the source stands now. Raises `SourceRestarted` where it is not the very opening of the store that this
+        run asked first and that granted the lease: at the same address there may be another store by now."""
+        info = self.source.info()
+        if not self.info.instance == grant.instance == info.instance:
+            raise SourceRestarted(f"the source of store {self.info.history.store_id.hex()} has been restarted, or "
+                                  "another one has taken its place")
+        return info
 
     def register(self, manifest: Manifest, end: Position) -> None:
         """Have the source keep its log for the next incremental. The backup is whole without it."""
@@ -111,6 +120,7 @@ def take_full(job: Job, before: Manifest | None, why: str) -> Report:
     resumed = sum(min(f.size, len(state.digests.get(f.name, ())) * CHUNK_BYTES) for f in grant.files)
     try:
         with kept_alive(source, grant, seams.scheduler):
+            job.ask_again(grant)  # before all the bytes are copied
             manifest, fetched = _copy(job, place, state, before, why)
             if engine is not None:
                 with open_log(place, manifest, read_only=True, seams=seams) as log, rolled(
@@ -154,7 +164,7 @@ def _copy(job: Job, place: Generation, state: CopyState, before: Manifest | None
     seams, source, grant = job.seams, job.source, state.grant
     copied = copy_image(source, state, place.path, seams=seams, progress=job.progress)
     confirmed = source.confirm(grant.id)
-    info = source.info()
+    info = job.ask_again(grant)
     seams.files.remove_tree(place.log)
     log = Log.create(place.log, history_at(info.history, grant.position), grant.position, engine=info.engine,
                      last_time_us=grant.time_us, options=LOG, seams=seams)

@@ -58,7 +58,7 @@ def take_incremental(job: Job, generation: Generation, manifest: Manifest) -> Re
     grant = source.lease(job.owner, image=False, after=end, ttl=job.lease_ttl)
     try:
         with kept_alive(source, grant, seams.scheduler):
-            info = source.info()
+            info = job.ask_again(grant)
             with open_log(generation, manifest, read_only=False, seams=seams) as log:
                 compare(info, log.history, log.end, accept_branch=job.accept_branch)  # recovery may have found more
                 began = log.end.txid

@@ -26,6 +26,7 @@ from holdfast.engine.errors import (
     LeaseExpired,
     SettingError,
     SourceRefused,
+    SourceRestarted,
     SourceUnavailable,
     StoreLocked,
     TargetInvalid,
@@ -35,7 +36,7 @@ from holdfast.engine.errors import (
 from holdfast.engine.memory import MemoryEngine, MemoryView
 from holdfast.engine.records import RecordsEngine
 from holdfast.engine.seams import REAL, Files, Seams
-from holdfast.engine.source.base import Grant
+from holdfast.engine.source.base import Confirmation, Grant, SourceInfo
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.sqlite import SqliteEngine
 from holdfast.engine.store import Store
@@ -292,6 +293,34 @@ def test_an_opening_for_writing_that_fails_leaves_the_backup(tmp_path: Path) -> 
     with pytest.raises(InvalidInput, match="unknown engine option"):
         Store.open(tmp_path / "target", SqliteEngine, settings=SMALL, options={"cache": 1})
     assert backup.verify(tmp_path / "target").bounds.last == 5
+
+
+@pytest.mark.parametrize("after", ["info", "confirm"])
+def test_refuses_another_store_that_took_the_place_of_the_first(store: Store[Any, Any], tmp_path: Path,
+                                                                after: str) -> None:
+    """Between two requests the process at an address was stopped, and that of another store started."""
+
+    class Swapped(WatchedSource):
+        def info(self) -> SourceInfo:
+            found = super().info()
+            self.swap_after("info")
+            return found
+
+        def confirm(self, lease_id: str) -> Confirmation:
+            confirmed = super().confirm(lease_id)
+            self.swap_after("confirm")
+            return confirmed
+
+        def swap_after(self, what: str) -> None:
+            if what == after:
+                self.inner = LocalSource(other)
+
+    with open_store(tmp_path / "other", type(store.engine)) as other:
+        write(other, 1, 20)
+        with pytest.raises(SourceRestarted):
+            backup.run(Swapped(LocalSource(store)), tmp_path / "target", engine=type(store.engine))
+    assert [p.name for p in (tmp_path / "target").iterdir()] == ["LOCK"]
+    assert backup.run(store, tmp_path / "target").store_id == store.history.store_id.hex()
 
 
 def test_refuses_a_target_of_a_newer_format(store: Store[Any, Any], tmp_path: Path) -> None:
