@@ -22,6 +22,7 @@ from ..engine.errors import (
     LogPruned,
     SettingError,
 )
+from ..engine.leases import MAX_OWNER
 from ..engine.seams import REAL, Seams, is_disk_full
 from ..engine.settings import check_duration
 from ..engine.source.base import Source, SourceInfo
@@ -138,7 +139,7 @@ def _source(source: str | Store[Any, Any] | Source, token: str | None, ca: str |
 def _owner(root: Path) -> str:
     """How this run, and its target as a consumer of log, is called at the source."""
     text = f"backup to {root.absolute()} on {socket.gethostname()}"
-    return "".join(c if c.isprintable() else "?" for c in text)[:300]
+    return "".join(c if c.isprintable() else "?" for c in text)[:MAX_OWNER]
 
 
 def _hex(value: str | bytes, what: str) -> str:

@@ -252,6 +252,13 @@ def test_scratch_copies_of_the_dead_are_swept(store: Store[Any, Any], tmp_path: 
     assert beside(tmp_path / "target") == ["store", "target"]
 
 
+def test_a_target_with_a_long_path(store: Store[Any, Any], tmp_path: Path) -> None:
+    """The path is in the name that its run has at the source, where names have a limit."""
+    target = tmp_path / ("x" * 100) / ("y" * 200)
+    assert not backup.run(store, target).notes
+    assert not backup.run(store, target).notes
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
