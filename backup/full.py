@@ -25,7 +25,7 @@ from ..replay.copy import CopyState, begin, copy_image, kept_alive
 from ..replay.files import Progress
 from ..replay.roll import Fetched, fetch, history_at
 from .report import Report
-from .scratch import check, rolled, scratch_beside
+from .scratch import check, rolled
 from .target import (
     LOG,
     AnyEngine,
@@ -125,7 +125,7 @@ def take_full(job: Job, before: Manifest | None, why: str) -> Report:
             if engine is not None:
                 with open_log(place, manifest, read_only=True, seams=seams) as log, rolled(
                         place, manifest, log, engine=engine, options=job.options, seams=seams,
-                        scratch=scratch_beside(job.layout, seams), progress=job.progress) as opened:
+                        scratch=place.path / "work", progress=job.progress) as opened:
                     check(opened, "the copy")
                 manifest.runs[-1]["verified"] = True
             manifest.write(files, place)
@@ -154,6 +154,7 @@ def _place(layout: Layout) -> Generation:
         else:
             layout.files.remove_tree(partial.path)
     if found is not None:
+        layout.files.remove_tree(found.path / "work")
         return found
     fresh = layout.next_generation()
     return Generation(fresh.path.with_name(f"{fresh.name}.partial"))

@@ -33,7 +33,6 @@ from ..replay.files import Progress, silent
 from .full import Job, take_full
 from .incremental import take_incremental
 from .report import Report
-from .scratch import sweep_scratch
 from .target import AnyEngine, Options, detect, finish_switch, locked, read_target
 from .uri import parse
 
@@ -103,7 +102,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
 def _run(job: Job, fallback: bool) -> Report:
     layout = job.layout
     detect(layout)  # once more, under the lock
-    sweep_scratch(layout)
+    layout.sweep_scratch()
     finish_switch(layout)
     if not layout.is_store():
         return take_full(job, None, "")

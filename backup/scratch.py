@@ -1,13 +1,18 @@
-"""Opening a backup without touching it: replayed in memory, or in a scratch copy beside it.
+"""Opening a backup without touching it: replayed in memory, or in a scratch copy.
 
 An image is bytes as they were copied. Whether it is a state shows only when an engine opens it and replays the log
 over it. That happens in memory where the engine can and the log is small, and otherwise in a copy of the image that is
 removed afterwards. The bytes of the backup do not change either way; they are checked against their digests on the way
 into the scratch copy.
+
+The copy lies in the target's own directory, since only that is sure to be on the target's file system: what is beside
+it may be on another one, or closed to this user. Who may only read the target uses the directory for temporary files.
 """
 
 from __future__ import annotations
 
+import errno
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -15,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.contract import Context, Engine
-from ..engine.directory import Generation, Layout, Manifest
+from ..engine.directory import Generation, Manifest
 from ..engine.errors import Inconsistent
 from ..engine.log.log import Log
 from ..engine.seams import Seams
@@ -28,20 +33,6 @@ MEMORY_LOG_BYTES = 2 << 20
 (an edge takes 31 there, and 650 in the graph's overlay), and all of it is held until the check is through."""
 MAX_FINDINGS = 100
 """Inconsistencies that are gathered before a check stops."""
-
-
-def scratch_beside(layout: Layout, seams: Seams) -> Path:
-    """A name for a scratch directory, on the same file system as the target."""
-    root = layout.root.absolute()
-    return root.with_name(f".{root.name}.scratch-{seams.randomness.token(8).hex()}")
-
-
-def sweep_scratch(layout: Layout) -> None:
-    """Remove scratch copies that died with their process. The caller holds the target's lock, so none is in use."""
-    root = layout.root.absolute()
-    for name in layout.files.list(root.parent):
-        if name.startswith(f".{root.name}.scratch-"):
-            layout.files.remove_tree(root.parent / name)
 
 
 def fits_memory(engine: AnyEngine, log: Log) -> bool:
@@ -70,7 +61,7 @@ def copied_state(generation: Generation, manifest: Manifest, into: Path, engine:
 def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyEngine, options: Options,
            scratch: Path, seams: Seams, progress: Progress, in_memory: bool = True) -> Iterator[Engine[Any, Any]]:
     """An engine at the end of the log, without a byte of the generation changed. `scratch` does not exist before, nor
-    after.
+    after; where this user cannot make it, a directory for temporary files takes its place.
 
     Raises:
         Damaged, DiskFull, UpgradeRequired, UnsupportedFormat.
@@ -83,6 +74,12 @@ def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyE
         finally:
             opened.close()
         return
+    try:
+        seams.files.make_directory(scratch)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        scratch = Path(tempfile.mkdtemp(prefix="holdfast-scratch-"))
     try:
         with copied_state(generation, manifest, scratch, engine, options, seams, durable=False,
                           progress=progress) as opened:

@@ -16,7 +16,7 @@ from ..engine.history import Position
 from ..engine.seams import REAL, Seams, is_disk_full
 from ..replay.files import DigestedFiles, Progress, silent
 from .report import VerifyReport
-from .scratch import check, rolled, scratch_beside
+from .scratch import check, rolled
 from .target import (
     AnyEngine,
     Options,
@@ -61,7 +61,7 @@ def verify(target: str | os.PathLike[str], *, engine: AnyEngine | None = None, o
                                       path=str(generation.log))
                 bounds = bounds_of(manifest, log)
                 with rolled(generation, manifest, log, engine=engine, options=options or {},
-                            scratch=scratch_beside(layout, seams), seams=seams, progress=told) as opened:
+                            scratch=layout.scratch(seams.randomness.token(8)), seams=seams, progress=told) as opened:
                     check(opened, str(target))
                     with opened.view() as view:
                         digest = view.digest()
@@ -74,5 +74,5 @@ def verify(target: str | os.PathLike[str], *, engine: AnyEngine | None = None, o
                     seconds=seams.clock.monotonic() - started)
     except OSError as error:
         if is_disk_full(error):
-            raise DiskFull(f"no room for a scratch copy beside {target}") from error
+            raise DiskFull(f"no room for a scratch copy of {target}") from error
         raise

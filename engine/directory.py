@@ -8,6 +8,7 @@
         MANIFEST         in a backup target only: what the image is and what must be replayed (a document)
         state/           the engine's durable state, or in a target the image
         log/             segments and attachments, and the list of consumers
+      scratch-…/         in a backup target only: a copy of an image that is being checked
 
 A generation is a state and the log after it. In a live store the state moves with the checkpoints; in a target it is
 frozen. A new generation is made under another name and comes into force when `CURRENT` is replaced, durably; what it
@@ -31,6 +32,7 @@ from .seams import Files
 STORE_MAGIC, STORE_VERSION = b"HFSTORE\0", 1
 MANIFEST_MAGIC, MANIFEST_VERSION = b"HFMANIF\0", 1
 _GENERATION = re.compile(r"gen-(\d{6})")
+_SCRATCH = re.compile("scratch-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,8 @@ class Layout:
     def foreign(self) -> list[str]:
         """The names here that neither a store nor a target has, whole or in part."""
         ours = {"LOCK", "STORE", "STORE.new", "CURRENT", "CURRENT.new", READERS}
-        return [n for n in self.files.list(self.root)
-                if n not in ours and not _GENERATION.fullmatch(n.removesuffix(".partial"))]
+        return [n for n in self.files.list(self.root) if n not in ours and not _SCRATCH.fullmatch(n)
+                and not _GENERATION.fullmatch(n.removesuffix(".partial"))]
 
     def clear(self) -> None:
         """Remove everything but the lock file. The caller holds the lock, and knows that nothing here matters."""
@@ -160,8 +162,19 @@ class Layout:
         """Bring a whole, durable generation into force, durably."""
         self.files.write_durably(self.root / "CURRENT", f"{generation.name}\n".encode())
 
+    def scratch(self, number: bytes) -> Path:
+        """The path for a scratch copy, told from others by 8 random bytes. Nothing is made."""
+        return self.root / f"scratch-{number.hex()}"
+
+    def sweep_scratch(self) -> None:
+        """Remove scratch copies that died with their process: the caller holds the lock, so that none is in use."""
+        for name in self.files.list(self.root):
+            if _SCRATCH.fullmatch(name):
+                self.files.remove_tree(self.root / name)
+
     def sweep(self) -> list[str]:
-        """Remove generations that are not in force (the caller holds the lock); their names."""
+        """Remove scratch copies, and generations that are not in force (the caller holds the lock); their names."""
+        self.sweep_scratch()
         current = self.current().name
         rubbish = [n for n in self.files.list(self.root)
                    if _GENERATION.fullmatch(n.removesuffix(".partial")) and n != current]

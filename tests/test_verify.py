@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +28,7 @@ from holdfast.engine.errors import (
     TargetInvalid,
 )
 from holdfast.engine.memory import MemoryEngine, MemoryView
-from holdfast.engine.seams import Seams
+from holdfast.engine.seams import Files, Seams
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.testing.disks.quiet import SetClock
 
@@ -144,6 +146,20 @@ def test_in_a_scratch_copy(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     assert backup.verify(world.target).digest == in_memory
     assert tree(world.target) == world.files
     assert sorted(p.name for p in world.target.parent.iterdir()) == ["store", "target"]
+
+
+def test_on_a_disk_that_can_only_be_read(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class ReadOnly(Files):
+        def make_directory(self, path: Path) -> None:
+            if path.is_relative_to(world.target):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            super().make_directory(path)
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr("holdfast.backup.scratch.MEMORY_LOG_BYTES", 0)
+    assert backup.verify(world.target, seams=Seams(files=ReadOnly())).transactions
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_a_swapped_generation_is_found(world: World, tmp_path: Path) -> None:
