@@ -66,9 +66,10 @@ def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, seams: 
     digests = {f.name: _there(f, into, (done or {}).get(f.name, ()), files) for f in listed}
     total = sum(f.size for f in listed)
     there = sum(min(f.size, len(digests[f.name]) * CHUNK_BYTES) for f in listed)
-    room = files.free(into)
-    if room < total - there + SPARE_BYTES:
-        raise DiskFull(f"{into} needs {total - there + SPARE_BYTES:,} bytes and its file system has {room:,} left")
+    taken = sum(min(f.size, files.size(into / f.name)) for f in listed if files.exists(into / f.name))
+    needed, room = total - taken + SPARE_BYTES, files.free(into)  # an earlier run may have reserved more than it copied
+    if room < needed:
+        raise DiskFull(f"{into} needs {needed:,} bytes and its file system has {room:,} left")
     ahead = _Ahead(read, _pieces(listed, digests), seams.scheduler)
     copier = _Copier(ahead.take, into, digests, seams, durable, on_synced, partial(progress, stage), there, total)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -118,6 +119,26 @@ def test_room_is_looked_for_first(tmp_path: Path) -> None:
     with pytest.raises(DiskFull):
         copy_files(image.read, image.listed, tmp_path, seams=Seams(files=Small()))
     assert image.reads == 0
+
+
+def test_room_that_is_reserved_is_there(tmp_path: Path) -> None:
+    """A copy takes room for the whole of a file before it copies it. The next one, after one that had died half-way,
+    asked for that room again."""
+    image = Image({"a": bytes(5000)})
+    dying = Nth(3, lambda: SourceUnavailable("gone"))
+
+    def read(name: str, offset: int, length: int) -> bytes:
+        dying("read")
+        return image.read(name, offset, length)
+
+    class Small(Files):
+        def free(self, path: Path) -> int:
+            return copying.SPARE_BYTES + 5000 - sum(p.stat().st_size for p in tmp_path.iterdir())
+
+    for reading in (read, image.read):
+        with contextlib.suppress(SourceUnavailable):
+            copy_files(reading, image.listed, tmp_path, seams=Seams(files=Small()))
+    assert present(tmp_path) == image.content
 
 
 @pytest.mark.parametrize("listed", [[ImageFile("a", -1)], [ImageFile("a", 1), ImageFile("a", 1)], [ImageFile("/a", 1)],
