@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -163,6 +164,9 @@ def backup(
     accept_branch: Annotated[str | None, typer.Option(help="Go on, the source being on this other branch.")] = None,
     token: Annotated[str | None, typer.Option(help="Credential of the source.", envvar="HOLDFAST_TOKEN",
                                               show_envvar=True)] = None,
+    tls: Annotated[bool | None, typer.Option(
+        "--tls/--no-tls", show_default=False,
+        help="Default: TLS off loopback. --no-tls sends the token in the clear.")] = None,
     ca: Annotated[Path | None, typer.Option(help="File of certificate authorities for TLS.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one answer may take.")] = 30.0,
     fold: Annotated[float, typer.Option(help="Fold the log into the image when it is larger than this share of "
@@ -175,7 +179,7 @@ def backup(
     with _errors(as_json):
         with _bars() as progress:
             report = run(uri, target, verify=verify, fallback=fallback, expect_store=expect_store,
-                         accept_branch=accept_branch, token=token, ca=ca, timeout=timeout,
+                         accept_branch=accept_branch, token=token, tls=tls, ca=ca, timeout=timeout,
                          fold=None if no_fold else fold, options=_options(engine_option), progress=progress)
         _tell(report, as_json)
 
@@ -273,13 +277,24 @@ def serve(
     engine: EngineName = None,
     listen: Annotated[str | None, typer.Option(help="host:port of the backup service; :port means loopback. Default: "
                                                     "127.0.0.1:6362 or the next free one.")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file of the service's certificate chain.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key, where it is not in the same file.")] = None,
+    token_file: Annotated[Path | None, typer.Option(
+        help="File with the credential that clients must have; else HOLDFAST_TOKEN of the environment, else one that "
+             "only this user's own processes find.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="Further host name by which clients know this machine; again "
+                                                        "for more.")] = None,
+    insecure: Annotated[bool, typer.Option(
+        "--insecure", help="Listen off loopback without TLS, or without a credential of your own.")] = False,
     engine_option: EngineOptions = None,
     as_json: Json = False,
 ) -> None:
     """Open a store and serve backups of it until SIGTERM or SIGINT."""
     with _errors(as_json):
         kind = find_engine(_engine_to_serve(directory, engine, create, retire))
-        _serve(directory, kind, listen, create, _options(engine_option), as_json, lambda stop: stop.wait())
+        service = BackupService(online_backup_server=listen, tls_certificate=tls_certificate, tls_key=tls_key,
+                                token=_token(token_file), names=tuple(name or ()), insecure=insecure)
+        _serve(directory, kind, service, create, _options(engine_option), as_json, lambda stop: stop.wait())
 
 
 def _engine_to_serve(directory: Path, engine: str | None, create: bool, retire: bool) -> str:
@@ -304,12 +319,21 @@ def _engine_to_serve(directory: Path, engine: str | None, create: bool, retire: 
     return engine or found.engine
 
 
-def _serve(directory: Path, kind: type[Engine[Any, Any]], listen: str | None, create: bool, options: dict[str, Any],
+def _token(file: Path | None) -> str | None:
+    """The credential that a file or the environment holds. Raises `SettingError`."""
+    if file is None:
+        return os.environ.get("HOLDFAST_TOKEN") or None
+    try:
+        return file.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.SettingError(f"no token can be read from {file}: {error}") from error
+
+
+def _serve(directory: Path, kind: type[Engine[Any, Any]], service: BackupService, create: bool, options: dict[str, Any],
            as_json: bool, wait: Callable[[threading.Event], Any]) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    service = BackupService(online_backup_server=listen)
     with Store.open(directory, kind, create=create, plugins=[service], options=options) as store:
         ready = {"directory": str(directory), "engine": kind.name, "store_id": store.history.store_id.hex(),
                  "backup_uri": store.backup_uri}

@@ -39,7 +39,7 @@ from .uri import parse
 
 def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], *, verify: bool = True,
         fallback: bool = True, expect_store: str | bytes | None = None, accept_branch: str | bytes | None = None,
-        token: str | None = None, ca: str | Path | None = None, timeout: float = 30.0,
+        token: str | None = None, tls: bool | None = None, ca: str | Path | None = None, timeout: float = 30.0,
         lease_ttl: float = 300.0, fold: float | None = 1.0, engine: AnyEngine | None = None,
         options: Options | None = None, progress: Progress | None = None, seams: Seams = REAL) -> Report:
     """Back up a running store.
@@ -52,7 +52,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
             Without it that is `LogPruned`.
         expect_store: id of a store or branch (hex, 8 digits or more, or bytes): refuse any other source.
         accept_branch: id of a branch that the source may be on although the target was not.
-        token, ca: credential and file of certificate authorities, for a URI.
+        token, tls, ca: credential, whether to use TLS, and file of certificate authorities, for a URI; as in `connect`.
         timeout: seconds that one answer of the source may take, for a URI.
         lease_ttl: seconds for which the source waits for a run that died to be run again.
         fold: fold the log into the image when it is larger than this share of it (and than 64 MiB). None: never.
@@ -76,7 +76,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
     started_us, started = seams.clock.now_us(), seams.clock.monotonic()
     layout = Layout(Path(target), seams.files)
     detect(layout)
-    with _source(source, token, ca, timeout) as asked:
+    with _source(source, token, tls, ca, timeout) as asked:
         info = asked.info()
         if expect_store is not None:
             _expect(info, expect_store)
@@ -117,7 +117,7 @@ def _run(job: Job, fallback: bool) -> Report:
 
 
 @contextmanager
-def _source(source: str | Store[Any, Any] | Source, token: str | None, ca: str | Path | None,
+def _source(source: str | Store[Any, Any] | Source, token: str | None, tls: bool | None, ca: str | Path | None,
             timeout: float) -> Iterator[Source]:
     if isinstance(source, Source):
         yield source
@@ -129,7 +129,7 @@ def _source(source: str | Store[Any, Any] | Source, token: str | None, ca: str |
         if uri.mode == "ha":
             raise ClusterUnavailable(f"{uri} names a cluster, and there is none yet")
         host, port = uri.addresses[0]
-        with connect(host, port, token=token, ca=ca, timeout=timeout) as remote:
+        with connect(host, port, token=token, tls=tls, ca=ca, timeout=timeout) as remote:
             yield remote
     else:
         raise InvalidInput(f"{source!r} is no source", hint="pass a URI, an open store, or a Source")

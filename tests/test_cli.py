@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from backup_worlds import SMALL, digest, digest_at, open_store, write
 from typer.testing import CliRunner, Result
 
@@ -213,9 +214,10 @@ COMMAND = [sys.executable, "-c", "from holdfast.backup.cli import main; main()"]
 
 
 @contextlib.contextmanager
-def serving(*arguments: str | Path, number: signal.Signals = signal.SIGTERM) -> Iterator[dict[str, Any]]:
+def serving(directory: Path, *options: str | Path, listen: str = ":0",
+            number: signal.Signals = signal.SIGTERM) -> Iterator[dict[str, Any]]:
     """What a `serve` process says when it is ready. In the end it is told to stop, and must do so in order."""
-    served = subprocess.Popen([*COMMAND, "serve", *map(str, arguments), "--listen", ":0", "--json"],
+    served = subprocess.Popen([*COMMAND, "serve", directory, *options, "--listen", listen, "--json"],
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert served.stdout is not None
@@ -254,6 +256,30 @@ def test_serve_is_backed_up_and_stops_when_told(tmp_path: Path, number: signal.S
         assert json.loads(taken.stdout)["to_txid"] == 5
     assert digest_at(tmp_path / "target", MemoryEngine) == expected
     assert backup.info(tmp_path / "store").log_clean, "it was closed in order"
+
+
+@pytest.mark.usefixtures("runtime")
+def test_serve_off_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With TLS and a credential; or without, and then the client has to say so, too."""
+    token = "a token of my own".replace(" ", "-")
+    with open_store(tmp_path / "store") as store:
+        write(store, 1, 5)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    authority.issue_cert("0.0.0.0").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    (tmp_path / "token").write_text(f"{token}\n")
+    assert "TLS" in told("serve", tmp_path / "store", "--listen", "0.0.0.0:0", code=2)["message"]
+    missing = told("serve", tmp_path / "store", "--token-file", tmp_path / "none", code=2)
+    assert "no token can be read" in missing["message"]
+    monkeypatch.setenv("HOLDFAST_TOKEN", token)
+    safe = ["--tls-certificate", tmp_path / "server.pem", "--token-file", tmp_path / "token"]
+    for served_with, asked_with, refused_with in ((safe, ["--ca", tmp_path / "ca.pem"], ["--no-tls"]),
+                                                  (["--insecure"], ["--no-tls"], [])):
+        with serving(tmp_path / "store", *served_with, listen="0.0.0.0:0") as ready:
+            uri = f"single://0.0.0.0:{ready['backup_uri'].rpartition(':')[2]}"
+            assert told("backup", uri, tmp_path / "target", *asked_with)["to_txid"] == 5
+            refusal = told("backup", uri, tmp_path / "target", *refused_with, code=3)
+            assert refused_with or "--no-tls" in refusal["hint"]
 
 
 def test_without_its_extras_the_command_says_what_to_install(tmp_path: Path) -> None:

@@ -219,7 +219,10 @@ class HttpSource(Source):
         if failures >= attempts or self._closing.wait(_PAUSES[min(failures - 1, len(_PAUSES) - 1)]):
             if isinstance(error, HoldfastError):
                 raise error
-            raise SourceUnavailable(f"no answer from {self._place}: {error or type(error).__name__}") from error
+            hint = "it speaks no TLS; where the network is yours, say tls=False (--no-tls)" if (
+                isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER") else None
+            raise SourceUnavailable(f"no answer from {self._place}: {error or type(error).__name__}",
+                                    hint=hint) from error
         logger.info("asking %s again: %s", self._place, error)
 
     @contextmanager
