@@ -11,38 +11,42 @@ from ..engine.directory import Layout, Manifest
 from ..engine.errors import RestorePointOutOfRange
 from ..engine.history import Record
 from ..engine.log.log import Log
+from ..engine.opening import steadily
 from ..engine.seams import REAL, Seams
 from .report import Bounds, Info
 from .target import LOG, bounds_of, image_bytes, tree_bytes
 
 
 def info(path: str | os.PathLike[str], *, seams: Seams = REAL) -> Info:
-    """What a store or backup is. A store may be open elsewhere meanwhile.
+    """What a store or backup is. It may be written meanwhile.
 
     Raises:
         StoreNotFound, Damaged, UnsupportedFormat.
     """
     layout = Layout(Path(path), seams.files)
+    return steadily(layout, seams, lambda: _look(layout, str(path), seams))
+
+
+def _look(layout: Layout, path: str, seams: Seams) -> Info:
     identity = layout.read_identity()
     generation = layout.current()
     manifest = Manifest.read(seams.files, generation)
+    kind = "store" if manifest is None else "backup" if manifest.retired_us is None else "retired backup"
     log = Log.open(generation.log, read_only=True, options=LOG, seams=seams)
     try:
-        if manifest is not None:
-            bounds = bounds_of(manifest, log)
-        else:
+        if manifest is not None and kind == "backup":
+            bounds, state = bounds_of(manifest, log), image_bytes(manifest.files)
+        else:  # what was a backup prunes its log, and moves its state, like any store
             bounds = Bounds(first=log.base.txid, last=log.end.txid, first_time_us=log.time_of(log.base.txid) or None,
-                            last_time_us=log.last_time_us or None, complete_until_us=log.complete_us)
+                            last_time_us=log.time_of(log.end.txid) or None, complete_until_us=log.complete_us)
+            state = tree_bytes(generation.state, seams.files)
         segments = log.segments()
         facts: dict[str, Any] = {} if manifest is None else {
             "target_id": manifest.target_id.hex(), "image_first": manifest.p0.txid, "image_last": manifest.p1.txid,
             "moving": manifest.moving, "runs": tuple(_shown(r) for r in manifest.runs),
             "retired_us": manifest.retired_us}
-        kind = "store" if manifest is None else "backup" if manifest.retired_us is None else "retired backup"
-        state = tree_bytes(generation.state, seams.files) if kind != "backup" or manifest is None else image_bytes(
-            manifest.files)
         return Info(
-            kind=kind, path=str(path), store_id=identity.store_id.hex(), engine=identity.engine,
+            kind=kind, path=path, store_id=identity.store_id.hex(), engine=identity.engine,
             created_us=identity.created_us, generation=generation.name, bounds=bounds, image_bytes=state,
             branches=tuple({"id": b.id.hex(), "from_txid": b.start.txid} for b in log.history.branches),
             log_bytes=tree_bytes(generation.log, seams.files), log_clean=segments[-1].sealed, segments=len(segments),
@@ -66,7 +70,7 @@ def transactions(path: str | os.PathLike[str], *, first: int | None = None, last
     """
     layout = Layout(Path(path), seams.files)
     layout.read_identity()
-    log = Log.open(layout.current().log, read_only=True, options=LOG, seams=seams)
+    log = steadily(layout, seams, lambda: Log.open(layout.current().log, read_only=True, options=LOG, seams=seams))
     try:
         begin = log.base.txid + 1 if first is None else first
         end = log.end.txid if last is None else last

@@ -212,7 +212,7 @@ class Info(Told):
         generation: the one in force.
         image_first, image_last: p0 and p1 of a backup's image; for a store both are None.
         moving: whether a backup's image moved while it was copied.
-        bounds: of a backup, or for a store what its log holds.
+        bounds: of a backup, or for a store, and for what was a backup, what its log holds.
         image_bytes, log_bytes: on disk.
         log_clean: whether the log's last segment is sealed.
         runs: of a backup, oldest first.
@@ -243,11 +243,11 @@ class Info(Told):
                  f"store    {self.store_id}",
                  *(f"branch   {b['id']}, from transaction {b['from_txid']}" for b in self.branches),
                  f"created  {iso(self.created_us)}"]
-        if self.kind == "store":
+        if self.kind == "backup":
+            lines.append(f"restores to {self.bounds}")
+        else:
             some = f"transaction {self.bounds.first + 1} to {self.bounds.last}"
             lines.append(f"log      {some if self.bounds.first < self.bounds.last else 'no transaction'}")
-        else:
-            lines.append(f"restores to {self.bounds}")
         lines.append(f"on disk  {size_of(self.image_bytes)} of state, {size_of(self.log_bytes)} of log in "
                      f"{self.segments} segments ({self.generation})")
         if self.retired_us is not None:

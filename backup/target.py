@@ -142,7 +142,7 @@ def bounds_of(manifest: Manifest, log: Log) -> Bounds:
         # A run died before it was noted. A later transaction may have been committed in the same microsecond.
         complete = max(complete, log.last_time_us - 1)
     return Bounds(first=first, last=last.txid, first_time_us=log.time_of(first) or (0 if first == 0 else None),
-                  last_time_us=(log.last_time_us or None) if last.txid else None, complete_until_us=complete)
+                  last_time_us=log.time_of(last.txid) or None, complete_until_us=complete)
 
 
 def with_run(manifest: Manifest, run: dict[str, Any]) -> tuple[dict[str, Any], ...]:

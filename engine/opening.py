@@ -334,12 +334,12 @@ def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[s
         opened.reader = reader
         return opened
 
-    return _steadily(layout, seams, look)
+    return steadily(layout, seams, look)
 
 
-def _steadily(layout: Layout, seams: Seams, look: Callable[[], T]) -> T:
+def steadily(layout: Layout, seams: Seams, look: Callable[[], T]) -> T:
     """Look at a directory that may be written meanwhile. A segment that is pruned, sealed or half-written between two
-    of our looks seems damaged or gone, and does not when looked at again."""
+    of our looks seems damaged or gone, and does not when looked at again. Raises what the last look raises."""
     for attempt in range(1, LOOKS):
         try:
             return look()
@@ -409,7 +409,7 @@ def follow(opened: Opened, settings: Settings, seams: Seams) -> tuple[Log, int]:
     """
     if opened.layout.current() != opened.generation:
         raise Unsupported(f"{opened.layout.root} has a new generation", hint="open it again")
-    log = _steadily(opened.layout, seams, lambda: Log.open(opened.generation.log, read_only=True,
+    log = steadily(opened.layout, seams, lambda: Log.open(opened.generation.log, read_only=True,
                                                            options=settings.log_options, seams=seams))
     end = opened.log.end
     if log.end.txid < end.txid:  # its last group is not known to be durable any more than it was

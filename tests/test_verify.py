@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-from backup_worlds import ENGINES, digest, open_store, tree, write
+from backup_worlds import ENGINES, SMALL, digest, open_store, tree, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ from holdfast.engine.errors import (
     TargetInvalid,
 )
 from holdfast.engine.memory import MemoryEngine, MemoryView
-from holdfast.engine.seams import Files, Seams
+from holdfast.engine.seams import File, Files, Seams
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.testing.disks.quiet import SetClock
 
@@ -182,6 +182,58 @@ def test_a_swapped_generation_is_found(world: World, tmp_path: Path) -> None:
 
 
 # --- info and log ----------------------------------------------------------------------------------------------------
+
+
+def test_info_of_what_was_a_backup(tmp_path: Path) -> None:
+    """Its log no longer goes back to what its manifest says that it restored to."""
+    with open_store(tmp_path / "store") as store:
+        backup.run(store, tmp_path / "target")
+    with open_store(tmp_path / "target", settings=replace(SMALL, keep_logs="1 transactions")) as twin:
+        write(twin, 1, 20, size=20_000)
+        twin.checkpoint()
+        twin.prune()
+        base = twin.log.base.txid
+    assert base > 0
+    info = backup.info(tmp_path / "target")
+    assert (info.kind, info.bounds.first, info.bounds.last) == ("retired backup", base, 20)
+    assert f"transaction {base + 1} to 20" in str(info)
+
+
+def test_info_of_a_store_that_prunes_meanwhile(tmp_path: Path) -> None:
+    """Between two looks of ours at its files one of them goes."""
+    with open_store(tmp_path / "store") as store:
+        write(store, 1, 5)
+
+        class Busy(Files):
+            gone = 2
+
+            def open(self, path: Path, mode: Literal["read", "write", "create"] = "read") -> File:
+                if path.suffix == ".seg" and self.gone:
+                    self.gone -= 1
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+                return super().open(path, mode)
+
+        last = backup.info(tmp_path / "store", seams=Seams(files=Busy())).bounds.last
+        assert last >= 4, "of the last one it is not known that it is durable"
+        assert len(list(backup.transactions(tmp_path / "store", seams=Seams(files=Busy())))) == last
+    with pytest.raises(FileNotFoundError):  # nobody writes it any more
+        backup.info(tmp_path / "store", seams=Seams(files=Busy()))
+
+
+def test_the_last_time_is_the_last_transactions(tmp_path: Path) -> None:
+    """And not that of a sign of life that came after it."""
+    clock = SetClock()
+    seams = Seams(clock=clock)
+    with open_store(tmp_path / "store", seams=seams) as store:
+        write(store, 1)
+        committed = store.log.time_of(1)
+        clock.time_us += 600_000_000
+        store.committer.heartbeat()
+        backup.run(store, tmp_path / "target", seams=seams)
+    for path in ("store", "target"):
+        bounds = backup.info(tmp_path / path).bounds
+        assert bounds.last_time_us == committed
+        assert bounds.complete_until_us >= committed + 600_000_000
 
 
 def test_info_of_a_store_and_its_backup(tmp_path: Path) -> None:
