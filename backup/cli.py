@@ -7,6 +7,7 @@ standard error, and only where that is a terminal. No error of Holdfast's ends i
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -345,4 +346,6 @@ def _serve(directory: Path, kind: type[Engine[Any, Any]], service: BackupService
 def main() -> None:
     """The console script."""
     logging.basicConfig(level=logging.WARNING, format="holdfast: %(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the bytes of a path need be no characters
     app(prog_name="holdfast")

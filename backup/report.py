@@ -14,11 +14,14 @@ from typing import Any
 
 def iso(time_us: int) -> str:
     """
-    >>> iso(0)
-    '1970-01-01T00:00:00.000000Z'
+    >>> iso(0), iso(1 << 60)
+    ('1970-01-01T00:00:00.000000Z', '1152921504606846976 microseconds after 1970')
     """
     seconds, micros = divmod(time_us, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{micros:06d}Z"
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{micros:06d}Z"
+    except (ValueError, OverflowError):  # no calendar of Python's has it
+        return f"{time_us} microseconds after 1970"
 
 
 def size_of(count: int) -> str:

@@ -25,7 +25,7 @@ from ..engine.errors import (
 from ..engine.leases import MAX_OWNER
 from ..engine.seams import REAL, Seams, is_disk_full
 from ..engine.settings import check_duration
-from ..engine.source.base import Source, SourceInfo
+from ..engine.source.base import Source, SourceInfo, printable
 from ..engine.source.client import connect
 from ..engine.source.local import LocalSource
 from ..engine.store import Store
@@ -137,8 +137,7 @@ def _source(source: str | Store[Any, Any] | Source, token: str | None, tls: bool
 
 def _owner(root: Path) -> str:
     """How this run, and its target as a consumer of log, is called at the source."""
-    text = f"backup to {root.absolute()} on {socket.gethostname()}"
-    return "".join(c if c.isprintable() else "?" for c in text)[:MAX_OWNER]
+    return printable(f"backup to {root.absolute()} on {socket.gethostname()}")[:MAX_OWNER]
 
 
 def _hex(value: str | bytes, what: str) -> str:

@@ -7,6 +7,7 @@ network nor disk waits for the other; no more than a few chunks are ever in memo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,9 @@ RECORD_BYTES = 128 << 20
 """Bytes synced between two writings of the document `COPY`."""
 SPARE_BYTES = 16 << 20
 """Room that must be left when a copy is whole: for log, documents and the file system itself."""
+
+MAX_NAME = 255
+"""Bytes that a name in a directory may have."""
 
 Progress = Callable[[str, int, int], None]
 """Told (stage, done, total) as work goes on. Bytes, but for the stages `log` and `replay`, which count transactions."""
@@ -257,9 +261,11 @@ class _Sync:
 def check_names(listed: Sequence[ImageFile]) -> None:
     """No name from a source becomes a path unless it is one below the directory it is copied to."""
     seen: set[str] = set()
+    folders = {str(folder) for f in listed for folder in PurePosixPath(f.name).parents}
     for f in listed:
         parts = PurePosixPath(f.name).parts
         proper = parts and f.name == "/".join(parts) and ".." not in parts and not set(f.name) & {"\0", "\\"}
+        proper = proper and f.name not in folders and max(map(len, map(os.fsencode, parts))) <= MAX_NAME
         if not proper or parts[0] == "/" or f.name in seen:
             raise SourceRefused(f"the source lists the image file {f.name!r}, which is no proper name",
                                 hint="do not use this source")

@@ -259,6 +259,22 @@ def test_serve_is_backed_up_and_stops_when_told(tmp_path: Path, number: signal.S
 
 
 @pytest.mark.usefixtures("runtime")
+def test_paths_that_are_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file's name is bytes, and these are no UTF-8."""
+    place = os.fsencode(tmp_path) + b"/\xff"
+    store, target, restored = (Path(os.fsdecode(place + end)) for end in (b"store", b"target", b"restored"))
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    with open_store(store) as made:
+        write(made, 1, 5)
+    with serving(store) as ready:
+        for arguments in (["backup", ready["backup_uri"], target], ["info", target], ["verify", target],
+                          ["restore", target, restored], ["info", store]):
+            done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False,
+                                  errors="replace")
+            assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.usefixtures("runtime")
 def test_serve_off_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With TLS and a credential; or without, and then the client has to say so, too."""
     token = "a token of my own".replace(" ", "-")

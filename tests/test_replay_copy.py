@@ -142,6 +142,7 @@ def test_room_that_is_reserved_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("listed", [[ImageFile("a", -1)], [ImageFile("a", 1), ImageFile("a", 1)], [ImageFile("/a", 1)],
+                                    [ImageFile("a", 1), ImageFile("a/b", 1)], [ImageFile("a" * 256, 1)],
                                     [ImageFile("a/../b", 1)], [ImageFile("./a", 1)], [ImageFile("a\\b", 1)]])
 def test_improper_lists_are_refused(tmp_path: Path, listed: list[ImageFile]) -> None:
     with pytest.raises(SourceRefused):

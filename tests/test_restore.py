@@ -143,6 +143,10 @@ def test_times_that_cannot_be_meant(world: World, tmp_path: Path) -> None:
     for wrong in ({"to_txid": "3"}, {"to_txid": 3.0}, {"at": "2026-01-01T00:00:00Z"}, {"at": moment(0).date()}):
         with pytest.raises(InvalidInput, match=r"is no (whole number|datetime)"):
             backup.restore(world.target, tmp_path / "another", **wrong)
+    for at, east in ((datetime.max, -5), (datetime.min, 5)):  # years that UTC does not have any more
+        with pytest.raises(RestorePointOutOfRange):
+            zone = timezone(timedelta(hours=east))
+            backup.restore(world.target, tmp_path / "another", at=at.replace(tzinfo=zone))
     with pytest.raises(InvalidInput, match="no time zone"):
         backup.restore(world.target, tmp_path / "another", at=datetime(2030, 1, 1))
     with pytest.raises(InvalidInput, match="both"):

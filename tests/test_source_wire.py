@@ -159,3 +159,34 @@ def test_a_source_cannot_name_files_elsewhere(name: str) -> None:
     grant = Grant(id="cd" * 16, instance="ab" * 16, ttl=5.0, position=START, files=(ImageFile(name, 1),))
     with pytest.raises(SourceRefused):
         wire.parse("a lease", wire.grant_from_wire, wire.grant_to_wire(grant))
+
+
+@pytest.mark.parametrize(("form", "field", "value"), [
+    ("grant", "time_us", 2**70), ("grant", "time_us", 2**60), ("grant", "time_us", -5), ("grant", "time_us", "soon"),
+    ("grant", "ttl", 10**400), ("grant", "ttl", "nan"), ("grant", "position", {"txid": 2**70, "chain": "00" * 16}),
+    ("grant", "files", [{"name": "\ud800", "size": 3}]), ("grant", "files", [{"name": "a", "size": 2**70}]),
+    ("info", "state_format", 2**70), ("info", "engine", "\ud800"), ("info", "path", "\ud800"),
+    ("info", "complete_until_us", 10**30), ("confirmation", "complete_until_us", 2**60),
+    ("confirmation", "complete_until_us", 1.5)])
+def test_a_source_cannot_send_what_no_file_or_calendar_holds(form: str, field: str, value: Any) -> None:
+    """Such values went into a manifest, or stopped half-way there with a traceback; and whoever looked at the backup
+    later got the traceback then."""
+    sent: dict[str, Any] = {
+        "grant": wire.grant_to_wire(Grant(id="cd" * 16, instance="ab" * 16, ttl=5.0, position=START)),
+        "info": wire.info_to_wire(SourceInfo(
+            instance="ab" * 16, history=History(bytes(16), (Branch(b"\1" * 16, START),)), engine="memory",
+            state_format=1, durable=START, published=START, log_base=START, complete_until_us=5, path="/somewhere")),
+        "confirmation": wire.confirmation_to_wire(Confirmation(p1=START, published=START, complete_until_us=3)),
+    }[form]
+    make = {"grant": wire.grant_from_wire, "info": wire.info_from_wire,
+            "confirmation": wire.confirmation_from_wire}[form]
+    wire.parse("an answer", make, sent)
+    with pytest.raises(SourceRefused):
+        wire.parse("an answer", make, {**sent, field: value})
+
+
+@pytest.mark.parametrize("numbers", [(1.0, 0, 0, 1), (1, "0", 0, 1), (1, 0, 2**62, 1), (1, 0, -5, 1), (1, 0, None, 1)])
+def test_a_record_has_numbers(numbers: tuple[Any, Any, Any, Any]) -> None:
+    record = Record.make(START.chain, *numbers, b"payload")
+    with pytest.raises(wire.Garbled, match="numbers"):
+        list(wire.RecordReader(START).feed(wire.record_frame(record)))

@@ -16,7 +16,7 @@ from ..contract import Image
 from ..errors import AheadOfSource, DiskFull, Diverged, InvalidInput, LogPruned, NotFound, SourceUnavailable
 from ..history import Position, Record
 from ..log.attachments import NAME as ATTACHMENT_NAME
-from .base import CHUNK_BYTES, Confirmation, Grant, Source, SourceInfo
+from .base import CHUNK_BYTES, Confirmation, Grant, Source, SourceInfo, printable
 from .wire import HEX_ID
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class LocalSource(Source):
         engine = type(store.engine)
         return SourceInfo(instance=store.instance, history=store.history, engine=engine.name,
                           state_format=engine.state_format, durable=store.durable, published=store.published,
-                          log_base=store.log.base, complete_until_us=complete, path=str(store.directory))
+                          log_base=store.log.base, complete_until_us=complete, path=printable(str(store.directory)))
 
     def chain_at(self, txid: int) -> bytes:
         return self._store.log.chain_at(txid)

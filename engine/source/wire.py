@@ -49,6 +49,9 @@ RECORDS_TYPE = "application/vnd.holdfast.records"
 MAX_PAYLOAD = 1 << 30
 MAX_ERROR = 64 << 10
 MAX_FILES = 100_000
+MAX_COUNT = (1 << 63) - 1
+MAX_TIME_US = 253_402_300_799_999_999
+"""The end of the year 9999, after which no calendar here goes on."""
 HEX_ID = re.compile(r"[0-9a-f]{2,64}")
 
 T = TypeVar("T")
@@ -108,7 +111,7 @@ def parse(what: str, make: Callable[[Any], T], data: Any) -> T:
     """`make(data)`, or `SourceRefused` where data has not the form it should."""
     try:
         return make(data)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise SourceRefused(f"not {what}: {error}", hint="the other end speaks another protocol") from error
 
 
@@ -120,14 +123,21 @@ def _id(text: Any) -> bytes:
 
 
 def _count(number: Any) -> int:
-    if type(number) is not int or number < 0:
+    if type(number) is not int or not 0 <= number <= MAX_COUNT:
         raise ValueError(f"{number!r} is no count")
     return number
+
+
+def _time(number: Any) -> int:
+    if _count(number) > MAX_TIME_US:
+        raise ValueError(f"{number!r} is no time")
+    return int(number)
 
 
 def _text(text: Any) -> str:
     if not isinstance(text, str):
         raise TypeError(f"{text!r} is no text")
+    text.encode()  # raises where it holds half a character, which JSON can and no file may
     return text
 
 
@@ -164,7 +174,7 @@ def info_from_wire(data: Any) -> SourceInfo:
         instance=_hex_name(data["instance"]), history=History(_id(data["store_id"]), branches),
         engine=_text(data["engine"]), state_format=_count(data["state_format"]),
         durable=position_from_wire(data["durable"]), published=position_from_wire(data["published"]),
-        log_base=position_from_wire(data["log_base"]), complete_until_us=int(data["complete_until_us"]),
+        log_base=position_from_wire(data["log_base"]), complete_until_us=_time(data["complete_until_us"]),
         path=_text(data["path"]))
 
 
@@ -187,7 +197,7 @@ def grant_from_wire(data: Any) -> Grant:
     image_id = data["image_id"]
     return Grant(id=_hex_name(data["id"]), instance=_hex_name(data["instance"]), ttl=ttl,
                  position=position_from_wire(data["position"]), image_id=None if image_id is None else _text(image_id),
-                 files=files, moving=bool(data["moving"]), time_us=int(data["time_us"]))
+                 files=files, moving=bool(data["moving"]), time_us=_time(data["time_us"]))
 
 
 def _file_name(name: Any) -> str:
@@ -205,7 +215,7 @@ def confirmation_to_wire(c: Confirmation) -> dict[str, Any]:
 
 def confirmation_from_wire(data: Any) -> Confirmation:
     return Confirmation(p1=position_from_wire(data["p1"]), published=position_from_wire(data["published"]),
-                        complete_until_us=int(data["complete_until_us"]))
+                        complete_until_us=_time(data["complete_until_us"]))
 
 
 # --- the record stream -----------------------------------------------------------------------------------------------
@@ -294,6 +304,9 @@ class RecordReader:
             raise Garbled(error.message) from error
         if record.chain != header[:ID_BYTES]:
             raise Garbled(f"the record after transaction {self.position.txid} does not continue its chain")
+        numbers = record.txid, record.epoch, record.time_us, record.payload_version
+        if any(type(n) is not int or n < 0 for n in numbers) or record.time_us > MAX_TIME_US:
+            raise Garbled(f"the record after transaction {self.position.txid} has the numbers {numbers}")
         if record.txid != self.position.txid + 1:
             raise LogPruned(f"the record after transaction {self.position.txid} is {record.txid}")
         if record.attachment is not None and not ATTACHMENT_NAME.fullmatch(str(record.attachment.name)):
