@@ -377,6 +377,49 @@ def test_a_client_that_does_not_read_loses_its_connection(store: MemoryStore,
         source.release(grant.id)
 
 
+@pytest.mark.parametrize("bounded", [Limits(write_seconds=0.3)], indirect=True)
+def test_a_client_that_reads_a_little_now_and_then_loses_its_connection(store: MemoryStore,
+                                                                        bounded: tuple[SourceServer, int]) -> None:
+    """Each byte that it took gave it the whole time again."""
+    with HttpSource("127.0.0.1", bounded[1], token="t") as source, socket.socket() as slow:
+        grant = source.lease("test", image=True)
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(20)
+        slow.connect(("127.0.0.1", bounded[1]))
+        slow.sendall(f"GET /v1/leases/{grant.id}/image/state HTTP/1.1\r\nHost: localhost\r\n"
+                     "Authorization: Bearer t\r\n\r\n".encode())
+        assert slow.recv(9) == b"HTTP/1.1 "
+        while bounded[0]._web is not None and len(bounded[0]._web.connections) > 1:
+            with suppress(ConnectionError):
+                slow.recv(2000)
+            source.renew(grant.id)
+        source.release(grant.id)
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nHoldfast-Instance: ab\r\nContent-Length: 1000\r\n\r\n"])
+def test_an_answer_that_trickles_in_is_not_waited_for(head: bytes) -> None:
+    """Each byte of it came in time; it would have taken days."""
+    done = threading.Event()
+
+    def trickle() -> None:
+        while not done.is_set():
+            with suppress(OSError), listener.accept()[0] as sock:
+                sock.recv(10_000)
+                sock.sendall(head)
+                while not done.wait(0.05):
+                    sock.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(1)
+        server = threading.Thread(target=trickle)
+        server.start()
+        with HttpSource("127.0.0.1", listener.getsockname()[1], timeout=0.5) as source, \
+                pytest.raises(SourceUnavailable):
+            source.info()
+        done.set()
+        server.join()
+
+
 @pytest.mark.parametrize("bounded", [Limits(streams=1, busy_seconds=0.2)], indirect=True)
 def test_streams_at_once_are_bounded(store: MemoryStore, bounded: tuple[SourceServer, int]) -> None:
     with HttpSource("127.0.0.1", bounded[1], token="t") as source:

@@ -1,7 +1,8 @@
 """The source that is a store across a network.
 
 Blocking, over HTTP/1.1 and the standard library's client: one kept connection per thread, so that a lease can be
-renewed beside a copy, and every call with a time-out. What can be asked twice is asked again when the connection
+renewed beside a copy, and every answer with a time-out: for all of it, however it trickles in; of a record stream, for
+each silence. What can be asked twice is asked again when the connection
 breaks, with growing pauses; a piece of a file is the unit of that, since only a whole piece can be compared with its
 digest, and a record stream goes on after the last record it handed on. A bad digest or chain counts as a broken
 connection: it is fetched again, and is `Damaged` when it stays bad.
@@ -13,14 +14,17 @@ answers is gone with it: `SourceRestarted`. An answer that names none does not c
 from __future__ import annotations
 
 import http.client
+import io
 import ipaddress
 import json
 import logging
 import os
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -37,7 +41,7 @@ from ..errors import (
     SourceUnavailable,
 )
 from ..history import Position, Record
-from ..seams import REAL, Seams
+from ..seams import REAL, Clock, Seams
 from . import runtime, wire
 from .base import CHUNK_BYTES, Confirmation, Grant, Source, SourceInfo
 
@@ -49,6 +53,8 @@ IMAGE_TIMEOUT = 900.0
 """Seconds that making an image may take."""
 CONFIRM_TIMEOUT = 60.0
 """Seconds that a confirmation may take: the source may wait for its publication."""
+SLOWEST = 64 << 10
+"""Bytes a second at which a piece of a file must come, at least."""
 _PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds before each attempt: the first retry is at once, since a kept connection may just have grown stale."""
 _STREAM_READ = 1 << 20
@@ -67,7 +73,8 @@ class HttpSource(Source):
             host, port: where it listens.
             token: its credential.
             tls: a client-side context, or None for plain HTTP.
-            timeout: seconds for each single wait on the network.
+            timeout: seconds that an answer may take, to which a piece of a file adds what it takes at `SLOWEST`; of a
+                record stream, seconds that nothing may come.
             seams: for locks and pauses.
         """
         self.host, self.port = host, port
@@ -75,6 +82,7 @@ class HttpSource(Source):
         self._tls = tls
         self._timeout = timeout
         self._local = threading.local()
+        self._clock = seams.clock
         self._lock = seams.scheduler.lock()
         self._open: set[http.client.HTTPConnection] = set()
         self._closing = seams.scheduler.event()
@@ -174,7 +182,8 @@ class HttpSource(Source):
 
         def once() -> bytes:
             wanted = {"Range": f"bytes={offset}-{offset + length - 1}"}
-            with self._answer("GET", f"/v1/leases/{_id(lease_id)}/{path}", lease=lease_id, headers=wanted) as answer:
+            with self._answer("GET", f"/v1/leases/{_id(lease_id)}/{path}", lease=lease_id, headers=wanted,
+                              more=length / SLOWEST) as answer:
                 _, _, size = answer.headers.get("Content-Range", "").partition("/")
                 if size.isdecimal() and offset + length > int(size):
                     raise InvalidInput(f"{path} has {size} bytes, and {length} from {offset} on are asked for")
@@ -227,10 +236,11 @@ class HttpSource(Source):
 
     @contextmanager
     def _answer(self, method: str, path: str, *, body: Any = None, lease: str | None = None,
-                headers: dict[str, str] | None = None, timeout: float | None = None, own: bool = False,
-                fresh: bool = False) -> Iterator[http.client.HTTPResponse]:
-        """Ask, and give the answer if it is a good one. Afterwards the connection is kept if the answer was read to its
-        end, and closed if not; what was raised in between closes it too.
+                headers: dict[str, str] | None = None, timeout: float | None = None, more: float = 0.0,
+                own: bool = False, fresh: bool = False) -> Iterator[http.client.HTTPResponse]:
+        """Ask, and give the answer if it is a good one. All of it must be here within `timeout` and `more` seconds,
+        unless the connection is its `own`. Afterwards the connection is kept if the answer was read to its end, and
+        closed if not; what was raised in between closes it too.
 
         Raises:
             OSError, http.client.HTTPException: the connection broke.
@@ -241,7 +251,10 @@ class HttpSource(Source):
         if body is not None:
             data = json.dumps(body).encode()
             sent["Content-Type"] = "application/json"
-        connection = self._connection(own, fresh, self._timeout if timeout is None else timeout)
+        timeout = self._timeout if timeout is None else timeout
+        connection = self._connection(own, fresh, timeout)
+        if not own:
+            connection.response_class = partial(_timed, self._clock, timeout + more)  # type: ignore[assignment]
         kept = False
         try:
             connection.request(method, path, body=data, headers={**sent, **(headers or {})})
@@ -298,6 +311,38 @@ class HttpSource(Source):
         connection.close()
 
 
+class _Timed(io.RawIOBase):
+    """What comes from a socket until a moment of the clock."""
+
+    def __init__(self, sock: socket.socket, clock: Clock, seconds: float) -> None:
+        self._sock, self._clock, self._end = sock, clock, clock.monotonic() + seconds
+        self._raw = sock.makefile("rb", buffering=0)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """As of a socket, for `http.client`."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._end - self._clock.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer takes too long")
+        self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _timed(clock: Clock, seconds: float, sock: Any, **how: Any) -> http.client.HTTPResponse:
+    """The answer to a request that was just sent, all of which must come within so many seconds."""
+    timed: Any = _Timed(sock, clock, seconds)
+    return http.client.HTTPResponse(timed, **how)
+
+
 def connect(host: str, port: int, *, token: str | None = None, tls: bool | None = None, ca: str | Path | None = None,
             timeout: float = 30.0, seams: Seams = REAL) -> HttpSource:
     """A source at an address.
@@ -309,7 +354,7 @@ def connect(host: str, port: int, *, token: str | None = None, tls: bool | None 
         tls: whether to use TLS. Without it: as this user's service on this machine published, else always but on
             loopback or where `ca` is given. False sends the token in the clear; say it only where the network is yours.
         ca: file of the certificate authority that the source's certificate comes from, else the system's.
-        timeout: seconds for each single wait.
+        timeout: seconds that an answer may take; see `HttpSource`.
         seams: files, locks and pauses.
 
     Raises:

@@ -21,6 +21,7 @@ import re
 import select
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Limits:
         line_bytes, body_bytes: of a request.
         header_seconds: from connecting to the first whole request.
         body_seconds: for the body of a request.
-        write_seconds: in which a client must take a piece.
+        write_seconds: in which a client must take a MiB, or what is left of a piece.
         idle_seconds: a connection may wait between requests.
         busy_seconds: a request waits for its turn to stream.
         heartbeat_seconds: between signs of life in a record stream that has nothing to send.
@@ -316,7 +317,8 @@ class SourceServer:
             assert self._pool is not None
             # A duplicate, closed when the thread is done, so that its number cannot become another file's meanwhile.
             sock = os.dup(transport.get_extra_info("socket").fileno())
-            sending = self._pool.submit(_send, sock, view, transport.is_closing, self.limits.write_seconds)
+            seconds = self.limits.write_seconds * -(-len(view) // _SLICE)
+            sending = self._pool.submit(_send, sock, view, transport.is_closing, seconds)
             sending.add_done_callback(lambda _: os.close(sock))
             await asyncio.wrap_future(sending)
         self.counters.sent_bytes += len(view)
@@ -336,21 +338,20 @@ _POLL_SECONDS = 0.25
 
 
 def _send(sock: int, view: memoryview, closing: Callable[[], bool], seconds: float) -> None:
-    """Write all of `view` to a socket that does not block. Raises `TimeoutError`, `ConnectionError`."""
+    """Write all of `view` to a socket that does not block, within so many seconds. Raises `TimeoutError`,
+    `ConnectionError`."""
     ready = select.poll()
     ready.register(sock, select.POLLOUT)
-    waited = 0.0
+    end = time.monotonic() + seconds
     while view:
         try:
             view = view[os.write(sock, view) :]
-            waited = 0.0
         except BlockingIOError:
             if closing():
                 raise ConnectionResetError("the connection is being closed") from None
-            if waited >= seconds:
+            if time.monotonic() >= end:
                 raise TimeoutError("the client does not take what it asked for") from None
-            if not ready.poll(_POLL_SECONDS * 1000):
-                waited += _POLL_SECONDS
+            ready.poll(_POLL_SECONDS * 1000)
 
 
 class _Refusal(asyncio.Protocol):
