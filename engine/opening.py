@@ -313,6 +313,9 @@ def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[s
         try:
             still = seams.files.lock_shared(layout.lock_path)
         except StoreLocked:
+            manifest = Manifest.read(seams.files, layout.current())
+            if manifest is not None and manifest.retired_us is None:
+                raise  # a backup is written to by runs, which look for no readers, and no reader may write into it
             return look_beside()
         try:
             opened = _open_to_read(layout, kind, options, settings, seams, shared=False)

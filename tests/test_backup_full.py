@@ -353,14 +353,19 @@ def test_refuses_a_target_of_a_newer_format(store: Store[Any, Any], tmp_path: Pa
 
 
 def test_refuses_a_target_in_use(store: Store[Any, Any], tmp_path: Path) -> None:
-    backup.run(store, tmp_path / "target")
-    lock = Files().lock(tmp_path / "target" / "LOCK", "somebody")
+    """Also to read it: a run looks for no readers, and they would leave a lease of theirs in the backup."""
+    target = tmp_path / "target"
+    backup.run(store, target)
+    lock = Files().lock(target / "LOCK", "somebody")
+    before = tree(target)
     try:
-        for refused in (lambda: backup.run(store, tmp_path / "target"), lambda: backup.verify(tmp_path / "target")):
+        for refused in (lambda: backup.run(store, target), lambda: backup.verify(target),
+                        lambda: Store.open(target, type(store.engine), read_only=True)):
             with pytest.raises(StoreLocked, match="somebody"):
                 refused()
     finally:
         lock.release()
+    assert tree(target) == before
 
 
 def test_expected_store(store: Store[Any, Any], tmp_path: Path) -> None:
