@@ -216,6 +216,8 @@ def test_a_load_beyond_the_map_is_refused_before_it_is_logged(tmp_path: Path) ->
         with pytest.raises(DiskFull, match="map_size") as caught:
             store.bulk(BulkLoad(nodes=[{"k": bytes(100_000)} for _ in range(80)]))
         assert "larger map_size" in caught.value.hint
+        with pytest.raises(DiskFull, match="map_size"):
+            store.bulk(BulkLoad(nodes=1 << 40))
         assert store.bulk(small := BulkLoad(nodes=3)) == 1
         assert small.result == BulkResult(1, 3, 1, 0)
     with Store.open(tmp_path / "store", GraphEngine, options=options) as store, store.snapshot() as view:

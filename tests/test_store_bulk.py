@@ -109,6 +109,24 @@ def test_without_room_for_its_file_nothing_happened(kind: Kind, what: str, tmp_p
         assert kind.numbers(store) == {1, 3}
 
 
+def test_without_room_for_what_it_adds_to_the_state_nothing_happened(tmp_path: Path, files: FaultyFiles) -> None:
+    with GRAPH.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+        commit(GRAPH, store, 1)
+
+        def full(what: str, path: Path) -> None:
+            if what == "reserve" and "state" in path.parts:
+                raise DiskFull("injected")
+
+        files.before = full
+        with pytest.raises(DiskFull, match="injected"):
+            store.bulk(load(GRAPH, 2))
+        files.heal()
+        assert store.log.appended.txid == 1
+        assert attachments(store) == []
+        assert store.bulk(load(GRAPH, 3)) == 2
+        assert GRAPH.numbers(store) == {1, 3}
+
+
 def test_poison_while_it_is_logged(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
     store = kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
     commit(kind, store, 1)

@@ -14,7 +14,7 @@ node properties and edge properties: id u64, length u32, property map, and so on
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -23,7 +23,7 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import Damaged, DiskFull, InvalidInput, UnsupportedFormat
+from ..errors import Damaged, InvalidInput, UnsupportedFormat
 from ..seams import Files
 from . import adjacency
 from .checkpoint import StateWriter
@@ -94,17 +94,18 @@ class BulkLoad:
     result: BulkResult | None = field(default=None, init=False)
 
 
-def encode(load: object, draft: GraphTransaction, out: BinaryIO, room: int) -> bytes:
+def encode(load: object, draft: GraphTransaction, out: BinaryIO, reserve: Callable[[int], None]) -> bytes:
     """Check a load, write its file, and return its record's payload.
 
     Args:
         load: a `BulkLoad`.
         draft: one without changes, on the newest state; it is used for looking up and for allocating tokens.
         out: where to write the file.
-        room: how many pages the state may grow.
+        reserve: called before anything is written with how many pages the load may take; raises where there is no room.
 
     Raises:
-        InvalidInput, DiskFull: nothing was written.
+        InvalidInput: nothing was written.
+        As `reserve`.
     """
     if not isinstance(load, BulkLoad):
         raise InvalidInput(f"a bulk load must be a BulkLoad, not {type(load).__name__}")
@@ -128,12 +129,9 @@ def encode(load: object, draft: GraphTransaction, out: BinaryIO, room: int) -> b
     marks = Marks(before.next_node + count, before.next_edge + len(sources), draft.marks().next_token,
                   before.nodes + count, before.edges + len(sources))
     all_sets = np.broadcast_to(np.uint32(uniform), count) if sets is None else sets
-    loaded = Loaded(marks, tokens, before.next_node, all_sets, before.next_edge, kind, sources, targets, node_props,
-                    edge_props)
-    if (pages := loaded.pages(draft)) > room:
-        size = draft._base.state.page_size
-        raise DiskFull(f"the load may take {pages * size:,} bytes, and map_size leaves {max(room, 0) * size:,}",
-                       hint="nothing was written; reopen with a larger map_size")
+    loaded = Loaded(marks, tokens, before.next_node, uniform, all_sets, before.next_edge, kind, sources, targets,
+                    node_props, edge_props)
+    reserve(loaded.pages(draft))
     out.write(_HEAD.pack(_MAGIC, _VERSION, uniform, kind, 0, before.next_node, count, before.next_edge, len(sources),
                          len(node_props), len(edge_props)))
     for column in (*([] if sets is None else [sets.astype("<u4")]), sources.astype("<u8"), targets.astype("<u8")):
@@ -261,11 +259,13 @@ def _check_ends(load: BulkLoad, sources: Any, targets: Any, count: int, draft: G
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A load in columns, as its payload and its file have it."""
+    """A load in columns, as its payload and its file have it. `uniform` is the label set of all nodes, or 0; where it
+    is given, `label_sets` takes no memory, however many nodes there are."""
 
     marks: Marks
     tokens: list[tuple[int, str, Any]]
     first_node: int
+    uniform: int
     label_sets: npt.NDArray[np.uint32]
     first_edge: int
     kind: int
@@ -276,9 +276,7 @@ class Loaded:
 
     def sets(self) -> list[int]:
         """The label sets, each once."""
-        sets = self.label_sets
-        uniform = not len(sets) or sets.min() == sets.max()  # the usual case, and sorting would take long
-        found: list[int] = (sets[:1] if uniform else np.unique(sets)).tolist()
+        found: list[int] = [self.uniform] if self.uniform else np.unique(self.label_sets).tolist()
         return found
 
     def pages(self, reads: Lookups) -> int:
@@ -319,7 +317,7 @@ def read(files: Files, path: Path, payload: bytes) -> Loaded:
             raise UnsupportedFormat(f"{path} has bulk format version {version}; this release reads {_VERSION}")
         at = _HEAD.size
         if uniform or not nodes:
-            sets = np.full(nodes, uniform, np.uint32)
+            sets = np.broadcast_to(np.uint32(uniform), nodes)
         else:
             sets = np.frombuffer(data, "<u4", nodes, at).astype(np.uint32)
             at += 4 * nodes
@@ -328,8 +326,8 @@ def read(files: Files, path: Path, payload: bytes) -> Loaded:
         at += 16 * edges
         if len(data) < at + node_bytes + edge_bytes:  # the kit's trailer follows
             raise Damaged("has the wrong length", path=str(path), offset=len(data))
-        return Loaded(Marks(*marks), [(t, k, tuple(v) if k == LABELS else v) for t, k, v in tokens], first_node, sets,
-                      first_edge, kind, sources, targets, data[at : at + node_bytes],
+        return Loaded(Marks(*marks), [(t, k, tuple(v) if k == LABELS else v) for t, k, v in tokens], first_node,
+                      uniform, sets, first_edge, kind, sources, targets, data[at : at + node_bytes],
                       data[at + node_bytes : at + node_bytes + edge_bytes])
     except (ValueError, TypeError, struct.error, msgpack.UnpackException) as error:
         raise Damaged(f"is no bulk load: {error}", path=str(path)) from error
@@ -374,41 +372,51 @@ def _props(data: bytes, loaded: Loaded, indexes: Indexes, tokens: Tokens,
         yield id_key(node), packed
 
 
+def _parts(per: int, first: int, column: Any) -> Iterator[tuple[int, int, Any]]:
+    """Consecutive items, numbered from `first`, in blocks of `per`: each block's number, and from which place in it on
+    it has which of them."""
+    number, skip = divmod(first, per)
+    for at in range(-skip, len(column), per):
+        yield number, max(-at, 0), column[max(at, 0) : at + per]
+        number += 1
+
+
 def _blocks(writer: StateWriter, db: str, per: int, first: int, column: Any) -> Iterator[tuple[bytes, bytes]]:
     """Consecutive items as blocks of `per`, the first over what is there."""
-    number, skip = divmod(first, per)
-    head = np.zeros(skip, column.dtype)
-    stored = writer.get(db, id_key(number)) if skip else None
-    if stored is not None:
-        head = np.frombuffer(stored, column.dtype)[:skip]
-    whole = np.concatenate((head, column, np.zeros(-(skip + len(column)) % per, column.dtype)))
-    for at in range(0, len(whole), per):
-        yield id_key(number + at // per), whole[at : at + per].tobytes()
+    for number, skip, part in _parts(per, first, column):
+        block = part
+        if len(part) < per:
+            block = np.zeros(per, column.dtype)
+            stored = writer.get(db, id_key(number)) if skip else None
+            if stored is not None:
+                block[:skip] = np.frombuffer(stored, column.dtype)[:skip]
+            block[skip : skip + len(part)] = part
+        yield id_key(number), block.tobytes()
 
 
 def _write_nodes(loaded: Loaded, writer: StateWriter, tokens: Tokens) -> None:
     first, sets = loaded.first_node, loaded.label_sets
-    writer.write("nodes", _blocks(writer, "nodes", NODE_BLOCK, first, sets.astype("<u4")))
-    by_label: dict[int, Any] = {}
+    writer.write("nodes", _blocks(writer, "nodes", NODE_BLOCK, first, sets.astype("<u4", copy=False)))
+    by_label: dict[int, list[int]] = {}
     for label_set in loaded.sets():
         for label in tokens.label_tokens(label_set):
-            mask = sets == label_set
-            by_label[label] = by_label[label] | mask if label in by_label else mask
-    for label, mask in sorted(by_label.items()):
-        writer.write("labels", _bitmaps(writer, label, first, mask))
+            by_label.setdefault(label, []).append(label_set)
+    for label, having in sorted(by_label.items()):
+        writer.write("labels", _bitmaps(writer, label, first, sets, having))
 
 
-def _bitmaps(writer: StateWriter, label: int, first: int, mask: Any) -> Iterator[tuple[bytes, bytes]]:
-    number, skip = divmod(first, LABEL_WINDOW)
-    head = np.zeros(skip, bool)
-    stored = writer.get("labels", LABEL_KEY.pack(label, number))
-    if stored is not None:
-        head = np.unpackbits(np.frombuffer(stored, np.uint8), bitorder="little")[:skip].astype(bool)
-    whole = np.concatenate((head, mask, np.zeros(-(skip + len(mask)) % LABEL_WINDOW, bool)))
-    for at in range(0, len(whole), LABEL_WINDOW):
-        part = whole[at : at + LABEL_WINDOW]
-        if part.any():
-            yield (LABEL_KEY.pack(label, number + at // LABEL_WINDOW), np.packbits(part, bitorder="little").tobytes())
+def _bitmaps(writer: StateWriter, label: int, first: int, sets: Any,
+             having: list[int]) -> Iterator[tuple[bytes, bytes]]:
+    """The bitmaps of a label, which the sets `having` have, the first over what is there."""
+    for number, skip, part in _parts(LABEL_WINDOW, first, sets):
+        key = LABEL_KEY.pack(label, number)
+        bits = np.zeros(LABEL_WINDOW, bool)
+        stored = writer.get("labels", key) if skip else None
+        if stored is not None:
+            bits[:skip] = np.unpackbits(np.frombuffer(stored, np.uint8), bitorder="little")[:skip]
+        bits[skip : skip + len(part)] = np.isin(part, having)
+        if bits.any():
+            yield key, np.packbits(bits, bitorder="little").tobytes()
 
 
 def _write_edges(loaded: Loaded, writer: StateWriter, with_props: Any) -> None:

@@ -156,13 +156,24 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
     def write_bulk(self, load: Any, out: BinaryIO) -> bytes:
         draft = self.begin()
         try:
-            self._lmdb.keep_place()
-            base, layers, _ = self._state
-            # What is pending counts twice: a checkpoint may write it first, and the load then copies what that wrote.
-            room = self._lmdb.room() - 2 * pages_needed(self._lmdb, base, layers)
-            return bulk.encode(load, draft, out, room)
+            return bulk.encode(load, draft, out, self._reserve)
         finally:
             draft.close()
+
+    def _reserve(self, pages: int) -> None:
+        """Make room for a bulk load of so many pages before it is logged, since it must be applied then. Raises
+        `DiskFull`."""
+        with self._checkpointing:
+            base, layers, _ = self._state
+            # What is pending counts twice: a checkpoint may write it first, and the load then copies what that wrote.
+            pages += 2 * pages_needed(self._lmdb, base, layers)
+            if pages > (room := self._lmdb.room()):
+                size = self._lmdb.page_size
+                raise DiskFull(f"with what is pending the load may take {pages * size:,} bytes, and map_size leaves "
+                               f"{room * size:,}",
+                               hint="nothing was written; reopen with a larger map_size")
+            self._lmdb.keep_place()
+            self._lmdb.reserve(pages)
 
     def apply_bulk(self, record: Record, path: Path) -> None:
         with self._checkpointing:
