@@ -15,7 +15,8 @@ Durability = Literal["synced", "pipelined", "relaxed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a store behaves.
+    """How a store behaves. Sizes are whole numbers of bytes above 0, times are finite and above 0; what makes no sense
+    raises `SettingError`.
 
     Attributes:
         durability: of commits that do not say. `synced`: the commit returns when it is acknowledged. `pipelined`: it
@@ -75,6 +76,6 @@ class Settings:
 def check_duration(name: str, value: object, seconds: float = 1) -> None:
     """Raises `SettingError` where `value` is no length of time above 0, in units of so many seconds, that a thread can
     wait for."""
-    if type(value) not in (int, float) or not 0 < value <= threading.TIMEOUT_MAX / seconds:  # type: ignore[operator]
-        raise SettingError(f"{name} is a number above 0 and at most {threading.TIMEOUT_MAX / seconds:,.0f}, "
-                           f"not {value!r}")
+    most = threading.TIMEOUT_MAX / seconds
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise SettingError(f"{name} is a number above 0 and at most {most:,.0f}, not {value!r}")
