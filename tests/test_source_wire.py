@@ -190,3 +190,10 @@ def test_a_record_has_numbers(numbers: tuple[Any, Any, Any, Any]) -> None:
     record = Record.make(START.chain, *numbers, b"payload")
     with pytest.raises(wire.Garbled, match="numbers"):
         list(wire.RecordReader(START).feed(wire.record_frame(record)))
+
+
+def test_a_record_is_not_kept_when_it_is_handed_on() -> None:
+    """A record may have a gigabyte, and who takes it makes copies enough."""
+    [made] = records([bytes(1000)])
+    reader = wire.RecordReader(START)
+    assert [len(reader._rest) for _ in reader.feed(wire.record_frame(made))] == [0]

@@ -264,25 +264,21 @@ class RecordReader:
         """
         rest = self._rest
         rest += data
-        at = 0
-        try:
-            while len(rest) - at >= _FRAME.size:
-                kind, header_bytes, payload_bytes = _FRAME.unpack_from(rest, at)
-                self._admit(kind, header_bytes, payload_bytes)
-                start = at + _FRAME.size
-                middle = start + header_bytes
-                end = middle + payload_bytes
-                if len(rest) < end:
-                    break
-                header, payload, at = bytes(rest[start:middle]), bytes(rest[middle:end]), end
-                if kind == _RECORD:
-                    yield self._record(header, payload)
-                elif kind == _ENDED:
-                    self._end(payload)
-                elif kind == _ERROR:
-                    raise _told_error(payload)
-        finally:
-            del rest[:at]
+        while len(rest) >= _FRAME.size:
+            kind, header_bytes, payload_bytes = _FRAME.unpack_from(rest)
+            self._admit(kind, header_bytes, payload_bytes)
+            middle = _FRAME.size + header_bytes
+            end = middle + payload_bytes
+            if len(rest) < end:
+                return
+            header, payload = bytes(rest[_FRAME.size : middle]), bytes(rest[middle:end])
+            del rest[:end]  # before it is handed on: who takes a large record holds it more than once as it is
+            if kind == _RECORD:
+                yield self._record(header, payload)
+            elif kind == _ENDED:
+                self._end(payload)
+            elif kind == _ERROR:
+                raise _told_error(payload)
 
     def _admit(self, kind: int, header_bytes: int, payload_bytes: int) -> None:
         if self.ended:
