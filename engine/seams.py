@@ -185,7 +185,7 @@ class Files:
 
     def resolve(self, path: Path) -> Path:
         """The absolute path of what `path` leads to, without links and `..`; it need not exist."""
-        return path.resolve()
+        return Path(os.path.realpath(path))
 
     def size(self, path: Path) -> int:
         return path.stat().st_size
