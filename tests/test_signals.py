@@ -5,8 +5,10 @@ commit or are refused, closing ends, and nothing that was acknowledged is missin
 from __future__ import annotations
 
 import dis
+import gc
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -136,3 +138,6 @@ def test_an_interrupt_anywhere_hangs_nobody_and_loses_nothing(scene: str, tmp_pa
         if not interrupting.done:
             break
     assert place > 5, "the places were not found"
+    with warnings.catch_warnings():  # a file that was opened, and interrupted before anybody knew
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
