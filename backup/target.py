@@ -138,9 +138,8 @@ def bounds_of(manifest: Manifest, log: Log) -> Bounds:
     first = manifest.p1.txid if manifest.moving else manifest.p0.txid
     last, noted = log.end, manifest.noted_end
     complete: int = manifest.runs[-1]["complete_until_us"] if manifest.runs else 0
-    if last.txid > noted.txid:
-        # A run died before it was noted. A later transaction may have been committed in the same microsecond.
-        complete = max(complete, log.last_time_us - 1)
+    if last.txid > noted.txid:  # a run died before it was noted
+        complete = max(complete, log.last_time_us)
     return Bounds(first=first, last=last.txid, first_time_us=log.time_of(first) or (0 if first == 0 else None),
                   last_time_us=log.time_of(last.txid) or None, complete_until_us=complete)
 

@@ -378,7 +378,8 @@ def test_a_state_that_is_damaged_is_named(tmp_path: Path) -> None:
             commit(kind, store, 1)
         path = where / "gen-000001" / "state" / name
         assert is_state(path) or name == "position"
-        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         with pytest.raises(HoldfastError, match=name):
             kind.open(where)
         # And nothing is left locked or changed by the attempt.
