@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from fault_rig import (
 from fault_worker import full_disk
 from workloads import WORKLOADS
 
-from holdfast.engine.testing import current_profile
+from holdfast.engine.testing import Operation, current_profile
 from holdfast.engine.testing.contract import scratch
 from holdfast.engine.testing.figures import count
 from holdfast.engine.testing.killed.children import Journal, Server
@@ -160,12 +161,19 @@ def test_power_cuts(engine: str, server: Server, drawn: random.Random, tmp_path:
 @pytest.mark.fault("eatmydata")
 def test_power_cuts_find_syncs_that_lie(engine: str, server: Server, drawn: random.Random, tmp_path: Path) -> None:
     """The rig's own control: where syncs do nothing, acknowledged transactions must be lost. A rig that finds them all
-    tests nothing."""
+    tests nothing. On a machine that is slow the kernel may have written everything back by itself, so it has three
+    goes."""
     require("power-cut", no_mounts())
     require("eatmydata", no_eatmydata())
     plan = script(WORKLOADS[engine](), 3)
+    assert any(loses(engine, server, plan, tmp_path / f"{attempt}") for attempt in range(3))
+
+
+def loses(engine: str, server: Server, plan: list[list[Operation]], place: Path) -> bool:
+    """Whether a power cut takes what was acknowledged, where syncs lie."""
+    place.mkdir()
     journal = Journal()
-    with ext4(tmp_path, 64 << 20, "power-cut") as disk, served(
+    with ext4(place, 64 << 20, "power-cut") as disk, served(
             engine, environment={"LD_PRELOAD": str(lying_sync())}) as lying:
         store = disk.path / "store"
         assert server.start(drive, journal.plan(store, plan, 3)).end(journal) == 0
@@ -178,8 +186,13 @@ def test_power_cuts_find_syncs_that_lie(engine: str, server: Server, drawn: rand
         child.kill()
         child.end(journal)
         disk.remount()
-        with pytest.raises(AssertionError, match=r"acknowledged and are lost|it does not open: Damaged"):
+        try:
             goes_on(server, store, journal, plan)
+        except AssertionError as error:
+            if re.search(r"acknowledged and are lost|it does not open: Damaged", str(error)):
+                return True
+            raise
+    return False
 
 
 # --- full disks ------------------------------------------------------------------------------------------------------
