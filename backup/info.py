@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.directory import Layout, Manifest
-from ..engine.errors import RestorePointOutOfRange
+from ..engine.errors import Damaged, RestorePointOutOfRange
 from ..engine.history import Record
 from ..engine.log.log import Log
 from ..engine.opening import steadily
@@ -41,6 +41,8 @@ def _look(layout: Layout, path: str, seams: Seams) -> Info:
                             last_time_us=log.time_of(log.end.txid) or None, complete_until_us=log.complete_us)
             state = tree_bytes(generation.state, seams.files)
         segments = log.segments()
+        if layout.current() != generation:
+            raise Damaged("names another generation by now", path=str(layout.root / "CURRENT"))
         facts: dict[str, Any] = {} if manifest is None else {
             "target_id": manifest.target_id.hex(), "image_first": manifest.p0.txid, "image_last": manifest.p1.txid,
             "moving": manifest.moving, "runs": tuple(_shown(r) for r in manifest.runs),

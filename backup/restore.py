@@ -3,8 +3,8 @@
 Image copied (each chunk against its digest), log replayed to the point, state checkpointed exactly there, and an empty
 log that goes on from there on a new branch. Where nothing was before, that is made in place: it is no store until the
 last document, `CURRENT`, is there. With `force`, it is made beside what it replaces, and the two swap names in one
-step. A restore that fails leaves nothing behind but an empty directory; one that dies leaves the destination without a
-store or as it was, and the next one clears its rests away.
+step. A restore that fails leaves nothing behind but an empty directory with a lock file; one that dies leaves the
+destination without a store or as it was, and the next one clears its rests away.
 
 The new branch is what keeps the twins apart: the restored store goes on with the same transaction numbers as the old
 one, and anything that knows one of them refuses the other.
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ..engine.directory import Generation, Identity, Layout
+from ..engine.directory import Identity, Layout
 from ..engine.errors import (
     DiskFull,
     InvalidInput,
@@ -44,6 +44,7 @@ from .target import (
     image_bytes,
     locked,
     open_log,
+    partials,
     read_target,
     refuse_inside,
 )
@@ -156,13 +157,9 @@ def _destination(final: Path, force: bool, seams: Seams) -> Iterator[Layout]:
 
 
 def _is_free(there: Layout) -> bool:
-    """Whether nothing is there, or only what a restore that died has left. (A first backup that died has left a
-    generation to go on with, or one with a manifest.)"""
-    if not there.is_empty():
-        return False
-    names = there.files.list(there.root) if there.files.exists(there.root) else []
-    return not any(name.endswith(".partial") or there.files.exists(Generation(there.root / name).manifest)
-                   for name in names)
+    """Whether nothing is there, or only what a restore that died has left. A first backup that died has left a
+    generation to go on with."""
+    return there.is_empty() and not partials(there)
 
 
 @contextlib.contextmanager
@@ -186,18 +183,26 @@ def _beside(there: Layout, seams: Seams) -> Iterator[Layout]:
     lies there under such a name is of one that died."""
     files, final = there.files, there.root
     prefix = f".{final.name}.restore-"
-    for name in files.list(final.parent):
-        if name.startswith(prefix) and re.fullmatch("[0-9a-f]{16}", name.removeprefix(prefix)):
-            files.remove_tree(final.parent / name)
+    dead = [name for name in files.list(final.parent)
+            if name.startswith(prefix) and re.fullmatch("[0-9a-f]{16}", name.removeprefix(prefix))]
+    if dead:
+        files.sync_directory(final.parent)  # one of them may be what was replaced, and whether it was is to be certain
+    for name in dead:
+        files.remove_tree(final.parent / name)
     made = Layout(final.with_name(prefix + seams.randomness.token(8).hex()), files)
     files.make_directory(made.root)
+    swapped = False
     try:
         with locked(made, "restore"):
             yield made
             files.exchange(made.root, final)
+            swapped = True
             files.sync_directory(final.parent)
-    finally:
-        files.remove_tree(made.root)
+            files.remove_tree(made.root)  # as long as nobody else comes in here
+    except BaseException:
+        if not swapped:
+            files.remove_tree(made.root)
+        raise
 
 
 def _finish(made: Layout, log: Log, position: Position, branch: bytes, *, time_us: int, engine: AnyEngine,

@@ -81,7 +81,7 @@ def detect(layout: Layout) -> bool:
     if layout.is_store():
         read_target(layout)
         return True
-    if not layout.files.exists(layout.root) or layout.is_empty():
+    if layout.is_empty(or_finished=True):
         return False
     if not layout.files.is_directory(layout.root):
         raise TargetInvalid(f"{layout.root} is a file")
@@ -100,9 +100,9 @@ def read_target(layout: Layout) -> tuple[Generation, Manifest]:
         identity = layout.read_identity()
         generation = layout.current()
     except StoreNotFound as error:
-        begun = layout.files.exists(layout.root / "STORE")
-        hint = "its first run was never finished, or its CURRENT is gone: back up into it again" if begun else None
-        raise TargetInvalid(f"there is no backup in {layout.root}", hint=hint or "check the path") from error
+        begun = bool(partials(layout)) or (layout.is_empty(or_finished=True) and not layout.is_empty())
+        raise TargetInvalid(f"there is no backup in {layout.root}", hint="its first run was never finished: back up "
+                            "into it again" if begun else "check the path") from error
     manifest = Manifest.read(layout.files, generation)
     if manifest is None:
         raise TargetInvalid(f"{layout.root} is a store, not a backup: {generation.name} has no MANIFEST")

@@ -26,7 +26,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from .contract import StagingEngine
-from .errors import ConditionNotMet, DiskFull, HoldfastError, OutcomeUnknown, RolledBack, StorePoisoned
+from .errors import ConditionNotMet, HoldfastError, OutcomeUnknown, RolledBack, StorePoisoned
 from .history import Attachment, Record
 from .log.log import Batch, Log
 from .plugins import Hooks
@@ -474,7 +474,7 @@ class Committer:
                 self._leader = me
                 try:
                     batch = self.log.heartbeat(start=start)
-                except DiskFull:
+                except (HoldfastError, OSError):  # no room, no descriptor: nothing was written
                     batch = None
                 if batch is None:
                     self._leader = None

@@ -26,6 +26,7 @@ from typing import Any
 from . import document
 from .errors import Damaged, InvalidInput, StoreNotFound
 from .history import ID_BYTES, History, Position
+from .log.segment import holds_records
 from .readers import DIRECTORY as READERS
 from .seams import Files
 
@@ -82,13 +83,25 @@ class Layout:
         """Whether a whole store or target is here."""
         return self.files.exists(self.root / "STORE") and self.files.exists(self.root / "CURRENT")
 
-    def is_empty(self) -> bool:
-        """Whether nothing is here but perhaps a lock file and the rests of a store that was never finished."""
+    def is_empty(self, *, or_finished: bool = False) -> bool:
+        """Whether nothing is here but perhaps a lock file and the rests of a store that was never finished. A store
+        that has only lost its `CURRENT` is none: its log has records. `or_finished`: or a backup that is whole, and
+        whose run died before it came into force."""
         if not self.files.is_directory(self.root):
             return not self.files.exists(self.root)
-        rests = {"LOCK", "STORE", "STORE.new", "CURRENT.new"}
-        return not self.is_store() and all(
-            n in rests or _GENERATION.fullmatch(n.removesuffix(".partial")) for n in self.files.list(self.root))
+        return not self.is_store() and all(self._is_rest(n, or_finished) for n in self.files.list(self.root))
+
+    def _is_rest(self, name: str, or_finished: bool) -> bool:
+        if name in {"LOCK", "STORE", "STORE.new", "CURRENT.new", READERS}:
+            return True
+        if not _GENERATION.fullmatch(name.removesuffix(".partial")):
+            return False
+        found = Generation(self.root / name)
+        if name.endswith(".partial"):
+            return True
+        if self.files.exists(found.manifest):
+            return or_finished
+        return not holds_records(self.files, found.log)
 
     def foreign(self) -> list[str]:
         """The names here that neither a store nor a target has, whole or in part."""
@@ -98,7 +111,10 @@ class Layout:
 
     def clear(self) -> None:
         """Remove everything but the lock file. The caller holds the lock, and knows that nothing here matters."""
-        for name in self.files.list(self.root):  # `CURRENT` comes first: half of it gone, it is no store any more
+        if self.files.exists(self.root / "CURRENT"):  # half of the rest gone, it must be no store any more
+            self.files.unlink(self.root / "CURRENT")
+            self.files.sync_directory(self.root)
+        for name in self.files.list(self.root):
             path = self.root / name
             if self.files.is_directory(path):
                 self.files.remove_tree(path)

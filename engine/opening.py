@@ -137,7 +137,10 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
             raise StoreExists(f"{root} {what}")
         undo = partial(_unmake, layout, directory_too=not seams.files.exists(root))
         seams.files.make_directory(root)
-    lock = seams.files.lock(layout.lock_path, process_name())
+    try:
+        lock = seams.files.lock(layout.lock_path, process_name())
+    except FileNotFoundError as error:
+        raise StoreLocked(f"{root} is being made or removed by another process", hint="try again") from error
     try:
         if not layout.is_store():
             _create(layout, kind, options, settings, seams)
@@ -200,12 +203,10 @@ def _unmake(layout: Layout, *, directory_too: bool) -> None:
     """Remove a store that could not be opened when it was made, or what there is of it. The caller holds its lock."""
     files, root = layout.files, layout.root
     with contextlib.suppress(OSError):  # on a disk that fails; the next opening makes a store of what is left
-        files.unlink(root / "CURRENT", missing_ok=True)  # first of all, so that what is left is never taken for one
-        files.sync_directory(root)
         layout.clear()
         files.unlink(layout.lock_path)
         if directory_too:
-            files.remove_tree(root)
+            files.remove_directory(root)  # unless somebody else has come in here
 
 
 def _need_room(files: Files, root: Path) -> None:

@@ -207,6 +207,10 @@ class Files:
             with contextlib.suppress(PermissionError):  # a parent that we may not read is not of our making
                 self.sync_directory(path.parent)
 
+    def remove_directory(self, path: Path) -> None:
+        """Remove an empty directory."""
+        path.rmdir()
+
     def _make_directory(self, path: Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
 

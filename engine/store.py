@@ -13,8 +13,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -241,6 +240,8 @@ class Store(Writing[TxT, ViewT]):
     def complete_until_us(self) -> int:
         """Every transaction with a commit time up to this one is published, and none will come later: a promise that
         is in the log when this returns, so that neither a crash nor a clock that is put back breaks it."""
+        if self._unusable is not None:
+            raise self._why_unusable()
         if not self.read_only:
             self.committer.heartbeat(start=True)
         with self.committer.mutex:
@@ -345,32 +346,29 @@ class Store(Writing[TxT, ViewT]):
         """
         if self._unusable is not None or self.read_only:
             raise self._why_unusable()
-        if self.engine.abilities.background_checkpoint:
-            with self._holding(self._checkpointing):
-                return self._checkpoint()
-        if self._writer_thread == threading.get_ident():
+        beside = self.engine.abilities.background_checkpoint
+        if not beside and self._writer_thread == threading.get_ident():
             raise InvalidInput("this thread has a transaction open", hint="end it before asking for a checkpoint")
-        with self._holding(self._writer), self._checkpointing:
+        lock = self._checkpointing if beside else self._writer
+        while True:
+            with entering(partial(lock.acquire, True, LOOK_S)) as taken:
+                try:
+                    if taken:
+                        return self._checkpoint() if beside else self._checkpoint_alone()
+                finally:
+                    if taken:
+                        lock.release()
+            # Whoever holds the lock, a bulk load without room for instance, may wait for the store to be closed, and
+            # closing for us.
+            if self._unusable is not None or (self._housekeeper is not None and self._housekeeper.closing):
+                raise StoreClosed(f"{self.directory} is being closed")
+
+    def _checkpoint_alone(self) -> Position:
+        """With the writer lock held."""
+        with self._checkpointing:
             if self._unusable is not None:
                 raise self._why_unusable()
             return self._checkpoint()
-
-    @contextmanager
-    def _holding(self, lock: threading.Lock) -> Iterator[None]:
-        """Hold a lock, but do not wait for it for ever: whoever holds it, a bulk load without room for instance, may
-        wait for the store to be closed, and closing for us. Raises `StoreClosed`."""
-        taken = False
-        try:
-            while not taken:
-                with entering(partial(lock.acquire, True, LOOK_S)) as taken:
-                    pass
-                if not taken and (self._unusable is not None
-                                  or (self._housekeeper is not None and self._housekeeper.closing)):
-                    raise StoreClosed(f"{self.directory} is being closed")
-            yield
-        finally:
-            if taken:
-                lock.release()
 
     def _checkpoint(self) -> Position:
         if self.committer.poison is not None:

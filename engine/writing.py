@@ -76,16 +76,34 @@ class TransactionScope(Generic[TxT]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        assert self._draft is not None
-        if kind is None:
-            self._store._commit(self._draft, self._durability)
-        else:
-            self._store._roll_back(self._draft)
+        draft = self._draft
+        assert draft is not None
+        try:
+            if kind is None:
+                self._store._commit(draft, self._durability)
+            else:
+                self._store._roll_back(draft)
+        finally:
+            self._roll_back_stranded(draft)
+            self.__class__ = TransactionScope
+
+
+    def _roll_back_stranded(self, draft: TxT) -> None:
+        """A signal's handler may have raised before the end had begun."""
+        if draft._state is None and self._store._writer_thread == self._thread:
+            self._store._roll_back(draft)
+
+
+class OpenScope(TransactionScope[TxT]):
+    """One that has not ended. A signal's handler that raises at the start of `__exit__` keeps it from ending anything:
+    then it is rolled back when it goes."""
+
+    __slots__ = ()
 
     def __del__(self) -> None:
-        # A signal's handler that raises at the start of `__exit__` keeps it from ending anything.
-        if self._draft is not None and self._draft._state is None and self._store._writer_thread == self._thread:
-            self._store._roll_back(self._draft)
+        draft = getattr(self, "_draft", None)
+        if draft is not None:
+            self._roll_back_stranded(draft)
 
 
 class Writing(Generic[TxT, ViewT]):
@@ -139,7 +157,7 @@ class Writing(Generic[TxT, ViewT]):
             durability = self.settings.durability
         elif durability not in ("synced", "pipelined", "relaxed"):
             raise InvalidInput(f"durability is 'synced', 'pipelined' or 'relaxed', not {durability!r}")
-        return TransactionScope(self, durability)
+        return OpenScope(self, durability)
 
     def _begin(self) -> TxT:
         if self._unusable is not None or self.read_only:
@@ -235,7 +253,7 @@ class Writing(Generic[TxT, ViewT]):
             self._writer.release()
 
     def _commit(self, draft: TxT, durability: Durability) -> None:
-        held = True
+        me, record = self._writer_thread, None
         try:
             if durability == "synced" or self._staging is None:
                 self._refuse_in_callback()
@@ -246,7 +264,6 @@ class Writing(Generic[TxT, ViewT]):
             if not payload:
                 seen = self._stages.appended.txid
                 self._writer_thread = None
-                held = False
                 self._writer.release()
                 self._wait_published(seen)
                 return
@@ -268,17 +285,19 @@ class Writing(Generic[TxT, ViewT]):
                 raise
             if staging is not None:
                 self._writer_thread = None
-                held = False
                 self._writer.release()
             else:
-                held = False
                 self._finish_barrier(record, None)
+        except BaseException as error:
+            if record is not None and self._writer_thread == me:
+                self.committer.fail(error)  # as above
+            raise
         finally:
             try:
                 draft.seal("ended")
                 draft.close()
             finally:
-                if held:
+                if self._writer_thread == me:
                     self._writer_thread = None
                     self._writer.release()
         if durability == "synced":
@@ -349,10 +368,12 @@ class Writing(Generic[TxT, ViewT]):
             if committer.poison is None:
                 committer.sync_within(0.0)
                 self._writer_thread = None  # the lock stays taken, and this thread is free
-                self.seams.scheduler.spawn("holdfast-late", lambda: self._apply_late(record, path))
-            else:
-                self._writer_thread = None
-                self._writer.release()
+                try:
+                    self.seams.scheduler.spawn("holdfast-late", lambda: self._apply_late(record, path))
+                except BaseException as error:  # no more threads, for instance
+                    self._writer.release()
+                    committer.fail(error)
+                    raise
             raise
         self._apply_barrier(record, path)
         if future is not None:
@@ -380,13 +401,13 @@ class Writing(Generic[TxT, ViewT]):
                     assert isinstance(self.engine, BulkEngine)
                     with self._checkpointing:
                         self._apply_bulk(self.engine, record, path)
+                with self.committer.mutex:
+                    self._stages.lift(record.position)
             except BaseException as error:
                 self.committer.fail(error)
                 if isinstance(error, Exception):
                     raise self.committer.unknown(record.txid) from error
                 raise
-            with self.committer.mutex:
-                self._stages.lift(record.position)
             self.committer.settle()
         finally:
             self._writer_thread = None
@@ -427,8 +448,9 @@ class Writing(Generic[TxT, ViewT]):
             raise Unsupported(f"the {engine.name} engine takes no bulk loads", hint="write ordinary transactions")
         self._refuse_in_callback()
         draft = self._begin()
-        held = self._writer_waits = True
+        me, record = self._writer_thread, None
         try:
+            self._writer_waits = True
             draft.seal("a bulk load")
             draft.close()
             self._wait_published(self._stages.appended.txid)
@@ -454,10 +476,13 @@ class Writing(Generic[TxT, ViewT]):
                 else:  # it is in the log, names the file, and will never be applied by us
                     self.committer.fail(error)
                 raise
-            held = False
             self._finish_barrier(record, path)
+        except BaseException as error:
+            if record is not None and self._writer_thread == me:
+                self.committer.fail(error)  # as above
+            raise
         finally:
-            if held:
+            if self._writer_thread == me:
                 self._writer_thread = None
                 self._writer.release()
         self.hooks.tell("checkpointed", self.engine.position)

@@ -257,24 +257,27 @@ class Log(LogReading):
         if (writer is None or writer.reserved + _GROUP + size > writer.limit
                 or writer.segment.header.epoch != record.epoch
                 or (record.attachment is not None and writer.attachments >= MAX_ATTACHMENTS)):
-            writer = self._writer = self._next_writer(_GROUP + size)
+            writer = self._next_writer(_GROUP + size)
         batches = self._batches
         batch = batches[-1] if batches else None
-        if batch is None or batch.writer is not writer or batch.length + size > self.options.group_bytes:
-            batch = Batch(writer, record.txid, record.time_us)
-            writer.reserved += _GROUP
-            batches.append(batch)
         frame = _frame(len(header), len(payload), xxh3_64_intdigest(body, writer.seed))
-        # From here to where it counts as appended no call is made: a signal's handler that raised in between would
-        # leave a record that the next one takes for its own place.
+        fresh = batch is None or batch.writer is not writer or batch.length + size > self.options.group_bytes
+        if fresh:
+            batch = Batch(writer, record.txid, record.time_us)
+        assert batch is not None
+        # From here to where it counts as appended, no call is made but the last: a signal's handler that raised in
+        # between would leave a record that the next one takes for its own place, or a segment that is never begun.
         batch.frames += (frame, body)
         batch.length += size
         batch.records += 1
         batch.last = record
         batch.time_us = record.time_us
-        writer.reserved += size
+        writer.reserved += size + _GROUP if fresh else size
         self.waiting_bytes += size
+        self._writer = writer
         self.appended, self._time = record.position, record.time_us
+        if fresh:
+            batches.append(batch)
         if record.attachment is not None:
             writer.attachments += 1
             writer.segment.attachments.append((record.txid, *record.attachment))
@@ -371,12 +374,13 @@ class Log(LogReading):
         if now <= self._time:
             return None
         if writer is None or writer is not self._written or writer.reserved + _GROUP > writer.limit:
-            if not start:
+            if not start or self._batches:
                 return None
-            writer = self._writer = self._next_writer(_GROUP)
+            writer = self._next_writer(_GROUP)
+        batch = Batch(writer, self.appended.txid + 1, now)
+        self._writer, self._time = writer, now
         writer.reserved += _GROUP
-        self._time = now
-        return Batch(writer, self.appended.txid + 1, now)
+        return batch
 
     def sync(self) -> None:
         """Write and sync everything appended. For a log with one user, such as a backup target's.

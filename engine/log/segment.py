@@ -14,7 +14,7 @@ from pathlib import Path
 
 from xxhash import xxh3_64_intdigest, xxh3_128
 
-from ..errors import Damaged, DiskFull
+from ..errors import Damaged, DiskFull, UnsupportedFormat
 from ..history import History, Position, Record
 from ..seams import File, Files, is_disk_full
 from .format import (
@@ -290,3 +290,26 @@ def write_footer(file: File, segment: Segment, digest: bytes) -> None:
     file.sync()
     segment.footer = footer
     segment.size = segment.data_end + len(data)
+
+
+def holds_records(files: Files, directory: Path) -> bool:
+    """Whether anything was ever written to the log in a directory, which need not be one, nor whole."""
+    if not files.is_directory(directory):
+        return False
+    for name in files.list(directory):
+        if name.endswith(".seg") and name[:12].isdigit():
+            try:
+                segment = Segment.load(files, directory / name)
+            except (Damaged, UnsupportedFormat):
+                return True
+            if segment.footer is not None:
+                if segment.end != segment.header.base:
+                    return True
+                continue
+            file = files.open(segment.path)
+            try:
+                if file.pread(len(GROUP_MAGIC), segment.data_start) == GROUP_MAGIC:
+                    return True
+            finally:
+                file.close()
+    return False

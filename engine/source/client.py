@@ -254,7 +254,7 @@ class HttpSource(Source):
         timeout = self._timeout if timeout is None else timeout
         connection = self._connection(own, fresh, timeout)
         if not own:
-            connection.response_class = partial(_timed, self._clock, timeout + more)  # type: ignore[assignment]
+            connection.response_class = partial(_timed, self._clock, timeout, more)  # type: ignore[assignment]
         kept = False
         try:
             connection.request(method, path, body=data, headers={**sent, **(headers or {})})
@@ -312,10 +312,11 @@ class HttpSource(Source):
 
 
 class _Timed(io.RawIOBase):
-    """What comes from a socket until a moment of the clock."""
+    """What comes from a socket until a moment of the clock, with no silence longer than `timeout` seconds."""
 
-    def __init__(self, sock: socket.socket, clock: Clock, seconds: float) -> None:
-        self._sock, self._clock, self._end = sock, clock, clock.monotonic() + seconds
+    def __init__(self, sock: socket.socket, clock: Clock, timeout: float, more: float) -> None:
+        self._sock, self._clock, self._timeout = sock, clock, timeout
+        self._end = clock.monotonic() + timeout + more
         self._raw = sock.makefile("rb", buffering=0)
 
     def makefile(self, mode: str) -> io.BufferedReader:
@@ -329,7 +330,7 @@ class _Timed(io.RawIOBase):
         left = self._end - self._clock.monotonic()
         if left <= 0:
             raise TimeoutError("the answer takes too long")
-        self._sock.settimeout(left)
+        self._sock.settimeout(min(left, self._timeout))
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -337,9 +338,9 @@ class _Timed(io.RawIOBase):
         super().close()
 
 
-def _timed(clock: Clock, seconds: float, sock: Any, **how: Any) -> http.client.HTTPResponse:
-    """The answer to a request that was just sent, all of which must come within so many seconds."""
-    timed: Any = _Timed(sock, clock, seconds)
+def _timed(clock: Clock, timeout: float, more: float, sock: Any, **how: Any) -> http.client.HTTPResponse:
+    """The answer to a request that was just sent, all of which must come within `timeout` and `more` seconds."""
+    timed: Any = _Timed(sock, clock, timeout, more)
     return http.client.HTTPResponse(timed, **how)
 
 

@@ -38,7 +38,7 @@ from xxhash import xxh3_128_hexdigest
 from .. import errors
 from ..contract import ImageFile
 from ..errors import Damaged, HoldfastError, LogPruned, SourceRefused
-from ..history import ID_BYTES, Branch, History, Position, Record
+from ..history import ID_BYTES, Attachment, Branch, History, Position, Record
 from ..log.attachments import NAME as ATTACHMENT_NAME
 from ..log.format import MAX_RECORD_HEADER
 from .base import Confirmation, Grant, SourceInfo
@@ -305,7 +305,7 @@ class RecordReader:
             raise Garbled(f"the record after transaction {self.position.txid} has the numbers {numbers}")
         if record.txid != self.position.txid + 1:
             raise LogPruned(f"the record after transaction {self.position.txid} is {record.txid}")
-        if record.attachment is not None and not ATTACHMENT_NAME.fullmatch(str(record.attachment.name)):
+        if record.attachment is not None and not _is_one(record.attachment):
             raise Garbled(f"record {record.txid} names an attachment that cannot be one")
         self.position = record.position
         return record
@@ -316,8 +316,14 @@ class RecordReader:
         self.ended = True
 
 
+def _is_one(attachment: Attachment) -> bool:
+    name, size, digest = attachment
+    return (isinstance(name, str) and ATTACHMENT_NAME.fullmatch(name) is not None and type(size) is int
+            and 0 <= size < 1 << 63 and isinstance(digest, bytes) and len(digest) == ID_BYTES)
+
+
 def _told_error(payload: bytes) -> HoldfastError:
     try:
         return error_from_wire(json.loads(payload))
-    except ValueError:
+    except (ValueError, RecursionError):
         return Garbled("the record stream holds an error that cannot be read")

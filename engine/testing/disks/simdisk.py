@@ -333,6 +333,11 @@ class SimDisk(Files):
                     self.remove_tree(path / name)
             self.unlink(path)
 
+    def remove_directory(self, path: Path) -> None:
+        if self.list(path):
+            raise OSError(errno.ENOTEMPTY, "not empty", str(path))
+        self.unlink(path)
+
     def sync_directory(self, path: Path) -> None:
         self.do(Op("sync names", self._walk(path), label=path.name))
 
