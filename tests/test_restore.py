@@ -394,3 +394,62 @@ def test_a_time_means_the_same_in_every_later_backup(tmp_path: Path, reopen: boo
     assert backup.run(store, tmp_path / "target", seams=seams).to_txid == 4
     assert backup.restore(tmp_path / "target", tmp_path / "after", at=at).txid == 1
     store.close()
+
+
+def test_a_store_that_lost_its_current_is_left_alone(world: World, tmp_path: Path) -> None:
+    """It was taken for the rests of one that was never finished: opening it, restoring into it or backing up into it,
+    as an error advised, wiped it."""
+    with open_store(tmp_path / "lost", world.engine) as store:
+        write(store, 1, 5)
+        expected = digest(store)
+    current = tmp_path / "lost" / "CURRENT"
+    named = current.read_bytes()
+    current.unlink()
+    before = tree(tmp_path / "lost")
+    with pytest.raises(StoreExists):
+        open_store(tmp_path / "lost", world.engine)
+    for force in (False, True):
+        with pytest.raises((StoreExists, TargetInvalid)):
+            backup.restore(world.target, tmp_path / "lost", force=force)
+    with open_store(tmp_path / "another", world.engine) as store, pytest.raises(TargetInvalid):
+        backup.run(store, tmp_path / "lost")
+    assert tree(tmp_path / "lost") == before
+    current.write_bytes(named)
+    assert digest_at(tmp_path / "lost", world.engine) == expected
+
+
+def test_a_backup_that_lost_its_current_is_left_alone(world: World, tmp_path: Path) -> None:
+    """As above."""
+    target = tmp_path / "lost"
+    shutil.copytree(world.target, target)
+    (target / "CURRENT").unlink()
+    before = tree(target)
+    with pytest.raises(StoreExists):
+        open_store(target, world.engine)
+    with pytest.raises(StoreExists):
+        backup.restore(world.target, target)
+    assert tree(target) == before
+
+
+def test_what_was_replaced_stays_until_the_swap_is_durable(world: World, tmp_path: Path) -> None:
+    """The disk failed when the directory was synced: the old store was removed although a power cut could bring its
+    name back. The next forced restore clears it away."""
+    backup.restore(world.target, tmp_path / "live", to_txid=12)
+
+    class Failing(Files):
+        def exchange(self, one: Path, other: Path) -> None:
+            super().exchange(one, other)
+            failing.append(one)
+
+        def sync_directory(self, path: Path) -> None:
+            if failing and path == tmp_path:
+                raise OSError(5, "injected")
+            super().sync_directory(path)
+
+    failing: list[Path] = []
+    with pytest.raises(OSError, match="injected"):
+        backup.restore(world.target, tmp_path / "live", force=True, seams=Seams(files=Failing()))
+    assert digest_at(failing[0], world.engine) == world.digests[12]
+    assert digest_at(tmp_path / "live", world.engine) == world.digests[25]
+    backup.restore(world.target, tmp_path / "live", force=True)
+    assert not failing[0].exists()

@@ -391,7 +391,7 @@ def test_a_client_that_reads_a_little_now_and_then_loses_its_connection(store: M
         assert slow.recv(9) == b"HTTP/1.1 "
         while bounded[0]._web is not None and len(bounded[0]._web.connections) > 1:
             with suppress(ConnectionError):
-                slow.recv(2000)
+                slow.recv(100)
             source.renew(grant.id)
         source.release(grant.id)
 

@@ -31,6 +31,7 @@ from holdfast.engine.errors import (
 from holdfast.engine.plugins import Plugin
 from holdfast.engine.seams import Files
 from holdfast.engine.settings import Settings
+from holdfast.engine.source.local import LocalSource
 
 
 def fingerprint(directory: Path) -> dict[str, tuple[int, str]]:
@@ -307,9 +308,12 @@ def test_a_store_carried_across_a_fork_refuses_to_work_and_the_parents_stands(ki
 
         def child() -> None:
             assert told == [os.getpid()]
-            for call in (lambda: commit(kind, store, 66), store.snapshot, store.checkpoint, store.prune):
+            before = sorted(os.listdir(store.log.directory))
+            for call in (lambda: commit(kind, store, 66), store.snapshot, store.checkpoint, store.prune,
+                         store.complete_until_us, LocalSource(store).info):
                 with pytest.raises(StoreClosed, match=f"fork; it is open in process {parent}"):
                     call()
+            assert sorted(os.listdir(store.log.directory)) == before, "that is the parent's"
             store.close()
             with pytest.raises(StoreLocked, match=f"process {parent}"):
                 kind.open(tmp_path / "store")

@@ -25,7 +25,7 @@ from holdfast.engine.errors import (
 from holdfast.engine.history import Position, Record
 from holdfast.engine.log.segment import SegmentInfo
 from holdfast.engine.plugins import Condition, LogRange, Plugin
-from holdfast.engine.seams import Clock, Seams
+from holdfast.engine.seams import Clock, Files, Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
@@ -305,6 +305,30 @@ def test_a_plugin_that_cannot_start_closes_the_store(kind: Kind, error: BaseExce
     with kind.open(tmp_path / "store") as store:
         commit(kind, store, 1)
         assert store.recovery.clean
+
+
+def test_an_opening_that_is_undone_takes_no_other_s_store_with_it(kind: Kind, tmp_path: Path) -> None:
+    """It removed the store that it had just made, its lock file, and then whatever was in the directory: somebody else
+    had made a store there meanwhile, and what he committed was gone."""
+    others: list[Store[Any, Any]] = []
+
+    class CannotStart(Plugin):
+        def opened(self, store: Store[Any, Any]) -> None:
+            raise RuntimeError("no port")
+
+    class Meanwhile(Files):
+        def remove_directory(self, path: Path) -> None:
+            others.append(kind.open(path))
+            commit(kind, others[0], 1)
+            super().remove_directory(path)
+
+    with pytest.raises(PluginError):
+        kind.open(tmp_path / "store", plugins=[CannotStart()], seams=Seams(files=Meanwhile()))
+    (other,) = others
+    commit(kind, other, 2)
+    other.close()
+    with kind.open(tmp_path / "store", create=False) as store:
+        assert kind.numbers(store) == {1, 2}
 
 
 def test_only_plugins_that_were_opened_are_told_closing(kind: Kind, tmp_path: Path) -> None:
