@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, UnsupportedFormat
-from holdfast.engine.graph import BulkLoad, BulkResult, Direction, GraphEngine, adjacency, bulk
+from holdfast.engine.graph import BulkLoad, BulkResult, Direction, GraphEngine, GraphView, adjacency, bulk
 from holdfast.engine.seams import Files
 from holdfast.engine.store import Store
 
@@ -207,6 +207,38 @@ def test_a_load_takes_no_more_than_it_was_thought_to(rig: Rig, what: str) -> Non
         assert record.attachment is not None
         loaded = bulk.read(Files(), rig.directory / record.attachment.name, record.payload)
         assert room - rig.engine._lmdb.room() <= loaded.pages(held)
+
+
+def test_a_checkpoint_while_a_load_is_read_counts(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it wrote was neither pending any more nor in the state that the load had begun on, and room for copying it
+    was not reserved: the load was logged, and waited for room for ever."""
+    tx = rig.engine.begin()
+    ids = np.array([tx.add_node("A") for _ in range(200)])
+    for n in range(1, 127):  # an adjacency list of each node takes half a page
+        for source, target in zip(ids.tolist(), np.roll(ids, n).tolist(), strict=True):
+            tx.add_edge(source, "T", target)
+    rig.commit(tx)
+    state = rig.engine._lmdb
+    reserve = state.reserve
+    held: list[GraphView] = []
+    room: list[int] = []
+    told: list[int] = []
+
+    def noted(pages: int) -> None:
+        told.append(pages)
+        reserve(pages)
+
+    def nodes() -> Iterator[dict[str, Any]]:
+        yield {}
+        rig.checkpoint()
+        held.append(rig.engine.view())
+        room.append(state.room())
+
+    load = BulkLoad(nodes=nodes(), edges=(ids, np.roll(ids, 1)), edge_type="T")
+    monkeypatch.setattr(state, "reserve", noted)
+    rig.load(load)
+    assert len(told) == 3, "for the checkpoint, for the load, and when that was applied"
+    assert room[0] - state.room() <= told[1]
 
 
 def test_a_load_beyond_the_map_is_refused_before_it_is_logged(tmp_path: Path) -> None:

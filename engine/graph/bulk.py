@@ -94,14 +94,14 @@ class BulkLoad:
     result: BulkResult | None = field(default=None, init=False)
 
 
-def encode(load: object, draft: GraphTransaction, out: BinaryIO, reserve: Callable[[int], None]) -> bytes:
+def encode(load: object, draft: GraphTransaction, out: BinaryIO, reserve: Callable[[Loaded], None]) -> bytes:
     """Check a load, write its file, and return its record's payload.
 
     Args:
         load: a `BulkLoad`.
         draft: one without changes, on the newest state; it is used for looking up and for allocating tokens.
         out: where to write the file.
-        reserve: called before anything is written with how many pages the load may take; raises where there is no room.
+        reserve: called with the load in columns before anything is written; raises where there is no room for it.
 
     Raises:
         InvalidInput: nothing was written.
@@ -131,7 +131,7 @@ def encode(load: object, draft: GraphTransaction, out: BinaryIO, reserve: Callab
     all_sets = np.broadcast_to(np.uint32(uniform), count) if sets is None else sets
     loaded = Loaded(marks, tokens, before.next_node, uniform, all_sets, before.next_edge, kind, sources, targets,
                     node_props, edge_props)
-    reserve(loaded.pages(draft))
+    reserve(loaded)
     out.write(_HEAD.pack(_MAGIC, _VERSION, uniform, kind, 0, before.next_node, count, before.next_edge, len(sources),
                          len(node_props), len(edge_props)))
     for column in (*([] if sets is None else [sets.astype("<u4")]), sources.astype("<u8"), targets.astype("<u8")):

@@ -160,10 +160,13 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         finally:
             draft.close()
 
-    def _reserve(self, pages: int) -> None:
-        """Make room for a bulk load of so many pages before it is logged, since it must be applied then. Raises
-        `DiskFull`."""
+    def _reserve(self, loaded: bulk.Loaded) -> None:
+        """Make room for a bulk load before it is logged, since it must be applied then. Raises `DiskFull`."""
         with self._checkpointing:
+            # Not as the load's draft has the durable state: a checkpoint may have come since, and what it wrote is no
+            # longer pending.
+            with self.staged_view() as view:
+                pages = loaded.pages(view)
             base, layers, _ = self._state
             # What is pending counts twice: a checkpoint may write it first, and the load then copies what that wrote.
             pages += 2 * pages_needed(self._lmdb, base, layers)
