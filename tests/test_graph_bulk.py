@@ -190,10 +190,16 @@ def _half_pages(rig: Rig, first: int) -> BulkLoad:
     return BulkLoad(nodes=300, labels="A", edges=(sources, np.roll(sources, 126 * 7)), edge_type="T", relative=True)
 
 
+def _scattered(rig: Rig, first: int) -> BulkLoad:
+    """Labels that have a leaf of their own each, and then another node."""
+    sets = [tuple(f"L{n}_{i}" for i in range(250)) for n in range(6)]
+    return BulkLoad(nodes=[(labels, {}) for labels in sets for _ in range(1 if first else 30_000)])
+
+
 LARGE: dict[str, Callable[[Rig, int], BulkLoad]] = {
     "properties": lambda rig, first: BulkLoad(nodes=[{"k": bytes(1340)}] * 1500, labels="A"),
     "labels": lambda rig, first: BulkLoad(nodes=20_000, labels=[f"L{i}" for i in range(200)]),
-    "rows": _indexed, "lists": _half_pages,
+    "rows": _indexed, "lists": _half_pages, "labels of many windows": _scattered,
 }
 
 

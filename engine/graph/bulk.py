@@ -287,16 +287,18 @@ class Loaded:
         rows = len(reads._indexes()) * min(nodes, len(self.node_props) // _MAP.size)
         # A node has its place in a block; an edge too, and an entry in two lists, which may be lists of their own.
         size = 12 * nodes + 176 * n + 3 * (len(self.node_props) + len(self.edge_props)) + 80 * rows
-        size += 2 * (LABEL_WINDOW // 8 + 32) * len(labels) * (nodes // LABEL_WINDOW + 2)
+        bitmaps = len(labels) * (nodes // LABEL_WINDOW + 2)
+        size += 2 * (LABEL_WINDOW // 8 + 32) * bitmaps
         size += sum(80 + 10 * len(value) for _, _, value in self.tokens)
         pages = size // base.state.page_size + 256
         if n and min(int(self.sources.min()), int(self.targets.min())) < self.first_node:
             stat = base.txn.stat(base.dbs["adjacency"])
             pages += min(4 * n, stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
             pages += 2 * min(n, stat["leaf_pages"])  # a list of half a page may come to need a whole one
-        if rows:
-            stat = base.txn.stat(base.dbs["index"])
-            pages += 2 * min(rows, stat["branch_pages"] + stat["leaf_pages"])  # each may be split
+        for name, keys in (("labels", bitmaps), ("index", rows)):
+            # Each may come into a leaf of its own, which is copied or split, as may be the branches above it.
+            stat = base.txn.stat(base.dbs[name])
+            pages += 2 * (min(keys, stat["leaf_pages"]) + min(stat["depth"] * keys, stat["branch_pages"]))
         return pages
 
 
