@@ -4,6 +4,8 @@ history of the machine."""
 from __future__ import annotations
 
 import shutil
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from workloads import WORKLOADS
 
 from holdfast.engine.errors import DiskFull, RolledBack
 from holdfast.engine.testing import Contract, Operation
+from holdfast.engine.testing.beside import LINES, at_each_line, lines_of
 from holdfast.engine.testing.raising import raises
 from holdfast.engine.testing.stored.machine import machine_for
 from holdfast.engine.testing.stored.modelled import Modelled, difference
@@ -35,6 +38,31 @@ def test_differences_are_told_in_few_words() -> None:
     assert difference({}, {n: n for n in range(5)}).endswith("2 is not there, and 2 more")
     assert len(difference({1: b"x" * 5000}, {1: b"y" * 5000})) < 200
     assert difference([1], [2]) == "it shows [1], the model [2]"
+
+
+def test_lines_are_looked_at_all_over_a_block() -> None:
+    """The last ones all, even where there come some more than were foretold."""
+    at = 0
+
+    def block(rounds: int) -> None:
+        nonlocal at
+        for n in range(rounds):
+            at = n  # two lines a round
+
+    def looked(rounds: int, foretold: int) -> set[int]:
+        found = []
+        with at_each_line(lambda: found.append(at), among=foretold):
+            block(rounds)
+        assert len(found) <= LINES + max(0, 2 * rounds + 10 - foretold)
+        return set(found)
+
+    assert looked(60, 0) == looked(60, lines_of(partial(block, 60))) == set(range(60))
+    assert max(looked(2000, 0)) < LINES // 2, "the first ones, where nothing is foretold"
+    lines = lines_of(partial(block, 2000))
+    for foretold in (lines, lines - 100):
+        found = looked(2000, foretold)
+        assert found >= set(range(1960, 2000))
+        assert max(b - a for a, b in pairwise(sorted(found))) <= 20
 
 
 @pytest.fixture

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zoo_page
 from zoo import CAGES, CONTRACTS, MAX_LINES, Animal, NotCaught, all_animals, contract, hunt
 
+from holdfast.engine.history import Position
 from holdfast.engine.plugins import Plugin
 
 ZOO = all_animals()
@@ -42,6 +44,18 @@ def test_an_animal_that_is_healthy_is_not_caught() -> None:
         hunt(animal, "EngineContract.test_closing_lets_go")
     with pytest.raises(NotCaught, match="does not apply"):
         hunt(animal, "EngineContract.test_a_bulk_load_is_one_transaction")
+
+
+def test_an_image_in_between_is_caught_in_a_long_checkpoint() -> None:
+    """The first lines alone were looked at, and most engines move their position after these."""
+    animal = next(animal for animal in ZOO if animal.name == "ImageInBetween")
+
+    def checkpoint(self: Any, upto: Position) -> Any:
+        for _ in range(1000):
+            pass
+        return animal.broken.checkpoint(self, upto)
+
+    hunt(replace(animal, broken=type("Long", (animal.broken,), {"checkpoint": checkpoint})))
 
 
 def test_each_check_catches_something() -> None:

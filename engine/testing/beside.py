@@ -17,7 +17,9 @@ from typing import Any
 MOMENT_S = 0.2
 LIMIT_S = 60.0
 """Nothing in a check takes so long, in seconds, unless it never ends."""
-_LINES = 200
+LINES = 200
+"""Of a block, so many are looked at."""
+_LAST_LINES = 100
 _LINE_MOMENT_S = 0.02
 _SUITES = __name__.rpartition(".")[0]
 
@@ -65,22 +67,63 @@ class Beside:
 
 
 @contextmanager
-def at_each_line(call: Callable[[], object]) -> Iterator[None]:
+def at_each_line(call: Callable[[], object], among: int = 0) -> Iterator[None]:
     """Run `call` in another thread before each line of Python that this thread comes to within the block, the first
-    `_LINES` of them. Raises what it raised, when the block has ended."""
-    beside, left = Beside(_LINE_MOMENT_S), _LINES
-    errors: list[BaseException] = []
+    `LINES` of them. Raises what it raised, when the block has ended.
 
-    def trace(frame: FrameType, event: str, arg: Any) -> Any:
-        nonlocal left
-        if frame.f_globals.get("__name__", "").startswith(_SUITES):
-            return None
-        if event == "line" and left and not errors:
-            left -= 1
+    Args:
+        among: about how many lines there will be, as `lines_of` tells. Where these are more than `LINES`, it is as many
+            from all over the block, the last ones all.
+    """
+    beside = Beside(_LINE_MOMENT_S)
+    errors: list[BaseException] = []
+    last = max(among, LINES) - _LAST_LINES
+    step = -(-last // (LINES - _LAST_LINES))
+    # There may come some more lines than were foretold, and the last ones count most.
+    end = LINES if among <= LINES else among + LINES
+
+    def look(line: int) -> None:
+        if line < end and (line >= last or line % step == 0) and not errors:
             try:
                 beside.run(call)
             except BaseException as error:  # it must not be raised in the code that is being looked at
                 errors.append(error)
+
+    try:
+        with _traced(look):
+            yield
+    finally:
+        beside.finish()
+    if errors:
+        raise errors[0]
+
+
+def lines_of(call: Callable[[], object]) -> int:
+    """How many lines of Python `call` comes to in this thread."""
+    lines = 0
+
+    def count(line: int) -> None:
+        nonlocal lines
+        lines = line + 1
+
+    with _traced(count):
+        call()
+    return lines
+
+
+@contextmanager
+def _traced(look: Callable[[int], None]) -> Iterator[None]:
+    """Call `look` before each line that this thread comes to within the block, with its number from 0. Those of the
+    suites do not count."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal lines
+        if frame.f_globals.get("__name__", "").startswith(_SUITES):
+            return None
+        if event == "line":
+            lines += 1
+            look(lines - 1)
         return trace
 
     before = sys.gettrace()
@@ -89,6 +132,3 @@ def at_each_line(call: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         sys.settrace(before)
-        beside.finish()
-    if errors:
-        raise errors[0]

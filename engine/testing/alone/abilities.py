@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from ...contract import BulkEngine, Engine, Image, StagingEngine
 from ...errors import InvalidInput
 from ...history import Position
-from ..beside import LIMIT_S, Beside, at_each_line
+from ..beside import LIMIT_S, Beside, at_each_line, lines_of
 from ..contract import ABOVE_SEAMS, BACKGROUND_CHECKPOINT, BULK, STAGING, Contract, check
 from ..disks.quiet import quiet_seams
 from ..disks.simdisk import SimDisk
@@ -233,16 +233,22 @@ class AbilityChecks(Contract):
 
     @check(BACKGROUND_CHECKPOINT)
     def test_an_image_in_the_middle_of_a_checkpoint(self, work: Workload) -> None:
-        """An image that another thread makes at any line of a checkpoint is of the position that it names, which is the
-        one before the checkpoint or one that it reaches. If it is stable, it opens as exactly the state there."""
+        """An image that another thread makes in the middle of a checkpoint is of the position that it names, which is
+        the one before the checkpoint or one that it reaches. If it is stable, it opens as exactly the state there. It
+        is made at some 200 lines all over the checkpoint, the last 100 among them."""
         def claim(before: list[Operation], after: list[Operation]) -> None:
-            with driven(work) as it:
+            def begin(it: Driver) -> None:
                 begun(it)
                 it.commit(before)
                 it.checkpoint()
-                least = it.engine.position.txid
                 it.commit(after)
                 it.commit(work.numbered(4))
+
+            with driven(work) as it, driven(work) as first:
+                begin(first)
+                lines = lines_of(partial(first.engine.checkpoint, first.end))
+                begin(it)
+                least = it.engine.position.txid
                 taken: dict[Position, list[dict[str, bytes]]] = {}
 
                 def take() -> None:
@@ -251,7 +257,7 @@ class AbilityChecks(Contract):
                     if contents not in some:
                         some.append(contents)
 
-                with at_each_line(take):
+                with at_each_line(take, among=lines):
                     it.engine.checkpoint(it.end)
                 for p0, some in taken.items():
                     at_one = least <= p0.txid <= it.published
