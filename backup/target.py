@@ -101,8 +101,8 @@ def read_target(layout: Layout) -> tuple[Generation, Manifest]:
         generation = layout.current()
     except StoreNotFound as error:
         begun = bool(partials(layout)) or (layout.is_empty(or_finished=True) and not layout.is_empty())
-        raise TargetInvalid(f"there is no backup in {layout.root}", hint="its first run was never finished: back up "
-                            "into it again" if begun else "check the path") from error
+        raise TargetInvalid(f"there is no backup in {layout.root}", hint="its first run was never finished, or its "
+                            "CURRENT is gone: back up into it again" if begun else "check the path") from error
     manifest = Manifest.read(layout.files, generation)
     if manifest is None:
         raise TargetInvalid(f"{layout.root} is a store, not a backup: {generation.name} has no MANIFEST")
