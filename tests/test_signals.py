@@ -129,6 +129,7 @@ def test_an_interrupt_anywhere_hangs_nobody_and_loses_nothing(scene: str, leavin
         commit(kind, store, 0)
         interrupting = Interrupting(place)
         acknowledged = {0}
+        measuring = sys.gettrace()  # coverage
         sys.settrace(interrupting.trace)
         try:
             act(kind, store)
@@ -138,7 +139,7 @@ def test_an_interrupt_anywhere_hangs_nobody_and_loses_nothing(scene: str, leavin
             if leaving:
                 store.__exit__(type(error), error, error.__traceback__)
         finally:
-            sys.settrace(None)
+            sys.settrace(measuring)
 
         def others(store: Kit = store, acknowledged: set[int] = acknowledged) -> None:
             with suppress(HoldfastError):
