@@ -80,18 +80,17 @@ class TransactionScope(Generic[TxT]):
         assert draft is not None
         try:
             if kind is None:
-                self._store._commit(draft, self._durability)
+                self._store._commit(draft, self._durability, self._thread)
             else:
-                self._store._roll_back(draft)
+                self._store._roll_back(draft, self._thread)
         finally:
             self._roll_back_stranded(draft)
             self.__class__ = TransactionScope
 
-
     def _roll_back_stranded(self, draft: TxT) -> None:
         """A signal's handler may have raised before the end had begun."""
         if draft._state is None and self._store._writer_thread == self._thread:
-            self._store._roll_back(draft)
+            self._store._roll_back(draft, self._thread)
 
 
 class OpenScope(TransactionScope[TxT]):
@@ -244,16 +243,17 @@ class Writing(Generic[TxT, ViewT]):
         with self._pressure:
             self._pressure.notify_all()
 
-    def _roll_back(self, draft: TxT) -> None:
+    def _roll_back(self, draft: TxT, me: int | None) -> None:
         try:
             draft.seal("rolled back")
             draft.close()
         finally:
-            self._writer_thread = None
-            self._writer.release()
+            if self._writer_thread == me:  # not where the store's own block was left before this one
+                self._writer_thread = None
+                self._writer.release()
 
-    def _commit(self, draft: TxT, durability: Durability) -> None:
-        me, record = self._writer_thread, None
+    def _commit(self, draft: TxT, durability: Durability, me: int | None) -> None:
+        record = None
         try:
             if durability == "synced" or self._staging is None:
                 self._refuse_in_callback()

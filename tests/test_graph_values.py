@@ -131,7 +131,7 @@ def test_refused_changes(tx: GraphTransaction) -> None:
     _refused(tx, lambda: tx.neighbors(1, "X", "up"))  # type: ignore[arg-type]
     _refused(tx, lambda: tx.expand([[1]]))
     _refused(tx, lambda: tx.expand([1.5]))
-    _refused(tx, lambda: tx.nodes("A", ["k"]))  # type: ignore[arg-type]
+    _refused(tx, lambda: tx.nodes("A", ["k"]))  # type: ignore[arg-type]  # wrong on purpose
     tx.create_index("A", "k")
     _refused(tx, lambda: tx.create_index("A", "k"))
 

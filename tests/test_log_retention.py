@@ -171,7 +171,7 @@ def test_a_time_is_looked_up_while_the_log_is_pruned(monkeypatch: pytest.MonkeyP
     def first_pruned(self: Segment, *args: object) -> object:
         monkeypatch.undo()
         world.log.prune(world.log.segments()[:3])
-        return original(self, *args)  # type: ignore[arg-type]
+        return original(self, *args)  # type: ignore[arg-type]  # passed on as they came
 
     monkeypatch.setattr(Segment, "groups", first_pruned)
     assert world.log.txid_at(records[1].time_us) == world.log.base.txid > 2

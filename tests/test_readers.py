@@ -298,7 +298,7 @@ def test_a_refresh_is_one_at_a_time(store: Kit) -> None:
             applied.extend(record.txid for record in records)
             original(records)
 
-        reader.engine.apply = noting  # type: ignore[method-assign]
+        reader.engine.apply = noting  # type: ignore[method-assign]  # on this one object
         seen = reader.published.txid
         write(store, 5)
         with ThreadPoolExecutor(4) as pool:
@@ -316,7 +316,7 @@ def test_a_refresh_that_failed_half_way_is_not_gone_on_with(store: Kit) -> None:
             original(records[:1])
             raise KeyboardInterrupt
 
-        reader.engine.apply = cut_off  # type: ignore[method-assign]
+        reader.engine.apply = cut_off  # type: ignore[method-assign]  # on this one object
         write(store, 5)
         with pytest.raises(KeyboardInterrupt):
             reader.refresh()

@@ -17,7 +17,7 @@ from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, tree, w
 from holdfast import backup
 from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource, full_disk
 from holdfast.engine.contract import Engine
-from holdfast.engine.directory import Layout
+from holdfast.engine.directory import Generation, Layout, Manifest
 from holdfast.engine.errors import (
     Damaged,
     DiskFull,
@@ -31,6 +31,7 @@ from holdfast.engine.errors import (
     Unsupported,
     WrongEngine,
 )
+from holdfast.engine.log.log import Log
 from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.records import RecordsEngine
 from holdfast.engine.seams import Files, Seams
@@ -453,3 +454,57 @@ def test_what_was_replaced_stays_until_the_swap_is_durable(world: World, tmp_pat
     assert digest_at(tmp_path / "live", world.engine) == world.digests[25]
     backup.restore(world.target, tmp_path / "live", force=True)
     assert not failing[0].exists()
+
+
+def test_a_restore_that_fails_at_its_end_leaves_all_or_nothing(world: World, tmp_path: Path) -> None:
+    """The last sync failed, and so whether the store is one was not certain; it was cleared away without that being
+    made certain first, and a power cut could bring back a `CURRENT` that named nothing."""
+    class Failing(Files):
+        def sync_directory(self, path: Path) -> None:
+            if path == tmp_path / "dest" and self.exists(path / "CURRENT"):
+                raise OSError(5, "injected")
+            if path == tmp_path / "dest":
+                gone.append(not self.exists(path / "gen-000001"))
+            super().sync_directory(path)
+
+    gone: list[bool] = []
+    with pytest.raises(OSError, match="injected"):
+        backup.restore(world.target, tmp_path / "dest", seams=Seams(files=Failing()))
+    assert gone[-1] is False, "the name is gone, durably, before anything else goes"
+
+
+def test_nobody_comes_in_while_what_was_replaced_is_removed(world: World, tmp_path: Path) -> None:
+    """A second forced restore took it for what a dead one had left, and both removed it."""
+    backup.restore(world.target, tmp_path / "live", to_txid=12)
+
+    class Meanwhile(Files):
+        def remove_tree(self, path: Path) -> None:
+            if ".restore-" in path.name:
+                with pytest.raises(StoreLocked):
+                    backup.restore(world.target, tmp_path / "live", force=True)
+                tried.append(path)
+            super().remove_tree(path)
+
+    tried: list[Path] = []
+    backup.restore(world.target, tmp_path / "live", force=True, seams=Seams(files=Meanwhile()))
+    assert len(tried) == 1
+    assert digest_at(tmp_path / "live", world.engine) == world.digests[25]
+
+
+def test_info_looks_again_where_another_generation_came(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It read of the old one, half removed, and called a backup a store."""
+    current, asked = Layout.current, count()
+
+    def first_another(self: Layout) -> Generation:
+        return current(self) if next(asked) else Generation(self.root / "gen-000000")
+
+    manifest = Manifest.read
+
+    def old_one(files: Files, generation: Generation) -> Manifest | None:
+        return manifest(files, current(Layout(world.target, files))) if generation.name != "gen-000000" else None
+
+    opened = Log.open
+    monkeypatch.setattr(Layout, "current", first_another)
+    monkeypatch.setattr(Manifest, "read", old_one)
+    monkeypatch.setattr(Log, "open", lambda directory, **how: opened(current(Layout(world.target, Files())).log, **how))
+    assert backup.info(world.target).kind == "backup"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.server
+import io
 import json
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,8 +26,9 @@ from holdfast.engine.errors import (
     SourceRestarted,
     SourceUnavailable,
 )
+from holdfast.engine.seams import Clock
 from holdfast.engine.source.base import CHUNK_BYTES, Source
-from holdfast.engine.source.client import HttpSource, connect
+from holdfast.engine.source.client import HttpSource, _Timed, connect
 from holdfast.engine.source.server import Limits, SourceServer
 from holdfast.engine.source.service import BackupService
 
@@ -459,3 +462,19 @@ def test_a_stream_with_nothing_to_send_shows_that_it_lives(store: MemoryStore, b
         go_on.set()
         assert [r.txid for r in source.read_log(grant.id, grant.position, 320)] == list(range(21, 321))
         source.release(grant.id)
+
+
+def test_no_silence_is_longer_than_the_time_out() -> None:
+    """A piece of a file may take a minute to come; a source that says nothing was waited for as long."""
+    class Socket:
+        waits: ClassVar[list[float]] = []
+
+        def makefile(self, *_: object, **how: object) -> io.BytesIO:
+            return io.BytesIO(b"x")
+
+        def settimeout(self, seconds: float) -> None:
+            self.waits.append(seconds)
+
+    timed = _Timed(cast(socket.socket, Socket()), Clock(), 0.5, 64.0)
+    assert timed.readinto(bytearray(1)) == 1
+    assert Socket.waits == [0.5]

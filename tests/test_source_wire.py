@@ -197,3 +197,22 @@ def test_a_record_is_not_kept_when_it_is_handed_on() -> None:
     [made] = records([bytes(1000)])
     reader = wire.RecordReader(START)
     assert [len(reader._rest) for _ in reader.feed(wire.record_frame(made))] == [0]
+
+
+@pytest.mark.parametrize("attachment", [
+    ("../../x", 1, bytes(16)), (7, 1, bytes(16)), ("0" * 32 + ".att", "x", bytes(16)),
+    ("0" * 32 + ".att", 1.5, bytes(16)), ("0" * 32 + ".att", -1, bytes(16)), ("0" * 32 + ".att", 1 << 63, bytes(16)),
+    ("0" * 32 + ".att", None, bytes(16)), ("0" * 32 + ".att", 1, bytes(15)), ("0" * 32 + ".att", 1, "text"),
+], ids=repr)
+def test_an_attachment_that_cannot_be_one_is_garbled(attachment: Any) -> None:
+    """Of a source that lies: it ended in a traceback of ours."""
+    bad = Record.make(START.chain, 1, 0, 0, 1, b"", Attachment(*attachment))
+    with pytest.raises(wire.Garbled):
+        list(wire.RecordReader(START).feed(wire.record_frame(bad)))
+
+
+def test_an_error_that_is_nested_without_end_is_garbled() -> None:
+    body = b"[" * 60_000
+    frame = wire._FRAME.pack(wire._ERROR, 0, len(body)) + body
+    with pytest.raises(wire.Garbled):
+        list(wire.RecordReader(START).feed(frame))

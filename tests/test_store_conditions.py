@@ -138,7 +138,7 @@ def test_a_hook_that_fails_is_a_condition_not_met(what: str, tmp_path: Path) -> 
             if what == "raises":
                 raise RuntimeError("injected")
             if what == "returns nonsense":
-                return True  # type: ignore[return-value]
+                return True  # type: ignore[return-value]  # wrong on purpose
             return Condition(met=Future(), timeout=math.nan, gates_publication=False, name="the test")
 
     with STAGING.open(tmp_path / "store", settings=QUIET, plugins=[Fails()]) as store:

@@ -299,3 +299,37 @@ def test_without_threads_a_store_does_not_open_and_holds_nothing(kind: Kind, nam
     assert threading.active_count() == before
     with kind.open(tmp_path / "store") as store:
         commit(kind, store, 1)
+
+
+def test_the_store_s_block_is_left_before_the_transaction_s(kind: Kind, tmp_path: Path) -> None:
+    """The wrong way round, and with an error: that is what is told, and nothing is committed."""
+    store = kind.open(tmp_path / "store", settings=QUIET)
+    with pytest.raises(ValueError, match="mine"), store.transaction() as tx, store:
+        kind.write(tx, 1)
+        raise ValueError("mine")
+    with kind.open(tmp_path / "store") as store:
+        assert kind.numbers(store) == set()
+
+
+def test_without_a_thread_to_apply_it_late_a_transaction_poisons(tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the log, and nobody would give it to the engine: the writer lock stayed taken for good."""
+    class Few(Scheduler):
+        def spawn(self, task: str, work: Callable[[], None]) -> Task:
+            if task == "holdfast-late":
+                raise RuntimeError("can't start new thread")
+            return super().spawn(task, work)
+
+    def interrupted(txid: int) -> None:
+        raise Interrupt
+
+    store = MEMORY.open(tmp_path / "store", settings=QUIET, seams=Seams(scheduler=Few()))
+    monkeypatch.setattr(store.committer, "wait", interrupted)
+    with pytest.raises(RuntimeError):
+        commit(MEMORY, store, 1)
+    monkeypatch.undo()
+    with pytest.raises(RolledBack):
+        commit(MEMORY, store, 2)
+    store.close()
+    with MEMORY.open(tmp_path / "store") as store:
+        assert MEMORY.numbers(store) in (set(), {1})

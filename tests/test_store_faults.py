@@ -384,3 +384,20 @@ def test_a_state_that_is_damaged_is_named(tmp_path: Path) -> None:
             kind.open(where)
         # And nothing is left locked or changed by the attempt.
         assert not Log.open(where / "gen-000001" / "log", read_only=True, seams=Seams()).recovery.cut_bytes
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.ENOSPC])
+def test_a_promise_that_finds_no_segment_poisons_nothing(code: int, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was written: the earlier promise stands. Being asked by a backup poisoned the store."""
+    with STAGING.open(tmp_path / "store") as store:
+        commit(STAGING, store, 1)
+    with STAGING.open(tmp_path / "store") as store:
+        def fails(need: int) -> None:
+            raise OSError(code, "injected")
+
+        monkeypatch.setattr(store.log, "_next_writer", fails)
+        assert store.complete_until_us() == store.log.complete_us
+        monkeypatch.undo()
+        assert not store.poisoned
+        commit(STAGING, store, 2)

@@ -65,7 +65,7 @@ class CommitsAnyway(TransactionScope[Any]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self._store._commit(self._draft, self._durability)
+        self._store._commit(self._draft, self._durability, self._thread)
 
 
 @part(Writing, caught_by="EngineContract.test_what_a_plugin_adds_is_part_of_the_transaction")

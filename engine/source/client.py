@@ -254,7 +254,8 @@ class HttpSource(Source):
         timeout = self._timeout if timeout is None else timeout
         connection = self._connection(own, fresh, timeout)
         if not own:
-            connection.response_class = partial(_timed, self._clock, timeout, more)  # type: ignore[assignment]
+            connection.response_class = partial(  # type: ignore[assignment]  # it is called as the class is
+                _timed, self._clock, timeout, more)
         kept = False
         try:
             connection.request(method, path, body=data, headers={**sent, **(headers or {})})
