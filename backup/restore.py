@@ -30,6 +30,7 @@ from ..engine.errors import (
 from ..engine.history import ID_BYTES, Position
 from ..engine.log.log import Log
 from ..engine.seams import REAL, Seams, is_disk_full
+from ..engine.shown import shown
 from ..replay.files import Progress, silent
 from ..replay.roll import history_at, roll
 from .report import Bounds, RestoreReport, iso
@@ -78,9 +79,9 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
     if to_txid is not None and at is not None:
         raise InvalidInput("to_txid and at both say where to stop", hint="give one of them")
     if to_txid is not None and type(to_txid) is not int:
-        raise InvalidInput(f"to_txid={to_txid!r} is no whole number")
+        raise InvalidInput(f"to_txid={shown(to_txid)} is no whole number")
     if at is not None and not isinstance(at, datetime):
-        raise InvalidInput(f"at={at!r} is no datetime")
+        raise InvalidInput(f"at={shown(at)} is no datetime")
     if at is not None and at.tzinfo is None:
         raise InvalidInput(f"the time {at} says no time zone", hint="add one: 2026-03-01T12:00:00+01:00, or a final Z")
     files, started = seams.files, seams.clock.monotonic()

@@ -25,6 +25,7 @@ from ..engine.errors import (
 from ..engine.leases import MAX_OWNER
 from ..engine.seams import REAL, Seams, is_disk_full
 from ..engine.settings import check_duration
+from ..engine.shown import shown
 from ..engine.source.base import Source, SourceInfo, printable
 from ..engine.source.client import connect
 from ..engine.source.local import LocalSource
@@ -70,7 +71,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         DiskFull, Damaged, InvalidInput.
     """
     if fold is not None and (type(fold) not in (int, float) or not fold >= 0):
-        raise SettingError(f"fold is a share of the image, 0 or more, not {fold!r}")
+        raise SettingError(f"fold is a share of the image, 0 or more, not {shown(fold)}")
     check_duration("timeout", timeout)
     check_duration("lease_ttl", lease_ttl)
     started_us, started = seams.clock.now_us(), seams.clock.monotonic()
@@ -132,7 +133,7 @@ def _source(source: str | Store[Any, Any] | Source, token: str | None, tls: bool
         with connect(host, port, token=token, tls=tls, ca=ca, timeout=timeout) as remote:
             yield remote
     else:
-        raise InvalidInput(f"{source!r} is no source", hint="pass a URI, an open store, or a Source")
+        raise InvalidInput(f"{shown(source)} is no source", hint="pass a URI, an open store, or a Source")
 
 
 def _owner(root: Path) -> str:
@@ -143,7 +144,7 @@ def _owner(root: Path) -> str:
 def _hex(value: str | bytes, what: str) -> str:
     text = value.hex() if isinstance(value, bytes) else value.strip().lower()
     if not 8 <= len(text) <= 32 or not set(text) <= set("0123456789abcdef"):
-        raise InvalidInput(f"{what}={value!r} is no id", hint="ids are 32 hex digits; the first 8 or more will do")
+        raise InvalidInput(f"{what}={shown(value)} is no id", hint="ids are 32 hex digits; the first 8 or more will do")
     return text
 
 

@@ -33,6 +33,7 @@ from typing import Any, BinaryIO, ClassVar, Generic, Literal, Self, TypeVar
 from .errors import InvalidInput, StoreClosed
 from .history import Position, Record
 from .seams import REAL, Seams
+from .shown import shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +78,9 @@ class Context:
 
     def accept_options(self, *known: str) -> None:
         """Raises `InvalidInput` where an option is none of `known`."""
-        if strange := sorted(set(self.options) - set(known)):
+        if strange := sorted(set(self.options) - set(known), key=str):
             names = ", ".join(known) or "none"
-            raise InvalidInput(f"unknown engine option {strange[0]!r}", hint=f"this engine knows: {names}")
+            raise InvalidInput(f"unknown engine option {shown(strange[0])}", hint=f"this engine knows: {names}")
 
 
 class Transaction(ABC):

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import SettingError
 from .history import Position, Record
+from .shown import shown
 
 if TYPE_CHECKING:
     from .contract import Transaction
@@ -136,7 +137,7 @@ class Hooks:
         self.plugins = tuple(plugins)
         for plugin in self.plugins:
             if not isinstance(plugin, Plugin):
-                raise SettingError(f"{plugin!r} is not a plugin", hint="pass objects of Plugin subclasses")
+                raise SettingError(f"{shown(plugin)} is not a plugin", hint="pass objects of Plugin subclasses")
         self.closing = ()
         for moment in _MOMENTS:
             setattr(self, moment, self._overriding(moment, self.plugins))
@@ -166,7 +167,8 @@ class Hooks:
 def listed(plugins: Iterable[Plugin | str]) -> list[Plugin]:
     """Plugins given as objects and as names of registered ones, as objects. Raises `SettingError`."""
     if isinstance(plugins, str) or not isinstance(plugins, Iterable):
-        raise SettingError(f"plugins={plugins!r} is no list", hint="pass a list of plugins, or of registered names")
+        raise SettingError(f"plugins={shown(plugins)} is no list",
+                           hint="pass a list of plugins, or of registered names")
     return [find_plugin(plugin) if isinstance(plugin, str) else plugin for plugin in plugins]
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from .errors import SettingError
 from .log.log import LogOptions
 from .log.retention import KeepLogs
+from .shown import shown
 
 Durability = Literal["synced", "pipelined", "relaxed"]
 
@@ -53,12 +54,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.durability not in ("synced", "pipelined", "relaxed"):
-            raise SettingError(f"durability is 'synced', 'pipelined' or 'relaxed', not {self.durability!r}")
+            raise SettingError(f"durability is 'synced', 'pipelined' or 'relaxed', not {shown(self.durability)}")
         for name in ("segment_bytes", "max_record_bytes", "unwritten_bytes", "consumer_bytes", "checkpoint_soft_bytes",
                      "checkpoint_hard_bytes"):
             value = getattr(self, name)
             if type(value) is not int or value <= 0:
-                raise SettingError(f"{name} is a whole number of bytes above 0, not {value!r}")
+                raise SettingError(f"{name} is a whole number of bytes above 0, not {shown(value)}")
         if self.checkpoint_soft_bytes > self.checkpoint_hard_bytes:
             raise SettingError("checkpoint_soft_bytes is above checkpoint_hard_bytes")
         for name, seconds in (("relaxed_ms", 0.001), ("consumer_days", 86_400), ("wait_s", 1), ("hook_s", 1)):
@@ -78,4 +79,4 @@ def check_duration(name: str, value: object, seconds: float = 1) -> None:
     wait for."""
     most = threading.TIMEOUT_MAX / seconds
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-        raise SettingError(f"{name} is a number above 0 and at most {most:,.0f}, not {value!r}")
+        raise SettingError(f"{name} is a number above 0 and at most {most:,.0f}, not {shown(value)}")

@@ -40,6 +40,7 @@ from .opening import Opened, follow, open_for_writing, open_to_read
 from .plugins import Hooks, Plugin, listed
 from .seams import REAL, Seams, is_disk_full
 from .settings import Settings
+from .shown import shown
 from .stages import Stages
 from .writing import LOOK_S, Writing, entering
 
@@ -168,9 +169,9 @@ class Store(Writing[TxT, ViewT]):
         root = Path(directory)
         settings = Settings() if settings is None else settings
         if not isinstance(settings, Settings):
-            raise SettingError(f"{settings!r} is no Settings", hint="pass settings=Settings(…)")
+            raise SettingError(f"{shown(settings)} is no Settings", hint="pass settings=Settings(…)")
         if options is not None and not isinstance(options, Mapping):
-            raise SettingError(f"the engine's options are a mapping, not {options!r}")
+            raise SettingError(f"the engine's options are a mapping, not {shown(options)}")
         options = dict(options or {})
         hooks = Hooks(listed(plugins))
         try:

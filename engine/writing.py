@@ -38,6 +38,7 @@ from .log.log import Log
 from .plugins import Hooks
 from .seams import Seams
 from .settings import Durability, Settings, check_duration
+from .shown import shown
 from .stages import Stages
 
 logger = logging.getLogger("holdfast.store")
@@ -155,7 +156,7 @@ class Writing(Generic[TxT, ViewT]):
         if durability is None:
             durability = self.settings.durability
         elif durability not in ("synced", "pipelined", "relaxed"):
-            raise InvalidInput(f"durability is 'synced', 'pipelined' or 'relaxed', not {durability!r}")
+            raise InvalidInput(f"durability is 'synced', 'pipelined' or 'relaxed', not {shown(durability)}")
         return OpenScope(self, durability)
 
     def _begin(self) -> TxT:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from ..errors import Damaged, InvalidInput, UnsupportedFormat
 from ..seams import Files
+from ..shown import shown, type_name
 from . import adjacency
 from .checkpoint import StateWriter
 from .lmdbstate import (
@@ -108,7 +109,7 @@ def encode(load: object, draft: GraphTransaction, out: BinaryIO, reserve: Callab
         As `reserve`.
     """
     if not isinstance(load, BulkLoad):
-        raise InvalidInput(f"a bulk load must be a BulkLoad, not {type(load).__name__}")
+        raise InvalidInput(f"a bulk load must be a BulkLoad, not {type_name(load)}")
     before = draft.marks()
     shared = check_labels(_several(load.labels))
     count, sets, node_props = _nodes(load, shared, draft, before.next_node)
@@ -149,10 +150,10 @@ def _nodes(load: BulkLoad, shared: tuple[str, ...], draft: GraphTransaction,
     """How many nodes, their label sets (None where all have the load's labels), and their property maps."""
     if isinstance(load.nodes, (int, np.integer)) and not isinstance(load.nodes, bool):
         if not 0 <= load.nodes <= MAX_ITEMS:
-            raise InvalidInput(f"nodes={load.nodes}")
+            raise InvalidInput(f"nodes={shown(load.nodes)}")
         return int(load.nodes), None, b""
     if isinstance(load.nodes, (str, bytes, bool, Mapping)) or not isinstance(load.nodes, Iterable):
-        raise InvalidInput(f"nodes must be a number or an iterable, not {type(load.nodes).__name__}")
+        raise InvalidInput(f"nodes must be a number or an iterable, not {type_name(load.nodes)}")
     sets: list[int] = []
     maps: list[tuple[int, Properties]] = []
     known: dict[Any, int] = {}
@@ -206,11 +207,11 @@ def _edges(edges: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], li
             raise InvalidInput("sources and targets are two arrays of the same length")
         return _ids(edges[0]), _ids(edges[1]), []
     if isinstance(edges, tuple) and len(edges) == 2 and any(isinstance(part, (list, np.ndarray)) for part in edges):
-        raise InvalidInput(f"edges is a pair of {type(edges[0]).__name__} and {type(edges[1]).__name__}, which may be "
+        raise InvalidInput(f"edges is a pair of {type_name(edges[0])} and {type_name(edges[1])}, which may be "
                            "sources and targets, or two edges",
                            hint="give sources and targets as two numpy arrays, or edges as a list of (source, target)")
     if isinstance(edges, (str, bytes, Mapping)) or not isinstance(edges, Iterable):
-        raise InvalidInput(f"edges must be arrays or an iterable, not {type(edges).__name__}")
+        raise InvalidInput(f"edges must be arrays or an iterable, not {type_name(edges)}")
     ends: list[int] = []
     maps: list[tuple[int, Properties]] = []
     for at, item in enumerate(edges):

@@ -39,7 +39,7 @@ from .. import document
 from ..contract import Context
 from ..errors import Damaged, DiskFull, InvalidInput, StoreClosed, StoreLocked, StoreNotFound
 from ..history import Position
-from ..seams import is_disk_full
+from ..shown import shown
 from .image import DATA, LmdbImage, free_pages, read_metas
 from .mapping import Mapping
 from .overlay import Indexes, Marks
@@ -63,6 +63,9 @@ STATE_MAGIC, STATE_VERSION = b"HFGRAPH\0", 1
 MAX_READERS = 2046
 LOCK_BYTES = 256 + 64 * MAX_READERS
 DEFAULT_MAP_SIZE = 1 << 40 if sys.maxsize > 1 << 32 else 1 << 30
+MOST_MAP_SIZE = 1 << 46
+LEAST_MAP_SIZE = 64 << 20
+"""Where the address space has no room for `map_size`, less is tried, down to half of this."""
 _FIRST_ROOM = 1 << 20
 _SPARE_ROOM = 16 << 20
 _KEPT_BYTES = 160
@@ -177,11 +180,12 @@ class LmdbState:
         context.accept_options("cache_bytes", "map_size")
         self.cache_bytes = context.option("cache_bytes", DEFAULT_CACHE_BYTES)
         if type(self.cache_bytes) is not int or self.cache_bytes < 0:
-            raise InvalidInput(f"cache_bytes={self.cache_bytes!r}",
+            raise InvalidInput(f"cache_bytes={shown(self.cache_bytes)}",
                                hint="bytes for adjacency lists that were read, for each edge type and direction")
         map_size = context.option("map_size", DEFAULT_MAP_SIZE)
-        if type(map_size) is not int or map_size < 1 << 20:
-            raise InvalidInput(f"map_size={map_size!r}", hint="the most bytes the state may ever take, at least 1 MiB")
+        if type(map_size) is not int or not 1 << 20 <= map_size <= MOST_MAP_SIZE:
+            raise InvalidInput(f"map_size={shown(map_size)}",
+                               hint="the most bytes the state may ever take, 1 MiB to 64 TiB")
         self.path = directory / DATA
         self.files = context.seams.files
         self.closed = False
@@ -197,9 +201,7 @@ class LmdbState:
         if not read_only:
             self._reserve_lock_file(directory)
         try:
-            self.env = lmdb.open(str(directory), map_size=map_size, max_dbs=len(DATABASES) + 1, mode=0o600,
-                                 create=create, readonly=read_only, lock=lock, max_readers=MAX_READERS,
-                                 max_spare_txns=4)
+            self.env = self._open(map_size, create=create, readonly=read_only, lock=lock)
         except lmdb.Error as error:
             raise self.at_open(error) from error
         try:
@@ -213,15 +215,42 @@ class LmdbState:
             self.env.close()
             raise
 
+    def _open(self, map_size: int, **how: bool) -> Any:
+        """LMDB's environment, with a smaller map than `map_size` where the address space has no room for that (as under
+        `ulimit -v`). Raises `lmdb.Error`."""
+        size = map_size
+        while True:
+            try:
+                env = self._map(size, how)
+                break
+            except lmdb.MemoryError:
+                if size < 2 * LEAST_MAP_SIZE:
+                    raise
+                size //= 2
+        if size < map_size:
+            env.close()
+            size //= 2  # the rest of what fits is for everything else that this process does
+            env = self._map(size, how)
+            logger.warning("%s: this process has no address space for map_size, %s bytes; the state may take %s",
+                           self.path, f"{map_size:,}", f"{size:,}")
+        return env
+
+    def _map(self, size: int, how: dict[str, bool]) -> Any:
+        return lmdb.open(str(self.path.parent), map_size=size, max_dbs=len(DATABASES) + 1, mode=0o600,
+                         max_readers=MAX_READERS, max_spare_txns=4, **how)
+
     def at_open(self, error: lmdb.Error) -> Exception:
-        """What an LMDB error means when the state is made or opened."""
-        if is_disk_full(error) or "No space left" in str(error):
+        """What an LMDB error means when the state is made or opened. LMDB gives numbers of the system's for what the
+        system refused (memory, descriptors, rights, a failing disk), which says nothing of the bytes; and its own,
+        below zero, for what it found in them."""
+        number: int = getattr(error, "code", 0) or 0
+        if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
             return DiskFull(f"no room to open {self.path}")
-        if os.strerror(errno.EIO) in str(error):  # the disk's fault, which says nothing of the bytes
-            return OSError(errno.EIO, str(error), str(self.path))
         if "already open in this process" in str(error):
             return StoreLocked(f"{self.path.parent} is open in this process already, and LMDB opens it once",
                                hint="read from the store that is open")
+        if number > 0:
+            return OSError(number, f"{os.strerror(number)}, says LMDB", str(self.path))
         return Damaged(f"LMDB cannot open it: {error}", path=str(self.path))
 
     def _check_whole(self) -> None:

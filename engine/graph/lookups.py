@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InvalidInput, NotFound, StoreClosed
+from ..shown import shown
 from . import adjacency
 from .lmdbstate import (
     EDGE_BLOCK,
@@ -76,7 +77,7 @@ class Lookups:
         return self._base.indexes
 
     def _failed(self, node: object, error: Exception) -> Exception:
-        return closed(error) if isinstance(error, lmdb.Error) else NotFound(f"no node {node!r}")
+        return closed(error) if isinstance(error, lmdb.Error) else NotFound(f"no node {shown(node)}")
 
     def _read(self, pack: Callable[..., bytes], *key: int) -> bytes | None:
         try:
@@ -159,7 +160,7 @@ class Lookups:
         else:
             column = adjacency.pack(self._list(node, lane)[0])
         if not column and not self._labels(node):
-            raise NotFound(f"no node {node!r}")
+            raise NotFound(f"no node {shown(node)}")
         if self._keeps:
             kept.keep(node, column)
         return column
@@ -172,7 +173,7 @@ class Lookups:
         """
         sides = _SIDES.get(direction)
         if sides is None:
-            raise InvalidInput(f"direction={direction!r}", hint='"out", "in" or "both"')
+            raise InvalidInput(f"direction={shown(direction)}", hint='"out", "in" or "both"')
         kinds = self._kinds(type)
         lane = _SEVERAL if len(sides) > 1 or len(kinds) > 1 else kinds[0] << 1 | sides[0] if kinds else 0
         limit = self._base.state.cache_bytes
@@ -194,7 +195,7 @@ class Lookups:
         """A node's adjacency lists: (neighbours, edge ids, lane) each. Raises `NotFound`."""
         sides = _SIDES.get(direction)
         if sides is None:
-            raise InvalidInput(f"direction={direction!r}", hint='"out", "in" or "both"')
+            raise InvalidInput(f"direction={shown(direction)}", hint='"out", "in" or "both"')
         kinds = self._kinds(type)
         if len(kinds) <= _FEW:
             lanes = [kind << 1 | side for kind in kinds for side in sides]
@@ -203,7 +204,7 @@ class Lookups:
         lists = [(*self._list(node, lane), lane) for lane in lanes]
         if not any(edges for _, edges, _ in lists):
             if not self._labels(node):
-                raise NotFound(f"no node {node!r}")
+                raise NotFound(f"no node {shown(node)}")
             return []
         return lists
 
@@ -246,7 +247,7 @@ class Lookups:
         try:
             return _pack_key(node, lane)
         except struct.error as error:
-            raise NotFound(f"no node {node!r}") from error
+            raise NotFound(f"no node {shown(node)}") from error
 
     def _matches(self, node: int, label: int, filters: dict[int, bytes]) -> bool:
         labels = self._labels(node)

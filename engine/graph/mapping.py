@@ -7,7 +7,8 @@ asked to take the state's pages out of the map (`MADV_DONTNEED`). For a shared m
 that is needed again is mapped again, from the page cache, with the bytes of the file. So readers in other threads do
 not notice, and no transaction, cursor or view has to end for it.
 
-Where the map stands, and how much is mapped, the kernel says under `/proc`. Elsewhere than on Linux nothing is done.
+Where the map stands, and how much is mapped, the kernel says under `/proc`. Where it does not (elsewhere than on Linux,
+in a sandbox without `/proc`), nothing is done.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ class Mapping:
             self._read = 0
             with self._lock:
                 if not self._ended:
-                    self._bound()
+                    try:
+                        self._bound()
+                    except (OSError, ValueError, IndexError):  # it only saves memory; what is read is right without it
+                        self._ended = True
 
     def end(self) -> None:
         """The map is about to go."""

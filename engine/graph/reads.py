@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InvalidInput, NotFound
+from ..shown import shown
 from . import adjacency
 from .lookups import Direction, Int64, Lookups
 from .overlay import IN
@@ -59,7 +60,7 @@ class Reads(Lookups):
         node = check_id(node, "a node")
         labels = self._labels(node)
         if not labels:
-            raise NotFound(f"no node {node!r}")
+            raise NotFound(f"no node {shown(node)}")
         return Node(node, self._tokens.label_names(labels), self._named(self._props(node)))
 
     def has_node(self, node: int) -> bool:
@@ -72,7 +73,7 @@ class Reads(Lookups):
         edge = check_id(edge, "an edge")
         found = self._edge(edge)
         if found is None:
-            raise NotFound(f"no edge {edge!r}")
+            raise NotFound(f"no edge {shown(edge)}")
         source, target, kind = found
         return Edge(edge, source, self._tokens.name(kind), target, self._named(self._edge_props(edge)))
 
@@ -92,7 +93,7 @@ class Reads(Lookups):
             if column is None:
                 column = self._column(node, lane, kept)
             elif not column and not self._labels(node):
-                raise NotFound(f"no node {node!r}")
+                raise NotFound(f"no node {shown(node)}")
             n = len(column) >> 3
             return [*_COLUMN[n](column)] if n < _COLUMNS else adjacency.unpack(column)
         lists = self._lists(node, type, direction)
@@ -161,7 +162,7 @@ class Reads(Lookups):
                 if column is None:
                     column = self._column(node, lane, kept)
                 elif not column and not self._labels(node):
-                    raise NotFound(f"no node {node!r}")
+                    raise NotFound(f"no node {shown(node)}")
             else:
                 column = self.neighbors_array(node, type, direction).astype("<i8").tobytes()
             parts.append(column)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..contract import Transaction
 from ..errors import InvalidInput, NotFound
+from ..shown import shown
 from . import payload
 from .lmdbstate import Base
 from .lookups import Closed
@@ -88,7 +89,7 @@ class GraphTransaction(Reads, Transaction):
         self.writable()
         node = check_id(node, "a node")
         if not self._labels(node):
-            raise NotFound(f"no node {node!r}")
+            raise NotFound(f"no node {shown(node)}")
         edges = {edge for lane in self._lanes(node) for edge in self._list(node, lane)[1]}
         if edges and not detach:
             raise InvalidInput(f"node {node} still has {len(edges)} edges", hint="pass detach=True to delete them too")
@@ -124,7 +125,7 @@ class GraphTransaction(Reads, Transaction):
         node = check_id(node, "a node")
         labels = self._labels(node)
         if not labels:
-            raise NotFound(f"no node {node!r}")
+            raise NotFound(f"no node {shown(node)}")
         if properties or more:
             packed, cells = self._merged(self._props(node), properties, more)
             self.changes.set_props(node, packed)
@@ -136,7 +137,7 @@ class GraphTransaction(Reads, Transaction):
         node = check_id(node, "a node")
         check_name(key, "property key")
         if not self._labels(node):
-            raise NotFound(f"no node {node!r}")
+            raise NotFound(f"no node {shown(node)}")
         cells = decode_map(self._props(node))
         if cells.pop(self._known(KEY, key), None) is not None:
             self.changes.set_props(node, encode_map(cells))
@@ -154,9 +155,9 @@ class GraphTransaction(Reads, Transaction):
         if kind is None:
             check_name(type, "edge type")
         if not self._labels(source):
-            raise NotFound(f"no node {source!r}")
+            raise NotFound(f"no node {shown(source)}")
         if not self._labels(target):
-            raise NotFound(f"no node {target!r}")
+            raise NotFound(f"no node {shown(target)}")
         packed = self._merged(b"", properties, more)[0] if properties or more else b""
         if kind is None:
             kind = self.token(TYPE, type)
@@ -175,7 +176,7 @@ class GraphTransaction(Reads, Transaction):
         edge = check_id(edge, "an edge")
         found = self._edge(edge)
         if found is None:
-            raise NotFound(f"no edge {edge!r}")
+            raise NotFound(f"no edge {shown(edge)}")
         if self._edge_props(edge):
             self.changes.set_edge_props(edge, b"")
         if self.changes.set_edge(edge, *found, False):
@@ -187,7 +188,7 @@ class GraphTransaction(Reads, Transaction):
         self.writable()
         edge = check_id(edge, "an edge")
         if self._edge(edge) is None:
-            raise NotFound(f"no edge {edge!r}")
+            raise NotFound(f"no edge {shown(edge)}")
         if properties or more:
             packed, _ = self._merged(self._edge_props(edge), properties, more)
             self.changes.set_edge_props(edge, packed)
@@ -198,7 +199,7 @@ class GraphTransaction(Reads, Transaction):
         edge = check_id(edge, "an edge")
         check_name(key, "property key")
         if self._edge(edge) is None:
-            raise NotFound(f"no edge {edge!r}")
+            raise NotFound(f"no edge {shown(edge)}")
         cells = decode_map(self._edge_props(edge))
         if cells.pop(self._known(KEY, key), None) is not None:
             self.changes.set_edge_props(edge, encode_map(cells))
@@ -274,7 +275,7 @@ class GraphTransaction(Reads, Transaction):
     def _label_names(self, node: int) -> tuple[str, ...]:
         labels = self._labels(node)
         if not labels:
-            raise NotFound(f"no node {node!r}")
+            raise NotFound(f"no node {shown(node)}")
         return self._tokens.label_names(labels)
 
     def _merged(self, packed: bytes, properties: Mapping[str, Any] | None,

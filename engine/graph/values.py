@@ -20,6 +20,7 @@ import msgpack
 from xxhash import xxh3_64_digest
 
 from ..errors import InvalidInput
+from ..shown import shown, type_name
 
 MAX_NAME_BYTES = 256
 """Of a label, an edge type or a property key, in UTF-8."""
@@ -45,14 +46,14 @@ def check_id(given: Any, what: str) -> int:
             return index(given)
         except TypeError:
             pass
-    raise InvalidInput(f"the id of {what} is an integer, not {type(given).__name__}",
+    raise InvalidInput(f"the id of {what} is an integer, not {type_name(given)}",
                        hint="pass the id itself, such as node.id of a Node")
 
 
 def check_name(name: object, what: str) -> str:
     """`name`, if it can be a label, type or key. Raises `InvalidInput`."""
     if type(name) is not str:
-        raise InvalidInput(f"a {what} must be a str, not {type(name).__name__}")
+        raise InvalidInput(f"a {what} must be a str, not {type_name(name)}")
     if not name:
         raise InvalidInput(f"a {what} must not be empty")
     if len(name) > MAX_NAME_BYTES // 4 or not name.isascii():
@@ -76,7 +77,7 @@ def check_labels(labels: Iterable[object]) -> tuple[str, ...]:
 def check_properties(properties: object) -> Mapping[str, Any]:
     """`properties`, if they are a mapping of keys to values that can be stored. Raises `InvalidInput`."""
     if not isinstance(properties, Mapping):
-        raise InvalidInput(f"properties must be a mapping, not {type(properties).__name__}")
+        raise InvalidInput(f"properties must be a mapping, not {type_name(properties)}")
     for key, value in properties.items():
         check_name(key, "property key")
         check_value(key, value)
@@ -88,7 +89,7 @@ def check_value(key: str, value: object) -> None:
     kind = type(value)
     if kind is int:
         if not _INT_MIN <= value <= _INT_MAX:  # type: ignore[operator]
-            raise InvalidInput(f"property {key!r}: {value} does not fit in 64 bits", hint="store it as a str")
+            raise InvalidInput(f"property {key!r}: {shown(value)} does not fit in 64 bits", hint="store it as a str")
     elif kind is str:
         if len(value) > MAX_VALUE_BYTES // 4 or not value.isascii():  # type: ignore[arg-type, attr-defined]
             _check_size(key, value)
@@ -107,7 +108,7 @@ def check_value(key: str, value: object) -> None:
 def _refuse(key: str, value: object) -> None:
     if value is None:
         raise InvalidInput(f"property {key!r} is None", hint="leave it out, or use remove_property")
-    raise InvalidInput(f"property {key!r} holds a {type(value).__name__}",
+    raise InvalidInput(f"property {key!r} holds a {type_name(value)}",
                        hint="values are bool, int, float, str, bytes, datetime with a time zone, and lists and dicts "
                             "of these")
 
@@ -118,7 +119,7 @@ def _check_datetime(key: str, value: datetime) -> None:
     try:
         value.astimezone(UTC)
     except OverflowError as error:
-        raise InvalidInput(f"property {key!r}: {value!r} is out of range in UTC") from error
+        raise InvalidInput(f"property {key!r}: {shown(value)} is out of range in UTC") from error
 
 
 def _check_size(key: str, value: object) -> None:
@@ -151,7 +152,7 @@ def _check_nested(key: str, value: object, depth: int, seen: list[int]) -> None:
                 _check_nested(key, item, depth + 1, seen)
     elif kind is int:
         if not _INT_MIN <= value <= _INT_MAX:  # type: ignore[operator]
-            raise InvalidInput(f"property {key!r} holds {value}, which does not fit in 64 bits")
+            raise InvalidInput(f"property {key!r} holds {shown(value)}, which does not fit in 64 bits")
     elif kind is datetime:
         _check_datetime(key, value)  # type: ignore[arg-type]
     elif kind is str or kind is bytes:

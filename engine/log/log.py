@@ -23,6 +23,7 @@ from xxhash import xxh3_64_intdigest
 from ..errors import Damaged, DiskFull, InvalidInput, SettingError
 from ..history import Attachment, History, Position, Record
 from ..seams import Seams, is_disk_full
+from ..shown import shown
 from .attachments import AttachmentWriter
 from .consumers import Consumers
 from .format import FRAME, GROUP_HEADER, SegmentHeader
@@ -53,7 +54,8 @@ class LogOptions:
 
     def __post_init__(self) -> None:
         if not MIN_SEGMENT <= self.segment_bytes <= MAX_SEGMENT:
-            raise SettingError(f"segment_bytes must be {MIN_SEGMENT:,} to {MAX_SEGMENT:,}, not {self.segment_bytes:,}")
+            raise SettingError(f"segment_bytes must be {MIN_SEGMENT:,} to {MAX_SEGMENT:,}, "
+                               f"not {shown(self.segment_bytes)}")
 
 
 class Batch:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from ..errors import SettingError
 from ..seams import Clock
+from ..shown import shown
 from .consumers import Consumer
 from .segment import SegmentInfo
 
@@ -48,7 +49,7 @@ class KeepLogs:
     def parse(cls, text: str) -> KeepLogs:
         """Raises `SettingError`."""
         if not isinstance(text, str):
-            raise SettingError(f"keep_logs is a text, not {text!r}", hint=_HINT)
+            raise SettingError(f"keep_logs is a text, not {shown(text)}", hint=_HINT)
         said = text.strip().lower()
         if said in ("for ever", "forever"):
             return cls()
