@@ -163,8 +163,8 @@ def backup(
     fallback: Annotated[bool, typer.Option(help="Take a full one where the log for an incremental is gone.")] = True,
     expect_store: Annotated[str | None, typer.Option(help="Refuse any other store or branch than this id.")] = None,
     accept_branch: Annotated[str | None, typer.Option(help="Go on, the source being on this other branch.")] = None,
-    token: Annotated[str | None, typer.Option(help="Credential of the source.", envvar="HOLDFAST_TOKEN",
-                                              show_envvar=True)] = None,
+    token: Annotated[str | None, typer.Option(help="Credential of the source. Default: what a service of this user "
+                                                   "here has published, else HOLDFAST_TOKEN.")] = None,
     tls: Annotated[bool | None, typer.Option(
         "--tls/--no-tls", show_default=False,
         help="Default: TLS off loopback. --no-tls sends the token in the clear.")] = None,

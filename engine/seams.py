@@ -137,6 +137,13 @@ class DirectoryLock:
             fd, self._fd = self._fd, -1
             os.close(fd)
 
+    def freshen(self) -> bool:
+        """Give the locked file the time of now, so that nobody takes it for old; whether it is still at its path."""
+        if not _is_at(self._fd, self.path):
+            return False
+        os.utime(self._fd)
+        return True
+
 
 class Files:
     """The file system. Methods raise `OSError` as the system does, unless they say otherwise."""
@@ -312,6 +319,23 @@ class Files:
                 os.close(fd)
                 raise
         return DirectoryLock(path, fd)
+
+    def write_held(self, path: Path, data: bytes) -> DirectoryLock:
+        """Put `data` at `path`, all or nothing, in a file (0600) that is locked from before it has its name until the
+        lock is let go. It need not outlast a power cut. On a file system without locks it is not locked."""
+        beside = path.with_name(path.name + ".new")
+        self.unlink(beside, missing_ok=True)
+        file = self.open(beside, "create")
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.pwrite(data, 0)
+            self.rename(beside, path)
+        except BaseException:
+            file.close()
+            self.unlink(beside, missing_ok=True)
+            raise
+        return DirectoryLock(path, file.fileno())
 
     def is_locked(self, path: Path) -> bool:
         """Whether somebody holds the lock file at `path` now. Changes nothing."""

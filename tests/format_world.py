@@ -303,7 +303,7 @@ def _converse(store: Store[Any, Any], made: World) -> None:
     answers.runtime = {p.name: p.read_bytes() for p in runtime.iterdir()}
     assert store.backup_uri is not None
     answers.port = int(store.backup_uri.rpartition(":")[2])
-    entry = json.loads(answers.runtime[f"{answers.port}.json"])
+    entry = json.loads(answers.runtime[f"{answers.port}-{store.instance}.json"])
 
     def answered(answer: Any) -> bytes:
         """All of an answer. In a stream that waits, the first heartbeat lets it go on."""

@@ -12,7 +12,7 @@ from typing import Any
 from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.seams import Clock, Seams
 from holdfast.engine.settings import Settings
-from holdfast.engine.source import runtime
+from holdfast.engine.source import discovery
 from holdfast.engine.source.client import HttpSource, connect
 from holdfast.engine.source.service import BackupService
 from holdfast.engine.store import Store
@@ -56,8 +56,7 @@ def client(store: MemoryStore, **options: Any) -> HttpSource:
 
 def token_of(store: MemoryStore) -> str:
     """The token, as a local client finds it."""
-    entry = runtime.find(store.seams.files, port_of(store))
-    assert entry is not None
+    [entry] = discovery.find(store.seams.files, "127.0.0.1", port_of(store))
     return entry.token
 
 

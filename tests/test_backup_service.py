@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import stat
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -18,8 +16,7 @@ from source_rig import client, new_store, port_of, put
 
 from holdfast.engine.errors import NotAuthorized, SettingError, SourceUnavailable
 from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.seams import REAL
-from holdfast.engine.source import runtime
+from holdfast.engine.source import discovery
 from holdfast.engine.source.client import connect
 from holdfast.engine.source.service import BackupService
 from holdfast.engine.store import Store
@@ -29,9 +26,10 @@ TOKEN = "0123456789abcdef-token"
 
 @pytest.fixture(autouse=True)
 def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A runtime directory, and a temporary one, of the test's own."""
+    """A runtime directory of the test's own, and no other place for tokens."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(discovery, "SHARED", ())
     monkeypatch.delenv("HOLDFAST_TOKEN", raising=False)
     return tmp_path / "holdfast"
 
@@ -131,97 +129,6 @@ def test_ipv6(tmp_path: Path) -> None:
         assert store.backup_uri.startswith("single://[::1]:")
         with connect("::1", port_of(store)) as source:
             assert source.info().instance == store.instance
-
-
-# --- the runtime directory -------------------------------------------------------------------------------------------
-
-
-def test_the_token_is_where_only_this_user_finds_it(tmp_path: Path, private: Path) -> None:
-    with new_store(tmp_path / "store") as store:
-        path = private / f"{port_of(store)}.json"
-        assert stat.S_IMODE(private.stat().st_mode) == 0o700
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        entry = json.loads(path.read_text())
-        assert entry["store_id"] == store.history.store_id.hex()
-        assert entry["branch"] == store.history.branch.id.hex()
-        assert (entry["path"], entry["pid"], entry["scheme"]) == (str(store.directory), os.getpid(), "http")
-        for host in ("127.0.0.1", "localhost"):
-            with connect(host, port_of(store)) as source:
-                assert source.info().instance == store.instance
-    assert not path.exists()
-    with new_store(tmp_path / "store") as store:
-        assert runtime.find(REAL.files, port_of(store)) is not None
-        assert json.loads((private / f"{port_of(store)}.json").read_text())["token"] != entry["token"]
-
-
-def test_without_xdg_the_temporary_directory_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XDG_RUNTIME_DIR")
-    with new_store(tmp_path / "store") as store:
-        assert (tmp_path / f"holdfast-{os.getuid()}" / f"{port_of(store)}.json").exists()
-        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # a client with another environment finds it all the same
-        with client(store) as source:
-            source.info()
-
-
-def test_a_directory_that_others_may_enter_is_not_trusted(tmp_path: Path, private: Path) -> None:
-    private.mkdir(mode=0o755)
-    private.chmod(0o755)
-    with pytest.raises(SettingError, match="not a private directory"):
-        new_store(tmp_path / "store")
-    (private / "7777.json").write_text(json.dumps({
-        "host": "127.0.0.1", "port": 7777, "scheme": "http", "token": "x", "store_id": "", "branch": "", "path": "",
-        "pid": os.getpid()}))
-    assert runtime.find(REAL.files, 7777) is None
-    with new_store(tmp_path / "store", service=BackupService(online_backup_server=":0", token=TOKEN)) as store, \
-            client(store, token=TOKEN) as source:  # a fixed credential does not need it
-        source.info()
-
-
-def test_a_symlink_is_no_private_directory(tmp_path: Path, private: Path) -> None:
-    (tmp_path / "elsewhere").mkdir(mode=0o700)
-    private.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(SettingError, match="not a private directory"):
-        new_store(tmp_path / "store")
-
-
-def test_rests_of_dead_processes_are_swept(private: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    entry = runtime.Entry(host="127.0.0.1", port=7777, scheme="http", token="x", store_id="", branch="", path="",
-                          pid=gone.pid)
-    path = runtime.publish(REAL.files, entry)
-    assert path.exists()
-    assert runtime.find(REAL.files, 7777) is None
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"port": 7777}', "\x00"])
-def test_garbage_in_the_runtime_directory_is_passed_over(private: Path, text: str) -> None:
-    private.mkdir(mode=0o700)
-    (private / "7777.json").write_text(text)
-    assert runtime.find(REAL.files, 7777) is None
-
-
-def test_another_opening_does_not_withdraw_ours(private: Path) -> None:
-    entry = runtime.Entry(host="127.0.0.1", port=7777, scheme="http", token="new", store_id="", branch="", path="",
-                          pid=os.getpid())
-    path = runtime.publish(REAL.files, entry)
-    runtime.withdraw(REAL.files, path, "old")
-    assert runtime.find(REAL.files, 7777) == entry
-    runtime.withdraw(REAL.files, path, "new")
-    assert runtime.find(REAL.files, 7777) is None
-
-
-def test_the_environment_names_a_token(tmp_path: Path, private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with new_store(tmp_path / "store", service=BackupService(online_backup_server=":0", token=TOKEN)) as store:
-        (private / f"{port_of(store)}.json").unlink()
-        with client(store) as source, pytest.raises(NotAuthorized):
-            source.info()
-        monkeypatch.setenv("HOLDFAST_TOKEN", TOKEN)
-        with client(store) as source:
-            source.info()
-    with pytest.raises(SettingError):
-        connect("127.0.0.1", 1, token="line\r\nInjected: yes")
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------

@@ -113,7 +113,8 @@ def check_answers(page: Page, world: World) -> None:
     for name, data in world.answers.runtime.items():
         kind = ff.holds(page, "runtime directory", name)
         entry = page.value(kind, json.loads(data))
-        need(name == f"{entry['port']}.json" and entry["path"] == str(world.path("graph")), f"{entry}")
+        need(name == f"{entry['port']}-{entry['instance'].hex()}.json", f"{entry}")
+        need(entry["path"] == str(world.path("graph")), f"{entry}")
 
 
 def _check_stream(page: Page, world: World, frames: list[tuple[str, Any, Any]]) -> None:

@@ -28,7 +28,8 @@ from holdfast.engine.errors import (
 )
 from holdfast.engine.seams import Clock
 from holdfast.engine.source.base import CHUNK_BYTES, Source
-from holdfast.engine.source.client import HttpSource, _Timed, connect
+from holdfast.engine.source.client import HttpSource, connect
+from holdfast.engine.source.line import _Timed
 from holdfast.engine.source.server import Limits, SourceServer
 from holdfast.engine.source.service import BackupService
 
@@ -475,6 +476,7 @@ def test_no_silence_is_longer_than_the_time_out() -> None:
         def settimeout(self, seconds: float) -> None:
             self.waits.append(seconds)
 
-    timed = _Timed(cast(socket.socket, Socket()), Clock(), 0.5, 64.0)
-    assert timed.readinto(bytearray(1)) == 1
-    assert Socket.waits == [0.5]
+    timed = _Timed(cast(socket.socket, Socket()), Clock(), 0.5)
+    timed.allow(64.0)
+    assert timed.makefile("rb").read(1) == b"x"
+    assert Socket.waits[0] == 0.5

@@ -1,8 +1,8 @@
 """The source that is a store across a network.
 
 Blocking, over HTTP/1.1 and the standard library's client: one kept connection per thread, so that a lease can be
-renewed beside a copy, and every answer with a time-out: for all of it, however it trickles in; of a record stream, for
-each silence. What can be asked twice is asked again when the connection
+renewed beside a copy, and every answer with a bound on time (`line`) and on memory: nothing that a source says is
+believed before it was looked at. What can be asked twice is asked again when the connection
 breaks, with growing pauses; a piece of a file is the unit of that, since only a whole piece can be compared with its
 digest, and a record stream goes on after the last record it handed on. A bad digest or chain counts as a broken
 connection: it is fetched again, and is `Damaged` when it stays bad.
@@ -14,17 +14,15 @@ answers is gone with it: `SourceRestarted`. An answer that names none does not c
 from __future__ import annotations
 
 import http.client
-import io
 import ipaddress
 import json
 import logging
 import os
-import socket
+import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -41,23 +39,26 @@ from ..errors import (
     SourceUnavailable,
 )
 from ..history import Position, Record
-from ..seams import REAL, Clock, Seams
-from . import runtime, wire
-from .base import CHUNK_BYTES, Confirmation, Grant, Source, SourceInfo
+from ..seams import REAL, Seams
+from . import discovery, wire
+from .base import CHUNK_BYTES, Confirmation, Grant, Source, SourceInfo, printable
+from .line import Credential, Line, TooSlow
 
 logger = logging.getLogger("holdfast.source")
 
-MAX_ANSWER = 32 << 20
+MAX_ANSWER = 8 << 20
 """Longest JSON answer that is read, in bytes: an image may have many files."""
 IMAGE_TIMEOUT = 900.0
 """Seconds that making an image may take."""
 CONFIRM_TIMEOUT = 60.0
 """Seconds that a confirmation may take: the source may wait for its publication."""
-SLOWEST = 64 << 10
-"""Bytes a second at which a piece of a file must come, at least."""
+PATIENCE = 4
+"""So many time-outs a record stream may keep us waiting without a record, alive or not, before it counts as cut off."""
 _PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds before each attempt: the first retry is at once, since a kept connection may just have grown stale."""
 _STREAM_READ = 1 << 20
+_MAX_RECORD = 64 << 20
+_SIZE = re.compile(r"bytes (?:\*|\d{1,18}-\d{1,18})/(\d{1,18})")
 _LOST = (OSError, http.client.HTTPException)
 
 T = TypeVar("T")
@@ -67,24 +68,28 @@ class HttpSource(Source):
     """A source at `host:port`. May be used from several threads."""
 
     def __init__(self, host: str, port: int, *, token: str | None = None, tls: ssl.SSLContext | None = None,
-                 timeout: float = 30.0, seams: Seams = REAL) -> None:
+                 timeout: float = 30.0, max_record_bytes: int = _MAX_RECORD, credential: Credential | None = None,
+                 seams: Seams = REAL) -> None:
         """
         Args:
             host, port: where it listens.
             token: its credential.
             tls: a client-side context, or None for plain HTTP.
-            timeout: seconds that an answer may take, to which a piece of a file adds what it takes at `SLOWEST`; of a
-                record stream, seconds that nothing may come.
-            seams: for locks and pauses.
+            timeout: seconds that an answer may take, to which come what its bytes take at `SLOWEST`; of a record
+                stream, seconds that nothing may come, and `PATIENCE` times as long that no record may come.
+            max_record_bytes: the largest payload of a transaction that is taken; the setting of the store's.
+            credential: in place of `token`, where to look for one.
+            seams: files, locks and pauses.
         """
         self.host, self.port = host, port
-        self._token = token
+        self._credential = credential or Credential(token, "was given")
         self._tls = tls
         self._timeout = timeout
+        self._max_record = max_record_bytes
+        self._seams = seams
         self._local = threading.local()
-        self._clock = seams.clock
         self._lock = seams.scheduler.lock()
-        self._open: set[http.client.HTTPConnection] = set()
+        self._open: set[Line] = set()
         self._closing = seams.scheduler.event()
         self._instance: str | None = None
         self._granted: dict[str, str] = {}
@@ -139,7 +144,7 @@ class HttpSource(Source):
         return self._piece(lease_id, f"attachments/{quote(name, safe='')}", offset, length)
 
     def read_log(self, lease_id: str, after: Position, upto: int) -> Iterator[Record]:
-        reader = wire.RecordReader(after)
+        reader = wire.RecordReader(after, self._max_record)
         failures = 0
         while not reader.ended:
             before = reader.position.txid
@@ -147,8 +152,8 @@ class HttpSource(Source):
                 yield from self._stream(lease_id, reader, upto)
             except (wire.Garbled, SourceUnavailable, *_LOST) as error:
                 failures = 1 if reader.position.txid > before else failures + 1
-                self._pause_or_give_up(failures, len(_PAUSES), error)
-                reader = wire.RecordReader(reader.position)
+                self._pause_or_give_up(failures, _attempts(error, len(_PAUSES)), error)
+                reader = wire.RecordReader(reader.position, self._max_record)
         if reader.position.txid < upto:
             raise SourceRefused(f"the source sent the log up to {reader.position.txid}, not {upto}")
 
@@ -182,11 +187,10 @@ class HttpSource(Source):
 
         def once() -> bytes:
             wanted = {"Range": f"bytes={offset}-{offset + length - 1}"}
-            with self._answer("GET", f"/v1/leases/{_id(lease_id)}/{path}", lease=lease_id, headers=wanted,
-                              more=length / SLOWEST) as answer:
-                _, _, size = answer.headers.get("Content-Range", "").partition("/")
-                if size.isdecimal() and offset + length > int(size):
-                    raise InvalidInput(f"{path} has {size} bytes, and {length} from {offset} on are asked for")
+            with self._answer("GET", f"/v1/leases/{_id(lease_id)}/{path}", lease=lease_id, headers=wanted) as answer:
+                size = _SIZE.fullmatch(answer.headers.get("Content-Range", ""))
+                if size is not None and offset + length > int(size[1]):
+                    raise InvalidInput(f"{path} has {size[1]} bytes, and {length} from {offset} on are asked for")
                 if answer.length != length:
                     raise wire.Garbled(f"{answer.length} bytes come where {length} were asked for")
                 data = answer.read(length)
@@ -199,7 +203,7 @@ class HttpSource(Source):
         """One answer's records. The connection is the stream's alone, since others are used while it is read."""
         after = reader.position
         path = f"/v1/leases/{_id(lease_id)}/log?after={after.txid}&chain={after.chain.hex()}&upto={_count(upto)}"
-        with self._answer("GET", path, lease=lease_id, own=True) as answer:
+        with self._answer("GET", path, lease=lease_id, own=True, timeout=PATIENCE * self._timeout) as answer:
             while not reader.ended:
                 data = answer.read1(_STREAM_READ)
                 if not data:
@@ -213,14 +217,14 @@ class HttpSource(Source):
                 return once()
             except (wire.Garbled, SourceUnavailable, *_LOST) as error:
                 failures += 1
-                self._pause_or_give_up(failures, attempts, error)
+                self._pause_or_give_up(failures, _attempts(error, attempts), error)
 
     def _pause_or_give_up(self, failures: int, attempts: int, error: Exception) -> None:
         """Wait before the next attempt, or raise what the failure means."""
         if isinstance(error, SourceRestarted):
             raise error
         if isinstance(error, ssl.SSLCertVerificationError):
-            raise NotAuthorized(f"{self._place} could not prove who it is: {error.verify_message}",
+            raise NotAuthorized(f"{self._place} could not prove who it is: {printable(error.verify_message)}",
                                 hint="name the certificate authority with ca=, and the host as in its certificate"
                                 ) from error
         if self._instance is None:
@@ -230,49 +234,50 @@ class HttpSource(Source):
                 raise error
             hint = "it speaks no TLS; where the network is yours, say tls=False (--no-tls)" if (
                 isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER") else None
-            raise SourceUnavailable(f"no answer from {self._place}: {error or type(error).__name__}",
-                                    hint=hint) from error
-        logger.info("asking %s again: %s", self._place, error)
+            raise SourceUnavailable(f"no answer from {self._place}: {_shown(error)}", hint=hint) from error
+        logger.info("asking %s again: %s", self._place, _shown(error))
 
     @contextmanager
     def _answer(self, method: str, path: str, *, body: Any = None, lease: str | None = None,
-                headers: dict[str, str] | None = None, timeout: float | None = None, more: float = 0.0,
-                own: bool = False, fresh: bool = False) -> Iterator[http.client.HTTPResponse]:
-        """Ask, and give the answer if it is a good one. All of it must be here within `timeout` and `more` seconds,
-        unless the connection is its `own`. Afterwards the connection is kept if the answer was read to its end, and
-        closed if not; what was raised in between closes it too.
+                headers: dict[str, str] | None = None, timeout: float | None = None, own: bool = False,
+                fresh: bool = False) -> Iterator[http.client.HTTPResponse]:
+        """Ask, and give the answer if it is a good one. All of it must be here within `timeout` and what its bytes take
+        at `SLOWEST`. Afterwards the connection is kept if the answer was read to its end and it is not the answer's
+        `own`, and closed if not; what was raised in between closes it too.
 
         Raises:
             OSError, http.client.HTTPException: the connection broke.
             HoldfastError: what the source says.
         """
-        sent = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        data = None
-        if body is not None:
-            data = json.dumps(body).encode()
-            sent["Content-Type"] = "application/json"
-        timeout = self._timeout if timeout is None else timeout
-        connection = self._connection(own, fresh, timeout)
-        if not own:
-            connection.response_class = partial(  # type: ignore[assignment]  # it is called as the class is
-                _timed, self._clock, timeout, more)
+        data = None if body is None else json.dumps(body).encode()
+        sent = {} if body is None else {"Content-Type": "application/json"}
+        line = self._line(own, fresh)
         kept = False
         try:
-            connection.request(method, path, body=data, headers={**sent, **(headers or {})})
-            answer = connection.getresponse()
-            self._judge(answer, lease)
+            if line.sock is None:
+                line.open()
+            line.allow(self._timeout if timeout is None else timeout)
+            if line.token:
+                sent["Authorization"] = f"Bearer {line.token}"
+            try:
+                line.request(method, path, body=data, headers={**sent, **(headers or {})})
+                answer = line.getresponse()
+            except (ValueError, AttributeError, TypeError, LookupError) as error:  # of Python's parser, not ours
+                raise SourceRefused(f"what {self._place} answers cannot be read: {_shown(error)}",
+                                    hint="check the address") from error
+            self._judge(answer, lease, line)
             yield answer
             kept = answer.isclosed() and not answer.will_close and not own
         finally:
             if not kept:
-                self._drop(connection)
+                self._drop(line)
 
-    def _judge(self, answer: http.client.HTTPResponse, lease: str | None) -> None:
+    def _judge(self, answer: http.client.HTTPResponse, lease: str | None, line: Line) -> None:
         """Raises what an answer other than a good one means."""
         instance = answer.headers.get(wire.INSTANCE_HEADER)
-        if instance is None:
+        if instance is None or not wire.HEX_ID.fullmatch(instance):
             if answer.status in (502, 503, 504):
-                raise SourceUnavailable(f"{self._place} answers {answer.status} {answer.reason}")
+                raise SourceUnavailable(f"{self._place} answers {answer.status} {printable(answer.reason)[:100]}")
             raise SourceRefused(f"what answers at {self._place} is no Holdfast source (status {answer.status})",
                                 hint="check the address")
         with self._lock:
@@ -282,100 +287,88 @@ class HttpSource(Source):
         if expected is not None and expected != instance:
             raise SourceRestarted(f"the source at {self._place} has been restarted since the lease was granted")
         if answer.status not in (200, 201, 206):
-            raise wire.error_from_wire(_load(answer))
+            error = wire.error_from_wire(_load(answer))
+            if isinstance(error, NotAuthorized):
+                raise NotAuthorized(f"{error.message}; the token {line.whence}")
+            raise error
 
     # --- connections -----------------------------------------------------------------------------------------------
 
-    def _connection(self, own: bool, fresh: bool, timeout: float) -> http.client.HTTPConnection:
+    def _line(self, own: bool, fresh: bool) -> Line:
         if self._closing.is_set():
             raise SourceUnavailable(f"the connection to {self._place} was closed")
-        kept: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if kept is not None and kept.sock is None:
-            kept = None
-        if kept is not None and fresh:
+        kept: Line | None = getattr(self._local, "line", None)
+        if kept is not None and (kept.sock is None or fresh):
             self._drop(kept)
             kept = None
         if kept is not None and not own:
-            kept.sock.settimeout(timeout)
             return kept
-        made = (http.client.HTTPConnection(self.host, self.port, timeout=timeout) if self._tls is None else
-                http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=self._tls))
+        made = Line(self.host, self.port, tls=self._tls, credential=self._credential, timeout=self._timeout,
+                    seams=self._seams)
         with self._lock:
             self._open.add(made)
         if not own:
-            self._local.connection = made
+            self._local.line = made
         return made
 
-    def _drop(self, connection: http.client.HTTPConnection) -> None:
+    def _drop(self, line: Line) -> None:
         with self._lock:
-            self._open.discard(connection)
-        connection.close()
-
-
-class _Timed(io.RawIOBase):
-    """What comes from a socket until a moment of the clock, with no silence longer than `timeout` seconds."""
-
-    def __init__(self, sock: socket.socket, clock: Clock, timeout: float, more: float) -> None:
-        self._sock, self._clock, self._timeout = sock, clock, timeout
-        self._end = clock.monotonic() + timeout + more
-        self._raw = sock.makefile("rb", buffering=0)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """As of a socket, for `http.client`."""
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        left = self._end - self._clock.monotonic()
-        if left <= 0:
-            raise TimeoutError("the answer takes too long")
-        self._sock.settimeout(min(left, self._timeout))
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-def _timed(clock: Clock, timeout: float, more: float, sock: Any, **how: Any) -> http.client.HTTPResponse:
-    """The answer to a request that was just sent, all of which must come within `timeout` and `more` seconds."""
-    timed: Any = _Timed(sock, clock, timeout, more)
-    return http.client.HTTPResponse(timed, **how)
+            self._open.discard(line)
+        line.close()
 
 
 def connect(host: str, port: int, *, token: str | None = None, tls: bool | None = None, ca: str | Path | None = None,
-            timeout: float = 30.0, seams: Seams = REAL) -> HttpSource:
+            timeout: float = 30.0, max_record_bytes: int = _MAX_RECORD, seams: Seams = REAL) -> HttpSource:
     """A source at an address.
 
     Args:
         host, port: where it listens.
-        token: its credential. Without one: what this user's service on this machine published, for an address of this
-            machine; else the environment's HOLDFAST_TOKEN.
-        tls: whether to use TLS. Without it: as this user's service on this machine published, else always but on
-            loopback or where `ca` is given. False sends the token in the clear; say it only where the network is yours.
+        token: its credential. Without one: what a service of this user on this machine has published for exactly this
+            address, if what listens there proves to be that service; else the environment's HOLDFAST_TOKEN.
+        tls: whether to use TLS. Without it: on loopback as that service has published, else always. False sends the
+            token in the clear; say it only where the network is yours.
         ca: file of the certificate authority that the source's certificate comes from, else the system's.
         timeout: seconds that an answer may take; see `HttpSource`.
+        max_record_bytes: the largest payload of a transaction that is taken.
         seams: files, locks and pauses.
 
     Raises:
         SettingError: `ca` cannot be read.
     """
-    entry = runtime.find(seams.files, port) if is_loopback(host) else None
-    if token is None:
-        token = entry.token if entry is not None else os.environ.get("HOLDFAST_TOKEN")
-    if token is not None and not (token.isascii() and token.isprintable()):
-        raise SettingError("a token is printable ASCII")
+    credential = _credential(host, port, token, seams)
     if tls is None:
-        tls = ca is not None or (entry.scheme == "https" if entry is not None else not is_loopback(host))
+        near = [e for name in _loopbacks(host) for e in discovery.find(seams.files, name, port)]
+        tls = ca is not None or (any(e.scheme == "https" for e in near) if near else not is_loopback(host))
     context = None
     if tls:
         try:
             context = ssl.create_default_context(cafile=None if ca is None else str(ca))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise SettingError(f"the certificate authority {ca} cannot be read: {error}") from error
-    return HttpSource(host, port, token=token, tls=context, timeout=timeout, seams=seams)
+    return HttpSource(host, port, credential=credential, tls=context, timeout=timeout,
+                      max_record_bytes=max_record_bytes, seams=seams)
+
+
+def _credential(host: str, port: int, token: str | None, seams: Seams) -> Credential:
+    """The one order in which tokens are looked for; see `connect`."""
+    given = token is not None
+    if token is None:
+        token = os.environ.get("HOLDFAST_TOKEN") or None
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise SettingError("a token is printable ASCII")
+    if given:
+        return Credential(token, "was given")
+    whence = ("comes from the environment's HOLDFAST_TOKEN" if token else
+              "is neither given, nor in HOLDFAST_TOKEN, nor has a service of this user published one for this address")
+    hosts = _loopbacks(host) or [host]
+    return Credential(token, whence, lambda: [e for name in hosts for e in discovery.find(seams.files, name, port)])
+
+
+def _loopbacks(host: str) -> list[str]:
+    """The addresses that a host of this machine, as it is written, may stand for; none for any other."""
+    if not is_loopback(host):
+        return []
+    return ["127.0.0.1", "::1"] if host.lower().rstrip(".") == "localhost" else [host]
 
 
 def is_loopback(host: str) -> bool:
@@ -386,6 +379,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _attempts(error: Exception, attempts: int) -> int:
+    """How often to ask, at most: what keeps us waiting for all the time there is, is not asked for many times."""
+    return min(attempts, 2) if isinstance(error, TooSlow) else attempts
+
+
+def _shown(error: Exception) -> str:
+    """What an error says, with nothing in it that a terminal would take for more than text."""
+    return printable(str(error) or type(error).__name__)[:300]
 
 
 def _check(answer: http.client.HTTPResponse, data: bytes) -> None:

@@ -1,7 +1,8 @@
 """What can be asked of a source over HTTP.
 
 ===========================================  ==========================================================================
-GET /v1/health                               whether it answers; needs no token
+GET /v1/health                               whether it answers; needs no token. Asked with a random number in
+                                             Holdfast-Challenge it proves who it is, in Holdfast-Proof (`discovery`)
 GET /v1/store                                what this store is and where it stands
 GET /v1/store/chain/{txid}                   the position at a transaction
 GET, POST /v1/leases                         list them; take one: {"owner", "image", "after", "ttl"}
@@ -72,7 +73,8 @@ class Routes:
     # --- about the store -------------------------------------------------------------------------------------------
 
     async def health(self, request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
+        shown = self._server.proof(request)
+        return web.json_response({"status": "ok"}, headers={wire.PROOF_HEADER: shown} if shown else None)
 
     async def metrics(self, request: web.Request) -> web.Response:
         text = await self._server.blocking(lambda: status.metrics(self._store, self._server.counters))

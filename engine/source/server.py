@@ -27,13 +27,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
 
 from ..errors import HoldfastError, InvalidInput, NotAuthorized, SourceRefused, SourceUnavailable
+from . import discovery
 from .local import LocalSource
 from .routes import Routes
-from .wire import DIGEST_HEADER, INSTANCE_HEADER, digest, error_to_wire
+from .wire import CHALLENGE_HEADER, DIGEST_HEADER, INSTANCE_HEADER, digest, error_to_wire
 
 if TYPE_CHECKING:
     from ..seams import Task
@@ -44,6 +45,7 @@ logger = logging.getLogger("holdfast.source")
 T = TypeVar("T")
 
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::\d{0,5})?")
+_NONCE = re.compile(r"[0-9a-f]{32,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +90,15 @@ class Counters:
 class SourceServer:
     """Serves one store on one listening socket, which it owns. Made, `start`ed, `stop`ped; not used again."""
 
-    def __init__(self, store: Store[Any, Any], sock: socket.socket, *, token: str, tls: ssl.SSLContext | None = None,
-                 names: frozenset[str] = frozenset(), limits: Limits | None = None) -> None:
+    def __init__(self, store: Store[Any, Any], sock: socket.socket, *, token: str, key: str = "",
+                 tls: ssl.SSLContext | None = None, names: frozenset[str] = frozenset(),
+                 limits: Limits | None = None) -> None:
         """
         Args:
             store: what is served.
             sock: bound, not yet listening.
             token: the credential that every request must carry.
+            key: what proofs are keyed by (hex); see `discovery`. Without it none is given.
             tls: a server-side context, or None for plain HTTP.
             names: host names, in lower case, under which clients may know this service; addresses are always fine.
             limits: bounds.
@@ -104,6 +108,7 @@ class SourceServer:
         self.counters = Counters()
         self._socket = sock
         self._token = token.encode()
+        self._key = key
         self._tls = tls
         self._names = names | {"localhost"}
         self._pool: ThreadPoolExecutor | None = None
@@ -262,7 +267,10 @@ class SourceServer:
 
     def _admit(self, request: web.Request) -> None:
         """Raises `SourceRefused`, `NotAuthorized`."""
-        if not self._knows(request.headers.get("Host", "")):
+        host = request.headers.get("Host")
+        if host is None and request.version < HttpVersion11:
+            host = "localhost"  # no browser leaves it out, so no web page comes this way; probes do
+        if not self._knows(host or ""):
             raise SourceRefused("the Host header names somebody else",
                                 hint="use the service's address, or add the name to the service's names")
         if request.path == "/v1/health":
@@ -270,6 +278,14 @@ class SourceServer:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token):
             raise NotAuthorized("the token is missing" if not given else "the token is wrong")
+
+    def proof(self, request: web.Request) -> str | None:
+        """What shows a client that this is the service whose entry it has read, if it asks."""
+        nonce = request.headers.get(CHALLENGE_HEADER, "")
+        reached = None if request.transport is None else request.transport.get_extra_info("sockname")
+        if not self._key or reached is None or not _NONCE.fullmatch(nonce):
+            return None
+        return discovery.proof(self._key, nonce, reached[:2])
 
     def _knows(self, host: str) -> bool:
         match = _HOST.fullmatch(host)

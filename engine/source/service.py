@@ -1,9 +1,10 @@
 """The backup service: the plugin that puts a store on the network.
 
 By default it listens on loopback, on port 6362 or the next free one up to 6372, with a token made for this opening that
-only this user's processes can find (`runtime`). A port that was asked for by name and is taken is an error when the
-store opens; with all default ports taken, the store opens and says that the service is off. Any other address than
-loopback needs TLS and a credential, or the word `insecure`; a token is needed even then.
+only this user's processes can find (`discovery`). It listens only when the token can be found. A port that was asked
+for by name and is taken is an error when the store opens; so is a place for the token that is missing, where the token
+was made here. With the default address either means that the store opens and says that the service is off. Any other
+address than loopback needs TLS and a credential, or the word `insecure`; a token is needed even then.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SettingError
 from ..plugins import Plugin
-from . import runtime
+from .discovery import Entry, Publication
 
 if TYPE_CHECKING:
     from ..store import Store
@@ -68,7 +69,7 @@ class BackupService(Plugin):
         self._insecure = insecure
         self._store: Store[Any, Any] | None = None
         self._server: SourceServer | None = None
-        self._entry: tuple[Path, str] | None = None
+        self._publication: Publication | None = None
         if self._asked is not None and self._enabled:
             self._check_safe(_resolve(self._asked))
 
@@ -77,21 +78,16 @@ class BackupService(Plugin):
             return
         if self._store is not None:
             raise SettingError("this BackupService serves a store already", hint="make one for each store")
-        sock = self._listen()
-        if sock is None:
-            return
         self._store = store
         try:
-            self._start(store, sock)
+            self._serve(store)
         except SettingError as error:
             self.closing(store)
-            sock.close()
             if self._asked is not None:
                 raise
             logger.warning("the backup service is off: %s", error)
         except BaseException:
             self.closing(store)
-            sock.close()
             raise
 
     def closing(self, store: Store[Any, Any]) -> None:
@@ -102,63 +98,89 @@ class BackupService(Plugin):
         if server is not None:
             server.stop()
             store.backup_uri = None
-        entry, self._entry = self._entry, None
-        if entry is not None:
-            runtime.withdraw(store.seams.files, *entry)
+        publication, self._publication = self._publication, None
+        if publication is not None:
+            publication.withdraw()
 
     def forked(self) -> None:
-        """In a forked child: keep neither socket nor token file; the parent goes on with both."""
+        """In a forked child: keep neither socket nor entry; the parent goes on with both."""
         server, self._server = self._server, None
-        self._store = self._entry = None
+        publication, self._publication = self._publication, None
+        self._store = None
         if server is not None:
             server.forked()
+        if publication is not None:
+            publication.abandon()
 
-    def _start(self, store: Store[Any, Any], sock: socket.socket) -> None:
-        from .server import SourceServer  # only those who serve pay for loading aiohttp
-
-        host, port = sock.getsockname()[:2]
-        token = self._fixed_token or store.seams.randomness.token(24).hex()
-        names = self._names | {socket.gethostname().lower()}
-        if self._asked is not None:
-            names |= {self._asked.host.lower().rstrip(".")}
-        server = SourceServer(store, sock, token=token, tls=self._tls, names=names)
-        server.start()
-        self._server = server
-        entry = runtime.Entry(host=host, port=port, scheme="http" if self._tls is None else "https", token=token,
-                              store_id=store.history.store_id.hex(), branch=store.history.branch.id.hex(),
-                              path=str(store.directory), pid=os.getpid())
-        try:
-            self._entry = runtime.publish(store.seams.files, entry), token
-        except SettingError as error:
-            if self._fixed_token is None:
-                raise
-            logger.warning("local clients must name the token themselves: %s", error)
-        shown = socket.gethostname() if ipaddress.ip_address(host).is_unspecified else host
-        store.backup_uri = f"single://{f'[{shown}]' if ':' in shown else shown}:{port}"
-        logger.info("backup service of %s on %s", store.directory, store.backup_uri)
-
-    # --- addresses -------------------------------------------------------------------------------------------------
-
-    def _listen(self) -> socket.socket | None:
+    def _serve(self, store: Store[Any, Any]) -> None:
+        """Raises `SettingError` where there is no way to."""
         if self._asked is not None:
             family, address = _resolve(self._asked)
             try:
-                return _bind(family, address)
+                self._serve_at(store, _bind(family, address))
             except OSError as error:
                 raise SettingError(f"online_backup_server: cannot listen on {self._asked.host}:{self._asked.port}: "
                                    f"{error.strerror or error}",
                                    hint="name a free port and an address of this machine, or leave the setting out"
                                    ) from error
+            return
         for port in DEFAULT_PORTS:
             try:
-                return _bind(socket.AF_INET, (DEFAULT_HOST, port))
+                self._serve_at(store, _bind(socket.AF_INET, (DEFAULT_HOST, port)))
+                return
             except OSError as error:
                 if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                    logger.warning("the backup service is off: cannot listen on %s: %s", DEFAULT_HOST, error)
-                    return None
-        logger.warning("the backup service is off: ports %d to %d of %s are all taken", DEFAULT_PORTS[0],
-                       DEFAULT_PORTS[-1], DEFAULT_HOST)
-        return None
+                    raise SettingError(f"cannot listen on {DEFAULT_HOST}: {error}") from error
+        raise SettingError(f"ports {DEFAULT_PORTS[0]} to {DEFAULT_PORTS[-1]} of {DEFAULT_HOST} are all taken")
+
+    def _serve_at(self, store: Store[Any, Any], sock: socket.socket) -> None:
+        """Serve on a bound socket, which is closed if that fails. First everything is ready and can be found, then it
+        listens: who finds somebody listening finds the token too.
+
+        Raises:
+            OSError: somebody else listens there.
+            SettingError: nobody could find the token.
+        """
+        from .server import SourceServer  # only those who serve pay for loading aiohttp
+
+        server: SourceServer | None = None
+        try:
+            host, port = sock.getsockname()[:2]
+            made = store.seams.randomness.token
+            entry = Entry(host=host, port=port, scheme="http" if self._tls is None else "https",
+                          token=self._fixed_token or made(24).hex(), key=made(32).hex(), instance=store.instance,
+                          store_id=store.history.store_id.hex(), branch=store.history.branch.id.hex(),
+                          path=str(store.directory), pid=os.getpid())
+            names = self._names | {socket.gethostname().lower()}
+            if self._asked is not None:
+                names |= {self._asked.host.lower().rstrip(".")}
+            server = SourceServer(store, sock, token=entry.token, key=entry.key, tls=self._tls, names=names)
+            self._publish(entry, store)
+            sock.listen(128)
+            server.start()
+        except BaseException:
+            if self._publication is not None:
+                self._publication.withdraw()
+                self._publication = None
+            if server is not None:
+                server.stop()
+            sock.close()
+            raise
+        self._server = server
+        shown = socket.gethostname() if ipaddress.ip_address(host.partition("%")[0]).is_unspecified else host
+        store.backup_uri = f"single://{f'[{shown}]' if ':' in shown else shown}:{port}"
+        logger.info("backup service of %s on %s", store.directory, store.backup_uri)
+
+    def _publish(self, entry: Entry, store: Store[Any, Any]) -> None:
+        self._publication = Publication(entry, store.seams)
+        try:
+            self._publication.start()
+        except SettingError as error:
+            if self._fixed_token is None:
+                raise
+            logger.warning("local clients must name the token themselves: %s", error.message)
+
+    # --- addresses -------------------------------------------------------------------------------------------------
 
     def _check_safe(self, resolved: tuple[socket.AddressFamily, tuple[Any, ...]]) -> None:
         if ipaddress.ip_address(str(resolved[1][0]).partition("%")[0]).is_loopback or self._insecure:
@@ -200,17 +222,23 @@ def _resolve(asked: _Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
 
 
 def _bind(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
-    """A socket that holds its port: listening, because two that only bind may share one."""
+    """A socket that has an address, and does not listen yet."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # what is accepted inherits it
         sock.bind(address)
-        sock.listen(128)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _no_password() -> str:
+    """What is asked for a pass phrase; without it OpenSSL asks on the terminal, and waits."""
+    raise SettingError("tls_key: the key has a pass phrase, and there is nobody to type it",
+                       hint="name a file with the key in the clear (openssl pkey -in KEY -out FILE), readable by this "
+                            "user only")
 
 
 def _context(certificate: str | Path | None, key: str | Path | None) -> ssl.SSLContext | None:
@@ -220,8 +248,10 @@ def _context(certificate: str | Path | None, key: str | Path | None) -> ssl.SSLC
         return None
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(certificate, key)
-    except OSError as error:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except SettingError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
         raise SettingError(f"tls_certificate, tls_key: {certificate} cannot be used: {error}",
                            hint="name PEM files of a certificate chain and its private key") from error
     return context

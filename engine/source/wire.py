@@ -41,14 +41,20 @@ from ..errors import Damaged, HoldfastError, LogPruned, SourceRefused
 from ..history import ID_BYTES, Attachment, Branch, History, Position, Record
 from ..log.attachments import NAME as ATTACHMENT_NAME
 from ..log.format import MAX_RECORD_HEADER
-from .base import Confirmation, Grant, SourceInfo
+from .base import Confirmation, Grant, SourceInfo, printable
 
 INSTANCE_HEADER = "Holdfast-Instance"
 DIGEST_HEADER = "Holdfast-Digest"
+CHALLENGE_HEADER = "Holdfast-Challenge"
+PROOF_HEADER = "Holdfast-Proof"
 RECORDS_TYPE = "application/vnd.holdfast.records"
 MAX_PAYLOAD = 1 << 30
 MAX_ERROR = 64 << 10
 MAX_FILES = 100_000
+MAX_DEPTH, MAX_NAME = 16, 500
+"""Of an image file's name: parts, and characters."""
+MAX_BRANCHES = 10_000
+MAX_TTL = 7 * 86400.0
 MAX_COUNT = (1 << 63) - 1
 MAX_TIME_US = 253_402_300_799_999_999
 """The end of the year 9999, after which no calendar here goes on."""
@@ -101,7 +107,13 @@ def error_from_wire(body: Any) -> HoldfastError:
     if not isinstance(body, dict):
         return SourceRefused("the source answered with an error that has no form")
     cls = _CLASSES.get(str(body.get("error")), SourceRefused)
-    return cls(str(body.get("message", ""))[:2000], hint=str(body.get("hint", ""))[:2000])
+    message, hint = body.get("message"), body.get("hint")
+    return cls(_told(message) or "the source gives no reason", hint=_told(hint))
+
+
+def _told(text: Any) -> str:
+    """What a source says to people, with nothing in it that a terminal would take for more than text."""
+    return printable(text[:2000]) if isinstance(text, str) else ""
 
 
 # --- JSON forms ------------------------------------------------------------------------------------------------------
@@ -112,7 +124,8 @@ def parse(what: str, make: Callable[[Any], T], data: Any) -> T:
     try:
         return make(data)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-        raise SourceRefused(f"not {what}: {error}", hint="the other end speaks another protocol") from error
+        raise SourceRefused(f"not {what}: {printable(str(error)[:300])}",
+                            hint="the other end speaks another protocol") from error
 
 
 def _id(text: Any) -> bytes:
@@ -124,21 +137,27 @@ def _id(text: Any) -> bytes:
 
 def _count(number: Any) -> int:
     if type(number) is not int or not 0 <= number <= MAX_COUNT:
-        raise ValueError(f"{number!r} is no count")
+        raise ValueError(f"{str(number)[:40]!r} is no count")
     return number
 
 
 def _time(number: Any) -> int:
     if _count(number) > MAX_TIME_US:
-        raise ValueError(f"{number!r} is no time")
+        raise ValueError(f"{number} is no time")
     return int(number)
 
 
 def _text(text: Any) -> str:
     if not isinstance(text, str):
-        raise TypeError(f"{text!r} is no text")
+        raise TypeError(f"a {type(text).__name__} is no text")
     text.encode()  # raises where it holds half a character, which JSON can and no file may
     return text
+
+
+def _name(text: Any) -> str:
+    if not 0 < len(_text(text)) <= 100 or not text.isprintable():
+        raise ValueError("a name that is none")
+    return str(text)
 
 
 def _hex_name(text: Any) -> str:
@@ -167,15 +186,17 @@ def info_to_wire(info: SourceInfo) -> dict[str, Any]:
 
 
 def info_from_wire(data: Any) -> SourceInfo:
+    if len(data["branches"]) > MAX_BRANCHES:
+        raise ValueError(f"{len(data['branches'])} branches")
     branches = tuple(Branch(_id(b["id"]), position_from_wire(b["start"])) for b in data["branches"])
     if not branches:
         raise ValueError("a history without a branch")
     return SourceInfo(
         instance=_hex_name(data["instance"]), history=History(_id(data["store_id"]), branches),
-        engine=_text(data["engine"]), state_format=_count(data["state_format"]),
+        engine=_name(data["engine"]), state_format=_count(data["state_format"]),
         durable=position_from_wire(data["durable"]), published=position_from_wire(data["published"]),
         log_base=position_from_wire(data["log_base"]), complete_until_us=_time(data["complete_until_us"]),
-        path=_text(data["path"]))
+        path=_told(_text(data["path"])))
 
 
 def grant_to_wire(grant: Grant) -> dict[str, Any]:
@@ -194,6 +215,7 @@ def grant_from_wire(data: Any) -> Grant:
     ttl = float(data["ttl"])
     if not 0 < ttl < float("inf"):
         raise ValueError("a time to live that is none")
+    ttl = min(ttl, MAX_TTL)
     image_id = data["image_id"]
     return Grant(id=_hex_name(data["id"]), instance=_hex_name(data["instance"]), ttl=ttl,
                  position=position_from_wire(data["position"]), image_id=None if image_id is None else _text(image_id),
@@ -203,7 +225,8 @@ def grant_from_wire(data: Any) -> Grant:
 def _file_name(name: Any) -> str:
     """A relative POSIX path that stays below where it is put."""
     parts = _text(name).split("/")
-    if len(name) > 1000 or "\0" in name or "\\" in name or any(part in ("", ".", "..") for part in parts):
+    if (len(name) > MAX_NAME or len(parts) > MAX_DEPTH or "\\" in name or not name.isprintable()
+            or any(part in ("", ".", "..") for part in parts)):
         raise ValueError(f"the file name {name[:100]!r}")
     return str(name)
 
@@ -249,7 +272,9 @@ class RecordReader:
         ended: the end frame was there, and named that position.
     """
 
-    def __init__(self, after: Position) -> None:
+    def __init__(self, after: Position, max_payload: int = MAX_PAYLOAD) -> None:
+        """`max_payload`: bytes of a record's payload that are taken, at most."""
+        self._max_payload = max_payload
         self.position = after
         self.ended = False
         self._rest = bytearray()
@@ -260,6 +285,7 @@ class RecordReader:
         Raises:
             Garbled: the bytes are no such stream, or are not those that were sent.
             LogPruned: a record is missing in between.
+            SourceRefused: a record is larger than it may be.
             HoldfastError: what the source reports.
         """
         rest = self._rest
@@ -283,6 +309,11 @@ class RecordReader:
     def _admit(self, kind: int, header_bytes: int, payload_bytes: int) -> None:
         if self.ended:
             raise Garbled("the record stream goes on after its end")
+        if kind == _RECORD and self._max_payload < payload_bytes <= MAX_PAYLOAD:
+            raise SourceRefused(f"the source sends a transaction of {payload_bytes:,} bytes; at most "
+                                f"{self._max_payload:,} are taken",
+                                hint="if that is the store's max_record_bytes, say so: connect(..., max_record_bytes=)"
+                                )
         fits = {
             _RECORD: ID_BYTES < header_bytes <= ID_BYTES + MAX_RECORD_HEADER and payload_bytes <= MAX_PAYLOAD,
             _ENDED: header_bytes == 0 and payload_bytes == _END.size,
@@ -302,7 +333,7 @@ class RecordReader:
             raise Garbled(f"the record after transaction {self.position.txid} does not continue its chain")
         numbers = record.txid, record.epoch, record.time_us, record.payload_version
         if any(type(n) is not int or n < 0 for n in numbers) or record.time_us > MAX_TIME_US:
-            raise Garbled(f"the record after transaction {self.position.txid} has the numbers {numbers}")
+            raise Garbled(f"the record after transaction {self.position.txid} has the numbers {str(numbers)[:200]}")
         if record.txid != self.position.txid + 1:
             raise LogPruned(f"the record after transaction {self.position.txid} is {record.txid}")
         if record.attachment is not None and not _is_one(record.attachment):
