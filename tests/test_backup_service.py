@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 from source_rig import client, new_store, port_of, put
 
 from holdfast.engine.errors import NotAuthorized, SettingError, SourceUnavailable
@@ -223,3 +224,17 @@ def test_closing_withdraws_everything(tmp_path: Path, private: Path) -> None:
             source.info()
     assert os.listdir(private) == []
     socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_a_key_with_a_pass_phrase_is_refused(tmp_path: Path) -> None:
+    """OpenSSL asked on the terminal for it, and a service that had none waited for ever."""
+    cert = trustme.CA().issue_cert("db.example")
+    key = serialization.load_pem_private_key(cert.private_key_pem.bytes(), None)
+    locked = serialization.BestAvailableEncryption(b"secret")
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked))
+    cert.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    with pytest.raises(SettingError, match="pass phrase"):
+        BackupService(tls_certificate=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem")
+    with pytest.raises(SettingError, match="cannot be used"):
+        BackupService(tls_certificate="a\0b")

@@ -100,6 +100,16 @@ def test_the_host_header_must_name_the_service(store: MemoryStore, token: str) -
         assert request(store, token, "/v1/store", host=host)[0] == 200, host
 
 
+def test_a_probe_that_names_no_host_is_answered(store: MemoryStore) -> None:
+    """Load balancers speak HTTP/1.0 without a Host header. A browser always sends one, so no web page gains by it."""
+    assert ask(port_of(store), b"GET /v1/health HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200 ")
+    assert ask(port_of(store), b"HEAD /v1/health HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200 ")
+    assert ask(port_of(store), b"GET /v1/store HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 401 ")
+    for host in (b"Host: evil.example\r\n", b"Host:\r\n"):
+        assert b" 403 " in ask(port_of(store), b"GET /v1/health HTTP/1.0\r\n" + host + b"\r\n")
+    assert b" 200 " not in ask(port_of(store), b"GET /v1/health HTTP/1.1\r\nConnection: close\r\n\r\n")
+
+
 def test_names_from_the_wire_lead_nowhere(store: MemoryStore, token: str, lease: str) -> None:
     for name in ("..%2f..%2fSTORE", "../../STORE", "%2e%2e/%2e%2e/STORE", "/etc/passwd", "%2fetc%2fpasswd", "state%00",
                  "state/", "./state/../../LOCK", "..\\STORE"):
