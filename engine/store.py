@@ -87,6 +87,7 @@ class Store(Writing[TxT, ViewT]):
         instance: random id of this opening, hex.
         engine, log, leases, hooks, settings, seams: its parts.
         options: the engine's own, as it was opened with.
+        state_format, payload_version: the engine's, as it was opened with.
         recovery: what opening found.
         read_only: whether it was opened so.
         backup_uri: where its backup service answers, or None.
@@ -97,6 +98,7 @@ class Store(Writing[TxT, ViewT]):
         self.directory = directory
         self.instance = seams.randomness.token(16).hex()
         self.engine: Engine[TxT, ViewT] = opened.engine
+        self.state_format, self.payload_version = self.engine.state_format, self.engine.payload_version
         self.log = opened.log
         self.hooks = hooks
         self.options = options

@@ -143,8 +143,8 @@ def test_anything_may_come_as_an_answer(data: Any) -> None:
 
 def test_forms_come_back() -> None:
     history = History(bytes(16), (Branch(b"\1" * 16, START), Branch(b"\2" * 16, Position(7, b"\3" * 16))))
-    info = SourceInfo(instance="ab" * 16, history=history, engine="memory", state_format=1, durable=START,
-                      published=START, log_base=START, complete_until_us=5, path="/somewhere")
+    info = SourceInfo(instance="ab" * 16, history=history, engine="memory", state_format=1, payload_version=1,
+                      durable=START, published=START, log_base=START, complete_until_us=5, path="/somewhere")
     assert wire.info_from_wire(wire.info_to_wire(info)) == info
     grant = Grant(id="cd" * 16, instance="ab" * 16, ttl=5.0, position=START, image_id="cd" * 16, moving=True,
                   files=(ImageFile("a/b.c", 7), ImageFile("d", 0)), time_us=9)
@@ -165,7 +165,8 @@ def test_a_source_cannot_name_files_elsewhere(name: str) -> None:
     ("grant", "time_us", 2**70), ("grant", "time_us", 2**60), ("grant", "time_us", -5), ("grant", "time_us", "soon"),
     ("grant", "ttl", 10**400), ("grant", "ttl", "nan"), ("grant", "position", {"txid": 2**70, "chain": "00" * 16}),
     ("grant", "files", [{"name": "\ud800", "size": 3}]), ("grant", "files", [{"name": "a", "size": 2**70}]),
-    ("info", "state_format", 2**70), ("info", "engine", "\ud800"), ("info", "path", "\ud800"),
+    ("info", "state_format", 2**70), ("info", "payload_version", -1),
+    ("info", "engine", "\ud800"), ("info", "path", "\ud800"),
     ("info", "complete_until_us", 10**30), ("confirmation", "complete_until_us", 2**60),
     ("confirmation", "complete_until_us", 1.5)])
 def test_a_source_cannot_send_what_no_file_or_calendar_holds(form: str, field: str, value: Any) -> None:
@@ -175,7 +176,8 @@ def test_a_source_cannot_send_what_no_file_or_calendar_holds(form: str, field: s
         "grant": wire.grant_to_wire(Grant(id="cd" * 16, instance="ab" * 16, ttl=5.0, position=START)),
         "info": wire.info_to_wire(SourceInfo(
             instance="ab" * 16, history=History(bytes(16), (Branch(b"\1" * 16, START),)), engine="memory",
-            state_format=1, durable=START, published=START, log_base=START, complete_until_us=5, path="/somewhere")),
+            state_format=1, payload_version=1, durable=START, published=START,
+            log_base=START, complete_until_us=5, path="/somewhere")),
         "confirmation": wire.confirmation_to_wire(Confirmation(p1=START, published=START, complete_until_us=3)),
     }[form]
     make = {"grant": wire.grant_from_wire, "info": wire.info_from_wire,

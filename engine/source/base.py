@@ -37,7 +37,8 @@ class SourceInfo:
     Attributes:
         instance: random id (hex) of this opening of the store; another one after a restart.
         history: store id and branches.
-        engine, state_format: whose state its images hold.
+        engine, state_format, payload_version: whose state its images hold, its version, and that of the payloads that
+            it writes. They are those of the engine that opened the store.
         durable, published: watermarks. Backups read up to `published`.
         log_base: the position before the first record that its log still has.
         complete_until_us: every transaction committed up to this time is at or below `published`.
@@ -48,6 +49,7 @@ class SourceInfo:
     history: History
     engine: str
     state_format: int
+    payload_version: int
     durable: Position
     published: Position
     log_base: Position

@@ -39,10 +39,10 @@ class LocalSource(Source):
     def info(self) -> SourceInfo:
         store = self._store
         complete = store.complete_until_us()  # first: `published` only grows, and must hold what this promises
-        engine = type(store.engine)
-        return SourceInfo(instance=store.instance, history=store.history, engine=engine.name,
-                          state_format=engine.state_format, durable=store.durable, published=store.published,
-                          log_base=store.log.base, complete_until_us=complete, path=printable(str(store.directory)))
+        return SourceInfo(instance=store.instance, history=store.history, engine=store.engine.name,
+                          state_format=store.state_format, payload_version=store.payload_version,
+                          durable=store.durable, published=store.published, log_base=store.log.base,
+                          complete_until_us=complete, path=printable(str(store.directory)))
 
     def chain_at(self, txid: int) -> bytes:
         return self._store.log.chain_at(txid)

@@ -179,7 +179,8 @@ def info_to_wire(info: SourceInfo) -> dict[str, Any]:
     return {
         "instance": info.instance, "store_id": history.store_id.hex(),
         "branches": [{"id": b.id.hex(), "start": position_to_wire(b.start)} for b in history.branches],
-        "engine": info.engine, "state_format": info.state_format, "durable": position_to_wire(info.durable),
+        "engine": info.engine, "state_format": info.state_format,
+        "payload_version": info.payload_version, "durable": position_to_wire(info.durable),
         "published": position_to_wire(info.published), "log_base": position_to_wire(info.log_base),
         "complete_until_us": info.complete_until_us, "path": info.path,
     }
@@ -194,6 +195,7 @@ def info_from_wire(data: Any) -> SourceInfo:
     return SourceInfo(
         instance=_hex_name(data["instance"]), history=History(_id(data["store_id"]), branches),
         engine=_name(data["engine"]), state_format=_count(data["state_format"]),
+        payload_version=_count(data["payload_version"]),
         durable=position_from_wire(data["durable"]), published=position_from_wire(data["published"]),
         log_base=position_from_wire(data["log_base"]), complete_until_us=_time(data["complete_until_us"]),
         path=_told(_text(data["path"])))
