@@ -50,7 +50,7 @@ def copied_state(generation: Generation, manifest: Manifest, into: Path, engine:
     with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams.files) as image:
         copy_files(image.read, image.listed, into, seams=seams, durable=durable, progress=progress,
                    stage="replay image")
-    opened = engine.open(into, Context(seams, options), adopt=manifest.p0)
+    opened = engine.open(into, Context(seams, options, store_id=manifest.history.store_id), adopt=manifest.p0)
     try:
         yield opened
     finally:
@@ -67,7 +67,8 @@ def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyE
         Damaged, DiskFull, UpgradeRequired, UnsupportedFormat.
     """
     if in_memory and fits_memory(engine, log):
-        opened = engine.open(generation.state, Context(seams, options), read_only=True, adopt=manifest.p0)
+        context = Context(seams, options, store_id=manifest.history.store_id)
+        opened = engine.open(generation.state, context, read_only=True, adopt=manifest.p0)
         try:
             roll(opened, log, log.end.txid, durable=False, progress=progress)
             yield opened

@@ -30,7 +30,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, ClassVar, Generic, Literal, Self, TypeVar
 
-from .errors import InvalidInput, StoreClosed
+from .errors import ForeignStore, InvalidInput, StoreClosed
 from .history import Position, Record
 from .seams import REAL, Seams
 from .shown import shown
@@ -67,11 +67,14 @@ class Context:
         options: the engine's own options, as given to `open`; an engine refuses those it does not know.
         shared: in a read-only opening: another process has the directory open for writing. Only engines that declare
             `shared_readers` are told so.
+        store_id: of the store whose state it is, 16 bytes; empty where an engine is used without a store. An engine
+            keeps it in its state, so that the state of another store is refused (`check_store`).
     """
 
     seams: Seams = REAL
     options: Mapping[str, Any] = field(default_factory=dict)
     shared: bool = False
+    store_id: bytes = b""
 
     def option(self, name: str, default: Any) -> Any:
         return self.options.get(name, default)
@@ -81,6 +84,12 @@ class Context:
         if strange := sorted(set(self.options) - set(known), key=str):
             names = ", ".join(known) or "none"
             raise InvalidInput(f"unknown engine option {shown(strange[0])}", hint=f"this engine knows: {names}")
+
+    def check_store(self, held: bytes, path: Path) -> None:
+        """Raises `ForeignStore` where `held`, the store id that a state has (empty or zeros: none), is another one."""
+        if self.store_id and any(held) and held != self.store_id:
+            raise ForeignStore(f"{path} is the state of store {held.hex()}, not of {self.store_id.hex()}",
+                               hint="check where this copy came from; restore from a backup of this store")
 
 
 class Transaction(ABC):

@@ -108,13 +108,13 @@ class MemoryEngine(Engine[MemoryTransaction, MemoryView]):
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
         context.accept_options()
-        write_state(context.seams.files, directory / _FILE, _MAGIC, cls.state_format, position, _pack({}))
+        write_state(context, directory / _FILE, _MAGIC, cls.state_format, position, _pack({}))
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Self:
         context.accept_options()
         path = directory / _FILE
-        position, body = read_state(context.seams.files, path, _MAGIC, cls.state_format)
+        position, body = read_state(context, path, _MAGIC, cls.state_format)
         try:
             state = msgpack.unpackb(body)
         except (ValueError, msgpack.UnpackException) as error:
@@ -123,6 +123,7 @@ class MemoryEngine(Engine[MemoryTransaction, MemoryView]):
 
     def __init__(self, directory: Path, context: Context, state: dict[bytes, bytes], position: Position) -> None:
         self._directory = directory
+        self._context = context
         self._seams = context.seams
         self._position = self._applied = position
         self._state = state
@@ -153,7 +154,7 @@ class MemoryEngine(Engine[MemoryTransaction, MemoryView]):
     def checkpoint(self, upto: Position) -> Position:
         if upto.txid > self._position.txid:  # all that is applied goes: under the writer lock, nothing changes it
             path = self._directory / _FILE
-            write_state(self._seams.files, path, _MAGIC, self.state_format, self._applied, _pack(self._state))
+            write_state(self._context, path, _MAGIC, self.state_format, self._applied, _pack(self._state))
             self._position, self._pending = self._applied, 0
         return self._position
 

@@ -152,7 +152,7 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
         generation = layout.current()
         layout.settle_names(generation)
         manifest = Manifest.read(seams.files, generation)
-        context = Context(seams, options)
+        context = Context(seams, options, store_id=identity.store_id)
         if manifest is not None and manifest.retired_us is None:
             manifest = _retire(generation, manifest, kind, context)
         adopt = None if manifest is None or manifest.settled else manifest.p0
@@ -191,7 +191,7 @@ def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, 
     start = origin(store_id)
     generation = layout.generation(1)
     files.make_directory(generation.state)
-    kind.create(generation.state, start, Context(seams, options))
+    kind.create(generation.state, start, Context(seams, options, store_id=store_id))
     history = History(store_id, (Branch(branch_id, start),))
     log = Log.create(generation.log, history, start, engine=kind.name, options=settings.log_options, seams=seams)
     log.close()
@@ -368,7 +368,7 @@ def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping
     _match(identity, log)
     if manifest is not None and not manifest.settled:
         _need_replay(manifest, log)
-    context = Context(seams, options, shared=shared)
+    context = Context(seams, options, shared=shared, store_id=identity.store_id)
     if kind.abilities.replays_in_memory:
         engine = kind.open(generation.state, context, read_only=True, adopt=adopt)
         try:
@@ -389,7 +389,7 @@ def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping
     try:
         copy = directory.path / "state"
         copy_tree(seams.files, generation.state, copy)
-        engine = kind.open(copy, Context(seams, options), adopt=adopt)
+        engine = kind.open(copy, Context(seams, options, store_id=identity.store_id), adopt=adopt)
         try:
             log = Log.open(generation.log, engine_position=_durable_end(manifest, engine), read_only=True,
                            options=settings.log_options, seams=seams)

@@ -341,19 +341,20 @@ class RecordsEngine(Engine[RecordsTransaction, RecordsView]):
         empty = _MARKS.pack(1, 0)
         for file, (path, header) in enumerate(cls._layout(directory)):
             files.write_durably(path, header + _close((file, 0), empty))
-        write_state(files, directory / _POSITION, _POSITION_MAGIC, cls.state_format, position, b"")
+        write_state(context, directory / _POSITION, _POSITION_MAGIC, cls.state_format, position, b"")
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Self:
         context.accept_options()
         files = context.seams.files
-        position, _ = read_state(files, directory / _POSITION, _POSITION_MAGIC, cls.state_format)
+        position, _ = read_state(context, directory / _POSITION, _POSITION_MAGIC, cls.state_format)
         position = position if adopt is None else adopt
         cells = CellFiles(files, cls._layout(directory), position, context.seams.scheduler.lock(), read_only=read_only)
         return cls(directory, context, cells, position)
 
     def __init__(self, directory: Path, context: Context, cells: CellFiles, position: Position) -> None:
         self._directory = directory
+        self._context = context
         self._seams = context.seams
         self._cells = cells
         self._position = position
@@ -376,7 +377,7 @@ class RecordsEngine(Engine[RecordsTransaction, RecordsView]):
         if upto.txid > self._position.txid:
             reached = self._cells.write_back()
             path = self._directory / _POSITION
-            write_state(self._seams.files, path, _POSITION_MAGIC, self.state_format, reached, b"")
+            write_state(self._context, path, _POSITION_MAGIC, self.state_format, reached, b"")
             self._position = reached
         return self._position
 

@@ -128,6 +128,7 @@ def take_state(taken: Directory) -> None:
             found = page.whole("state file", data)
             need(found["magic"] == what.removeprefix("state file ").encode(), f"{name} starts with {found['magic']!r}")
             need(found["version"] == int(engine_row(taken)[1]), f"{name} has version {found['version']}")
+            need((found["layout"], found["store_id"]) == (2, taken.documents["STORE"]["store_id"]), f"{name}: whose?")
             taken.state[name] = found
         elif what.startswith("cell file "):
             taken.state[name] = take_cells(page, what.removeprefix("cell file "), data)

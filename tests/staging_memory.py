@@ -39,16 +39,17 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
         context.accept_options()
-        write_state(context.seams.files, directory / _FILE, _MAGIC, 1, position, msgpack.packb({}))
+        write_state(context, directory / _FILE, _MAGIC, 1, position, msgpack.packb({}))
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Self:
         context.accept_options()
-        position, body = read_state(context.seams.files, directory / _FILE, _MAGIC, 1)
+        position, body = read_state(context, directory / _FILE, _MAGIC, 1)
         return cls(directory, context, msgpack.unpackb(body), adopt or position)
 
     def __init__(self, directory: Path, context: Context, state: dict[bytes, bytes], position: Position) -> None:
         self._directory = directory
+        self._context = context
         self._seams = context.seams
         self._position = position
         self._published: tuple[dict[bytes, bytes], Position] = state, position  # replaced as one, never changed
@@ -87,7 +88,7 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
         if upto.txid > self._position.txid:
             with self._file_lock:
                 state, reached = self._published
-                write_state(self._seams.files, self._directory / _FILE, _MAGIC, 1, reached, msgpack.packb(state))
+                write_state(self._context, self._directory / _FILE, _MAGIC, 1, reached, msgpack.packb(state))
                 self._position, self._pending = reached, 0
         return self._position
 
@@ -104,7 +105,7 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
         unpacker.feed(content)
         state = {**self._published[0], **dict(unpacker)}
         with self._file_lock:
-            write_state(self._seams.files, self._directory / _FILE, _MAGIC, 1, record.position, msgpack.packb(state))
+            write_state(self._context, self._directory / _FILE, _MAGIC, 1, record.position, msgpack.packb(state))
             self._published = self._newest = state, record.position
             self._position, self._pending = record.position, 0
 

@@ -256,7 +256,7 @@ class HalfBulkLoad(StagingMemory):
         unpacker = msgpack.Unpacker()
         unpacker.feed(self._seams.files.read(path)[: -TRAILER.size])
         state = {**self._published[0], **dict(list(unpacker)[:-1])}
-        write_state(self._seams.files, self._directory / "state", b"TESTSTAG", 1, record.position, msgpack.packb(state))
+        write_state(self._context, self._directory / "state", b"TESTSTAG", 1, record.position, msgpack.packb(state))
         self._published = self._newest = state, record.position
         self._position, self._pending = record.position, 0
 
@@ -267,7 +267,7 @@ class LoadsOverWhatWaits(StagingMemory):
     position says that it is."""
 
     def apply_bulk(self, record: Record, path: Path) -> None:
-        _, durable = read_state(self._seams.files, self._directory / "state", b"TESTSTAG", 1)
+        _, durable = read_state(self._context, self._directory / "state", b"TESTSTAG", 1)
         self._published = msgpack.unpackb(durable), self._published[1]
         super().apply_bulk(record, path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from holdfast.engine.helpers import FileImage, read_state, write_state
 from holdfast.engine.history import Position, Record
 from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.records import RecordsEngine
-from holdfast.engine.seams import File, Files
+from holdfast.engine.seams import File, Files, Seams
 
 
 class Scratch(Files):
@@ -31,7 +32,8 @@ class Scratch(Files):
 def encoded(engine: Any, position: Position, state: Mapping[bytes, bytes]) -> bytes:
     """The bytes of a memory engine's state file."""
     files = Scratch()
-    write_state(files, Path("state"), memory._MAGIC, engine.state_format, position, msgpack.packb(state))
+    context = replace(engine._context, seams=Seams(files=files))
+    write_state(context, Path("state"), memory._MAGIC, engine.state_format, position, msgpack.packb(state))
     return files.data
 
 
@@ -90,7 +92,7 @@ class WritesStaged(StagingMemory):
     def checkpoint(self, upto: Position) -> Position:
         if upto.txid > self._position.txid:
             state, reached = self._newest[0], self._published[1]
-            write_state(self._seams.files, self._directory / "state", b"TESTSTAG", 1, reached, msgpack.packb(state))
+            write_state(self._context, self._directory / "state", b"TESTSTAG", 1, reached, msgpack.packb(state))
             self._position, self._pending = reached, 0
         return self._position
 
@@ -304,7 +306,7 @@ class TwoFiles(MemoryEngine):
     def create(cls, directory: Path, position: Position, context: Context) -> None:
         context.accept_options()
         for name in ("a", "b"):
-            write_state(context.seams.files, directory / name, memory._MAGIC, 1, position, msgpack.packb({}))
+            write_state(context, directory / name, memory._MAGIC, 1, position, msgpack.packb({}))
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Any:
@@ -312,7 +314,7 @@ class TwoFiles(MemoryEngine):
         found: list[tuple[int, str, Position, bytes]] = []
         for name in ("a", "b"):
             with contextlib.suppress(Damaged):
-                position, body = read_state(context.seams.files, directory / name, memory._MAGIC, 1)
+                position, body = read_state(context, directory / name, memory._MAGIC, 1)
                 found.append((position.txid, name, position, body))
         if not found:
             raise Damaged("neither of the two files holds a state", path=str(directory))
@@ -361,16 +363,16 @@ class AtomicByHalves(MemoryEngine):
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, adopt: Position | None = None, **how: Any) -> Any:
-        files, path = context.seams.files, directory / "position"
-        if adopt is None and files.exists(path):
-            adopt, _ = read_state(files, path, memory._MAGIC, 1)
+        path = directory / "position"
+        if adopt is None and context.seams.files.exists(path):
+            adopt, _ = read_state(context, path, memory._MAGIC, 1)
         return super().open(directory, context, adopt=adopt, **how)
 
     def checkpoint(self, upto: Position) -> Position:
         if upto.txid > self._position.txid:
-            data, files = encoded(self, self._applied, self._state), self._seams.files
-            files.write_durably(self._directory / "state", data)
-            write_state(files, self._directory / "position", memory._MAGIC, 1, self._applied, b"")
+            data = encoded(self, self._applied, self._state)
+            self._seams.files.write_durably(self._directory / "state", data)
+            write_state(self._context, self._directory / "position", memory._MAGIC, 1, self._applied, b"")
             self._position, self._pending = self._applied, 0
         return self._position
 
@@ -382,7 +384,7 @@ class PositionFirst(RecordsEngine):
 
     def checkpoint(self, upto: Position) -> Position:
         if upto.txid > self._position.txid:
-            write_state(self._seams.files, self._directory / "position", b"HFRECPOS", 1, self._cells.head, b"")
+            write_state(self._context, self._directory / "position", b"HFRECPOS", 1, self._cells.head, b"")
         return super().checkpoint(upto)
 
 
