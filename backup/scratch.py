@@ -37,7 +37,7 @@ MAX_FINDINGS = 100
 
 def fits_memory(engine: AnyEngine, log: Log) -> bool:
     """Whether the log may be replayed into an engine that is open read-only."""
-    if not engine.abilities.replays_in_memory or sum(s.size for s in log.segments()) > MEMORY_LOG_BYTES:
+    if not engine.abilities.replays_in_memory or log.size() > MEMORY_LOG_BYTES:
         return False
     return not log.attached()
 

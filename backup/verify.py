@@ -68,7 +68,7 @@ def verify(target: str | os.PathLike[str], *, engine: AnyEngine | None = None, o
                 return VerifyReport(
                     target=str(target), store_id=manifest.history.store_id.hex(), branch=log.history.branch.id.hex(),
                     engine=manifest.engine, bounds=bounds, image_bytes=image_bytes,
-                    log_bytes=sum(s.size for s in log.segments()),
+                    log_bytes=log.size(),
                     attachment_bytes=tree_bytes(generation.log / "attachments", seams.files),
                     transactions=log.end.txid - log.base.txid, digest=digest.hex(),
                     seconds=seams.clock.monotonic() - started)

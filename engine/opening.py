@@ -435,8 +435,7 @@ def _is_written(layout: Layout) -> bool:
 
 
 def _replays_large(log: Log, after: int) -> bool:
-    tail = [s for s in log.segments() if s.last > after]
-    return sum(s.size for s in tail) > REPLAY_IN_MEMORY or any(txid > after for txid in log.attached())
+    return log.size_after(after) > REPLAY_IN_MEMORY or bool(log.attached(after))
 
 
 def copy_tree(files: Files, source: Path, target: Path) -> None:

@@ -198,7 +198,8 @@ def _check_footer(segment: Segment, data: bytes, end: int) -> None:
         "last_time_us": records[-1]["time_us"] if records else base,
         "complete_us": segment.groups[-1]["time_us"] if segment.groups else base, "data_end": end,
         "digest": xxh3_128_digest(data[:end]), "index": index,
-        "attachments": [{"txid": r["txid"], **r["attachment"]} for r in records if r["attachment"] is not None]}
+        "attachments": [{"txid": r["txid"], **r["attachment"]} for r in records if r["attachment"] is not None],
+        "followed": segment.footer is not None and segment.footer["followed"]}
     need(segment.footer == expected, f"the footer is {segment.footer}, and should be {expected}")
 
 
@@ -219,9 +220,14 @@ def _check_log(taken: Directory) -> None:
                 raise Misfit("segments do not follow one another")
             need(segment.header["ordinal"] == before.header["ordinal"] + 1, "an ordinal is missing")
             need(segment.header["base_time_us"] >= before.footer["complete_us"], "a time that goes back")
+            need(before.footer["followed"], "a segment that is followed, and does not say so")
+            counts = [before.footer["data_end"], len(before.footer["attachments"])]
+            need([segment.header[k] - before.header[k] for k in ("bytes_before", "attachments_before")] == counts,
+                 "what came before does not add up")
             earlier = before.header["history"]["branches"]
             need(history["branches"][: len(earlier)] == earlier, "segments of two histories")
         before = segment
+    need(before is None or before.footer is None or not before.footer["followed"], "the last segment is missing")
     named = {}
     for record in taken.records:
         need(str(record["payload_version"]) == engine_row(taken)[2], f"payload version {record['payload_version']}")

@@ -342,6 +342,7 @@ class Page:
         found, end = self.take("document", data, at)
         need(found["magic"] in self.magics, f"no map with magic {found['magic']!r}")
         name = self.magics[found["magic"]]
+        need(found["version"] == (2 if name == "segment header" else 1), f"a {name} of version {found['version']}")
         return name, self.unpack(name, found["body"]), end
 
 

@@ -70,7 +70,7 @@ def everything(options: LogOptions) -> Script:
 
 def go_through(script: Script, options: LogOptions) -> None:
     """Groups of one and of many, a spare, rotations, an oversized record, a heartbeat, a seal, a reopening, a new
-    branch, a pruning."""
+    branch, a pruning, two openings that go on in the last segment."""
     script.append(b"one")
     script.append(b"two", b"three", payload(4, 3000))
     if options.preallocate:
@@ -90,6 +90,11 @@ def go_through(script: Script, options: LogOptions) -> None:
     script.prune(2)
     script.append(b"fourteen")
     script.log.close()
+    for n in (15, 16):  # in the last segment, which is small
+        script.log = Log.open(DIRECTORY, options=options, seams=script.seams)
+        script.append(payload(n, 300))
+        script.log.close()
+    assert [s.last for s in script.log.segments()][-2:] == [11, 16]
 
 
 def opened(disk: SimDisk, options: LogOptions, seed: int = 1) -> Log:

@@ -13,10 +13,11 @@ from holdfast.engine.contract import Engine
 from holdfast.engine.errors import DiskFull
 from holdfast.engine.history import Position, Record
 from holdfast.engine.leases import Lease, Leases, LeaseTable
+from holdfast.engine.log.listing import Listing, recover
 from holdfast.engine.log.log import Log
 from holdfast.engine.log.reading import LogReading
-from holdfast.engine.log.recovery import LogRecovery, recover
-from holdfast.engine.log.segment import Segment, SegmentWriter
+from holdfast.engine.log.recovery import LogRecovery
+from holdfast.engine.log.segment import SegmentWriter
 from holdfast.engine.opening import replay
 from holdfast.engine.seams import File, Files
 from holdfast.engine.source.base import Confirmation
@@ -106,11 +107,11 @@ def nobody_is_told(*found: Any) -> LogRecovery:
 
 
 @part("holdfast.engine.log.log.recover", caught_by="EngineContract.test_reading_only_changes_nothing")
-def recovers_to_read(files: Files, paths: list[Path], *, engine_txid: int, read_only: bool
-                     ) -> tuple[list[Segment], LogRecovery]:
+def recovers_to_read(files: Files, directory: Path, ordinals: list[int], *, engine_txid: int, read_only: bool
+                     ) -> tuple[Listing, LogRecovery]:
     """Whoever opens a store to read it recovers its log, and cuts it: while the writer still runs, or in the only
     copy that is left to look at."""
-    return recover(files, paths, engine_txid=engine_txid, read_only=False)
+    return recover(files, directory, ordinals, engine_txid=engine_txid, read_only=False)
 
 
 @part(LogReading, caught_by="EngineContract.test_a_flipped_byte_in_the_log_of_a_closed_store_is_found")

@@ -27,7 +27,7 @@ from ..errors import Damaged, InvalidInput, UnsupportedFormat
 from ..history import History, Position, Record
 from ..seams import File
 
-SEGMENT_MAGIC, SEGMENT_VERSION = b"HFSEGMNT", 1
+SEGMENT_MAGIC, SEGMENT_VERSION = b"HFSEGMNT", 2
 FOOTER_MAGIC = b"HFSEALED"
 GROUP_MAGIC = b"HFG1"
 SECTOR = 512
@@ -41,14 +41,16 @@ FRAME = struct.Struct("<IIQ")
 TRAILER = struct.Struct("<8sII16s")
 MAX_HEADER_BLOCK = 1 << 20
 MAX_RECORD_HEADER = 4096
-_READ_BYTES = 1 << 20
+_READ_BYTES, _FIRST_READ = 1 << 20, 16 << 10
 
 
 class SegmentHeader(NamedTuple):
     """What the header block of a segment says.
 
     `base` is the position before its first record. No record here is committed before `base_time_us`: the commit time
-    at `base`, or that of a heartbeat after it; 0 if there is none.
+    at `base`, or that of a heartbeat after it; 0 if there is none. `bytes_before` and `attachments_before` count what
+    all segments before this one hold, those too that were pruned: so what a log holds is known from its first and its
+    last segment.
     """
 
     segment_id: bytes
@@ -59,12 +61,15 @@ class SegmentHeader(NamedTuple):
     base: Position
     base_time_us: int
     created_us: int
+    bytes_before: int = 0
+    attachments_before: int = 0
 
     def encode(self) -> bytes:
         data = document.encode(SEGMENT_MAGIC, SEGMENT_VERSION, {
             "segment_id": self.segment_id, "ordinal": self.ordinal, "engine": self.engine,
             "history": self.history.to_wire(), "epoch": self.epoch, "base": list(self.base),
-            "base_time_us": self.base_time_us, "created_us": self.created_us})
+            "base_time_us": self.base_time_us, "created_us": self.created_us, "bytes_before": self.bytes_before,
+            "attachments_before": self.attachments_before})
         if len(data) > MAX_HEADER_BLOCK:
             raise InvalidInput("this history has too many branches for a segment header",
                                hint="start a new store from a restore")
@@ -85,10 +90,14 @@ def read_header(file: File) -> tuple[SegmentHeader, int]:
     try:
         header = SegmentHeader(body["segment_id"], body["ordinal"], body["engine"],
                                History.from_wire(body["history"]), body["epoch"], Position(*body["base"]),
-                               body["base_time_us"], body["created_us"])
+                               body["base_time_us"], body["created_us"], body["bytes_before"],
+                               body["attachments_before"])
     except (KeyError, TypeError, InvalidInput) as error:
         raise Damaged(f"has a header that lacks or garbles a field: {error}", path=str(file.path)) from error
-    return header, length + (-length % SECTOR)
+    start_of_groups = length + (-length % SECTOR)
+    if file.size() < start_of_groups:  # it got its name when all of this was synced
+        raise Damaged("was cut within its header", path=str(file.path), offset=file.size())
+    return header, start_of_groups
 
 
 class IndexEntry(NamedTuple):
@@ -112,6 +121,7 @@ class Footer(NamedTuple):
         digest: xxh3-128 of every byte before `data_end`.
         places: sparse index, ascending.
         attachments: (txid, name, size, digest) of those that its records name.
+        followed: the next segment was begun, so that one that is missing is missed.
     """
 
     last: Position
@@ -123,13 +133,14 @@ class Footer(NamedTuple):
     digest: bytes
     places: tuple[IndexEntry, ...]
     attachments: tuple[tuple[int, str, int, bytes], ...]
+    followed: bool
 
     def encode(self) -> bytes:
         body = msgpack.packb({
             "last": list(self.last), "records": self.records, "first_time_us": self.first_time_us,
             "last_time_us": self.last_time_us, "complete_us": self.complete_us, "data_end": self.data_end,
             "digest": self.digest, "index": [list(e) for e in self.places],
-            "attachments": [list(a) for a in self.attachments]})
+            "attachments": [list(a) for a in self.attachments], "followed": self.followed})
         head = struct.pack("<8sII", FOOTER_MAGIC, SEGMENT_VERSION, len(body))
         return bytes(body + head + xxh3_128_digest(body + head))
 
@@ -154,7 +165,7 @@ def read_footer(file: File) -> Footer | None:
     footer = Footer(Position(*body["last"]), body["records"], body["first_time_us"], body["last_time_us"],
                     body["complete_us"], body["data_end"], body["digest"],
                     tuple(IndexEntry(*e) for e in body["index"]),
-                    tuple((n, a, s, d) for n, a, s, d in body["attachments"]))
+                    tuple((n, a, s, d) for n, a, s, d in body["attachments"]), body["followed"])
     return footer if footer.data_end == size - TRAILER.size - length else None
 
 
@@ -178,19 +189,21 @@ class BadBytes(Exception):
 
 
 class _Window:
-    """A sliding window over a file, so that reading costs one system call a megabyte."""
+    """A sliding window over a file: little at first, for who wants only what is new, then a megabyte at a time."""
 
     def __init__(self, file: File, end: int) -> None:
         self.file = file
         self.end = end
         self.start = 0
         self.data = b""
+        self._step = _FIRST_READ
 
     def get(self, offset: int, length: int) -> bytes:
         """`length` bytes at `offset`, fewer where the end is nearer."""
         at = offset - self.start
         if at < 0 or at + length > len(self.data):
-            want = min(max(length, _READ_BYTES), self.end - offset)
+            want = min(max(length, self._step), self.end - offset)
+            self._step = min(4 * self._step, _READ_BYTES)
             self.data = self.file.pread(want, offset) if want > 0 else b""
             self.start, at = offset, 0
         return self.data[at : at + length]

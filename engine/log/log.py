@@ -5,9 +5,12 @@ written. `take` hands the oldest batch to whoever syncs, and `write` puts it int
 `append`, `take` and `heartbeat` must be called under one lock (the store's), `write` by one thread at a time, outside
 of it; what is read (`reading.py`) is durable and may be read by any thread meanwhile.
 
-A batch belongs to one segment. When a record does not fit, `append` goes on in the next segment at once; `write` seals
-the one before, when everything in it is written, and starts the next. So a segment under its own name always has a
-valid header, and there is a later segment only where the earlier one is sealed.
+A batch belongs to one segment. When a record does not fit, `append` goes on in the next segment at once; `write`, when
+everything in the one before is written, starts the next, and seals the one before, whose footer then says that it is
+followed. So a segment under its own name always has a valid header, a segment takes records only where the one before
+is sealed, and one that took records and is gone is missed, the last one too.
+
+After an opening the log goes on in its last segment, if that is small, and not in a new one each time.
 """
 
 from __future__ import annotations
@@ -18,18 +21,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from ..errors import Damaged, DiskFull, InvalidInput, SettingError
 from ..history import Attachment, History, Position, Record
-from ..seams import Seams, is_disk_full
+from ..seams import File, Seams, is_disk_full
 from ..shown import shown
 from .attachments import AttachmentWriter
 from .consumers import Consumers
 from .format import FRAME, GROUP_HEADER, SegmentHeader
+from .listing import Listing, recover
 from .reading import LogReading
-from .recovery import LogRecovery, recover
-from .segment import FOOTER_ROOM, MAX_ATTACHMENTS, Segment, SegmentInfo, SegmentWriter, allocate, segment_name
+from .recovery import LogRecovery
+from .segment import (
+    FOOTER_ROOM,
+    JOIN_BYTES,
+    MAX_ATTACHMENTS,
+    Segment,
+    SegmentInfo,
+    SegmentWriter,
+    allocate,
+    is_segment,
+    note_followed,
+    segment_name,
+)
 
 _frame = FRAME.pack
 _FRAME, _GROUP = FRAME.size, GROUP_HEADER.size
@@ -76,7 +91,7 @@ class Batch:
 class Log(LogReading):
     """See the module's text. Made by `create` or `open`."""
 
-    def __init__(self, directory: Path, segments: list[Segment], *, engine: str, epoch: int, options: LogOptions,
+    def __init__(self, directory: Path, segments: Listing, *, engine: str, epoch: int, options: LogOptions,
                  seams: Seams) -> None:
         self.directory = directory
         self.files = seams.files
@@ -88,7 +103,7 @@ class Log(LogReading):
         """How far commit times were held back or found to have jumped, last time it happened."""
         self._seams = seams
         self._now = seams.clock.now_us
-        self._segments = segments  # never changed in place: readers hold a reference
+        self._segments = segments
         self._listing = seams.scheduler.lock()  # around each replacement of it: rotation and pruning are two threads
         last = segments[-1]
         self.history = last.header.history
@@ -101,7 +116,8 @@ class Log(LogReading):
         self._batches: deque[Batch] = deque()
         self._writer: SegmentWriter | None = None  # where append goes on
         self._written: SegmentWriter | None = None  # where write is
-        self._spare: Path | None = None
+        self._unfollowed: File | None = None  # the last segment, sealed, to be written to when it is followed
+        self._spare: tuple[File, Path] | None = None  # the next segment's file, open
         self._spare_number = 0
         self._spare_lock = seams.scheduler.lock()
         self.consumers = Consumers(directory, seams)
@@ -118,9 +134,10 @@ class Log(LogReading):
         """
         seams.files.make_directory(directory)
         origin = SegmentHeader(b"", 0, engine, history, epoch, base, last_time_us, seams.clock.now_us())
-        log = cls(directory, [Segment(seams.files, directory, origin, 0)], engine=engine, epoch=epoch,
+        none = Listing(seams.files, directory, [])
+        log = cls(directory, none.with_last(Segment(seams.files, directory, origin, 0)), engine=engine, epoch=epoch,
                   options=options or LogOptions(), seams=seams)
-        log._segments = []
+        log._segments = none
         log._start_now()
         return log
 
@@ -140,17 +157,17 @@ class Log(LogReading):
         """
         files = seams.files
         names = files.list(directory) if files.is_directory(directory) else []
-        paths = [directory / n for n in names if n.endswith(".seg") and n[:12].isdigit()]
-        if not paths:
+        ordinals = [int(n[:12]) for n in names if is_segment(n)]
+        if not ordinals:
             raise Damaged("has no log segment", path=str(directory))
         engine_txid = engine_position.txid if engine_position is not None else 0
-        segments, recovery = recover(files, paths, engine_txid=engine_txid, read_only=read_only)
+        segments, recovery = recover(files, directory, ordinals, engine_txid=engine_txid, read_only=read_only)
         log = cls(directory, segments, engine=segments[-1].header.engine, epoch=segments[-1].header.epoch,
                   options=options or LogOptions(), seams=seams)
         log.recovery = recovery
         if not read_only:
             log._sweep(names)
-        log._check_attachments()
+        log._look_at_attachments(sweep=not read_only)
         if engine_position is not None:
             log._match(engine_position)
         return log
@@ -165,7 +182,7 @@ class Log(LogReading):
                           path=str(self.directory))
 
     def _sweep(self, names: list[str]) -> None:
-        """Remove what a crash left behind: half-made files, used spares, attachments that no record names."""
+        """Remove what a crash left behind: half-made files, used spares."""
         files = self._seams.files
         for name in names:
             path = self.directory / name
@@ -173,23 +190,29 @@ class Log(LogReading):
                 files.unlink(path)
             elif name.startswith("spare-"):
                 # Good only while it was never written: zero and whole; it was synced before it got its name.
-                file = files.open(path)
+                file = files.open(path, "write")
                 fit = (self.options.preallocate and file.size() == self.options.segment_bytes
                        and not any(file.pread(65536, 0)))
-                file.close()
                 if fit and self._spare is None:
-                    self._spare = path
+                    self._spare = file, path
                     self._spare_number = int(name[6:-4])
                 else:
+                    file.close()
                     files.unlink(path)
-        named = {a[1] for s in self._segments for a in s.attachments}
-        if files.is_directory(self.directory / "attachments"):
-            for name in files.list(self.directory / "attachments"):
-                if name not in named:
-                    files.unlink(self.directory / "attachments" / name)
 
-    def _check_attachments(self) -> None:
-        for segment in self._segments:
+    def _look_at_attachments(self, *, sweep: bool) -> None:
+        """All that records name must be there. After a crash there may be more: from loads that never were, and of
+        segments that were pruned. Every segment is read for it only after a crash, or if their number is not right."""
+        directory = self.directory / "attachments"
+        there = self.files.list(directory) if self.files.is_directory(directory) else []
+        segments = self._segments.read_already()
+        if len(there) != self._segments.attachments() or (there and not self.recovery.clean):
+            segments = list(self._segments)
+            named = {a[1] for s in segments for a in s.attachments}
+            for name in there:
+                if sweep and name not in named:
+                    self.files.unlink(directory / name)
+        for segment in segments:
             for txid, name, size, _ in segment.attachments:
                 path = self.attachment_path(name)
                 if not self._seams.files.exists(path) or self._seams.files.size(path) != size:
@@ -201,6 +224,7 @@ class Log(LogReading):
         try:
             self._start(self._writer)
         except BaseException as error:
+            self._writer.abandon()
             self._writer = None
             if is_disk_full(error):
                 raise DiskFull(f"no room for a log segment in {self.directory}") from error
@@ -285,29 +309,61 @@ class Log(LogReading):
             writer.segment.attachments.append((record.txid, *record.attachment))
 
     def _next_writer(self, need: int) -> SegmentWriter:
-        """A writer for the segment after the present one, its room taken. Raises `DiskFull`."""
-        header = SegmentHeader(self._seams.randomness.token(16), self._next_ordinal(), self.engine, self.history,
-                               self.epoch, self.appended, self._time, self._now())
+        """A writer for the segment after the present one, or for the last one if the log goes on in that: its room
+        taken, and every file open that it takes to start it. Raises `DiskFull`, `OSError`."""
+        before, open_end = None, self._writer
+        if open_end is not None:
+            before, size = open_end.segment, open_end.reserved
+        elif len(self._segments):
+            before = self._segments[-1]
+            size = before.data_end
+            joined = self._joined(before, need)
+            if joined is not None:
+                self._forget_unfollowed()  # of an earlier try, which lacked room
+                return SegmentWriter(before, *self._room(self.options.segment_bytes), joined)
+            if self._unfollowed is None:
+                self._unfollowed = self.files.open(before.path, "write")
+        counts = (0, 0) if before is None else (before.header.bytes_before + size,
+                                                before.header.attachments_before + len(before.attachments))
+        header = SegmentHeader(self._seams.randomness.token(16), 1 if before is None else before.header.ordinal + 1,
+                               self.engine, self.history, self.epoch, self.appended, self._time, self._now(), *counts)
         data_start = len(header.encode())
-        capacity = max(self.options.segment_bytes, data_start + need + FOOTER_ROOM)
-        prepared = self._take_spare(capacity) if self.options.preallocate else None
-        segment = Segment(self._seams.files, self.directory / segment_name(header.ordinal), header, data_start)
-        return SegmentWriter(segment, prepared, capacity)
+        segment = Segment(self.files, self.directory / segment_name(header.ordinal), header, data_start)
+        return SegmentWriter(segment, *self._room(max(self.options.segment_bytes, data_start + need + FOOTER_ROOM)))
 
-    def _next_ordinal(self) -> int:
-        if self._writer is not None:
-            return self._writer.segment.header.ordinal + 1
-        return self._segments[-1].header.ordinal + 1 if self._segments else 1
+    def _joined(self, last: Segment, need: int) -> bytes | None:
+        """What stands in the last segment, sealed before an opening, if the log can go on in it."""
+        footer, header = last.footer, last.header
+        if (footer is None or footer.data_end > min(JOIN_BYTES, self.options.segment_bytes // 2)
+                or footer.data_end + need + FOOTER_ROOM > self.options.segment_bytes
+                or (header.history, header.epoch) != (self.history, self.epoch)):
+            return None
+        file = self.files.open(last.path)
+        try:
+            data = file.pread(footer.data_end, 0)
+        finally:
+            file.close()
+        return data if xxh3_128_digest(data) == footer.digest else None  # what is damaged is not copied
 
-    def _take_spare(self, capacity: int) -> Path:
+    def _room(self, capacity: int) -> tuple[File, Path, int]:
+        """An open file for a segment, its path, its capacity."""
         with self._spare_lock:
-            spare, path = self._spare, self.directory / f"spare-{self._spare_number + 1}.seg"
+            spare = self._spare
             if spare is not None and capacity == self.options.segment_bytes:
                 self._spare = None
-                return spare
-            allocate(self._seams.files, path, capacity)
+                return *spare, capacity
+            path = self._spare_path()
+            if self.options.preallocate:
+                file = allocate(self.files, path, capacity)
+            else:
+                path = path.with_suffix(".new")
+                self.files.unlink(path, missing_ok=True)
+                file = self.files.open(path, "create")
             self._spare_number += 1
-            return path
+            return file, path, capacity
+
+    def _spare_path(self) -> Path:
+        return self.directory / f"spare-{self._spare_number + 1}.seg"
 
     @property
     def wants_spare(self) -> bool:
@@ -317,11 +373,11 @@ class Log(LogReading):
         """Zero-fill and sync the next segment. Called in the background. Raises `DiskFull`, `OSError`."""
         with self._spare_lock:
             if self.wants_spare:
-                path = self.directory / f"spare-{self._spare_number + 1}.seg"
-                allocate(self._seams.files, path, self.options.segment_bytes)
-                self._seams.files.sync_directory(self.directory)
+                path = self._spare_path()
+                spare = allocate(self.files, path, self.options.segment_bytes)
                 self._spare_number += 1
-                self._spare = path
+                self._spare = spare, path
+                self.files.sync_directory(self.directory)
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -350,16 +406,22 @@ class Log(LogReading):
         return self.end
 
     def _start(self, writer: SegmentWriter) -> None:
-        """Seal the segment that is being written, and start the next."""
-        self._seal()
+        """Start a segment, and only then seal the one that was being written, or say in its footer that it is followed:
+        before that is durable, the new one takes no records."""
         writer.start()
+        if self._unfollowed is not None:
+            note_followed(self._unfollowed, self._segments[-1])
+            self._forget_unfollowed()
+        self._seal(followed=True)
         self._written = writer
+        if len(self._segments) and self._segments[-1] is writer.segment:
+            return  # it went on in that
         with self._listing:
-            self._segments = [*self._segments, writer.segment]
+            self._segments = self._segments.with_last(writer.segment)
 
-    def _seal(self) -> None:
+    def _seal(self, *, followed: bool) -> None:
         if self._written is not None:
-            self._written.seal()
+            self._written.seal(followed=followed)
             info = self._written.segment.info()
             self._written = None
             self.on_sealed(info)
@@ -418,42 +480,42 @@ class Log(LogReading):
             raise
 
     def close(self) -> None:
-        """Write what is appended and seal. A segment without records that says nothing new is removed."""
+        """Write what is appended and seal."""
         if self._written is not None or self._batches:
             self.sync()
-            written, before = self._written, self._segments[:-1]
-            assert written is not None
-            segment = written.segment
-            silent = segment.end == segment.header.base and segment.complete_us == segment.header.base_time_us
-            if silent and before and before[-1].header.history == self.history and (
-                    before[-1].header.epoch == self.epoch):
-                written.abandon()
-                self._written = None
-                self._segments = before
-                self._seams.files.unlink(segment.path)
-                self._seams.files.sync_directory(self.directory)
-            else:
-                self._seal()
-        self._writer = None
+            self._seal(followed=False)
+        self.abandon()
 
     def abandon(self) -> None:
         """Let go of the files as they are, as a crash would."""
-        if self._written is not None:
-            self._written.abandon()
-            self._written = None
+        writers = {id(w): w for w in (self._written, self._writer, *(batch.writer for batch in self._batches)) if w}
         self._batches.clear()
+        self._written = self._writer = None
+        for writer in writers.values():
+            writer.abandon()
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare[0].close()
+        self._forget_unfollowed()
+
+    def _forget_unfollowed(self) -> None:
+        file, self._unfollowed = self._unfollowed, None
+        if file is not None:
+            file.close()
 
     # --- pruning ---------------------------------------------------------------------------------------------------
 
     def prune(self, segments: list[SegmentInfo]) -> None:
-        """Delete these segments, the oldest ones, and their attachments. The caller has made sure nobody needs them."""
-        files, doomed = self._seams.files, {s.ordinal for s in segments}
-        gone = [s for s in self._segments[:-1] if s.header.ordinal in doomed]
-        if gone != self._segments[: len(gone)]:
+        """Delete these segments, the oldest ones, and their attachments; the last one stays. The caller has made sure
+        that nobody needs them."""
+        files, count = self._seams.files, min(len(segments), len(self._segments) - 1)
+        gone = [self._segments[at] for at in range(count)]
+        if [s.header.ordinal for s in gone] != [s.ordinal for s in segments[:count]]:
             raise InvalidInput("only the oldest segments can be pruned")
+        removed = False
         try:
             with self._listing:
-                self._segments = self._segments[len(gone) :]
+                self._segments, removed = self._segments.without_first(count), True
             for segment in gone:  # oldest first, so that a crash leaves no hole
                 files.unlink(segment.path, missing_ok=True)
                 files.sync_directory(self.directory)
@@ -461,8 +523,9 @@ class Log(LogReading):
                     files.unlink(self.attachment_path(name), missing_ok=True)
         except BaseException:
             with self._listing:  # what is still there is the oldest still, and goes before any other
-                left = [s for s in gone if files.exists(s.path)]
-                self._segments = left + [s for s in self._segments if s not in gone]
+                if not removed:
+                    self._segments = self._segments.without_first(count)
+                self._segments = self._segments.with_first([s for s in gone if files.exists(s.path)])
             raise
 
     # --- attachments -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ groups from there. That a segment is gone is an error of its own: a gap is never
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ..history import Attachment, Position, Record
 from ..seams import Files
 from .attachments import NAME as ATTACHMENT_NAME
 from .attachments import verify_attachment
+from .listing import Listing
 from .segment import Segment, SegmentInfo
 
 
@@ -26,7 +28,7 @@ class LogReading:
     files: Files
     end: Position
     """The durable end."""
-    _segments: list[Segment]
+    _segments: Listing
 
     @property
     def base(self) -> Position:
@@ -34,20 +36,13 @@ class LogReading:
         return self._segments[0].header.base
 
     def segments(self) -> list[SegmentInfo]:
-        """All segments, oldest first."""
+        """All segments, oldest first. Reads the header and footer of each that was not read yet."""
         return [s.info() for s in self._segments]
 
     def _segment_of(self, txid: int) -> Segment:
         """The segment that holds `txid`, which is at or below the durable end and above the base."""
         segments = self._segments
-        low, high = 0, len(segments) - 1
-        while low < high:  # the last segment that starts at or before txid
-            middle = (low + high + 1) // 2
-            if segments[middle].first <= txid:
-                low = middle
-            else:
-                high = middle - 1
-        return segments[low]
+        return segments[segments.at_or_before(txid)]
 
     def read(self, after: int, upto: int | None = None) -> Iterator[Record]:
         """Durable records after `after`, up to and with `upto` (the durable end, without), in order.
@@ -119,20 +114,17 @@ class LogReading:
                     raise Damaged("a segment has disappeared", path=str(self.directory)) from error
 
     @staticmethod
-    def _txid_at(segments: list[Segment], time_us: int) -> int:
-        found = segments[0].header.base.txid
-        for segment in segments:
-            if segment.end.txid == segment.header.base.txid:
-                continue
-            if segment.last_time_us <= time_us:
-                found = segment.end.txid
-                continue
-            for group in segment.groups(segment.place_of_time(time_us), segment.data_end):
-                for record in group.records:
-                    if record.time_us > time_us:
-                        return found
-                    found = record.txid
-            break
+    def _txid_at(segments: Listing, time_us: int) -> int:
+        at = bisect.bisect_right(range(len(segments)), time_us, key=lambda at: segments[at].last_time_us)
+        if at == len(segments):
+            return segments[-1].end.txid
+        segment = segments[at]  # the first that holds a later transaction, or comes after a later heartbeat
+        found = segment.header.base.txid
+        for group in segment.groups(segment.place_of_time(time_us), segment.data_end):
+            for record in group.records:
+                if record.time_us > time_us:
+                    return found
+                found = record.txid
         return found
 
     @property
@@ -152,13 +144,24 @@ class LogReading:
                 verify_attachment(self.files, self.attachment_path(name), Attachment(name, size, digest))
             before = segment
 
-    def attached(self) -> list[int]:
-        """The transactions that name an attachment."""
-        return [a[0] for s in self._segments for a in s.attachments]
+    def attached(self, after: int = 0) -> list[int]:
+        """The transactions after `after` that name an attachment. Costs the segments from there on."""
+        segments = self._segments
+        if not segments.attachments():
+            return []
+        return [a[0] for at in range(segments.at_or_before(after + 1), len(segments))
+                for a in segments[at].attachments if a[0] > after]
 
     def size(self) -> int:
-        """Bytes of all segments."""
-        return sum(s.info().size for s in self._segments)
+        """Bytes of log in all segments: headers and groups, without footers and room taken in advance."""
+        return self._segments.bytes_from(0)
+
+    def size_after(self, txid: int) -> int:
+        """As `size`, of the segments that hold transactions after `txid`. Costs the logarithm of their number."""
+        segments = self._segments
+        if txid >= segments[-1].end.txid:
+            return 0
+        return segments.bytes_from(segments.at_or_before(txid + 1))
 
     def attachment_path(self, name: str) -> Path:
         """Raises `InvalidInput` where `name` is not of the form that the kit gives."""

@@ -1,19 +1,20 @@
 """Finding the end of a log after whatever happened.
 
-Every segment but the last must be sealed and end where the next begins. The last one may be torn: it is read group by
-group until the bytes make no sense. If a valid group header stands anywhere behind that place and says that these bytes
-were durable, they are damaged, and that is an error; otherwise they were never acknowledged, and are cut. The engine's
-own position is such a watermark too, and so is the beginning of the next segment.
+Every segment but the last two is sealed. A segment is begun, then the one before is sealed, whose footer says that it
+is followed, and then the first records come; so a last segment that is missing is missed.
+
+The last one may be torn: it is read group by group until the bytes make no sense. If a valid group header stands
+anywhere behind that place and says that these bytes were durable, they are damaged, and that is an error; otherwise
+they were never acknowledged, and are cut. The engine's own position is such a watermark too, and so is the beginning of
+the next segment.
 
 What stands above the last watermark may be in the page cache only (the process died, not the machine): it is written
-again and synced before anything counts as durable. Then the segment is sealed, so that the next record starts a new
-one.
+again and synced before anything counts as durable. Then the segment is sealed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..errors import Damaged
 from ..seams import File, Files
@@ -35,46 +36,16 @@ class LogRecovery:
     rewritten_bytes: int = 0
 
 
-def recover(files: Files, paths: list[Path], *, engine_txid: int, read_only: bool) -> tuple[list[Segment], LogRecovery]:
-    """Load the segments at `paths` (oldest first), and recover the last one's end.
-
-    Args:
-        files, paths: where they are.
-        engine_txid: the engine's durable state holds this transaction, so the log must.
-        read_only: change nothing, and leave out the last group where it is not known to be durable.
-
-    Raises:
-        Damaged, UnsupportedFormat.
-    """
-    segments = [Segment.load(files, path) for path in paths]
-    recovery = LogRecovery()
-    for number, segment in enumerate(segments):
-        following = segments[number + 1] if number + 1 < len(segments) else None
-        if segment.path.name[:12] != f"{segment.header.ordinal:012d}":
-            raise Damaged(f"says it is segment {segment.header.ordinal}", path=str(segment.path), offset=0)
-        if segment.footer is None:
-            hold = read_only and following is None
-            durable = engine_txid if following is None else following.header.base.txid
-            found = _recover_segment(files, segment, hold=hold, durable=durable, read_only=read_only)
-            recovery = found if following is None else recovery
-        if following is not None:
-            if following.header.ordinal != segment.header.ordinal + 1:
-                raise Damaged("the segment before this one is missing", path=str(following.path))
-            same = following.header.history.store_id == segment.header.history.store_id
-            if following.header.base != segment.end or not same:
-                raise Damaged(f"starts after {following.header.base}, and the one before ends at {segment.end}",
-                              path=str(following.path))
-    if segments[-1].end.txid < engine_txid:
-        raise Damaged(f"the log ends at transaction {segments[-1].end.txid}, the engine's state holds {engine_txid}",
-                      path=str(segments[-1].path))
-    return segments, recovery
-
-
-def _recover_segment(files: Files, segment: Segment, *, hold: bool, durable: int, read_only: bool) -> LogRecovery:
+def recover_segment(files: Files, segment: Segment, *, hold: bool, durable: int, read_only: bool,
+                    followed: bool = False) -> LogRecovery:
     """Read an unsealed segment to its end and, unless `read_only`, make that end durable, cut and seal it.
 
-    `durable`: this transaction is known to have been durable, from outside of the segment.
-    `hold`: leave out the last group, unless it was.
+    Args:
+        files, segment: the segment.
+        hold: leave out the last group, unless it is known to have been durable.
+        durable: this transaction is known to have been, from outside of the segment.
+        read_only: change nothing.
+        followed: the next segment has begun.
     """
     file = files.open(segment.path, "read" if read_only else "write")
     try:
@@ -109,7 +80,7 @@ def _recover_segment(files: Files, segment: Segment, *, hold: bool, durable: int
         for offset in range(watermark, data_end, _STEP):
             file.pwrite(file.pread(min(_STEP, data_end - offset), offset), offset)
         file.datasync()
-        write_footer(file, segment, digest_of(file, data_end).digest())
+        write_footer(file, segment, digest_of(file, data_end).digest(), followed=followed)
         return LogRecovery(False, str(segment.path), data_end, cut, data_end - watermark)
     finally:
         file.close()

@@ -8,7 +8,7 @@ sync of records writes no metadata. Sealing writes a footer behind the records a
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,10 @@ from .format import (
 FOOTER_ROOM = 32 << 10
 """Kept free at a segment's end, so that sealing it needs no room."""
 INDEX_EVERY = 256 << 10
+NEAR_EVERY = 16 << 10
+"""How dense the index of an open segment is, whose end is what followers ask for. It stays in memory."""
+JOIN_BYTES = 1 << 20
+"""A last segment with no more data than this is gone on with after an opening, so that openings leave no files."""
 MAX_ATTACHMENTS = 100
 _ZEROS = bytes(1 << 20)
 
@@ -64,24 +68,32 @@ def segment_name(ordinal: int) -> str:
     return f"{ordinal:012d}.seg"
 
 
-def allocate(files: Files, path: Path, size: int) -> None:
-    """Make a zero-filled file, which gets its name when it is synced. Raises `DiskFull`, leaving nothing."""
+def is_segment(name: str) -> bool:
+    """Whether a file of this name in a log's directory is one of its segments."""
+    return len(name) == 16 and name.endswith(".seg") and name[:12].isdigit()
+
+
+def allocate(files: Files, path: Path, size: int) -> File:
+    """Make a zero-filled file, which gets its name when it is synced, and keep it open: starting a segment in it then
+    needs no descriptor. Raises `DiskFull`, `OSError`, leaving nothing."""
     beside = path.with_suffix(".new")
-    files.unlink(beside, missing_ok=True)
+    file = None
     try:
+        files.unlink(beside, missing_ok=True)
         file = files.open(beside, "create")
-        try:
-            for offset in range(0, size, len(_ZEROS)):
-                file.pwrite(_ZEROS[: size - offset], offset)
-            file.sync()
-        finally:
-            file.close()
+        for offset in range(0, size, len(_ZEROS)):
+            file.pwrite(_ZEROS[: size - offset], offset)
+        file.sync()
         files.rename(beside, path)
-    except OSError as error:
+        file.path = path
+    except BaseException as error:
+        if file is not None:
+            file.close()
         files.unlink(beside, missing_ok=True)
         if is_disk_full(error):
             raise DiskFull(f"no room for {size:,} bytes of log in {path.parent}") from error
         raise
+    return file
 
 
 class Segment:
@@ -98,6 +110,7 @@ class Segment:
         self.first_time_us = self.last_time_us = header.base_time_us
         self.complete_us = header.base_time_us
         self.index: list[IndexEntry] = []
+        self._near: list[IndexEntry] = []
         self.attachments: list[tuple[int, str, int, bytes]] = []
         self.footer: Footer | None = None
         self.size = 0
@@ -142,10 +155,16 @@ class Segment:
     def note_records(self, offset: int, first: int, first_time_us: int, last: Record) -> None:
         if first == self.first:
             self.first_time_us = first_time_us
+        if not self._near or offset - self._near[-1].offset >= NEAR_EVERY:
+            self._near.append(IndexEntry(first, first_time_us, offset, self.end.chain))
         if not self.index or offset - self.index[-1].offset >= INDEX_EVERY:
             self.index.append(IndexEntry(first, first_time_us, offset, self.end.chain))
         self.last_time_us = last.time_us
         self.end = last.position
+
+    def forget_near(self) -> None:
+        """It is sealed: it gets no longer, and the index of its footer will do."""
+        self._near = []
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -168,15 +187,17 @@ class Segment:
 
     def place_of_txid(self, txid: int) -> IndexEntry | None:
         """The last index entry at or before `txid`."""
-        index = self.index
-        at = bisect.bisect_right(index, txid, key=lambda e: e.txid)
-        return index[at - 1] if at else None
+        return self._place(txid, lambda e: e.txid)
 
     def place_of_time(self, time_us: int) -> IndexEntry | None:
         """The last index entry that starts before any transaction later than `time_us`."""
-        index = self.index
-        at = bisect.bisect_right(index, time_us, key=lambda e: e.time_us)
-        return index[at - 1] if at else None
+        return self._place(time_us, lambda e: e.time_us)
+
+    def _place(self, value: int, key: Callable[[IndexEntry], int]) -> IndexEntry | None:
+        for index in (self._near, self.index):
+            if at := bisect.bisect_right(index, value, key=key):
+                return index[at - 1]
+        return None
 
     def verify(self) -> None:
         """Read every byte and compare with what header and footer say. Raises `Damaged`."""
@@ -211,50 +232,50 @@ def digest_of(file: File, end: int) -> xxh3_128:
 
 
 class SegmentWriter:
-    """The open end of a segment. `reserved` is ahead of `segment.data_end` by what is appended and not yet written."""
+    """The open end of a segment. `reserved` is ahead of `segment.data_end` by what is appended and not yet written.
 
-    def __init__(self, segment: Segment, prepared: Path | None, capacity: int) -> None:
+    It goes on in a sealed segment where it was given one (`joins`): that is written once more, to another file, which
+    then takes its name. So a crash leaves it sealed or open, and who reads it meanwhile reads the same bytes.
+    """
+
+    def __init__(self, segment: Segment, file: File, path: Path, capacity: int, joins: bytes | None = None) -> None:
+        """
+        Args:
+            segment: the one to be begun, or to be gone on with.
+            file, path: what it is written to, open: a spare, or an empty file. It takes the segment's name at `start`.
+            capacity: room in it, the footer's included.
+            joins: the bytes that `segment` has already.
+        """
         self.segment = segment
         self.seed = segment.header.seed
-        self.prepared = prepared
         self.limit = capacity - FOOTER_ROOM
-        self.reserved = segment.data_start
-        self.attachments = 0
-        self._file: File | None = None
+        self.reserved = segment.data_end
+        self.attachments = len(segment.attachments)
+        self.started = False
+        self._file = file
+        self._path = path
+        self._joins = joins
         self._digest = xxh3_128()
 
-    @property
-    def started(self) -> bool:
-        return self._file is not None
-
     def start(self) -> None:
-        """Write and sync the header, and take the segment's name, durably."""
-        files, path = self.segment.files, self.segment.path
-        header = self.segment.header.encode()
-        if self.prepared is None:
-            beside = path.with_suffix(".new")
-            files.unlink(beside, missing_ok=True)
-            file = files.open(beside, "create")
-        else:
-            beside = self.prepared
-            file = files.open(beside, "write")
-        try:
-            file.pwrite(header, 0)
-            file.sync()
-            files.rename(beside, path)
-            files.sync_directory(path.parent)
-        except BaseException:
-            file.close()
-            raise
-        self._file = file
-        self._digest.update(header)
-        self.segment.size = file.size()
+        """Write and sync what the file starts with, and take the segment's name, durably. Nothing is opened here."""
+        files, segment = self.segment.files, self.segment
+        data = segment.header.encode() if self._joins is None else self._joins
+        self._joins = None
+        self._file.pwrite(data, 0)
+        self._file.sync()
+        files.rename(self._path, segment.path)
+        self._file.path = segment.path
+        files.sync_directory(segment.path.parent)
+        self._digest.update(data)
+        segment.footer = None
+        segment.size = self._file.size()
+        self.started = True
 
     def write_group(self, frames: list[bytes], length: int, records: int, first: int, first_time_us: int,
                     last: Record | None, time_us: int) -> None:
         """Write one group and sync it: when this returns, it is durable."""
         segment, file = self.segment, self._file
-        assert file is not None
         offset = segment.data_end
         fields = GROUP_FIELDS.pack(GROUP_MAGIC, records, length, 0, first, first - 1, offset, time_us)
         data = b"".join((fields, xxh3_64_intdigest(fields, self.seed).to_bytes(8, "little"), *frames))
@@ -266,30 +287,34 @@ class SegmentWriter:
         segment.data_end = offset + len(data)
         segment.complete_us = time_us
 
-    def seal(self) -> None:
-        """Write the footer, cut the file behind it, sync."""
-        assert self._file is not None
-        segment = self.segment
-        write_footer(self._file, segment, self._digest.digest())
+    def seal(self, *, followed: bool) -> None:
+        """Write the footer, cut the file behind it, sync. `followed`: the next segment has begun."""
+        write_footer(self._file, self.segment, self._digest.digest(), followed=followed)
         self._file.close()
 
     def abandon(self) -> None:
-        """Close the file as it is."""
-        if self._file is not None:
-            self._file.close()
+        """Close the file as it is; one that has no segment's name yet goes at the next opening."""
+        self._file.close()
 
 
-def write_footer(file: File, segment: Segment, digest: bytes) -> None:
+def write_footer(file: File, segment: Segment, digest: bytes, *, followed: bool) -> None:
     """Seal `segment` as it is known now: its data before `data_end` must be durable already."""
     footer = Footer(segment.end, segment.end.txid - segment.header.base.txid, segment.first_time_us,
                     segment.last_time_us, segment.complete_us, segment.data_end, digest, tuple(segment.index),
-                    tuple(segment.attachments))
+                    tuple(segment.attachments), followed)
     data = footer.encode()
     file.pwrite(data, segment.data_end)
     file.truncate(segment.data_end + len(data))
     file.sync()
     segment.footer = footer
     segment.size = segment.data_end + len(data)
+    segment.forget_near()
+
+
+def note_followed(file: File, segment: Segment) -> None:
+    """Say in the footer of a sealed segment that the next has begun. Torn, it is as if there were no footer."""
+    assert segment.footer is not None
+    write_footer(file, segment, segment.footer.digest, followed=True)
 
 
 def holds_records(files: Files, directory: Path) -> bool:
@@ -297,7 +322,7 @@ def holds_records(files: Files, directory: Path) -> bool:
     if not files.is_directory(directory):
         return False
     for name in files.list(directory):
-        if name.endswith(".seg") and name[:12].isdigit():
+        if is_segment(name):
             try:
                 segment = Segment.load(files, directory / name)
             except (Damaged, UnsupportedFormat):

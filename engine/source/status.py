@@ -22,7 +22,7 @@ def metrics(store: Store[Any, Any], counters: Counters) -> str:
         ("published_txid", "gauge", "last transaction that views show", positions.published),
         ("checkpointed_txid", "gauge", "last transaction in the engine's durable state", positions.checkpointed),
         ("log_base_txid", "gauge", "transaction after which the log begins", store.log.base.txid),
-        ("log_bytes", "gauge", "bytes of all log segments", sum(s.size for s in store.log.segments())),
+        ("log_bytes", "gauge", "bytes of all log segments", store.log.size()),
         ("leases", "gauge", "leases that are held", len(leases)),
         ("lease_oldest_seconds", "gauge", "age of the oldest lease", max((s.age for s in leases), default=0.0)),
         ("consumers", "gauge", "registered consumers", len(store.log.consumers.list())),

@@ -137,7 +137,7 @@ class Held:
 
 
 def is_log(path: Path) -> bool:
-    """Whether it is a segment. (A file keeps the path it was opened by, so a started one may be called a spare.)"""
+    """Whether it is a segment, or a spare."""
     return path.suffix == ".seg"
 
 
