@@ -62,7 +62,7 @@ def full_again(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], o
     store = world.source.store
     for consumer in store.log.consumers.list():
         store.log.consumers.drop(consumer.id)
-    world.source.do(("close",), ("open",))
+    world.source.do(("close",), ("open",), ("epoch",))
     world.follow()
     world.write(1)
     world.source.do(("checkpoint",), ("prune",))

@@ -110,7 +110,7 @@ class CrashChecks(Contract):
         with _unsaid():
             tried = self._failing(work, creation, None)
             tried += self._failing(work, short_script(work), empty)
-            tried += self._failing(work, full_segments(work), empty, since=-AFTER_FULL, steps=2)
+            tried += self._failing(work, full_segments(work), empty, since=-AFTER_FULL, steps=4)
         count("crash states", work.engine.name, tried)
 
     def _failing(self, work: Workload, script: list[Step], disk: SimDisk | None, *, since: int = 0,

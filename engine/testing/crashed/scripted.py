@@ -103,6 +103,10 @@ class Run(Modelled):
     def _spare(self) -> None:
         self.store.log.prepare_spare()
 
+    def _epoch(self) -> None:
+        """A new one, as after a failover: in a segment of its own, so that those before it may be pruned."""
+        self.store.log.extend_history(self.store.history, self.store.log.epoch + 1)
+
     def _keep(self) -> None:
         """Log, for a backup."""
         self.store.log.consumers.register(_CONSUMER, "a backup", self.store.published)

@@ -78,16 +78,17 @@ def _loads(work: Workload, *steps: Step) -> tuple[Step, ...]:
 
 def long_script(work: Workload) -> list[Step]:
     """All that a store does to its disk, but for a segment that is full: creation, commits alone and together,
-    checkpoints, bulk loads, a consumer, a close, a reopening, pruning, and all that once more. It ends as if killed."""
+    checkpoints, bulk loads, a consumer, a close, a reopening, a new epoch, pruning, and all that once more. It ends as
+    if killed."""
     of = Script(work)
     small, large = of.small, of.large
     return [
         ("open",), ("commit", small()), ("commit", large(2000)), ("spare",), ("checkpoint",), ("commit", small()),
         ("commit", large(5000)), ("keep",), ("together", small(), small(), small()), *_loads(work, ("load", 10**6)),
         ("commit", small()), ("checkpoint",), ("let_go",), ("prune",), ("commit", small()), ("close",),
-        ("open",), ("commit", small()), ("checkpoint",), ("commit", large(5000)),
+        ("open",), ("commit", small()), ("epoch",), ("checkpoint",), ("commit", large(5000)),
         *_loads(work, ("load", 10**6 + 1)), ("together", small(), small()), ("prune",), ("commit", small()),
-        ("close",), ("open",), ("commit", small()), ("checkpoint",), ("commit", small()), ("prune",),
+        ("epoch",), ("close",), ("open",), ("commit", small()), ("checkpoint",), ("commit", small()), ("prune",),
         ("commit", small()), ("commit", small()),
     ]
 
@@ -112,7 +113,7 @@ def full_segments(work: Workload) -> list[Step]:
     of, run = Script(work), Run(work)
     run.do(("open",))
     steps: list[Step] = [("open",)]
-    while len(run.store.log.segments()) < 3 and len(steps) < 50:  # the first is the empty one of the store's creation
+    while len(run.store.log.segments()) < 2 and len(steps) < 50:
         steps.append(("commit", of.large(LARGE)))
         run.do(steps[-1])
     return [*steps, ("commit", of.small()), ("checkpoint",), ("prune",), ("commit", of.small())]
