@@ -94,7 +94,8 @@ class BackupMachine(StoreMachine):
     @rule(operations=OPERATIONS)
     def lose_the_target_s_log(self, operations: list[Operation]) -> None:
         """What is kept for the target goes, if its registration does; the next backup may have to be a full one."""
-        self.reopen()  # which seals the log so far, so that all of it may go
+        self.reopen()
+        self.seal()
         self.commit(operations, "synced")
         self.checkpoint()
         for consumer in self.store.log.consumers.list():

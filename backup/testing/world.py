@@ -101,10 +101,6 @@ class World(Modelled):
             self._added += 1
             self.write(self._added)
 
-    def seal(self) -> None:
-        """Begin a segment of the log, so that what is before may be pruned: a new epoch does."""
-        self.store.log.extend_history(self.store.history, self.store.log.epoch + 1)
-
     def forget_target(self) -> None:
         """Have the store no longer keep log for its backups, and prune what it need not keep."""
         for consumer in self.store.log.consumers.list():
@@ -114,7 +110,8 @@ class World(Modelled):
     def lose_log(self) -> None:
         """Have the store go on, and lose the log that the next incremental needs."""
         self.add()
-        self.reopen()  # which seals the log so far, so that all of it may go
+        self.reopen()
+        self.seal()
         self.add()
         self.store.checkpoint()
         self.forget_target()

@@ -78,8 +78,9 @@ class DamageChecks(Contract):
                 kept.write(number)
             image = kept.crash_image()
             kept.store.close()
-            kept.path = image  # go on there: its log is replayed and sealed, and none of it is checkpointed
+            kept.path = image  # go on there: its log is replayed, and none of it is checkpointed
             kept.open()
+            kept.seal()
             for number in range(3, 6):
                 kept.write(number)
             whole = kept.crash_image()

@@ -204,7 +204,7 @@ class EndChecks(Contract):
         def claim(before: list[Operation], during: list[Operation], what: str) -> None:
             files = FaultyFiles()
             with kept_with(work, before, seams=quiet_seams(files)) as kept:
-                kept.reopen()  # so that the next transaction needs a new segment
+                kept.reopen()  # so that the next transaction needs room for a segment
 
                 def attempt() -> None:
                     files.fail(what, code=errno.ENOSPC, only=_is_new_log)

@@ -88,6 +88,10 @@ class Modelled:
         self.open()
         self.found(self.last)
 
+    def seal(self) -> None:
+        """Begin a segment of the log, so that what is before may be pruned: a new epoch does."""
+        self.store.log.extend_history(self.store.history, self.store.log.epoch + 1)
+
     @property
     def last(self) -> int:
         """The last transaction that the model knows."""
