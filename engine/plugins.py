@@ -102,8 +102,8 @@ class Plugin:
         """The engine's durable state reached this position."""
 
     def sealed(self, segment: SegmentInfo) -> None:
-        """A segment is complete. A small one that was the last when the store was closed may be gone on with at the next
-        opening: then it is told again, with the same ordinal and more in it."""
+        """A segment is complete. The last one, if it is small, may be gone on with after an opening: then it is told
+        again, with the same ordinal and more in it."""
 
     def pruning(self, segments: Sequence[SegmentInfo]) -> str | None:
         """These segments are about to be deleted. A returned text is a veto and says why."""
