@@ -364,7 +364,8 @@ def test_a_body_that_does_not_come_is_not_waited_for(bounded: tuple[SourceServer
 
 @pytest.mark.parametrize("bounded", [Limits(connections=2)], indirect=True)
 def test_one_connection_too_many_is_told_so(bounded: tuple[SourceServer, int]) -> None:
-    health = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    """Where all others have shown the token; else a stranger has to go for it."""
+    health = b"GET /v1/store HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t\r\n\r\n"
     with socket.create_connection(("127.0.0.1", bounded[1]), timeout=20) as first:
         first.sendall(health)
         assert first.recv(9) == b"HTTP/1.1 "

@@ -105,7 +105,9 @@ class Routes:
         asked = _read("a lease", lambda d: (str(d["owner"]), bool(d.get("image", False)), float(d.get("ttl", 60.0)),
                                             wire.position_from_wire(d["after"]) if d.get("after") else None), body)
         owner, image, ttl, after = asked
-        grant = await self._server.blocking(lambda: self._source.lease(owner, image=image, after=after, ttl=ttl))
+        server = self._server
+        grant = await server.blocking(lambda: self._source.lease(owner, image=image, after=after, ttl=ttl),
+                                      server.patient if image else server.small)
         if request.transport is None or request.transport.is_closing():  # nobody is left who could release it
             await self._server.blocking(lambda: self._source.release(grant.id))
         return web.json_response(wire.grant_to_wire(grant), status=201)
@@ -119,7 +121,8 @@ class Routes:
         return web.json_response({})
 
     async def confirm(self, request: web.Request) -> web.Response:
-        made = await self._server.blocking(lambda: self._source.confirm(request.match_info["id"]))
+        made = await self._server.blocking(lambda: self._source.confirm(request.match_info["id"]),
+                                           self._server.patient)
         return web.json_response(wire.confirmation_to_wire(made))
 
     # --- bytes -----------------------------------------------------------------------------------------------------
@@ -146,7 +149,7 @@ class Routes:
 
         await self._server.turn(self._slots)
         try:
-            size, start, stop, data, digest = await self._server.blocking(begin)
+            size, start, stop, data, digest = await self._server.blocking(begin, self._server.streams)
             if stop < start:
                 body = wire.error_to_wire(InvalidInput(f"there are {size} bytes, and {asked} is asked for"))[1]
                 return web.json_response(body, status=416, headers={"Content-Range": f"bytes */{size}"})
@@ -164,7 +167,8 @@ class Routes:
                     start += len(data)
                     if start >= stop:
                         return response
-                    data = await self._server.blocking(partial(read, start, min(CHUNK_BYTES, stop - start)))
+                    data = await self._server.blocking(partial(read, start, min(CHUNK_BYTES, stop - start)),
+                                                       self._server.streams)
         finally:
             self._slots.release()
 
@@ -184,7 +188,7 @@ class Routes:
         await self._server.turn(self._slots)
         batches = _Batches(after, self._source.read_log(lease, after, upto), self._store.seams.scheduler.lock())
         try:
-            data = await self._server.blocking(batches.next)
+            data = await self._server.blocking(batches.next, self._server.streams)
             if batches.error is not None and not data:
                 raise batches.error
             response = self._stream(wire.RECORDS_TYPE, 200)
@@ -196,12 +200,12 @@ class Routes:
                 if batches.error is not None:
                     await self._server.write(request, response, wire.error_frame(batches.error))
                     return response
-                reading = asyncio.ensure_future(self._server.blocking(batches.next))
+                reading = asyncio.ensure_future(self._server.blocking(batches.next, self._server.streams))
                 while not (await asyncio.wait({reading}, timeout=self._server.limits.heartbeat_seconds))[0]:
                     await self._server.write(request, response, wire.HEARTBEAT)
                 data = reading.result()
         finally:
-            await self._server.blocking(batches.close)
+            await self._server.blocking(batches.close, self._server.streams)
             self._slots.release()
 
     def _stream(self, content_type: str, code: int) -> web.StreamResponse:

@@ -1,9 +1,13 @@
 """The network end of a store: HTTP/1.1 in a thread of its own, with its own event loop.
 
-The loop only moves bytes between sockets; what can block (reading files and log, making images) runs in a bounded pool
-of threads, so that health, renewals and other copies are answered while a disk is slow. What a stranger can send or
-withhold is bounded: request line, headers, body, time for each of them, connections, streams at once, and the time in
-which a piece of an answer must be taken. A client that is slow or dead loses its connection; the store notices nothing.
+The loop only moves bytes between sockets; what can block runs in threads. There are three bounded pools of them, so
+that no kind of work waits for another: one to read and send what streams hold, as many threads as there may be streams;
+one for what may take long without being a stream, images being made and confirmations; and one for all that is small.
+So clients that read slowly, or images that take their time, keep no renewal waiting, and no lease expires for them.
+
+What a stranger can send or withhold is bounded: connections (`door`), request line, headers, body, time for each of
+them, streams at once, the time in which a piece of an answer must be taken, and lines in the log (`calm`). A client
+that is slow or dead loses its connection; the store notices nothing.
 
 Every request but `/v1/health` needs the bearer token, and a Host header that is an address or a name this service is
 known by, so that a web page whose name was bound to our address gets nowhere. `routes` says what can be asked.
@@ -23,15 +27,19 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
 
 from ..errors import HoldfastError, InvalidInput, NotAuthorized, SourceRefused, SourceUnavailable
+from ..pool import Pool
 from . import discovery
+from .calm import Calm, library_logger
+from .door import Door
 from .local import LocalSource
 from .routes import Routes
 from .wire import CHALLENGE_HEADER, DIGEST_HEADER, INSTANCE_HEADER, digest, error_to_wire
@@ -53,10 +61,15 @@ class Limits:
     """Bounds of a server; times in seconds.
 
     Attributes:
-        connections: open at once; one more is closed at once.
-        streams: answers with bytes of images, attachments or log at once; each holds one piece in memory.
-        threads: that may block at once.
+        connections: open at once, and no more than a quarter of the descriptors that the process may have. One more
+            takes the place of one that has not shown the token, if there is one, and is closed at once if not.
+        streams: answers with bytes of images, attachments or log at once; each holds one piece in memory, and has a
+            thread of its own to read and send.
+        patient: threads for images that are being made, and for confirmations; one for each lease there may be.
+        threads: for all else.
         line_bytes, body_bytes: of a request.
+        silent_seconds: from connecting to the first byte.
+        handshake_seconds: for a TLS handshake.
         header_seconds: from connecting to the first whole request.
         body_seconds: for the body of a request.
         write_seconds: in which a client must take a MiB, or what is left of a piece.
@@ -67,9 +80,12 @@ class Limits:
 
     connections: int = 64
     streams: int = 6
-    threads: int = 8
+    patient: int = 16
+    threads: int = 4
     line_bytes: int = 8190
     body_bytes: int = 64 << 10
+    silent_seconds: float = 5.0
+    handshake_seconds: float = 5.0
     header_seconds: float = 10.0
     body_seconds: float = 10.0
     write_seconds: float = 60.0
@@ -111,11 +127,15 @@ class SourceServer:
         self._key = key
         self._tls = tls
         self._names = names | {"localhost"}
-        self._pool: ThreadPoolExecutor | None = None
+        clock, scheduler = store.seams.clock, store.seams.scheduler
+        self.streams = Pool("holdfast-stream", self.limits.streams, scheduler)
+        self.patient = Pool("holdfast-patient", self.limits.patient, scheduler)
+        self.small = Pool("holdfast-source-io", self.limits.threads, scheduler)
+        self._calm = Calm(logger, clock)
+        self._door: Door | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._web: web.Server | None = None
-        self._silent: set[object] = set()  # connections that have not sent a whole request yet
         self._task: Task | None = None
 
     # --- life ------------------------------------------------------------------------------------------------------
@@ -161,77 +181,72 @@ class SourceServer:
             os.close(null)
 
     def _descriptors(self) -> list[int]:
-        handlers = self._web.connections if self._web is not None else []
-        sockets = [self._socket, *(h.transport.get_extra_info("socket") for h in handlers if h.transport is not None)]
-        return [fd for s in sockets if s is not None and (fd := s.fileno()) >= 0]
+        listener = self._socket.fileno()
+        visitors = [] if self._door is None else self._door.sockets()
+        return [*([listener] if listener >= 0 else []), *visitors]
 
     async def _serve(self, ready: Future[None]) -> None:
         limits = self.limits
         loop = asyncio.get_running_loop()
-        self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="holdfast-source-io")
+        loop.set_exception_handler(lambda _, what: self._calm.say("loop", str(what.get("message", "")),
+                                                                  what.get("exception")))
         app = web.Application(middlewares=[self._guard], client_max_size=limits.body_bytes)
         app.add_routes(Routes(self, LocalSource(self.store)).table())
         runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=limits.idle_seconds,
+                               logger=library_logger(self._calm, "a request that is none"),
                                max_line_size=limits.line_bytes, max_field_size=limits.line_bytes, shutdown_timeout=0.2)
         try:
             await runner.setup()
             self._web = runner.server
-            tls: dict[str, Any] = {} if self._tls is None else {"ssl": self._tls, "ssl_handshake_timeout": 10.0}
-            listener = await loop.create_server(self._accept, sock=self._socket, backlog=128, **tls)
+            assert runner.server is not None
+            self._door = Door(self._socket, runner.server, tls=self._tls, connections=limits.connections,
+                              silent_seconds=limits.silent_seconds, handshake_seconds=limits.handshake_seconds,
+                              header_seconds=limits.header_seconds, refused=self._count_refused, calm=self._calm)
             self._stopping = asyncio.Event()
             self._loop = loop
             ready.set_result(None)
             await self._stopping.wait()
-            listener.close()
-            for handler in self._web.connections if self._web is not None else ():
-                if handler.transport is not None:
-                    handler.transport.abort()
         finally:
+            if self._door is not None:
+                self._door.close()
             await runner.cleanup()
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            for pool in (self.streams, self.patient, self.small):
+                pool.close()
 
     # --- connections -----------------------------------------------------------------------------------------------
 
-    def _accept(self) -> asyncio.BaseProtocol:
-        assert self._web is not None
-        if len(self._web.connections) >= self.limits.connections:
-            self.counters.refused += 1
-            return _Refusal()
-        handler = self._web()
-        self._silent.add(handler)
-        asyncio.get_running_loop().call_later(self.limits.header_seconds, self._drop_silent, handler)
-        return handler
+    def _count_refused(self) -> None:
+        self.counters.refused += 1
 
-    def _drop_silent(self, handler: Any) -> None:
-        if handler in self._silent:
-            self._silent.discard(handler)
-            if handler.transport is not None:
-                handler.transport.abort()
-
-    async def blocking(self, work: Callable[[], T]) -> T:
-        """Run `work` in the pool."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    async def blocking(self, work: Callable[[], T], pool: Pool | None = None) -> T:
+        """Run `work` in a pool: the one for what is small, unless it is said."""
+        return await asyncio.wrap_future((pool or self.small).submit(work))
 
     # --- every request passes here ---------------------------------------------------------------------------------
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        self._silent.discard(request.protocol)
         self.counters.requests += 1
         try:
-            self._admit(request)
+            assert self._door is not None
+            self._door.asked(request.protocol)
+            if self._admit(request):
+                self._door.trust(request.protocol)
             response = await handler(request)
         except web.HTTPException as error:  # no such route, method or size
             response = web.json_response(
                 {"error": "SourceRefused", "message": f"{request.method} {request.path[:200]}: {error.reason}",
                  "hint": "see the source's interface"}, status=error.status)
         except (ConnectionError, TimeoutError) as error:
-            logger.info("%s %s broken off: %s", request.method, request.path, error or type(error).__name__)
+            self._calm.say("broken", f"{request.method} {request.path} broken off: {error or type(error).__name__}",
+                           level=logging.INFO)
             return self._broken_off(request)
         except HoldfastError as error:
             response = self._refusal(error)
         except Exception as error:
-            logger.exception("%s %s failed", request.method, request.path)
+            self._calm.say("failed", f"{request.method} {request.path} failed", error)
+            if request.writer.output_size:  # the answer has begun
+                return self._broken_off(request)
             response = self._refusal(error)
         response.headers.setdefault(INSTANCE_HEADER, self.store.instance)
         return await self._finish(request, response)
@@ -265,8 +280,8 @@ class SourceServer:
         if request.transport is not None:
             request.transport.abort()
 
-    def _admit(self, request: web.Request) -> None:
-        """Raises `SourceRefused`, `NotAuthorized`."""
+    def _admit(self, request: web.Request) -> bool:
+        """Whether the token was shown. Raises `SourceRefused`, `NotAuthorized`."""
         host = request.headers.get("Host")
         if host is None and request.version < HttpVersion11:
             host = "localhost"  # no browser leaves it out, so no web page comes this way; probes do
@@ -274,10 +289,11 @@ class SourceServer:
             raise SourceRefused("the Host header names somebody else",
                                 hint="use the service's address, or add the name to the service's names")
         if request.path == "/v1/health":
-            return
+            return False
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token):
             raise NotAuthorized("the token is missing" if not given else "the token is wrong")
+        return True
 
     def proof(self, request: web.Request) -> str | None:
         """What shows a client that this is the service whose entry it has read, if it asks."""
@@ -330,11 +346,10 @@ class SourceServer:
                     await asyncio.sleep(0.001)
             if transport.is_closing():
                 raise ConnectionResetError("the client has gone")
-            assert self._pool is not None
             # A duplicate, closed when the thread is done, so that its number cannot become another file's meanwhile.
             sock = os.dup(transport.get_extra_info("socket").fileno())
             seconds = self.limits.write_seconds * -(-len(view) // _SLICE)
-            sending = self._pool.submit(_send, sock, view, transport.is_closing, seconds)
+            sending = self.streams.submit(partial(_send, sock, view, transport.is_closing, seconds))
             sending.add_done_callback(lambda _: os.close(sock))
             await asyncio.wrap_future(sending)
         self.counters.sent_bytes += len(view)
@@ -368,14 +383,3 @@ def _send(sock: int, view: memoryview, closing: Callable[[], bool], seconds: flo
             if time.monotonic() >= end:
                 raise TimeoutError("the client does not take what it asked for") from None
             ready.poll(_POLL_SECONDS * 1000)
-
-
-class _Refusal(asyncio.Protocol):
-    """What answers a connection that is one too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        transport.close()
-
-
