@@ -24,7 +24,7 @@ from ..engine.source.base import CHUNK_BYTES, Grant, Source, SourceInfo
 from ..replay.copy import CopyState, begin, copy_image, kept_alive
 from ..replay.files import Progress
 from ..replay.roll import Fetched, fetch, history_at
-from .report import Report
+from .report import Bounds, Report
 from .scratch import check, rolled
 from .target import (
     LOG,
@@ -32,6 +32,8 @@ from .target import (
     Options,
     bounds_of,
     bring_into_force,
+    compare_versions,
+    engine_at_hand,
     engine_named,
     image_bytes,
     open_log,
@@ -57,11 +59,26 @@ class Job:
     fold: float | None
     engine: AnyEngine | None
     options: Options
+    registers: bool
     lease_ttl: float
     progress: Progress
     started_us: int
     started: float
     notes: list[str] = field(default_factory=list)
+
+    def at_hand(self, name: str) -> AnyEngine | None:
+        """The engine, compared with the source's versions before the first byte; None where none is installed, which
+        the report says.
+
+        Raises:
+            UpgradeRequired, UnsupportedFormat, WrongEngine.
+        """
+        engine = engine_at_hand(name, self.engine)
+        if engine is None:
+            self.notes.append(f"the {name} engine is not installed here, so its versions were not compared")
+        else:
+            compare_versions(engine, self.info.state_format, (self.info.payload_version,), "the source")
+        return engine
 
     def ask_again(self, grant: Grant) -> SourceInfo:
         """Where the source stands now. Raises `SourceRestarted` where it is not the very opening of the store that this
@@ -74,6 +91,8 @@ class Job:
 
     def register(self, manifest: Manifest, end: Position) -> None:
         """Have the source keep its log for the next incremental. The backup is whole without it."""
+        if not self.registers:
+            return
         try:
             self.source.register(manifest.target_id.hex(), self.owner, end)
         except HoldfastError as error:
@@ -85,14 +104,11 @@ class Job:
         with contextlib.suppress(HoldfastError):
             self.source.release(lease_id)
 
-    def report(self, kind: str, why: str, generation: Generation, manifest: Manifest, fetched: Fetched, *,
+    def report(self, kind: str, why: str, manifest: Manifest, bounds: Bounds, branch: bytes, fetched: Fetched, *,
                from_txid: int, image: int = 0, resumed: int = 0, verified: bool = False,
                folded: bool = False) -> Report:
-        with open_log(generation, manifest, read_only=True, seams=self.seams) as log:
-            bounds = bounds_of(manifest, log)
-            branch = log.history.branch.id.hex()
         return Report(kind=kind, why=why, target=str(self.layout.root), target_id=manifest.target_id.hex(),
-                      store_id=manifest.history.store_id.hex(), branch=branch, engine=manifest.engine,
+                      store_id=manifest.history.store_id.hex(), branch=branch.hex(), engine=manifest.engine,
                       from_txid=from_txid, to_txid=bounds.last, image_bytes=image, resumed_bytes=resumed,
                       log_bytes=fetched.bytes, transactions=fetched.records, started_us=self.started_us,
                       ended_us=self.seams.clock.now_us(), seconds=self.seams.clock.monotonic() - self.started,
@@ -112,6 +128,7 @@ def take_full(job: Job, before: Manifest | None, why: str) -> Report:
         DiskFull, Damaged, LeaseExpired, SourceUnavailable, SourceRestarted, TooManyLeases, SettingError.
     """
     files, seams, source = job.layout.files, job.seams, job.source
+    at_hand = job.at_hand(job.info.engine)
     engine = engine_named(job.info.engine, job.engine) if job.verify else None
     place = _place(job.layout)
     target_id = before.target_id if before else seams.randomness.token(ID_BYTES)
@@ -121,7 +138,7 @@ def take_full(job: Job, before: Manifest | None, why: str) -> Report:
     try:
         with kept_alive(source, grant, seams.scheduler):
             job.ask_again(grant)  # before all the bytes are copied
-            manifest, fetched = _copy(job, place, state, before, why)
+            manifest, bounds, fetched = _copy(job, place, state, before, why, at_hand)
             if engine is not None:
                 with open_log(place, manifest, read_only=True, seams=seams) as log, rolled(
                         place, manifest, log, engine=engine, options=job.options, seams=seams,
@@ -131,7 +148,7 @@ def take_full(job: Job, before: Manifest | None, why: str) -> Report:
             manifest.write(files, place)
             files.unlink(place.path / "COPY", missing_ok=True)
             _identify(job, manifest)
-            generation = bring_into_force(job.layout, place)
+            bring_into_force(job.layout, place)
             job.register(manifest, Position(*manifest.runs[-1]["end"]))
     except Exception as error:
         if not isinstance(error, SourceUnavailable) or isinstance(error, SourceRestarted):
@@ -141,8 +158,8 @@ def take_full(job: Job, before: Manifest | None, why: str) -> Report:
         raise
     job.release(grant.id)
     job.layout.sweep()
-    return job.report("full", why, generation, manifest, fetched, from_txid=0, image=image_bytes(manifest.files),
-                      resumed=resumed, verified=engine is not None)
+    return job.report("full", why, manifest, bounds, manifest.history.branch.id, fetched, from_txid=0,
+                      image=image_bytes(manifest.files), resumed=resumed, verified=engine is not None)
 
 
 def _place(layout: Layout) -> Generation:
@@ -160,8 +177,10 @@ def _place(layout: Layout) -> Generation:
     return Generation(fresh.path.with_name(f"{fresh.name}.partial"))
 
 
-def _copy(job: Job, place: Generation, state: CopyState, before: Manifest | None, why: str) -> tuple[Manifest, Fetched]:
-    """Image and log, whole and durable; what their manifest says. It is not written yet."""
+def _copy(job: Job, place: Generation, state: CopyState, before: Manifest | None, why: str,
+          engine: AnyEngine | None) -> tuple[Manifest, Bounds, Fetched]:
+    """Image and log, whole and durable; what their manifest says, which is not written yet, and what they restore
+    to."""
     seams, source, grant = job.seams, job.source, state.grant
     copied = copy_image(source, state, place.path, seams=seams, progress=job.progress)
     confirmed = source.confirm(grant.id)
@@ -170,22 +189,26 @@ def _copy(job: Job, place: Generation, state: CopyState, before: Manifest | None
     log = Log.create(place.log, history_at(info.history, grant.position), grant.position, engine=info.engine,
                      last_time_us=grant.time_us, options=LOG, seams=seams)
     try:
-        fetched = fetch(source, grant.id, log, confirmed.published, info.history, progress=job.progress)
+        fetched = fetch(source, grant.id, log, confirmed.published, info.history,
+                        reads=None if engine is None else engine.reads_payloads, progress=job.progress)
         end = log.end
         p1 = confirmed.p1 if grant.moving else grant.position
         if log.chain_at(p1.txid) != p1.chain:
             raise Diverged(f"the source confirmed the copy at {p1}, and its log has another transaction there")
-    finally:
         log.close()
+    except BaseException:
+        log.abandon()
+        raise
     run = {"kind": "full", "why": why, "source": job.origin, "started_us": job.started_us,
            "ended_us": seams.clock.now_us(), "from": 0, "to": end.txid, "end": list(end),
            "complete_until_us": confirmed.complete_until_us, "image_bytes": image_bytes(copied),
-           "log_bytes": fetched.bytes, "transactions": fetched.records, "verified": False}
+           "log_bytes": fetched.bytes, "transactions": fetched.records, "verified": False,
+           "payloads": sorted(fetched.payloads)}
     manifest = Manifest(
         target_id=before.target_id if before else state.target_id, history=info.history, engine=info.engine,
         state_format=info.state_format, p0=grant.position, p1=p1, moving=grant.moving, chunk_bytes=CHUNK_BYTES,
         files=copied, created_us=seams.clock.now_us(), runs=with_run(before, run) if before else (run,))
-    return manifest, fetched
+    return manifest, bounds_of(manifest, log), fetched
 
 
 def _identify(job: Job, manifest: Manifest) -> None:

@@ -22,17 +22,19 @@ from ..replay.copy import kept_alive
 from ..replay.files import copy_files
 from ..replay.roll import fetch
 from .full import Job
-from .report import Report
+from .report import Bounds, Report
 from .scratch import check, rolled
 from .target import (
     LOG,
     AnyEngine,
     bounds_of,
     bring_into_force,
+    compare_versions,
     engine_named,
     image_bytes,
     open_log,
     partials,
+    payload_versions,
     tree_bytes,
     with_run,
 )
@@ -52,6 +54,9 @@ def take_incremental(job: Job, generation: Generation, manifest: Manifest) -> Re
         DiskFull, LeaseExpired, SourceUnavailable: what came stays, and the next run goes on after it.
     """
     seams, source = job.seams, job.source
+    engine = job.at_hand(manifest.engine)
+    if engine is not None:
+        compare_versions(engine, manifest.state_format, payload_versions(manifest), f"the backup in {job.layout.root}")
     with open_log(generation, manifest, read_only=True, seams=seams) as log:
         end, history = log.end, log.history
     compare(job.info, history, end, accept_branch=job.accept_branch)
@@ -63,13 +68,15 @@ def take_incremental(job: Job, generation: Generation, manifest: Manifest) -> Re
                 compare(info, log.history, log.end, accept_branch=job.accept_branch)  # recovery may have found more
                 began = log.end.txid
                 upto = max(info.published, log.end, key=lambda p: p.txid)
-                fetched = fetch(source, grant.id, log, upto, info.history, progress=job.progress)
-                end = log.end
+                fetched = fetch(source, grant.id, log, upto, info.history,
+                                reads=None if engine is None else engine.reads_payloads, progress=job.progress)
+                end, branch = log.end, log.history.branch.id
             run = {"kind": "incremental", "why": "", "source": job.origin, "started_us": job.started_us,
                    "ended_us": seams.clock.now_us(), "from": began, "to": end.txid, "end": list(end),
                    "complete_until_us": info.complete_until_us, "log_bytes": fetched.bytes,
-                   "transactions": fetched.records}
+                   "transactions": fetched.records, "payloads": sorted(fetched.payloads)}
             manifest = replace(manifest, runs=with_run(manifest, run))
+            bounds = bounds_of(manifest, log)
             manifest.write(seams.files, generation)
             job.register(manifest, end)
     finally:
@@ -77,13 +84,13 @@ def take_incremental(job: Job, generation: Generation, manifest: Manifest) -> Re
     folded = False
     if job.fold is not None and _outgrown(job, generation, manifest, job.fold):
         try:
-            generation, manifest = fold(job, generation, manifest, engine_named(manifest.engine, job.engine))
+            generation, manifest, bounds = fold(job, generation, manifest, engine_named(manifest.engine, job.engine))
             folded = True
         except (DiskFull, SettingError) as error:
             logger.warning("%s was not folded: %s", job.layout.root, error)
             job.notes.append(f"the log has outgrown the image and could not be folded into it: {error.message}")
     job.layout.sweep()
-    return job.report("incremental", "", generation, manifest, fetched, from_txid=began, folded=folded)
+    return job.report("incremental", "", manifest, bounds, branch, fetched, from_txid=began, folded=folded)
 
 
 def _outgrown(job: Job, generation: Generation, manifest: Manifest, share: float) -> bool:
@@ -91,8 +98,10 @@ def _outgrown(job: Job, generation: Generation, manifest: Manifest, share: float
     return log > max(share * image_bytes(manifest.files), FOLD_FLOOR_BYTES)
 
 
-def fold(job: Job, generation: Generation, manifest: Manifest, engine: AnyEngine) -> tuple[Generation, Manifest]:
-    """Roll image and log into a new generation and bring it into force. The caller holds the lock.
+def fold(job: Job, generation: Generation, manifest: Manifest,
+         engine: AnyEngine) -> tuple[Generation, Manifest, Bounds]:
+    """Roll image and log into a new generation and bring it into force; what that restores to. The caller holds the
+    lock.
 
     Raises:
         DiskFull, Inconsistent, Damaged: the old generation is as it was, and in force.
@@ -118,8 +127,9 @@ def fold(job: Job, generation: Generation, manifest: Manifest, engine: AnyEngine
                     image.close()
             if position != log.end:
                 raise Damaged(f"the folded image is of {position}, and should be of {log.end}", path=str(place.path))
-            Log.create(place.log, log.history, position, engine=manifest.engine, epoch=log.epoch,
-                       last_time_us=log.last_time_us, options=LOG, seams=seams).close()
+            fresh_log = Log.create(place.log, log.history, position, engine=manifest.engine, epoch=log.epoch,
+                                   last_time_us=log.last_time_us, options=LOG, seams=seams)
+            fresh_log.close()
             run = {"kind": "fold", "why": "", "source": "", "started_us": started_us, "ended_us": seams.clock.now_us(),
                    "from": manifest.p0.txid, "to": position.txid, "end": list(position),
                    "complete_until_us": bounds_of(manifest, log).complete_until_us, "image_bytes": image_bytes(copied)}
@@ -131,6 +141,6 @@ def fold(job: Job, generation: Generation, manifest: Manifest, engine: AnyEngine
         with contextlib.suppress(OSError):
             files.remove_tree(place.path)
         raise
-    return bring_into_force(job.layout, place), folded
+    return bring_into_force(job.layout, place), folded, bounds_of(folded, fresh_log)
 
 

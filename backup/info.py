@@ -23,7 +23,7 @@ def info(path: str | os.PathLike[str], *, seams: Seams = REAL) -> Info:
     Raises:
         StoreNotFound, Damaged, UnsupportedFormat.
     """
-    layout = Layout(Path(path), seams.files)
+    layout = Layout(seams.files.resolve(Path(path)), seams.files)
     return steadily(layout, seams, lambda: _look(layout, str(path), seams))
 
 
@@ -70,7 +70,7 @@ def transactions(path: str | os.PathLike[str], *, first: int | None = None, last
         RestorePointOutOfRange: they are not all in this log.
         StoreNotFound, Damaged, UnsupportedFormat.
     """
-    layout = Layout(Path(path), seams.files)
+    layout = Layout(seams.files.resolve(Path(path)), seams.files)
     layout.read_identity()
     log = steadily(layout, seams, lambda: Log.open(layout.current().log, read_only=True, options=LOG, seams=seams))
     try:

@@ -3,8 +3,10 @@
 Image copied (each chunk against its digest), log replayed to the point, state checkpointed exactly there, and an empty
 log that goes on from there on a new branch. Where nothing was before, that is made in place: it is no store until the
 last document, `CURRENT`, is there. With `force`, it is made beside what it replaces, and the two swap names in one
-step. A restore that fails leaves nothing behind but an empty directory with a lock file; one that dies leaves the
-destination without a store or as it was, and the next one clears its rests away.
+step. A directory that cannot be swapped, a mount point above all, gets a new generation instead, which comes into force
+in one step too; that can be where the store there is the same one. A restore that fails leaves nothing behind but an
+empty directory with a lock file; one that dies leaves the destination without a store or as it was, and the next one
+clears its rests away.
 
 The new branch is what keeps the twins apart: the restored store goes on with the same transaction numbers as the old
 one, and anything that knows one of them refuses the other.
@@ -19,13 +21,17 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ..engine.directory import Identity, Layout
+from xxhash import xxh3_64_hexdigest
+
+from ..engine.directory import Generation, Identity, Layout
 from ..engine.errors import (
     DiskFull,
+    HoldfastError,
     InvalidInput,
     RestorePointOutOfRange,
     StoreExists,
     TargetInvalid,
+    Unsupported,
 )
 from ..engine.history import ID_BYTES, Position
 from ..engine.log.log import Log
@@ -39,21 +45,31 @@ from .target import (
     LOG,
     AnyEngine,
     Options,
+    Patience,
     bounds_of,
+    bring_into_force,
+    compare_versions,
     engine_named,
     held_for_reading,
     image_bytes,
     locked,
+    make_root,
     open_log,
     partials,
+    payload_versions,
     read_target,
     refuse_inside,
+    waited,
 )
+
+MAX_NAME = 255
+"""Bytes that a name in a directory may have."""
 
 
 def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_txid: int | None = None,
-            at: datetime | None = None, force: bool = False, engine: AnyEngine | None = None,
-            options: Options | None = None, progress: Progress | None = None, seams: Seams = REAL) -> RestoreReport:
+            at: datetime | None = None, force: bool = False, wait: float = 0.0,
+            engine: AnyEngine | None = None, options: Options | None = None, progress: Progress | None = None,
+            seams: Seams = REAL) -> RestoreReport:
     """Restore a backup into a directory.
 
     Args:
@@ -63,6 +79,7 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
         at: restore to the last transaction committed at or before this time, which must say its time zone.
         force: replace the store or backup that is at `dest`, once the new one is whole. Refused while it is open, and
             where other things lie in its directory.
+        wait: seconds to wait where somebody writes to the backup, or has `dest` open.
         engine: the engine class; found by the backup's engine name, without.
         options: the engine's own.
         progress: told (stage, done, total).
@@ -73,7 +90,7 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
         StoreExists, StoreLocked: the destination is taken.
         TargetInvalid: there is no backup at `target`, or what is at `dest` is no store that can be replaced.
         TargetRetired: there was a backup at `target`, until somebody opened it for writing.
-        Unsupported: with `force`: the two directories cannot swap names.
+        Unsupported: with `force`: the two directories cannot swap names, and what is there is another store.
         InvalidInput, Damaged, DiskFull, UnsupportedFormat, UpgradeRequired, SettingError.
     """
     if to_txid is not None and at is not None:
@@ -85,33 +102,35 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
     if at is not None and at.tzinfo is None:
         raise InvalidInput(f"the time {at} says no time zone", hint="add one: 2026-03-01T12:00:00+01:00, or a final Z")
     files, started = seams.files, seams.clock.monotonic()
-    layout, final = Layout(Path(target), files), files.resolve(Path(dest))
-    source_root = files.resolve(layout.root)
+    layout, final = Layout(files.resolve(Path(target)), files), files.resolve(Path(dest))
+    source_root, patience = layout.root, waited(wait, seams)
     if final == source_root or source_root in final.parents or final in source_root.parents:
         raise InvalidInput(f"{final} and the backup {source_root} lie within one another", hint="restore elsewhere")
     refuse_inside(final, files)
     try:
-        with held_for_reading(layout):
+        with held_for_reading(layout, patience):
             generation, manifest = read_target(layout)
             engine = engine_named(manifest.engine, engine)
+            compare_versions(engine, manifest.state_format, payload_versions(manifest), f"the backup in {layout.root}")
             with open_log(generation, manifest, read_only=True, seams=seams) as log:
                 point = _point(log, bounds_of(manifest, log), to_txid, at)
-                with _destination(final, force, seams) as made:
-                    with copied_state(generation, manifest, made.generation(1).state, engine, options or {}, seams,
+                identity = Identity(manifest.history.store_id, engine.name, seams.clock.now_us())
+                with _destination(final, identity, force, patience, seams) as made:
+                    with copied_state(generation, manifest, made.state, engine, options or {}, seams,
                                       durable=True, progress=progress or silent) as opened:
                         rolled = roll(opened, log, point, durable=True, progress=progress or silent)
                     position = rolled.position
                     time_us = log.time_of(point)
                     branch = seams.randomness.token(ID_BYTES)
-                    _finish(made, log, position, branch, time_us=time_us, engine=engine, seams=seams)
+                    _begin_log(made, log, position, branch, time_us=time_us, engine=engine, seams=seams)
     except OSError as error:
         if is_disk_full(error):
             raise DiskFull(f"no room left to restore to {final}") from error
         raise
     return RestoreReport(
         source=str(target), destination=str(dest), store_id=manifest.history.store_id.hex(), branch=branch.hex(),
-        engine=manifest.engine, txid=position.txid, time_us=time_us or None, image_bytes=image_bytes(manifest.files),
-        transactions=rolled.records, seconds=seams.clock.monotonic() - started)
+        engine=manifest.engine, txid=position.txid, time_us=(time_us or None) if position.txid else None,
+        image_bytes=image_bytes(manifest.files), transactions=rolled.records, seconds=seams.clock.monotonic() - started)
 
 
 def _point(log: Log, bounds: Bounds, to_txid: int | None, at: datetime | None) -> int:
@@ -135,16 +154,18 @@ def _point(log: Log, bounds: Bounds, to_txid: int | None, at: datetime | None) -
 
 
 @contextlib.contextmanager
-def _destination(final: Path, force: bool, seams: Seams) -> Iterator[Layout]:
-    """An empty directory, locked, to make the store in. At the end of the block the store is at `final`, durably.
+def _destination(final: Path, identity: Identity, force: bool, patience: Patience, seams: Seams
+                 ) -> Iterator[Generation]:
+    """A generation to fill with state and log, in a directory that is locked. At the end of the block the store is at
+    `final`, durably.
 
     Raises:
         StoreExists, StoreLocked, TargetInvalid, Unsupported.
     """
     there = Layout(final, seams.files)
     if _is_free(there):
-        with _in_place(there):
-            yield there
+        with _in_place(there, identity, patience) as made:
+            yield made
         return
     if not force:
         raise StoreExists(f"{final} is not empty", hint="choose another directory, or replace it with force")
@@ -153,8 +174,10 @@ def _destination(final: Path, force: bool, seams: Seams) -> Iterator[Layout]:
     if foreign := there.foreign():
         raise TargetInvalid(f"{final} also holds what is no store's, so it is not replaced: {', '.join(foreign)}",
                             hint="move that elsewhere, or choose another directory")
-    with locked(there, "restore"), _beside(there, seams) as made:
-        yield made
+    with locked(there, "restore", patience):
+        way = _beside if there.files.can_be_swapped(final) else _renewed
+        with way(there, identity, seams) as made:
+            yield made
 
 
 def _is_free(there: Layout) -> bool:
@@ -164,14 +187,17 @@ def _is_free(there: Layout) -> bool:
 
 
 @contextlib.contextmanager
-def _in_place(there: Layout) -> Iterator[None]:
-    there.files.make_directory(there.root)
-    with locked(there, "restore"):
+def _in_place(there: Layout, identity: Identity, patience: Patience) -> Iterator[Generation]:
+    make_root(there)
+    with locked(there, "restore", patience):
         if not _is_free(there):
             raise StoreExists(f"{there.root} is not empty: another restore was faster")
         there.clear()
         try:
-            yield
+            made = there.generation(1)
+            yield made
+            there.write_identity(identity)
+            there.switch(made)
         except BaseException:
             with contextlib.suppress(OSError):
                 there.clear()
@@ -179,11 +205,43 @@ def _in_place(there: Layout) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _beside(there: Layout, seams: Seams) -> Iterator[Layout]:
-    """A place beside `there`, which is locked, to be swapped with it. Whose lock is held has no other restore, so what
-    lies there under such a name is of one that died."""
+def _renewed(there: Layout, identity: Identity, seams: Seams) -> Iterator[Generation]:
+    """A new generation of the store in `there`, which is locked: for a directory that cannot be swapped with another.
+    What says whose store it is stays as it is, since the two documents could not be replaced in one step.
+
+    Raises:
+        Unsupported: what is there is another store; nothing was written.
+    """
+    try:
+        known = there.read_identity()
+        same = there.is_store() and (known.store_id, known.engine) == (identity.store_id, identity.engine)
+    except HoldfastError:
+        same = False
+    if not same:
+        raise Unsupported(f"{there.root} cannot be swapped with a directory beside it (it is a mount point, or what is "
+                          "above it is closed to this user), and it holds another store",
+                          hint="empty it first, or restore into another directory")
+    files = there.files
+    fresh = there.next_generation()
+    place = Generation(fresh.path.with_name(f"{fresh.name}.partial"))
+    try:
+        yield place
+        bring_into_force(there, place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            files.remove_tree(place.path)
+        raise
+    there.sweep()
+
+
+@contextlib.contextmanager
+def _beside(there: Layout, identity: Identity, seams: Seams) -> Iterator[Generation]:
+    """A generation in a place beside `there`, which is locked, to be swapped with it. Whose lock is held has no other
+    restore, so what lies there under such a name is of one that died."""
     files, final = there.files, there.root
     prefix = f".{final.name}.restore-"
+    if len(os.fsencode(prefix)) + 16 > MAX_NAME:
+        prefix = f".{xxh3_64_hexdigest(os.fsencode(final.name))}.restore-"
     dead = [name for name in files.list(final.parent)
             if name.startswith(prefix) and re.fullmatch("[0-9a-f]{16}", name.removeprefix(prefix))]
     if dead:
@@ -195,7 +253,9 @@ def _beside(there: Layout, seams: Seams) -> Iterator[Layout]:
     swapped = False
     try:
         with locked(made, "restore"):
-            yield made
+            yield made.generation(1)
+            made.write_identity(identity)
+            made.switch(made.generation(1))
             files.exchange(made.root, final)
             swapped = True
             files.sync_directory(final.parent)
@@ -206,13 +266,11 @@ def _beside(there: Layout, seams: Seams) -> Iterator[Layout]:
         raise
 
 
-def _finish(made: Layout, log: Log, position: Position, branch: bytes, *, time_us: int, engine: AnyEngine,
-            seams: Seams) -> None:
-    """Write what makes a state at `position` a store: log, identity, and last of all the generation in force."""
+def _begin_log(made: Generation, log: Log, position: Position, branch: bytes, *, time_us: int, engine: AnyEngine,
+               seams: Seams) -> None:
+    """The log that goes on from a state at `position`, on a branch of its own."""
     history = history_at(log.history, position).extended(branch, position)
     epoch = next((r.epoch for r in log.read(position.txid - 1, position.txid)), 0) if position != log.base else (
         log.segments()[0].epoch)
-    Log.create(made.generation(1).log, history, position, engine=engine.name, epoch=epoch, last_time_us=time_us,
-               options=LOG, seams=seams).close()
-    made.write_identity(Identity(history.store_id, engine.name, seams.clock.now_us()))
-    made.switch(made.generation(1))
+    Log.create(made.log, history, position, engine=engine.name, epoch=epoch, last_time_us=time_us, options=LOG,
+               seams=seams).close()

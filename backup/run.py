@@ -1,7 +1,7 @@
 """`run`: look at the target, and take the backup that it calls for.
 
-Nothing there: a full one. A backup of the same history: an incremental, or, where the source no longer has the log for
-one, a full as a new generation that says why. Anything else is refused before a byte is changed.
+Nothing there: a full one. A backup of the same history: an incremental, or, if it is asked for or the source no longer
+has the log for one, a full as a new generation that says why. Anything else is refused before a byte is changed.
 """
 
 from __future__ import annotations
@@ -26,23 +26,25 @@ from ..engine.leases import MAX_OWNER
 from ..engine.seams import REAL, Seams, is_disk_full
 from ..engine.settings import check_duration
 from ..engine.shown import shown
-from ..engine.source.base import Source, SourceInfo, printable
+from ..engine.source.base import Source, SourceInfo, compare, printable
 from ..engine.source.client import connect
 from ..engine.source.local import LocalSource
 from ..engine.store import Store
 from ..replay.files import Progress, silent
+from ..replay.roll import SourceDamaged
 from .full import Job, take_full
 from .incremental import take_incremental
 from .report import Report
-from .target import AnyEngine, Options, detect, finish_switch, locked, read_target
+from .target import AnyEngine, Options, detect, finish_switch, locked, make_root, read_target, waited
 from .uri import parse
 
 
 def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], *, verify: bool = True,
-        fallback: bool = True, expect_store: str | bytes | None = None, accept_branch: str | bytes | None = None,
-        token: str | None = None, tls: bool | None = None, ca: str | Path | None = None, timeout: float = 30.0,
-        lease_ttl: float = 300.0, fold: float | None = 1.0, engine: AnyEngine | None = None,
-        options: Options | None = None, progress: Progress | None = None, seams: Seams = REAL) -> Report:
+        fallback: bool = True, full: bool = False, register: bool = True, expect_store: str | bytes | None = None,
+        accept_branch: str | bytes | None = None, token: str | None = None, tls: bool | None = None,
+        ca: str | Path | None = None, timeout: float = 30.0, lease_ttl: float = 300.0, wait: float = 0.0,
+        fold: float | None = 1.0, engine: AnyEngine | None = None, options: Options | None = None,
+        progress: Progress | None = None, seams: Seams = REAL) -> Report:
     """Back up a running store.
 
     Args:
@@ -51,11 +53,15 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         verify: replay and check the copy after a full backup; it does not count before.
         fallback: where the source no longer has the log for an incremental, take a full one as a new generation.
             Without it that is `LogPruned`.
+        full: take a full one, as a new generation, if there is a backup already.
+        register: have the source keep its log for the next incremental. Without it, a target whose next run comes late
+            gets a full one.
         expect_store: id of a store or branch (hex, 8 digits or more, or bytes): refuse any other source.
         accept_branch: id of a branch that the source may be on although the target was not.
         token, tls, ca: credential, whether to use TLS, and file of certificate authorities, for a URI; as in `connect`.
         timeout: seconds that one answer of the source may take, for a URI.
-        lease_ttl: seconds for which the source waits for a run that died to be run again.
+        lease_ttl: seconds for which the source waits for a run that died to be run again, which goes on then.
+        wait: seconds to wait if somebody else writes to the target, verifies it or restores it.
         fold: fold the log into the image when it is larger than this share of it (and than 64 MiB). None: never.
         engine: the engine class. Without it, an open store's own, or the one registered by the source's name for it.
         options: the engine's own, for opening the copy. Without them, an open store's.
@@ -65,6 +71,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
     Raises:
         TargetInvalid, TargetRetired, ForeignStore, OtherBranch, Diverged, AheadOfSource, LogPruned, StoreLocked:
             refused; nothing was changed.
+        UpgradeRequired, UnsupportedFormat: the engine here does not read what the source or the target has; likewise.
         SourceUnavailable, SourceRestarted, SourceRefused, NotAuthorized, LeaseExpired, TooManyLeases,
             ClusterUnavailable: the source's part; run it again.
         Inconsistent: the copy was checked and found wrong; it is not the backup.
@@ -74,8 +81,9 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         raise SettingError(f"fold is a share of the image, 0 or more, not {shown(fold)}")
     check_duration("timeout", timeout)
     check_duration("lease_ttl", lease_ttl)
+    patience = waited(wait, seams)
     started_us, started = seams.clock.now_us(), seams.clock.monotonic()
-    layout = Layout(Path(target), seams.files)
+    layout = Layout(seams.files.resolve(Path(target)), seams.files)
     detect(layout)
     with _source(source, token, tls, ca, timeout) as asked:
         info = asked.info()
@@ -88,19 +96,19 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
             options = source.options if isinstance(source, Store) else {}
         job = Job(source=asked, info=info, layout=layout, seams=seams, owner=_owner(layout.root), origin=origin,
                   verify=verify, accept_branch=_branch(info, accept_branch), fold=fold, engine=engine,
-                  options=options, lease_ttl=lease_ttl, progress=progress or silent, started_us=started_us,
-                  started=started)
+                  options=options, registers=register, lease_ttl=lease_ttl, progress=progress or silent,
+                  started_us=started_us, started=started)
         try:
-            seams.files.make_directory(layout.root)
-            with locked(layout, "backup"):
-                return _run(job, fallback)
+            make_root(layout)
+            with locked(layout, "backup", patience):
+                return _run(job, full, fallback)
         except OSError as error:
             if is_disk_full(error):
                 raise DiskFull(f"no room left in {layout.root}") from error
             raise
 
 
-def _run(job: Job, fallback: bool) -> Report:
+def _run(job: Job, full: bool, fallback: bool) -> Report:
     layout = job.layout
     detect(layout)  # once more, under the lock
     layout.sweep_scratch()
@@ -109,9 +117,12 @@ def _run(job: Job, fallback: bool) -> Report:
         return take_full(job, None, "")
     generation, manifest = read_target(layout)
     layout.settle_names(generation)
+    if full:
+        compare(job.info, manifest.history, manifest.noted_end, accept_branch=job.accept_branch)
+        return take_full(job, manifest, "it was asked for")
     try:
         return take_incremental(job, generation, manifest)
-    except LogPruned as error:
+    except (LogPruned, SourceDamaged) as error:
         if not fallback:
             raise
         return take_full(job, manifest, f"the source no longer has the log for an incremental: {error.message}")

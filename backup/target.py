@@ -12,27 +12,32 @@ not in force: the next run brings it into force.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..engine.contract import Engine
 from ..engine.directory import CopiedFile, Generation, Layout, Manifest
 from ..engine.errors import (
     Damaged,
+    SettingError,
+    StoreLocked,
     StoreNotFound,
     TargetInvalid,
     TargetRetired,
+    UnsupportedFormat,
+    UpgradeRequired,
     WrongEngine,
 )
 from ..engine.log.log import Log, LogOptions
 from ..engine.plugins import find_engine
-from ..engine.seams import DirectoryLock, Files, Seams
+from ..engine.seams import Clock, DirectoryLock, Files, Seams
 from .report import Bounds, iso
 
 LOG = LogOptions(preallocate=False)
-MAX_RUNS = 1000
+MAX_RUNS = 100
 """How many runs a manifest remembers, besides the one that took its image."""
 
 AnyEngine = type[Engine[Any, Any]]
@@ -40,10 +45,44 @@ Options = Mapping[str, Any]
 """The engine's own, for each opening of a copy."""
 
 
+T = TypeVar("T")
+
+_LOOK_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait for a lock: until `deadline` (monotonic seconds). Without a clock, not at all."""
+
+    clock: Clock | None = None
+    deadline: float = 0.0
+
+    def take(self, lock: Callable[[], T]) -> T:
+        """What `lock` returns, as soon as it does. Raises the `StoreLocked` of the last try."""
+        while True:
+            try:
+                return lock()
+            except StoreLocked as error:
+                if self.clock is None:
+                    raise
+                left = self.deadline - self.clock.monotonic()
+                if left <= 0:
+                    raise StoreLocked(error.message, hint="close the other user first, or wait longer") from None
+                self.clock.sleep(min(_LOOK_S, left))
+
+
+def waited(seconds: float, seams: Seams) -> Patience:
+    """`Patience` for so many seconds from now. Raises `SettingError`."""
+    if type(seconds) not in (int, float) or not 0 <= seconds < float("inf"):
+        raise SettingError(f"wait is a number of seconds, 0 or more, not {seconds!r}")
+    return Patience(seams.clock, seams.clock.monotonic() + seconds) if seconds else Patience()
+
+
 @contextmanager
-def locked(layout: Layout, what: str) -> Iterator[DirectoryLock]:
+def locked(layout: Layout, what: str, patience: Patience | None = None) -> Iterator[DirectoryLock]:
     """Hold a directory for writing. Raises `StoreLocked`."""
-    lock = layout.files.lock(layout.lock_path, f"{what} (process {os.getpid()})")
+    lock = (patience or Patience()).take(
+        lambda: layout.files.lock(layout.lock_path, f"{what} (process {os.getpid()})"))
     try:
         yield lock
     finally:
@@ -51,14 +90,23 @@ def locked(layout: Layout, what: str) -> Iterator[DirectoryLock]:
 
 
 @contextmanager
-def held_for_reading(layout: Layout) -> Iterator[None]:
+def held_for_reading(layout: Layout, patience: Patience | None = None) -> Iterator[None]:
     """Keep backup and fold away from a target while it is read. Raises `StoreLocked`."""
-    lock = layout.files.lock_shared(layout.lock_path)
+    lock = (patience or Patience()).take(lambda: layout.files.lock_shared(layout.lock_path))
     try:
         yield
     finally:
         if lock is not None:
             lock.release()
+
+
+def make_root(layout: Layout) -> None:
+    """Make the directory of a store or target. Raises `TargetInvalid` where something is in the way."""
+    try:
+        layout.files.make_directory(layout.root)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise TargetInvalid(f"{layout.root} cannot be made: a file, or a link that leads in a circle, is in its way",
+                            hint="choose another directory") from error
 
 
 def refuse_inside(path: Path, files: Files) -> None:
@@ -140,14 +188,19 @@ def bounds_of(manifest: Manifest, log: Log) -> Bounds:
     complete: int = manifest.runs[-1]["complete_until_us"] if manifest.runs else 0
     if last.txid > noted.txid:  # a run died before it was noted
         complete = max(complete, log.last_time_us)
-    return Bounds(first=first, last=last.txid, first_time_us=log.time_of(first) or (0 if first == 0 else None),
+    return Bounds(first=first, last=last.txid, first_time_us=log.time_of(first) or None,
                   last_time_us=log.time_of(last.txid) or None, complete_until_us=complete)
 
 
 def with_run(manifest: Manifest, run: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """The runs of a manifest and one more; the oldest are forgotten beyond `MAX_RUNS`."""
+    """The runs of a manifest and one more; the oldest are forgotten beyond `MAX_RUNS`, but for the versions of the
+    payloads that they brought."""
     runs = (*manifest.runs, run)
-    return runs if len(runs) <= MAX_RUNS else (runs[0], *runs[-MAX_RUNS:])
+    if len(runs) <= MAX_RUNS + 1:
+        return runs
+    first, last = runs[0], runs[-MAX_RUNS:]
+    gone = {version for r in runs[:-MAX_RUNS] for version in r.get("payloads", ())}
+    return {**first, "payloads": sorted(gone)}, *last
 
 
 def image_bytes(copied: tuple[CopiedFile, ...]) -> int:
@@ -209,3 +262,35 @@ def engine_named(name: str, given: AnyEngine | None) -> AnyEngine:
     if given.name != name:
         raise WrongEngine(f"the backup is of the {name} engine, and {given.name} was given")
     return given
+
+
+def compare_versions(engine: AnyEngine, state_format: int, payloads: Iterable[int], whose: str) -> None:
+    """See that an engine reads a state of this format, and payloads of these versions.
+
+    Raises:
+        UpgradeRequired: the state is of an older format.
+        UnsupportedFormat: the state is of a newer format, or a payload's version is unknown.
+    """
+    if state_format < engine.state_format:
+        raise UpgradeRequired(f"{whose} has state format {state_format}, and this {engine.name} engine has "
+                              f"{engine.state_format}",
+                              hint="use the release that wrote it; or upgrade the store, and take a full backup of it")
+    if state_format > engine.state_format:
+        raise UnsupportedFormat(f"{whose} has state format {state_format}, and this {engine.name} engine has "
+                                f"{engine.state_format}")
+    if unknown := sorted(set(payloads) - engine.reads_payloads):
+        raise UnsupportedFormat(f"{whose} has transactions of payload version {unknown[0]}, and this {engine.name} "
+                                f"engine reads {sorted(engine.reads_payloads)}")
+
+
+def payload_versions(manifest: Manifest) -> set[int]:
+    """The versions of the payloads that the runs of a backup have brought."""
+    return {version for run in manifest.runs for version in run.get("payloads", ())}
+
+
+def engine_at_hand(name: str, given: AnyEngine | None) -> AnyEngine | None:
+    """As `engine_named`; None where none of that name is installed."""
+    try:
+        return engine_named(name, given)
+    except SettingError:
+        return None

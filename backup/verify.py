@@ -21,20 +21,24 @@ from .target import (
     AnyEngine,
     Options,
     bounds_of,
+    compare_versions,
     engine_named,
     held_for_reading,
     open_log,
+    payload_versions,
     read_target,
     tree_bytes,
+    waited,
 )
 
 
-def verify(target: str | os.PathLike[str], *, engine: AnyEngine | None = None, options: Options | None = None,
-           progress: Progress | None = None, seams: Seams = REAL) -> VerifyReport:
+def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngine | None = None,
+           options: Options | None = None, progress: Progress | None = None, seams: Seams = REAL) -> VerifyReport:
     """Check a backup.
 
     Args:
         target: the backup.
+        wait: seconds to wait where somebody writes to it.
         engine: the engine class; found by the backup's engine name, without.
         options: the engine's own.
         progress: told (stage, done, total).
@@ -45,11 +49,13 @@ def verify(target: str | os.PathLike[str], *, engine: AnyEngine | None = None, o
         Inconsistent: the bytes are what was copied, and the state that comes of them is wrong.
         TargetInvalid, TargetRetired, StoreLocked, UnsupportedFormat, UpgradeRequired, DiskFull, SettingError.
     """
-    layout, started, told = Layout(Path(target), seams.files), seams.clock.monotonic(), progress or silent
+    started, told = seams.clock.monotonic(), progress or silent
+    layout, patience = Layout(seams.files.resolve(Path(target)), seams.files), waited(wait, seams)
     try:
-        with held_for_reading(layout):
+        with held_for_reading(layout, patience):
             generation, manifest = read_target(layout)
             engine = engine_named(manifest.engine, engine)
+            compare_versions(engine, manifest.state_format, payload_versions(manifest), f"the backup in {layout.root}")
             with open_log(generation, manifest, read_only=True, seams=seams) as log:
                 with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams.files) as image:
                     image_bytes = image.verify(told)

@@ -193,7 +193,9 @@ def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, 
     files.make_directory(generation.state)
     kind.create(generation.state, start, Context(seams, options, store_id=store_id))
     history = History(store_id, (Branch(branch_id, start),))
-    log = Log.create(generation.log, history, start, engine=kind.name, options=settings.log_options, seams=seams)
+    # No commit was earlier, so a restore to a time before it is one to before the store was.
+    log = Log.create(generation.log, history, start, engine=kind.name, last_time_us=now, options=settings.log_options,
+                     seams=seams)
     log.close()
     layout.write_identity(Identity(store_id, kind.name, now))
     layout.switch(generation)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from . import document
 from .contract import Context, Image, StagingEngine, View
-from .errors import Damaged, DiskFull, StoreClosed
+from .errors import Damaged, DiskFull, StoreClosed, Unsupported
 from .helpers import FileImage, changes_of, unordered_digest
 from .history import Position, Record
 from .memory import MAX_KEY, MAX_VALUE, MemoryTransaction
@@ -187,6 +187,9 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
         self._bases = {self._base}
         _open_engines.add(self)
 
+    _read_only = False
+    """Whether it was opened read-only: the subclass sets it."""
+
     # --- the author's ------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -301,6 +304,9 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
         self.release(old)
 
     def image(self) -> Image:
+        if self._read_only:
+            raise Unsupported(f"the {self.name} engine makes an image beside its files, and {self._directory} is open "
+                              "read-only", hint="back up from the store when it is open for writing")
         files = self._seams.files
         place = self._directory / f"{IMAGE_PREFIX}{self._seams.randomness.token(8).hex()}"
         try:

@@ -207,6 +207,7 @@ class RocksEngine(PairsEngine):
         self._context = context
         self._opened = opened
         self._private = opened if opened != directory else None
+        self._read_only = self._private is not None
         self._database = _open(opened, private=self._private is not None)
         try:
             super().__init__(directory, context, adopted(self._held(directory), adopt, directory))

@@ -15,6 +15,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -207,6 +208,7 @@ class Files:
         One that exists is made durable too: whoever made it may have died, or failed, before it was.
         """
         if not self.is_directory(path):
+            path = self.resolve(path)  # a link that leads nowhere yet is made where it leads to
             self.make_directory(path.parent)
             self._make_directory(path)
             self.sync_directory(path.parent)
@@ -236,6 +238,20 @@ class Files:
     def rename(self, old: Path, new: Path) -> None:
         """Atomically give `old` the name `new`, replacing what was there. Durable after `sync_directory`."""
         os.replace(old, new)
+
+    def can_be_swapped(self, path: Path) -> bool:
+        """Whether another directory can take the name of this one: it is no mount point, as far as can be seen, and its
+        parent may be written to."""
+        if os.path.ismount(path) or not os.access(path.parent, os.W_OK | os.X_OK):
+            return False
+        here = os.fsencode(os.path.realpath(path))
+        try:
+            mounts = self.read(Path("/proc/self/mountinfo")).splitlines()
+        except OSError:
+            return True
+        # A directory of the same file system may be mounted here, which `ismount` does not see.
+        places = (re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), line.split()[4]) for line in mounts)
+        return here not in places
 
     def exchange(self, one: Path, other: Path) -> None:
         """Atomically swap two names, directories too. Durable after `sync_directory`.

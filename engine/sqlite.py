@@ -238,6 +238,7 @@ class SqliteEngine(PairsEngine):
         self._context = context
         self._path = path
         self._writer = writer
+        self._read_only = writer is None
         self._private = private
         try:
             held = self._snapshot()

@@ -333,8 +333,11 @@ class Store(Writing[TxT, ViewT]):
 
     def image(self) -> Image:
         """The engine's image, for a source. Hold a lease on the log after the present checkpoint first."""
-        if self._unusable is not None or self.read_only:
+        if self._unusable is not None:
             raise self._why_unusable()
+        if self._opened.reader is not None:
+            raise Unsupported(f"{self.directory} is open read-only beside its writer, which goes on meanwhile",
+                              hint="back up from the writer's service")
         with self._no_image_beside():
             return self.engine.image()
 

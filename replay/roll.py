@@ -12,15 +12,18 @@ durable there. It is what restore, verify and fold do. Memory is bounded: by pay
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..engine.contract import Engine
-from ..engine.errors import Damaged, Diverged, SourceUnavailable
+from ..engine.errors import Damaged, Diverged, SourceUnavailable, UnsupportedFormat
 from ..engine.history import Attachment, History, Position, Record
 from ..engine.log.log import Log
 from ..engine.opening import replay
 from ..engine.source.base import CHUNK_BYTES, Source
+from ..engine.source.wire import Garbled
 from .files import Progress, silent
 
 logger = logging.getLogger("holdfast.replay")
@@ -35,12 +38,19 @@ _STEP = 20_000
 """Transactions between two tellings of progress."""
 
 
+class SourceDamaged(Damaged):
+    """The source's own log is damaged, so that it cannot give what is asked for. The copy is as it was."""
+
+    hint = "keep the source's files as they are; a full backup needs only its state and the log after that"
+
+
 @dataclass(slots=True)
 class Fetched:
-    """What one `fetch` brought: transactions, and bytes of log and attachments."""
+    """What one `fetch` brought: transactions, bytes of log and attachments, and the versions of the payloads."""
 
     records: int = 0
     bytes: int = 0
+    payloads: set[int] = field(default_factory=set)
 
 
 def history_at(history: History, position: Position) -> History:
@@ -48,20 +58,39 @@ def history_at(history: History, position: Position) -> History:
     return History(history.store_id, tuple(b for b in history.branches if b.start.txid <= position.txid))
 
 
+@contextmanager
+def _asking() -> Iterator[None]:
+    """What is damaged in the block is the source's log, and not the copy's."""
+    try:
+        yield
+    except (Garbled, SourceDamaged):
+        raise
+    except Damaged as error:
+        raise SourceDamaged(f"the source's log is damaged: {error.message}") from error
+
+
 def fetch(source: Source, lease_id: str, log: Log, upto: Position, history: History, *,
-          progress: Progress = silent) -> Fetched:
+          reads: Collection[int] | None = None, progress: Progress = silent) -> Fetched:
     """Append what the source has after `log.end`, up to `upto`, and sync it. The source is on `history`, of which the
     log's is a beginning: the log goes on on each new branch where that branch began.
 
+    Args:
+        source, lease_id, log, upto, history: see above.
+        reads: the payload versions that the engine takes; None: any.
+        progress: told about stages `log` and `attachment`.
+
     Raises:
-        LogPruned, Diverged, Damaged, LeaseExpired, SourceUnavailable, DiskFull: `log` is valid up to its end.
+        LogPruned, Diverged, LeaseExpired, SourceUnavailable, DiskFull: `log` is valid up to its end.
+        SourceDamaged: the source's log is damaged; likewise.
+        UnsupportedFormat: a transaction has a payload version that is not among `reads`. It is not appended.
     """
     fetched, first = Fetched(), log.end.txid
     for n in range(len(log.history.branches), len(history.branches) + 1):
         last = history.branches[n].start if n < len(history.branches) else upto
         last = min(last, upto, key=lambda p: p.txid)
         while log.end.txid < last.txid:
-            waiting = _append_until_attachment(source, lease_id, log, last.txid, fetched, first, upto.txid, progress)
+            waiting = _append_until_attachment(source, lease_id, log, last.txid, fetched, first, upto.txid, reads,
+                                               progress)
             if waiting is not None:
                 record, attachment = waiting
                 _fetch_attachment(source, lease_id, log, attachment, progress)
@@ -77,12 +106,18 @@ def fetch(source: Source, lease_id: str, log: Log, upto: Position, history: Hist
 
 
 def _append_until_attachment(source: Source, lease_id: str, log: Log, last: int, fetched: Fetched, first: int,
-                             upto: int, progress: Progress) -> tuple[Record, Attachment] | None:
+                             upto: int, reads: Collection[int] | None, progress: Progress
+                             ) -> tuple[Record, Attachment] | None:
     """Append up to `last`, or to before the first record that names an attachment, and return these two. The stream is
     over when this returns, so that the source is free to send the attachment."""
     unsynced = count = 0
     end = log.end
-    for record in source.read_log(lease_id, log.end, last):
+    for record in _arriving(source, lease_id, log.end, last):
+        if reads is not None and record.payload_version not in reads:
+            log.sync()
+            raise UnsupportedFormat(f"transaction {record.txid} of the source has payload version "
+                                    f"{record.payload_version}; the engine here reads {sorted(reads)}")
+        fetched.payloads.add(record.payload_version)
         if record.attachment is not None:
             log.sync()
             return record, record.attachment
@@ -104,12 +139,19 @@ def _append_until_attachment(source: Source, lease_id: str, log: Log, last: int,
     return None
 
 
+def _arriving(source: Source, lease_id: str, after: Position, upto: int) -> Iterator[Record]:
+    with _asking():
+        yield from source.read_log(lease_id, after, upto)
+
+
 def _fetch_attachment(source: Source, lease_id: str, log: Log, attachment: Attachment, progress: Progress) -> None:
     writer = log.import_attachment(attachment)
     try:
         for offset in range(0, attachment.size, CHUNK_BYTES):
-            writer.write(source.read_attachment(lease_id, attachment.name, offset,
-                                                min(CHUNK_BYTES, attachment.size - offset)))
+            with _asking():
+                piece = source.read_attachment(lease_id, attachment.name, offset,
+                                               min(CHUNK_BYTES, attachment.size - offset))
+            writer.write(piece)
             progress("attachment", min(offset + CHUNK_BYTES, attachment.size), attachment.size)
         writer.finish()
     except BaseException:

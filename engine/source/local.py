@@ -13,7 +13,16 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from ..contract import Image
-from ..errors import AheadOfSource, DiskFull, Diverged, InvalidInput, LogPruned, NotFound, SourceUnavailable
+from ..errors import (
+    AheadOfSource,
+    DiskFull,
+    Diverged,
+    InvalidInput,
+    LogPruned,
+    NotFound,
+    SourceUnavailable,
+    Unsupported,
+)
 from ..history import Position, Record
 from ..log.attachments import NAME as ATTACHMENT_NAME
 from .base import CHUNK_BYTES, Confirmation, Grant, Source, SourceInfo, printable
@@ -97,7 +106,9 @@ class LocalSource(Source):
         """Where much is not checkpointed, checkpoint it first, if that delays no commit: whoever checks or restores the
         copy would have to replay it."""
         store = self._store
-        if store.engine.abilities.background_checkpoint and store.engine.pending_bytes() > _MUCH_PENDING:
+        if store.read_only or store.engine.pending_bytes() <= _MUCH_PENDING:
+            return
+        if store.engine.abilities.background_checkpoint:
             with contextlib.suppress(DiskFull):  # then it is replayed
                 store.checkpoint()
 
@@ -233,6 +244,9 @@ class LocalSource(Source):
     def register(self, consumer_id: str, name: str, position: Position) -> None:
         if not HEX_ID.fullmatch(consumer_id) or not _NAME.fullmatch(name):
             raise InvalidInput("a consumer has an id of 2 to 64 hex digits and a name of 1 to 300 printable characters")
+        if self._store.read_only:
+            raise Unsupported(f"{self._store.directory} is open read-only, so it notes no consumers",
+                              hint="back up from the store when it is open for writing")
         self._match(position)
         self._store.log.consumers.register(consumer_id, name, position)
 

@@ -101,6 +101,7 @@ class SimDisk(Files):
         ops: what was done to it since it was made.
         before: called with each operation before it is done; it may raise `OSError`, which then was the disk's.
         lost: what a power cut took, in words, where one made this disk.
+        mounts: directories that are mount points, so that none can be swapped with them.
     """
 
     def __init__(self) -> None:
@@ -108,6 +109,7 @@ class SimDisk(Files):
         self.ops: list[Op] = []
         self.before: Callable[[Op], None] = lambda op: None
         self.lost: list[str] = []
+        self.mounts: set[Path] = set()
         self._pending_names: list[Op] = []
         self._next = ROOT + 1
         self._locks: set[str] = set()
@@ -149,6 +151,7 @@ class SimDisk(Files):
     def copy(self) -> SimDisk:
         """The same disk, with what is pending, and no operation noted: what a killed process leaves."""
         other = SimDisk()
+        other.mounts = set(self.mounts)
         other.inodes = {number: inode.copy() for number, inode in self.inodes.items()}
         other._pending_names = list(self._pending_names)
         other._next = self._next
@@ -308,6 +311,9 @@ class SimDisk(Files):
         number, source, target = self._walk(old), self._place(old), self._place(new)
         self.do(Op("names", number, names=((*source, None), (*target, number)),
                    label=f"{old.name} to {new.name}", says="rename"))
+
+    def can_be_swapped(self, path: Path) -> bool:
+        return path not in self.mounts
 
     def exchange(self, one: Path, other: Path) -> None:
         a, b = self._walk(one), self._walk(other)
