@@ -357,6 +357,7 @@ def _converse(store: Store[Any, Any], made: World) -> None:
         ask("GET /v1/leases/{id}/log?after={txid}&chain={chain}&upto={txid}", f"{stream}&upto=4")
     ask("PUT /v1/consumers/{id}", "/v1/consumers/00ff", {"name": "test", "position": place})
     ask("GET /v1/consumers", "/v1/consumers")
+    ask("DELETE /v1/consumers/{id}", "/v1/consumers/00ff")
     ask("GET /v1/metrics", "/v1/metrics")
     ask("GET /", "/")
     ask("DELETE /v1/leases/{id}", f"/v1/leases/{lease['id']}")

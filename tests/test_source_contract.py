@@ -304,6 +304,41 @@ def test_a_consumer_is_registered_durably(source: Source, store: MemoryStore) ->
         source.register("ab" * 16, "x" * 400, at)
 
 
+def test_consumers_are_listed_with_what_each_holds_back_and_dropped(source: Source, store: MemoryStore) -> None:
+    """A target that was deleted kept log until it lagged too far, and nobody could see it nor end it."""
+    put(store, 400, VALUE[:4000])
+    assert source.consumers() == []
+    for number, txid in enumerate((390, 5, 200)):
+        source.register(f"{number:02x}" * 16, f"target {number}", Position(txid, store.log.chain_at(txid)))
+    listed = source.consumers()
+    assert [(c.id, c.name, c.position.txid) for c in listed] == [
+        (f"{number:02x}" * 16, f"target {number}", txid) for number, txid in ((1, 5), (2, 200), (0, 390))]
+    sizes = [c.held_bytes for c in listed]
+    assert sizes == [store.log.size_after(c.position.txid) for c in listed]
+    assert sizes[0] > 1_500_000 > sizes[1] > sizes[2] > 0
+    assert all(c.seen_us > 0 for c in listed)
+    store.checkpoint()
+    assert store.prune() == 0 or store.log.base.txid <= 5
+    source.drop("01" * 16)
+    assert [c.position.txid for c in source.consumers()] == [200, 390]
+    store.prune()
+    assert 5 < store.log.base.txid <= 200
+    for wrong in ("01" * 16, "99" * 16):
+        with pytest.raises(NotFound):
+            source.drop(wrong)
+    at = Position(400, store.log.chain_at(400))
+    source.register("99" * 16, "up to date", at)
+    assert source.consumers()[-1].held_bytes == 0
+    for name in ("", "x" * 301, "a\x1b[2J", "a\nb", "\u202etxt"):
+        with pytest.raises(InvalidInput):
+            source.register("99" * 16, name, at)
+
+
+def test_names_of_owners_are_shown_as_text(source: Source, store: MemoryStore) -> None:
+    source.lease("a\x1b[2Jb", image=True)
+    assert [s.owner for s in store.leases.list()] == ["a?[2Jb"]
+
+
 def test_a_moving_image_is_replayed_to_what_the_engine_was_handed(tmp_path: Path,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))

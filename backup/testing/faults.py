@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Condition
 
 from ...engine.history import Position, Record
-from ...engine.source.base import CHUNK_BYTES, Confirmation, Grant, Source, SourceInfo
+from ...engine.source.base import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo
 from ...engine.testing.disks.faulty import FaultyFiles
 
 PATIENCE_S = 30
@@ -64,6 +64,12 @@ class WatchedSource(Source):
     def register(self, consumer_id: str, name: str, position: Position) -> None:
         self.before("register")
         self.inner.register(consumer_id, name, position)
+
+    def consumers(self) -> list[ConsumerState]:
+        return self.inner.consumers()
+
+    def drop(self, consumer_id: str) -> None:
+        self.inner.drop(consumer_id)
 
     def close(self) -> None:
         self.inner.close()

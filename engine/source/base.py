@@ -97,6 +97,24 @@ class Confirmation:
     complete_until_us: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerState:
+    """A registered consumer, and what it costs.
+
+    Attributes:
+        id, name: as it was registered.
+        position: the log after here is kept for it.
+        seen_us: when it last registered.
+        held_bytes: of log after its position: what could not be pruned even if nobody else needed it.
+    """
+
+    id: str
+    name: str
+    position: Position
+    seen_us: int
+    held_bytes: int
+
+
 class Source(ABC):
     """See the module's text. Every method may raise `SourceUnavailable`, `SourceRefused`, `NotAuthorized`; those that
     take a lease raise `LeaseExpired` where it no longer holds, and `SourceRestarted` where it was another process's."""
@@ -147,6 +165,15 @@ class Source(ABC):
     def register(self, consumer_id: str, name: str, position: Position) -> None:
         """Keep the log after `position` for this consumer, durably, within the source's bounds, until it registers a
         later position."""
+
+    @abstractmethod
+    def consumers(self) -> list[ConsumerState]:
+        """All that are registered, the one that is farthest behind first. Costs their number."""
+
+    @abstractmethod
+    def drop(self, consumer_id: str) -> None:
+        """Keep no log for this consumer any more, durably. If it comes again, it is registered anew. Raises
+        `NotFound`."""
 
     @abstractmethod
     def close(self) -> None: ...

@@ -41,7 +41,7 @@ from ..errors import (
 from ..history import Position, Record
 from ..seams import REAL, Seams
 from . import discovery, wire
-from .base import CHUNK_BYTES, Confirmation, Grant, Source, SourceInfo, printable
+from .base import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo, printable
 from .line import Credential, Line, TooSlow
 
 logger = logging.getLogger("holdfast.source")
@@ -160,6 +160,13 @@ class HttpSource(Source):
     def register(self, consumer_id: str, name: str, position: Position) -> None:
         self._json("PUT", f"/v1/consumers/{_id(consumer_id)}", "a registration", dict,
                    body={"name": name, "position": wire.position_to_wire(position)})
+
+    def consumers(self) -> list[ConsumerState]:
+        return self._json("GET", "/v1/consumers", "a list of consumers", wire.consumers_from_wire)
+
+    def drop(self, consumer_id: str) -> None:
+        # Asked once: the second time it would be gone already.
+        self._json("DELETE", f"/v1/consumers/{_id(consumer_id)}", "a release", dict, attempts=1)
 
     def close(self) -> None:
         """Close the connections. Leases stay: a later run may go on under them, or they expire."""

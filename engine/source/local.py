@@ -8,7 +8,6 @@ read as a *use* of the lease, which keeps it from being freed under the read and
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from ..errors import (
 )
 from ..history import Position, Record
 from ..log.attachments import NAME as ATTACHMENT_NAME
-from .base import CHUNK_BYTES, Confirmation, Grant, Source, SourceInfo, printable
+from .base import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo, printable
 from .wire import HEX_ID
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 _PUBLISH_WAIT = 30.0
 _MUCH_PENDING = 4 << 20
-_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,300}")
+_MOST_NAME = 300
 
 
 class LocalSource(Source):
@@ -57,6 +56,7 @@ class LocalSource(Source):
         return self._store.log.chain_at(txid)
 
     def lease(self, owner: str, *, image: bool, after: Position | None = None, ttl: float = 60.0) -> Grant:
+        owner = printable(owner)  # it is shown: in errors, pages and logs
         if image:
             if after is not None:
                 raise InvalidInput("a lease on an image begins at the image; it takes no after=")
@@ -242,13 +242,23 @@ class LocalSource(Source):
         raise NotFound(f"the log has no attachment {name[:100]!r}", hint="records name the attachments that exist")
 
     def register(self, consumer_id: str, name: str, position: Position) -> None:
-        if not HEX_ID.fullmatch(consumer_id) or not _NAME.fullmatch(name):
+        if not HEX_ID.fullmatch(consumer_id) or not 0 < len(name) <= _MOST_NAME or not name.isprintable():
             raise InvalidInput("a consumer has an id of 2 to 64 hex digits and a name of 1 to 300 printable characters")
         if self._store.read_only:
             raise Unsupported(f"{self._store.directory} is open read-only, so it notes no consumers",
                               hint="back up from the store when it is open for writing")
         self._match(position)
         self._store.log.consumers.register(consumer_id, name, position)
+
+    def consumers(self) -> list[ConsumerState]:
+        log = self._store.log
+        return [ConsumerState(id=c.id, name=c.name, position=c.position, seen_us=c.seen_us,
+                              held_bytes=log.size_after(c.position.txid)) for c in log.consumers.list()]
+
+    def drop(self, consumer_id: str) -> None:
+        if not self._store.log.consumers.drop(consumer_id):
+            raise NotFound(f"no consumer {printable(consumer_id[:64])} is registered",
+                           hint="the list of consumers has their ids")
 
     def close(self) -> None:
         """Nothing to let go of: the leases are the store's."""

@@ -11,7 +11,8 @@ POST /v1/leases/{id}/confirm                 whether it held throughout, and how
 GET /v1/leases/{id}/image/{name}             a file of the image, whole or by Range
 GET /v1/leases/{id}/attachments/{name}       a bulk load's file, whole or by Range
 GET /v1/leases/{id}/log?after=&chain=&upto=  the records after a position
-GET /v1/consumers, PUT /v1/consumers/{id}    list them; register one: {"name", "position"}
+GET /v1/consumers                            list them, and what log is kept for each
+PUT, DELETE /v1/consumers/{id}               register one: {"name", "position"}; drop it
 GET /v1/metrics                              figures for Prometheus
 GET /                                        a page for people
 ===========================================  ==========================================================================
@@ -68,6 +69,7 @@ class Routes:
             web.get("/v1/leases/{id}/attachments/{name}", self.attachment, allow_head=False),
             web.get("/v1/leases/{id}/log", self.log, allow_head=False),
             web.get("/v1/consumers", self.consumers), web.put("/v1/consumers/{id}", self.register),
+            web.delete("/v1/consumers/{id}", self.drop),
         ]
 
     # --- about the store -------------------------------------------------------------------------------------------
@@ -77,7 +79,7 @@ class Routes:
         return web.json_response({"status": "ok"}, headers={wire.PROOF_HEADER: shown} if shown else None)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        text = await self._server.blocking(lambda: status.metrics(self._store, self._server.counters))
+        text = await self._server.blocking(lambda: status.metrics(self._source, self._store, self._server.counters))
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def page(self, request: web.Request) -> web.Response:
@@ -215,10 +217,11 @@ class Routes:
     # --- consumers -------------------------------------------------------------------------------------------------
 
     async def consumers(self, request: web.Request) -> web.Response:
-        listed = await self._server.blocking(self._store.log.consumers.list)
-        return web.json_response({"consumers": [
-            {"id": c.id, "name": c.name, "position": wire.position_to_wire(c.position), "seen_us": c.seen_us}
-            for c in listed]})
+        return web.json_response(wire.consumers_to_wire(await self._server.blocking(self._source.consumers)))
+
+    async def drop(self, request: web.Request) -> web.Response:
+        await self._server.blocking(lambda: self._source.drop(request.match_info["id"]))
+        return web.json_response({})
 
     async def register(self, request: web.Request) -> web.Response:
         body = await self._server.body(request)

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from .server import Counters
 
 
-def metrics(store: Store[Any, Any], counters: Counters) -> str:
+def metrics(source: LocalSource, store: Store[Any, Any], counters: Counters) -> str:
     """Prometheus' text format."""
     positions = store.positions()
     leases = store.leases.list()
+    consumers = source.consumers()
     rows = [
         ("appended_txid", "gauge", "last transaction appended to the log", positions.appended),
         ("durable_txid", "gauge", "last transaction on stable storage", positions.durable),
@@ -25,7 +26,9 @@ def metrics(store: Store[Any, Any], counters: Counters) -> str:
         ("log_bytes", "gauge", "bytes of all log segments", store.log.size()),
         ("leases", "gauge", "leases that are held", len(leases)),
         ("lease_oldest_seconds", "gauge", "age of the oldest lease", max((s.age for s in leases), default=0.0)),
-        ("consumers", "gauge", "registered consumers", len(store.log.consumers.list())),
+        ("consumers", "gauge", "registered consumers", len(consumers)),
+        ("consumer_held_bytes", "gauge", "bytes of log after the consumer that is farthest behind",
+         max((c.held_bytes for c in consumers), default=0)),
         ("source_requests_total", "counter", "requests to this service", counters.requests),
         ("source_refused_total", "counter", "requests and connections refused", counters.refused),
         ("source_sent_bytes_total", "counter", "bytes of images, attachments and log sent", counters.sent_bytes),
@@ -44,10 +47,11 @@ def page(source: LocalSource, store: Store[Any, Any]) -> str:
     ]
     leases = "".join(f"<tr><td>{escape(s.owner)}<td>{s.txid}<td>{s.age:.0f} s<td>{s.remaining:.0f} s"
                      for s in source.leases())
-    consumers = "".join(f"<tr><td>{escape(c.name)}<td>{c.position.txid}" for c in store.log.consumers.list())
+    consumers = "".join(f"<tr><td>{escape(c.name)}<td>{c.id}<td>{c.position.txid}<td>{c.held_bytes:,}"
+                        for c in source.consumers())
     table = "".join(f"<tr><th>{escape(name)}<td>{escape(str(value))}" for name, value in facts)
     return (f"<!doctype html><meta charset=utf-8><title>Holdfast {escape(info.path)}</title>"
             "<style>body{font:15px sans-serif;margin:2em}th,td{text-align:left;padding:.2em 1em .2em 0}</style>"
             f"<h1>Holdfast</h1><table>{table}</table>"
             f"<h2>Leases</h2><table><tr><th>owner<th>log after<th>age<th>left{leases}</table>"
-            f"<h2>Consumers</h2><table><tr><th>name<th>has up to{consumers}</table>\n")
+            f"<h2>Consumers</h2><table><tr><th>name<th>id<th>has up to<th>bytes of log held{consumers}</table>\n")

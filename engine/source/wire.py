@@ -30,7 +30,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from xxhash import xxh3_128_hexdigest
@@ -41,7 +41,7 @@ from ..errors import Damaged, HoldfastError, LogPruned, SourceRefused
 from ..history import ID_BYTES, Attachment, Branch, History, Position, Record
 from ..log.attachments import NAME as ATTACHMENT_NAME
 from ..log.format import MAX_RECORD_HEADER
-from .base import Confirmation, Grant, SourceInfo, printable
+from .base import Confirmation, ConsumerState, Grant, SourceInfo, printable
 
 INSTANCE_HEADER = "Holdfast-Instance"
 DIGEST_HEADER = "Holdfast-Digest"
@@ -53,7 +53,7 @@ MAX_ERROR = 64 << 10
 MAX_FILES = 100_000
 MAX_DEPTH, MAX_NAME = 16, 500
 """Of an image file's name: parts, and characters."""
-MAX_BRANCHES = 10_000
+MAX_BRANCHES = MAX_CONSUMERS = 10_000
 MAX_TTL = 7 * 86400.0
 MAX_COUNT = (1 << 63) - 1
 MAX_TIME_US = 253_402_300_799_999_999
@@ -241,6 +241,19 @@ def confirmation_to_wire(c: Confirmation) -> dict[str, Any]:
 def confirmation_from_wire(data: Any) -> Confirmation:
     return Confirmation(p1=position_from_wire(data["p1"]), published=position_from_wire(data["published"]),
                         complete_until_us=_time(data["complete_until_us"]))
+
+
+def consumers_to_wire(consumers: Sequence[ConsumerState]) -> dict[str, Any]:
+    return {"consumers": [{"id": c.id, "name": c.name, "position": position_to_wire(c.position), "seen_us": c.seen_us,
+                           "held_bytes": c.held_bytes} for c in consumers]}
+
+
+def consumers_from_wire(data: Any) -> list[ConsumerState]:
+    if len(data["consumers"]) > MAX_CONSUMERS:
+        raise ValueError(f"{len(data['consumers'])} consumers")
+    return [ConsumerState(id=_hex_name(c["id"]), name=_told(_text(c["name"])),
+                          position=position_from_wire(c["position"]), seen_us=_time(c["seen_us"]),
+                          held_bytes=_count(c["held_bytes"])) for c in data["consumers"]]
 
 
 # --- the record stream -----------------------------------------------------------------------------------------------
