@@ -35,6 +35,8 @@ def decode(data: bytes, magic: bytes, version: int, path: Path) -> dict[str, Any
     if found != magic:
         raise Damaged(f"starts with {found!r}, not {magic!r}", path=str(path), offset=0)
     if found_version != version:
+        if xxh3_128_digest(_HEAD.pack(found, version, length) + data[_HEAD.size : -16]) == data[-16:]:
+            raise Damaged("has a version that its checksum was not made of", path=str(path), offset=8)
         raise UnsupportedFormat(f"{path} has format version {found_version}; this release reads {version}")
     if length > MAX_BODY or len(data) != _HEAD.size + length + 16:
         raise Damaged("has the wrong length", path=str(path), offset=8)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 from log_world import GROWING, HERE, SMALL, START, World
 
+from holdfast.engine import document
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, UnsupportedFormat
 from holdfast.engine.history import Record
-from holdfast.engine.log.consumers import MAX_CONSUMERS, Consumer
+from holdfast.engine.log.consumers import MAX_CONSUMERS, UNKNOWN, Consumer
 from holdfast.engine.log.log import Log
+from holdfast.engine.log.retention import KeepLogs, plan_pruning
+from holdfast.engine.testing.disks.simfates import Dropped
 from holdfast.engine.testing.disks.simops import Op
 
 # --- attachments -----------------------------------------------------------------------------------------------------
@@ -157,7 +160,9 @@ def test_consumers_have_bounds() -> None:
         world.log.consumers.register("one more", "", START)
 
 
-def test_damaged_consumers_are_named() -> None:
+def test_damaged_consumers_are_set_aside(caplog: pytest.LogCaptureFixture) -> None:
+    """One flipped bit in a list of those for whom log is kept, and the store did not open, read-only neither; the
+    advice was to restore it from a backup. Nobody's log goes for it before they had time to come again."""
     world = World()
     world.commit(b"one")
     world.log.consumers.register("a" * 32, "backup of a", START)
@@ -165,7 +170,60 @@ def test_damaged_consumers_are_named() -> None:
     path = HERE / "CONSUMERS"
     whole = world.disk.read(path)
     for offset in range(len(whole)):
-        world.disk.open(path, "write").pwrite(bytes([whole[offset] ^ 4]), offset)
-        with pytest.raises((Damaged, UnsupportedFormat), match="CONSUMERS"):
-            Log.open(HERE, options=SMALL, seams=world.seams)
-        world.disk.open(path, "write").pwrite(whole[offset : offset + 1], offset)
+        disk = world.disk.killed()
+        disk.open(path, "write").pwrite(bytes([whole[offset] ^ 4]), offset)
+        damaged = disk.read(path)
+        seams = type(world.seams)(disk, world.seams.clock, world.seams.randomness, world.seams.scheduler)
+        caplog.clear()
+        log = Log.open(HERE, read_only=True, options=SMALL, seams=seams)
+        assert [(c.id, c.position) for c in log.consumers.list()] == [(UNKNOWN, START)]
+        assert "CONSUMERS" in caplog.text
+        assert disk.read(path) == damaged
+        Log.open(HERE, options=SMALL, seams=seams).close()
+        assert disk.read(HERE / "CONSUMERS.damaged-1") == damaged
+        for left in (disk.crashed(Dropped()), disk.killed()):
+            seams = type(world.seams)(left, world.seams.clock, world.seams.randomness, world.seams.scheduler)
+            log = Log.open(HERE, options=SMALL, seams=seams)
+            (unknown,) = log.consumers.list()
+            assert (unknown.id, unknown.position) == (UNKNOWN, START)
+            assert "damaged-1" in unknown.name
+            assert log.consumers.drop(UNKNOWN)
+            log.close()
+            assert not left.exists(HERE / "CONSUMERS.damaged-2")
+
+
+def test_who_is_unknown_keeps_log_within_the_bounds() -> None:
+    world = World()
+    world.fill(20)
+    world.disk.open(HERE / "CONSUMERS", "create").pwrite(b"rubbish", 0)
+    log = world.reopen()
+    bounds = {"keep": KeepLogs(transactions=1), "floor": 20, "consumer_hours": 24, "now_us": world.clock.now_us()}
+    plan = plan_pruning(log.segments(), consumers=log.consumers.list(), consumer_bytes=1 << 40, **bounds)
+    assert not plan.segments
+    plan = plan_pruning(log.segments(), consumers=log.consumers.list(), consumer_bytes=1, **bounds)
+    assert plan.segments
+    assert [c.id for c in plan.dropped] == [UNKNOWN]
+
+
+def test_consumers_of_another_version_are_refused_by_name() -> None:
+    """They are no damage: a later release wrote them, and this one would write over what it does not understand."""
+    world = World()
+    world.log.close()
+    document.write(world.disk, HERE / "CONSUMERS", b"HFCONSUM", 2, {"consumers": []})
+    with pytest.raises(UnsupportedFormat, match="version 2"):
+        Log.open(HERE, options=SMALL, seams=world.seams)
+
+
+def test_what_is_none_of_the_logs_keeps_nobody_out() -> None:
+    """An operator's directories and files among the log's own: `copy.new/` ended an opening, and so did `spare-old`."""
+    world = World()
+    world.commit(b"one")
+    attach(world, b"some bulk data")
+    world.log.close()
+    for name in ("copy.new", "spare-1.seg.d", "attachments/old"):
+        world.disk.make_directory(HERE / name)
+    for name in ("spare-old.seg", "notes", "attachments/notes"):
+        world.disk.open(HERE / name, "create").close()
+    before = [world.disk.list(HERE), world.disk.list(HERE / "attachments")]
+    assert Log.open(HERE, options=SMALL, seams=world.seams).end.txid == 2
+    assert [world.disk.list(HERE), world.disk.list(HERE / "attachments")] == before

@@ -2,21 +2,30 @@
 
 They stand in the document `CONSUMERS` beside the segments, so that they survive a restart. One that lags beyond its
 bounds is dropped by name, not silently.
+
+It is a help and holds no data, so a store opens without it. One that is damaged is set aside. Who stood in it is not
+known then, so one consumer stands for them all, who needs all the log that is there: it is listed, may be dropped, and
+goes when it lags too far, like any other; meanwhile they register again.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import document
-from ..errors import Damaged, InvalidInput
+from ..errors import Damaged, DiskFull, InvalidInput
 from ..history import Position
 from ..seams import Seams
 
 CONSUMERS_MAGIC, CONSUMERS_VERSION = b"HFCONSUM", 1
+UNKNOWN = "0" * 32
+"""The id of the consumer that stands for those in a damaged document."""
 MAX_CONSUMERS = 1000
 MAX_NAME = 500
+
+logger = logging.getLogger("holdfast.store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +41,47 @@ class Consumer:
 class Consumers:
     """The consumers of one log. Thread-safe; every change is durable when the call returns."""
 
-    def __init__(self, directory: Path, seams: Seams) -> None:
+    def __init__(self, directory: Path, base: Position, seams: Seams, *, read_only: bool) -> None:
+        """
+        Args:
+            directory, seams: as usual.
+            base: where the log begins now.
+            read_only: leave a damaged document where it is.
+
+        Raises:
+            UnsupportedFormat.
+        """
         self._path = directory / "CONSUMERS"
         self._seams = seams
         self._lock = seams.scheduler.lock()
         self._all: dict[str, Consumer] = {}
         if seams.files.exists(self._path):
-            body = document.read(seams.files, self._path, CONSUMERS_MAGIC, CONSUMERS_VERSION)
+            data = seams.files.read(self._path)
             try:
-                self._all = {i: Consumer(i, n, Position(t, c), s) for i, n, t, c, s in body["consumers"]}
-            except (KeyError, TypeError, ValueError) as error:
-                raise Damaged(f"lacks or garbles a field: {error}", path=str(self._path)) from error
+                self._all = _decoded(data, self._path)
+            except Damaged as error:
+                self._rebuild(data, base, error, read_only=read_only)
+
+    def _rebuild(self, data: bytes, base: Position, error: Damaged, *, read_only: bool) -> None:
+        """Go on without the document: a copy is kept beside it before it is replaced."""
+        aside = self._aside()
+        logger.warning("%s: %s. For whom log is kept is not known, so all that is there now is kept, within the bounds "
+                       "for consumers%s", self._path, error.message, "" if read_only else f"; set aside: {aside.name}")
+        unknown = Consumer(UNKNOWN, f"whoever stood in {aside.name}, which is damaged", base,
+                           self._seams.clock.now_us())
+        self._all = {UNKNOWN: unknown}
+        if not read_only:
+            try:
+                self._seams.files.write_durably(aside, data)
+                self._save(self._all)
+            except (DiskFull, OSError) as failure:
+                logger.warning("%s is not replaced yet: %s", self._path, failure)
+
+    def _aside(self) -> Path:
+        number = 1
+        while self._seams.files.exists(aside := self._path.with_name(f"{self._path.name}.damaged-{number}")):
+            number += 1
+        return aside
 
     def list(self) -> list[Consumer]:
         return sorted(self._all.values(), key=lambda c: c.position.txid)
@@ -75,3 +114,11 @@ class Consumers:
         body = {"consumers": [[c.id, c.name, c.position.txid, c.position.chain, c.seen_us] for c in consumers.values()]}
         document.write(self._seams.files, self._path, CONSUMERS_MAGIC, CONSUMERS_VERSION, body)
         self._all = consumers
+
+
+def _decoded(data: bytes, path: Path) -> dict[str, Consumer]:
+    body = document.decode(data, CONSUMERS_MAGIC, CONSUMERS_VERSION, path)
+    try:
+        return {i: Consumer(i, n, Position(t, c), s) for i, n, t, c, s in body["consumers"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"lacks or garbles a field: {error}", path=str(path)) from error

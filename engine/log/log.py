@@ -15,6 +15,7 @@ After an opening the log goes on in its last segment, if that is small, and not 
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from ..errors import Damaged, DiskFull, InvalidInput, SettingError
 from ..history import Attachment, History, Position, Record
 from ..seams import File, Seams, is_disk_full
 from ..shown import shown
+from .attachments import NAME as ATTACHMENT_NAME
 from .attachments import AttachmentWriter
 from .consumers import Consumers
 from .format import FRAME, GROUP_HEADER, SegmentHeader
@@ -48,6 +50,7 @@ from .segment import (
 
 _frame = FRAME.pack
 _FRAME, _GROUP = FRAME.size, GROUP_HEADER.size
+SPARE = re.compile(r"spare-([0-9]{1,18})\.seg")
 MIN_SEGMENT, MAX_SEGMENT = 128 << 10, 64 << 20
 
 
@@ -92,7 +95,7 @@ class Log(LogReading):
     """See the module's text. Made by `create` or `open`."""
 
     def __init__(self, directory: Path, segments: Listing, *, engine: str, epoch: int, options: LogOptions,
-                 seams: Seams) -> None:
+                 seams: Seams, read_only: bool = False) -> None:
         self.directory = directory
         self.files = seams.files
         self.engine = engine
@@ -120,7 +123,7 @@ class Log(LogReading):
         self._spare: tuple[File, Path] | None = None  # the next segment's file, open
         self._spare_number = 0
         self._spare_lock = seams.scheduler.lock()
-        self.consumers = Consumers(directory, seams)
+        self.consumers = Consumers(directory, self.base, seams, read_only=read_only)
 
     # --- making and opening ----------------------------------------------------------------------------------------
 
@@ -163,7 +166,7 @@ class Log(LogReading):
         engine_txid = engine_position.txid if engine_position is not None else 0
         segments, recovery = recover(files, directory, ordinals, engine_txid=engine_txid, read_only=read_only)
         log = cls(directory, segments, engine=segments[-1].header.engine, epoch=segments[-1].header.epoch,
-                  options=options or LogOptions(), seams=seams)
+                  options=options or LogOptions(), seams=seams, read_only=read_only)
         log.recovery = recovery
         if not read_only:
             log._sweep(names)
@@ -186,9 +189,11 @@ class Log(LogReading):
         files = self._seams.files
         for name in names:
             path = self.directory / name
+            if files.is_directory(path):
+                continue  # none of ours
             if name.endswith(".new"):
                 files.unlink(path)
-            elif name.startswith("spare-"):
+            elif SPARE.fullmatch(name):
                 # Good only while it was never written: zero and whole; it was synced before it got its name.
                 file = files.open(path, "write")
                 fit = (self.options.preallocate and file.size() == self.options.segment_bytes
@@ -204,7 +209,8 @@ class Log(LogReading):
         """All that records name must be there. After a crash there may be more: from loads that never were, and of
         segments that were pruned. Every segment is read for it only after a crash, or if their number is not right."""
         directory = self.directory / "attachments"
-        there = self.files.list(directory) if self.files.is_directory(directory) else []
+        there = [name for name in self.files.list(directory) if ATTACHMENT_NAME.fullmatch(name.removesuffix(".new"))
+                 ] if self.files.is_directory(directory) else []
         segments = self._segments.read_already()
         if len(there) != self._segments.attachments() or (there and not self.recovery.clean):
             segments = list(self._segments)

@@ -70,7 +70,7 @@ def segment_name(ordinal: int) -> str:
 
 def is_segment(name: str) -> bool:
     """Whether a file of this name in a log's directory is one of its segments."""
-    return len(name) == 16 and name.endswith(".seg") and name[:12].isdigit()
+    return len(name) == 16 and name.endswith(".seg") and name.isascii() and name[:12].isdigit()
 
 
 def allocate(files: Files, path: Path, size: int) -> File:
