@@ -65,8 +65,8 @@ class Consumers:
     def _rebuild(self, data: bytes, base: Position, error: Damaged, *, read_only: bool) -> None:
         """Go on without the document: a copy is kept beside it before it is replaced."""
         aside = self._aside()
-        logger.warning("%s: %s. For whom log is kept is not known, so all that is there now is kept, within the bounds "
-                       "for consumers%s", self._path, error.message, "" if read_only else f"; set aside: {aside.name}")
+        logger.warning("%s. For whom log is kept is not known, so all that is there now is kept, within the bounds for "
+                       "consumers%s", error.message, "" if read_only else f"; set aside: {aside.name}")
         unknown = Consumer(UNKNOWN, f"whoever stood in {aside.name}, which is damaged", base,
                            self._seams.clock.now_us())
         self._all = {UNKNOWN: unknown}
