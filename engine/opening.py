@@ -26,7 +26,6 @@ from .directory import Generation, Identity, Layout, Manifest
 from .errors import (
     Damaged,
     DiskFull,
-    Diverged,
     LogPruned,
     StoreExists,
     StoreLocked,
@@ -37,6 +36,7 @@ from .errors import (
 )
 from .history import Branch, History, Position, Record, origin
 from .log.attachments import verify_attachment
+from .log.cursor import Cursor
 from .log.log import Log
 from .readers import ReaderLease
 from .seams import DirectoryLock, Files, Seams
@@ -76,6 +76,7 @@ class Opened:
     Attributes:
         engine: brought to the log's durable end.
         log: recovered.
+        cursor: behind what was replayed.
         lock: None where opened read-only.
         replayed: how many transactions were replayed.
         scratch: a copy of the state that goes when the store is closed, or None.
@@ -92,6 +93,7 @@ class Opened:
     generation: Generation
     engine: Engine[Any, Any]
     log: Log
+    cursor: Cursor
     lock: DirectoryLock | None
     replayed: int
     scratch: ScratchDirectory | None = None
@@ -164,7 +166,8 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
                 _match(identity, log)
                 if manifest is not None:
                     _begin_branch(manifest, log)
-                replayed = replay(engine, log, engine.position.txid, log.end.txid, settings.checkpoint_soft_bytes)
+                cursor = log.cursor(engine.position)
+                replayed = replay(engine, log, cursor, log.end.txid, settings.checkpoint_soft_bytes)
             except BaseException:
                 log.abandon()
                 raise
@@ -176,7 +179,7 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
             undo()
         lock.release()
         raise
-    return Opened(layout, generation, engine, log, lock, replayed, undo=undo,
+    return Opened(layout, generation, engine, log, cursor, lock, replayed, undo=undo,
                   manifest=manifest if manifest is not None and not manifest.settled else None)
 
 
@@ -268,8 +271,8 @@ def _begin_branch(manifest: Manifest, log: Log) -> None:
         log.extend_history(log.history.extended(manifest.retired_branch, log.end))
 
 
-def replay(engine: Engine[Any, Any], log: Log, after: int, upto: int, soft_bytes: int) -> int:
-    """Apply the log's records after `after` up to `upto`, with checkpoints on the way where much is pending.
+def replay(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_bytes: int) -> int:
+    """Apply the log's records from the cursor up to `upto`, with checkpoints on the way where much is pending.
 
     Raises:
         UnsupportedFormat: a payload version that the engine does not read.
@@ -277,7 +280,7 @@ def replay(engine: Engine[Any, Any], log: Log, after: int, upto: int, soft_bytes
     """
     batch: list[Record] = []
     count = size = 0
-    for record in log.read(after, upto):
+    for record in cursor.read(upto):
         if record.payload_version not in engine.reads_payloads:
             raise UnsupportedFormat(f"transaction {record.txid} has payload version {record.payload_version}; "
                                     f"this {engine.name} engine reads {sorted(engine.reads_payloads)}")
@@ -333,7 +336,7 @@ def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[s
         reader = ReaderLease(root, process_name(), seams)
         try:
             opened = _open_to_read(layout, kind, options, settings, seams, shared=True)
-            reader.advance(opened.log.end.txid)
+            reader.advance(opened.log.last_base)
         except BaseException:
             reader.release()
             raise
@@ -378,8 +381,9 @@ def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping
             log = Log.open(generation.log, engine_position=_durable_end(manifest, engine), read_only=True,
                            options=settings.log_options, seams=seams)
             if not _replays_large(log, engine.position.txid):
-                replayed = replay(engine, log, engine.position.txid, log.end.txid, 1 << 62)
-                return Opened(layout, generation, engine, log, None, replayed)
+                cursor = log.cursor(engine.position)
+                replayed = replay(engine, log, cursor, log.end.txid, 1 << 62)
+                return Opened(layout, generation, engine, log, cursor, None, replayed)
         except BaseException:
             engine.close()
             raise
@@ -395,40 +399,37 @@ def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping
         try:
             log = Log.open(generation.log, engine_position=_durable_end(manifest, engine), read_only=True,
                            options=settings.log_options, seams=seams)
-            replayed = replay(engine, log, engine.position.txid, log.end.txid, settings.checkpoint_soft_bytes)
+            cursor = log.cursor(engine.position)
+            replayed = replay(engine, log, cursor, log.end.txid, settings.checkpoint_soft_bytes)
         except BaseException:
             engine.close()
             raise
     except BaseException:
         directory.cleanup()
         raise
-    return Opened(layout, generation, engine, log, None, replayed, directory)
+    return Opened(layout, generation, engine, log, cursor, None, replayed, directory)
 
 
-def follow(opened: Opened, settings: Settings, seams: Seams) -> tuple[Log, int]:
-    """Bring a store that was opened read-only to the durable end that its log has by now: the log, and how many
-    transactions were applied.
+def follow(opened: Opened, seams: Seams) -> int:
+    """Bring a store that was opened read-only to the durable end that its log has by now; how many transactions were
+    applied. Costs what is new.
 
     Raises:
         LogPruned: what comes next is no longer in the log.
         Unsupported: what comes next is a bulk load, or the directory has another generation.
+        Diverged, Damaged: as `Log.look`.
     """
     if opened.layout.current() != opened.generation:
         raise Unsupported(f"{opened.layout.root} has a new generation", hint="open it again")
-    log = steadily(opened.layout, seams, lambda: Log.open(opened.generation.log, read_only=True,
-                                                           options=settings.log_options, seams=seams))
-    end = opened.log.end
-    if log.end.txid < end.txid:  # its last group is not known to be durable any more than it was
-        return opened.log, 0
-    if log.chain_at(end.txid) != end.chain:
-        raise Diverged(f"{opened.layout.root} has another history than when it was opened", hint="open it again")
-    if _replays_large(log, end.txid):
+    log, cursor = opened.log, opened.cursor
+    steadily(opened.layout, seams, log.look)
+    if _replays_large(log, cursor.txid):
         raise Unsupported("a bulk load, or more log than fits in memory, came since", hint="open it again")
     opened.half_way = True
-    replayed = replay(opened.engine, log, end.txid, log.end.txid, 1 << 62)
+    replayed = replay(opened.engine, log, cursor, log.end.txid, 1 << 62)
     if opened.reader is not None and replayed:
-        opened.reader.advance(log.end.txid)
-    return log, replayed
+        opened.reader.advance(log.last_base)
+    return replayed
 
 
 def _is_written(layout: Layout) -> bool:

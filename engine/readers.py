@@ -64,6 +64,7 @@ class ReaderLease:
         self._owner = owner
         self._seams = seams
         self._file: tuple[Path, DirectoryLock] | None = None
+        self._after = 0
         if not seams.files.is_ours(root):
             logger.info("%s is another user's, and gives no leases to this process", root)
             return
@@ -77,10 +78,11 @@ class ReaderLease:
 
     def advance(self, txid: int) -> None:
         """From now on, only the log after `txid` is needed. Where that cannot be said, what was kept is kept."""
-        if self._file is None:
+        if self._file is None or txid == self._after:
             return
         try:
             self._keep(txid)
+            self._after = txid
         except (OSError, StoreLocked) as error:
             logger.warning("%s keeps more log than it needs to: %s", self._directory.parent, error)
 

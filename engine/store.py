@@ -315,8 +315,8 @@ class Store(Writing[TxT, ViewT]):
                 raise self._why_unusable()
             before = self.log.end
             try:
-                log, replayed = follow(self._opened, self.settings, self.seams)
-                self.log = self._opened.log = log
+                replayed = follow(self._opened, self.seams)
+                log = self.log
                 self._stages.append(log.end)
                 self._stages.synced(log.end)
                 if self._staging is not None:

@@ -187,7 +187,7 @@ def roll(engine: Engine[Any, Any], log: Log, upto: int, *, durable: bool, progre
         raise Damaged(f"the state and its log disagree about transaction {first.txid}")
     for start in range(first.txid, upto, _STEP):
         stop = min(start + _STEP, upto)
-        replay(engine, log, start, stop, CHECKPOINT_BYTES if durable else _NEVER)
+        replay(engine, log, log.cursor(start), stop, CHECKPOINT_BYTES if durable else _NEVER)
         progress("replay", stop - first.txid, upto - first.txid)
     position = Position(upto, log.chain_at(upto))
     if durable:

@@ -139,14 +139,14 @@ def test_pruning_that_is_cut_off_leaves_no_hole(error: BaseException, step: int)
 
 def pruned_between(monkeypatch: pytest.MonkeyPatch, world: World, count: int) -> None:
     """The next reader finds its segment just after that many have gone."""
-    original = LogReading._segment_of
+    original = LogReading.segment_of
 
     def first_pruned(self: LogReading, txid: int) -> Segment:
         monkeypatch.undo()
         world.log.prune(world.log.segments()[:count])
         return original(self, txid)
 
-    monkeypatch.setattr(LogReading, "_segment_of", first_pruned)
+    monkeypatch.setattr(LogReading, "segment_of", first_pruned)
 
 
 def test_a_reader_that_is_overtaken_by_pruning_skips_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from holdfast.engine.contract import Engine
 from holdfast.engine.errors import DiskFull
 from holdfast.engine.history import Position, Record
 from holdfast.engine.leases import Lease, Leases, LeaseTable
+from holdfast.engine.log.cursor import Cursor
 from holdfast.engine.log.listing import Listing, recover
 from holdfast.engine.log.log import Log
 from holdfast.engine.log.reading import LogReading
@@ -210,6 +211,6 @@ class SameNumberSameStore(LocalSource):
 
 
 @part("holdfast.replay.roll.replay", caught_by="ReplayContract.test_rolling_to_any_transaction_gives_the_model_there")
-def one_too_many(engine: Engine[Any, Any], log: Log, after: int, upto: int, soft_bytes: int) -> int:
+def one_too_many(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_bytes: int) -> int:
     """A replay to a transaction takes the next one along: "up to" and "before" are not the same."""
-    return replay(engine, log, after, min(upto + 1, log.end.txid), soft_bytes)
+    return replay(engine, log, cursor, min(upto + 1, log.end.txid), soft_bytes)

@@ -69,10 +69,11 @@ class Listing:
         low, high = 0, len(self) - 1
         while low < high:
             middle = (low + high + 1) // 2
-            if self[middle].first <= txid:
-                low = middle
-            else:
-                high = middle - 1
+            try:
+                before = self[middle].first <= txid
+            except FileNotFoundError:
+                before = True  # another process has pruned it, or it is missed when one reads up to it
+            low, high = (middle, high) if before else (low, middle - 1)
         return low
 
     def bytes_from(self, at: int) -> int:

@@ -31,6 +31,7 @@ from ..shown import shown
 from .attachments import NAME as ATTACHMENT_NAME
 from .attachments import AttachmentWriter
 from .consumers import Consumers
+from .following import look_further
 from .format import FRAME, GROUP_HEADER, SegmentHeader
 from .listing import Listing, recover
 from .reading import LogReading
@@ -107,6 +108,7 @@ class Log(LogReading):
         self._seams = seams
         self._now = seams.clock.now_us
         self._segments = segments
+        self.read_only = read_only
         self._listing = seams.scheduler.lock()  # around each replacement of it: rotation and pruning are two threads
         last = segments[-1]
         self.history = last.header.history
@@ -174,6 +176,25 @@ class Log(LogReading):
         if engine_position is not None:
             log._match(engine_position)
         return log
+
+    def look(self) -> Position:
+        """Of a log that is open read-only: find out what another process has made durable since; the durable end. Costs
+        what is new. One thread at a time.
+
+        Raises:
+            LogPruned: what comes next is no longer there.
+            Diverged: there is another log by now.
+            Damaged: bytes are wrong; or, while the log is written, were read half written: look again.
+        """
+        try:
+            self._segments = look_further(self.files, self.directory, self._segments)
+        except FileNotFoundError as error:
+            raise self.why_gone(self._segments[-1].header.ordinal, self.end.txid + 1) from error
+        last = self._segments[-1]
+        self.history, self.epoch = last.header.history, last.header.epoch
+        self.end = self.appended = last.end
+        self._time = max(last.last_time_us, last.complete_us)
+        return self.end
 
     def _match(self, state: Position) -> None:
         """The engine's state must be of this log's history, and the log must go on from it."""

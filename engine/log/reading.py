@@ -1,8 +1,8 @@
 """The reading half of a log: what is durable, looked up by transaction and by time, and verified.
 
 Segments are listed oldest first, and the list is replaced, never changed, so a reader that holds it is not disturbed by
-rotation or pruning. A reader finds its segment by bisection, its place in it by the segment's sparse index, and reads
-groups from there. That a segment is gone is an error of its own: a gap is never skipped.
+rotation or pruning. All reading of records is a `Cursor`'s. That a segment is gone is an error of its own: a gap is
+never skipped.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from ..history import Attachment, Position, Record
 from ..seams import Files
 from .attachments import NAME as ATTACHMENT_NAME
 from .attachments import verify_attachment
+from .cursor import Cursor
 from .listing import Listing
-from .segment import Segment, SegmentInfo
+from .segment import Segment, SegmentInfo, is_segment, segment_name
 
 
 class LogReading:
@@ -26,6 +27,8 @@ class LogReading:
 
     directory: Path
     files: Files
+    read_only: bool
+    """Whether another process may write it meanwhile."""
     end: Position
     """The durable end."""
     _segments: Listing
@@ -35,51 +38,47 @@ class LogReading:
         """The position before the first record that is here."""
         return self._segments[0].header.base
 
+    @property
+    def last_base(self) -> int:
+        """The transaction after which the last segment begins: who is at the end needs no segment before that."""
+        return self._segments[-1].header.base.txid
+
     def segments(self) -> list[SegmentInfo]:
         """All segments, oldest first. Reads the header and footer of each that was not read yet."""
         return [s.info() for s in self._segments]
 
-    def _segment_of(self, txid: int) -> Segment:
-        """The segment that holds `txid`, which is at or below the durable end and above the base."""
+    def segment_of(self, txid: int) -> Segment:
+        """The segment that holds `txid`, which is at or below the durable end and above the base. Raises `LogPruned`,
+        `Damaged`."""
         segments = self._segments
-        return segments[segments.at_or_before(txid)]
+        at = segments.at_or_before(txid)
+        try:
+            return segments[at]
+        except FileNotFoundError as error:
+            raise self.why_gone(segments[-1].header.ordinal - len(segments) + 1 + at, txid) from error
+
+    def why_gone(self, ordinal: int, txid: int) -> LogPruned | Damaged:
+        """A segment's file is not there when `txid` is to be read from it: it was pruned, here or by another process
+        that writes the log meanwhile, or it was lost."""
+        if self._segments[0].header.ordinal > ordinal or (self.read_only and all(
+                int(name[:12]) > ordinal for name in self.files.list(self.directory) if is_segment(name))):
+            return LogPruned(f"transaction {txid} is no longer in the log: its segment was pruned")
+        return Damaged(f"has disappeared, and transaction {txid} is in it",
+                       path=str(self.directory / segment_name(ordinal)))
+
+    def cursor(self, after: int | Position) -> Cursor:
+        """A place in the log that moves forward: see `Cursor`. With a position, its chain must be the log's."""
+        return Cursor(self, after) if isinstance(after, int) else Cursor(self, *after)
 
     def read(self, after: int, upto: int | None = None) -> Iterator[Record]:
-        """Durable records after `after`, up to and with `upto` (the durable end, without), in order.
+        """Durable records after `after`, up to and with `upto` (the durable end, without), in order: a new cursor's.
 
         Raises:
             LogPruned: the first of them is no longer here.
             AheadOfSource: `upto` is not durable yet.
             Damaged: bytes have changed.
         """
-        end = self.end.txid
-        upto = end if upto is None else upto
-        if upto > end:
-            raise AheadOfSource(f"transaction {upto} is asked for, the log ends at {end}",
-                                hint="ask for what is durable")
-        while after < upto:
-            if after < self.base.txid:
-                raise LogPruned(f"transaction {after + 1} is no longer in the log, which starts after {self.base.txid}")
-            segment = self._segment_of(after + 1)
-            if after < segment.header.base.txid:
-                continue  # pruned since
-            data_end, last = segment.data_end, segment.end.txid
-            if last <= after:
-                raise Damaged(f"transaction {after + 1} is missing", path=str(segment.path))
-            try:
-                for group in segment.groups(segment.place_of_txid(after + 1), data_end):
-                    for record in group.records:
-                        if record.txid > upto:
-                            return
-                        if record.txid > after:
-                            yield record
-                            after = record.txid
-            except FileNotFoundError as error:
-                if after < self.base.txid:
-                    continue  # pruned while we came to it
-                raise Damaged("a segment has disappeared", path=str(segment.path)) from error
-            if after < min(last, upto):
-                raise Damaged(f"transaction {after + 1} is missing", path=str(segment.path))
+        return self.cursor(after).read(upto)
 
     def chain_at(self, txid: int) -> bytes:
         """The chain at `txid`. Raises `LogPruned`, `AheadOfSource`, `Damaged`."""
@@ -161,7 +160,10 @@ class LogReading:
         segments = self._segments
         if txid >= segments[-1].end.txid:
             return 0
-        return segments.bytes_from(segments.at_or_before(txid + 1))
+        try:
+            return segments.bytes_from(segments.at_or_before(txid + 1))
+        except FileNotFoundError:  # pruned by another process
+            return self.size()
 
     def attachment_path(self, name: str) -> Path:
         """Raises `InvalidInput` where `name` is not of the form that the kit gives."""

@@ -129,12 +129,13 @@ class Segment:
             segment = cls(files, path, header, data_start)
             segment.size = file.size()
             if footer := read_footer(file):
-                segment._take_footer(footer)
+                segment.take_footer(footer)
         finally:
             file.close()
         return segment
 
-    def _take_footer(self, footer: Footer) -> None:
+    def take_footer(self, footer: Footer) -> None:
+        """It is sealed, and this is what it says of itself."""
         self.footer = footer
         self.end, self.data_end = footer.last, footer.data_end
         self.first_time_us, self.last_time_us = footer.first_time_us, footer.last_time_us

@@ -29,11 +29,13 @@ from .wire import HEX_ID
 
 if TYPE_CHECKING:
     from ..leases import Lease, LeaseState
+    from ..log.cursor import Cursor
     from ..seams import File
     from ..store import Store
 
 _PUBLISH_WAIT = 30.0
 _MUCH_PENDING = 4 << 20
+MAX_CURSORS = 64
 _MOST_NAME = 300
 
 
@@ -43,6 +45,8 @@ class LocalSource(Source):
     def __init__(self, store: Store[Any, Any]) -> None:
         self._store = store
         self._leases = store.leases
+        self._cursors: dict[str, Cursor] = {}
+        """Where the last reading of log under a lease ended: the next piece goes on there."""
 
     def info(self) -> SourceInfo:
         store = self._store
@@ -199,19 +203,19 @@ class LocalSource(Source):
             if after.txid < lease.txid:
                 raise LogPruned(f"the lease keeps the log after transaction {lease.txid}, and it is asked for after "
                                 f"{after.txid}")
-            self._match(after)
+            cursor = self._cursors.pop(lease_id, None)  # nobody else's from here on
+            if cursor is None or (cursor.txid, cursor.chain) != after:
+                self._match(after)
+                cursor = self._store.log.cursor(after)
             if upto > self._store.published.txid:
                 raise AheadOfSource(f"log up to transaction {upto} is asked for, and {self._store.published.txid} is "
                                     "published")
-            last = after
-            for record in self._store.log.read(after.txid, upto):
-                if record.txid != last.txid + 1:
-                    raise LogPruned(f"the log has {record.txid} after {last.txid}")
-                last = record.position
+            for record in cursor.read(upto):
                 self._leases.renew(lease_id)
                 yield record
-            if last.txid < upto:
-                raise LogPruned(f"the log ends at {last.txid}, before {upto}")
+            while len(self._cursors) >= MAX_CURSORS:  # of leases that are gone
+                self._cursors.pop(next(iter(self._cursors)), None)
+            self._cursors[lease_id] = cursor
 
     def read_attachment(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
         _check_length(length)
