@@ -13,7 +13,7 @@ import msgpack
 from format_files import Directory, after, engine_row
 from format_lmdb import Lmdb
 from format_page import Misfit, Page, need
-from xxhash import xxh3_64_digest
+from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 PropertyMap = dict[int, Any]
 
@@ -156,14 +156,22 @@ def _apply_bulk(taken: Directory, graph: Graph, record: dict[str, Any]) -> None:
     graph.marks = payload["marks"]
 
 
-def graph_in_lmdb(page: Page, lmdb: Lmdb) -> tuple[Graph, dict[str, Any]]:
+def graph_in_lmdb(page: Page, lmdb: Lmdb, store_id: bytes) -> tuple[Graph, dict[str, Any]]:
     """The graph that the databases hold, and its position; what is derived is compared with what it derives from."""
     rows = {row[0]: (row[1], row[2]) for row in page.table("Databases")}
+    tags = {row[0]: int(row[3]) for row in page.table("Databases") if row[3]}
     need(rows.keys() == lmdb.databases.keys(), f"databases {sorted(lmdb.databases)}")
+    unsealed = {name: [_unsealed(tags[name], *pair) for pair in pairs] if name in tags else pairs
+                for name, pairs in lmdb.databases.items()}
     taken = {name: [(_cell(page, rows[name][0], key), _cell(page, rows[name][1], value)) for key, value in pairs]
-             for name, pairs in lmdb.databases.items()}
+             for name, pairs in unsealed.items()}
     need(len(taken["meta"]) == 1, "more than one state")
     state = taken["meta"][0][1]
+    need(state["store_id"] == store_id, "the state of another store")
+    tallies = {t["database"]: (t["count"], t["total"]) for t in state["tallies"]}
+    sums = {name: (len(pairs), sum(int.from_bytes(value[-8:], "big") for _, value in pairs) % (1 << 64))
+            for name, pairs in lmdb.databases.items() if name in tags}
+    need(tallies == sums, f"tallies {tallies}, where {sums} are there")
     graph = Graph(marks=state["marks"], indexes=state["indexes"])
     graph.tokens = {key["token"]: (value["kind"], value["value"]) for key, value in taken["tokens"]}
     for key, block in taken["nodes"]:
@@ -186,6 +194,12 @@ def graph_in_lmdb(page: Page, lmdb: Lmdb) -> tuple[Graph, dict[str, Any]]:
                 if x["key"] in cells and x["label"] in graph.tokens[graph.nodes[node]][1]}
     need({(k["index"], k["digest"], k["node"]) for k, _ in taken["index"]} == expected, "the rows of the indexes")
     return graph, {"txid": state["txid"], "chain": state["chain"]}
+
+
+def _unsealed(tag: int, key: bytes, sealed: bytes) -> tuple[bytes, bytes]:
+    value, seal = sealed[:-8], sealed[-8:]
+    need(seal == xxh3_64_digest(value, seed=xxh3_64_intdigest(key, seed=tag)), f"the seal of {key!r}")
+    return key, value
 
 
 def _cell(page: Page, kinds: str, data: bytes) -> Any:
@@ -250,7 +264,7 @@ def _check_labels(graph: Graph, taken: list[tuple[dict[str, Any], dict[str, Any]
 
 def graph_content(taken: Directory) -> dict[str, Any]:
     """State and log: the state by LMDB's pages, the transactions after it by their payloads."""
-    graph, position = graph_in_lmdb(taken.page, taken.state["data.mdb"])
+    graph, position = graph_in_lmdb(taken.page, taken.state["data.mdb"], taken.documents["STORE"]["store_id"])
     for record in after(taken, position):
         apply_payload(taken, graph, record)
     return graph.named()

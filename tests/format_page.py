@@ -17,7 +17,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
 _TABLE = re.compile(r"^### (?:(Layout|Map|Array|Object|Files): )?(.+)\n((?:(?!#).*\n)*)", re.MULTILINE)
-_MAGIC = re.compile(r"^Magic `([^`]+)`", re.MULTILINE)
+_MAGIC = re.compile(r"^Magic `([^`]+)`(?:, version (\d+))?", re.MULTILINE)
 _COUNTED = re.compile(r"(.+)\[(\w*)\]")
 _SPAN = re.compile(r"`(\w+)`(?: to `(\w+)`)?")
 
@@ -80,6 +80,7 @@ class Page:
     Attributes:
         layouts, maps, arrays, objects: rows by the name in the heading.
         magics: magic to the name of the map that it is of.
+        versions: of those maps.
         used: the tables that were used.
     """
 
@@ -90,6 +91,7 @@ class Page:
         self.objects: dict[str, list[Row]] = {}
         self._tables: dict[str, list[list[str]]] = {}
         self.magics: dict[bytes, str] = {}
+        self.versions: dict[str, int] = {}
         self.used: set[str] = set()
         typed = {"Layout": self.layouts, "Map": self.maps, "Array": self.arrays, "Object": self.objects}
         for kind, name, body in _TABLE.findall(text):
@@ -106,6 +108,7 @@ class Page:
                 self._tables[f"{kind}: {name}" if kind else name] = rows
             if kind == "Map" and (magic := _MAGIC.search(body)):
                 self.magics[_text(magic[1]).encode()] = name
+                self.versions[name] = int(magic[2] or 1)
 
     def table(self, name: str) -> list[list[str]]:
         """The cells of a table that is none of the above, by its whole heading."""
@@ -342,7 +345,7 @@ class Page:
         found, end = self.take("document", data, at)
         need(found["magic"] in self.magics, f"no map with magic {found['magic']!r}")
         name = self.magics[found["magic"]]
-        need(found["version"] == (2 if name == "segment header" else 1), f"a {name} of version {found['version']}")
+        need(found["version"] == self.versions[name], f"{name} has version {found['version']}")
         return name, self.unpack(name, found["body"]), end
 
 

@@ -138,7 +138,8 @@ def check_served(page: Page, world: World) -> None:
     """An image as it is sent: no more than its pages."""
     lmdb = Lmdb(page, (world.path("served") / "data.mdb").read_bytes())
     need(lmdb.whole, "an image of other bytes too")
-    graph, _ = fg.graph_in_lmdb(page, lmdb)
+    _, identity, _ = page.document((world.path("graph") / "STORE").read_bytes())
+    graph, _ = fg.graph_in_lmdb(page, lmdb, identity["store_id"])
     need(graph.nodes, "an empty image")
 
 

@@ -11,7 +11,7 @@ from graph_rig import Rig
 from holdfast.engine.contract import Context
 from holdfast.engine.errors import Damaged, InvalidInput
 from holdfast.engine.graph import GraphEngine
-from holdfast.engine.graph.image import free_pages, read_metas
+from holdfast.engine.graph.pages import free_pages, read_metas
 from holdfast.engine.seams import REAL
 
 

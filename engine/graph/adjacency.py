@@ -7,7 +7,7 @@ The edges of one node in one lane (edge type and direction) are one list, ordere
 Of a longer list that value is the tail, and 8 more bytes at its end tell how many entries stand before it, in blocks of
 up to `BLOCK` under `node ‖ lane ‖ id of the block's first edge u64`. New edges have the highest ids, so adding one to
 a node with millions rewrites one small value, and when the tail is full its entries move out to a block of their own.
-A value's length says which of the two it is: 16 n, or 16 n + 8.
+A value's length says which of the two it is: 16 n, or 16 n + 8. (What is stored has its seal behind that.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 BLOCK = 254
-"""Entries in a block: with the key and LMDB's headers it fits one overflow page."""
+"""Entries in a block: with the count before it, its seal and LMDB's header it fits one overflow page."""
 
 pack_key = struct.Struct(">QI").pack
 pack_block_key = struct.Struct(">QIQ").pack
@@ -71,25 +71,16 @@ def encode(neighbours: list[int], edges: list[int], before: int = 0) -> bytes:
     return block + _earlier.pack(before) if before else block
 
 
-def earlier_blocks(cursor: Any, key: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The blocks before a tail, in order: key and value. `cursor` is one on the adjacency database."""
-    more = cursor.set_range(key + bytes(8))
-    while more:
-        found = cursor.key()
-        if not found.startswith(key):
-            return
-        yield found, cursor.value()
-        more = cursor.next()
-
-
-def read(block: bytes | None, key: bytes, cursor: Callable[[], Any]) -> tuple[list[int], list[int]]:
-    """A whole list, given its value under `key`: neighbours and edge ids."""
+def read(block: bytes | None, key: bytes,
+         earlier_blocks: Callable[[bytes], Iterator[tuple[bytes, bytes]]]) -> tuple[list[int], list[int]]:
+    """A whole list, given its value under `key`: neighbours and edge ids. `earlier_blocks` gives the blocks before the
+    tail that stands under a key, in order, as key and value."""
     if block is None:
         return [], []
     neighbours: list[int] = []
     edges: list[int] = []
     if len(block) & 8:
-        for _, full in earlier_blocks(cursor(), key):
+        for _, full in earlier_blocks(key):
             neighbours += neighbours_of(full)
             edges += edges_of(full)
     neighbours += neighbours_of(block)
@@ -111,14 +102,15 @@ def long_list(key: bytes, value: bytes) -> list[tuple[bytes, bytes]]:
     return puts
 
 
-def change(key: bytes, changes: Sequence[tuple[int, int | None]], get: Get,
-           cursor: Callable[[], Any]) -> list[tuple[bytes, bytes | None]]:
+def change(key: bytes, changes: Sequence[tuple[int, int | None]], get: Get, cursor: Callable[[], Any],
+           opened: Callable[[bytes, bytes], bytes]) -> list[tuple[bytes, bytes | None]]:
     """What to write so that a list holds some changes.
 
     Args:
         key: of the list.
         changes: (edge id, neighbour, or None to take it out), ordered by edge id, each id once.
         get, cursor: to read the adjacency database as it is.
+        opened: opens the seal of what a cursor is at: key and stored value to value.
 
     Returns:
         (key, value, or None to delete), the list's own key first.
@@ -144,7 +136,7 @@ def change(key: bytes, changes: Sequence[tuple[int, int | None]], get: Get,
             find = cursor()
             for edge, neighbour in changes:
                 if edge not in tail:
-                    found = _block_with(find, key, edge)
+                    found = _block_with(find, key, edge, opened)
                     if found is not None:
                         held = blocks.setdefault(found[0], found[1])
                         before -= _set(held, edge, neighbour)
@@ -174,13 +166,14 @@ def _set(held: dict[int, int], edge: int, neighbour: int | None) -> int:
     return 0
 
 
-def _block_with(cursor: Any, key: bytes, edge: int) -> tuple[bytes, dict[int, int]] | None:
+def _block_with(cursor: Any, key: bytes, edge: int,
+                opened: Callable[[bytes, bytes], bytes]) -> tuple[bytes, dict[int, int]] | None:
     """The block before the tail that holds an edge: its key, and its entries as edge id to neighbour."""
     found = cursor.set_range(key + _first.pack(edge))
     if not (found and cursor.key() == key + _first.pack(edge)):
         found = cursor.prev() if found else cursor.last()
     if not found or len(cursor.key()) != KEY_BYTES + 8 or not cursor.key().startswith(key):
         return None
-    block = cursor.value()
+    block = opened(cursor.key(), cursor.value())
     held = dict(zip(edges_of(block), neighbours_of(block), strict=True))
     return (cursor.key(), held) if edge in held else None

@@ -38,7 +38,7 @@ from .lmdbstate import (
     PRESENT,
     ROW_KEY,
     id_key,
-    write_token,
+    token_entry,
 )
 from .lookups import Lookups
 from .overlay import IN, Indexes, Marks
@@ -287,9 +287,9 @@ class Loaded:
         labels = {label for label_set in self.sets() for label in reads._tokens.label_tokens(label_set)}
         rows = len(reads._indexes()) * min(nodes, len(self.node_props) // _MAP.size)
         # A node has its place in a block; an edge too, and an entry in two lists, which may be lists of their own.
-        size = 12 * nodes + 176 * n + 3 * (len(self.node_props) + len(self.edge_props)) + 80 * rows
+        size = 12 * nodes + 208 * n + 4 * (len(self.node_props) + len(self.edge_props)) + 80 * rows
         bitmaps = len(labels) * (nodes // LABEL_WINDOW + 2)
-        size += 2 * (LABEL_WINDOW // 8 + 32) * bitmaps
+        size += 2 * (LABEL_WINDOW // 8 + 40) * bitmaps
         size += sum(80 + 10 * len(value) for _, _, value in self.tokens)
         pages = size // base.state.page_size + 256
         if n and min(int(self.sources.min()), int(self.targets.min())) < self.first_node:
@@ -338,8 +338,7 @@ def read(files: Files, path: Path, payload: bytes) -> Loaded:
 
 def apply(loaded: Loaded, writer: StateWriter, indexes: Indexes, tokens: Tokens) -> Marks:
     """Write a load into the transaction of `writer`, whose overlay has been written; returns the marks after it."""
-    for token, kind, value in loaded.tokens:
-        write_token(writer.txn, writer.dbs["tokens"], token, kind, value)
+    writer.write("tokens", (token_entry(*token) for token in loaded.tokens))
     if len(loaded.label_sets):
         _write_nodes(loaded, writer, tokens)
     rows: list[bytes] = []
@@ -482,6 +481,15 @@ def _append(cursor: Any, writer: StateWriter, keys: Any, starts: Any, counts: An
     raw, packed = keys.tobytes(), data.tobytes()
     puts: list[tuple[bytes, bytes]] = []
     block = adjacency.BLOCK
+    sealed, tally = writer.sealers["adjacency"].sealed, writer.tallies["adjacency"]
+
+    def put_all() -> None:
+        stored = [(key, sealed(key, value)) for key, value in puts]
+        for _, value in stored:
+            tally.add(value)
+        cursor.putmulti(stored, append=True)
+        puts.clear()
+
     for i, (start, count) in enumerate(zip((16 * starts).tolist(), counts.tolist(), strict=True)):
         key = raw[12 * i : 12 * i + 12]
         value = packed[start : start + 16 * count]
@@ -490,7 +498,6 @@ def _append(cursor: Any, writer: StateWriter, keys: Any, starts: Any, counts: An
         else:
             puts += adjacency.long_list(key, value)
         if len(puts) >= _BATCH:
-            cursor.putmulti(puts, append=True)
-            puts.clear()
+            put_all()
             writer.pace()
-    cursor.putmulti(puts, append=True)
+    put_all()

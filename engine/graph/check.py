@@ -18,7 +18,8 @@ import lmdb
 import msgpack
 import numpy as np
 
-from ..errors import HoldfastError, StoreClosed
+from ..errors import Damaged, HoldfastError, StoreClosed
+from ..sealed import SEAL
 from . import adjacency
 from .check_lists import SIDES, Lists, list_name
 from .lmdbstate import (
@@ -32,7 +33,6 @@ from .lmdbstate import (
     PRESENT,
     ROW_KEY,
     Base,
-    closed,
     id_key,
     id_of,
 )
@@ -50,6 +50,11 @@ _ENTRIES = 1 << 15
 def check(view: GraphView) -> Iterator[str]:
     """Every inconsistency, in words."""
     base = view._base
+    try:
+        base.verify()
+    except Damaged as error:
+        yield f"the state on disk is damaged: {error.message}"
+        return
     stored = _Stored(base, view._tokens)
     for part in (stored.nodes, stored.edges, stored.adjacency, stored.properties, stored.labels, stored.index,
                  stored.counts):
@@ -65,9 +70,7 @@ def _guarded(findings: Iterator[str], what: str, base: Base) -> Iterator[str]:
     except StoreClosed:
         raise
     except lmdb.Error as error:
-        if base.state.closed:
-            raise closed(error) from error
-        yield f"{what} cannot be read on: LMDB says {error}"
+        raise base.failed(error) from error
     except (ValueError, KeyError, IndexError, TypeError, struct.error, msgpack.UnpackException,
             HoldfastError) as error:
         yield f"{what} cannot be read on: {type(error).__name__}: {error}"
@@ -92,12 +95,12 @@ class _Stored:
 
     def rows(self, db: str) -> Iterator[tuple[bytes, bytes]]:
         passed = self.base.state.mapping.passed
-        for key, value in self.base.txn.cursor(self.base.dbs[db]):
-            passed(len(value))
-            yield key, value
+        for key, sealed in self.base.txn.cursor(self.base.dbs[db]):  # the seals were opened a moment ago
+            passed(len(sealed))
+            yield key, sealed[:-SEAL]
 
     def get(self, db: str, key: bytes) -> bytes | None:
-        value: bytes | None = self.base.get(key, None, self.base.dbs[db])
+        value = self.base.stored(db, key)
         self.base.state.mapping.passed(len(value or b""))
         return value
 
@@ -233,7 +236,7 @@ class _Stored:
         for number, bitmaps in window.items():
             expected += len(bitmaps)
             yield from self._bitmaps(number, bitmaps)
-        there = self.base.txn.stat(self.base.dbs["labels"])["entries"]
+        there = self.base.tallies["labels"].count
         if there != expected:
             yield f"{there} label bitmaps are there, where {expected} should be"
 
@@ -347,7 +350,7 @@ def _lists(view: GraphView, lane: int, owners: list[int], sums: list[int]) -> It
             node = owners[at]
             key = adjacency.pack_key(node, lane)
             shown.append(view._list(node, lane))
-            held.append(adjacency.read(base.get(key), key, base.cursor))
+            held.append(adjacency.read(base.get(key), key, base.earlier_blocks))
             ids = shown[-1][1]
             if ids and (not view.has_node(node) or ids != sorted(set(ids))):
                 yield f"{list_name(node, lane)} is out of order, or the node does not exist"

@@ -11,12 +11,14 @@ wants the interpreter lock gets it then, and would wait for a whole switch inter
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..history import Position
+from ..sealed import Tally
 from ..seams import Clock
 from . import adjacency
 from .lmdbstate import (
@@ -32,7 +34,7 @@ from .lmdbstate import (
     LmdbState,
     encode_meta,
     id_key,
-    write_token,
+    token_entry,
 )
 from .overlay import Event, Indexes, Layer, Marks, list_changes, newest
 from .tokens import Tokens
@@ -81,10 +83,11 @@ class StateWriter:
         upto: the last transaction to write.
         tokens: the table.
         pace: called between batches.
+        tallies: of the state before; the writer's own attribute of that name is brought along with each write.
     """
 
     def __init__(self, state: LmdbState, txn: Any, layers: Sequence[Layer], above: int, upto: int, tokens: Tokens,
-                 pace: Pace) -> None:
+                 pace: Pace, tallies: Mapping[str, Tally]) -> None:
         self.dbs = state.dbs
         self.txn = txn
         self.layers = layers
@@ -92,30 +95,47 @@ class StateWriter:
         self.upto = upto
         self.tokens = tokens
         self.pace = pace
+        self.sealers = state.sealers
+        self.tallies = {name: tally.copy() for name, tally in tallies.items()}
+        self._read: dict[tuple[str, bytes], bytes | None] = {}  # since the last write: what will mostly be replaced
         self._bits: dict[tuple[int, int], dict[int, bool]] = defaultdict(dict)
         self._rows: dict[bytes, bool] = {}
 
     # --- reading and writing -----------------------------------------------------------------------------------------
 
     def get(self, db: str, key: bytes) -> bytes | None:
-        found: bytes | None = self.txn.get(key, None, self.dbs[db])
-        return found
+        sealed = self.txn.get(key, None, self.dbs[db])
+        value = None if sealed is None else self.sealers[db].opened(key, sealed)
+        self._read[db, key] = sealed
+        return value
 
     def write(self, db: str, writes: Iterable[tuple[bytes, bytes | None]] | Iterable[tuple[bytes, bytes]]) -> None:
         """Put, or delete where the value is None, in order, in batches."""
-        cursor = self.txn.cursor(self.dbs[db])
+        handle = self.dbs[db]
+        cursor = self.txn.cursor(handle)
+        get, sealed, tally = self.txn.get, self.sealers[db].sealed, self.tallies[db]
         puts: list[tuple[bytes, bytes]] = []
+        read, opened = self._read, self.sealers[db].opened
         for key, value in writes:
+            if (db, key) in read:
+                before = read.pop((db, key))
+            elif (before := get(key, None, handle)) is not None:
+                opened(key, before)  # a seal that is wrong would leave the tally wrong
+            if before is not None:
+                tally.remove(before)
             if value is None:
-                self.txn.delete(key, db=self.dbs[db])
+                self.txn.delete(key, db=handle)
             else:
-                puts.append((key, value))
+                stored = sealed(key, value)
+                tally.add(stored)
+                puts.append((key, stored))
                 if len(puts) >= _BATCH:
                     cursor.putmulti(puts)
                     puts.clear()
                     self.pace()
         cursor.putmulti(puts)
         cursor.close()
+        read.clear()
 
     def newest(self, cells: Cells, key: int) -> Event | None:
         """The event of a cell that is to be written, or None."""
@@ -139,10 +159,8 @@ class StateWriter:
 
     def write_all(self, base: Indexes) -> Indexes:
         """Write everything but the position. `base` are the indexes that the state has; returns those it has now."""
-        for layer in reversed(self.layers):
-            for txid, token, kind, value in layer.tokens:
-                if self.above < txid <= self.upto:
-                    write_token(self.txn, self.dbs["tokens"], token, kind, value)
+        self.write("tokens", (token_entry(token, kind, value) for layer in reversed(self.layers)
+                              for txid, token, kind, value in layer.tokens if self.above < txid <= self.upto))
         indexes = self.indexes(base)
         kept = {key: index for key, index in base.items() if indexes.get(key) == index}
         self.write_nodes(kept)
@@ -237,6 +255,9 @@ class StateWriter:
         prefix = index.to_bytes(4, "big")
         more = cursor.set_range(prefix)
         while more and cursor.key().startswith(prefix):
+            key, sealed = cursor.item()
+            self.sealers["index"].opened(key, sealed)
+            self.tallies["index"].remove(sealed)
             more = cursor.delete()
             self.pace()
 
@@ -249,7 +270,8 @@ class StateWriter:
         more = cursor.set_range(prefix)
         while more and cursor.key().startswith(prefix):
             first = LABEL_KEY.unpack(cursor.key())[1] * LABEL_WINDOW
-            bits = np.unpackbits(np.frombuffer(cursor.value(), np.uint8), bitorder="little")
+            bitmap = self.sealers["labels"].opened(*cursor.item())
+            bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")
             for node in (np.flatnonzero(bits) + first).tolist():
                 cells = decode_map(self.get("node_props", id_key(node)) or b"")
                 if prop in cells:
@@ -326,17 +348,11 @@ class StateWriter:
 
     def write_lists(self, lists: Iterable[tuple[bytes, Sequence[tuple[int, int | None]]]]) -> None:
         """Change adjacency lists: (key, changes by edge id), each list once, in key order."""
-        db = self.dbs["adjacency"]
-        txn_get = self.txn.get
-
-        def get(key: bytes) -> bytes | None:
-            found: bytes | None = txn_get(key, None, db)
-            return found
-
-        def cursor() -> Any:
-            return self.txn.cursor(db)
-
-        self.write("adjacency", (put for key, changes in lists for put in adjacency.change(key, changes, get, cursor)))
+        get = partial(self.get, "adjacency")
+        cursor = partial(self.txn.cursor, self.dbs["adjacency"])
+        opened = self.sealers["adjacency"].opened
+        self.write("adjacency", (put for key, changes in lists
+                                 for put in adjacency.change(key, changes, get, cursor, opened)))
 
     def _list_changes(self, node: int, lane: int) -> list[tuple[int, int | None]]:
         changes = list_changes(self.layers, node, lane, self.above, self.upto)
@@ -363,12 +379,12 @@ def pages_needed(state: LmdbState, base: Base, layers: Sequence[Layer]) -> int:
         # An index may be built, of 20 bytes a node with properties, or dropped.
         pages += base.txn.stat(state.dbs["node_props"])["entries"] // 32
         pages += base.txn.stat(state.dbs["index"])["leaf_pages"]
-    # New data, in pages that may be half full: a list with one entry, or a row, takes 40 bytes; a block its whole size.
+    # New data, in pages that may be half full: a list with one entry, or a row, takes 48 bytes; a block its whole size.
     marks = next((layer.marks[layer.last] for layer in layers if layer.last), base.marks)
-    size = 80 * sum(touched.values()) + 2 * sum(layer.payload_bytes for layer in layers)
+    size = 96 * sum(touched.values()) + 2 * sum(layer.payload_bytes for layer in layers)
     size += 2 * EDGE_BLOCK * EDGE_ENTRY.size * min(touched["edges"], marks.next_edge // EDGE_BLOCK + 1)
     size += 2 * _NODE_BYTES * min(touched["nodes"], marks.next_node // NODE_BLOCK + 1)
-    size += 2 * (_LABEL_BYTES + 32) * sum(min(len(nodes), marks.next_node // LABEL_WINDOW + 1)
+    size += 2 * (_LABEL_BYTES + 40) * sum(min(len(nodes), marks.next_node // LABEL_WINDOW + 1)
                                           for layer in layers for nodes in list(layer.labels.values()))
     pages += size // state.page_size
     # The pages that become free are listed, 8 bytes each.
@@ -388,10 +404,11 @@ def write_state(state: LmdbState, base: Base, layers: Sequence[Layer], upto: Pos
         lmdb.Error: LMDB failed; the environment must not be written again.
     """
     with state.env.begin(write=True) as txn:
-        writer = StateWriter(state, txn, layers, base.txid, upto.txid, tokens, Pace(clock))
+        writer = StateWriter(state, txn, layers, base.txid, upto.txid, tokens, Pace(clock), base.tallies)
         indexes = writer.write_all(base.indexes)
         marks = writer.marks(base.marks) if more is None else more(writer, indexes)
-        txn.put(b"state", encode_meta(upto, marks, indexes), db=state.dbs["meta"])
+        document = encode_meta(state.context.store_id, upto, marks, indexes, writer.tallies)
+        txn.put(b"state", document, db=state.dbs["meta"])
 
 
 def dismantle(layers: list[Layer], pace: Pace) -> None:

@@ -18,10 +18,11 @@ import lmdb
 from ..contract import Abilities, BulkEngine, Context, StagingEngine
 from ..errors import DiskFull, StorePoisoned
 from ..history import Position, Record
+from ..sealed import Tally
 from . import bulk, mapping, payload
 from .checkpoint import Pace, StateWriter, dismantle, pages_needed, write_state
 from .image import LmdbImage
-from .lmdbstate import Base, LmdbState, encode_meta
+from .lmdbstate import TALLIED, Base, LmdbState, encode_meta
 from .overlay import EMPTY, Indexes, Layer, Marks
 from .transaction import GraphTransaction
 from .view import GraphView
@@ -39,7 +40,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
     """
 
     name: ClassVar[str] = "graph"
-    state_format: ClassVar[int] = 1
+    state_format: ClassVar[int] = 2
     payload_version: ClassVar[int] = 1
     reads_payloads: ClassVar[frozenset[int]] = frozenset({1})
     abilities: ClassVar[Abilities] = Abilities(atomic=True, image="stable", background_checkpoint=True,
@@ -50,7 +51,8 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         state = LmdbState(directory, context, create=True)
         try:
             with state.env.begin(write=True) as txn:
-                txn.put(b"state", encode_meta(position, EMPTY, {}), db=state.dbs["meta"])
+                document = encode_meta(context.store_id, position, EMPTY, {}, {name: Tally() for name in TALLIED})
+                txn.put(b"state", document, db=state.dbs["meta"])
         except lmdb.Error as error:
             raise state.at_open(error) from error
         finally:

@@ -2,18 +2,20 @@
 
 Databases, all keys big-endian:
 
-    meta        "state" -> a document (see `engine/document.py`): position, marks, indexes
+    meta        "state" -> a document (see `engine/document.py`): position, marks, indexes, tallies, the store's id
     tokens      token u32 -> msgpack [kind, value]
-    nodes       id // 1020 u64 -> u32 little-endian for each of 1020 ids: label-set token, 0 where there is no node
+    nodes       id // 1018 u64 -> u32 little-endian for each of 1018 ids: label-set token, 0 where there is no node
     node_props  id u64 -> property map
-    edges       id // 170 u64 -> for each of 170 ids: source u64, target u64, type u32, flags u32, little-endian;
+    edges       id // 169 u64 -> for each of 169 ids: source u64, target u64, type u32, flags u32, little-endian;
                 flag 1: it is there, flag 2: it has properties
     edge_props  id u64 -> property map
     adjacency   see `adjacency.py`
     labels      label u32, id // 4096 u64 -> 512 bytes, bit i of byte j for id 8 j + i of the window
-    index       index u32, value digest (8), node u64 -> nothing
+    index       index u32, value digest (8), id u64 -> nothing
 
-The sizes of blocks are such that one fills LMDB's overflow page (4096 bytes less its 16 of header).
+Every value but the document is sealed (see `engine/sealed.py`): it has a checksum over its key and itself behind it,
+which whoever reads it compares, and the document has a tally of each database. The sizes of blocks are such that one
+with its seal fills LMDB's overflow page (4096 bytes less its 16 of header).
 
 LMDB is copy-on-write, and its file is always a whole state at the position that the same transaction stored. A `Base`
 is a read transaction on one such state, shared by all views on it. Nobody ends it: it goes when the last view, and the
@@ -28,26 +30,31 @@ import logging
 import os
 import struct
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lmdb
 import msgpack
 import numpy as np
+from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from .. import document
 from ..contract import Context
 from ..errors import Damaged, DiskFull, InvalidInput, StoreClosed, StoreLocked, StoreNotFound
 from ..history import Position
+from ..sealed import SEAL, Sealer, Tally
 from ..shown import shown
-from .image import DATA, LmdbImage, free_pages, read_metas
-from .mapping import Mapping
+from . import pages
+from .image import DATA, LmdbImage
+from .mapping import Mapping as FileMapping
 from .overlay import Indexes, Marks
+from .pages import Meta, check_ends, newest_meta, read_metas
 from .tokens import LABELS, Tokens
 
 logger = logging.getLogger("holdfast.graph")
 
-NODE_BLOCK, EDGE_BLOCK, LABEL_WINDOW = 1020, 170, 4096
+NODE_BLOCK, EDGE_BLOCK, LABEL_WINDOW = 1018, 169, 4096
 PRESENT, HAS_PROPS = 1, 2
 EDGE_DTYPE = np.dtype([("source", "<u8"), ("target", "<u8"), ("type", "<u4"), ("flags", "<u4")])
 EDGE_ENTRY = struct.Struct("<QQII")
@@ -59,7 +66,10 @@ id_of = _u64.unpack_from
 _token_key = struct.Struct(">I")
 
 DATABASES = ("meta", "tokens", "nodes", "node_props", "edges", "edge_props", "adjacency", "labels", "index")
-STATE_MAGIC, STATE_VERSION = b"HFGRAPH\0", 1
+TALLIED = DATABASES[1:]
+STATE_MAGIC, STATE_VERSION = b"HFGRAPH\0", 2
+CHECKED_AT_OPENING = 64 << 20
+"""The pages of a file up to this size are checked when it is opened; those of a larger one when it is checked."""
 MAX_READERS = 2046
 LOCK_BYTES = 256 + 64 * MAX_READERS
 DEFAULT_MAP_SIZE = 1 << 40 if sys.maxsize > 1 << 32 else 1 << 30
@@ -76,9 +86,9 @@ own."""
 _MAX_BLOCKS = 1024
 
 
-def closed(error: lmdb.Error) -> StoreClosed:
-    """What an LMDB error in a read means: the environment was closed under the view."""
-    return StoreClosed(f"the store of this view is closed ({error})")
+def sealers(path: Path) -> dict[str, Sealer]:
+    """By database."""
+    return {name: Sealer(name, number, path) for number, name in enumerate(DATABASES)}
 
 
 class KeptLists(dict[int, bytes]):
@@ -106,67 +116,142 @@ class Base:
 
     Attributes:
         txn: LMDB's.
-        get: `txn.get`; adjacency is its default database.
+        get: a list's value in adjacency, or None; its seal opened. Raises `lmdb.Error`, `Damaged`.
         dbs: by name.
         position: of this state, or where it was said to be when it was adopted.
         txid: the last transaction that it holds: what the overlay has of earlier ones is in it.
         marks, indexes: as of the position.
+        tallies: what each database should have.
         node_props, edge_props: whether any node, any edge has properties.
         state: whose it is.
-        node_blocks: some node blocks by number: whether a node is there is asked more often than anything, and LMDB
-            lets go of the interpreter lock for each answer.
+        meta: the file's page that says where it is.
+        node_blocks, edge_blocks: some blocks by number, which were checked when they were read: whether a node is there
+            is asked more often than anything, and LMDB lets go of the interpreter lock for each answer.
         lists: adjacency lists that were read, by lane.
+        sound: all of it was verified.
     """
 
-    __slots__ = ("dbs", "edge_props", "get", "indexes", "lists", "marks", "node_blocks", "node_props",
-                 "position", "state", "txid", "txn")
+    __slots__ = ("dbs", "edge_blocks", "edge_props", "get", "indexes", "lists", "marks", "meta", "node_blocks",
+                 "node_props", "position", "sound", "state", "tallies", "txid", "txn")
 
     def __init__(self, state: LmdbState, adopt: Position | None = None) -> None:
         self.state = state
-        self.txn = state.begin()
-        self.get = self.txn.get
+        self.txn, self.meta = state.begin_known()
+        self.get = _opening(self.txn.get, state.sealers["adjacency"])
         self.dbs = state.dbs
         for db in self.dbs.values():
             self.txn.stat(db)
-        held, self.marks, self.indexes = read_meta(self.get(b"state", None, self.dbs["meta"]), state.path)
+        held, self.marks, self.indexes, self.tallies = state.read_meta(self.txn.get(b"state", None, self.dbs["meta"]))
         self.position = held if adopt is None else adopt
         self.txid = held.txid
         if held.txid < self.position.txid or (held.txid == self.position.txid and held != self.position):
             raise Damaged(f"holds the state at {held}, where it should be at {self.position}", path=str(state.path))
         self.node_blocks: dict[int, bytes] = {}
+        self.edge_blocks: dict[int, bytes] = {}
         self.lists: dict[int, KeptLists] = {}
-        self.node_props, self.edge_props = (self.txn.stat(self.dbs[name])["entries"] > 0
-                                            for name in ("node_props", "edge_props"))
+        self.node_props, self.edge_props = (self.tallies[name].count > 0 for name in ("node_props", "edge_props"))
+        self.sound = False
+
+    def stored(self, db: str, key: bytes) -> bytes | None:
+        """A value, or None where there is none. Raises `StoreClosed`, `Damaged`."""
+        try:
+            sealed = self.txn.get(key, None, self.dbs[db])
+        except lmdb.Error as error:
+            raise self.failed(error) from error
+        return None if sealed is None else self.state.sealers[db].opened(key, sealed)
+
+    def rows(self, db: str, start: bytes = b"", prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """The entries of a database from key `start` on whose keys begin with `prefix`, by key. Raises `StoreClosed`,
+        `Damaged`."""
+        opened = self.state.sealers[db].opened
+        try:
+            cursor = self.txn.cursor(self.dbs[db])
+            more = cursor.set_range(start or prefix) if start or prefix else cursor.first()
+            while more:
+                key, sealed = cursor.item()
+                value = opened(key, sealed)  # first: a key that changed may seem to be behind the last one
+                if not key.startswith(prefix):
+                    return
+                yield key, value
+                more = cursor.next()
+        except lmdb.Error as error:
+            raise self.failed(error) from error
+
+    def earlier_blocks(self, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The blocks of an adjacency list before its tail, in order: key and value."""
+        return self.rows("adjacency", key + bytes(8), key)
 
     def node_block(self, number: int) -> bytes | None:
-        """A block of `nodes`. Raises `lmdb.Error`, and `struct.error` where it cannot be a number of one."""
-        block: bytes | None = self.get(id_key(number), None, self.dbs["nodes"])
+        """A block of `nodes`. Raises as `stored`, and `struct.error` if it cannot be a number of one."""
+        return self._block("nodes", number, self.node_blocks)
+
+    def edge_block(self, number: int) -> bytes | None:
+        """A block of `edges`. Raises as `node_block`."""
+        return self._block("edges", number, self.edge_blocks)
+
+    def _block(self, db: str, number: int, kept: dict[int, bytes]) -> bytes | None:
+        block = self.stored(db, id_key(number))
         if block is not None:
-            if len(self.node_blocks) >= _MAX_BLOCKS:
-                self.node_blocks.clear()
-            self.node_blocks[number] = block
+            if len(kept) >= _MAX_BLOCKS:
+                kept.clear()
+            kept[number] = block
         return block
 
-    def cursor(self) -> Any:
-        """A cursor on adjacency."""
-        return self.txn.cursor()
+    def failed(self, error: lmdb.Error) -> Exception:
+        """What an LMDB error in a read means: the environment was closed under the view, or the file is damaged."""
+        number: int = getattr(error, "code", 0) or 0
+        if number < 0 and not self.state.closed:
+            return Damaged(f"LMDB says: {error}", path=str(self.state.path))
+        return StoreClosed(f"the store of this view is closed ({error})")
+
+    def verify(self) -> None:
+        """Read all of the state, and compare it with its tallies: what single reads have to believe, that no entry is
+        missing, is found here. Cost: one pass over the file, and one over its pages.
+
+        Raises:
+            Damaged: something is wrong. Nothing is to be read from the state any more.
+            StoreClosed.
+        """
+        self.sound = False
+        self.state.check_pages(self.meta)
+        passed = self.state.mapping.passed
+        for name in TALLIED:
+            try:
+                tally = self.state.sealers[name].tallied(self.txn.cursor(self.dbs[name]), passed)
+            except lmdb.Error as error:
+                raise self.failed(error) from error
+            self.compare(name, tally)
+        self.sound = True
+
+    def compare(self, name: str, tally: Tally) -> None:
+        """Raises `Damaged` where a database does not have what was written."""
+        if tally != (written := self.tallies[name]):
+            raise Damaged(f"{name} has {tally.count:,} entries that are not the {written.count:,} that were written",
+                          path=str(self.state.path))
 
 
-def encode_meta(position: Position, marks: Marks, indexes: Indexes) -> bytes:
+def _opening(get: Callable[..., bytes | None], sealer: Sealer) -> Callable[[bytes], bytes | None]:
+    """`get`, with the seal of what it finds opened: `Sealer.opened` written out, for the way of each hop."""
+    tag, digest, seed = sealer.tag, xxh3_64_digest, xxh3_64_intdigest
+
+    def opening(key: bytes) -> bytes | None:
+        sealed = get(key)
+        if sealed is None:
+            return None
+        value = sealed[:-SEAL]
+        if digest(value, seed(key, tag)) != sealed[-SEAL:]:
+            raise sealer.damaged(key)
+        return value
+
+    return opening
+
+
+def encode_meta(store_id: bytes, position: Position, marks: Marks, indexes: Indexes,
+                tallies: Mapping[str, Tally]) -> bytes:
     return document.encode(STATE_MAGIC, STATE_VERSION, {
-        "txid": position.txid, "chain": position.chain, "marks": list(marks),
-        "indexes": [[*key, index] for key, index in sorted(indexes.items())]})
-
-
-def read_meta(data: bytes | None, path: Path) -> tuple[Position, Marks, Indexes]:
-    if data is None:
-        raise Damaged("holds no graph state", path=str(path))
-    body = document.decode(data, STATE_MAGIC, STATE_VERSION, path)
-    try:
-        return (Position(body["txid"], body["chain"]), Marks(*body["marks"]),
-                {(label, key): index for label, key, index in body["indexes"]})
-    except (KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"lacks or garbles a field of the state: {error}", path=str(path)) from error
+        "store_id": store_id, "txid": position.txid, "chain": position.chain, "marks": list(marks),
+        "indexes": [[*key, index] for key, index in sorted(indexes.items())],
+        "tallies": [[name, tallies[name].count, tallies[name].total] for name in TALLIED]})
 
 
 class LmdbState:
@@ -189,7 +274,9 @@ class LmdbState:
         self.path = directory / DATA
         self.files = context.seams.files
         self.closed = False
-        self.mapping = Mapping(self.path, context.seams.scheduler.lock())
+        self.context = context
+        self.sealers = sealers(self.path)
+        self.mapping = FileMapping(self.path, context.seams.scheduler.lock())
         lock = not read_only or context.shared
         if create:
             if self.files.free(directory) < _FIRST_ROOM + LOCK_BYTES:
@@ -197,7 +284,7 @@ class LmdbState:
         elif not self.files.exists(self.path):
             raise StoreNotFound(f"no graph state in {directory}")
         else:
-            self._check_whole()
+            self.check_pages(upto=CHECKED_AT_OPENING)
         if not read_only:
             self._reserve_lock_file(directory)
         try:
@@ -253,20 +340,29 @@ class LmdbState:
             return OSError(number, f"{os.strerror(number)}, says LMDB", str(self.path))
         return Damaged(f"LMDB cannot open it: {error}", path=str(self.path))
 
-    def _check_whole(self) -> None:
-        """A file shorter than its pages would end the process by a signal when they are read."""
+    def check_pages(self, meta: Meta | None = None, upto: int | None = None) -> None:
+        """Check the pages of a state, the newest if none is given, before LMDB is led by them; above `upto` bytes only
+        that they are there. Raises `Damaged`."""
         file = self.files.open(self.path)
         try:
-            size = file.size()
-            meta = max(read_metas(file), key=lambda meta: meta.txn)
-            if size < meta.size:
-                # LMDB never writes a last page that is free.
-                missing = np.arange(size // meta.page_size, meta.last_page + 1)
-                if size < 2 * meta.page_size or not np.isin(missing, free_pages(file, meta)).all():
-                    raise Damaged(f"has {size:,} bytes, where its pages take {meta.size:,}", path=str(self.path),
-                                  offset=size)
+            meta = newest_meta(file) if meta is None else meta
+            (pages.check_pages if upto is None or meta.size <= upto else check_ends)(file, meta)
         finally:
             file.close()
+
+    def read_meta(self, data: bytes | None) -> tuple[Position, Marks, Indexes, dict[str, Tally]]:
+        """The document of a state. Raises `Damaged`, `UnsupportedFormat`, `ForeignStore`."""
+        if data is None:
+            raise Damaged("holds no graph state", path=str(self.path))
+        body = document.decode(data, STATE_MAGIC, STATE_VERSION, self.path)
+        try:
+            self.context.check_store(body["store_id"], self.path)
+            tallies = {name: Tally(count, total) for name, count, total in body["tallies"]}
+            return (Position(body["txid"], body["chain"]), Marks(*body["marks"]),
+                    {(label, key): index for label, key, index in body["indexes"]},
+                    {name: tallies[name] for name in TALLIED})
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f"lacks or garbles a field of the state: {error}", path=str(self.path)) from error
 
     def _reserve_lock_file(self, directory: Path) -> None:
         """Give LMDB's lock file its room: LMDB writes to it through a map, which on a full disk is a signal."""
@@ -289,6 +385,21 @@ class LmdbState:
             most = self.env.info()["max_readers"]
             raise DiskFull(f"{most:,} states of {self.path} are being read, and there is no place for another",
                            hint="close views that are no longer needed") from error
+
+    def begin_known(self) -> tuple[Any, Meta]:
+        """As `begin`, with the file's page that says where the state is. Another process that writes may put its own
+        there in between."""
+        for _ in range(5):
+            txn = self.begin()
+            file = self.files.open(self.path)
+            try:
+                for meta in read_metas(file):
+                    if meta.txn == txn.id():
+                        return txn, meta
+            finally:
+                file.close()
+            txn.abort()
+        raise Damaged("has no meta page of the state that LMDB shows", path=str(self.path))
 
     def keep_place(self) -> None:
         """Make sure that the next read transaction has a place: the library keeps that of one that has ended.
@@ -335,11 +446,12 @@ class LmdbState:
     def read_tokens(self, base: Base) -> Tokens:
         tokens = Tokens()
         try:
-            for key, value in base.txn.cursor(self.dbs["tokens"]):
+            for key, value in base.rows("tokens"):
                 kind, name = msgpack.unpackb(value)
                 tokens.add(_token_key.unpack(key)[0], kind, tuple(name) if kind == LABELS else name)
         except (ValueError, TypeError, struct.error, msgpack.UnpackException) as error:
             raise Damaged(f"garbles a token: {error}", path=str(self.path)) from error
+        base.compare("tokens", self.sealers["tokens"].tallied(base.txn.cursor(base.dbs["tokens"])))
         return tokens
 
     def image(self, position: Position) -> LmdbImage:
@@ -353,5 +465,7 @@ class LmdbState:
         self.env.close()
 
 
-def write_token(txn: Any, db: Any, token: int, kind: str, value: Any) -> None:
-    txn.put(_token_key.pack(token), msgpack.packb([kind, value]), db=db)
+def token_entry(token: int, kind: str, value: Any) -> tuple[bytes, bytes]:
+    """Key and value of a token."""
+    packed: bytes = msgpack.packb([kind, value])
+    return _token_key.pack(token), packed

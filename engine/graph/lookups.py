@@ -28,7 +28,6 @@ from .lmdbstate import (
     ROW_KEY,
     Base,
     KeptLists,
-    closed,
     id_key,
 )
 from .overlay import IN, OUT, Indexes, Layer, Marks, list_changes, newest
@@ -77,7 +76,7 @@ class Lookups:
         return self._base.indexes
 
     def _failed(self, node: object, error: Exception) -> Exception:
-        return closed(error) if isinstance(error, lmdb.Error) else NotFound(f"no node {shown(node)}")
+        return self._base.failed(error) if isinstance(error, lmdb.Error) else NotFound(f"no node {shown(node)}")
 
     def _read(self, pack: Callable[..., bytes], *key: int) -> bytes | None:
         try:
@@ -86,10 +85,7 @@ class Lookups:
             raise self._failed(key[0], error) from error
 
     def _stored(self, db: str, key: bytes) -> bytes | None:
-        try:
-            return self._get(key, None, self._base.dbs[db])
-        except lmdb.Error as error:
-            raise closed(error) from error
+        return self._base.stored(db, key)
 
     def _labels(self, node: int) -> int:
         """The token of a node's label set; 0 where there is no node."""
@@ -106,8 +102,6 @@ class Lookups:
             block = base.node_blocks.get(number) or base.node_block(number)
         except struct.error:
             return 0
-        except lmdb.Error as error:
-            raise closed(error) from error
         return 0 if block is None else int(_label_u32(block, 4 * at)[0])
 
     def _props(self, node: int) -> bytes:
@@ -126,7 +120,7 @@ class Lookups:
                 return (event[1], event[2], event[3]) if event[4] else None
         try:
             number, at = divmod(edge, EDGE_BLOCK)
-            block = self._stored("edges", id_key(number))
+            block = self._base.edge_blocks.get(number) or self._base.edge_block(number)
         except struct.error:
             return None
         if block is None:
@@ -212,10 +206,13 @@ class Lookups:
         """The lanes in which a node may have edges, ascending."""
         lanes = {lane for layer in self._layers for lane, lists in list(layer.adjacency.items()) if node in lists}
         try:
-            cursor = self._base.cursor()
+            cursor = self._base.txn.cursor(self._base.dbs["adjacency"])
             more = cursor.set_range(_pack_key(node, 0))
+            opened = self._base.state.sealers["adjacency"].opened
             while more:
-                found, lane = adjacency.unpack_key(cursor.key())
+                key, sealed = cursor.item()
+                opened(key, sealed)
+                found, lane = adjacency.unpack_key(key)
                 if found != node:
                     break
                 lanes.add(lane)
@@ -229,9 +226,9 @@ class Lookups:
         changes = list_changes(self._layers, node, lane, self._base.txid, self._bound)
         key = self._key(node, lane)
         try:
-            neighbours, edges = adjacency.read(self._get(key), key, self._base.cursor)
+            neighbours, edges = adjacency.read(self._get(key), key, self._base.earlier_blocks)
         except lmdb.Error as error:
-            raise closed(error) from error
+            raise self._base.failed(error) from error
         if not changes:
             return neighbours, edges
         added = sorted((edge, neighbour) for edge, neighbour in changes.items() if neighbour is not None)
@@ -261,17 +258,8 @@ class Lookups:
         found: set[int] = set()
         for layer in self._layers:
             found.update(list(layer.rows.get((index, digest), ())))
-        try:
-            cursor = self._base.txn.cursor(self._base.dbs["index"])
-            more = cursor.set_range(ROW_KEY.pack(index, digest, 0))
-            while more:
-                row, value, node = ROW_KEY.unpack(cursor.key())
-                if row != index or value != digest:
-                    break
-                found.add(node)
-                more = cursor.next()
-        except lmdb.Error as error:
-            raise closed(error) from error
+        prefix = ROW_KEY.pack(index, digest, 0)[:-8]
+        found.update(ROW_KEY.unpack(key)[2] for key, _ in self._base.rows("index", prefix=prefix))
         return found
 
     def _scan(self, label: int) -> Iterator[int]:
@@ -303,19 +291,9 @@ class Lookups:
     def _blocks(self, db: str, label: int = 0) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         """The blocks of one database of the base: the first id that stands in each, and its bytes."""
         per = {"nodes": NODE_BLOCK, "edges": EDGE_BLOCK, "labels": LABEL_WINDOW}[db]
-        try:
-            cursor = self._base.txn.cursor(self._base.dbs[db])
-            prefix = LABEL_KEY.pack(label, 0)[:4] if label else b""
-            more = cursor.set_range(prefix) if prefix else cursor.first()
-            while more:
-                key = cursor.key()
-                if not key.startswith(prefix):
-                    return
-                number = int.from_bytes(key[len(prefix):], "big")
-                yield number * per, np.frombuffer(cursor.value(), np.uint8)
-                more = cursor.next()
-        except lmdb.Error as error:
-            raise closed(error) from error
+        prefix = LABEL_KEY.pack(label, 0)[:4] if label else b""
+        for key, value in self._base.rows(db, prefix=prefix):
+            yield int.from_bytes(key[len(prefix):], "big") * per, np.frombuffer(value, np.uint8)
 
 
 class Closed:

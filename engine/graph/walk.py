@@ -172,6 +172,8 @@ def digest(reads: Reads) -> bytes:
     """16 bytes over the whole content."""
     tokens = reads._tokens
     marks = reads._marks()
+    if not reads._base.sound:
+        reads._base.verify()  # what a walk does not find would be missing without a word
     passed = reads._base.state.mapping.passed
     total = np.array(_halves(_MARKS.pack(b"M", marks.next_node, marks.next_edge)), np.uint64)
     for index in reads.indexes():
