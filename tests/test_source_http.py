@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -479,16 +479,20 @@ def test_a_stream_with_nothing_to_send_shows_that_it_lives(store: MemoryStore, b
 
 def test_no_silence_is_longer_than_the_time_out() -> None:
     """A piece of a file may take a minute to come; a source that says nothing was waited for as long."""
+    class OneByOne(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            return super().readinto(memoryview(buffer)[:1])
+
     class Socket:
         waits: ClassVar[list[float]] = []
 
         def makefile(self, *_: object, **how: object) -> io.BytesIO:
-            return io.BytesIO(b"x")
+            return OneByOne(b"xy")
 
         def settimeout(self, seconds: float) -> None:
             self.waits.append(seconds)
 
     timed = _Timed(cast(socket.socket, Socket()), Clock(), 0.5)
-    timed.allow(64.0)
-    assert timed.makefile("rb").read(1) == b"x"
-    assert Socket.waits[0] == 0.5
+    timed.allow(2.0, 64.0)
+    assert timed.makefile("rb").read(2) == b"xy"
+    assert Socket.waits[:2] == [2.0, 0.5]

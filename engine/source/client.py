@@ -42,18 +42,19 @@ from ..history import Position, Record
 from ..seams import REAL, Seams
 from . import discovery, wire
 from .base import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo, printable
-from .line import Credential, Line, TooSlow
+from .line import Credential, Line
 
 logger = logging.getLogger("holdfast.source")
 
 MAX_ANSWER = 8 << 20
 """Longest JSON answer that is read, in bytes: an image may have many files."""
 IMAGE_TIMEOUT = 900.0
-"""Seconds that making an image may take."""
+"""Seconds that making an image may take, before the answer begins."""
 CONFIRM_TIMEOUT = 60.0
-"""Seconds that a confirmation may take: the source may wait for its publication."""
+"""Seconds that a confirmation may take, before the answer begins: the source may wait for its publication."""
 PATIENCE = 4
-"""So many time-outs a record stream may keep us waiting without a record, alive or not, before it counts as cut off."""
+"""So many time-outs a record stream may keep us waiting in all, its bytes apart, alive or not, before it counts as cut
+off; and after so many, nothing is asked for more than twice."""
 _PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds before each attempt: the first retry is at once, since a kept connection may just have grown stale."""
 _STREAM_READ = 1 << 20
@@ -117,7 +118,7 @@ class HttpSource(Source):
                 "after": None if after is None else wire.position_to_wire(after)}
         # Asked once: a second request would take a second lease.
         grant = self._json("POST", "/v1/leases", "a lease", wire.grant_from_wire, body=body, attempts=1,
-                           timeout=max(self._timeout, IMAGE_TIMEOUT) if image else None)
+                           first=IMAGE_TIMEOUT if image else 0.0)
         with self._lock:
             self._granted[grant.id] = grant.instance
         return grant
@@ -135,7 +136,7 @@ class HttpSource(Source):
 
     def confirm(self, lease_id: str) -> Confirmation:
         return self._json("POST", f"/v1/leases/{_id(lease_id)}/confirm", "a confirmation", wire.confirmation_from_wire,
-                          lease=lease_id, timeout=max(self._timeout, CONFIRM_TIMEOUT))
+                          lease=lease_id, first=CONFIRM_TIMEOUT)
 
     def read_image(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
         return self._piece(lease_id, f"image/{quote(name)}", offset, length)
@@ -145,14 +146,16 @@ class HttpSource(Source):
 
     def read_log(self, lease_id: str, after: Position, upto: int) -> Iterator[Record]:
         reader = wire.RecordReader(after, self._max_record)
-        failures = 0
+        failures, begun = 0, self._seams.clock.monotonic()
         while not reader.ended:
             before = reader.position.txid
             try:
                 yield from self._stream(lease_id, reader, upto)
             except (wire.Garbled, SourceUnavailable, *_LOST) as error:
-                failures = 1 if reader.position.txid > before else failures + 1
-                self._pause_or_give_up(failures, _attempts(error, len(_PAUSES)), error)
+                failures += 1
+                if reader.position.txid > before:
+                    failures, begun = 1, self._seams.clock.monotonic()
+                self._pause_or_give_up(failures, len(_PAUSES), error, begun)
                 reader = wire.RecordReader(reader.position, self._max_record)
         if reader.position.txid < upto:
             raise SourceRefused(f"the source sent the log up to {reader.position.txid}, not {upto}")
@@ -179,9 +182,9 @@ class HttpSource(Source):
     # --- requests --------------------------------------------------------------------------------------------------
 
     def _json(self, method: str, path: str, what: str, make: Callable[[Any], T], *, body: Any = None,
-              lease: str | None = None, attempts: int = len(_PAUSES), timeout: float | None = None) -> T:
+              lease: str | None = None, attempts: int = len(_PAUSES), first: float = 0.0) -> T:
         def once() -> T:
-            with self._answer(method, path, body=body, lease=lease, timeout=timeout, fresh=attempts == 1) as answer:
+            with self._answer(method, path, body=body, lease=lease, first=first, fresh=attempts == 1) as answer:
                 return wire.parse(what, make, _load(answer))
 
         return self._again(once, attempts)
@@ -210,7 +213,7 @@ class HttpSource(Source):
         """One answer's records. The connection is the stream's alone, since others are used while it is read."""
         after = reader.position
         path = f"/v1/leases/{_id(lease_id)}/log?after={after.txid}&chain={after.chain.hex()}&upto={_count(upto)}"
-        with self._answer("GET", path, lease=lease_id, own=True, timeout=PATIENCE * self._timeout) as answer:
+        with self._answer("GET", path, lease=lease_id, own=True) as answer:
             while not reader.ended:
                 data = answer.read1(_STREAM_READ)
                 if not data:
@@ -218,23 +221,24 @@ class HttpSource(Source):
                 yield from reader.feed(data)
 
     def _again(self, once: Callable[[], T], attempts: int) -> T:
-        failures = 0
+        failures, begun = 0, self._seams.clock.monotonic()
         while True:
             try:
                 return once()
             except (wire.Garbled, SourceUnavailable, *_LOST) as error:
                 failures += 1
-                self._pause_or_give_up(failures, _attempts(error, attempts), error)
+                self._pause_or_give_up(failures, attempts, error, begun)
 
-    def _pause_or_give_up(self, failures: int, attempts: int, error: Exception) -> None:
-        """Wait before the next attempt, or raise what the failure means."""
+    def _pause_or_give_up(self, failures: int, attempts: int, error: Exception, begun: float) -> None:
+        """Wait before the next attempt, or raise what the failure means. What has taken `PATIENCE` times the time-out
+        since it was `begun` is tried twice, and no more."""
         if isinstance(error, SourceRestarted):
             raise error
         if isinstance(error, ssl.SSLCertVerificationError):
             raise NotAuthorized(f"{self._place} could not prove who it is: {printable(error.verify_message)}",
                                 hint="name the certificate authority with ca=, and the host as in its certificate"
                                 ) from error
-        if self._instance is None:
+        if self._instance is None or self._seams.clock.monotonic() - begun > PATIENCE * self._timeout:
             attempts = min(attempts, 2)  # nobody was there yet: no use in insisting
         if failures >= attempts or self._closing.wait(_PAUSES[min(failures - 1, len(_PAUSES) - 1)]):
             if isinstance(error, HoldfastError):
@@ -246,11 +250,12 @@ class HttpSource(Source):
 
     @contextmanager
     def _answer(self, method: str, path: str, *, body: Any = None, lease: str | None = None,
-                headers: dict[str, str] | None = None, timeout: float | None = None, own: bool = False,
+                headers: dict[str, str] | None = None, first: float = 0.0, own: bool = False,
                 fresh: bool = False) -> Iterator[http.client.HTTPResponse]:
-        """Ask, and give the answer if it is a good one. All of it must be here within `timeout` and what its bytes take
-        at `SLOWEST`. Afterwards the connection is kept if the answer was read to its end and it is not the answer's
-        `own`, and closed if not; what was raised in between closes it too.
+        """Ask, and give the answer if it is a good one. It may begin within `first` seconds, if that is more than the
+        time-out; the rest must come within the time-out and what its bytes take at `SLOWEST`. Afterwards the connection
+        is kept if the answer was read to its end, and closed if not, or if it is the `own` one of a record stream,
+        which has `PATIENCE` times as long; what was raised in between closes it too.
 
         Raises:
             OSError, http.client.HTTPException: the connection broke.
@@ -259,11 +264,12 @@ class HttpSource(Source):
         data = None if body is None else json.dumps(body).encode()
         sent = {} if body is None else {"Content-Type": "application/json"}
         line = self._line(own, fresh)
+        answer: http.client.HTTPResponse | None = None
         kept = False
         try:
             if line.sock is None:
                 line.open()
-            line.allow(self._timeout if timeout is None else timeout)
+            line.allow(max(self._timeout, first), PATIENCE * self._timeout if own else self._timeout)
             if line.token:
                 sent["Authorization"] = f"Bearer {line.token}"
             try:
@@ -277,6 +283,8 @@ class HttpSource(Source):
             kept = answer.isclosed() and not answer.will_close and not own
         finally:
             if not kept:
+                if answer is not None:
+                    answer.close()  # it holds the socket too
                 self._drop(line)
 
     def _judge(self, answer: http.client.HTTPResponse, lease: str | None, line: Line) -> None:
@@ -386,11 +394,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _attempts(error: Exception, attempts: int) -> int:
-    """How often to ask, at most: what keeps us waiting for all the time there is, is not asked for many times."""
-    return min(attempts, 2) if isinstance(error, TooSlow) else attempts
 
 
 def _shown(error: Exception) -> str:

@@ -1,9 +1,10 @@
 """One connection to a source: where it leads, whose it is, and for how long it may keep us waiting.
 
-Python's own client reads whatever comes for as long as something comes. Here every wait is bounded: connecting and
-the TLS handshake, each silence, and an answer as a whole, which may take so many seconds and besides what its bytes
-take at `SLOWEST`. Bytes that come slower, a header without end, or signs of life without anything else use that up.
-Only waiting counts, so that a record stream may be read as slowly as its reader likes.
+Python's own client reads whatever comes for as long as something comes. Here every wait is bounded: connecting and the
+TLS handshake, the time to the first byte of an answer, each silence after that, and the rest of it as a whole, which
+may take so many seconds and besides what its bytes take at `SLOWEST`. Bytes that come slower, a header without end, or
+signs of life without anything else use that up. Only waiting counts, so that a record stream may be read as slowly as
+its reader likes.
 
 A token that was found on this machine is sent to nobody but the service it belongs to: see `discovery`.
 """
@@ -27,10 +28,6 @@ from .discovery import Entry
 SLOWEST = 64 << 10
 """Bytes a second at which what a source sends must come, at least."""
 _MAX_HEALTH = 4 << 10
-
-
-class TooSlow(TimeoutError):
-    """An answer came on and on, and not to an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +90,12 @@ class Line(http.client.HTTPConnection):
         if entries:
             self._identify(entries, reached[:2])
 
-    def allow(self, seconds: float) -> None:
-        """The answer to the next request may take so long, and what its bytes take at `SLOWEST`."""
+    def allow(self, first: float, rest: float) -> None:
+        """The next answer may begin within `first` seconds, and then take `rest` and what its bytes take at
+        `SLOWEST`."""
         if self._timed is None or self.sock is None:
             raise SourceUnavailable(f"the connection to {self.host} was closed")
-        self._timed.allow(seconds)
+        self._timed.allow(first, rest)
 
     def _dial(self, entries: Sequence[Entry]) -> socket.socket:
         """A socket to the host: to the address of an entry if there is one, since a name may stand for several."""
@@ -126,7 +124,7 @@ class Line(http.client.HTTPConnection):
     def _identify(self, entries: Sequence[Entry], reached: tuple[str, int]) -> None:
         """Take the token of the entry that belongs to whoever listens here."""
         nonce = self._seams.randomness.token(16).hex()
-        self.allow(self._silence)
+        self.allow(self._silence, self._silence)
         self.request("GET", "/v1/health", headers={wire.CHALLENGE_HEADER: nonce})
         answer = self.getresponse()
         answer.read(_MAX_HEALTH)
@@ -148,10 +146,11 @@ class _Timed:
 
     def __init__(self, sock: socket.socket, clock: Any, silence: float) -> None:
         self._sock, self._clock, self._silence = sock, clock, silence
+        self._first: float | None = None
         self._left = silence
 
-    def allow(self, seconds: float) -> None:
-        self._left = seconds
+    def allow(self, first: float, rest: float) -> None:
+        self._first, self._left = first, rest
 
     def sendall(self, data: Any) -> None:
         self._sock.settimeout(self._silence)
@@ -161,12 +160,16 @@ class _Timed:
         return io.BufferedReader(_Reader(self, self._sock.makefile("rb", buffering=0)))
 
     def receive(self, into: Callable[[Any], int | None], buffer: Any) -> int | None:
-        if self._left <= 0:
-            raise TooSlow("the answer takes too long")
-        self._sock.settimeout(min(self._left, self._silence))
+        first, self._first = self._first, None
+        wait = min(self._left, self._silence) if first is None else first
+        if wait <= 0:
+            raise TimeoutError("the answer takes too long")
+        self._sock.settimeout(wait)
         before = self._clock.monotonic()
         got = into(buffer)
-        self._left += (got or 0) / SLOWEST - (self._clock.monotonic() - before)
+        if first is None:
+            self._left -= self._clock.monotonic() - before
+        self._left += (got or 0) / SLOWEST
         return got
 
     def close(self) -> None:
