@@ -55,6 +55,7 @@ class Job:
     owner: str
     origin: str
     verify: bool
+    check: str
     accept_branch: bytes | None
     fold: float | None
     engine: AnyEngine | None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ..engine.directory import Generation, Manifest
@@ -22,6 +23,7 @@ from ..replay.copy import kept_alive
 from ..replay.files import copy_files
 from ..replay.roll import fetch
 from .full import Job
+from .look import look
 from .report import Bounds, Report
 from .scratch import check, rolled
 from .target import (
@@ -57,9 +59,11 @@ def take_incremental(job: Job, generation: Generation, manifest: Manifest) -> Re
     engine = job.at_hand(manifest.engine)
     if engine is not None:
         compare_versions(engine, manifest.state_format, payload_versions(manifest), f"the backup in {job.layout.root}")
-    with open_log(generation, manifest, read_only=True, seams=seams) as log:
-        end, history = log.end, log.history
-    compare(job.info, history, end, accept_branch=job.accept_branch)
+    looks = manifest.runs[-1].get("looks", 0) + 1 if manifest.runs else 1
+    with _offering_a_full(), open_log(generation, manifest, read_only=True, seams=seams) as log:
+        compare(job.info, log.history, log.end, accept_branch=job.accept_branch)
+        look(generation, manifest, log, seams.files, number=looks, every=job.check == "all")
+        end = log.end
     grant = source.lease(job.owner, image=False, after=end, ttl=job.lease_ttl)
     try:
         with kept_alive(source, grant, seams.scheduler):
@@ -74,7 +78,8 @@ def take_incremental(job: Job, generation: Generation, manifest: Manifest) -> Re
             run = {"kind": "incremental", "why": "", "source": job.origin, "started_us": job.started_us,
                    "ended_us": seams.clock.now_us(), "from": began, "to": end.txid, "end": list(end),
                    "complete_until_us": info.complete_until_us, "log_bytes": fetched.bytes,
-                   "transactions": fetched.records, "payloads": sorted(fetched.payloads)}
+                   "transactions": fetched.records, "payloads": sorted(fetched.payloads),
+                   "looks": looks}
             manifest = replace(manifest, runs=with_run(manifest, run))
             bounds = bounds_of(manifest, log)
             manifest.write(seams.files, generation)
@@ -91,6 +96,17 @@ def take_incremental(job: Job, generation: Generation, manifest: Manifest) -> Re
             job.notes.append(f"the log has outgrown the image and could not be folded into it: {error.message}")
     job.layout.sweep()
     return job.report("incremental", "", manifest, bounds, branch, fetched, from_txid=began, folded=folded)
+
+
+@contextlib.contextmanager
+def _offering_a_full() -> Iterator[None]:
+    """What is damaged in the block is the target; no byte of it has been changed."""
+    try:
+        yield
+    except Damaged as error:
+        error.hint = ("no log was added to this backup; take a full one (full=True, --full), which becomes a new "
+                      "generation, and check what can still be restored")
+        raise
 
 
 def _outgrown(job: Job, generation: Generation, manifest: Manifest, share: float) -> bool:

@@ -40,10 +40,10 @@ from .uri import parse
 
 
 def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], *, verify: bool = True,
-        fallback: bool = True, full: bool = False, register: bool = True, expect_store: str | bytes | None = None,
-        accept_branch: str | bytes | None = None, token: str | None = None, tls: bool | None = None,
-        ca: str | Path | None = None, timeout: float = 30.0, lease_ttl: float = 300.0, wait: float = 0.0,
-        fold: float | None = 1.0, engine: AnyEngine | None = None, options: Options | None = None,
+        fallback: bool = True, full: bool = False, check: str = "sample", register: bool = True,
+        expect_store: str | bytes | None = None, accept_branch: str | bytes | None = None, token: str | None = None,
+        tls: bool | None = None, ca: str | Path | None = None, timeout: float = 30.0, lease_ttl: float = 300.0,
+        wait: float = 0.0, fold: float | None = 1.0, engine: AnyEngine | None = None, options: Options | None = None,
         progress: Progress | None = None, seams: Seams = REAL) -> Report:
     """Back up a running store.
 
@@ -54,6 +54,8 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         fallback: where the source no longer has the log for an incremental, take a full one as a new generation.
             Without it that is `LogPruned`.
         full: take a full one, as a new generation, if there is a backup already.
+        check: how the target is looked at before log is added to it: `sample` (the sizes of all files, up to 16 chunks
+            of the image, the newest segments, another part each time), or `all` of it.
         register: have the source keep its log for the next incremental. Without it, a target whose next run comes late
             gets a full one.
         expect_store: id of a store or branch (hex, 8 digits or more, or bytes): refuse any other source.
@@ -74,13 +76,16 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         UpgradeRequired, UnsupportedFormat: the engine here does not read what the source or the target has; likewise.
         SourceUnavailable, SourceRestarted, SourceRefused, NotAuthorized, LeaseExpired, TooManyLeases,
             ClusterUnavailable: the source's part; run it again.
+        Damaged: the target was cut or damaged since; nothing was changed. Or what the source sent.
         Inconsistent: the copy was checked and found wrong; it is not the backup.
-        DiskFull, Damaged, InvalidInput.
+        DiskFull, InvalidInput, SettingError.
     """
     if fold is not None and (type(fold) not in (int, float) or not fold >= 0):
         raise SettingError(f"fold is a share of the image, 0 or more, not {shown(fold)}")
     check_duration("timeout", timeout)
     check_duration("lease_ttl", lease_ttl)
+    if check not in ("sample", "all"):
+        raise SettingError(f"check is 'sample' or 'all', not {check!r}")
     patience = waited(wait, seams)
     started_us, started = seams.clock.now_us(), seams.clock.monotonic()
     layout = Layout(seams.files.resolve(Path(target)), seams.files)
@@ -95,7 +100,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         if options is None:
             options = source.options if isinstance(source, Store) else {}
         job = Job(source=asked, info=info, layout=layout, seams=seams, owner=_owner(layout.root), origin=origin,
-                  verify=verify, accept_branch=_branch(info, accept_branch), fold=fold, engine=engine,
+                  verify=verify, check=check, accept_branch=_branch(info, accept_branch), fold=fold, engine=engine,
                   options=options, registers=register, lease_ttl=lease_ttl, progress=progress or silent,
                   started_us=started_us, started=started)
         try:

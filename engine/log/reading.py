@@ -20,6 +20,9 @@ from .cursor import Cursor
 from .listing import Listing
 from .segment import Segment, SegmentInfo, is_segment, segment_name
 
+NEWEST, ENDS = 2, 256
+"""Of a log that is looked at: how many segments are read whole, and of how many others beginning and end."""
+
 
 class LogReading:
     """See the module's text. `Log` is made of this and of what writes; it sets these attributes. Everything here may be
@@ -142,6 +145,16 @@ class LogReading:
             for _, name, size, digest in segment.attachments:
                 verify_attachment(self.files, self.attachment_path(name), Attachment(name, size, digest))
             before = segment
+
+    def look(self, number: int) -> None:
+        """Read a bounded part: the bytes of the newest segments and of one other, and of some more what they say at
+        their beginning and end. Which, follows from `number`; as it grows, all come round. Raises `Damaged`."""
+        segments = self._segments
+        older = max(0, len(segments) - NEWEST)
+        for at in range(min(older, ENDS)):
+            segments[(number * ENDS + at) % older]  # read, and compared with its neighbour, if it was not yet
+        for at in {number % max(1, older), *range(older, len(segments))}:
+            segments[at].look()
 
     def attached(self, after: int = 0) -> list[int]:
         """The transactions after `after` that name an attachment. Costs the segments from there on."""

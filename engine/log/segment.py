@@ -214,14 +214,19 @@ class Segment:
         if (not passed or (self.footer is not None and end != self.end)
                 or attachments != [a for a in self.attachments if a[0] <= end.txid]):
             raise Damaged(f"ends at {end}, and should at {expected}", path=str(self.path))
-        if self.footer is not None:
-            file = self.files.open(self.path)
-            try:
-                digest = digest_of(file, self.footer.data_end).digest()
-            finally:
-                file.close()
-            if digest != self.footer.digest:
-                raise Damaged("does not match its checksum", path=str(self.path))
+        self.look()
+
+    def look(self) -> None:
+        """Read every byte and compare with the footer's checksum, if it has one. Raises `Damaged`."""
+        if self.footer is None:
+            return
+        file = self.files.open(self.path)
+        try:
+            digest = digest_of(file, self.footer.data_end).digest()
+        finally:
+            file.close()
+        if digest != self.footer.digest:
+            raise Damaged("does not match its checksum", path=str(self.path))
 
 
 def digest_of(file: File, end: int) -> xxh3_128:

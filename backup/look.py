@@ -1,0 +1,55 @@
+"""A look at a target before log is added to it: what was cut, emptied or damaged since is found before a run builds on
+it, says "done", and lets the source prune the log that would have mended it.
+
+A look reads as much however large the target is: a sample of the image's chunks, and the newest segments and one other.
+The sample goes on where the last run's ended, so that all is seen in the course of some runs. The sizes of all the
+image's files are compared each time. `every` looks at all of it, as `verify` does, but for the replay.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import accumulate
+
+from ..engine.directory import Generation, Manifest
+from ..engine.errors import Damaged
+from ..engine.log.log import Log
+from ..engine.seams import Files
+from ..replay.files import DigestedFiles
+
+CHUNKS = 16
+"""How many chunks of the image one look reads."""
+
+
+def look(generation: Generation, manifest: Manifest, log: Log, files: Files, *, number: int, every: bool) -> None:
+    """Compare what is there with what the manifest and the log's footers say. Which sample is taken follows from
+    `number`, which grows by one from look to look.
+
+    Raises:
+        Damaged: something is missing, or not what it was.
+    """
+    for copied in manifest.files:
+        path = generation.state / copied.name
+        size = files.size(path) if files.exists(path) else None
+        if size != copied.size:
+            raise Damaged("is missing" if size is None else f"has {size:,} bytes, and had {copied.size:,} when it was "
+                          "copied", path=str(path))
+    with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, files) as image:
+        if every:
+            image.verify()
+            log.verify()
+            return
+        _sample(image, manifest, number * CHUNKS)
+    log.look(number)
+
+
+def _sample(image: DigestedFiles, manifest: Manifest, first: int) -> None:
+    """Read `CHUNKS` chunks of the image from number `first` on, beginning again after the last; each at most once."""
+    ends = list(accumulate(len(copied.digests) for copied in manifest.files))
+    total = ends[-1] if ends else 0
+    for number in range(first, first + min(CHUNKS, total)):
+        chunk = number % total
+        at = bisect_right(ends, chunk)
+        copied = manifest.files[at]
+        offset = (chunk - (ends[at] - len(copied.digests))) * manifest.chunk_bytes
+        image.read(copied.name, offset, min(manifest.chunk_bytes, copied.size - offset))
