@@ -40,7 +40,7 @@ def look(generation: Generation, manifest: Manifest, log: Log, files: Files, *, 
             log.verify()
             return
         _sample(image, manifest, number * CHUNKS)
-    log.look(number)
+    log.verify_part(number)
 
 
 def _sample(image: DigestedFiles, manifest: Manifest, first: int) -> None:

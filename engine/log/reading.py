@@ -146,7 +146,7 @@ class LogReading:
                 verify_attachment(self.files, self.attachment_path(name), Attachment(name, size, digest))
             before = segment
 
-    def look(self, number: int) -> None:
+    def verify_part(self, number: int) -> None:
         """Read a bounded part: the bytes of the newest segments and of one other, and of some more what they say at
         their beginning and end. Which, follows from `number`; as it grows, all come round. Raises `Damaged`."""
         segments = self._segments
@@ -154,7 +154,7 @@ class LogReading:
         for at in range(min(older, ENDS)):
             segments[(number * ENDS + at) % older]  # read, and compared with its neighbour, if it was not yet
         for at in {number % max(1, older), *range(older, len(segments))}:
-            segments[at].look()
+            segments[at].verify_bytes()
 
     def attached(self, after: int = 0) -> list[int]:
         """The transactions after `after` that name an attachment. Costs the segments from there on."""

@@ -214,9 +214,9 @@ class Segment:
         if (not passed or (self.footer is not None and end != self.end)
                 or attachments != [a for a in self.attachments if a[0] <= end.txid]):
             raise Damaged(f"ends at {end}, and should at {expected}", path=str(self.path))
-        self.look()
+        self.verify_bytes()
 
-    def look(self) -> None:
+    def verify_bytes(self) -> None:
         """Read every byte and compare with the footer's checksum, if it has one. Raises `Damaged`."""
         if self.footer is None:
             return
