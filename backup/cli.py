@@ -48,6 +48,8 @@ EXIT_CODES: tuple[tuple[int, str, tuple[type[BaseException], ...]], ...] = (
      (errors.SourceUnavailable, errors.LeaseExpired, errors.TooManyLeases, errors.ClusterUnavailable)),
     (5, "inconsistent or damaged", (errors.Inconsistent, errors.Damaged)),
     (6, "no room on the disk", (errors.DiskFull,)),
+    (7, "not enough memory, open files, threads or rights, or the disk failed: no byte is known to be damaged",
+     (errors.LimitReached, errors.AccessDenied, errors.DeviceFailed)),
     (2, "wrong usage: an argument or a setting makes no sense", (errors.InvalidInput, errors.SettingError)),
     (4, "refused: the message says why; nothing was changed", (errors.HoldfastError,)),
     (1, "any other failure", (Exception,)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..engine.history import Record
 from ..engine.log.log import Log
 from ..engine.opening import steadily
 from ..engine.seams import REAL, Seams
+from ..engine.system import system_errors
 from .report import Bounds, Info
 from .target import LOG, bounds_of, image_bytes, tree_bytes
 
@@ -21,10 +23,11 @@ def info(path: str | os.PathLike[str], *, seams: Seams = REAL) -> Info:
     """What a store or backup is. It may be written meanwhile.
 
     Raises:
-        StoreNotFound, Damaged, UnsupportedFormat.
+        StoreNotFound, Damaged, UnsupportedFormat, LimitReached, AccessDenied, DeviceFailed.
     """
     layout = Layout(seams.files.resolve(Path(path)), seams.files)
-    return steadily(layout, seams, lambda: _look(layout, str(path), seams))
+    with system_errors(f"cannot look at {layout.root}"):
+        return steadily(layout, seams, lambda: _look(layout, str(path), seams))
 
 
 def _look(layout: Layout, path: str, seams: Seams) -> Info:
@@ -70,10 +73,11 @@ def transactions(path: str | os.PathLike[str], *, first: int | None = None, last
         RestorePointOutOfRange: they are not all in this log.
         StoreNotFound, Damaged, UnsupportedFormat.
     """
-    layout = Layout(seams.files.resolve(Path(path)), seams.files)
-    layout.read_identity()
-    log = steadily(layout, seams, lambda: Log.open(layout.current().log, read_only=True, options=LOG, seams=seams))
-    try:
+    return _transactions(Layout(seams.files.resolve(Path(path)), seams.files), first, last, seams)
+
+
+def _transactions(layout: Layout, first: int | None, last: int | None, seams: Seams) -> Iterator[Record]:
+    with system_errors(f"cannot look at {layout.root}"), closing(_opened(layout, seams)) as log:
         begin = log.base.txid + 1 if first is None else first
         end = log.end.txid if last is None else last
         if begin <= log.base.txid or end > log.end.txid:
@@ -82,5 +86,8 @@ def transactions(path: str | os.PathLike[str], *, first: int | None = None, last
                                          hint="ask for less")
         if begin <= end:
             yield from log.read(begin - 1, end)
-    finally:
-        log.close()
+
+
+def _opened(layout: Layout, seams: Seams) -> Log:
+    layout.read_identity()
+    return steadily(layout, seams, lambda: Log.open(layout.current().log, read_only=True, options=LOG, seams=seams))

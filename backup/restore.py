@@ -25,7 +25,6 @@ from xxhash import xxh3_64_hexdigest
 
 from ..engine.directory import Generation, Identity, Layout
 from ..engine.errors import (
-    DiskFull,
     HoldfastError,
     InvalidInput,
     RestorePointOutOfRange,
@@ -35,8 +34,9 @@ from ..engine.errors import (
 )
 from ..engine.history import ID_BYTES, Position
 from ..engine.log.log import Log
-from ..engine.seams import REAL, Seams, is_disk_full
+from ..engine.seams import REAL, Seams
 from ..engine.shown import shown
+from ..engine.system import system_errors
 from ..replay.files import Progress, silent
 from ..replay.roll import history_at, roll
 from .report import Bounds, RestoreReport, iso
@@ -91,7 +91,8 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
         TargetInvalid: there is no backup at `target`, or what is at `dest` is no store that can be replaced.
         TargetRetired: there was a backup at `target`, until somebody opened it for writing.
         Unsupported: with `force`: the two directories cannot swap names, and what is there is another store.
-        InvalidInput, Damaged, DiskFull, UnsupportedFormat, UpgradeRequired, SettingError.
+        InvalidInput, Damaged, UnsupportedFormat, UpgradeRequired, SettingError.
+        DiskFull, LimitReached, AccessDenied, DeviceFailed: the system's part; run it again.
     """
     if to_txid is not None and at is not None:
         raise InvalidInput("to_txid and at both say where to stop", hint="give one of them")
@@ -107,26 +108,21 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
     if final == source_root or source_root in final.parents or final in source_root.parents:
         raise InvalidInput(f"{final} and the backup {source_root} lie within one another", hint="restore elsewhere")
     refuse_inside(final, files)
-    try:
-        with held_for_reading(layout, patience):
-            generation, manifest = read_target(layout)
-            engine = engine_named(manifest.engine, engine)
-            compare_versions(engine, manifest.state_format, payload_versions(manifest), f"the backup in {layout.root}")
-            with open_log(generation, manifest, read_only=True, seams=seams) as log:
-                point = _point(log, bounds_of(manifest, log), to_txid, at)
-                identity = Identity(manifest.history.store_id, engine.name, seams.clock.now_us())
-                with _destination(final, identity, force, patience, seams) as made:
-                    with copied_state(generation, manifest, made.state, engine, options or {}, seams,
-                                      durable=True, progress=progress or silent) as opened:
-                        rolled = roll(opened, log, point, durable=True, progress=progress or silent)
-                    position = rolled.position
-                    time_us = log.time_of(point)
-                    branch = seams.randomness.token(ID_BYTES)
-                    _begin_log(made, log, position, branch, time_us=time_us, engine=engine, seams=seams)
-    except OSError as error:
-        if is_disk_full(error):
-            raise DiskFull(f"no room left to restore to {final}") from error
-        raise
+    with system_errors(f"cannot restore {layout.root} to {final}"), held_for_reading(layout, patience):
+        generation, manifest = read_target(layout)
+        engine = engine_named(manifest.engine, engine)
+        compare_versions(engine, manifest.state_format, payload_versions(manifest), f"the backup in {layout.root}")
+        with open_log(generation, manifest, read_only=True, seams=seams) as log:
+            point = _point(log, bounds_of(manifest, log), to_txid, at)
+            identity = Identity(manifest.history.store_id, engine.name, seams.clock.now_us())
+            with _destination(final, identity, force, patience, seams) as made:
+                with copied_state(generation, manifest, made.state, engine, options or {}, seams,
+                                  durable=True, progress=progress or silent) as opened:
+                    rolled = roll(opened, log, point, durable=True, progress=progress or silent)
+                position = rolled.position
+                time_us = log.time_of(point)
+                branch = seams.randomness.token(ID_BYTES)
+                _begin_log(made, log, position, branch, time_us=time_us, engine=engine, seams=seams)
     return RestoreReport(
         source=str(target), destination=str(dest), store_id=manifest.history.store_id.hex(), branch=branch.hex(),
         engine=manifest.engine, txid=position.txid, time_us=(time_us or None) if position.txid else None,

@@ -16,20 +16,20 @@ from typing import Any
 from ..engine.directory import Layout
 from ..engine.errors import (
     ClusterUnavailable,
-    DiskFull,
     ForeignStore,
     InvalidInput,
     LogPruned,
     SettingError,
 )
 from ..engine.leases import MAX_OWNER
-from ..engine.seams import REAL, Seams, is_disk_full
+from ..engine.seams import REAL, Seams
 from ..engine.settings import check_duration
 from ..engine.shown import shown
 from ..engine.source.base import Source, SourceInfo, compare, printable
 from ..engine.source.client import connect
 from ..engine.source.local import LocalSource
 from ..engine.store import Store
+from ..engine.system import system_errors
 from ..replay.files import Progress, silent
 from ..replay.roll import SourceDamaged
 from .full import Job, take_full
@@ -78,7 +78,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
             ClusterUnavailable: the source's part; run it again.
         Damaged: the target was cut or damaged since; nothing was changed. Or what the source sent.
         Inconsistent: the copy was checked and found wrong; it is not the backup.
-        DiskFull, InvalidInput, SettingError.
+        DiskFull, LimitReached, AccessDenied, DeviceFailed, InvalidInput, SettingError.
     """
     if fold is not None and (type(fold) not in (int, float) or not fold >= 0):
         raise SettingError(f"fold is a share of the image, 0 or more, not {shown(fold)}")
@@ -89,7 +89,8 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
     patience = waited(wait, seams)
     started_us, started = seams.clock.now_us(), seams.clock.monotonic()
     layout = Layout(seams.files.resolve(Path(target)), seams.files)
-    detect(layout)
+    with system_errors(f"cannot look at {layout.root}"):
+        detect(layout)
     with _source(source, token, tls, ca, timeout) as asked:
         info = asked.info()
         if expect_store is not None:
@@ -103,14 +104,10 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
                   verify=verify, check=check, accept_branch=_branch(info, accept_branch), fold=fold, engine=engine,
                   options=options, registers=register, lease_ttl=lease_ttl, progress=progress or silent,
                   started_us=started_us, started=started)
-        try:
+        with system_errors(f"cannot back up to {layout.root}"):
             make_root(layout)
             with locked(layout, "backup", patience):
                 return _run(job, full, fallback)
-        except OSError as error:
-            if is_disk_full(error):
-                raise DiskFull(f"no room left in {layout.root}") from error
-            raise
 
 
 def _run(job: Job, full: bool, fallback: bool) -> Report:
@@ -154,7 +151,7 @@ def _source(source: str | Store[Any, Any] | Source, token: str | None, tls: bool
 
 def _owner(root: Path) -> str:
     """How this run, and its target as a consumer of log, is called at the source."""
-    return printable(f"backup to {root.absolute()} on {socket.gethostname()}")[:MAX_OWNER]
+    return printable(f"backup to {root} on {socket.gethostname()}")[:MAX_OWNER]
 
 
 def _hex(value: str | bytes, what: str) -> str:

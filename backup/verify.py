@@ -11,9 +11,10 @@ import os
 from pathlib import Path
 
 from ..engine.directory import Layout
-from ..engine.errors import Damaged, DiskFull
+from ..engine.errors import Damaged
 from ..engine.history import Position
-from ..engine.seams import REAL, Seams, is_disk_full
+from ..engine.seams import REAL, Seams
+from ..engine.system import system_errors
 from ..replay.files import DigestedFiles, Progress, silent
 from .report import VerifyReport
 from .scratch import check, rolled
@@ -48,37 +49,33 @@ def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngi
         Damaged: bytes are missing or changed; the message says where.
         Inconsistent: the bytes are what was copied, and the state that comes of them is wrong.
         TargetInvalid, TargetRetired, StoreLocked, UnsupportedFormat, UpgradeRequired, DiskFull, SettingError.
+        LimitReached, AccessDenied, DeviceFailed: it could not be read, and what it is worth is not known.
     """
     started, told = seams.clock.monotonic(), progress or silent
     layout, patience = Layout(seams.files.resolve(Path(target)), seams.files), waited(wait, seams)
-    try:
-        with held_for_reading(layout, patience):
-            generation, manifest = read_target(layout)
-            engine = engine_named(manifest.engine, engine)
-            compare_versions(engine, manifest.state_format, payload_versions(manifest), f"the backup in {layout.root}")
-            with open_log(generation, manifest, read_only=True, seams=seams) as log:
-                with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams.files) as image:
-                    image_bytes = image.verify(told)
-                log.verify()
-                for run in manifest.runs:
-                    end = Position(*run["end"])
-                    if end.txid >= log.base.txid and log.chain_at(end.txid) != end.chain:
-                        raise Damaged(f"the log has another transaction {end.txid} than the run that fetched it noted",
-                                      path=str(generation.log))
-                bounds = bounds_of(manifest, log)
-                with rolled(generation, manifest, log, engine=engine, options=options or {},
-                            scratch=layout.scratch(seams.randomness.token(8)), seams=seams, progress=told) as opened:
-                    check(opened, str(target))
-                    with opened.view() as view:
-                        digest = view.digest()
-                return VerifyReport(
-                    target=str(target), store_id=manifest.history.store_id.hex(), branch=log.history.branch.id.hex(),
-                    engine=manifest.engine, bounds=bounds, image_bytes=image_bytes,
-                    log_bytes=log.size(),
-                    attachment_bytes=tree_bytes(generation.log / "attachments", seams.files),
-                    transactions=log.end.txid - log.base.txid, digest=digest.hex(),
-                    seconds=seams.clock.monotonic() - started)
-    except OSError as error:
-        if is_disk_full(error):
-            raise DiskFull(f"no room for a scratch copy of {target}") from error
-        raise
+    with system_errors(f"cannot verify {layout.root}"), held_for_reading(layout, patience):
+        generation, manifest = read_target(layout)
+        engine = engine_named(manifest.engine, engine)
+        compare_versions(engine, manifest.state_format, payload_versions(manifest), f"the backup in {layout.root}")
+        with open_log(generation, manifest, read_only=True, seams=seams) as log:
+            with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams.files) as image:
+                image_bytes = image.verify(told)
+            log.verify()
+            for run in manifest.runs:
+                end = Position(*run["end"])
+                if end.txid >= log.base.txid and log.chain_at(end.txid) != end.chain:
+                    raise Damaged(f"the log has another transaction {end.txid} than the run that fetched it noted",
+                                  path=str(generation.log))
+            bounds = bounds_of(manifest, log)
+            with rolled(generation, manifest, log, engine=engine, options=options or {},
+                        scratch=layout.scratch(seams.randomness.token(8)), seams=seams, progress=told) as opened:
+                check(opened, str(target))
+                with opened.view() as view:
+                    digest = view.digest()
+            return VerifyReport(
+                target=str(target), store_id=manifest.history.store_id.hex(), branch=log.history.branch.id.hex(),
+                engine=manifest.engine, bounds=bounds, image_bytes=image_bytes,
+                log_bytes=log.size(),
+                attachment_bytes=tree_bytes(generation.log / "attachments", seams.files),
+                transactions=log.end.txid - log.base.txid, digest=digest.hex(),
+                seconds=seams.clock.monotonic() - started)

@@ -18,6 +18,7 @@ replaces is removed after that, and what nobody names is rubbish.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,8 +72,8 @@ class Identity:
 class Layout:
     """The directory of a store or target."""
 
-    def __init__(self, root: Path, files: Files) -> None:
-        self.root = root
+    def __init__(self, root: str | os.PathLike[str], files: Files) -> None:
+        self.root = files.absolute(root)
         self.files = files
 
     @property

@@ -41,6 +41,20 @@ class DiskFull(RolledBack):
     hint = "free some room on this file system and try again"
 
 
+class LimitReached(RolledBack):
+    """The system has no more of what this needs: memory, address space, open files, threads. Nothing was logged, no
+    byte is damaged, and it works again once there is more."""
+
+    hint = "raise that limit, or let other work end, and try again"
+
+
+class DirectoryMoved(RolledBack):
+    """The store's directory was renamed, replaced or unmounted under it. Nothing is written into what has its name now.
+    Nothing was logged, and commits work again once it is back."""
+
+    hint = "put the directory back where it was, or close the store and open it where it is now"
+
+
 class ConditionNotMet(HoldfastError):
     """The transaction is durable here, but a condition on its acknowledgement is still open."""
 
@@ -88,6 +102,18 @@ class StoreLocked(HoldfastError):
     """Another process, or another part of this one, holds the directory for writing."""
 
     hint = "close the other user first, or open read-only"
+
+
+class AccessDenied(HoldfastError, PermissionError):
+    """This user may not read or write there, or nobody may. What the bytes are is not known."""
+
+    hint = "run it as the user who owns these files, or change their rights"
+
+
+class DeviceFailed(HoldfastError, OSError):
+    """The disk, or the server of a network file system, failed to read or write. What the bytes are is not known."""
+
+    hint = "check the disk or the mount (the system's log says more), and try again"
 
 
 class StorePoisoned(RolledBack):

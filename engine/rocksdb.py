@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from .contract import Abilities, Context
-from .errors import Damaged, DiskFull, StoreClosed, StoreLocked, Unsupported
+from .errors import Damaged, DiskFull, HoldfastError, StoreClosed, StoreLocked, Unsupported
 from .history import Position
 from .pairs import RUN_BYTES, Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
 
@@ -60,19 +61,29 @@ def _rocksdict() -> Any:
     return rocksdict
 
 
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES,
+             errno.EPERM, errno.EROFS, errno.ESTALE)
+"""What the system may have refused to RocksDB, which passes on its words."""
+
+
 @contextmanager
 def _told(directory: Path) -> Iterator[None]:
-    """RocksDB's errors, which rocksdict raises as plain exceptions with a text, as the kit's."""
+    """RocksDB's errors, which rocksdict raises as plain exceptions with a text, as the kit's or the system's."""
     try:
         yield
+    except (HoldfastError, OSError, MemoryError):
+        raise
     except Exception as error:
         text = str(error)
         if "instance already closed" in text:
             raise StoreClosed(f"{directory} is closed") from error
         if "lock hold by current process" in text or "While lock file" in text:
             raise StoreLocked(f"RocksDB says: {text}") from error
+        for number in _REFUSALS:
+            if os.strerror(number) in text:
+                raise OSError(number, text, str(directory)) from error
         if text.startswith("IO error") and "No such file" not in text:
-            raise OSError(errno.ENOSPC if "No space left" in text else errno.EIO, text, str(directory)) from error
+            raise OSError(errno.EIO, text, str(directory)) from error
         raise Damaged(f"RocksDB says: {text}", path=str(directory)) from error
 
 

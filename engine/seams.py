@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .errors import DiskFull, StoreLocked, Unsupported
+from .errors import DiskFull, InvalidInput, StoreLocked, Unsupported
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_RESERVING = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
@@ -182,18 +182,32 @@ class Files:
         self.sync_directory(path.parent)
 
     def exists(self, path: Path) -> bool:
-        return path.exists()
+        """Whether something is there. What cannot be known, for want of rights say, is an `OSError`, and no answer."""
+        return _mode(path) is not None
 
     def is_ours(self, path: Path) -> bool:
         """Whether it belongs to the user that this process runs as."""
         return os.stat(path).st_uid == os.geteuid()
 
     def is_directory(self, path: Path) -> bool:
-        return path.is_dir()
+        return stat.S_ISDIR(_mode(path) or 0)
+
+    def absolute(self, path: str | os.PathLike[str]) -> Path:
+        """`path`, as it is meant in the directory that the process is in now. It changes its directory when it likes,
+        so every path goes through here when it is given. Links are left as they are.
+
+        Raises:
+            InvalidInput: `path` is relative, and that directory is gone.
+        """
+        try:
+            return Path(path).absolute()
+        except FileNotFoundError as error:
+            raise InvalidInput(f"the directory that {path} is relative to does not exist any more",
+                               hint="give a path that begins with /") from error
 
     def resolve(self, path: Path) -> Path:
         """The absolute path of what `path` leads to, without links and `..`; it need not exist."""
-        return Path(os.path.realpath(path))
+        return Path(os.path.realpath(self.absolute(path)))
 
     def size(self, path: Path) -> int:
         return path.stat().st_size
@@ -388,6 +402,16 @@ class Files:
             if _is_at(fd, path):
                 return DirectoryLock(path, fd)
             os.close(fd)
+
+
+def _mode(path: Path) -> int | None:
+    """What is at the end of `path`, or None where nothing is."""
+    try:
+        return os.stat(path).st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
 
 
 def _is_at(fd: int, path: Path) -> bool:

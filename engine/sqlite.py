@@ -25,7 +25,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -33,7 +33,7 @@ from urllib.parse import quote
 from xxhash import xxh3_64_intdigest
 
 from .contract import Abilities, Context
-from .errors import Damaged, DiskFull, StoreClosed, Unsupported
+from .errors import Damaged, DiskFull, StoreClosed, StoreLocked, Unsupported
 from .history import Position
 from .pairs import RUN_BYTES, Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
 
@@ -53,8 +53,9 @@ _PRAGMAS = """
     PRAGMA cell_size_check = ON;
 """
 _MASK = (1 << 64) - 1
-_UNREADABLE = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED,
-                         sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL})
+_UNREADABLE = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL})
+_FILES = 4
+"""So many files SQLite may have open at a time: the database, its log, its shared memory, the directory."""
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -74,11 +75,26 @@ def _told(path: Path) -> Iterator[None]:
             raise DiskFull(f"no room for {path}") from error
         if isinstance(error, sqlite3.ProgrammingError):
             raise StoreClosed(f"{path} is closed") from error
+        if code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise StoreLocked(f"{path} is in use by something else: SQLite says {error}") from error
+        if code & 0xFF == sqlite3.SQLITE_NOMEM or name == "SQLITE_IOERR_NOMEM":
+            raise OSError(errno.ENOMEM, f"{error} ({name})", str(path)) from error
+        if code & 0xFF in (sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY):
+            raise OSError(errno.EACCES, f"{error} ({name})", str(path)) from error
+        if code & 0xFF == sqlite3.SQLITE_CANTOPEN:
+            _find_why(path)
         if code & 0xFF in _UNREADABLE:
             raise OSError(errno.EIO, f"{error} ({name})", str(path)) from error
         raise Damaged(f"SQLite says: {error}", path=str(path)) from error
     except UnicodeDecodeError as error:  # of a message that quotes what is damaged
         raise Damaged(f"SQLite says: {error.object!r}", path=str(path)) from error
+
+
+def _find_why(path: Path) -> None:
+    """SQLite says that it cannot open a file, and not why. Raises the `OSError` that it met, if it is met again."""
+    with ExitStack() as opened:
+        for _ in range(_FILES):
+            opened.callback(os.close, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _seal(key: bytes, value: bytes) -> int:

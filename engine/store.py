@@ -38,10 +38,11 @@ from .housekeeper import Housekeeper
 from .leases import Leases
 from .opening import Opened, follow, open_for_writing, open_to_read
 from .plugins import Hooks, Plugin, listed
-from .seams import REAL, Seams, is_disk_full
+from .seams import REAL, Seams
 from .settings import Settings
 from .shown import shown
 from .stages import Stages
+from .system import system_errors
 from .writing import LOOK_S, Writing, entering
 
 logger = logging.getLogger("holdfast.store")
@@ -161,36 +162,33 @@ class Store(Writing[TxT, ViewT]):
             read_only: change no byte. Shows the log up to the end that is known to be durable. Where nobody writes the
                 store at that moment, nobody can until this one is closed.
             plugins: objects, or names registered in the entry-point group `holdfast.plugins`.
-            options: the engine's own.
+            options: the engine's own. One that is a `Path` is made absolute.
             settings, seams: see there.
 
         Raises:
             StoreLocked, StoreNotFound, StoreExists, WrongEngine, Damaged, UnsupportedFormat, UpgradeRequired, DiskFull,
-            SettingError, PluginError.
+            LimitReached, AccessDenied, DeviceFailed, SettingError, PluginError.
         """
-        root = Path(directory)
+        root = seams.files.absolute(directory)
         settings = Settings() if settings is None else settings
         if not isinstance(settings, Settings):
             raise SettingError(f"{shown(settings)} is no Settings", hint="pass settings=Settings(…)")
         if options is not None and not isinstance(options, Mapping):
             raise SettingError(f"the engine's options are a mapping, not {shown(options)}")
-        options = dict(options or {})
+        options = {name: seams.files.absolute(value) if isinstance(value, Path) else value
+                   for name, value in (options or {}).items()}
         hooks = Hooks(listed(plugins))
-        try:
+        with system_errors(f"cannot open {root}"):
             if read_only:
                 opened = open_to_read(root, engine, options=options, settings=settings, seams=seams)
             else:
                 opened = open_for_writing(root, engine, create=create, options=options, settings=settings, seams=seams)
-        except OSError as error:
-            if is_disk_full(error):
-                raise DiskFull(f"no room to open {root}") from error
-            raise
-        try:
-            store = cls(root, opened, hooks, options, settings, seams)
-        except BaseException:  # no more threads, for instance
-            opened.log.abandon()
-            opened.release()
-            raise
+            try:
+                store = cls(root, opened, hooks, options, settings, seams)
+            except BaseException:  # no more threads, for instance
+                opened.log.abandon()
+                opened.release()
+                raise
         if store.recovery.cut_bytes and not read_only:
             logger.warning("%s was not closed properly: %d bytes of a torn group were cut at byte %d of %s", root,
                            store.recovery.cut_bytes, store.recovery.cut_offset, store.recovery.cut_path)

@@ -299,8 +299,8 @@ class DigestedFiles:
                 self.close()
                 try:
                     self._open[name] = self._files.open(path)
-                except OSError as error:
-                    raise Damaged(f"cannot be read: {error.strerror}", path=str(path)) from error
+                except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+                    raise Damaged(f"is no file any more: {error.strerror}", path=str(path)) from error
                 if self._open[name].size() != copied.size:
                     raise Damaged(f"has {self._open[name].size():,} bytes, and had {copied.size:,} when it was copied",
                                   path=str(path))

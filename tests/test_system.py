@@ -1,0 +1,177 @@
+"""What the system refuses is said as what it is, and never as damage: limits, rights, failing disks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from holdfast import backup
+from holdfast.engine import GraphEngine, MemoryEngine, Store, errors
+from holdfast.engine.errors import AccessDenied, DeviceFailed, DiskFull, HoldfastError, LimitReached
+from holdfast.engine.rocksdb import RocksEngine
+from holdfast.engine.seams import File, Files, Seams
+from holdfast.engine.sqlite import SqliteEngine
+from holdfast.engine.system import is_limit, told
+
+KINDS = {errno.EMFILE: LimitReached, errno.ENFILE: LimitReached, errno.ENOMEM: LimitReached, errno.EAGAIN: LimitReached,
+         errno.EACCES: AccessDenied, errno.EPERM: AccessDenied, errno.EROFS: AccessDenied, errno.EIO: DeviceFailed,
+         errno.ESTALE: DeviceFailed, errno.ENOSPC: DiskFull}
+
+
+class Refusing(Files):
+    """A file system that answers the `at`-th opening of a file with an error."""
+
+    def __init__(self, number: int, at: int) -> None:
+        self.number = number
+        self.at = at
+        self.opened = 0
+
+    def _count(self, path: Path) -> None:
+        self.opened += 1
+        if self.opened == self.at:
+            raise OSError(self.number, os.strerror(self.number), str(path))
+
+    def open(self, path: Path, mode: Literal["read", "write", "create"] = "read") -> File:
+        self._count(path)
+        return super().open(path, mode)
+
+    def read(self, path: Path) -> bytes:
+        self._count(path)
+        return super().read(path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store and a backup of it."""
+    top = tmp_path_factory.mktemp("made")
+    with Store.open(top / "s", MemoryEngine) as store:
+        for n in range(3):
+            with store.transaction() as tx:
+                tx.put(f"k{n}".encode(), b"v")
+        backup.run(store, top / "b")
+        with store.transaction() as tx:
+            tx.put(b"k", b"v")
+        backup.run(store, top / "b")
+    return top
+
+
+def _open_and_close(path: Path, seams: Seams, *, read_only: bool) -> None:
+    Store.open(path, MemoryEngine, read_only=read_only, seams=seams).close()
+
+
+CALLS: dict[str, Callable[[Path, Path, Seams], Any]] = {
+    "open": lambda top, new, seams: _open_and_close(top / "s", seams, read_only=False),
+    "read": lambda top, new, seams: _open_and_close(top / "s", seams, read_only=True),
+    "restore": lambda top, new, seams: backup.restore(top / "b", new, seams=seams),
+    "verify": lambda top, new, seams: backup.verify(top / "b", seams=seams),
+    "info": lambda top, new, seams: backup.info(top / "b", seams=seams),
+    "log": lambda top, new, seams: list(backup.transactions(top / "b", seams=seams)),
+}
+
+
+@pytest.mark.parametrize("number", KINDS, ids=lambda n: errno.errorcode[n])
+@pytest.mark.parametrize("call", CALLS)
+def test_whatever_open_refuses_the_call_says_what_it_is(call: str, number: int, made: Path, tmp_path: Path) -> None:
+    """A healthy backup was "damaged, restore from a backup" for whoever ran out of descriptors or memory, or had no
+    rights. Whichever opening of a file is refused, each call either goes on or names what was refused; and when that is
+    over, all is as it was."""
+    said = []
+    for at in range(1, 200):
+        files = Refusing(number, at)
+        try:
+            CALLS[call](made, tmp_path / f"new-{at}", Seams(files=files))
+        except HoldfastError as error:
+            said.append((at, type(error), str(error)))
+        if files.opened < at:
+            break
+    assert said
+    assert [s for s in said if s[1] is not KINDS[number]] == []
+    CALLS[call](made, tmp_path / "at-last", Seams())
+
+
+@contextmanager
+def _limited(kind: int, to: int) -> Iterator[None]:
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (to, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, before)
+
+
+@pytest.mark.parametrize("engine", [MemoryEngine, GraphEngine, SqliteEngine, RocksEngine], ids=lambda e: e.name)
+def test_with_few_descriptors_a_healthy_store_is_not_damaged(engine: Any, tmp_path: Path) -> None:
+    """From none left to enough of them: what is said is that descriptors lack, each time."""
+    Store.open(tmp_path / "s", engine).close()
+    held = len(os.listdir("/dev/fd"))
+    said = set()
+    for more in range(-3, 40):
+        with _limited(resource.RLIMIT_NOFILE, held + more):
+            try:
+                Store.open(tmp_path / "s", engine).close()
+            except LimitReached as error:
+                said.add(error.hint)
+            else:
+                break
+    assert said == {"raise its limit on open files (ulimit -n), and try again"}
+    Store.open(tmp_path / "s", engine, create=False).close()
+
+
+def test_errors_of_the_system_by_their_kind() -> None:
+    """The message begins with what was being done, and names the file."""
+    for number, kind in KINDS.items():
+        error = told(OSError(number, os.strerror(number), "/x/CURRENT"), "cannot open /x")
+        assert type(error) is kind
+        assert error.message.startswith("cannot open /x: ")
+        assert error.message.endswith("(/x/CURRENT)")
+    for limit in (MemoryError(), RuntimeError("can't start new thread"), OSError(errno.ENFILE, "")):
+        assert is_limit(limit)
+        assert type(told(limit, "cannot open /x")) is LimitReached
+    for other in (RuntimeError("other"), FileNotFoundError(errno.ENOENT, ""), ValueError(), errors.Damaged("x")):
+        assert not is_limit(other)
+        assert told(other, "cannot open /x") is None
+
+
+def test_no_more_threads_is_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's limit on processes let the opening end in a bare RuntimeError. The store is whole, and not held."""
+    seams = Seams()
+
+    def none(name: str, work: Callable[[], None]) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    Store.open(tmp_path / "s", MemoryEngine).close()
+    with monkeypatch.context() as patched:
+        patched.setattr(seams.scheduler, "spawn", none)
+        with pytest.raises(LimitReached, match="threads"):
+            Store.open(tmp_path / "s", MemoryEngine, seams=seams)
+    Store.open(tmp_path / "s", MemoryEngine).close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_right_to_a_file_is_said(made: Path) -> None:
+    segment = next((made / "b").rglob("*.seg"))
+    segment.chmod(0)
+    try:
+        with pytest.raises(AccessDenied, match="this user may not"):
+            backup.verify(made / "b")
+    finally:
+        segment.chmod(0o600)
+
+
+def test_the_command_has_an_exit_code_for_limits(made: Path) -> None:
+    """Exit code 5 told a nightly job that its backup was lost, where the process had too few descriptors."""
+    code = ("from holdfast.backup.cli import main; from holdfast.engine.seams import Files\n"
+            "def refuse(*_): raise OSError(24, 'Too many open files', 'STORE')\n"
+            "Files.open = Files.read = refuse; main()")
+    done = subprocess.run([sys.executable, "-c", code, "verify", str(made / "b")], capture_output=True, text=True,
+                          check=False)
+    assert (done.returncode, "any more files" in done.stderr) == (7, True), done.stderr
