@@ -7,6 +7,7 @@ network nor disk waits for the other; no more than a few chunks are ever in memo
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,11 +23,8 @@ from ..engine.errors import Damaged, DiskFull, SourceRefused
 from ..engine.seams import File, Files, Scheduler, Seams, is_disk_full
 from ..engine.source.base import CHUNK_BYTES
 
-SYNC_BYTES = 128 << 20
-"""Bytes written between two syncs of a large file. Smaller pieces are slower: a file that is being written and synced
-at once makes both wait."""
-RECORD_BYTES = 128 << 20
-"""Bytes synced between two writings of the document `COPY`."""
+SYNC_BYTES = 8 << 20
+"""Bytes copied between two syncs, after each of which what is there is noted for a run that goes on; see `step`."""
 SPARE_BYTES = 16 << 20
 """Room that must be left when a copy is whole: for log, documents and the file system itself."""
 
@@ -39,6 +37,17 @@ Progress = Callable[[str, int, int], None]
 
 def silent(stage: str, done: int, total: int) -> None:
     """The `Progress` of those who do not want to know."""
+
+
+def step(done: int) -> int:
+    """Bytes from one sync to the next when so many have been copied. Twice as many as at first are as fast as any more,
+    and half as many take twice the time. The note names each chunk, so its share grows with the copy: a step is long
+    enough for it to be a sixty-fourth at most.
+
+    >>> [step(n << 20) >> 20 for n in (0, 100, 1000, 100_000)]
+    [8, 12, 16, 24]
+    """
+    return max(min(max(SYNC_BYTES, done // 8), 2 * SYNC_BYTES), done >> 12)
 
 
 Reader = Callable[[str, int, int], bytes]
@@ -197,7 +206,12 @@ class _Copier:
             file.reserve(entry.size)  # written to faster, and does not run out half-way
             unsynced = 0
             while offset < entry.size:
-                data = self.take()
+                try:
+                    data = self.take()
+                except BaseException:  # the source has gone, say
+                    with contextlib.suppress(OSError):
+                        self._keep(entry, file, len(chunks))
+                    raise
                 if len(data) != min(CHUNK_BYTES, entry.size - offset):
                     raise Damaged(f"the source gave {len(data)} bytes of {entry.name} at {offset}")
                 file.pwrite(data, offset)
@@ -206,8 +220,8 @@ class _Copier:
                 unsynced += len(data)
                 self.done += len(data)
                 self.progress(self.done, self.total)
-                if self.durable and unsynced >= SYNC_BYTES and offset < entry.size:
-                    self._sync_behind(entry, file)
+                if self.durable and unsynced >= step(self.done) and offset < entry.size:
+                    self._sync_behind(entry, file, unsynced)
                     unsynced = 0
             self.settle()
             if self.durable:
@@ -217,12 +231,19 @@ class _Copier:
             self.settle()
             file.close()
 
-    def _sync_behind(self, entry: ImageFile, file: File) -> None:
+    def _sync_behind(self, entry: ImageFile, file: File, unsynced: int) -> None:
         before = self.sync
         self.settle()
         if before is not None:
-            self._tell(entry, before.chunks, SYNC_BYTES)
-        self.sync = _Sync(file, len(self.digests[entry.name]), self.seams.scheduler)
+            self._tell(entry, before.chunks, before.size)
+        self.sync = _Sync(file, len(self.digests[entry.name]), unsynced, self.seams.scheduler)
+
+    def _keep(self, entry: ImageFile, file: File, chunks: int) -> None:
+        """What came is to be gone on with, to the last chunk; unless a sync has failed, after which none counts."""
+        self.settle()
+        if self.durable and self.on_synced is not None and chunks:
+            file.datasync()
+            self._note(entry, chunks)
 
     def settle(self) -> None:
         """Wait for the sync that is under way. Raises what it raised."""
@@ -232,16 +253,21 @@ class _Copier:
 
     def _tell(self, entry: ImageFile, chunks: int, synced: int) -> None:
         self.untold += synced
-        if self.on_synced is not None and self.untold >= RECORD_BYTES:
+        if self.untold >= step(self.done):
+            self._note(entry, chunks)
+
+    def _note(self, entry: ImageFile, chunks: int) -> None:
+        if self.on_synced is not None:
             self.untold = 0
             self.on_synced({n: d[:chunks] if n == entry.name else list(d) for n, d in self.digests.items() if d})
 
 
 class _Sync:
-    """One fdatasync that runs beside the copier. `chunks` of the file are durable when it has ended well."""
+    """One fdatasync that runs beside the copier. `chunks` of the file are durable when it has ended well, the last
+    `size` bytes of them because of it."""
 
-    def __init__(self, file: File, chunks: int, scheduler: Scheduler) -> None:
-        self.chunks = chunks
+    def __init__(self, file: File, chunks: int, size: int, scheduler: Scheduler) -> None:
+        self.chunks, self.size = chunks, size
         self._error: BaseException | None = None
 
         def work() -> None:

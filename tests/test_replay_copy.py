@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ from holdfast.backup.testing.faults import Nth, WatchedSource
 from holdfast.engine.contract import ImageFile
 from holdfast.engine.errors import Damaged, DiskFull, LeaseExpired, SourceRefused, SourceUnavailable
 from holdfast.engine.seams import REAL, Files, Seams
+from holdfast.engine.source.base import CHUNK_BYTES
 from holdfast.engine.source.local import LocalSource
+from holdfast.engine.testing.disks.faulty import FaultyFiles
 from holdfast.replay import files as copying
 from holdfast.replay.copy import begin, kept_alive
-from holdfast.replay.files import DigestedFiles, copy_files
+from holdfast.replay.files import SYNC_BYTES, DigestedFiles, copy_files
 
 
 class Image:
@@ -215,3 +218,59 @@ def test_a_copy_in_chunks_of_another_size_is_not_gone_on_with(tmp_path: Path, mo
         assert anew.grant.id != state.grant.id
         for lease in store.leases.list():
             source.release(lease.id)
+
+
+CHUNK = 4096
+
+
+def _sized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks that are small, and as many between two syncs as ever."""
+    per_sync = SYNC_BYTES // CHUNK_BYTES
+    monkeypatch.setattr(copying, "CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr(copying, "SYNC_BYTES", per_sync * CHUNK)
+
+
+def test_what_was_copied_is_kept_when_the_source_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was said to be kept, and was not before 256 MiB of a file had come."""
+    _sized(monkeypatch)
+    listed = (ImageFile("a", 3 * CHUNK), ImageFile("b", 30 * CHUNK))
+    piece = bytes(range(256)) * (CHUNK // 256)
+    told: list[dict[str, list[bytes]]] = []
+
+    def read(name: str, offset: int, length: int) -> bytes:
+        if (name, offset) == ("b", 20 * CHUNK):
+            raise SourceUnavailable("gone")
+        return piece[:length]
+
+    with pytest.raises(SourceUnavailable):
+        copy_files(read, listed, tmp_path / "state", seams=REAL, on_synced=told.append)
+    steps = [sum(map(len, digests.values())) for digests in told]
+    assert steps[-1] == 23, "the last chunk that came was not kept"
+    assert max(b - a for a, b in pairwise([0, *steps])) <= 8, f"a killed copy loses more than eight chunks: {steps}"
+    assert (tmp_path / "state" / "b").read_bytes()[: 20 * CHUNK] == piece * 20
+
+
+def test_nothing_is_kept_after_a_sync_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next sync of that file says nothing about the bytes that the failed one was to write."""
+    _sized(monkeypatch)
+    disk, failed = FaultyFiles(), False
+    told: list[dict[str, list[bytes]]] = []
+
+    def before(kind: str, path: Path) -> None:
+        nonlocal failed
+        if kind == "datasync" and not failed:
+            failed = True
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    disk.before = before
+
+    def read(name: str, offset: int, length: int) -> bytes:
+        if offset == 4 * CHUNK:  # a sync is under way, or has ended, and nobody has looked yet
+            raise SourceUnavailable("gone")
+        return bytes(length)
+
+    with pytest.raises((SourceUnavailable, OSError)):
+        copy_files(read, [ImageFile("a", 9 * CHUNK)], tmp_path / "state", seams=Seams(files=disk),
+                   on_synced=told.append)
+    assert failed
+    assert told == []
