@@ -30,6 +30,7 @@ from typing import Literal
 from .errors import DiskFull, InvalidInput, StoreLocked, Unsupported
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_LACKING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
 _NO_RESERVING = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
@@ -38,6 +39,11 @@ _RENAME_EXCHANGE = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
 def is_disk_full(error: BaseException) -> bool:
     """Whether an `OSError` says that there is no room (ENOSPC or EDQUOT)."""
     return isinstance(error, OSError) and error.errno in _NO_ROOM
+
+
+def is_lack(error: BaseException) -> bool:
+    """Whether something ran out that comes again: descriptors or memory. What was to be done can be tried again."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _LACKING)
 
 
 class File:
@@ -117,6 +123,25 @@ else:
     _datasync = os.fdatasync
 
 
+class Directory:
+    """A directory that is held open, so that making its names durable needs no descriptor at the moment it matters."""
+
+    __slots__ = ("_fd", "path")
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    def sync(self) -> None:
+        """Make creations, renames and removals in it durable."""
+        _sync(self._fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
 class DirectoryLock:
     """An exclusive lock on a directory, held by this process until `release`."""
 
@@ -165,21 +190,25 @@ class Files:
             DiskFull: no room; what was at `path` is unchanged.
         """
         beside = path.with_name(path.name + ".new")
-        self.unlink(beside, missing_ok=True)
+        directory = self.open_directory(path.parent)  # first: from the rename on, no descriptor may be lacking
         try:
-            file = self.open(beside, "create")
-            try:
-                file.pwrite(data, 0)
-                file.sync()
-            finally:
-                file.close()
-            self.rename(beside, path)
-        except OSError as error:
             self.unlink(beside, missing_ok=True)
-            if is_disk_full(error):
-                raise DiskFull(f"no room to write {path}") from error
-            raise
-        self.sync_directory(path.parent)
+            try:
+                file = self.open(beside, "create")
+                try:
+                    file.pwrite(data, 0)
+                    file.sync()
+                finally:
+                    file.close()
+                self.rename(beside, path)
+            except OSError as error:
+                self.unlink(beside, missing_ok=True)
+                if is_disk_full(error):
+                    raise DiskFull(f"no room to write {path}") from error
+                raise
+            directory.sync()
+        finally:
+            directory.close()
 
     def exists(self, path: Path) -> bool:
         """Whether something is there. What cannot be known, for want of rights say, is an `OSError`, and no answer."""
@@ -303,11 +332,15 @@ class Files:
 
     def sync_directory(self, path: Path) -> None:
         """Make creations, renames and removals in a directory durable."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = self.open_directory(path)
         try:
-            _sync(fd)
+            directory.sync()
         finally:
-            os.close(fd)
+            directory.close()
+
+    def open_directory(self, path: Path) -> Directory:
+        """Hold a directory open, to sync it later."""
+        return Directory(path, os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def free(self, path: Path) -> int:
         """Bytes this user may still write on the file system of `path`."""

@@ -26,7 +26,7 @@ from holdfast.engine.source.local import LocalSource
 
 # --- the log -------------------------------------------------------------------------------------------------------
 
-_write_group, _read, _append = SegmentWriter.write_group, LogReading.read, Log.append
+_sync_group, _read, _append = SegmentWriter.sync_group, LogReading.read, Log.append
 
 
 @part(SegmentWriter, caught_by="EngineContract.test_nothing_is_acknowledged_before_it_is_synced")
@@ -34,10 +34,10 @@ class SkippedSync(SegmentWriter):
     """A group is written and not synced before its commits return. It survives every crash of the process and no
     power cut."""
 
-    def write_group(self, *group: Any) -> None:
+    def sync_group(self, *group: Any) -> None:
         file = self._file
         self._file = _Unsynced(file)  # type: ignore[assignment]
-        _write_group(self, *group)
+        _sync_group(self, *group)
         self._file = file
 
 

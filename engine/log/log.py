@@ -15,18 +15,19 @@ After an opening the log goes on in its last segment, if that is small, and not 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from ..errors import Damaged, DiskFull, InvalidInput, SettingError
 from ..history import Attachment, History, Position, Record
-from ..seams import File, Seams, is_disk_full
+from ..seams import Directory, File, Seams, is_disk_full, is_lack
 from ..shown import shown
 from .attachments import NAME as ATTACHMENT_NAME
 from .attachments import AttachmentWriter
@@ -51,6 +52,12 @@ from .segment import (
 
 _frame = FRAME.pack
 _FRAME, _GROUP = FRAME.size, GROUP_HEADER.size
+T = TypeVar("T")
+
+logger = logging.getLogger("holdfast.store")
+
+PATIENCE_S = 60.0
+"""For so long what is on its way to the disk waits for memory. A log that lacks it for longer counts as failed."""
 SPARE = re.compile(r"spare-([0-9]{1,18})\.seg")
 MIN_SEGMENT, MAX_SEGMENT = 128 << 10, 64 << 20
 
@@ -122,6 +129,7 @@ class Log(LogReading):
         self._writer: SegmentWriter | None = None  # where append goes on
         self._written: SegmentWriter | None = None  # where write is
         self._unfollowed: File | None = None  # the last segment, sealed, to be written to when it is followed
+        self._held: Directory | None = None  # the log's directory, open from the first writing on
         self._spare: tuple[File, Path] | None = None  # the next segment's file, open
         self._spare_number = 0
         self._spare_lock = seams.scheduler.lock()
@@ -339,6 +347,8 @@ class Log(LogReading):
         """A writer for the segment after the present one, or for the last one if the log goes on in that: its room
         taken, and every file open that it takes to start it. Raises `DiskFull`, `OSError`."""
         before, open_end = None, self._writer
+        if self._held is None:
+            self._held = self.files.open_directory(self.directory)
         if open_end is not None:
             before, size = open_end.segment, open_end.reserved
         elif len(self._segments):
@@ -404,7 +414,6 @@ class Log(LogReading):
                 spare = allocate(self.files, path, self.options.segment_bytes)
                 self._spare_number += 1
                 self._spare = spare, path
-                self.files.sync_directory(self.directory)
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -422,12 +431,12 @@ class Log(LogReading):
         Raises:
             OSError: what is on disk is not known any more. The log must not be used again, but for reading.
         """
-        writer = batch.writer
+        writer, last = batch.writer, batch.last
         if writer is not self._written:
             self._start(writer)
-        last = batch.last
-        writer.write_group(batch.frames, batch.length, batch.records, batch.first, batch.first_time_us, last,
-                           batch.time_us)
+        data = self._patiently(lambda: writer.put_group(batch.frames, batch.length, batch.records, batch.first,
+                                                        batch.time_us))
+        writer.sync_group(data, batch.first, batch.first_time_us, last, batch.time_us)
         if last is not None:
             self.end = last.position
         return self.end
@@ -435,9 +444,11 @@ class Log(LogReading):
     def _start(self, writer: SegmentWriter) -> None:
         """Start a segment, and only then seal the one that was being written, or say in its footer that it is followed:
         before that is durable, the new one takes no records."""
-        writer.start()
-        if self._unfollowed is not None:
-            note_followed(self._unfollowed, self._segments[-1])
+        held, unfollowed = self._held, self._unfollowed
+        assert held is not None
+        self._patiently(lambda: writer.start(held))
+        if unfollowed is not None:
+            self._patiently(lambda: note_followed(unfollowed, self._segments[-1]))
             self._forget_unfollowed()
         self._seal(followed=True)
         self._written = writer
@@ -447,11 +458,26 @@ class Log(LogReading):
             self._segments = self._segments.with_last(writer.segment)
 
     def _seal(self, *, followed: bool) -> None:
-        if self._written is not None:
-            self._written.seal(followed=followed)
-            info = self._written.segment.info()
+        written = self._written
+        if written is not None:
+            self._patiently(lambda: written.seal(followed=followed))
+            info = written.segment.info()
             self._written = None
             self.on_sealed(info)
+
+    def _patiently(self, step: Callable[[], T]) -> T:
+        """Do what may be done again where memory is lacking: what is numbered cannot be taken back, so it waits. No
+        descriptor can be lacking here, since all are taken before a record is numbered."""
+        pause, deadline = 0.01, self._seams.clock.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return step()
+            except (OSError, MemoryError) as error:
+                if not is_lack(error) or self._seams.clock.monotonic() >= deadline:
+                    raise
+                logger.warning("the log in %s waits: %r", self.directory, error)
+            self._seams.clock.sleep(pause)
+            pause = min(2 * pause, 1.0)
 
     def heartbeat(self, *, start: bool = False) -> Batch | None:
         """A group without records, to be passed to `write`: a promise that nothing will be committed with the present
@@ -524,6 +550,9 @@ class Log(LogReading):
         if spare is not None:
             spare[0].close()
         self._forget_unfollowed()
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
 
     def _forget_unfollowed(self) -> None:
         file, self._unfollowed = self._unfollowed, None
@@ -543,11 +572,15 @@ class Log(LogReading):
         try:
             with self._listing:
                 self._segments, removed = self._segments.without_first(count), True
-            for segment in gone:  # oldest first, so that a crash leaves no hole
-                files.unlink(segment.path, missing_ok=True)
-                files.sync_directory(self.directory)
-                for _, name, _, _ in segment.attachments:
-                    files.unlink(self.attachment_path(name), missing_ok=True)
+            held = files.open_directory(self.directory)
+            try:
+                for segment in gone:  # oldest first, so that a crash leaves no hole
+                    files.unlink(segment.path, missing_ok=True)
+                    held.sync()
+                    for _, name, _, _ in segment.attachments:
+                        files.unlink(self.attachment_path(name), missing_ok=True)
+            finally:
+                held.close()
         except BaseException:
             with self._listing:  # what is still there is the oldest still, and goes before any other
                 if not removed:

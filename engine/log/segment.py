@@ -16,7 +16,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128
 
 from ..errors import Damaged, DiskFull, UnsupportedFormat
 from ..history import History, Position, Record
-from ..seams import File, Files, is_disk_full
+from ..seams import Directory, File, Files, is_disk_full
 from .format import (
     GROUP_FIELDS,
     GROUP_MAGIC,
@@ -263,30 +263,37 @@ class SegmentWriter:
         self._joins = joins
         self._digest = xxh3_128()
 
-    def start(self) -> None:
-        """Write and sync what the file starts with, and take the segment's name, durably. Nothing is opened here."""
+    def start(self, directory: Directory) -> None:
+        """Write and sync what the file starts with, and take the segment's name, durably. Nothing is opened here. What
+        lacked memory may be tried again."""
         files, segment = self.segment.files, self.segment
         data = segment.header.encode() if self._joins is None else self._joins
+        if self._path != segment.path:
+            self._file.pwrite(data, 0)
+            self._file.sync()
+            files.rename(self._path, segment.path)
+            self._path = self._file.path = segment.path
+        directory.sync()
         self._joins = None
-        self._file.pwrite(data, 0)
-        self._file.sync()
-        files.rename(self._path, segment.path)
-        self._file.path = segment.path
-        files.sync_directory(segment.path.parent)
         self._digest.update(data)
         segment.footer = None
         segment.size = self._file.size()
         self.started = True
 
-    def write_group(self, frames: list[bytes], length: int, records: int, first: int, first_time_us: int,
-                    last: Record | None, time_us: int) -> None:
-        """Write one group and sync it: when this returns, it is durable."""
-        segment, file = self.segment, self._file
-        offset = segment.data_end
+    def put_group(self, frames: list[bytes], length: int, records: int, first: int, time_us: int) -> bytes:
+        """Write one group, and return it. What lacked memory may be tried again: the same bytes come to the same place,
+        and nobody has been told anything yet."""
+        offset = self.segment.data_end
         fields = GROUP_FIELDS.pack(GROUP_MAGIC, records, length, 0, first, first - 1, offset, time_us)
         data = b"".join((fields, xxh3_64_intdigest(fields, self.seed).to_bytes(8, "little"), *frames))
-        file.pwrite(data, offset)
-        file.datasync()
+        self._file.pwrite(data, offset)
+        return data
+
+    def sync_group(self, data: bytes, first: int, first_time_us: int, last: Record | None, time_us: int) -> None:
+        """Sync the group that was put: when this returns, it is durable."""
+        segment = self.segment
+        offset = segment.data_end
+        self._file.datasync()
         self._digest.update(data)
         if last is not None:
             segment.note_records(offset, first, first_time_us, last)
@@ -294,7 +301,10 @@ class SegmentWriter:
         segment.complete_us = time_us
 
     def seal(self, *, followed: bool) -> None:
-        """Write the footer, cut the file behind it, sync. `followed`: the next segment has begun."""
+        """Write the footer, cut the file behind it, sync. What lacked memory may be tried again.
+
+        `followed`: the next segment has begun.
+        """
         write_footer(self._file, self.segment, self._digest.digest(), followed=followed)
         self._file.close()
 

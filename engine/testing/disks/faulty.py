@@ -10,10 +10,11 @@ from pathlib import Path
 from threading import Event
 from typing import Literal
 
-from ...seams import DirectoryLock, File, Files
+from ...seams import Directory, DirectoryLock, File, Files
 
 Kind = Literal["create", "pwrite", "datasync", "sync", "truncate", "reserve", "make_directory", "rename", "exchange",
-               "unlink", "remove_tree", "sync_directory"]
+               "unlink", "remove_tree", "open_directory",
+               "sync_directory"]
 Before = Callable[[str, Path], None]
 
 
@@ -47,6 +48,22 @@ class FaultyFile(File):
     def reserve(self, size: int) -> None:
         self._files.about_to("reserve", self.path)
         super().reserve(size)
+
+
+class FaultyDirectory(Directory):
+    __slots__ = ("_files", "_held")
+
+    def __init__(self, held: Directory, files: FaultyFiles) -> None:
+        super().__init__(held.path, -1)
+        self._held = held
+        self._files = files
+
+    def sync(self) -> None:
+        self._files.about_to("sync_directory", self.path)
+        self._held.sync()
+
+    def close(self) -> None:
+        self._held.close()
 
 
 class FaultyFiles(Files):
@@ -88,9 +105,9 @@ class FaultyFiles(Files):
         self.about_to("remove_tree", path)
         super().remove_tree(path)
 
-    def sync_directory(self, path: Path) -> None:
-        self.about_to("sync_directory", path)
-        super().sync_directory(path)
+    def open_directory(self, path: Path) -> Directory:
+        self.about_to("open_directory", path)
+        return FaultyDirectory(super().open_directory(path), self)
 
     def lock(self, path: Path, owner: str) -> DirectoryLock:
         self.about_to("lock", path)

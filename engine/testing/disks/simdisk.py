@@ -26,7 +26,7 @@ from typing import Literal
 from xxhash import xxh3_128
 
 from ...errors import StoreLocked
-from ...seams import DirectoryLock, File, Files
+from ...seams import Directory, DirectoryLock, File, Files
 from .simfates import Fate
 from .simops import Inode, Op, fated_change, rename, sectors_of
 
@@ -83,6 +83,18 @@ class SimFile(File):
         self._closed = True
 
 
+class SimDirectory(Directory):
+    __slots__ = ("_disk", "_inode")
+
+    def __init__(self, disk: SimDisk, path: Path, inode: int) -> None:
+        super().__init__(path, -1)
+        self._disk = disk
+        self._inode = inode
+
+    def sync(self) -> None:
+        self._disk.do(Op("sync names", self._inode, label=self.path.name))
+
+
 class SimLock(DirectoryLock):
     __slots__ = ("_held",)
 
@@ -100,6 +112,7 @@ class SimDisk(Files):
     Attributes:
         ops: what was done to it since it was made.
         before: called with each operation before it is done; it may raise `OSError`, which then was the disk's.
+        opening: called with the name of each file and directory before a descriptor is taken for it; likewise.
         lost: what a power cut took, in words, where one made this disk.
         mounts: directories that are mount points, so that none can be swapped with them.
     """
@@ -108,6 +121,7 @@ class SimDisk(Files):
         self.inodes: dict[int, Inode] = {ROOT: Inode(names={})}
         self.ops: list[Op] = []
         self.before: Callable[[Op], None] = lambda op: None
+        self.opening: Callable[[str], None] = lambda name: None
         self.lost: list[str] = []
         self.mounts: set[Path] = set()
         self._pending_names: list[Op] = []
@@ -268,6 +282,7 @@ class SimDisk(Files):
     # --- the seam --------------------------------------------------------------------------------------------------
 
     def open(self, path: Path, mode: Literal["read", "write", "create"] = "read") -> File:
+        self.opening(path.name)
         number = self._find(path)
         if mode == "create":
             if number is not None:
@@ -280,6 +295,7 @@ class SimDisk(Files):
         return SimFile(self, path, number, mode != "read")
 
     def read(self, path: Path) -> bytes:
+        self.opening(path.name)
         return bytes(self.inodes[self._walk(path)].data)
 
     def exists(self, path: Path) -> bool:
@@ -299,6 +315,7 @@ class SimDisk(Files):
         return len(self.inodes[self._walk(path)].data)
 
     def list(self, path: Path) -> list[str]:
+        self.opening(path.name)
         return sorted(self._names_of(self._walk(path)))
 
     def _make_directory(self, path: Path) -> None:
@@ -344,13 +361,15 @@ class SimDisk(Files):
             raise OSError(errno.ENOTEMPTY, "not empty", str(path))
         self.unlink(path)
 
-    def sync_directory(self, path: Path) -> None:
-        self.do(Op("sync names", self._walk(path), label=path.name))
+    def open_directory(self, path: Path) -> Directory:
+        self.opening(path.name)
+        return SimDirectory(self, path, self._walk(path))
 
     def free(self, path: Path) -> int:
         return 1 << 40
 
     def lock(self, path: Path, owner: str) -> DirectoryLock:
+        self.opening(path.name)
         if str(path) in self._locks:
             raise StoreLocked(f"{path.parent} is in use by {owner}")
         if not self.exists(path):
