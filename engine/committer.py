@@ -154,8 +154,8 @@ class Committer:
                 raise RolledBack("the store was closed meanwhile")
             try:
                 record = self.log.append(payload, version, attachment)
-            except OSError as error:
-                raise RolledBack(f"no log segment could be made: {error}") from error
+            except (OSError, MemoryError) as error:
+                raise RolledBack(f"no log segment could be made: {error!r}") from error
             self.stages.append(record.position, barrier=barrier)
             if self._staging is not None and not barrier:
                 # Here, under the mutex: whoever leads could otherwise have it synced, and published, before the

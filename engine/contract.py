@@ -247,7 +247,8 @@ class Engine(ABC, Generic[TxT, ViewT]):
         and no more than what `apply` or `publish` brought. `upto` at or below the current position does nothing.
 
         Raises:
-            DiskFull: nothing changed, a later call may succeed. Any other error poisons the store.
+            DiskFull, LimitReached, or an `OSError` that says that descriptors or memory are lacking: nothing changed, a
+                later call may succeed. Any other error poisons the store.
         """
 
     @abstractmethod

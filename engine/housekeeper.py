@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .errors import DiskFull, HoldfastError
+from .errors import DiskFull, HoldfastError, LimitReached
 from .log.retention import CautiousClock, KeepLogs, PrunePlan, plan_pruning
 from .log.segment import SegmentInfo
 from .opening import process_name
@@ -26,11 +26,12 @@ logger = logging.getLogger("holdfast.store")
 
 TICK_S = 0.5
 PRUNE_EVERY_S = 30.0
-RETRY_S = 1.0
+RETRY_S, RETRY_MOST_S = 1.0, 60.0
 
 
 class Housekeeper:
-    """See the module's text. `blocked`: why no checkpoint can be made now (no room), or None; `closing`: it ends."""
+    """See the module's text. `blocked`: why no checkpoint can be made now (no room, no descriptor), or None; `closing`:
+    it ends."""
 
     def __init__(self, store: Store[Any, Any]) -> None:
         self._store = store
@@ -43,9 +44,10 @@ class Housekeeper:
         self._beat = self._clock.monotonic()
         self._prune = self._clock.monotonic() + PRUNE_EVERY_S
         self._retry = 0.0
+        self._spare_retry, self._spare_pause = 0.0, RETRY_S
         self._seen = store.log.end.txid
         self._pruning = store.seams.scheduler.lock()
-        self.blocked: DiskFull | None = None
+        self.blocked: DiskFull | LimitReached | None = None
         store.log.on_sealed = self._on_sealed
         self._task = store.seams.scheduler.spawn("holdfast-keep", self._run)
 
@@ -72,12 +74,14 @@ class Housekeeper:
 
     def _spare(self) -> None:
         log = self._store.log
-        if log.wants_spare and self._clock.monotonic() >= self._retry:
+        if log.wants_spare and self._clock.monotonic() >= self._spare_retry:
             try:
                 log.prepare_spare()
-            except DiskFull as error:
-                self._retry = self._clock.monotonic() + RETRY_S
-                logger.warning("%s", error)
+                self._spare_pause = RETRY_S
+            except (HoldfastError, OSError) as error:  # a commit that needs one makes its own, and says so
+                self._spare_retry = self._clock.monotonic() + self._spare_pause
+                logger.warning("no segment could be prepared, the next try is in %g s: %s", self._spare_pause, error)
+                self._spare_pause = min(2 * self._spare_pause, RETRY_MOST_S)
 
     def _checkpoint(self) -> None:
         store = self._store
@@ -88,7 +92,7 @@ class Housekeeper:
         try:
             store.checkpoint()
             self.blocked = None
-        except DiskFull as error:
+        except (DiskFull, LimitReached) as error:
             self.blocked = error
             self._retry = self._clock.monotonic() + RETRY_S
             logger.warning("the checkpoint waits: %s", error)

@@ -30,7 +30,6 @@ from typing import Literal
 from .errors import DiskFull, InvalidInput, StoreLocked, Unsupported
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-_LACKING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
 _NO_RESERVING = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
@@ -39,11 +38,6 @@ _RENAME_EXCHANGE = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
 def is_disk_full(error: BaseException) -> bool:
     """Whether an `OSError` says that there is no room (ENOSPC or EDQUOT)."""
     return isinstance(error, OSError) and error.errno in _NO_ROOM
-
-
-def is_lack(error: BaseException) -> bool:
-    """Whether something ran out that comes again: descriptors or memory. What was to be done can be tried again."""
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _LACKING)
 
 
 class File:

@@ -28,6 +28,7 @@ from .errors import (
     DiskFull,
     HoldfastError,
     InvalidInput,
+    LimitReached,
     PluginError,
     SettingError,
     StoreClosed,
@@ -42,7 +43,7 @@ from .seams import REAL, Seams
 from .settings import Settings
 from .shown import shown
 from .stages import Stages
-from .system import system_errors
+from .system import is_limit, system_errors
 from .writing import LOOK_S, Writing, entering
 
 logger = logging.getLogger("holdfast.store")
@@ -345,7 +346,7 @@ class Store(Writing[TxT, ViewT]):
         """Make the engine's durable state hold everything published; the position it reached.
 
         Raises:
-            DiskFull: try again when there is room.
+            DiskFull, LimitReached: try again when there is room, or more of what ran out.
             StorePoisoned: the engine failed in the middle; the store is poisoned.
         """
         if self._unusable is not None or self.read_only:
@@ -384,9 +385,11 @@ class Store(Writing[TxT, ViewT]):
             try:
                 with self._no_image_beside():
                     reached = self.engine.checkpoint(upto)
-            except DiskFull:
+            except (DiskFull, LimitReached):
                 raise
             except BaseException as error:
+                if isinstance(error, OSError) and is_limit(error):  # a file that could not be opened, say
+                    raise LimitReached(f"{self.directory} made no checkpoint: {error}") from error
                 self.committer.fail(error)
                 if isinstance(error, Exception):
                     raise self.committer.poisoned() from error

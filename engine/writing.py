@@ -27,6 +27,7 @@ from .errors import (
     DiskFull,
     HoldfastError,
     InvalidInput,
+    LimitReached,
     OutcomeUnknown,
     RolledBack,
     StoreClosed,
@@ -40,6 +41,7 @@ from .seams import Seams
 from .settings import Durability, Settings, check_duration
 from .shown import shown
 from .stages import Stages
+from .system import is_limit
 
 logger = logging.getLogger("holdfast.store")
 
@@ -231,8 +233,9 @@ class Writing(Generic[TxT, ViewT]):
                     raise RolledBack("the store is being closed")
                 if (blocked := keeper.blocked) is not None:
                     hard = settings.checkpoint_hard_bytes
-                    raise DiskFull(f"no room for a checkpoint, and {hard:,} bytes wait for it: {blocked.message}",
-                                   hint=blocked.hint) from blocked
+                    what = "no room for a checkpoint" if isinstance(blocked, DiskFull) else "no checkpoint can be made"
+                    raise type(blocked)(f"{what}, and {hard:,} bytes wait for it: {blocked.message}",
+                                        hint=blocked.hint) from blocked
                 if self.seams.clock.monotonic() >= deadline:
                     raise RolledBack(f"the checkpoint did not catch up within {settings.wait_s} s",
                                      hint="try again; a slower load or a larger checkpoint_hard_bytes avoids this")
@@ -421,8 +424,10 @@ class Writing(Generic[TxT, ViewT]):
                 with self._no_image_beside():
                     engine.apply_bulk(record, path)
                 break
-            except DiskFull as error:
-                logger.warning("transaction %d, a bulk load, waits for room to be applied: %s", record.txid, error)
+            except (DiskFull, LimitReached, OSError) as error:
+                if not isinstance(error, RolledBack) and not is_limit(error):
+                    raise
+                logger.warning("transaction %d, a bulk load, waits to be applied: %s", record.txid, error)
                 if self._unusable is not None or self.committer.wait_until(lambda: self._unusable is not None, 1.0):
                     raise
         self._stages.checkpoint(engine.position)

@@ -136,6 +136,14 @@ class NumberedBeforeRoom(Log):
             raise
 
 
+@part(Log, caught_by="EngineContract.test_running_out_of_descriptors_or_memory")
+class PoisonedByALimit(Log):
+    """Memory that is lacking for a moment is taken for a disk that fails: the store takes no more writes."""
+
+    def _patiently(self, step: Any) -> Any:
+        return step()
+
+
 @part(
     Log, caught_by="EngineContract.test_what_is_closed_is_clean",
     also=[

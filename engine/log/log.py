@@ -27,8 +27,9 @@ from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from ..errors import Damaged, DiskFull, InvalidInput, SettingError
 from ..history import Attachment, History, Position, Record
-from ..seams import Directory, File, Seams, is_disk_full, is_lack
+from ..seams import Directory, File, Seams, is_disk_full
 from ..shown import shown
+from ..system import is_limit
 from .attachments import NAME as ATTACHMENT_NAME
 from .attachments import AttachmentWriter
 from .consumers import Consumers
@@ -133,6 +134,7 @@ class Log(LogReading):
         self._spare: tuple[File, Path] | None = None  # the next segment's file, open
         self._spare_number = 0
         self._spare_lock = seams.scheduler.lock()
+        self._waiting = seams.scheduler.condition()
         self.consumers = Consumers(directory, self.base, seams, read_only=read_only)
 
     # --- making and opening ----------------------------------------------------------------------------------------
@@ -473,10 +475,11 @@ class Log(LogReading):
             try:
                 return step()
             except (OSError, MemoryError) as error:
-                if not is_lack(error) or self._seams.clock.monotonic() >= deadline:
+                if not is_limit(error) or self._seams.clock.monotonic() >= deadline:
                     raise
                 logger.warning("the log in %s waits: %r", self.directory, error)
-            self._seams.clock.sleep(pause)
+            with self._waiting:
+                self._waiting.wait(pause)
             pause = min(2 * pause, 1.0)
 
     def heartbeat(self, *, start: bool = False) -> Batch | None:

@@ -17,6 +17,7 @@ from ..errors import (
     DiskFull,
     Diverged,
     InvalidInput,
+    LimitReached,
     LogPruned,
     NotFound,
     SourceUnavailable,
@@ -113,7 +114,7 @@ class LocalSource(Source):
         if store.read_only or store.engine.pending_bytes() <= _MUCH_PENDING:
             return
         if store.engine.abilities.background_checkpoint:
-            with contextlib.suppress(DiskFull):  # then it is replayed
+            with contextlib.suppress(DiskFull, LimitReached):  # then it is replayed
                 store.checkpoint()
 
     def _pin_checkpointed(self, owner: str) -> Lease:

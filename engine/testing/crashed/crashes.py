@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ..contract import ABOVE_SEAMS, Contract, check
 from ..disks.simdisk import SimDisk
 from ..disks.simfates import Drawn, Dropped, Fate, power_cuts
-from ..disks.simfaults import DiskFault, Injected, faults_of
+from ..disks.simfaults import DiskFault, Injected, faults_of, lacks_of
 from ..disks.simops import Op
 from ..figures import count
 from ..workload import Workload
@@ -111,6 +111,28 @@ class CrashChecks(Contract):
             tried = self._failing(work, creation, None)
             tried += self._failing(work, short_script(work), empty)
             tried += self._failing(work, full_segments(work), empty, since=-AFTER_FULL, steps=4)
+        count("crash states", work.engine.name, tried)
+
+    @check(ABOVE_SEAMS)
+    def test_running_out_of_descriptors_or_memory(self, work: Workload) -> None:
+        """Whichever file cannot be opened for want of descriptors, whichever operation of the disk lacks memory, once
+        or until the call ends: no commit is lost or in doubt, the store is not poisoned, what failed can be done again,
+        and everything is there afterwards."""
+        made = Run(work)
+        made.do(("open",), ("close",))
+        empty, script = made.disk.copy(), short_script(work)
+        clean, openings = Run(work, empty.copy()), 0
+
+        def opening(name: str) -> None:
+            nonlocal openings
+            openings += 1
+
+        clean.disk.opening = opening
+        clean.do(*script)
+        with _unsaid():
+            tried = sum(_fails(Run(work, empty.copy()), script, fault)
+                        for number, fault in enumerate(lacks_of(clean.disk.ops, openings))
+                        if not fault.lasting or number % self._lasting_ones == 0)
         count("crash states", work.engine.name, tried)
 
     def _failing(self, work: Workload, script: list[Step], disk: SimDisk | None, *, since: int = 0,

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import DiskFull, HoldfastError, OutcomeUnknown, RolledBack, StorePoisoned
+from ...errors import DiskFull, HoldfastError, LimitReached, OutcomeUnknown, RolledBack, StorePoisoned
 from ...settings import Settings
 from ...store import Store
 from ..disks.quiet import QuietScheduler, quiet_seams
@@ -133,8 +133,8 @@ class Run(Modelled):
     _MAY_RAISE: dict[str, tuple[type[Exception], ...]] = {
         "open": (HoldfastError, OSError), "close": (), "commit": (RolledBack, OutcomeUnknown),
         "together": (RolledBack, OutcomeUnknown), "load": (RolledBack, OutcomeUnknown),
-        "checkpoint": (DiskFull, StorePoisoned), "spare": (DiskFull, OSError), "keep": (HoldfastError, OSError),
-        "let_go": (HoldfastError, OSError), "prune": (OSError,),
+        "checkpoint": (DiskFull, LimitReached, StorePoisoned), "spare": (DiskFull, OSError),
+        "keep": (HoldfastError, OSError), "let_go": (HoldfastError, OSError), "prune": (OSError,),
     }
 
     def endure(self, injected: Injected, *steps: Step) -> None:
@@ -147,7 +147,11 @@ class Run(Modelled):
             if step[0] != "open" and not opened:
                 continue
             error = self._attempt(step)
-            if error is not None and not lasting and (step[0] == "open" or not self.store.poisoned):
+            if injected.lack and opened and step[0] != "close":
+                assert not self.store.poisoned, f"{step[0]} ended {error!r}, and the store takes no more writes"
+            if error is not None and injected.lack:
+                injected.heal()
+            if error is not None and (injected.lack or not lasting) and (step[0] == "open" or not self.store.poisoned):
                 again = self._attempt(step)
                 assert again is None, f"{step[0]} failed with {error!r}, and once the disk was well, with {again!r}"
                 error = None

@@ -15,12 +15,18 @@ from typing import Literal
 from .simdisk import SimDisk
 from .simops import Op
 
-Kind = Literal["EIO", "ENOSPC", "short write", "lost sync"]
+Kind = Literal["EIO", "ENOSPC", "short write", "lost sync", "ENOMEM", "EMFILE"]
 KINDS: tuple[Kind, ...] = ("EIO", "ENOSPC", "short write", "lost sync")
+LACKS: tuple[Kind, ...] = ("ENOMEM", "EMFILE")
+"""What ran out comes again: nothing is lost by it, and no store is poisoned."""
 
 
 def may_fail(op: Op, kind: Kind) -> bool:
     """Whether an operation can end so: what only removes needs no room, and only a write can be short."""
+    if kind == "EMFILE":
+        return False  # opening is no operation
+    if kind == "ENOMEM":
+        return op.kind not in ("sync", "sync names")  # after a sync that failed nothing is known
     if kind == "ENOSPC":
         return op.kind in ("write", "truncate", "make", "sync") or any(inode is not None for _, _, inode in op.names)
     if kind == "short write":
@@ -33,9 +39,9 @@ class DiskFault:
     """An error to come.
 
     Attributes:
-        at: how many operations go well before it.
+        at: how many operations go well before it; of EMFILE, how many openings of files and directories.
         kind: `EIO`; `ENOSPC`; a `short write` of the first half, and then ENOSPC; a `lost sync`, which says EIO, and
-            what was to be synced is called clean and is not on the disk.
+            what was to be synced is called clean and is not on the disk; `ENOMEM`; `EMFILE`.
         lasting: every later operation that can end so does, too.
     """
 
@@ -44,21 +50,34 @@ class DiskFault:
     lasting: bool
 
     def __str__(self) -> str:
-        return f"{self.kind} at operation {self.at}{' and from then on' if self.lasting else ''}"
+        what = "opening" if self.kind == "EMFILE" else "operation"
+        return f"{self.kind} at {what} {self.at}{' and from then on' if self.lasting else ''}"
 
 
 class Injected:
-    """Makes a disk fail, from now on, until `heal`. `struck`: the operations that did."""
+    """Makes a disk fail, from now on, until `heal`. `struck`: the operations that did, or the names that were not
+    opened."""
 
     def __init__(self, disk: SimDisk, fault: DiskFault) -> None:
-        self.struck: list[Op] = []
+        self.struck: list[Op | str] = []
+        self.lack = fault.kind in LACKS
         self.lasting = fault.lasting
         self._disk, self._fault = disk, fault
         self._count = 0
-        disk.before = self._before
+        if fault.kind == "EMFILE":
+            disk.opening = self._opening
+        else:
+            disk.before = self._before
 
     def heal(self) -> None:
         self._disk.before = lambda op: None
+        self._disk.opening = lambda name: None
+
+    def _opening(self, name: str) -> None:
+        count, self._count = self._count, self._count + 1
+        if count == self._fault.at or (count > self._fault.at and self.lasting):
+            self.struck.append(name)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), name)
 
     def _before(self, op: Op) -> None:
         fault, count = self._fault, self._count
@@ -72,7 +91,7 @@ class Injected:
             self._disk.apply(part)
         elif fault.kind == "lost sync":
             self._disk.fail_sync(op.inode)
-        code = errno.EIO if fault.kind in ("EIO", "lost sync") else errno.ENOSPC
+        code = {"EIO": errno.EIO, "lost sync": errno.EIO, "ENOMEM": errno.ENOMEM}.get(fault.kind, errno.ENOSPC)
         raise OSError(code, os.strerror(code), op.label)
 
 
@@ -83,3 +102,10 @@ def faults_of(ops: list[Op]) -> Iterator[DiskFault]:
             if may_fail(op, kind):
                 yield DiskFault(at, kind, False)
                 yield DiskFault(at, kind, True)
+
+
+def lacks_of(ops: list[Op], openings: int) -> Iterator[DiskFault]:
+    """Every lack of a run that did these operations, and opened so many files and directories."""
+    for lasting in (False, True):
+        yield from (DiskFault(at, "EMFILE", lasting) for at in range(openings))
+        yield from (DiskFault(at, "ENOMEM", lasting) for at, op in enumerate(ops) if may_fail(op, "ENOMEM"))
