@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -17,8 +18,15 @@ from typing import Any
 import pytest
 from source_rig import ask, client, new_store, port_of, put, token_of
 
-from holdfast.engine.errors import HoldfastError, NotAuthorized, PluginError, SettingError, SourceUnavailable
-from holdfast.engine.seams import REAL, Seams
+from holdfast.engine.errors import (
+    HoldfastError,
+    LimitReached,
+    NotAuthorized,
+    PluginError,
+    SettingError,
+    SourceUnavailable,
+)
+from holdfast.engine.seams import REAL, Files, Seams
 from holdfast.engine.source import discovery
 from holdfast.engine.source.client import connect
 from holdfast.engine.source.discovery import Entry, Publication
@@ -349,6 +357,28 @@ def test_a_client_finds_the_token_of_a_service_that_was_restarted(tmp_path: Path
     with new_store(tmp_path / "store", service=BackupService(online_backup_server=f":{port}")) as store:
         assert source.info().instance == store.instance
     source.close()
+
+
+def test_a_client_that_can_open_no_files_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took a token that it could not read for one that is not there, and no socket for no answer."""
+    def short(*_: object, **how: object) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with new_store(tmp_path / "store") as store:
+        with client(store) as source:
+            source.info()
+            with monkeypatch.context() as patch:
+                patch.setattr(Files, "read", short)
+                with client(store, tls=False) as another, pytest.raises(LimitReached, match="open any more files"):
+                    another.info()
+                with pytest.raises(LimitReached):
+                    client(store)
+                source.info()  # on its connection
+            source.close()
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", short)
+            with pytest.raises(LimitReached), client(store) as source:
+                source.info()
 
 
 def test_a_plugin_error_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

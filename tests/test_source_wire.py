@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
@@ -126,6 +127,10 @@ def test_other_errors_cross_as_what_the_other_end_can_use() -> None:
 
     assert type(crossed(errors.StoreClosed("closed"))) is SourceUnavailable
     assert type(crossed(errors.StorePoisoned("x"))) is SourceRefused
+    for limit in (OSError(errno.EMFILE, "Too many open files"), MemoryError(), RuntimeError("can't start new thread"),
+                  errors.LimitReached("x")):  # it is retried: nothing is wrong with anything
+        assert type(crossed(limit)) is SourceUnavailable
+    assert "Input/output" in crossed(OSError(errno.EIO, "Input/output error", "/data")).message
     assert type(crossed(wire.Garbled("x"))) is Damaged
     secret = crossed(RuntimeError("/home/ada/secret"))
     assert type(secret) is SourceRefused

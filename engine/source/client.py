@@ -40,6 +40,7 @@ from ..errors import (
 )
 from ..history import Position, Record
 from ..seams import REAL, Seams
+from ..system import is_limit, system_errors, told
 from . import discovery, wire
 from .base import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo, printable
 from .line import Credential, Line
@@ -234,6 +235,8 @@ class HttpSource(Source):
         since it was `begun` is tried twice, and no more."""
         if isinstance(error, SourceRestarted):
             raise error
+        if is_limit(error):  # on this side
+            raise told(error, f"cannot ask {self._place}") or error from error
         if isinstance(error, ssl.SSLCertVerificationError):
             raise NotAuthorized(f"{self._place} could not prove who it is: {printable(error.verify_message)}",
                                 hint="name the certificate authority with ca=, and the host as in its certificate"
@@ -349,10 +352,12 @@ def connect(host: str, port: int, *, token: str | None = None, tls: bool | None 
 
     Raises:
         SettingError: `ca` cannot be read.
+        LimitReached: this process can open no more files.
     """
     credential = _credential(host, port, token, seams)
     if tls is None:
-        near = [e for name in _loopbacks(host) for e in discovery.find(seams.files, name, port)]
+        with system_errors(f"cannot look for a service at {host}:{port}"):
+            near = [e for name in _loopbacks(host) for e in discovery.find(seams.files, name, port)]
         tls = ca is not None or (any(e.scheme == "https" for e in near) if near else not is_loopback(host))
     context = None
     if tls:

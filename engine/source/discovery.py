@@ -39,6 +39,7 @@ from pathlib import Path
 
 from ..errors import SettingError
 from ..seams import DirectoryLock, Files, Seams, Task
+from ..system import is_limit
 
 logger = logging.getLogger("holdfast.source")
 
@@ -127,8 +128,9 @@ class Publication:
             SettingError: there is no place for it. It is tried again and again all the same, until `withdraw`.
         """
         failed = self.refresh()
-        for directory in places(self._seams.files):
-            _sweep(self._seams.files, directory)
+        with contextlib.suppress(OSError):
+            for directory in places(self._seams.files):
+                _sweep(self._seams.files, directory)
         self._task = self._seams.scheduler.spawn("holdfast-entry", self._run)
         if not self._held:
             raise SettingError(f"the service's token can be left nowhere: {'; '.join(failed) or 'no place is known'}",
@@ -195,7 +197,8 @@ def places(files: Files) -> list[Path]:
 
 
 def find(files: Files, host: str, port: int) -> list[Entry]:
-    """The services of this user that may be what listens at this address: those that live, as far as can be known."""
+    """The services of this user that may be what listens at this address: those that live, as far as can be known.
+    Raises `OSError` where the system has no more files to open."""
     found: dict[str, Entry] = {}
     for directory in places(files):
         for path in _entries(files, directory):
@@ -214,6 +217,8 @@ def _entries(files: Files, directory: Path) -> list[Path]:
         files.make_private_directory(directory)
         return [directory / name for name in files.list(directory) if _NAME.fullmatch(name)]
     except OSError as error:
+        if is_limit(error):
+            raise
         logger.warning("%s is ignored: %s", directory, error)
         return []
 
@@ -237,7 +242,9 @@ def _may_live(files: Files, path: Path) -> bool:
 def _read(files: Files, path: Path) -> Entry | None:
     try:
         entry = Entry(**json.loads(files.read(path)[:_MAX_ENTRY]))
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        if is_limit(error):
+            raise
         return None
     texts = (entry.host, entry.scheme, entry.token, entry.key, entry.instance, entry.path)
     well_formed = (all(isinstance(text, str) for text in texts) and type(entry.port) is int

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SettingError
 from ..plugins import Plugin
+from ..system import is_limit, told
 from .discovery import Entry, Publication
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ class BackupService(Plugin):
             try:
                 self._serve_at(store, _bind(family, address))
             except OSError as error:
+                if is_limit(error):
+                    raise told(error, "cannot serve backups") or error from error
                 raise SettingError(f"online_backup_server: cannot listen on {self._asked.host}:{self._asked.port}: "
                                    f"{error.strerror or error}",
                                    hint="name a free port and an address of this machine, or leave the setting out"

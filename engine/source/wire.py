@@ -41,6 +41,7 @@ from ..errors import Damaged, HoldfastError, LogPruned, SourceRefused
 from ..history import ID_BYTES, Attachment, Branch, History, Position, Record
 from ..log.attachments import NAME as ATTACHMENT_NAME
 from ..log.format import MAX_RECORD_HEADER
+from ..system import told
 from .base import Confirmation, ConsumerState, Grant, SourceInfo, printable
 
 INSTANCE_HEADER = "Holdfast-Instance"
@@ -91,8 +92,11 @@ _CLASSES = {cls.__name__: cls for cls in _STATUS}
 
 def error_to_wire(error: BaseException) -> tuple[int, dict[str, str]]:
     """HTTP status and JSON body. An error that the other end has no use for is told as one that it has."""
+    error = told(error, "the source cannot do it") or error
     if isinstance(error, errors.StoreClosed):
         error = errors.SourceUnavailable("the source is closing")
+    if isinstance(error, errors.LimitReached):
+        error = errors.SourceUnavailable(error.message, hint=f"at the source: {error.hint}")
     if isinstance(error, HoldfastError):
         for cls in type(error).__mro__:
             if cls in _STATUS:
