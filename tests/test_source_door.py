@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from source_rig import LeapingClock, MemoryStore, ask, client, new_store, port_of, put, token_of
 
@@ -336,3 +337,81 @@ def test_a_pool_goes_on_with_the_threads_that_it_can_get(monkeypatch: pytest.Mon
     gate.set()
     assert all(f.result(20) for f in futures)
     pool.close()
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def pipelined(port: int, seconds: float) -> None:
+    """Requests without end, of a client that takes no answer."""
+    request = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000
+    end = time.monotonic() + seconds
+    with socket.create_connection(("127.0.0.1", port), timeout=0.5) as sock, suppress(OSError):
+        while time.monotonic() < end:
+            sock.sendall(request)
+
+
+def test_requests_that_are_sent_ahead_are_not_kept(tmp_path: Path) -> None:
+    """An HTTP library that reads on while it answers keeps all of them: gigabytes for any stranger."""
+    env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    script = """
+import sys
+from holdfast.engine import BackupService, MemoryEngine, Store
+with Store.open(sys.argv[1], MemoryEngine, plugins=[BackupService(online_backup_server=":0")]) as store:
+    print(store.backup_uri.rpartition(":")[2], flush=True)
+    sys.stdin.readline()
+    print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+"""
+    peaks = []
+    for seconds in (0.0, 3.0):
+        with subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "store")], text=True, env=env,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE) as service:
+            assert service.stdout is not None
+            port = int(service.stdout.readline())
+            threads = [threading.Thread(target=pipelined, args=(port, seconds)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            peaks.append(int(service.communicate("\n", timeout=30)[0]) >> 10)
+    assert peaks[1] < peaks[0] + 30
+
+
+_PIECES = st.sampled_from([
+    b"GET ", b"POST ", b"DELETE ", b"/v1/store", b"/v1/leases", b"/v1/consumers/ab", b" HTTP/1.1\r\n", b"\r\n", b"\0",
+    b"Host: localhost\r\n", b"Authorization: Bearer t\r\n", b"Content-Length: 9", b"Transfer-Encoding: chunked\r\n",
+    b"Holdfast-Challenge: " + b"a" * 32, b"Range: bytes=0-1\r\n", b"ffffffff\r\n", b"{}", b"Expect: 100-continue\r\n",
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\n", b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(_PIECES | st.binary(max_size=20), max_size=14).map(b"".join), st.booleans())
+def test_bytes_that_are_no_request_harm_nobody_over_tls(served: tuple[MemoryStore, ssl.SSLContext], data: bytes,
+                                                        raw: bool) -> None:
+    store, context = served
+    with socket.create_connection(("127.0.0.1", port_of(store)), timeout=20) as sock, suppress(OSError):
+        if raw:
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(65536):
+                pass
+        else:
+            with context.wrap_socket(sock, server_hostname="127.0.0.1") as line:
+                line.sendall(data)
+    with context.wrap_socket(socket.create_connection(("127.0.0.1", port_of(store)), timeout=20),
+                             server_hostname="127.0.0.1") as line:
+        line.sendall(b"GET /v1/health HTTP/1.0\r\n\r\n")
+        assert line.recv(12) == b"HTTP/1.0 200"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MemoryStore, ssl.SSLContext]]:
+    root, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(root / "server.pem"))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    service = BackupService(online_backup_server=":0", token=TOKEN, tls_certificate=root / "server.pem")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(root))
+        with new_store(root / "store", service=service) as store:
+            yield store, context
