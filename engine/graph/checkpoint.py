@@ -411,16 +411,12 @@ def write_state(state: LmdbState, base: Base, layers: Sequence[Layer], upto: Pos
         txn.put(b"state", document, db=state.dbs["meta"])
 
 
-def dismantle(layers: list[Layer], pace: Pace) -> None:
-    """Free layers that nobody else holds bit by bit: at once, it would hold the interpreter lock for long."""
-    for layer in layers:
-        parts: list[dict[int, Any]] = [layer.nodes, layer.props, layer.edges, layer.edge_props,
-                                       *layer.adjacency.values(), layer.marks, *layer.labels.values(),
-                                       *layer.rows.values()]
-        for cells in parts:
-            while cells:
-                for _ in range(min(256, len(cells))):
-                    cells.popitem()
-                pace()
+def dismantle(parts: list[dict[int, Any]], pace: Pace) -> None:
+    """Free the parts of a layer that is gone bit by bit: at once, it would hold the interpreter lock for long."""
+    for cells in parts:
+        while cells:
+            for _ in range(min(256, len(cells))):
+                cells.popitem()
+            pace()
 
 

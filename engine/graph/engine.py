@@ -8,10 +8,10 @@ the frozen ones to LMDB with nothing locked but other checkpoints, and puts the 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
+from weakref import ref
 
 import lmdb
 
@@ -230,7 +230,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
             self._position = upto
         done = [layer for layer in frozen if layer.last <= upto.txid]
         del base, frozen, layers, kept
-        dismantle_unheld(done, Pace(self._clock))
+        let_go(done, Pace(self._clock))
 
     def image(self) -> LmdbImage:
         with self._checkpointing:
@@ -241,10 +241,12 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
             self._lmdb.close()
 
 
-def dismantle_unheld(layers: list[Layer], pace: Pace) -> None:
-    """Take apart those layers that no view holds. One that a view holds goes with the view."""
+def let_go(layers: list[Layer], pace: Pace) -> None:
+    """Forget layers, and take those apart bit by bit that nobody else has. One that a view or a draft has goes with
+    it."""
     while layers:
         layer = layers.pop()
-        # Held by this name and the call's own argument only: nobody has it, and nobody can get it any more.
-        if sys.getrefcount(layer) == 2:
-            dismantle([layer], pace)
+        there, parts = ref(layer), layer.parts()
+        del layer
+        if there() is None:
+            dismantle(parts, pace)

@@ -18,9 +18,9 @@ which whoever reads it compares, and the document has a tally of each database. 
 with its seal fills LMDB's overflow page (4096 bytes less its 16 of header).
 
 LMDB is copy-on-write, and its file is always a whole state at the position that the same transaction stored. A `Base`
-is a read transaction on one such state, shared by all views on it. Nobody ends it: it goes when the last view, and the
-engine, let go of it, which the interpreter's reference counts see to. LMDB read transactions may be used from several
-threads at once as long as none of their databases is yet to be looked up, so a new base looks up all.
+is a read transaction on one such state, shared by all views on it. Nobody ends it: it goes as an object does that the
+engine and the last view have let go of, and until then its pages are kept. LMDB read transactions may be used from
+several threads at once as long as none of their databases is yet to be looked up, so a new base looks up all.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ class Layer:
         size: about how many bytes of memory the layer takes.
     """
 
-    __slots__ = ("adjacency", "edge_props", "edges", "indexes", "labels", "last", "marks", "nodes", "payload_bytes",
-                 "props", "rows", "size", "tokens")
+    __slots__ = ("__weakref__", "adjacency", "edge_props", "edges", "indexes", "labels", "last", "marks", "nodes",
+                 "payload_bytes", "props", "rows", "size", "tokens")
 
     def __init__(self) -> None:
         self.nodes: dict[int, Event] = {}
@@ -88,6 +88,12 @@ class Layer:
         self.last = 0
         self.payload_bytes = 0
         self.size = 0
+
+    def parts(self) -> list[dict[int, Any]]:
+        """The dicts that hold most of it. Whoever holds them, and not the layer, can tell by a weak reference whether
+        anybody still has the layer: how many references there are is the interpreter's own affair."""
+        return [self.nodes, self.props, self.edges, self.edge_props, *self.adjacency.values(), self.marks,
+                *self.labels.values(), *self.rows.values()]
 
     def add(self, changes: Changes, marks: Marks, payload_bytes: int) -> None:
         """Take in one transaction's changes."""
