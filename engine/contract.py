@@ -225,7 +225,8 @@ class Engine(ABC, Generic[TxT, ViewT]):
                 be at this one.
 
         Raises:
-            Damaged, UpgradeRequired, UnsupportedFormat, DiskFull.
+            Damaged, UpgradeRequired, UnsupportedFormat, DiskFull; ForeignStore for the state of another store, as
+            `Context.check_store`.
         """
 
     @property

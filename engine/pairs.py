@@ -337,15 +337,18 @@ def sweep(files: Files, directory: Path) -> None:
             files.remove_tree(directory / name)
 
 
-def encode_state(magic: bytes, version: int, position: Position, **more: int) -> bytes:
-    """The document that a database holds of its state: where it is, and what else the engine keeps."""
-    return document.encode(magic, version, {"txid": position.txid, "chain": position.chain, **more})
+def encode_state(context: Context, magic: bytes, version: int, position: Position, **more: int) -> bytes:
+    """The document that a database holds of its state: whose it is, where it is, and what else the engine keeps."""
+    return document.encode(magic, version, {"store_id": context.store_id, "txid": position.txid,
+                                            "chain": position.chain, **more})
 
 
-def decode_state(data: bytes, magic: bytes, version: int, path: Path) -> tuple[Position, dict[str, int]]:
-    """What `encode_state` was given. Raises `Damaged`, `UnsupportedFormat`."""
+def decode_state(context: Context, data: bytes, magic: bytes, version: int,
+                 path: Path) -> tuple[Position, dict[str, int]]:
+    """What `encode_state` was given. Raises `Damaged`, `UnsupportedFormat`, `ForeignStore`."""
     body = document.decode(data, magic, version, path)
     try:
+        context.check_store(body.pop("store_id"), path)
         return Position(body.pop("txid"), body.pop("chain")), body
     except KeyError as error:
         raise Damaged(f"lacks {error} in the document of its state", path=str(path)) from error

@@ -179,7 +179,7 @@ class RocksEngine(PairsEngine):
     """See the module's text. It takes no options."""
 
     name = "rocksdb"
-    state_format = 1
+    state_format = 2
     payload_version = 1
     reads_payloads = frozenset({1})
     abilities = Abilities(atomic=True, image="stable", background_checkpoint=True, replays_in_memory=True)
@@ -189,7 +189,7 @@ class RocksEngine(PairsEngine):
         context.accept_options()
         database = _open(directory, create=True)
         try:
-            _write(database, directory, context, {}, encode_state(_MAGIC, cls.state_format, position))
+            _write(database, directory, context, {}, encode_state(context, _MAGIC, cls.state_format, position))
         finally:
             with _told(directory):
                 database.close()
@@ -235,13 +235,13 @@ class RocksEngine(PairsEngine):
             snapshot.close()
         if document is None:
             raise Damaged("holds no document of its state", path=str(directory))
-        return decode_state(document, _MAGIC, self.state_format, directory)[0]
+        return decode_state(self._context, document, _MAGIC, self.state_format, directory)[0]
 
     def _snapshot(self) -> RocksSnapshot:
         return RocksSnapshot(self._database, self._opened, self._context)
 
     def _write(self, changes: Overlay, position: Position) -> None:
-        document = encode_state(_MAGIC, self.state_format, position)
+        document = encode_state(self._context, _MAGIC, self.state_format, position)
         _write(self._database, self._directory, self._context, changes, document)
 
     def _copy(self, place: Path) -> Position:

@@ -31,12 +31,12 @@ class Sealer:
         path: of the file, for messages.
     """
 
-    __slots__ = ("_name", "_path", "tag")
+    __slots__ = ("_name", "path", "tag")
 
     def __init__(self, name: str, tag: int, path: Path) -> None:
         self._name = name
         self.tag = tag
-        self._path = path
+        self.path = path
 
     def sealed(self, key: bytes, value: bytes) -> bytes:
         """A value as it is stored."""
@@ -67,7 +67,7 @@ class Sealer:
         return Tally(count, total & _MASK)
 
     def damaged(self, key: bytes) -> Damaged:
-        return Damaged(f"the entry {key.hex()} of {self._name} does not match its checksum", path=str(self._path))
+        return Damaged(f"the entry {key.hex()} of {self._name} does not match its checksum", path=str(self.path))
 
 
 class Tally:

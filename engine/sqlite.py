@@ -9,9 +9,9 @@ stores the position; so whatever the power does, SQLite's own recovery finds the
   make the log grow.
 - *The image* is a file of its own, made by `VACUUM INTO`: the database file alone is not a state while there is a log
   beside it, and its free pages still hold what was deleted. It needs as much room as the live data.
-- *Damage.* SQLite's pages have no checksums. Each row has one, over key and value, and the document of the state has
-  their number and sum: a row that changed is found when it is read, one that is missing when all are. That a key is
-  *not* there is taken from SQLite's tree as it is; `check` walks all of it.
+- *Damage.* SQLite's pages have no checksums. Each value is sealed, and the document of the state has their tally
+  (`sealed.py`): a row that changed is found when it is read, one that is missing when all are. That a key is *not*
+  there is taken from SQLite's tree as it is; `check` walks all of it.
 - *Read-only openings* leave no trace: `immutable` lets SQLite read a file without locks and side files. A log that was
   left by a killed process is not read in that way, so then a private copy is opened.
 """
@@ -30,19 +30,18 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
-from xxhash import xxh3_64_intdigest
-
 from .contract import Abilities, Context
 from .errors import Damaged, DiskFull, StoreClosed, StoreLocked, Unsupported
 from .history import Position
 from .pairs import RUN_BYTES, Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
+from .sealed import Sealer, Tally
 
 logger = logging.getLogger("holdfast.sqlite")
 
 _FILE, _MAGIC = "state.db", b"HFSQLITE"
 _SIDE_FILES = ("-wal", "-journal")
 _SCHEMA = """
-    CREATE TABLE pairs (key BLOB PRIMARY KEY, value BLOB NOT NULL, seal INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE pairs (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE state (document BLOB NOT NULL);
 """
 _PRAGMAS = """
@@ -52,7 +51,6 @@ _PRAGMAS = """
     PRAGMA wal_autocheckpoint = 0;
     PRAGMA cell_size_check = ON;
 """
-_MASK = (1 << 64) - 1
 _UNREADABLE = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL})
 _FILES = 4
 """So many files SQLite may have open at a time: the database, its log, its shared memory, the directory."""
@@ -97,10 +95,15 @@ def _find_why(path: Path) -> None:
             opened.callback(os.close, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
 
-def _seal(key: bytes, value: bytes) -> int:
-    """A row's checksum. SQLite's integers are signed."""
-    digest = xxh3_64_intdigest(len(key).to_bytes(4, "big") + key + value)
-    return digest - (1 << 64) if digest >> 63 else digest
+def _sealer(path: Path) -> Sealer:
+    return Sealer("pairs", 0, path)
+
+
+def _opened(sealer: Sealer, key: Any, sealed: Any) -> bytes:
+    """The value of a row as it was read. Raises `Damaged`."""
+    if type(key) is not bytes or type(sealed) is not bytes:
+        raise Damaged(f"a row has key {key!r:.80}, and is not of bytes", path=str(sealer.path))
+    return sealer.opened(key, sealed)
 
 
 def _size(cell: Any) -> int:
@@ -108,24 +111,18 @@ def _size(cell: Any) -> int:
     return len(cell) if isinstance(cell, bytes | str) else 8
 
 
-def _verified(path: Path, key: Any, value: Any, seal: Any) -> bytes:
-    """The value of a row as it was read. Raises `Damaged`."""
-    if type(key) is not bytes or type(value) is not bytes or _seal(key, value) != seal:
-        raise Damaged(f"the row of key {key!r:.80} does not match its checksum", path=str(path))
-    return value
-
-
 class SqliteSnapshot(Snapshot):
     """A read transaction on a connection of its own.
 
     Attributes:
         position: of what it shows.
-        count, total: of its rows: how many, and the sum of their checksums modulo 2**64.
+        tally: what its rows should be.
     """
 
     def __init__(self, path: Path, mode: str, context: Context) -> None:
         self._path = path
         self._mode = mode
+        self._sealer = _sealer(path)
         self._lock = context.seams.scheduler.lock()
         with _told(path):
             self._connection = _connect(path, mode)
@@ -136,22 +133,22 @@ class SqliteSnapshot(Snapshot):
                 rows = self._connection.execute("SELECT document FROM state LIMIT 2").fetchall()
             if len(rows) != 1 or type(rows[0][0]) is not bytes:
                 raise Damaged(f"holds {len(rows)} documents of its state", path=str(path))
-            self.position, more = decode_state(rows[0][0], _MAGIC, SqliteEngine.state_format, path)
-            self.count, self.total = more["count"], more["total"]
+            self.position, more = decode_state(context, rows[0][0], _MAGIC, SqliteEngine.state_format, path)
+            self.tally = Tally(more["count"], more["total"])
         except BaseException:
             self._connection.close()
             raise
 
     def get(self, key: bytes) -> bytes | None:
         with self._lock, _told(self._path):
-            row = self._connection.execute("SELECT key, value, seal FROM pairs WHERE key = ?", (key,)).fetchone()
-        return None if row is None else _verified(self._path, *row)
+            row = self._connection.execute("SELECT key, value FROM pairs WHERE key = ?", (key,)).fetchone()
+        return None if row is None else _opened(self._sealer, *row)
 
     def pairs(self) -> Iterator[tuple[bytes, bytes]]:
-        count = total = 0
+        tally = Tally()
         before = b""
         with self._lock, _told(self._path):
-            cursor = self._connection.execute("SELECT key, value, seal FROM pairs ORDER BY key")
+            cursor = self._connection.execute("SELECT key, value FROM pairs ORDER BY key")
         while True:
             rows: list[Any] = []
             room = RUN_BYTES
@@ -159,16 +156,18 @@ class SqliteSnapshot(Snapshot):
                 while room > 0 and (row := cursor.fetchone()) is not None:
                     rows.append(row)
                     room -= sum(map(_size, row))
-            for key, value, seal in rows:
-                _verified(self._path, key, value, seal)
+            for key, sealed in rows:
+                value = _opened(self._sealer, key, sealed)
                 if key <= before:
                     raise Damaged(f"key {key!r:.80} comes after {before!r:.80}", path=str(self._path))
                 yield key, value
-                before, count, total = key, count + 1, total + seal
+                before = key
+                tally.add(sealed)
             if not rows:
                 break
-        if (count, total & _MASK) != (self.count, self.total):
-            raise Damaged(f"has {count:,} rows that are not the {self.count:,} that were written", path=str(self._path))
+        if tally != self.tally:
+            raise Damaged(f"has {tally.count:,} rows that are not the {self.tally.count:,} that were written",
+                          path=str(self._path))
 
     def check(self) -> Iterator[str]:
         # On a connection of its own, of what SQLite holds by now: it may take minutes, and whoever reads from this
@@ -188,7 +187,7 @@ class SqliteEngine(PairsEngine):
     """See the module's text. It takes no options."""
 
     name = "sqlite"
-    state_format = 1
+    state_format = 2
     payload_version = 1
     reads_payloads = frozenset({1})
     abilities = Abilities(atomic=True, image="stable", background_checkpoint=True, replays_in_memory=True)
@@ -202,7 +201,7 @@ class SqliteEngine(PairsEngine):
             connection = _connect(path, "rw")
             try:
                 connection.executescript(_PRAGMAS + _SCHEMA)
-                document = encode_state(_MAGIC, cls.state_format, position, count=0, total=0)
+                document = encode_state(context, _MAGIC, cls.state_format, position, count=0, total=0)
                 connection.execute("INSERT INTO state VALUES (?)", (document,))
             finally:
                 connection.close()
@@ -259,7 +258,7 @@ class SqliteEngine(PairsEngine):
         try:
             held = self._snapshot()
             held.close()
-            self._count, self._total = held.count, held.total
+            self._tally = held.tally
             super().__init__(directory, context, adopted(held.position, adopt, path))
         except BaseException:
             if writer is not None:
@@ -272,29 +271,30 @@ class SqliteEngine(PairsEngine):
     def _write(self, changes: Overlay, position: Position) -> None:
         writer = self._writer
         assert writer is not None
-        count, total = self._count, self._total
+        sealer, tally = _sealer(self._path), self._tally.copy()
         with _told(self._path):
             try:
                 writer.execute("BEGIN IMMEDIATE")
                 for key, value in sorted(changes.items()):
-                    old = writer.execute("SELECT seal FROM pairs WHERE key = ?", (key,)).fetchone()
+                    old = writer.execute("SELECT key, value FROM pairs WHERE key = ?", (key,)).fetchone()
                     if old is not None:
-                        count, total = count - 1, total - old[0]
+                        _opened(sealer, *old)  # a seal that is wrong would leave the tally wrong
+                        tally.remove(old[1])
                     if value is None:
                         writer.execute("DELETE FROM pairs WHERE key = ?", (key,))
                     else:
-                        seal = _seal(key, value)
-                        count, total = count + 1, total + seal
-                        writer.execute("REPLACE INTO pairs VALUES (?, ?, ?)", (key, value, seal))
-                total &= _MASK
-                document = encode_state(_MAGIC, self.state_format, position, count=count, total=total)
+                        sealed = sealer.sealed(key, value)
+                        tally.add(sealed)
+                        writer.execute("REPLACE INTO pairs VALUES (?, ?)", (key, sealed))
+                document = encode_state(self._context, _MAGIC, self.state_format, position, count=tally.count,
+                                        total=tally.total)
                 writer.execute("UPDATE state SET document = ?", (document,))
                 writer.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):
                     writer.execute("ROLLBACK")  # unless SQLite did
                 raise
-        self._count, self._total = count, total
+        self._tally = tally
 
     def _settle(self) -> None:
         assert self._writer is not None

@@ -19,7 +19,7 @@ from typing import Any
 import rocksdict
 from format_lmdb import Lmdb
 from format_page import Misfit, Page, need
-from xxhash import xxh3_64_intdigest, xxh3_128_digest
+from xxhash import xxh3_64_digest, xxh3_64_intdigest, xxh3_128_digest
 
 
 @dataclass
@@ -348,6 +348,7 @@ def _document(taken: Directory, data: bytes) -> dict[str, Any]:
     name, body, end = taken.page.document(data)
     need(end == len(data) and name == f"{taken.engine} state", f"the state has the document {name}")
     need(taken.page.take("document", data)[0]["version"] == int(engine_row(taken)[1]), "another state format")
+    need(body["store_id"] == taken.documents["STORE"]["store_id"], "the state of another store")
     found: dict[str, Any] = body
     return found
 
@@ -358,9 +359,9 @@ def take_sqlite(taken: Directory) -> Pairs:
         ((document,),) = database.execute("SELECT document FROM state").fetchall()
     total = 0
     for row in rows:
-        sealed = xxh3_64_intdigest(len(row["key"]).to_bytes(4, "big") + row["key"] + row["value"])
-        need(sealed == row["seal"] % (1 << 64), f"the seal of {row['key']!r}")
-        total += sealed
+        row["value"], seal = row["value"][:-8], row["value"][-8:]
+        need(seal == xxh3_64_digest(row["value"], seed=xxh3_64_intdigest(row["key"])), f"the seal of {row['key']!r}")
+        total += int.from_bytes(seal, "big")
     state = _document(taken, document)
     need((state["count"], state["total"]) == (len(rows), total % (1 << 64)), f"{len(rows)} rows, and {state}")
     return state, {row["key"]: row["value"] for row in rows}

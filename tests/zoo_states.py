@@ -53,6 +53,20 @@ class StalePosition(MemoryEngine):
         return self._position
 
 
+@animal(caught_by="EngineContract.test_a_state_says_whose_it_is")
+class Anyones(MemoryEngine):
+    """It makes contexts of its own, from what it needs of the kit's, and so its state does not say of which store it
+    is. The image of another store, under right checksums, would be taken for its own."""
+
+    @classmethod
+    def create(cls, directory: Path, position: Position, context: Context) -> None:
+        super().create(directory, position, Context(context.seams, context.options))
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
+        return super().open(directory, Context(context.seams, context.options), **how)
+
+
 @animal(caught_by="EngineContract.test_the_position_is_true")
 class ClaimsMore(MemoryEngine):
     """A checkpoint writes what it began to collect one transaction ago, and claims what has been applied since."""

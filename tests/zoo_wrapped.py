@@ -72,7 +72,7 @@ class WrittenToMemory(RocksEngine):
         unlogged.disable_wal = True
         for key, value in changes.items():
             batch.delete(key) if value is None else batch.put(key, value)
-        batch.put(_POSITION, encode_state(_MAGIC, self.state_format, position))
+        batch.put(_POSITION, encode_state(self._context, _MAGIC, self.state_format, position))
         self._database.write(batch, unlogged)
 
 

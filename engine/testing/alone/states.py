@@ -13,13 +13,14 @@ import gc
 import itertools
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from hypothesis import strategies as st
 
 from ...contract import Image
-from ...errors import DiskFull, StoreClosed
-from ...history import Position
+from ...errors import DiskFull, ForeignStore, StoreClosed
+from ...history import ID_BYTES, Position
 from ..contract import ABOVE_SEAMS, READ_ONLY_REPLAY, Contract, check
 from ..disks.quiet import quiet_seams
 from ..disks.simdisk import SimDisk
@@ -27,7 +28,7 @@ from ..disks.simfaults import DiskFault, Injected
 from ..stored.tails import tree
 from ..workload import Operation, Workload
 from .drafts import Step, begun, histories, several, take
-from .driver import Driver, driven, read_image
+from .driver import ORIGIN, Driver, driven, read_image
 
 _OPENINGS = 30
 _SPARE = 8
@@ -271,6 +272,29 @@ class StateChecks(Contract):
 
         self.prove(claim, examples=20, todo=several(work, 4), share=st.sampled_from((0.0, 0.5, 1.0)),
                    checkpoint=st.booleans())
+
+    @check()
+    def test_a_state_says_whose_it_is(self, work: Workload) -> None:
+        """A state that was made for one store (`Context.store_id`) is refused for another, with `ForeignStore`, as it
+        is and as an adopted copy: where a copy is, it is told, so nothing else would show whose it is. `write_state`
+        and `read_state` see to it."""
+        with driven(work) as it:
+            begun(it)
+            place = it.directory.with_name("owned")
+            ours, theirs = (replace(it.context, store_id=bytes([n]) * ID_BYTES) for n in (1, 2))
+            it.context.seams.files.make_directory(place)
+            work.engine.create(place, ORIGIN, ours)
+            with contextlib.closing(work.engine.open(place, ours)) as engine:
+                it.feed(engine, it.records)
+                engine.checkpoint(it.end)
+            for how in ({}, {"adopt": it.end}, {"read_only": True}):
+                try:
+                    work.engine.open(place, theirs, **how).close()
+                except ForeignStore:
+                    continue
+                raise AssertionError(f"the state of another store was opened with {how}")
+            with contextlib.closing(work.engine.open(place, ours)) as engine:
+                it.compare_state(engine, what="a state, opened for the store that it was made for")
 
     @check()
     def test_closing_lets_go(self, work: Workload) -> None:
