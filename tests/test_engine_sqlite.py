@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from workloads import WORKLOADS
 
+from holdfast.engine import document
 from holdfast.engine.errors import Damaged, DiskFull, UnsupportedFormat
-from holdfast.engine.sqlite import SqliteEngine, _connect, _sealer
+from holdfast.engine.sqlite import _MAGIC, SqliteEngine, _connect, _sealer
 from holdfast.engine.testing.alone.driver import Driver
 
 
@@ -200,8 +201,7 @@ def test_the_files_are_this_users_alone(it: Driver) -> None:
 def test_newer_documents_are_refused_by_version(it: Driver) -> None:
     it.close()
     with closing(sqlite3.connect(it.directory / "state.db")) as connection, connection:
-        (document,) = connection.execute("SELECT document FROM state").fetchone()
-        connection.execute("UPDATE state SET document = ?", (document[:8] + b"\3" + document[9:],))
+        connection.execute("UPDATE state SET document = ?", (document.encode(_MAGIC, 3, {}),))
     with pytest.raises(UnsupportedFormat, match="version 3"):
         SqliteEngine.open(it.directory, it.context)
 
