@@ -381,6 +381,12 @@ def test_a_client_that_can_open_no_files_says_so(tmp_path: Path, monkeypatch: py
                 source.info()
 
 
+def test_what_is_secret_is_not_shown() -> None:
+    with connect("127.0.0.1", 1, token=TOKEN) as source:
+        for thing in (ENTRY, source, source._credential):
+            assert not {TOKEN, ENTRY.token, ENTRY.key} & set(repr(thing).split("'"))
+
+
 def test_a_plugin_error_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no temporary directory could be had, Python's own error came out of opening a store."""
     monkeypatch.setattr(discovery, "SHARED", ())

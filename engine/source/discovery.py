@@ -34,7 +34,7 @@ import json
 import logging
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..errors import SettingError
@@ -71,8 +71,8 @@ class Entry:
     host: str
     port: int
     scheme: str
-    token: str
-    key: str
+    token: str = field(repr=False)
+    key: str = field(repr=False)
     instance: str
     store_id: str
     branch: str

@@ -17,7 +17,7 @@ import io
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import NotAuthorized, SourceUnavailable
@@ -40,7 +40,7 @@ class Credential:
         look: where entries are looked for, if they are; one that is found comes before `token`.
     """
 
-    token: str | None
+    token: str | None = field(repr=False)
     whence: str
     look: Callable[[], Sequence[Entry]] | None = None
 

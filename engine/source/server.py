@@ -349,7 +349,11 @@ class SourceServer:
             # A duplicate, closed when the thread is done, so that its number cannot become another file's meanwhile.
             sock = os.dup(transport.get_extra_info("socket").fileno())
             seconds = self.limits.write_seconds * -(-len(view) // _SLICE)
-            sending = self.streams.submit(partial(_send, sock, view, transport.is_closing, seconds))
+            try:
+                sending = self.streams.submit(partial(_send, sock, view, transport.is_closing, seconds))
+            except BaseException:
+                os.close(sock)
+                raise
             sending.add_done_callback(lambda _: os.close(sock))
             await asyncio.wrap_future(sending)
         self.counters.sent_bytes += len(view)
