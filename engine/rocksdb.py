@@ -9,8 +9,10 @@ whole state at the position that it holds.
   its own. Table files need no room a second time; those that are merged meanwhile live on in the image.
 - *Snapshots* are iterators. RocksDB shows an iterator the state that it was made on, tables and memory both. (The
   snapshot objects of rocksdict 0.3 do so only for single keys; their iterators show later writes.)
-- *Damage.* Every block of a table file and every record of the manifest has RocksDB's checksum, verified when read. An
-  iterator that ends has to be asked whether it ended for that.
+- *Damage.* Every block of a table file and every record of the manifest has RocksDB's checksum, verified when read, and
+  the manifest names each table file with its size. An iterator that ends has to be asked whether it ended for that. A
+  manifest whose end is cut off is one from an earlier time: the document is of that time too, and the log goes on from
+  there.
 - *Read-only openings* leave no trace: RocksDB and rocksdict write into a directory that they open, so a private one is
   opened, with links to the table files and copies of the small ones. (RocksDB's own read-only mode ends the process by
   a signal on some damaged files; and rocksdict writes even then.)
