@@ -3,15 +3,20 @@
 One thread asks every listener about each synced range, in order, never on the thread that syncs. A condition that is
 met moves the stages. One whose time is over, or that failed, ends the wait of the commits in its range with
 `ConditionNotMet`; if it gates publication it stays open, otherwise the transactions count as acknowledged.
+
+Conditions that are open stand in a heap by their deadlines, and those that failed come to the thread by themselves. So
+it looks only at what is due, however many are open.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
-import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from .committer import Committer
@@ -20,6 +25,8 @@ from .seams import Seams
 
 _LOOK_S = 60.0
 """Time-outs may be longer than a lock can wait: look this often, in seconds."""
+_SPARE = 64
+"""The heap is rid of conditions that were met when they are more than those still open, and this many."""
 
 
 def _is_one(condition: object) -> bool:
@@ -29,10 +36,10 @@ def _is_one(condition: object) -> bool:
 
 @dataclass(slots=True)
 class _Watched:
-    log: LogRange
+    first: int
+    last: int
     listener: int
     condition: Condition
-    deadline: float
 
 
 class Acknowledger:
@@ -42,8 +49,10 @@ class Acknowledger:
         self._committer = committer
         self._hooks = hooks
         self._clock = seams.clock
-        self._watched: list[_Watched] = []
-        self._news = threading.Event()
+        self._due: list[tuple[float, int, _Watched]] = []  # a heap; met conditions may still stand in it
+        self._number = count()
+        self._failed: deque[_Watched] = deque()
+        self._news = seams.scheduler.event()
         self._closing = False
         self._task = seams.scheduler.spawn("holdfast-ack", self._run)
 
@@ -71,9 +80,9 @@ class Acknowledger:
             self._give_up()
 
     def _pause(self) -> float | None:
-        if not self._watched:
+        if not self._due:
             return None
-        return min(_LOOK_S, max(0.0, min(w.deadline for w in self._watched) - self._clock.monotonic()))
+        return min(_LOOK_S, max(0.0, self._due[0][0] - self._clock.monotonic()))
 
     def _ask(self, log: LogRange) -> None:
         now = self._clock.monotonic()
@@ -88,50 +97,53 @@ class Acknowledger:
                 failed.set_exception(error)
                 condition = Condition(met=failed, timeout=0.0, gates_publication=False, name=repr(hook))
             if condition is not None:
-                answers.append(_Watched(log, listener, condition, now + condition.timeout))
+                answers.append(_Watched(log.first, log.last, listener, condition))
         with self._committer.mutex:
-            self._committer.stages.answered(log, [(w.listener, w.condition.gates_publication) for w in answers])
+            self._committer.stages.answered(log.last, [(w.listener, w.condition.gates_publication) for w in answers])
+            self._committer.heard(log)
         self._committer.settle()
-        self._watched += answers
         for watched in answers:
+            heapq.heappush(self._due, (now + watched.condition.timeout, next(self._number), watched))
             watched.condition.met.add_done_callback(self._when_done(watched))
 
     def _when_done(self, watched: _Watched) -> Callable[[Future[Any]], None]:
         def done(met: Future[Any]) -> None:
             if not met.cancelled() and met.exception() is None:
                 with self._committer.mutex:
-                    self._committer.stages.met(watched.listener, watched.log.last)
+                    self._committer.stages.met(watched.listener, watched.last)
                 self._committer.settle()
-            self._news.set()
+            else:
+                self._failed.append(watched)
+                self._news.set()
 
         return done
 
     def _give_up(self) -> None:
         """End the wait for conditions that failed or whose time is over."""
-        now = self._clock.monotonic()
+        while self._failed:
+            watched = self._failed.popleft()
+            met = watched.condition.met
+            self._expire(watched, "was cancelled" if met.cancelled() else f"failed: {met.exception()}")
+        now, due = self._clock.monotonic(), self._due
+        while due and due[0][0] <= now:
+            watched = heapq.heappop(due)[2]
+            if not watched.condition.met.done():  # else it is met, or comes as a failed one
+                self._expire(watched, f"was not met within {watched.condition.timeout} s")
+        stages = self._committer.stages
+        if len(due) > 2 * stages.open_conditions() + _SPARE:
+            due[:] = [entry for entry in due if stages.is_open(entry[2].listener, entry[2].last)]
+            heapq.heapify(due)
+
+    def _expire(self, watched: _Watched, why: str) -> None:
         committer = self._committer
-        still = []
-        for watched in self._watched:
-            condition = watched.condition
-            with committer.mutex:
-                is_open = committer.stages.is_open(watched.listener, watched.log)
-            if not is_open:
-                continue
-            if not condition.met.done() and now < watched.deadline:
-                still.append(watched)
-                continue
-            if condition.met.cancelled():
-                why = "was cancelled"
-            elif condition.met.done():
-                why = f"failed: {condition.met.exception()}"
-            else:
-                why = f"was not met within {condition.timeout} s"
-            committer.give_up(watched.log.first, watched.log.last,
-                              f"is durable here, but the condition of {condition.name} {why}")
-            with committer.mutex:
-                committer.stages.expired(watched.listener, watched.log)
-            committer.settle()
-        self._watched = still
+        with committer.mutex:
+            if not committer.stages.is_open(watched.listener, watched.last):
+                return
+        committer.give_up(watched.first, watched.last,
+                          f"is durable here, but the condition of {watched.condition.name} {why}")
+        with committer.mutex:
+            committer.stages.expired(watched.listener, watched.last)
+        committer.settle()
 
     def runs_here(self) -> bool:
         """Whether this thread is its own."""

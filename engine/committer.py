@@ -22,68 +22,19 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
+from .callbacks import Callbacks, Outcome
 from .contract import StagingEngine
 from .errors import ConditionNotMet, HoldfastError, OutcomeUnknown, RolledBack, StorePoisoned
 from .history import Attachment, Record
+from .line import Line, Waiter, wake_all
 from .log.log import Batch, Log
-from .plugins import Hooks
+from .plugins import Hooks, LogRange
 from .seams import Seams
 from .stages import Stages
 
 logger = logging.getLogger("holdfast.store")
-
-
-class _Thread(threading.local):
-    calls_back = False
-    """Every commit asks, and asking a plain `local` for what it has not raises inside."""
-
-
-_thread = _Thread()
-
-
-def in_callback() -> bool:
-    """Whether this thread is running callbacks of futures that a commit has done: it may be leading, so it must not
-    wait for anybody who does."""
-    return _thread.calls_back
-
-
-class Waiter:
-    """Somebody in line for a transaction's acknowledgement: a thread (`gate` is locked) or a future."""
-
-    __slots__ = ("error", "future", "gate", "thread", "txid")
-
-    def __init__(self, txid: int, gate: threading.Lock | None, future: Future[int] | None) -> None:
-        self.txid = txid
-        self.gate = gate
-        self.thread = threading.get_ident()
-        self.future = future
-        if future is not None:
-            future.set_running_or_notify_cancel()  # so that nobody can cancel it: the transaction is on its way
-        self.error: HoldfastError | None = None
-
-    def wake(self) -> None:
-        """Called without the mutex, once the end is known or the waiter must lead. Fine to call again."""
-        if self.gate is not None:
-            try:
-                self.gate.release()
-            except RuntimeError:
-                return  # it is open already
-        elif self.future is not None and not self.future.done():
-            before, _thread.calls_back = in_callback(), True
-            try:
-                if self.error is not None:
-                    self.future.set_exception(self.error)
-                else:
-                    self.future.set_result(self.txid)
-            except BaseException:  # not an `Exception`, since futures keep those to themselves
-                if threading.current_thread() is threading.main_thread():
-                    raise  # it may be a signal's
-                logger.exception("a callback of the future of transaction %d raised", self.txid)
-            finally:
-                _thread.calls_back = before
 
 
 class Committer:
@@ -94,6 +45,8 @@ class Committer:
         moved: notified when a stage moved and somebody watches (`wait_until`).
         poison: the error that poisoned, or None.
         on_synced: called after each sync where plugins hold acknowledgements.
+        callbacks: runs those of outcomes.
+        unheard_bytes: payloads kept for plugins that listen to *logged* and have not answered yet.
     """
 
     def __init__(self, log: Log, stages: Stages, hooks: Hooks, seams: Seams, *, relaxed_s: float,
@@ -120,8 +73,11 @@ class Committer:
         self._relaxed_s = relaxed_s
         self._direct = not hooks.logged
         self._leader: int | None = None  # the thread that leads
-        self._line: deque[Waiter] = deque()
-        self._promised: dict[int, Future[int]] = {}  # of those in line since they were appended
+        self.callbacks = Callbacks(seams)
+        self._line = Line()
+        self._promised: dict[int, Waiter] = {}  # those in line since they were appended
+        self._unheard: deque[Record] = deque()  # appended, not yet synced, to be told to listeners
+        self.unheard_bytes = 0
         self._kept: deque[Record] = deque()
         self._keep = bool(hooks.published)
         self._telling = seams.scheduler.lock()
@@ -167,10 +123,17 @@ class Committer:
                     raise
             if self._keep:
                 self._kept.append(record)
-            if promise and not self._direct:
-                future = self._promised[record.txid] = Future()
-                self._line.append(Waiter(record.txid, None, future))
+            if not self._direct:
+                self._unheard.append(record)
+                self.unheard_bytes += len(payload)
+                if promise:
+                    waiter = self._promised[record.txid] = Waiter(record.txid, None, Outcome(self.callbacks))
+                    self._line.join(waiter)
         return record
+
+    def heard(self, log: LogRange) -> None:
+        """Every listener has answered for a range: its records are no longer kept for them."""
+        self.unheard_bytes -= sum(len(record.payload) for record in log.records)
 
     def wait(self, txid: int) -> None:
         """Lead, or stand in line, until `txid` is acknowledged.
@@ -214,49 +177,58 @@ class Committer:
         woken: list[Waiter] = []
         try:
             with self.mutex:
-                self._line = deque(w for w in self._line if w.gate is None or w.thread != thread)
+                self._line.leave(thread)
                 if self._leader == thread:
                     self._hand_over(woken)
         finally:
-            self._wake(woken)
+            wake_all(woken)
 
-    def _stand_in_line(self, txid: int, future: Future[int] | None) -> Waiter | None:
+    def _stand_in_line(self, txid: int, outcome: Outcome | None) -> Waiter | None:
         """With the mutex held. None where there is nothing to wait for. Raises `OutcomeUnknown`."""
         if self.stages.acknowledged.txid >= txid:
             return None
         if self.poison is not None:
             raise self.unknown(txid)
         gate = None
-        if future is None:
+        if outcome is None:
             gate = self._seams.scheduler.lock()
             gate.acquire()
-        waiter = Waiter(txid, gate, future)
-        line = self._line
-        if line and line[-1].txid > txid:  # it was appended before another that is in line already
-            self._line = deque(sorted((*line, waiter), key=lambda w: w.txid))
-        else:
-            line.append(waiter)
+        waiter = Waiter(txid, gate, outcome)
+        self._line.join(waiter)
         if self._leader is None and self._log_waits():
             self._kick.notify()
         return waiter
 
-    def outcome(self, txid: int) -> Future[int]:
+    def outcome(self, txid: int) -> Outcome:
         """A future that is done, with `txid` or an error, when it is acknowledged."""
+        promised = self._claim(txid)
+        if promised is not None:
+            assert promised.outcome is not None
+            return promised.outcome
+        outcome = Outcome(self.callbacks)
+        try:
+            with self.mutex:
+                waiter = self._stand_in_line(txid, outcome)
+        except OutcomeUnknown as error:
+            outcome.set_exception(error)
+        else:
+            if waiter is None:
+                outcome.set_result(txid)
+        return outcome
+
+    def watch(self, txid: int) -> Waiter:
+        """Who is in line for `txid` since it was appended, where plugins listen. Its `done` and `error` may be asked in
+        `wait_until`."""
+        waiter = self._claim(txid)
+        assert waiter is not None
+        return waiter
+
+    def _claim(self, txid: int) -> Waiter | None:
         with self.mutex:
             promised = self._promised.pop(txid, None)
             if promised is not None:
                 self._kick.notify()
-                return promised
-        future: Future[int] = Future()
-        try:
-            with self.mutex:
-                waiter = self._stand_in_line(txid, future)
-        except OutcomeUnknown as error:
-            future.set_exception(error)
-        else:
-            if waiter is None:
-                future.set_result(txid)
-        return future
+            return promised
 
     def sync_within(self, seconds: float | None = None) -> None:
         """See to it that what is appended is synced soon: within the bound for relaxed commits, or `seconds`."""
@@ -297,7 +269,7 @@ class Committer:
                 with self.mutex:
                     if self._unstaged is not None:
                         raise self._unstaged
-                    stages.synced(end)
+                    stages.synced(end, self._synced_records(end.txid))
                     self._settle(woken)
                     if end.txid < until:
                         batch = log.take()
@@ -309,53 +281,43 @@ class Committer:
                             if self._closing:
                                 self._kick.notify_all()
                         leads = False
-                self._wake(woken)
+                wake_all(woken)
                 if not self._direct:
                     self.on_synced()
         except BaseException as error:
             if self._leader == me:
                 self.fail(error)
-            self._wake(woken)
+            wake_all(woken)
             if leads and isinstance(error, Exception):
                 raise self.unknown(until) from error
             raise
         if self._keep:
             self._tell_published()
 
-    @staticmethod
-    def _wake(woken: list[Waiter]) -> None:
-        """Wake them all, even if a signal interrupts, and empty the list."""
-        try:
-            for waiter in woken:
-                waiter.wake()
-        except BaseException:
-            for waiter in woken:
-                waiter.wake()
-            raise
-        woken.clear()
+    def _synced_records(self, txid: int) -> tuple[Record, ...]:
+        """With the mutex held: what the listeners are to be told of a sync up to `txid`."""
+        unheard, records = self._unheard, []
+        while unheard and unheard[0].txid <= txid:
+            records.append(unheard.popleft())
+        return tuple(records)
 
     def _hand_over(self, woken: list[Waiter]) -> None:
         """With the mutex held: somebody else leads what is still to be written, and is to be woken for it."""
         durable = self.stages.durable.txid
         if self._direct and self._log_waits():
-            for waiter in self._line:
-                if waiter.gate is not None and waiter.txid > durable:
-                    woken.append(waiter)
-                    self._leader = waiter.thread
-                    self._line.remove(waiter)
-                    return
+            waiter = self._line.next_thread(durable, woken)
+            if waiter is not None:
+                self._leader = waiter.thread
+                return
         self._leader = None
         self._kick.notify()
 
     def _settle(self, woken: list[Waiter]) -> None:
         """With the mutex held, after the stages moved: publish, and say whom to wake."""
-        stages, line = self.stages, self._line
+        stages = self.stages
         if self._staging is not None:
             self._staging.publish(stages.published)
-        acknowledged = stages.acknowledged.txid
-        while line and line[0].txid <= acknowledged:
-            woken.append(line[0])
-            line.popleft()
+        self._line.take_upto(stages.acknowledged.txid, woken)
         if self._watchers:
             self.moved.notify_all()
 
@@ -369,7 +331,7 @@ class Committer:
             self.fail(error)
             raise
         finally:
-            self._wake(woken)
+            wake_all(woken)
         if self._keep:
             self._tell_published()
 
@@ -378,12 +340,12 @@ class Committer:
         woken: list[Waiter] = []
         try:
             with self.mutex:
-                for waiter in [w for w in self._line if first <= w.txid <= last]:
-                    waiter.error = ConditionNotMet(f"transaction {waiter.txid} {why}", txid=waiter.txid)
-                    woken.append(waiter)
-                    self._line.remove(waiter)
+                self._line.take_between(
+                    first, last, lambda txid: ConditionNotMet(f"transaction {txid} {why}", txid=txid), woken)
+                if self._watchers:
+                    self.moved.notify_all()
         finally:
-            self._wake(woken)
+            wake_all(woken)
 
     def _tell_published(self) -> None:
         with self._telling:  # so that the hooks see the records in order
@@ -406,14 +368,11 @@ class Committer:
                 if first:
                     self.poison = error
                 self._leader = None
-                for waiter in self._line:
-                    waiter.error = self.unknown(waiter.txid)
-                    woken.append(waiter)
-                self._line.clear()
+                self._line.take_between(0, self._line.last, self.unknown, woken)
                 self.moved.notify_all()
                 self._kick.notify_all()
         finally:
-            self._wake(woken)
+            wake_all(woken)
         if first:
             self._on_fault(error)
 
@@ -450,7 +409,7 @@ class Committer:
     def _must_lead(self) -> bool:
         if self._leader is not None or self.poison is not None or not self._log_waits():
             return False
-        if self._closing or (self._line and self._line[-1].txid > self.stages.durable.txid):
+        if self._closing or self._line.last > self.stages.durable.txid:
             return True
         return self._due is not None and self._due <= self._seams.clock.monotonic()
 
@@ -488,7 +447,7 @@ class Committer:
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._wake(woken)
+            wake_all(woken)
 
     def runs_here(self) -> bool:
         """Whether this thread is its own."""

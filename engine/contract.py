@@ -100,14 +100,17 @@ class Transaction(ABC):
     may be in the state and not in the log.
     """
 
-    __slots__ = ("_state", "outcome", "txid")
+    __slots__ = ("_state", "bulk", "outcome", "txid")
 
     def __init__(self) -> None:
         self._state: str | None = None
         self.txid: int | None = None
         """The transaction's number, once it has one."""
         self.outcome: Any = None
-        """After a `pipelined` commit, a `concurrent.futures.Future` of the txid, done when it is acknowledged."""
+        """After a `pipelined` commit, a `concurrent.futures.Future` of the txid, done when it is acknowledged. Its
+        callbacks run in a thread of the store's, one after the other."""
+        self.bulk: Any = None
+        """For plugins that are asked about a bulk load: the load. The draft itself is then empty, and stays so."""
 
     def writable(self) -> None:
         """Raises `StoreClosed` where this draft takes no more changes."""

@@ -11,10 +11,10 @@ opened, closing         start and stop what it runs; only those whose *opened* r
                         are told *closing*, so one that raises cleans up after itself       closing goes on
 committing(draft)       look, add through the engine's own transaction, refuse; under the   rolled back; the caller
                         writer lock, so be quick (`Settings.hook_s`) and commit nothing     gets `RolledBack` from it
-                        yourself
+                        yourself; of a bulk load, `draft.bulk`, look or refuse
 final(draft)            look at the draft once more, read-only, after the last addition     as committing
-logged(range)           return a `Condition` that holds acknowledgement until it is met     `ConditionNotMet`; the
-                                                                                            record is durable
+logged(range)           work on `range.records`; return a `Condition` that holds their      `ConditionNotMet`; the
+                        acknowledgement until it is met                                     record is durable
 published(records)      observe                                                             logged; the commit stands
 checkpointed, sealed    observe                                                             logged
 pruning(segments)       return a reason to keep them                                        logged; the log is kept
@@ -29,7 +29,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +47,14 @@ logger = logging.getLogger("holdfast.plugins")
 
 @dataclass(frozen=True, slots=True)
 class LogRange:
-    """Transactions that have just become durable: `first` to `last`, both included."""
+    """Transactions that have just become durable: `first` to `last`, both included, and their records.
+
+    The records are in memory anyway. Keep no more of them than you have yet to work on: the log has them too.
+    """
 
     first: int
     last: int
+    records: tuple[Record, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +90,8 @@ class Plugin:
         and what is committed is checkpointed, so observing moments may follow."""
 
     def committing(self, draft: Transaction) -> None:
-        """A draft is about to be logged."""
+        """A draft is about to be logged, or a bulk load, which is then `draft.bulk`; the draft takes no additions
+        then."""
 
     def final(self, draft: Transaction) -> None:
         """The same draft, as it will be logged."""

@@ -9,44 +9,40 @@ With no plugin that listens to *logged*, durable is acknowledged and publishable
 range waits until every one of them has answered, with a condition or without; then acknowledgement waits for all its
 conditions, publication for those that gate it. Meeting a condition meets all earlier ones of the same listener.
 
+So a listener holds everything from its first open condition on, and nothing else has to be looked at: an event costs
+the number of listeners, and what it opens or ends, however many conditions are open.
+
 A *barrier* is a transaction that somebody must still apply to the engine after it has become publishable (a bulk load,
 or any transaction of an engine that does not stage). Nothing is appended behind it until it is lifted.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from .history import Position
+from .history import Position, Record
 from .plugins import LogRange
-
-
-@dataclass(slots=True)
-class _Range:
-    """A synced range on its way. `open` has the listeners whose condition is not met, None before all have answered;
-    `gating` those of them that gate publication."""
-
-    log: LogRange
-    end: Position
-    open: set[int] | None = None
-    gating: set[int] = field(default_factory=set)
 
 
 class Stages:
     """See the module's text. All attributes are read-only to others."""
 
-    __slots__ = ("_barrier", "_ranges", "_unanswered", "acknowledged", "appended", "checkpointed", "durable",
-                 "listeners", "publishable", "published")
+    __slots__ = ("_answered", "_barrier", "_gating", "_open", "_unacknowledged", "_unanswered", "_unpublished",
+                 "acknowledged", "appended", "checkpointed", "durable", "listeners", "publishable", "published")
 
     def __init__(self, end: Position, checkpointed: Position, listeners: int = 0) -> None:
         self.appended = self.durable = self.acknowledged = self.publishable = self.published = end
         self.checkpointed = checkpointed
         self.listeners = listeners
         self._barrier: int | None = None
-        self._ranges: deque[_Range] = deque()
-        self._unanswered: deque[_Range] = deque()
+        self._unanswered: deque[LogRange] = deque()
+        self._answered = end.txid  # every listener has answered up to here
+        self._unacknowledged: deque[Position] = deque()  # ends of synced ranges
+        self._unpublished: deque[Position] = deque()
+        # By listener, in order: the last transaction of each range that its condition holds, and of those it gates.
+        self._open: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(listeners)]
+        self._gating: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(listeners)]
 
     def append(self, position: Position, *, barrier: bool = False) -> None:
         """A record was appended."""
@@ -55,8 +51,8 @@ class Stages:
         if barrier:
             self._barrier = position.txid
 
-    def synced(self, position: Position) -> None:
-        """Everything up to `position` is on stable storage."""
+    def synced(self, position: Position, records: tuple[Record, ...] = ()) -> None:
+        """Everything up to `position` is on stable storage. `records`: what is new, for the listeners."""
         first = self.durable.txid + 1
         self.durable = position
         if not self.listeners:
@@ -64,42 +60,44 @@ class Stages:
             if self._barrier is None or position.txid < self._barrier:
                 self.published = position
         elif position.txid >= first:
-            held = _Range(LogRange(first, position.txid), position)
-            self._ranges.append(held)
-            self._unanswered.append(held)
+            self._unanswered.append(LogRange(first, position.txid, records))
+            self._unacknowledged.append(position)
+            self._unpublished.append(position)
 
     def next_unanswered(self) -> LogRange | None:
         """The oldest synced range that the listeners have not been asked about; it counts as asked now."""
-        return self._unanswered.popleft().log if self._unanswered else None
+        return self._unanswered.popleft() if self._unanswered else None
 
-    def answered(self, log: LogRange, conditions: Sequence[tuple[int, bool]]) -> None:
-        """Every listener has answered for a range: (listener, whether it gates publication), if with a condition."""
-        for held in self._ranges:
-            if held.log is log:
-                held.open = {listener for listener, _ in conditions}
-                held.gating = {listener for listener, gates in conditions if gates}
+    def answered(self, last: int, conditions: Sequence[tuple[int, bool]]) -> None:
+        """Every listener has answered for the range that ends with `last`: (listener, whether it gates publication), if
+        with a condition. Ranges are answered in their order."""
+        for listener, gates in conditions:
+            self._open[listener][last] = None
+            if gates:
+                self._gating[listener][last] = None
+        self._answered = last
         self._advance()
 
-    def met(self, listener: int, txid: int) -> None:
-        """A listener's condition for everything up to `txid` is met."""
-        for held in self._ranges:
-            if held.log.last > txid:
-                break
-            if held.open is not None:
-                held.open.discard(listener)
-                held.gating.discard(listener)
+    def met(self, listener: int, last: int) -> None:
+        """A listener's condition for everything up to `last` is met."""
+        for held in (self._open[listener], self._gating[listener]):
+            while held and next(iter(held)) <= last:
+                held.popitem(last=False)
         self._advance()
 
-    def expired(self, listener: int, log: LogRange) -> None:
+    def expired(self, listener: int, last: int) -> None:
         """The time for a listener's condition on a range is over. One that gates publication stays open."""
-        for held in self._ranges:
-            if held.log is log and held.open is not None and listener not in held.gating:
-                held.open.discard(listener)
+        if last not in self._gating[listener]:
+            self._open[listener].pop(last, None)
         self._advance()
 
-    def is_open(self, listener: int, log: LogRange) -> bool:
-        """Whether a listener's condition on a range is still waited for."""
-        return any(h.log is log and h.open is not None and listener in h.open for h in self._ranges)
+    def is_open(self, listener: int, last: int) -> bool:
+        """Whether a listener's condition on the range that ends with `last` is still waited for."""
+        return last in self._open[listener]
+
+    def open_conditions(self) -> int:
+        """How many conditions are still waited for."""
+        return sum(map(len, self._open))
 
     def lift(self, position: Position) -> None:
         """The transaction at the barrier is in the engine's state."""
@@ -114,15 +112,17 @@ class Stages:
             self.checkpointed = position
 
     def _advance(self) -> None:
-        ranges = self._ranges
-        for held in ranges:
-            if held.open is None or held.gating:
-                break
-            if held.end.txid > self.publishable.txid:
-                self.publishable = held.end
-        while ranges and ranges[0].open is not None and not ranges[0].open:
-            self.acknowledged = ranges.popleft().end
+        self.publishable = self._passed(self._unpublished, self._gating, self.publishable)
+        self.acknowledged = self._passed(self._unacknowledged, self._open, self.acknowledged)
         if self._barrier is None or self.publishable.txid < self._barrier:
             self.published = self.publishable
 
-
+    def _passed(self, ends: deque[Position], held: list[OrderedDict[int, None]], before: Position) -> Position:
+        """The last of `ends` that was answered and comes before the first that is held; those passed are removed."""
+        upto = self._answered
+        for of_listener in held:
+            if of_listener:
+                upto = min(upto, next(iter(of_listener)) - 1)
+        while ends and ends[0].txid <= upto:
+            before = ends.popleft()
+        return before

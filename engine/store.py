@@ -15,13 +15,12 @@ import threading
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from .acknowledger import Acknowledger
-from .committer import Committer, in_callback
+from .committer import Committer
 from .contract import Engine, Image, StagingEngine, TxT, ViewT
 from .errors import (
     ConditionNotMet,
@@ -38,13 +37,14 @@ from .history import History, Position
 from .housekeeper import Housekeeper
 from .leases import Leases
 from .opening import Opened, follow, open_for_writing, open_to_read
+from .owned_lock import Hold, OwnedLock
 from .plugins import Hooks, Plugin, listed
 from .seams import REAL, Seams
 from .settings import Settings
 from .shown import shown
 from .stages import Stages
 from .system import is_limit, system_errors
-from .writing import LOOK_S, Writing, entering
+from .writing import Writing
 
 logger = logging.getLogger("holdfast.store")
 
@@ -120,12 +120,8 @@ class Store(Writing[TxT, ViewT]):
         self._handed = end
         self._stages = Stages(end, self.engine.position, len(hooks.logged))
         self._unusable: str | None = None
-        self._writer = seams.scheduler.lock()
-        self._try_writer = entering(partial(self._writer.acquire, False))
-        self._await_writer = entering(partial(self._writer.acquire, True, LOOK_S))
-        self._writer_thread: int | None = None
-        self._writer_waits = False
-        self._checkpointing = seams.scheduler.lock()
+        self._writer = OwnedLock(seams)
+        self._checkpointing = OwnedLock(seams)
         self._imaging = seams.scheduler.lock()
         self._slow = min(settings.checkpoint_soft_bytes, settings.unwritten_bytes)
         self._pressure = seams.scheduler.condition()
@@ -283,7 +279,6 @@ class Store(Writing[TxT, ViewT]):
         if self._unusable is not None:
             raise self._why_unusable()
         if at_least is not None and self._stages.published.txid < at_least:
-            self._refuse_in_callback(InvalidInput)
             self.committer.sync_within(0.0)
             if not self.committer.wait_until(lambda: self._stages.published.txid >= at_least, self.settings.wait_s):
                 raise ConditionNotMet(f"transaction {at_least} is not published", txid=at_least,
@@ -309,26 +304,30 @@ class Store(Writing[TxT, ViewT]):
         if not self.read_only:
             raise InvalidInput(f"{self.directory} is not open read-only",
                                hint="a store that writes is always up to date")
-        with self._writer:  # one at a time
-            if self._unusable is not None:
-                raise self._why_unusable()
-            before = self.log.end
-            try:
-                replayed = follow(self._opened, self.seams)
-                log = self.log
-                self._stages.append(log.end)
-                self._stages.synced(log.end)
-                if self._staging is not None:
-                    self._staging.publish(log.end)
-            except BaseException:
-                if self._opened.half_way:
-                    self._unusable = "was interrupted as it was refreshed"
-                raise
-            self._opened.half_way = False
+        replayed = self._writer.run(self._refresh, lambda: None)  # one at a time
         if replayed:
             logger.debug("%s: %d more transactions", self.directory, replayed)
+        return self.log.end.txid
+
+    def _refresh(self) -> int:
+        """How many transactions came; with the writer lock held."""
+        if self._unusable is not None:
+            raise self._why_unusable()
+        before = self.log.end
+        try:
+            replayed = follow(self._opened, self.seams)
+            log = self.log
+            self._stages.append(log.end)
+            self._stages.synced(log.end)
+            if self._staging is not None:
+                self._staging.publish(log.end)
+        except BaseException:
+            if self._opened.half_way:
+                self._unusable = "was interrupted as it was refreshed"
+            raise
+        self._opened.half_way = False
         assert log.end.txid >= before.txid
-        return log.end.txid
+        return replayed
 
     def image(self) -> Image:
         """The engine's image, for a source. Hold a lease on the log after the present checkpoint first."""
@@ -352,28 +351,21 @@ class Store(Writing[TxT, ViewT]):
         if self._unusable is not None or self.read_only:
             raise self._why_unusable()
         beside = self.engine.abilities.background_checkpoint
-        if not beside and self._writer_thread == threading.get_ident():
+        if not beside and self._writer.held_here():
             raise InvalidInput("this thread has a transaction open", hint="end it before asking for a checkpoint")
-        lock = self._checkpointing if beside else self._writer
-        while True:
-            with entering(partial(lock.acquire, True, LOOK_S)) as taken:
-                try:
-                    if taken:
-                        return self._checkpoint() if beside else self._checkpoint_alone()
-                finally:
-                    if taken:
-                        lock.release()
-            # Whoever holds the lock, a bulk load without room for instance, may wait for the store to be closed, and
-            # closing for us.
-            if self._unusable is not None or (self._housekeeper is not None and self._housekeeper.closing):
-                raise StoreClosed(f"{self.directory} is being closed")
+        if beside:
+            return self._checkpointing.run(self._checkpoint, self._refuse_closing)
+        return self._writer.run(self._checkpoint_alone, self._refuse_closing)
+
+    def _refuse_closing(self) -> None:
+        """Whoever has a lock, a bulk load without room for instance, may wait for the store to be closed, and closing
+        for us. Raises `StoreClosed`."""
+        if self._unusable is not None or (self._housekeeper is not None and self._housekeeper.closing):
+            raise StoreClosed(f"{self.directory} is being closed")
 
     def _checkpoint_alone(self) -> Position:
         """With the writer lock held."""
-        with self._checkpointing:
-            if self._unusable is not None:
-                raise self._why_unusable()
-            return self._checkpoint()
+        return self._checkpointing.run(self._checkpoint, self._refuse_closing)
 
     def _checkpoint(self) -> Position:
         if self.committer.poison is not None:
@@ -423,17 +415,17 @@ class Store(Writing[TxT, ViewT]):
         call it again, and it goes on.
 
         Raises:
-            InvalidInput: this thread has a transaction open, or it is one that closing waits for: it runs a callback of
-                a commit's future, or a plugin's hook in the background.
+            InvalidInput: this thread has a transaction open, or it is one that closing waits for: it runs a plugin's
+                hook in the background.
         """
         if self._pid != os.getpid():
             return  # carried across a fork: nothing of it is ours
-        if self._writer_thread == threading.get_ident() and self._unusable is None:
+        if self._writer.held_here() and self._unusable is None:
             raise InvalidInput("this thread has a transaction open", hint="end it before closing the store")
-        if in_callback() or any(part is not None and part.runs_here()
-                                for part in (self.committer, self._acknowledger, self._housekeeper)):
+        if any(part is not None and part.runs_here()
+               for part in (self.committer, self._acknowledger, self._housekeeper)):
             raise InvalidInput("closing the store would wait for this very thread",
-                               hint="close it in a thread of your own, not in a callback or a hook")
+                               hint="close it in a thread of your own, not in a hook")
         with self._ending:  # whoever comes second waits until it is closed
             if not self._ends:
                 self._ends = True
@@ -449,36 +441,38 @@ class Store(Writing[TxT, ViewT]):
         if self._housekeeper is not None:
             self._housekeeper.close()
         # An open transaction of another thread ends first, within bounds.
-        with entering(partial(self._writer.acquire, True, self.settings.wait_s)) as locked:
+        hold = Hold(threading.get_ident())
+        try:
+            if not self._writer.take(hold, self.settings.wait_s):
+                logger.error("%s is closed while a transaction is open", self.directory)
+            self._unusable = "is closed"
+            self._stop_committing()
+            self.leases.close()
             try:
-                self._unusable = "is closed"
-                if not locked:
-                    logger.error("%s is closed while a transaction is open", self.directory)
-                self._stop_committing()
-                self.leases.close()
-                try:
-                    if not self.read_only and not self._opened.engine_closed:
-                        self._leave_in_order()
-                finally:
-                    self._opened.release()
-                    _open_stores.discard(self)
+                if not self.read_only and not self._opened.engine_closed:
+                    self._leave_in_order()
             finally:
-                if locked:
-                    self._writer.release()  # so that who waits for it learns that the store is closed
+                self._opened.release()
+                _open_stores.discard(self)
+        finally:
+            try:  # so that who waits for it learns that the store is closed
+                self._writer.release(hold)
+            finally:
+                self._writer.release(hold)
 
     def _stop_committing(self) -> None:
         self.committer.close()
         if self._acknowledger is not None:
             self._acknowledger.close()
         self.committer.give_up(0, 1 << 63, "was not acknowledged before the store was closed")
+        self.committer.callbacks.close()
 
     def _leave_in_order(self) -> None:
         if self.committer.poison is not None:
             self.log.abandon()
             return
         try:
-            with self._checkpointing:
-                self._checkpoint()
+            self._checkpointing.run(self._checkpoint, lambda: None)
         except HoldfastError as error:
             logger.warning("%s is closed without a checkpoint: %s", self.directory, error)
         try:
@@ -504,10 +498,11 @@ class Store(Writing[TxT, ViewT]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        if error is not None and self._writer_thread == threading.get_ident() and self._unusable is None:
+        if error is not None and self._unusable is None and self._writer.held_here():
             # A signal's handler raised where a transaction was to end, which holds the writer lock still.
-            self._writer_thread = None
-            self._writer.release()
+            holder = self._writer.holder
+            if holder is not None:
+                self._writer.release(holder)
         self.close()
 
 

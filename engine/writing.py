@@ -14,13 +14,12 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic
 
-from .committer import Committer, in_callback
+from .committer import Committer
 from .contract import BulkEngine, Engine, StagingEngine, TxT, ViewT
 from .errors import (
     ConditionNotMet,
@@ -35,7 +34,9 @@ from .errors import (
 )
 from .history import Position, Record
 from .housekeeper import Housekeeper
+from .line import Waiter
 from .log.log import Log
+from .owned_lock import Hold, OwnedLock
 from .plugins import Hooks
 from .seams import Seams
 from .settings import Durability, Settings, check_duration
@@ -45,36 +46,21 @@ from .system import is_limit
 
 logger = logging.getLogger("holdfast.store")
 
-LOOK_S = 0.5
-"""Who waits for the writer lock looks this often, in seconds, whether that is still of use."""
-
-
-def entering(call: Callable[[], bool]) -> AbstractContextManager[bool]:
-    """A block that is entered by calling `call`, a function of C, and is given what it returns. After an ordinary call
-    a signal's handler may raise before anybody knows what was returned; between this one and the first statement
-    of the block none does."""
-    made: AbstractContextManager[bool] = type("Entering", (), {"__enter__": staticmethod(call), "__exit__": _leave})()
-    return made
-
-
-def _leave(*_: object) -> None:
-    """Nothing is to be done at the end of such a block."""
-
 
 class TransactionScope(Generic[TxT]):
     """What `Store.transaction` returns: a context manager that yields the engine's draft, commits it at the end of the
     block, and rolls it back if the block raises."""
 
-    __slots__ = ("_draft", "_durability", "_store", "_thread")
+    __slots__ = ("_draft", "_durability", "_hold", "_store")
 
     def __init__(self, store: Writing[TxT, Any], durability: Durability) -> None:
         self._store = store
         self._durability = durability
+        self._hold = Hold(None)
         self._draft: TxT | None = None
 
     def __enter__(self) -> TxT:
-        self._draft = draft = self._store._begin()
-        self._thread = self._store._writer_thread
+        self._draft = draft = self._store._begin(self._hold)
         return draft
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -83,17 +69,20 @@ class TransactionScope(Generic[TxT]):
         assert draft is not None
         try:
             if kind is None:
-                self._store._commit(draft, self._durability, self._thread)
+                self._store._commit(draft, self._durability, self._hold)
             else:
-                self._store._roll_back(draft, self._thread)
+                self._store._roll_back(draft, self._hold)
         finally:
-            self._roll_back_stranded(draft)
+            self._end_stranded()
             self.__class__ = TransactionScope
 
-    def _roll_back_stranded(self, draft: TxT) -> None:
-        """A signal's handler may have raised before the end had begun."""
-        if draft._state is None and self._store._writer_thread == self._thread:
-            self._store._roll_back(draft, self._thread)
+    def _end_stranded(self) -> None:
+        """A signal's handler may have raised before the end had begun, or as the lock was to be given back."""
+        hold, writer = self._hold, self._store._writer
+        if writer.held_by(hold):
+            if self._draft is not None and self._draft._state is None:
+                self._store._roll_back(self._draft, hold)
+            writer.release(hold)
 
 
 class OpenScope(TransactionScope[TxT]):
@@ -103,9 +92,8 @@ class OpenScope(TransactionScope[TxT]):
     __slots__ = ()
 
     def __del__(self) -> None:
-        draft = getattr(self, "_draft", None)
-        if draft is not None:
-            self._roll_back_stranded(draft)
+        if hasattr(self, "_hold"):
+            self._end_stranded()
 
 
 class Writing(Generic[TxT, ViewT]):
@@ -126,17 +114,9 @@ class Writing(Generic[TxT, ViewT]):
     """The highest position that the engine may have in its files."""
     _unusable: str | None
     """Why nothing can be done with the store any more."""
-    _writer: threading.Lock
-    """The writer lock. It may be released by another thread than took it. It is always released in place: at the start
-    of a function of ours a signal's handler could raise, and nobody would ever release it."""
-    _try_writer: AbstractContextManager[bool]
-    _await_writer: AbstractContextManager[bool]
-    """Blocks that try to take it: at once, and for `LOOK_S` seconds. See `entering`."""
-    _writer_thread: int | None
-    """Who has it and may be told so: None also while a late transaction is applied."""
-    _writer_waits: bool
-    """Whoever has it waits for a sync."""
-    _checkpointing: threading.Lock
+    _writer: OwnedLock
+    """One draft at a time. A late transaction keeps it when the thread that committed it has gone."""
+    _checkpointing: OwnedLock
     _imaging: threading.Lock
     """Held where the durable state changes or an image of it is made, unless the engine lets both happen at once."""
     _pressure: threading.Condition
@@ -161,45 +141,32 @@ class Writing(Generic[TxT, ViewT]):
             raise InvalidInput(f"durability is 'synced', 'pipelined' or 'relaxed', not {shown(durability)}")
         return OpenScope(self, durability)
 
-    def _begin(self) -> TxT:
+    def _begin(self, hold: Hold) -> TxT:
         if self._unusable is not None or self.read_only:
             raise self._why_unusable()
-        if self.engine.pending_bytes() >= self._slow or self.log.waiting_bytes >= self._slow:
+        slow = self._slow
+        if (self.engine.pending_bytes() >= slow or self.log.waiting_bytes >= slow
+                or self.committer.unheard_bytes >= slow):
             self._relieve()
-        me = threading.get_ident()
-        if self._writer_thread == me:
+        if self._writer.held_here():
             raise InvalidInput("this thread has a transaction open already", hint="end it before beginning another")
+        hold.thread = threading.get_ident()
         try:
-            with self._try_writer as taken:
-                if taken:
-                    self._writer_thread = me
-            if not taken:
-                self._wait_for_writer(me)
-            self._writer_waits = False
+            if not self._writer.try_take(hold):
+                while not self._writer.take(hold):
+                    if self._unusable is not None:
+                        raise self._why_unusable()
             if self._unusable is not None:
                 raise self._why_unusable()
             if self.committer.poison is not None:
                 raise self.committer.poisoned()
             return self.engine.begin()
         except BaseException:
-            if self._writer_thread == me:
-                self._writer_thread = None
-                self._writer.release()
+            try:
+                self._writer.release(hold)
+            finally:
+                self._writer.release(hold)
             raise
-
-    def _wait_for_writer(self, me: int) -> None:
-        """Take the writer lock, but wait neither for a store that was closed meanwhile, nor, where others wait for this
-        thread, for one who waits for them."""
-        while True:
-            with self._await_writer as taken:
-                if taken:
-                    self._writer_thread = me
-                    return
-            if self._unusable is not None:
-                raise self._why_unusable()
-            if in_callback() and self._writer_waits:
-                raise RolledBack("the writer waits for a sync, which a callback of a commit's future holds up",
-                                 hint="hand the work to a thread of your own")
 
     def _why_unusable(self) -> HoldfastError:
         if self._unusable is None:
@@ -212,15 +179,14 @@ class Writing(Generic[TxT, ViewT]):
         assert keeper is not None
         if self.engine.pending_bytes() >= settings.checkpoint_soft_bytes:
             keeper.wake()
-        if self.log.waiting_bytes >= settings.unwritten_bytes:
-            self._refuse_in_callback()
+        if not self._few_wait():
             self._delayed_commits += 1
             self.committer.sync_within(0.0)
-            caught_up = self.committer.wait_until(lambda: self.log.waiting_bytes < settings.unwritten_bytes,
-                                                  settings.wait_s)
+            caught_up = self.committer.wait_until(self._few_wait, settings.wait_s)
             if not caught_up and self.committer.poison is None and self._unusable is None and not keeper.closing:
-                raise RolledBack(f"{settings.unwritten_bytes:,} bytes are waiting to be written, and were not within "
-                                 f"{settings.wait_s} s", hint="try again; the disk is slow")
+                raise RolledBack(f"{settings.unwritten_bytes:,} bytes wait to be written, or for plugins to hear of "
+                                 f"them, and still did after {settings.wait_s} s",
+                                 hint="try again; the disk or a plugin is slow")
         if self.engine.pending_bytes() < settings.checkpoint_hard_bytes:
             return
         self._delayed_commits += 1
@@ -242,33 +208,32 @@ class Writing(Generic[TxT, ViewT]):
                 keeper.wake()
                 self._pressure.wait(0.05)
 
+    def _few_wait(self) -> bool:
+        most = self.settings.unwritten_bytes
+        return self.log.waiting_bytes < most and self.committer.unheard_bytes < most
+
     def notify_pressure(self) -> None:
         """Used by the housekeeper: a checkpoint was made, or could not be."""
         with self._pressure:
             self._pressure.notify_all()
 
-    def _roll_back(self, draft: TxT, me: int | None) -> None:
+    def _roll_back(self, draft: TxT, hold: Hold) -> None:
         try:
             draft.seal("rolled back")
             draft.close()
         finally:
-            if self._writer_thread == me:  # not where the store's own block was left before this one
-                self._writer_thread = None
-                self._writer.release()
+            self._writer.release(hold)
 
-    def _commit(self, draft: TxT, durability: Durability, me: int | None) -> None:
+    def _commit(self, draft: TxT, durability: Durability, hold: Hold) -> None:
         record = None
         try:
-            if durability == "synced" or self._staging is None:
-                self._refuse_in_callback()
             if self.hooks.committing or self.hooks.final:
                 self._ask_plugins(draft)
             draft.seal("being committed")  # what another thread still adds to it would be staged and not logged
             payload = draft.payload()
             if not payload:
                 seen = self._stages.appended.txid
-                self._writer_thread = None
-                self._writer.release()
+                self._writer.release(hold)
                 self._wait_published(seen)
                 return
             if self._unusable is not None:
@@ -288,12 +253,11 @@ class Writing(Generic[TxT, ViewT]):
                     raise self.committer.unknown(before + 1) from error
                 raise
             if staging is not None:
-                self._writer_thread = None
-                self._writer.release()
+                self._writer.release(hold)
             else:
-                self._finish_barrier(record, None)
+                self._finish_barrier(record, None, hold)
         except BaseException as error:
-            if record is not None and self._writer_thread == me:
+            if record is not None and self._writer.held_by(hold):
                 self.committer.fail(error)  # as above
             raise
         finally:
@@ -301,9 +265,7 @@ class Writing(Generic[TxT, ViewT]):
                 draft.seal("ended")
                 draft.close()
             finally:
-                if self._writer_thread == me:
-                    self._writer_thread = None
-                    self._writer.release()
+                self._writer.release(hold)
         if durability == "synced":
             self.committer.wait(record.txid)
         elif durability == "pipelined":
@@ -331,18 +293,10 @@ class Writing(Generic[TxT, ViewT]):
             raise RolledBack(f"{getattr(hook, '__qualname__', hook)} took {took:.1f} s over the transaction, more than "
                              f"hook_s={self.settings.hook_s}", hint="do the plugin's work beside the commit")
 
-    @staticmethod
-    def _refuse_in_callback(kind: type[HoldfastError] = RolledBack) -> None:
-        """Who waits for a sync must not be the one that others wait for."""
-        if in_callback():
-            raise kind("a callback of a commit's future cannot wait for a commit",
-                       hint="commit pipelined there, or hand the work to a thread of your own")
-
     def _wait_published(self, txid: int) -> None:
         """What was read is in the end not taken back: wait until it is published."""
         if self._stages.published.txid >= txid:
             return
-        self._refuse_in_callback()
         self.committer.sync_within(0.0)
         if not self.committer.wait_until(lambda: self._stages.published.txid >= txid, self.settings.wait_s):
             if self.committer.poison is not None:
@@ -351,49 +305,49 @@ class Writing(Generic[TxT, ViewT]):
             raise RolledBack(f"what this transaction read (transaction {txid}) was not published in time",
                              hint="a condition on acknowledgement is open; read again later")
 
-    def _finish_barrier(self, record: Record, path: Path | None) -> None:
+    def _finish_barrier(self, record: Record, path: Path | None, hold: Hold) -> None:
         """Wait until the record at the barrier may be published, apply it, lift the barrier, release the writer lock,
         and wait until it is acknowledged. Where a condition that gates publication is late, the rest is done in the
         background and `ConditionNotMet` raised."""
         txid, committer = record.txid, self.committer
-        future: Future[int] | None = None
+        waiter: Waiter | None = None
         try:
-            self._writer_waits = True
             if self._stages.listeners:
-                future = outcome = committer.outcome(txid)
-                outcome.add_done_callback(lambda _: committer.settle())
-                committer.wait_until(lambda: self._stages.publishable.txid >= txid or outcome.done(), None)
-                if self._stages.publishable.txid < txid and outcome.done():
-                    outcome.result()
+                waiter = waits = committer.watch(txid)
+                committer.wait_until(lambda: self._stages.publishable.txid >= txid or waits.done, None)
+                if self._stages.publishable.txid < txid and waits.error is not None:
+                    raise waits.error
             else:
                 committer.wait(txid)
         except BaseException:
             # It is in the log: whatever ended the wait, a signal perhaps, the engine gets it once it may be published.
             if committer.poison is None:
                 committer.sync_within(0.0)
-                self._writer_thread = None  # the lock stays taken, and this thread is free
+                late = Hold(None)  # the lock stays taken, and this thread is free
                 try:
-                    self.seams.scheduler.spawn("holdfast-late", lambda: self._apply_late(record, path))
+                    self._writer.pass_on(hold, late)
+                    self.seams.scheduler.spawn("holdfast-late", lambda: self._apply_late(record, path, late))
                 except BaseException as error:  # no more threads, for instance
-                    self._writer.release()
+                    self._writer.release(late)
                     committer.fail(error)
                     raise
             raise
-        self._apply_barrier(record, path)
-        if future is not None:
-            future.result()
+        self._apply_barrier(record, path, hold)
+        if waiter is not None:
+            assert waiter.outcome is not None
+            waiter.outcome.result()
 
-    def _apply_late(self, record: Record, path: Path | None) -> None:
+    def _apply_late(self, record: Record, path: Path | None, late: Hold) -> None:
         self.committer.wait_until(lambda: self._stages.publishable.txid >= record.txid, None)
         if self._stages.publishable.txid < record.txid:
-            self._writer.release()
+            self._writer.release(late)
             return
         try:
-            self._apply_barrier(record, path)
+            self._apply_barrier(record, path, late)
         except OutcomeUnknown:
             logger.exception("transaction %d could not be applied", record.txid)
 
-    def _apply_barrier(self, record: Record, path: Path | None) -> None:
+    def _apply_barrier(self, record: Record, path: Path | None, hold: Hold) -> None:
         try:
             if self._stages.publishable.txid < record.txid:
                 raise self.committer.unknown(record.txid)
@@ -403,8 +357,8 @@ class Writing(Generic[TxT, ViewT]):
                     self.engine.apply([record])
                 else:
                     assert isinstance(self.engine, BulkEngine)
-                    with self._checkpointing:
-                        self._apply_bulk(self.engine, record, path)
+                    engine = self.engine
+                    self._checkpointing.run(lambda: self._apply_bulk(engine, record, path), lambda: None)
                 with self.committer.mutex:
                     self._stages.lift(record.position)
             except BaseException as error:
@@ -414,8 +368,10 @@ class Writing(Generic[TxT, ViewT]):
                 raise
             self.committer.settle()
         finally:
-            self._writer_thread = None
-            self._writer.release()
+            try:
+                self._writer.release(hold)
+            finally:
+                self._writer.release(hold)
 
     def _apply_bulk(self, engine: BulkEngine[TxT, ViewT], record: Record, path: Path) -> None:
         """It is in the log, so it must get into the state: without room, wait until there is some."""
@@ -447,18 +403,22 @@ class Writing(Generic[TxT, ViewT]):
         Raises:
             Unsupported: the engine takes none.
             InvalidInput: nothing happened.
+            RolledBack: a plugin refused it, or one adds to every transaction, which a bulk load does not take.
             As `transaction`, and `DiskFull`.
         """
         engine = self.engine
         if not isinstance(engine, BulkEngine):
             raise Unsupported(f"the {engine.name} engine takes no bulk loads", hint="write ordinary transactions")
-        self._refuse_in_callback()
-        draft = self._begin()
-        me, record = self._writer_thread, None
+        hold, record = Hold(None), None
+        draft = self._begin(hold)
         try:
-            self._writer_waits = True
-            draft.seal("a bulk load")
-            draft.close()
+            draft.bulk = load
+            draft.seal("a bulk load, which takes no additions")
+            try:
+                if self.hooks.committing or self.hooks.final:
+                    self._ask_plugins(draft)
+            finally:
+                draft.close()
             self._wait_published(self._stages.appended.txid)
             try:
                 out = self.log.new_attachment()
@@ -482,15 +442,16 @@ class Writing(Generic[TxT, ViewT]):
                 else:  # it is in the log, names the file, and will never be applied by us
                     self.committer.fail(error)
                 raise
-            self._finish_barrier(record, path)
+            self._finish_barrier(record, path, hold)
         except BaseException as error:
-            if record is not None and self._writer_thread == me:
+            if record is not None and self._writer.held_by(hold):
                 self.committer.fail(error)  # as above
             raise
         finally:
-            if self._writer_thread == me:
-                self._writer_thread = None
-                self._writer.release()
+            try:
+                self._writer.release(hold)
+            finally:
+                self._writer.release(hold)
         self.hooks.tell("checkpointed", self.engine.position)
         return record.txid
 
@@ -509,7 +470,6 @@ class Writing(Generic[TxT, ViewT]):
             raise InvalidInput(f"transaction {txid} is not there; the last one is {self._stages.appended.txid}",
                                hint="pass the txid of a transaction of this store")
         if self._stages.acknowledged.txid < txid:
-            self._refuse_in_callback(InvalidInput)
             self.committer.sync_within(0.0)
         if not self.committer.wait_until(lambda: self._stages.acknowledged.txid >= txid, timeout):
             if self.committer.poison is not None:

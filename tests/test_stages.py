@@ -79,7 +79,7 @@ class StagesMachine(RuleBasedStateMachine):
     def answered(self, data: st.DataObject) -> None:
         log, model = next((log, r) for log, r in self.asked if not r.answered)
         answers = data.draw(st.dictionaries(st.integers(0, self.listeners - 1), st.booleans()))
-        self.stages.answered(log, list(answers.items()))
+        self.stages.answered(log.last, list(answers.items()))
         model.answered, model.open = True, dict(answers)
 
     @precondition(lambda self: self.listeners and self.asked)
@@ -99,8 +99,8 @@ class StagesMachine(RuleBasedStateMachine):
     def expired(self, data: st.DataObject) -> None:
         log, model = data.draw(st.sampled_from([a for a in self.asked if a[1].open]))
         listener = data.draw(st.sampled_from(sorted(model.open)))
-        assert self.stages.is_open(listener, log) == (model.log.last > self.acknowledged())
-        self.stages.expired(listener, log)
+        assert self.stages.is_open(listener, log.last) == (model.log.last > self.acknowledged())
+        self.stages.expired(listener, log.last)
         if not model.open[listener]:
             del model.open[listener]
 
@@ -169,7 +169,7 @@ def held(gates: bool) -> tuple[Stages, LogRange]:
     stages.synced(at(1))
     log = stages.next_unanswered()
     assert log == LogRange(1, 1)
-    stages.answered(log, [(0, gates)])
+    stages.answered(log.last, [(0, gates)])
     return stages, log
 
 
@@ -184,7 +184,7 @@ def test_without_listeners_durable_is_published() -> None:
 def test_a_gating_condition_that_expires_stays_open_until_it_is_met() -> None:
     stages, log = held(gates=True)
     assert (stages.durable.txid, stages.acknowledged.txid, stages.published.txid) == (1, 0, 0)
-    stages.expired(0, log)
+    stages.expired(0, log.last)
     assert (stages.acknowledged.txid, stages.published.txid) == (0, 0)
     stages.met(0, 1)
     assert (stages.acknowledged.txid, stages.published.txid) == (1, 1)
@@ -193,7 +193,7 @@ def test_a_gating_condition_that_expires_stays_open_until_it_is_met() -> None:
 def test_one_that_does_not_gate_holds_acknowledgement_only_until_it_expires() -> None:
     stages, log = held(gates=False)
     assert (stages.acknowledged.txid, stages.published.txid) == (0, 1)
-    stages.expired(0, log)
+    stages.expired(0, log.last)
     assert (stages.acknowledged.txid, stages.published.txid) == (1, 1)
 
 
@@ -203,7 +203,7 @@ def test_meeting_a_later_one_meets_the_earlier() -> None:
     stages.synced(at(2))
     log = stages.next_unanswered()
     assert log is not None
-    stages.answered(log, [(0, True)])
+    stages.answered(log.last, [(0, True)])
     stages.met(0, 2)
     assert (stages.acknowledged.txid, stages.published.txid) == (2, 2)
 
@@ -215,7 +215,7 @@ def test_nothing_is_acknowledged_before_every_listener_has_answered() -> None:
     assert (stages.durable.txid, stages.acknowledged.txid, stages.published.txid) == (1, 0, 0)
     log = stages.next_unanswered()
     assert log is not None
-    stages.answered(log, [])
+    stages.answered(log.last, [])
     assert (stages.acknowledged.txid, stages.published.txid) == (1, 1)
 
 

@@ -3,18 +3,19 @@ have files of their own beside this one."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 from store_kinds import GRAPH, MEMORY, QUIET, STAGING, Kind, commit, until
 
-from holdfast.engine import GraphStore
+from holdfast.engine import GraphStore, callbacks
 from holdfast.engine.contract import Image
 from holdfast.engine.errors import (
     ConditionNotMet,
@@ -259,30 +260,67 @@ def test_what_the_engine_did_not_take_is_never_shown(kind: Kind, tmp_path: Path)
         assert kind.numbers(store) in ({1}, {1, 2})
 
 
-def test_a_callback_may_commit_pipelined_and_not_wait(tmp_path: Path, files: FaultyFiles) -> None:
-    """A commit in a callback that waited for its own sync waited for the thread that it was running on, for ever."""
-    ended: list[Any] = []
+def test_a_callback_holds_up_nobody_but_later_callbacks(tmp_path: Path, files: FaultyFiles) -> None:
+    """It ran in the thread that syncs: one that slept for three seconds stalled everybody in the same group, and one
+    that committed waited for its own sync for ever."""
     with STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files=files)) as store:
+        go = threading.Event()
+        seen: list[tuple[int, str]] = []
 
-        def call_back(outcome: Future[int]) -> None:
-            with pytest.raises(RolledBack, match="callback"), store.transaction() as refused:
-                STAGING.write(refused, 2)
-            with store.transaction("pipelined") as taken:
-                STAGING.write(taken, 3)
-            ended.append(taken.outcome)
+        def slow(outcome: Future[int]) -> None:
+            assert go.wait(30)
+            commit(STAGING, store, 2)
+            seen.append((1, threading.current_thread().name))
+            raise ValueError("a bug of the caller's")
 
         held = files.hold("datasync", only=is_log)
-        with store.transaction("pipelined") as tx:
-            STAGING.write(tx, 1)
-        tx.outcome.add_done_callback(call_back)
-        files.heal()
-        held.go.set()
-        with store.transaction() as after:  # what others commit goes on
-            STAGING.write(after, 4)
-        store.wait(store.log.appended.txid)
-        assert len(ended) == 1
-        assert ended[0].result(30) > 1
-        assert STAGING.numbers(store) == {1, 3, 4}
+        with ThreadPoolExecutor(2) as pool:
+            leads = pool.submit(commit, STAGING, store, 0)
+            assert held.reached.wait(30)
+            with store.transaction("pipelined") as tx:
+                STAGING.write(tx, 1)
+            tx.outcome.add_done_callback(slow)
+            shares_the_group = pool.submit(commit, STAGING, store, 4)
+            until(lambda: len(store.committer._line) == 2)
+            files.heal()
+            held.go.set()
+            assert (leads.result(30), shares_the_group.result(30), tx.outcome.result(30)) == (None, None, 2)
+        with store.transaction("pipelined") as later:
+            STAGING.write(later, 5)
+        assert wait([later.outcome], 30).done
+        later.outcome.add_done_callback(lambda _: seen.append((2, threading.current_thread().name)))
+        assert not seen
+        go.set()
+        until(lambda: len(seen) == 2)
+        assert seen == [(1, "holdfast-callbacks"), (2, "holdfast-callbacks")]
+        assert STAGING.numbers(store) == {0, 1, 2, 4, 5}
+
+
+def test_an_event_loop_waits_for_outcomes(tmp_path: Path) -> None:
+    async def commits(store: Any) -> list[int]:
+        outcomes = []
+        for n in range(20):
+            with store.transaction("pipelined") as tx:
+                STAGING.write(tx, n)
+            outcomes.append(asyncio.wrap_future(tx.outcome))
+        return list(await asyncio.gather(*outcomes))
+
+    with STAGING.open(tmp_path / "store", settings=QUIET) as store:
+        assert asyncio.run(commits(store)) == list(range(1, 21))
+
+
+def test_a_callback_that_never_ends_does_not_keep_a_store_from_closing(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(callbacks, "CLOSE_S", 0.1)
+    go = threading.Event()
+    store = STAGING.open(tmp_path / "store", settings=QUIET)
+    with store.transaction("pipelined") as tx:
+        STAGING.write(tx, 1)
+    tx.outcome.add_done_callback(lambda _: go.wait(30))
+    with caplog.at_level("WARNING"):
+        store.close()
+    assert "callbacks of its commits still run" in caplog.text
+    go.set()
 
 
 def test_a_pipelined_future_cannot_be_cancelled(tmp_path: Path, files: FaultyFiles) -> None:

@@ -11,7 +11,6 @@ from zoo import part
 from holdfast.engine.committer import Committer
 from holdfast.engine.log.attachments import AttachmentWriter
 from holdfast.engine.log.retention import PrunePlan, plan_pruning
-from holdfast.engine.plugins import LogRange
 from holdfast.engine.stages import Stages
 from holdfast.engine.writing import TransactionScope, Writing
 
@@ -33,8 +32,8 @@ class ForgivesConditions(Stages):
     """A condition that is late is dropped, whether or not it gates publication. Readers see what a fail-over will take
     back."""
 
-    def expired(self, listener: int, log: LogRange) -> None:
-        self.met(listener, log.last)
+    def expired(self, listener: int, last: int) -> None:
+        self.met(listener, last)
 
 
 @part(Stages, caught_by="EngineContract.test_a_late_condition_is_told_and_loses_nothing", on="staging")
@@ -65,7 +64,7 @@ class CommitsAnyway(TransactionScope[Any]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self._store._commit(self._draft, self._durability, self._thread)
+        self._store._commit(self._draft, self._durability, self._hold)
 
 
 @part(Writing, caught_by="EngineContract.test_what_a_plugin_adds_is_part_of_the_transaction")

@@ -25,6 +25,7 @@ from ...contract import Transaction
 from ...errors import InvalidInput
 from ...history import Position, Record
 from ...log.segment import SegmentInfo
+from ...owned_lock import Hold
 from ...plugins import Condition, LogRange, Plugin
 from ...store import Store
 from .forking import watch_removals
@@ -234,11 +235,11 @@ def unsound(answer: Any) -> str | None:
 class WatchedStore(Store[Any, Any]):
     """A store in which a transaction that begins within a watched hook is noted and refused, before it dead-locks."""
 
-    def _begin(self) -> Any:
+    def _begin(self, hold: Hold) -> Any:
         for watch in self.hooks.plugins:
             moment = watch.inside() if isinstance(watch, Watch) else None
             if moment is not None and moment not in _MAY_COMMIT:
                 assert isinstance(watch, Watch)
                 watch.began.append(moment)
                 raise InvalidInput(f"a transaction began within `{moment}`", hint="hooks look; they do not commit")
-        return super()._begin()
+        return super()._begin(hold)
