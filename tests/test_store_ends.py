@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from store_kinds import MEMORY, QUIET, STAGING, Kind, commit, until
 
-from holdfast.engine.errors import InvalidInput, RolledBack, StoreClosed, StoreLocked
+from holdfast.engine.errors import InvalidInput, LimitReached, RolledBack, StoreClosed, StoreLocked
 from holdfast.engine.history import Record
 from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.seams import Scheduler, Seams, Task
@@ -294,7 +294,7 @@ def test_without_threads_a_store_does_not_open_and_holds_nothing(kind: Kind, nam
             return super().spawn(task, work)
 
     before = threading.active_count()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(LimitReached, match="no more threads"):
         kind.open(tmp_path / "store", seams=Seams(scheduler=Few()))
     assert threading.active_count() == before
     with kind.open(tmp_path / "store") as store:
