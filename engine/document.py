@@ -35,8 +35,6 @@ def decode(data: bytes, magic: bytes, version: int, path: Path) -> dict[str, Any
     if found != magic:
         raise Damaged(f"starts with {found!r}, not {magic!r}", path=str(path), offset=0)
     if found_version != version:
-        if xxh3_128_digest(_HEAD.pack(found, version, length) + data[_HEAD.size : -16]) == data[-16:]:
-            raise Damaged("has a version that its checksum was not made of", path=str(path), offset=8)
         raise UnsupportedFormat(f"{path} has format version {found_version}; this release reads {version}")
     if length > MAX_BODY or len(data) != _HEAD.size + length + 16:
         raise Damaged("has the wrong length", path=str(path), offset=8)
@@ -44,6 +42,12 @@ def decode(data: bytes, magic: bytes, version: int, path: Path) -> dict[str, Any
         raise Damaged("does not match its checksum", path=str(path), offset=len(data) - 16)
     body: dict[str, Any] = msgpack.unpackb(data[_HEAD.size : -16], strict_map_key=False)
     return body
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether the checksum at its end is that of what stands before: so it is of a later release where its version is,
+    and damaged otherwise."""
+    return xxh3_128_digest(data[:-16]) == data[-16:]
 
 
 def write(files: Files, path: Path, magic: bytes, version: int, body: dict[str, Any]) -> None:

@@ -4,13 +4,15 @@ None of it is needed to write an engine; each piece saves a simple one from gett
 
 - A *state file* is replaced whole and durably, so that it always holds one state at one position: an engine whose
   state is one such file is atomic. With an empty body it is the document that says where an engine's other files are.
-- A *file image* holds its files open, so that they may be replaced or deleted while they are copied. Files that are
-  replaced give a stable image; files that are written in place give a moving one.
+- A *file image* holds its files open, so that they may be replaced or deleted while they are copied, or has a directory
+  of its own with links or copies. Files that are replaced give a stable image; files that are written in place give a
+  moving one.
 - A *keyed draft* collects what a transaction sets, by key; its payload is those after-images and so is absolute.
 """
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ from xxhash import xxh3_128_digest, xxh3_128_intdigest
 from .contract import Context, Image, ImageFile, Transaction
 from .errors import Damaged, InvalidInput, StoreClosed, UnsupportedFormat, UpgradeRequired
 from .history import ID_BYTES, Position, Record
-from .seams import Seams
+from .seams import File, Seams
 
 _HEAD = struct.Struct("<8sII16sQ16sQ")
 """Magic, the engine's format version, layout, store id, txid, chain, length of the body. The body follows, then the
@@ -30,6 +32,10 @@ checksum: xxh3-128 of the head and of the xxh3-128 of the body."""
 _LAYOUT = 2
 
 MAGIC_BYTES = 8
+MAX_HELD = 64
+"""So many files an image may hold open: there may be sixteen, and a process may often open no more than 1,024."""
+
+logger = logging.getLogger("holdfast.store")
 
 
 def write_state(context: Context, path: Path, magic: bytes, version: int, position: Position, body: bytes) -> None:
@@ -84,26 +90,49 @@ def _seal(head: bytes, body: bytes) -> bytes:
 
 
 class FileImage(Image):
-    """An image of plain files, which it holds open: it survives their replacement and deletion.
+    """An image of plain files, which survives what the engine does to them meanwhile.
 
-    Its sizes are those at the time it is made. What a file grows by later belongs to later transactions.
+    Files of the engine's own directory are held open, so that they may be replaced or deleted: that is for a few.
+    Where there may be many, link or copy them into a directory that is the image's own: of that a file is open while
+    it is read and no longer, and the directory goes with the image. Sizes are those at the time it is made; what a file
+    grows by later belongs to later transactions.
     """
 
-    def __init__(self, seams: Seams, directory: Path, names: Sequence[str], position: Position) -> None:
-        """Raises `OSError` where a file cannot be opened; nothing stays open then."""
+    def __init__(self, seams: Seams, directory: Path, names: Sequence[str], position: Position, *,
+                 own: bool = False) -> None:
+        """
+        Args:
+            seams, directory: as usual.
+            names: of its files, in `directory`.
+            position: what the image is of.
+            own: `directory` is the image's own, and is removed when the image is closed.
+
+        Raises:
+            OSError: a file cannot be opened, or is not there; nothing stays open then.
+            InvalidInput: more than `MAX_HELD` files, and the directory is not the image's own.
+        """
+        if not own and len(names) > MAX_HELD:
+            raise InvalidInput(f"an image cannot hold {len(names)} files open, {MAX_HELD} is the most",
+                               hint="link or copy them into a directory, and say own=True")
         self.position = position
+        self._files = seams.files
+        self._directory = directory
+        self._own = own
         self._lock = seams.scheduler.lock()
         self._reading = 0
         self._closed = False
-        self._open = {}
-        try:
-            for name in names:
-                self._open[name] = seams.files.open(directory / name, "read")
-            self.files = tuple(ImageFile(name, file.size()) for name, file in self._open.items())
-        except BaseException:
-            self._let_go()
-            raise
-        self._sizes = {file.name: file.size for file in self.files}
+        self._held: dict[str, File] = {}
+        if own:
+            self._sizes = {name: seams.files.size(directory / name) for name in names}
+        else:
+            try:
+                for name in names:
+                    self._held[name] = seams.files.open(directory / name, "read")
+                self._sizes = {name: file.size() for name, file in self._held.items()}
+            except BaseException:
+                self._let_go()
+                raise
+        self.files = tuple(ImageFile(name, size) for name, size in self._sizes.items())
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """As `Image.read`.
@@ -116,31 +145,44 @@ class FileImage(Image):
         size = self._sizes.get(name)
         if size is None or offset < 0 or length < 0 or offset + length > size:
             raise InvalidInput(f"the image has no bytes {offset} to {offset + length} of {name!r}")
-        with self._lock:  # counted, so that `close` never takes a descriptor from under a read
+        with self._lock:  # counted, so that `close` never takes a file from under a read
             if self._closed:
                 raise StoreClosed("this image is closed", hint="take another lease")
             self._reading += 1
         try:
-            data = self._open[name].pread(length, offset)
+            data = self._held[name].pread(length, offset) if not self._own else self._read_own(name, offset, length)
         finally:
             with self._lock:
                 self._reading -= 1
-                if self._closed and not self._reading:
-                    self._let_go()
+                last = self._closed and not self._reading
+            if last:
+                self._let_go()
         if len(data) != length:
             raise Damaged("was cut short", path=name, offset=offset + len(data))
         return data
 
+    def _read_own(self, name: str, offset: int, length: int) -> bytes:
+        file = self._files.open(self._directory / name, "read")
+        try:
+            return file.pread(length, offset)
+        finally:
+            file.close()
+
     def close(self) -> None:
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                if not self._reading:
-                    self._let_go()
+            last = not self._closed and not self._reading
+            self._closed = True
+        if last:
+            self._let_go()
 
     def _let_go(self) -> None:
-        for file in self._open.values():
+        for file in self._held.values():
             file.close()
+        if self._own:
+            try:
+                self._files.remove_tree(self._directory)
+            except OSError as error:  # the engine's next opening removes it
+                logger.warning("%s of an image that is done with cannot be removed: %s", self._directory, error)
 
 
 K = TypeVar("K")

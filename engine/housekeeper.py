@@ -128,12 +128,16 @@ class Housekeeper:
         """Delete what `keep_logs`, leases, consumers and the last checkpoint allow; the segments that went."""
         with self._pruning:
             # Plugins are asked outside of the locks that leases and readers wait for; so it is planned once more after.
-            with self._planned() as plan:
+            with self._planned() as (plan, _):
                 wished = plan.segments
             if not wished or self._vetoed(wished):
                 return []
-            with self._planned() as plan:
+            with self._planned() as (plan, lagging):
                 log = self._store.log
+                for reader in lagging:
+                    logger.warning("a process that reads lags too far behind, at transaction %d: its log is no longer "
+                                   "kept", reader.after)
+                    self._store.seams.files.unlink(reader.path, missing_ok=True)
                 for consumer in plan.dropped:
                     logger.warning("consumer %s (%s) lags too far behind, at transaction %d: its log is no longer kept",
                                    consumer.id, consumer.name, consumer.position.txid)
@@ -144,30 +148,25 @@ class Housekeeper:
                 return doomed
 
     @contextmanager
-    def _planned(self) -> Iterator[PrunePlan]:
-        """What may go. No lease and no reader comes in within the block."""
+    def _planned(self) -> Iterator[tuple[PrunePlan, list[Reader]]]:
+        """What may go, and which readers lag too far for it. No lease and no reader comes in within the block. A plan
+        changes nothing: a plugin may still say no."""
         store = self._store
         with (store.leases.frozen() as leased,
               readers_in(store.directory, process_name(), store.seams) as readers):
             yield self._plan(leased, readers)
 
-    def _plan(self, leased: int | None, readers: list[Reader]) -> PrunePlan:
-        """What may go. Readers that lag too far behind are dropped."""
-        store, settings = self._store, self._store.settings
-        segments = store.log.segments()
+    def _plan(self, leased: int | None, readers: list[Reader]) -> tuple[PrunePlan, list[Reader]]:
+        store, settings, log = self._store, self._store.settings, self._store.log
+        lagging = [reader for reader in readers if log.size_after(reader.after) > settings.consumer_bytes]
         floors = [store.engine.position.txid]
         if leased is not None:
             floors.append(leased)
-        for reader in readers:
-            if sum(s.size for s in segments if s.last > reader.after) <= settings.consumer_bytes:
-                floors.append(reader.after)
-            else:
-                logger.warning("a process that reads lags too far behind, at transaction %d: its log is no longer kept",
-                               reader.after)
-                store.seams.files.unlink(reader.path, missing_ok=True)
-        return plan_pruning(segments, keep=self._keep, floor=min(floors), consumers=store.log.consumers.list(),
-                            consumer_bytes=settings.consumer_bytes, consumer_hours=settings.consumer_days * 24,
-                            now_us=self._calendar.now_us())
+        floors += [reader.after for reader in readers if reader not in lagging]
+        plan = plan_pruning(log.oldest(), size=log.size(), newest=log.end.txid, held=log.size_after, keep=self._keep,
+                            floor=min(floors), consumers=log.consumers.list(), consumer_bytes=settings.consumer_bytes,
+                            consumer_hours=settings.consumer_days * 24, now_us=self._calendar.now_us())
+        return plan, lagging
 
     def _vetoed(self, segments: tuple[SegmentInfo, ...]) -> bool:
         for hook in self._store.hooks.pruning:

@@ -311,13 +311,12 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
         place = self._directory / f"{IMAGE_PREFIX}{self._seams.randomness.token(8).hex()}"
         try:
             position = self._copy(place)
-            return FileImage(self._seams, place, files.list(place), position)
-        except OSError as error:
+            return FileImage(self._seams, place, files.list(place), position, own=True)
+        except BaseException as error:
+            files.remove_tree(place)
             if is_disk_full(error):
                 raise DiskFull(f"no room for an image in {self._directory}") from error
             raise
-        finally:
-            files.remove_tree(place)  # the image holds its files open
 
     def close(self) -> None:
         with self._checkpointing:

@@ -159,7 +159,7 @@ def test_closing_an_image_waits_for_a_read_in_flight(it: Driver) -> None:
             super().close()
 
     assert isinstance(image, helpers.FileImage)
-    image._open["state"] = Slow(image._open["state"].path, image._open["state"].fileno())
+    image._held["state"] = Slow(image._held["state"].path, image._held["state"].fileno())
     assert len(image.read("state", 0, size)) == size
     assert seen == ["closed"]
 

@@ -25,6 +25,7 @@ from holdfast.engine.history import Position
 from holdfast.engine.pairs import PairsEngine
 from holdfast.engine.testing.alone.driver import ORIGIN, Driver
 from holdfast.engine.testing.contract import scratch
+from holdfast.engine.testing.plugins.leftovers import descriptors
 from holdfast.engine.testing.workload import text_of
 
 
@@ -179,8 +180,12 @@ def test_an_image_leaves_nothing_and_what_a_killed_one_left_is_swept(it: Driver)
     put(it, a=b"1")
     it.checkpoint()
     image = it.engine.image()
-    assert not [p for p in it.directory.iterdir() if p.is_dir()]
+    (place,) = [p for p in it.directory.iterdir() if p.is_dir()]
+    for file in image.files:
+        assert len(image.read(file.name, 0, file.size)) == file.size
+    assert str(place) not in " ".join(descriptors().values()), "each lease held all its files open"
     image.close()
+    assert not [p for p in it.directory.iterdir() if p.is_dir()]
     it.close()
     (it.directory / "image-0123").mkdir()
     (it.directory / "image-0123" / "file").write_bytes(b"")

@@ -197,8 +197,9 @@ def test_who_is_unknown_keeps_log_within_the_bounds() -> None:
     world.fill(20)
     world.disk.open(HERE / "CONSUMERS", "create").pwrite(b"rubbish", 0)
     log = world.reopen()
-    plans = [plan_pruning(log.segments(), keep=KeepLogs(transactions=1), floor=20, consumers=log.consumers.list(),
-                          consumer_bytes=most, consumer_hours=24, now_us=world.clock.now_us()) for most in (1 << 40, 1)]
+    plans = [plan_pruning(log.oldest(), size=log.size(), newest=log.end.txid, held=log.size_after, floor=20,
+                          keep=KeepLogs(transactions=1), consumers=log.consumers.list(), consumer_bytes=most,
+                          consumer_hours=24, now_us=world.clock.now_us()) for most in (1 << 40, 1)]
     assert [bool(plan.segments) for plan in plans] == [False, True]
     assert [[c.id for c in plan.dropped] for plan in plans] == [[], [UNKNOWN]]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from holdfast.engine.errors import LogPruned, SettingError
 from holdfast.engine.history import Position
 from holdfast.engine.log.consumers import Consumer
 from holdfast.engine.log.reading import LogReading
-from holdfast.engine.log.retention import BELIEVE_S, CautiousClock, KeepLogs, plan_pruning
+from holdfast.engine.log.retention import BELIEVE_S, CautiousClock, KeepLogs, PrunePlan, plan_pruning
 from holdfast.engine.log.segment import Segment, SegmentInfo
 from holdfast.engine.testing.disks.quiet import SetClock
 from holdfast.engine.testing.disks.simops import Op
@@ -62,6 +64,11 @@ def consumers(last: int) -> st.SearchStrategy[list[Consumer]]:
     return st.lists(one, max_size=4, unique_by=lambda c: c.id)
 
 
+def planned(segments: list[SegmentInfo], **how: Any) -> PrunePlan:
+    return plan_pruning(iter(segments[:-1]), size=sum(s.size for s in segments), newest=segments[-1].last,
+                        held=lambda txid: sum(s.size for s in segments if s.last > txid), **how)
+
+
 @settings(max_examples=400, deadline=None)
 @given(data=st.data(), segments=logs(),
        keep=st.builds(KeepLogs, bytes=st.none() | st.integers(0, 400), hours=st.none() | st.floats(0, 12),
@@ -73,8 +80,8 @@ def test_plans_keep_the_rules(data: st.DataObject, segments: list[SegmentInfo], 
     floor = data.draw(st.integers(0, last))
     registered = data.draw(consumers(last))
     now = segments[-1].last_time_us + age * HOUR
-    plan = plan_pruning(segments, keep=keep, floor=floor, consumers=registered, consumer_bytes=consumer_bytes,
-                        consumer_hours=consumer_hours, now_us=now)
+    plan = planned(segments, keep=keep, floor=floor, consumers=registered, consumer_bytes=consumer_bytes,
+                   consumer_hours=consumer_hours, now_us=now)
     # Oldest first, never the last.
     count = len(plan.segments)
     assert list(plan.segments) == segments[:count]
@@ -104,8 +111,8 @@ def test_plans_keep_the_rules(data: st.DataObject, segments: list[SegmentInfo], 
 
 def test_for_ever_is_for_ever() -> None:
     segment = SegmentInfo(Path("/1"), 1, 1, 9, 0, 0, 0, 1 << 40, True, 0, HISTORY)
-    plan = plan_pruning([segment, segment], keep=KeepLogs.parse("for ever"), floor=99, consumers=[], consumer_bytes=1,
-                        consumer_hours=1, now_us=1 << 60)
+    plan = planned([segment, segment], keep=KeepLogs.parse("for ever"), floor=99, consumers=[], consumer_bytes=1,
+                   consumer_hours=1, now_us=1 << 60)
     assert plan.segments == ()
 
 
@@ -199,3 +206,22 @@ def test_a_wall_clock_that_leaps_ages_nothing_at_once() -> None:
     assert clock.now_us() == wall.time_us, "believed in the end"
     wall.time_us -= 14 * 24 * HOUR
     assert clock.now_us() == wall.time_us, "going back deletes nothing"
+
+
+def test_a_plan_looks_at_no_segment_behind_the_first_that_stays() -> None:
+    """It summed up the sizes of all, for each consumer once more."""
+    world = World()
+    world.fill(40)
+    world.reopen()
+    looked = []
+
+    def oldest() -> Iterator[SegmentInfo]:
+        for info in world.log.oldest():
+            looked.append(info.ordinal)
+            yield info
+
+    plan = plan_pruning(oldest(), size=world.log.size(), newest=40, held=world.log.size_after,
+                        keep=KeepLogs(transactions=30), floor=40, consumers=[], consumer_bytes=1, consumer_hours=1,
+                        now_us=0)
+    assert [s.ordinal for s in plan.segments] == looked[:-1]
+    assert len(looked) < 5

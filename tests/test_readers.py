@@ -121,6 +121,22 @@ def test_a_reader_that_lags_too_far_is_dropped(tmp_path: Path, caplog: pytest.Lo
             assert names(store) == [], "it would hold log that it can no longer use"
 
 
+def test_a_plan_to_prune_drops_nobody(tmp_path: Path) -> None:
+    """A plugin said no, all of the log stayed, and the reader for whom too much of it was kept had lost its place."""
+    class Keeps(Plugin):
+        def pruning(self, segments: Sequence[SegmentInfo]) -> str:
+            return "not yet archived"
+
+    settings = Settings(heartbeat_s=0, segment_bytes=128 << 10, keep_logs="1 transactions", consumer_bytes=1 << 20)
+    with STAGING.open(tmp_path / "store", settings=settings, plugins=[Keeps()]) as store:
+        write(store, 10)
+        with STAGING.open(store.directory, read_only=True) as reader:
+            write(store, 40)
+            assert len(names(store)) == 1
+            assert store.log.base.txid == 0
+            reader.refresh()
+
+
 def test_readers_and_leases_do_not_wait_for_plugins(tmp_path: Path) -> None:
     """A plugin that thinks about a pruning kept everybody out meanwhile. Who came in is heard all the same."""
     came: list[Any] = []

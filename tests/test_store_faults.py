@@ -5,7 +5,10 @@ Faults are injected at the files seam, into the n-th operation of a kind, for ev
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +19,7 @@ from store_kinds import GRAPH, MEMORY, QUIET, RECORDS, STAGING, Kind, commit, un
 from holdfast.engine.errors import (
     DiskFull,
     HoldfastError,
+    LimitReached,
     OutcomeUnknown,
     RolledBack,
     StoreClosed,
@@ -277,6 +281,75 @@ def test_another_error_at_allocation_rolls_back_and_poisons_nothing(tmp_path: Pa
         assert not store.poisoned
         files.heal()
         commit(STAGING, store, 1)
+
+
+def test_a_disk_that_prepares_no_segment_is_asked_less_and_less(tmp_path: Path, files: FaultyFiles,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice a second it zero-filled 16 MiB and failed, with a traceback each time, for as long as the disk was bad."""
+    with STAGING.open(tmp_path / "store", settings=SMALL, seams=Seams(files)) as store:
+        keeper, now = store._housekeeper, 1000.0
+        assert keeper is not None
+        keeper.close()
+        commit(STAGING, store, 0)
+        monkeypatch.setattr(keeper._clock, "monotonic", lambda: now)
+        files.fail("sync", only=lambda path: path.suffix == ".new" and "log" in path.parts)
+        tries = []
+        for _ in range(1200):
+            before = files.counts["sync"]
+            keeper._spare()
+            if files.counts["sync"] > before:
+                tries.append(now)
+            now += 0.5
+        monkeypatch.undo()
+        assert 5 < len(tries) < 20
+        assert tries[-1] - tries[-2] == 60
+        files.heal()
+        keeper._spare_retry = 0.0
+        keeper._spare()
+        assert not store.log.wants_spare
+
+
+@pytest.mark.parametrize("kind", [MEMORY, STAGING, RECORDS], ids=["memory", "staging", "records"])
+def test_a_process_without_descriptors_loses_nothing(kind: Kind, tmp_path: Path) -> None:
+    """Strangers who held connections to a service open took every descriptor, and the next segment of the log ended in
+    poison. Commits go on in what is prepared, are refused where that ends, and go on afterwards."""
+    with kind.open(tmp_path / "store", settings=SMALL) as store:
+        until(lambda: not store.log.wants_spare)
+        for n in range(3):
+            commit(kind, store, n)
+        before, held = resource.getrlimit(resource.RLIMIT_NOFILE), list[int]()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 3, before[1]))
+        done = refused = 0
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    held.append(os.open("/dev/null", os.O_RDONLY))
+            for n in range(3, 4000):
+                try:
+                    commit(kind, store, n)
+                    done += 1
+                except RolledBack:
+                    refused += 1
+                    if refused > 3:
+                        break
+            with pytest.raises(LimitReached):
+                store.checkpoint()
+        finally:
+            for fd in held:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert done > 10
+        assert refused
+        assert not store.poisoned
+        for n in range(4000, 4010):
+            commit(kind, store, n)
+        store.checkpoint()
+        last = store.published.txid
+        assert last == 3 + done + 10
+    with kind.open(tmp_path / "store", settings=SMALL) as store:
+        assert store.published.txid == last
+        assert store.recovery.clean
+        store.log.verify()
 
 
 @pytest.mark.parametrize("kind", [MEMORY, STAGING, RECORDS], ids=["memory", "staging", "records"])

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import document
-from ..errors import Damaged, DiskFull, InvalidInput
+from ..errors import Damaged, DiskFull, InvalidInput, UnsupportedFormat
 from ..history import Position
 from ..seams import Seams
 
@@ -117,7 +117,12 @@ class Consumers:
 
 
 def _decoded(data: bytes, path: Path) -> dict[str, Consumer]:
-    body = document.decode(data, CONSUMERS_MAGIC, CONSUMERS_VERSION, path)
+    try:
+        body = document.decode(data, CONSUMERS_MAGIC, CONSUMERS_VERSION, path)
+    except UnsupportedFormat as error:
+        if document.is_whole(data):
+            raise
+        raise Damaged("does not match its checksum", path=str(path)) from error
     try:
         return {i: Consumer(i, n, Position(t, c), s) for i, n, t, c, s in body["consumers"]}
     except (KeyError, TypeError, ValueError) as error:

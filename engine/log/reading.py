@@ -50,6 +50,11 @@ class LogReading:
         """All segments, oldest first. Reads the header and footer of each that was not read yet."""
         return [s.info() for s in self._segments]
 
+    def oldest(self) -> Iterator[SegmentInfo]:
+        """All segments but the last, the oldest first, each read when it is asked for."""
+        segments = self._segments
+        return (segments[at].info() for at in range(len(segments) - 1))
+
     def segment_of(self, txid: int) -> Segment:
         """The segment that holds `txid`, which is at or below the durable end and above the base. Raises `LogPruned`,
         `Damaged`."""

@@ -9,7 +9,7 @@ not fill the disk.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import SettingError
@@ -80,39 +80,40 @@ class PrunePlan:
     dropped: tuple[Consumer, ...]
 
 
-def plan_pruning(segments: Sequence[SegmentInfo], *, keep: KeepLogs, floor: int, consumers: Sequence[Consumer],
-                 consumer_bytes: int, consumer_hours: float, now_us: int) -> PrunePlan:
-    """Plan a pruning.
+def plan_pruning(oldest: Iterable[SegmentInfo], *, size: int, newest: int, held: Callable[[int], int], keep: KeepLogs,
+                 floor: int, consumers: Sequence[Consumer], consumer_bytes: int, consumer_hours: float,
+                 now_us: int) -> PrunePlan:
+    """Plan a pruning. Changes nothing, and costs what it takes away: no segment after the first that stays is looked
+    at.
 
     Args:
-        segments: all, oldest first; the last one always stays.
+        oldest: all segments but the last one, which always stays; the oldest first.
+        size: bytes of the whole log.
+        newest: its last transaction.
+        held: how many bytes of log there are from the segment on that holds the transaction after this one.
         keep: the bounds asked for.
         floor: every transaction after this one is needed (the least of checkpoint and leases).
         consumers: registered ones.
         consumer_bytes, consumer_hours: how far a consumer may lag.
         now_us: the time.
     """
-    sizes = {s.ordinal: s.size for s in segments}
     dropped = []
     for consumer in consumers:
-        held = sum(sizes[s.ordinal] for s in segments if s.last > consumer.position.txid)
         lag_us = now_us - consumer.seen_us
-        behind = bool(segments) and segments[-1].last > consumer.position.txid
-        if behind and (held > consumer_bytes or lag_us > consumer_hours * 3_600_000_000):
+        if newest > consumer.position.txid and (
+                lag_us > consumer_hours * 3_600_000_000 or held(consumer.position.txid) > consumer_bytes):
             dropped.append(consumer)
         else:
             floor = min(floor, consumer.position.txid)
-    total = sum(sizes.values())
-    newest = segments[-1].last if segments else 0
     pruned = []
-    for segment in segments[:-1]:
-        over = ((keep.bytes is not None and total > keep.bytes)
+    for segment in oldest:
+        over = ((keep.bytes is not None and size > keep.bytes)
                 or (keep.hours is not None and now_us - segment.last_time_us > keep.hours * 3_600_000_000)
                 or (keep.transactions is not None and newest - segment.last >= keep.transactions))
         if not segment.sealed or segment.last > floor or not over:
             break
         pruned.append(segment)
-        total -= sizes[segment.ordinal]
+        size -= segment.size
     return PrunePlan(tuple(pruned), tuple(dropped))
 
 
