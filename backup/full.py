@@ -2,7 +2,8 @@
 
 It is made in `gen-N.partial`: image copied, confirmed by the source, log from p0 to what was published at that moment
 over it, and all of it replayed and checked elsewhere. Only then does it get its manifest and its name, and comes into
-force; whatever the target held before stays in force until then. So a transaction committed while the image was being
+force; whatever the target held before stays in force until then, and as an older generation after that, as long as its
+restore points are to be kept. So a transaction committed while the image was being
 copied is in the backup, and one that is inconsistent never becomes the backup.
 
 If the source goes away half-way, or the process dies, what is synced stays for the next run, which goes on under the
@@ -13,10 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..engine.directory import Generation, Identity, Layout, Manifest
-from ..engine.errors import Diverged, HoldfastError, SourceRestarted, SourceUnavailable, StoreNotFound
+from ..engine.errors import Damaged, Diverged, HoldfastError, SourceRestarted, SourceUnavailable, StoreNotFound
 from ..engine.history import ID_BYTES, Position
 from ..engine.log.log import Log
 from ..engine.seams import Seams
@@ -24,6 +25,8 @@ from ..engine.source.base import CHUNK_BYTES, Grant, Source, SourceInfo
 from ..replay.copy import CopyState, begin, copy_image, kept_alive
 from ..replay.files import Progress
 from ..replay.roll import Fetched, fetch, history_at
+from .kept import NONE, Older, gone, needed, older_one, sweep, whole
+from .look import look
 from .report import Bounds, Report
 from .scratch import check, rolled
 from .target import (
@@ -46,7 +49,8 @@ logger = logging.getLogger("holdfast.backup")
 
 @dataclass(slots=True)
 class Job:
-    """One run: from where, to where, and how. `owner` names it to the source, `origin` names the source to people."""
+    """One run: from where, to where, and how. `owner` names it to the source, `origin` names the source to people.
+    `asked`: for a full backup. `damaged`: so the target was found."""
 
     source: Source
     info: SourceInfo
@@ -58,6 +62,7 @@ class Job:
     check: str
     accept_branch: bytes | None
     fold: float | None
+    cutoff_us: int
     engine: AnyEngine | None
     options: Options
     registers: bool
@@ -65,6 +70,8 @@ class Job:
     progress: Progress
     started_us: int
     started: float
+    asked: bool = False
+    damaged: bool = False
     notes: list[str] = field(default_factory=list)
 
     def at_hand(self, name: str) -> AnyEngine | None:
@@ -107,21 +114,41 @@ class Job:
 
     def report(self, kind: str, why: str, manifest: Manifest, bounds: Bounds, branch: bytes, fetched: Fetched, *,
                from_txid: int, image: int = 0, resumed: int = 0, verified: bool = False,
-               folded: bool = False) -> Report:
+               folded: bool = False, before: Bounds | None = None) -> Report:
+        whole_now = whole(self.layout, manifest, bounds)
+        dropped = () if before is None else gone(before, whole_now)
+        new_gap = before is not None and not set(whole_now.gaps) <= set(before.gaps)
         return Report(kind=kind, why=why, target=str(self.layout.root), target_id=manifest.target_id.hex(),
                       store_id=manifest.history.store_id.hex(), branch=branch.hex(), engine=manifest.engine,
                       from_txid=from_txid, to_txid=bounds.last, image_bytes=image, resumed_bytes=resumed,
                       log_bytes=fetched.bytes, transactions=fetched.records, started_us=self.started_us,
                       ended_us=self.seams.clock.now_us(), seconds=self.seams.clock.monotonic() - self.started,
-                      bounds=bounds, verified=verified, folded=folded, notes=tuple(self.notes))
+                      bounds=whole_now, verified=verified, folded=folded, dropped=dropped,
+                      lost=(new_gap and not self.asked) or (bool(dropped) and (self.cutoff_us == NONE or self.damaged)),
+                      notes=tuple(self.notes))
+
+    def stand(self, generation: Generation, manifest: Manifest) -> tuple[Bounds, Older]:
+        """What a backup restores to before a full one takes its place, and its generations, which are the older ones
+        then. One that is damaged is named with what is wrong, and does not count as restoring to anything."""
+        damage = ""
+        try:
+            with open_log(generation, manifest, read_only=True, seams=self.seams) as log:
+                bounds = bounds_of(manifest, log)
+                look(generation, manifest, log, self.layout.files, number=1, every=self.check == "all")
+        except Damaged as error:
+            damage, self.damaged = error.message, True
+            bounds = Bounds(first=manifest.p1.txid, last=manifest.noted_end.txid, first_time_us=None,
+                            last_time_us=None, complete_until_us=manifest.runs[-1]["complete_until_us"])
+            self.notes.append(f"{generation.name}, which was in force, is damaged: {damage}")
+        return whole(self.layout, manifest, bounds), (*manifest.older, older_one(generation, bounds, damage))
 
 
-def take_full(job: Job, before: Manifest | None, why: str) -> Report:
+def take_full(job: Job, before: tuple[Generation, Manifest] | None, why: str) -> Report:
     """Make a new generation and bring it into force.
 
     Args:
         job: the run.
-        before: of the backup that is in force, if there is one.
+        before: the generation that is in force, and its manifest, if there is a backup.
         why: for the report, where there is one.
 
     Raises:
@@ -132,14 +159,17 @@ def take_full(job: Job, before: Manifest | None, why: str) -> Report:
     at_hand = job.at_hand(job.info.engine)
     engine = engine_named(job.info.engine, job.engine) if job.verify else None
     place = _place(job.layout)
-    target_id = before.target_id if before else seams.randomness.token(ID_BYTES)
+    stood, older = (None, ()) if before is None else job.stand(*before)
+    past = before[1] if before else None
+    target_id = past.target_id if past else seams.randomness.token(ID_BYTES)
     state = begin(source, place.path, job.owner, target_id, seams=seams, ttl=job.lease_ttl)
     grant = state.grant
     resumed = sum(min(f.size, len(state.digests.get(f.name, ())) * CHUNK_BYTES) for f in grant.files)
     try:
         with kept_alive(source, grant, seams.scheduler):
             job.ask_again(grant)  # before all the bytes are copied
-            manifest, bounds, fetched = _copy(job, place, state, before, why, at_hand)
+            manifest, bounds, fetched = _copy(job, place, state, past, why, at_hand)
+            manifest = replace(manifest, older=needed(older, job.cutoff_us))
             if engine is not None:
                 with open_log(place, manifest, read_only=True, seams=seams) as log, rolled(
                         place, manifest, log, engine=engine, options=job.options, seams=seams,
@@ -158,8 +188,8 @@ def take_full(job: Job, before: Manifest | None, why: str) -> Report:
                 files.remove_tree(place.path)
         raise
     job.release(grant.id)
-    job.layout.sweep()
-    return job.report("full", why, manifest, bounds, manifest.history.branch.id, fetched, from_txid=0,
+    sweep(job.layout, manifest)
+    return job.report("full", why, manifest, bounds, manifest.history.branch.id, fetched, from_txid=0, before=stood,
                       image=image_bytes(manifest.files), resumed=resumed, verified=engine is not None)
 
 

@@ -3,9 +3,10 @@
 An incremental appends the source's log after the target's end. It is valid log at every moment: a run that dies leaves
 what was synced, and the next goes on after it.
 
-When the log has outgrown the image, replaying it makes restores slow, so it is *folded*: image and log are rolled into
-a scratch copy, which is checked, and whose image becomes a new generation with an empty log. The old generation stays
-in force until the new one is whole. The price: restore points before the fold are gone.
+When the log has outgrown the image, replaying it makes restores slow, so it is *folded*, as far as it is older than the
+restore points to be kept: image and log up to there are rolled into a scratch copy, which is checked, and whose image
+becomes a new generation with the segments of log that come after. The old generation stays in force until the new one
+is whole. The price: restore points before the fold are gone.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from dataclasses import replace
 
 from ..engine.directory import Generation, Manifest
 from ..engine.errors import Damaged, DiskFull, SettingError
+from ..engine.history import Position
 from ..engine.log.log import Log
+from ..engine.seams import Seams
 from ..engine.source.base import CHUNK_BYTES, compare
 from ..replay.copy import kept_alive
-from ..replay.files import copy_files
+from ..replay.files import copy_durably, copy_files, link_or_copy
 from ..replay.roll import fetch
 from .full import Job
+from .kept import NONE, needed, sweep, whole
 from .look import look
 from .report import Bounds, Report
 from .scratch import check, rolled
@@ -62,6 +66,7 @@ def take_incremental(job: Job, generation: Generation, manifest: Manifest) -> Re
     looks = manifest.runs[-1].get("looks", 0) + 1 if manifest.runs else 1
     with _offering_a_full(), open_log(generation, manifest, read_only=True, seams=seams) as log:
         compare(job.info, log.history, log.end, accept_branch=job.accept_branch)
+        before = whole(job.layout, manifest, bounds_of(manifest, log))
         look(generation, manifest, log, seams.files, number=looks, every=job.check == "all")
         end = log.end
     grant = source.lease(job.owner, image=False, after=end, ttl=job.lease_ttl)
@@ -80,7 +85,7 @@ def take_incremental(job: Job, generation: Generation, manifest: Manifest) -> Re
                    "complete_until_us": info.complete_until_us, "log_bytes": fetched.bytes,
                    "transactions": fetched.records, "payloads": sorted(fetched.payloads),
                    "looks": looks}
-            manifest = replace(manifest, runs=with_run(manifest, run))
+            manifest = replace(manifest, runs=with_run(manifest, run), older=needed(manifest.older, job.cutoff_us))
             bounds = bounds_of(manifest, log)
             manifest.write(seams.files, generation)
             job.register(manifest, end)
@@ -89,13 +94,15 @@ def take_incremental(job: Job, generation: Generation, manifest: Manifest) -> Re
     folded = False
     if job.fold is not None and _outgrown(job, generation, manifest, job.fold):
         try:
-            generation, manifest, bounds = fold(job, generation, manifest, engine_named(manifest.engine, job.engine))
-            folded = True
+            if made := fold(job, generation, manifest, engine_named(manifest.engine, job.engine)):
+                manifest, bounds = made
+                folded = True
         except (DiskFull, SettingError) as error:
             logger.warning("%s was not folded: %s", job.layout.root, error)
             job.notes.append(f"the log has outgrown the image and could not be folded into it: {error.message}")
-    job.layout.sweep()
-    return job.report("incremental", "", manifest, bounds, branch, fetched, from_txid=began, folded=folded)
+    sweep(job.layout, manifest)
+    return job.report("incremental", "", manifest, bounds, branch, fetched, from_txid=began, folded=folded,
+                      before=before)
 
 
 @contextlib.contextmanager
@@ -110,14 +117,31 @@ def _offering_a_full() -> Iterator[None]:
 
 
 def _outgrown(job: Job, generation: Generation, manifest: Manifest, share: float) -> bool:
-    log = tree_bytes(generation.log, job.layout.files)
-    return log > max(share * image_bytes(manifest.files), FOLD_FLOOR_BYTES)
+    return tree_bytes(generation.log, job.layout.files) > _much(manifest, share)
 
 
-def fold(job: Job, generation: Generation, manifest: Manifest,
-         engine: AnyEngine) -> tuple[Generation, Manifest, Bounds]:
-    """Roll image and log into a new generation and bring it into force; what that restores to. The caller holds the
-    lock.
+def _much(manifest: Manifest, share: float) -> float:
+    return max(share * image_bytes(manifest.files), FOLD_FLOOR_BYTES)
+
+
+def _fold_point(job: Job, manifest: Manifest, log: Log) -> Position | None:
+    """How far the log can be folded: to its end, if no points are to be kept, or to the end of the last segment that is
+    older than those. None if that is not worth it."""
+    if job.cutoff_us == NONE:
+        return log.end
+    point, size = None, 0
+    for end, last_time_us, taken in log.ends():
+        if last_time_us >= job.cutoff_us:
+            break
+        size += taken
+        if end.txid >= manifest.p1.txid and size > _much(manifest, job.fold or 0.0):
+            point = end
+    return point
+
+
+def fold(job: Job, generation: Generation, manifest: Manifest, engine: AnyEngine) -> tuple[Manifest, Bounds] | None:
+    """Roll image and log into a new generation and bring it into force; its manifest, and what it restores to. The
+    caller holds the lock. None if too little is old enough.
 
     Raises:
         DiskFull, Inconsistent, Damaged: the old generation is as it was, and in force.
@@ -130,9 +154,12 @@ def fold(job: Job, generation: Generation, manifest: Manifest,
     started_us = seams.clock.now_us()
     try:
         with open_log(generation, manifest, read_only=True, seams=seams) as log:
+            point = _fold_point(job, manifest, log)
+            if point is None:
+                return None
             files.make_directory(place.path)
             with rolled(generation, manifest, log, engine=engine, options=job.options, scratch=place.path / "work",
-                        seams=seams, progress=job.progress, in_memory=False) as opened:
+                        seams=seams, progress=job.progress, in_memory=False, upto=point.txid) as opened:
                 check(opened, "the backup, replayed to be folded,")
                 image = opened.image()
                 try:
@@ -141,22 +168,43 @@ def fold(job: Job, generation: Generation, manifest: Manifest,
                     position = image.position
                 finally:
                     image.close()
-            if position != log.end:
-                raise Damaged(f"the folded image is of {position}, and should be of {log.end}", path=str(place.path))
-            fresh_log = Log.create(place.log, log.history, position, engine=manifest.engine, epoch=log.epoch,
-                                   last_time_us=log.last_time_us, options=LOG, seams=seams)
-            fresh_log.close()
+            if position != point:
+                raise Damaged(f"the folded image is of {position}, and should be of {point}", path=str(place.path))
+            _carry_log(log, place, position, seams)
             run = {"kind": "fold", "why": "", "source": "", "started_us": started_us, "ended_us": seams.clock.now_us(),
-                   "from": manifest.p0.txid, "to": position.txid, "end": list(position),
+                   "from": manifest.p0.txid, "to": position.txid, "end": list(log.end),
                    "complete_until_us": bounds_of(manifest, log).complete_until_us, "image_bytes": image_bytes(copied)}
             folded = replace(manifest, history=log.history, state_format=engine.state_format, p0=position, p1=position,
                              moving=False, chunk_bytes=CHUNK_BYTES, files=copied, created_us=seams.clock.now_us(),
                              runs=with_run(manifest, run))
+        with open_log(place, folded, read_only=True, seams=seams) as log:
+            bounds = bounds_of(folded, log)
         folded.write(files, place)
     except Exception:
         with contextlib.suppress(OSError):
             files.remove_tree(place.path)
         raise
-    return bring_into_force(job.layout, place), folded, bounds_of(folded, fresh_log)
+    bring_into_force(job.layout, place)
+    return folded, bounds
 
 
+def _carry_log(log: Log, place: Generation, after: Position, seams: Seams) -> None:
+    """The log after a position, which is its end or that of a segment, in a generation of its own. Sealed segments are
+    the same files; the last one, which is gone on with, is a copy."""
+    files = seams.files
+    if after == log.end:
+        Log.create(place.log, log.history, after, engine=log.engine, epoch=log.epoch, last_time_us=log.last_time_us,
+                   options=LOG, seams=seams).close()
+        return
+    files.make_directory(place.log)
+    paths = [segment.path for segment in log.segments() if segment.first > after.txid]
+    for path in paths[:-1]:
+        link_or_copy(files, path, place.log / path.name)
+    copy_durably(files, paths[-1], place.log / paths[-1].name)
+    files.sync_directory(place.log)
+    names = log.attachments_after(after.txid)
+    if names:
+        files.make_directory(place.log / "attachments")
+        for name in names:
+            link_or_copy(files, log.attachment_path(name), place.log / "attachments" / name)
+        files.sync_directory(place.log / "attachments")

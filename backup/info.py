@@ -15,6 +15,7 @@ from ..engine.log.log import Log
 from ..engine.opening import steadily
 from ..engine.seams import REAL, Seams
 from ..engine.system import system_errors
+from .kept import kept, whole
 from .report import Bounds, Info
 from .target import LOG, bounds_of, image_bytes, tree_bytes
 
@@ -38,7 +39,7 @@ def _look(layout: Layout, path: str, seams: Seams) -> Info:
     log = Log.open(generation.log, read_only=True, options=LOG, seams=seams)
     try:
         if manifest is not None and kind == "backup":
-            bounds, state = bounds_of(manifest, log), image_bytes(manifest.files)
+            bounds, state = whole(layout, manifest, bounds_of(manifest, log)), image_bytes(manifest.files)
         else:  # what was a backup prunes its log, and moves its state, like any store
             bounds = Bounds(first=log.base.txid, last=log.end.txid, first_time_us=log.time_of(log.base.txid) or None,
                             last_time_us=log.time_of(log.end.txid) or None, complete_until_us=log.complete_us)
@@ -49,6 +50,7 @@ def _look(layout: Layout, path: str, seams: Seams) -> Info:
         facts: dict[str, Any] = {} if manifest is None else {
             "target_id": manifest.target_id.hex(), "image_first": manifest.p0.txid, "image_last": manifest.p1.txid,
             "moving": manifest.moving, "runs": tuple(_shown(r) for r in manifest.runs),
+            "older": tuple(dict(one) for _, one in reversed(kept(layout, manifest))),
             "retired_us": manifest.retired_us}
         return Info(
             kind=kind, path=path, store_id=identity.store_id.hex(), engine=identity.engine,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -51,6 +52,14 @@ def _plain(value: Any, name: str = "") -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
+def spans(pairs: Iterable[tuple[int, int]]) -> str:
+    """
+    >>> spans([(1, 4), (7, 7)])
+    '1 to 4, 7'
+    """
+    return ", ".join(f"{first} to {last}" if first != last else str(first) for first, last in pairs)
+
+
 class Told:
     """Base of the reports."""
 
@@ -76,6 +85,7 @@ class Bounds(Told):
             transaction after `first` is the earliest known.
         last_time_us: commit time of `last`, None where it is not known.
         complete_until_us: the latest time that can be asked for: no transaction up to it is missing.
+        gaps: transactions between, first and last, that it cannot be restored to.
     """
 
     first: int
@@ -83,10 +93,12 @@ class Bounds(Told):
     first_time_us: int | None
     last_time_us: int | None
     complete_until_us: int
+    gaps: tuple[tuple[int, int], ...] = ()
 
     def __str__(self) -> str:
         since = f" ({iso(self.first_time_us)})" if self.first_time_us else ""
-        return f"transaction {self.first}{since} to {self.last} (complete up to {iso(self.complete_until_us)})"
+        but = f", but not to {spans(self.gaps)}" if self.gaps else ""
+        return f"transaction {self.first}{since} to {self.last}{but} (complete up to {iso(self.complete_until_us)})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +115,10 @@ class Report(Told):
         started_us, ended_us, seconds: when, and how long.
         bounds: what the target can be restored to now.
         verified: whether the copy was replayed and checked in this run.
-        folded: whether the log was folded into a new image; `bounds.first` has risen then.
+        folded: whether log that is older than the points to be kept was folded into a new image.
+        dropped: transactions, first and last, that could be restored to before the run and cannot any more.
+        lost: whether restore points are missing that nobody let go by a period: there is a new gap that was not asked
+            for, what was there is damaged, or none were to be kept. The command line's exit code says so.
         notes: what else somebody should know, each a sentence.
     """
 
@@ -126,6 +141,8 @@ class Report(Told):
     bounds: Bounds
     verified: bool = False
     folded: bool = False
+    dropped: tuple[tuple[int, int], ...] = ()
+    lost: bool = False
     notes: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
@@ -145,7 +162,9 @@ class Report(Told):
         if self.kind == "full":
             lines.append("checked: replayed, and found consistent" if self.verified else "not checked")
         if self.folded:
-            lines.append(f"folded the log into the image: restore points start at transaction {self.bounds.first} now")
+            lines.append("folded older log into the image")
+        if self.dropped:
+            lines.append(f"no longer restores to transaction {spans(self.dropped)}")
         return "\n  ".join([*lines, *self.notes])
 
 
@@ -156,6 +175,7 @@ class VerifyReport(Told):
     Attributes:
         image_bytes, log_bytes, attachment_bytes, transactions: what was read.
         digest: of the state at the end of the log, by a full walk.
+        notes: what else somebody should know, each a sentence.
     """
 
     target: str
@@ -169,12 +189,14 @@ class VerifyReport(Told):
     transactions: int
     digest: str
     seconds: float
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         read = size_of(self.image_bytes + self.log_bytes + self.attachment_bytes)
-        return (f"{self.target} is whole: {read} match their checksums; replayed to transaction {self.bounds.last} in "
-                f"a scratch place and found consistent ({self.seconds:.2f} s)\n  restores to {self.bounds}\n"
-                f"  digest of the content at transaction {self.bounds.last}: {self.digest}")
+        lines = [f"{self.target} is whole: {read} match their checksums; replayed to transaction {self.bounds.last} in "
+                 f"a scratch place and found consistent ({self.seconds:.2f} s)", f"restores to {self.bounds}",
+                 f"digest of the content at transaction {self.bounds.last}: {self.digest}"]
+        return "\n  ".join([*lines, *self.notes])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +238,8 @@ class Info(Told):
         image_first, image_last: p0 and p1 of a backup's image; for a store both are None.
         moving: whether a backup's image moved while it was copied.
         bounds: of a backup, or for a store, and for what was a backup, what its log holds.
-        image_bytes, log_bytes: on disk.
+        image_bytes, log_bytes: on disk, of the generation in force.
+        older: of a backup: the older generations that are kept, with what each restores to.
         log_clean: whether the log's last segment is sealed.
         runs: of a backup, oldest first.
         retired_us: when a backup was opened for writing.
@@ -239,6 +262,7 @@ class Info(Told):
     image_last: int | None = None
     moving: bool | None = None
     runs: tuple[dict[str, Any], ...] = ()
+    older: tuple[dict[str, Any], ...] = ()
     retired_us: int | None = None
 
     def __str__(self) -> str:
@@ -253,6 +277,8 @@ class Info(Told):
             lines.append(f"log      {some if self.bounds.first < self.bounds.last else 'no transaction'}")
         lines.append(f"on disk  {size_of(self.image_bytes)} of state, {size_of(self.log_bytes)} of log in "
                      f"{self.segments} segments ({self.generation})")
+        lines += [f"kept     {one['generation']}, for transaction {one['first']} to {one['last']}"
+                  f"{', damaged: ' + one['damage'] if one['damage'] else ''}" for one in self.older]
         if self.retired_us is not None:
             lines.append(f"opened for writing at {iso(self.retired_us)}: no longer a backup")
         shown = self.runs[-10:]

@@ -15,6 +15,7 @@ one, and anything that knows one of them refuses the other.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -23,8 +24,9 @@ from pathlib import Path
 
 from xxhash import xxh3_64_hexdigest
 
-from ..engine.directory import Generation, Identity, Layout
+from ..engine.directory import Generation, Identity, Layout, Manifest
 from ..engine.errors import (
+    Damaged,
     HoldfastError,
     InvalidInput,
     RestorePointOutOfRange,
@@ -39,6 +41,7 @@ from ..engine.shown import shown
 from ..engine.system import system_errors
 from ..replay.files import Progress, silent
 from ..replay.roll import history_at, roll
+from .kept import kept, whole
 from .report import Bounds, RestoreReport, iso
 from .scratch import copied_state
 from .target import (
@@ -61,6 +64,8 @@ from .target import (
     refuse_inside,
     waited,
 )
+
+logger = logging.getLogger("holdfast.backup")
 
 MAX_NAME = 255
 """Bytes that a name in a directory may have."""
@@ -109,11 +114,9 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
         raise InvalidInput(f"{final} and the backup {source_root} lie within one another", hint="restore elsewhere")
     refuse_inside(final, files)
     with system_errors(f"cannot restore {layout.root} to {final}"), held_for_reading(layout, patience):
-        generation, manifest = read_target(layout)
-        engine = engine_named(manifest.engine, engine)
-        compare_versions(engine, manifest.state_format, payload_versions(manifest), f"the backup in {layout.root}")
-        with open_log(generation, manifest, read_only=True, seams=seams) as log:
-            point = _point(log, bounds_of(manifest, log), to_txid, at)
+        engine = engine_named(read_target(layout)[1].engine, engine)
+        with _chosen(layout, to_txid, at, seams) as (generation, manifest, log, point):
+            compare_versions(engine, manifest.state_format, payload_versions(manifest), f"the backup in {layout.root}")
             identity = Identity(manifest.history.store_id, engine.name, seams.clock.now_us())
             with _destination(final, identity, force, patience, seams) as made:
                 with copied_state(generation, manifest, made.state, engine, options or {}, seams,
@@ -129,6 +132,47 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
         image_bytes=image_bytes(manifest.files), transactions=rolled.records, seconds=seams.clock.monotonic() - started)
 
 
+@contextlib.contextmanager
+def _chosen(layout: Layout, to_txid: int | None, at: datetime | None, seams: Seams
+            ) -> Iterator[tuple[Generation, Manifest, Log, int]]:
+    """The newest generation that restores to the point asked for, and the transaction that it is.
+
+    Raises:
+        RestorePointOutOfRange: none does.
+        Damaged: of the newest generation; or of an older one that is chosen.
+    """
+    current, newest = read_target(layout)
+    with contextlib.ExitStack() as opened:
+        log = opened.enter_context(open_log(current, newest, read_only=True, seams=seams))
+        bounds = bounds_of(newest, log)
+        try:
+            point = _point(log, bounds, to_txid, at)
+        except RestorePointOutOfRange as error:
+            refused = error
+        else:
+            yield current, newest, log, point
+            return
+        for generation, told in kept(layout, newest):
+            manifest = Manifest.read(layout.files, generation)
+            with contextlib.suppress(RestorePointOutOfRange):
+                if manifest is None:
+                    raise Damaged("is missing", path=str(generation.manifest))
+                log = opened.enter_context(open_log(generation, manifest, read_only=True, seams=seams))
+                point = _point(log, bounds_of(manifest, log), to_txid, at)
+                logger.info("restoring from %s, which %s has taken the place of", told["generation"], current.name)
+                yield generation, manifest, log, point
+                return
+        if newest.older:
+            asked = f"transaction {to_txid}" if at is None else iso(_micros(at))
+            raise RestorePointOutOfRange(f"{asked} is no point of this backup, which restores to "
+                                         f"{whole(layout, newest, bounds)}", hint=refused.hint) from refused
+        raise refused
+
+
+def _micros(at: datetime) -> int:
+    return (at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+
+
 def _point(log: Log, bounds: Bounds, to_txid: int | None, at: datetime | None) -> int:
     """The transaction to restore to. Raises `RestorePointOutOfRange`."""
     if at is None:
@@ -136,7 +180,7 @@ def _point(log: Log, bounds: Bounds, to_txid: int | None, at: datetime | None) -
         if not bounds.first <= point <= bounds.last:
             raise RestorePointOutOfRange(f"transaction {point} is not in this backup, which restores to {bounds}")
         return point
-    time_us = (at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+    time_us = _micros(at)
     if time_us > bounds.complete_until_us:
         raise RestorePointOutOfRange(f"{iso(time_us)} is after what this backup knows of; it restores to {bounds}",
                                      hint="take an incremental first, or ask for an earlier time")

@@ -34,6 +34,7 @@ from ..replay.files import Progress, silent
 from ..replay.roll import SourceDamaged
 from .full import Job, take_full
 from .incremental import take_incremental
+from .kept import KEEP_POINTS, cutoff_us
 from .report import Report
 from .target import AnyEngine, Options, detect, finish_switch, locked, make_root, read_target, waited
 from .uri import parse
@@ -43,8 +44,8 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         fallback: bool = True, full: bool = False, check: str = "sample", register: bool = True,
         expect_store: str | bytes | None = None, accept_branch: str | bytes | None = None, token: str | None = None,
         tls: bool | None = None, ca: str | Path | None = None, timeout: float = 30.0, lease_ttl: float = 300.0,
-        wait: float = 0.0, fold: float | None = 1.0, engine: AnyEngine | None = None, options: Options | None = None,
-        progress: Progress | None = None, seams: Seams = REAL) -> Report:
+        wait: float = 0.0, fold: float | None = 1.0, keep_points: str = KEEP_POINTS, engine: AnyEngine | None = None,
+        options: Options | None = None, progress: Progress | None = None, seams: Seams = REAL) -> Report:
     """Back up a running store.
 
     Args:
@@ -64,7 +65,10 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         timeout: seconds that one answer of the source may take, for a URI.
         lease_ttl: seconds for which the source waits for a run that died to be run again, which goes on then.
         wait: seconds to wait if somebody else writes to the target, verifies it or restores it.
-        fold: fold the log into the image when it is larger than this share of it (and than 64 MiB). None: never.
+        fold: fold log that is older than the points to be kept into the image, when it is larger than this share of it
+            (and than 64 MiB). None: never.
+        keep_points: how long restore points are kept: "7 days", "12 hours", "for ever"; with "none" a fold takes all of
+            the log, and a full backup the place of what was there.
         engine: the engine class. Without it, an open store's own, or the one registered by the source's name for it.
         options: the engine's own, for opening the copy. Without them, an open store's.
         progress: told (stage, done, total).
@@ -86,6 +90,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
     check_duration("lease_ttl", lease_ttl)
     if check not in ("sample", "all"):
         raise SettingError(f"check is 'sample' or 'all', not {check!r}")
+    cutoff_us(keep_points, 0)
     patience = waited(wait, seams)
     started_us, started = seams.clock.now_us(), seams.clock.monotonic()
     layout = Layout(seams.files.resolve(Path(target)), seams.files)
@@ -101,7 +106,8 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         if options is None:
             options = source.options if isinstance(source, Store) else {}
         job = Job(source=asked, info=info, layout=layout, seams=seams, owner=_owner(layout.root), origin=origin,
-                  verify=verify, check=check, accept_branch=_branch(info, accept_branch), fold=fold, engine=engine,
+                  verify=verify, check=check, accept_branch=_branch(info, accept_branch), fold=fold,
+                  cutoff_us=cutoff_us(keep_points, min(started_us, info.complete_until_us)), engine=engine,
                   options=options, registers=register, lease_ttl=lease_ttl, progress=progress or silent,
                   started_us=started_us, started=started)
         with system_errors(f"cannot back up to {layout.root}"):
@@ -121,13 +127,15 @@ def _run(job: Job, full: bool, fallback: bool) -> Report:
     layout.settle_names(generation)
     if full:
         compare(job.info, manifest.history, manifest.noted_end, accept_branch=job.accept_branch)
-        return take_full(job, manifest, "it was asked for")
+        job.asked = True
+        return take_full(job, (generation, manifest), "it was asked for")
     try:
         return take_incremental(job, generation, manifest)
     except (LogPruned, SourceDamaged) as error:
         if not fallback:
             raise
-        return take_full(job, manifest, f"the source no longer has the log for an incremental: {error.message}")
+        return take_full(job, (generation, manifest),
+                         f"the source no longer has the log for an incremental: {error.message}")
 
 
 @contextmanager

@@ -59,9 +59,10 @@ def copied_state(generation: Generation, manifest: Manifest, into: Path, engine:
 
 @contextmanager
 def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyEngine, options: Options,
-           scratch: Path, seams: Seams, progress: Progress, in_memory: bool = True) -> Iterator[Engine[Any, Any]]:
-    """An engine at the end of the log, without a byte of the generation changed. `scratch` does not exist before, nor
-    after; where this user cannot make it, a directory for temporary files takes its place.
+           scratch: Path, seams: Seams, progress: Progress, in_memory: bool = True,
+           upto: int | None = None) -> Iterator[Engine[Any, Any]]:
+    """An engine at the end of the log, or at transaction `upto`, without a byte of the generation changed. `scratch`
+    does not exist before, nor after; where this user cannot make it, a directory for temporary files takes its place.
 
     Raises:
         Damaged, DiskFull, UpgradeRequired, UnsupportedFormat.
@@ -70,7 +71,7 @@ def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyE
         context = Context(seams, options, store_id=manifest.history.store_id)
         opened = engine.open(generation.state, context, read_only=True, adopt=manifest.p0)
         try:
-            roll(opened, log, log.end.txid, durable=False, progress=progress)
+            roll(opened, log, log.end.txid if upto is None else upto, durable=False, progress=progress)
             yield opened
         finally:
             opened.close()
@@ -84,7 +85,7 @@ def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyE
     try:
         with copied_state(generation, manifest, scratch, engine, options, seams, durable=False,
                           progress=progress) as opened:
-            roll(opened, log, log.end.txid, durable=True, progress=progress)
+            roll(opened, log, log.end.txid if upto is None else upto, durable=True, progress=progress)
             yield opened
     finally:
         seams.files.remove_tree(scratch)

@@ -2,21 +2,24 @@
 
 Every byte is read: the image against the digests in the manifest, the log against its checksums, chain and footers,
 attachments against what their records say. Then the backup is really opened, in memory or in a scratch copy, replayed
-to its end, and the engine walks the whole state. No byte of the backup changes.
+to its end, and the engine walks the whole state. So is each older generation that is kept for its restore points. No
+byte of the backup changes.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..engine.directory import Layout
+from ..engine.directory import Generation, Layout, Manifest
 from ..engine.errors import Damaged
 from ..engine.history import Position
 from ..engine.seams import REAL, Seams
 from ..engine.system import system_errors
 from ..replay.files import DigestedFiles, Progress, silent
-from .report import VerifyReport
+from .kept import kept, whole
+from .report import Bounds, VerifyReport
 from .scratch import check, rolled
 from .target import (
     AnyEngine,
@@ -56,7 +59,51 @@ def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngi
     with system_errors(f"cannot verify {layout.root}"), held_for_reading(layout, patience):
         generation, manifest = read_target(layout)
         engine = engine_named(manifest.engine, engine)
-        compare_versions(engine, manifest.state_format, payload_versions(manifest), f"the backup in {layout.root}")
+        how = Checking(layout, engine, options or {}, seams, told)
+        found, notes = [how.verified(generation, manifest)], []
+        for older, one in kept(layout, manifest):
+            before = Manifest.read(seams.files, older)
+            if one["damage"] or before is None:
+                notes.append(f"{older.name}, an older generation, is damaged and was not looked at: {one['damage']}")
+            else:
+                found.append(how.verified(older, before))
+        newest = found[0]
+        return VerifyReport(
+            target=str(target), store_id=manifest.history.store_id.hex(), branch=newest.branch.hex(),
+            engine=manifest.engine, bounds=whole(layout, manifest, newest.bounds),
+            image_bytes=sum(f.image_bytes for f in found), log_bytes=sum(f.log_bytes for f in found),
+            attachment_bytes=sum(f.attachment_bytes for f in found), transactions=sum(f.transactions for f in found),
+            digest=newest.digest.hex(), notes=tuple(notes), seconds=seams.clock.monotonic() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What one generation was found to be. The fields are those of a `VerifyReport`."""
+
+    bounds: Bounds
+    branch: bytes
+    image_bytes: int
+    log_bytes: int
+    attachment_bytes: int
+    transactions: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Checking:
+    """How a target's generations are verified."""
+
+    layout: Layout
+    engine: AnyEngine
+    options: Options
+    seams: Seams
+    progress: Progress
+
+    def verified(self, generation: Generation, manifest: Manifest) -> Verified:
+        """Read and replay one generation. Raises what `verify` does."""
+        layout, seams, told = self.layout, self.seams, self.progress
+        compare_versions(self.engine, manifest.state_format, payload_versions(manifest),
+                         f"the backup in {layout.root}")
         with open_log(generation, manifest, read_only=True, seams=seams) as log:
             with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams.files) as image:
                 image_bytes = image.verify(told)
@@ -67,15 +114,11 @@ def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngi
                     raise Damaged(f"the log has another transaction {end.txid} than the run that fetched it noted",
                                   path=str(generation.log))
             bounds = bounds_of(manifest, log)
-            with rolled(generation, manifest, log, engine=engine, options=options or {},
+            with rolled(generation, manifest, log, engine=self.engine, options=self.options,
                         scratch=layout.scratch(seams.randomness.token(8)), seams=seams, progress=told) as opened:
-                check(opened, str(target))
+                check(opened, str(layout.root))
                 with opened.view() as view:
                     digest = view.digest()
-            return VerifyReport(
-                target=str(target), store_id=manifest.history.store_id.hex(), branch=log.history.branch.id.hex(),
-                engine=manifest.engine, bounds=bounds, image_bytes=image_bytes,
-                log_bytes=log.size(),
-                attachment_bytes=tree_bytes(generation.log / "attachments", seams.files),
-                transactions=log.end.txid - log.base.txid, digest=digest.hex(),
-                seconds=seams.clock.monotonic() - started)
+            return Verified(bounds, log.history.branch.id, image_bytes, log.size(),
+                            tree_bytes(generation.log / "attachments", seams.files), log.end.txid - log.base.txid,
+                            digest)

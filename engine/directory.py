@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -189,12 +190,13 @@ class Layout:
             if _SCRATCH.fullmatch(name):
                 self.files.remove_tree(self.root / name)
 
-    def sweep(self) -> list[str]:
-        """Remove scratch copies, and generations that are not in force (the caller holds the lock); their names."""
+    def sweep(self, keep: Collection[str] = ()) -> list[str]:
+        """Remove scratch copies, and generations that are neither in force nor to be kept (the caller holds the lock);
+        their names."""
         self.sweep_scratch()
         current = self.current().name
         rubbish = [n for n in self.files.list(self.root)
-                   if _GENERATION.fullmatch(n.removesuffix(".partial")) and n != current]
+                   if _GENERATION.fullmatch(n.removesuffix(".partial")) and n != current and n not in keep]
         for name in rubbish:
             self.files.remove_tree(self.root / name)
         return rubbish
@@ -224,6 +226,7 @@ class Manifest:
         files: the image, file by file.
         created_us: when the image was whole.
         runs: one map a backup run, oldest first: kind, source, started_us, ended_us, from, to (txids), and so on.
+        older: the generations whose restore points are kept, oldest first: what each restores to.
         retired_us: when the target was opened for writing, or None while it is a backup.
         retired_branch: id of the branch that was begun then.
         settled: since then a checkpoint has passed p1, so that the state no longer counts as a copy taken from p0 on.
@@ -240,6 +243,7 @@ class Manifest:
     files: tuple[CopiedFile, ...]
     created_us: int
     runs: tuple[dict[str, Any], ...] = field(default=())
+    older: tuple[Mapping[str, Any], ...] = field(default=())
     retired_us: int | None = None
     retired_branch: bytes | None = None
     settled: bool = False
@@ -254,7 +258,8 @@ class Manifest:
             "target_id": self.target_id, "history": self.history.to_wire(), "engine": self.engine,
             "state_format": self.state_format, "p0": list(self.p0), "p1": list(self.p1), "moving": self.moving,
             "chunk_bytes": self.chunk_bytes, "files": [[f.name, f.size, b"".join(f.digests)] for f in self.files],
-            "created_us": self.created_us, "runs": list(self.runs), "retired_us": self.retired_us,
+            "created_us": self.created_us, "runs": list(self.runs),
+            "older": [dict(one) for one in self.older], "retired_us": self.retired_us,
             "retired_branch": self.retired_branch, "settled": self.settled,
         }
         document.write(files, generation.manifest, MANIFEST_MAGIC, MANIFEST_VERSION, body)
@@ -272,7 +277,8 @@ class Manifest:
                            for n, s, d in body["files"])
             return cls(body["target_id"], History.from_wire(body["history"]), body["engine"], body["state_format"],
                        Position(*body["p0"]), Position(*body["p1"]), body["moving"], body["chunk_bytes"], copied,
-                       body["created_us"], tuple(body["runs"]), body["retired_us"], body["retired_branch"],
+                       body["created_us"], tuple(body["runs"]), tuple(body.get("older", ())),
+                       body["retired_us"], body["retired_branch"],
                        body["settled"])
         except (KeyError, TypeError, ValueError, InvalidInput) as error:
             raise Damaged(f"lacks or garbles a field: {error}", path=str(path)) from error

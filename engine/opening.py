@@ -150,13 +150,13 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
             undo = None  # whether it was there before, or somebody was faster than we
         identity = _identity(layout, kind)
         _need_room(seams.files, root)
-        layout.sweep()
         generation = layout.current()
         layout.settle_names(generation)
         manifest = Manifest.read(seams.files, generation)
         context = Context(seams, options, store_id=identity.store_id)
         if manifest is not None and manifest.retired_us is None:
             manifest = _retire(generation, manifest, kind, context)
+        layout.sweep()  # what a backup kept of older generations too: it is none any more
         adopt = None if manifest is None or manifest.settled else manifest.p0
         engine = kind.open(generation.state, context, adopt=adopt)
         try:

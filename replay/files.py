@@ -284,6 +284,33 @@ class _Sync:
             raise self._error
 
 
+def copy_durably(files: Files, old: Path, new: Path) -> None:
+    """A copy of a file under a name that is not there yet; its bytes are durable. Raises `DiskFull`."""
+    source = files.open(old)
+    try:
+        target = files.open(new, "create")
+        try:
+            for offset in range(0, source.size(), CHUNK_BYTES):
+                target.pwrite(source.pread(CHUNK_BYTES, offset), offset)
+            target.sync()
+        finally:
+            target.close()
+    except OSError as error:
+        if is_disk_full(error):
+            raise DiskFull(f"no room left for {new}") from error
+        raise
+    finally:
+        source.close()
+
+
+def link_or_copy(files: Files, old: Path, new: Path) -> None:
+    """Another name for a file that does not change any more; a copy where the file system has one name for each."""
+    try:
+        files.link(old, new)
+    except OSError:
+        copy_durably(files, old, new)
+
+
 def check_names(listed: Sequence[ImageFile]) -> None:
     """No name from a source becomes a path unless it is one below the directory it is copied to."""
     seen: set[str] = set()

@@ -74,9 +74,16 @@ def take_directory(page: Page, root: Path) -> Directory:
     taken.engine = page.document((root / "STORE").read_bytes())[1]["engine"]
     current = (root / "CURRENT").read_text()
     need(re.fullmatch(r"gen-\d{6}\n", current), f"CURRENT says {current!r}")
+    others = []
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         name = str(path.relative_to(root))
-        _take_file(taken, name, path.read_bytes(), in_force=name.startswith(current.strip() + "/"))
+        if name.startswith("gen-") and not name.startswith(current.strip() + "/"):
+            others.append(name)
+        else:
+            _take_file(taken, name, path.read_bytes(), in_force=True)
+    older = {one["generation"] for one in taken.documents["MANIFEST"]["older"]} if others else set()
+    for name in others:
+        need(name.partition("/")[0] in older, f"{name} is of a generation that is neither in force nor kept")
     _check_log(taken)
     return taken
 

@@ -253,7 +253,8 @@ def test_log_is_pruned(store: Store[Any, Any], tmp_path: Path) -> None:
     assert report.why in str(report)
     assert report.target_id == before.target_id
     assert_whole(tmp_path / "target", store)
-    assert sorted(p.name for p in (tmp_path / "target").iterdir()) == ["CURRENT", "LOCK", "STORE", "gen-000002"]
+    assert sorted(p.name for p in (tmp_path / "target").iterdir()) == ["CURRENT", "LOCK", "STORE", "gen-000001",
+                                                                        "gen-000002"]
     assert [r["kind"] for r in backup.info(tmp_path / "target").runs] == ["full", "full"]
 
 
@@ -307,10 +308,10 @@ def test_folds_a_log_that_has_outgrown_its_image(store: Store[Any, Any], tmp_pat
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
     assert not backup.run(store, tmp_path / "target", fold=None).folded
-    report = backup.run(store, tmp_path / "target", fold=0.0)
+    report = backup.run(store, tmp_path / "target", fold=0.0, keep_points="none")
     assert report.folded
     assert (report.bounds.first, report.bounds.last) == (35, 35)
-    assert "start at transaction 35" in str(report)
+    assert "no longer restores to transaction" in str(report)
     assert_whole(tmp_path / "target", store)
     with pytest.raises(RestorePointOutOfRange):
         backup.restore(tmp_path / "target", tmp_path / "r", to_txid=34)
@@ -331,10 +332,10 @@ def test_a_fold_that_dies_keeps_the_backup(store: Store[Any, Any], tmp_path: Pat
         target = tmp_path / f"target{n}"
         shutil.copytree(tmp_path / "target", target)
         try:
-            backup.run(store, target, fold=0.0, seams=Seams(files=DyingDisk(fail_at=n)))
+            backup.run(store, target, fold=0.0, keep_points="none", seams=Seams(files=DyingDisk(fail_at=n)))
         except Killed:
             assert backup.verify(target).bounds.last in range(20, 36)
-            assert backup.run(store, target, fold=0.0).folded
+            assert backup.run(store, target, fold=0.0, keep_points="none").folded
             assert_whole(target, store)
         else:
             break
@@ -348,7 +349,7 @@ def test_no_room_to_fold_is_told(store: Store[Any, Any], tmp_path: Path, monkeyp
         def free(self, path: Path) -> int:
             return 1000
 
-    report = backup.run(store, tmp_path / "target", fold=0.0, seams=Seams(files=Small()))
+    report = backup.run(store, tmp_path / "target", fold=0.0, keep_points="none", seams=Seams(files=Small()))
     assert not report.folded
     assert "could not be folded" in str(report)
     assert_whole(tmp_path / "target", store)
@@ -364,7 +365,7 @@ def test_an_inconsistent_fold_is_an_error_and_keeps_the_backup(store: Store[Any,
     with monkeypatch.context() as patch:
         patch.setattr("holdfast.backup.incremental.check", wrong)
         with pytest.raises(Inconsistent):
-            backup.run(store, tmp_path / "target", fold=0.0)
+            backup.run(store, tmp_path / "target", fold=0.0, keep_points="none")
     assert_whole(tmp_path / "target", store)
     assert backup.info(tmp_path / "target").bounds.first <= 20
 
@@ -373,7 +374,7 @@ def test_another_engine_does_not_fold(store: Store[Any, Any], tmp_path: Path, mo
     monkeypatch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
     other = MemoryEngine if type(store.engine) is RecordsEngine else RecordsEngine
     with pytest.raises(WrongEngine):
-        backup.run(store, tmp_path / "target", fold=0.0, engine=other)
+        backup.run(store, tmp_path / "target", fold=0.0, keep_points="none", engine=other)
 
 
 def test_manifest_remembers_a_bounded_number_of_runs(store: Store[Any, Any], tmp_path: Path,

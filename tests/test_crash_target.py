@@ -8,6 +8,7 @@ which is not before the last run that returned. A rerun then succeeds, and leave
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -71,7 +72,29 @@ def full_again(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], o
     return world.back_up
 
 
-SCENARIOS = pytest.mark.parametrize("scenario", [full, incremental, fold, full_again])
+def full_again_and_kept(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], object]:
+    """Likewise, and the old one stays for its restore points."""
+    world.keep = "7 days"
+    return full_again(world, patch)
+
+
+def fold_of_a_part(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], object]:
+    """The log is folded up to a segment's end; the segments after that are carried over."""
+    full(world, patch)
+    world.back_up()
+    for _ in range(3):
+        world.write(2)
+        log = world.source.store.log
+        log.extend_history(log.history, log.epoch + 1)  # a segment ends here, in the target too
+    world.write(1)
+    until = log.time_of(log.end.txid - 3)
+    patch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
+    patch.setattr(sys.modules["holdfast.backup.run"], "cutoff_us", lambda keep, now_us: until)
+    return lambda disk: world.back_up(disk, fold=0)
+
+
+SCENARIOS = pytest.mark.parametrize("scenario", [full, incremental, fold, fold_of_a_part, full_again,
+                                                  full_again_and_kept])
 
 
 @ENGINES

@@ -75,7 +75,7 @@ class BackupMachine(StoreMachine):
         at_least, first, base = self.acknowledged, self.target is None, self.store.log.base.txid
         self.target = self.target or self.fresh("backup")
         with BusySource(LocalSource(self.store), step) as source, patch.object(incremental, "FOLD_FLOOR_BYTES", 0):
-            report = run(source, self.target, fold=0.0 if fold else None, **self._how)
+            report = run(source, self.target, fold=0.0 if fold else None, keep_points="none", **self._how)
         pruned = len(self.backed_up) - 1 < base
         kind = "full" if first or pruned else "incremental"
         assert report.kind == kind, f"the backup was {report.kind}, and should be {kind}: {report}"

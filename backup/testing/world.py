@@ -121,8 +121,10 @@ class World(Modelled):
     # --- backups ---------------------------------------------------------------------------------------------------
 
     def back_up(self, target: Path | None = None, *, source: Source | Store[Any, Any] | str | None = None,
-                fold: float | None = None,
-                seams: Seams | None = None, engine: type[Engine[Any, Any]] | None = None, **how: Any) -> Report:
+                fold: float | None = None, seams: Seams | None = None, engine: type[Engine[Any, Any]] | None = None,
+                **how: Any) -> Report:
+        """A run that keeps no restore points for their age, without `keep_points`."""
+        how.setdefault("keep_points", "none")
         return run(source or self.store, target or self.target, engine=engine or self.work.engine,
                    options=self.work.options, fold=fold, seams=seams or self.seams, **how)
 

@@ -161,6 +161,20 @@ class LogReading:
         for at in {number % max(1, older), *range(older, len(segments))}:
             segments[at].verify_bytes()
 
+    def ends(self) -> Iterator[tuple[Position, int, int]]:
+        """Of each segment but the last, oldest first: where it ends, when the last transaction up to there was
+        committed, and the bytes of its records and their attachments. Costs the number of segments."""
+        segments = self._segments
+        for at in range(len(segments) - 1):
+            segment = segments[at]
+            yield segment.end, segment.last_time_us, segment.data_end + sum(a[2] for a in segment.attachments)
+
+    def attachments_after(self, txid: int) -> list[str]:
+        """The names of the attachments of later transactions. Costs the segments from there on."""
+        segments = self._segments
+        return [a[1] for at in range(segments.at_or_before(txid + 1), len(segments))
+                for a in segments[at].attachments if a[0] > txid]
+
     def attached(self, after: int = 0) -> list[int]:
         """The transactions after `after` that name an attachment. Costs the segments from there on."""
         segments = self._segments

@@ -1,0 +1,120 @@
+"""Restore points, and how long they are kept.
+
+Those of a stated period stay (`keep_points`, 7 days without): a fold takes only log that is older into the image, and a
+full backup in the place of another leaves that one as an *older generation*, until all its points are of before the
+period. The manifest of the generation in force names the older ones, each with what it restores to; a generation that
+it does not name is rubbish. So the manifest without a name comes first, durably, and the removal after it.
+
+The period ends now by the target's clock or by the source's, whichever is earlier: points do not go because one clock
+leapt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..engine.directory import Generation, Layout, Manifest
+from ..engine.errors import SettingError
+from .report import Bounds
+
+KEEP_POINTS = "7 days"
+FOR_EVER, NONE = 0, 1 << 63
+"""Cut-off times for "for ever" and "none"."""
+_UNITS = {"minute": 60, "hour": 3600, "day": 86400, "week": 7 * 86400}
+_PERIOD = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) (minute|hour|day|week)s?")
+
+Older = tuple[Mapping[str, Any], ...]
+
+
+def cutoff_us(keep: str, now_us: int) -> int:
+    """The time before which restore points need not be kept.
+
+    >>> cutoff_us("2 hours", 7200_000_000), cutoff_us("for ever", 5), cutoff_us("none", 5) == NONE
+    (0, 0, True)
+
+    Raises:
+        SettingError.
+    """
+    text = keep.strip().lower() if isinstance(keep, str) else ""
+    if text in ("for ever", "forever"):
+        return FOR_EVER
+    if text == "none":
+        return NONE
+    match = _PERIOD.fullmatch(text)
+    if match is None:
+        raise SettingError(f"keep_points={keep!r} is no period",
+                           hint='say for example "7 days", "12 hours", "for ever" or "none"')
+    return max(0, now_us - int(float(match[1]) * _UNITS[match[2]] * 1_000_000))
+
+
+def older_one(generation: Generation, bounds: Bounds, damage: str = "") -> dict[str, Any]:
+    """How a manifest names a generation that another has taken the place of. `damage`: what is wrong with it."""
+    return {"generation": generation.name, "first": bounds.first, "last": bounds.last,
+            "first_time_us": bounds.first_time_us, "last_time_us": bounds.last_time_us,
+            "complete_until_us": bounds.complete_until_us, "damage": damage}
+
+
+def needed(older: Iterable[Mapping[str, Any]], cutoff: int) -> Older:
+    """The older generations that have a point at or after the cut-off time."""
+    return tuple(one for one in older if one["complete_until_us"] >= cutoff)
+
+
+def kept(layout: Layout, manifest: Manifest) -> list[tuple[Generation, Mapping[str, Any]]]:
+    """The older generations that are there, newest first."""
+    found = [(Generation(layout.root / one["generation"]), one) for one in manifest.older]
+    return sorted(((g, one) for g, one in found if layout.files.is_directory(g.path)), key=lambda f: f[0].name,
+                  reverse=True)
+
+
+def whole(layout: Layout, manifest: Manifest, newest: Bounds) -> Bounds:
+    """What a target restores to: the bounds of the generation in force and of the older ones, and the gaps between."""
+    parts = [newest, *(Bounds(**{k: v for k, v in one.items() if k not in ("generation", "damage")})
+                       for _, one in kept(layout, manifest) if not one["damage"])]
+    first, last = min(parts, key=lambda b: b.first), max(parts, key=lambda b: b.last)
+    return Bounds(first=first.first, last=last.last, first_time_us=first.first_time_us, last_time_us=last.last_time_us,
+                  complete_until_us=newest.complete_until_us, gaps=_gaps((b.first, b.last) for b in parts))
+
+
+def _gaps(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """What lies between ranges, both ends included.
+
+    >>> _gaps([(8, 9), (0, 3), (2, 4), (9, 12)])
+    ((5, 7),)
+    """
+    gaps, end = [], None
+    for first, last in sorted(ranges):
+        if end is not None and first > end + 1:
+            gaps.append((end + 1, first - 1))
+        end = last if end is None else max(end, last)
+    return tuple(gaps)
+
+
+def ranges(bounds: Bounds) -> list[tuple[int, int]]:
+    """The runs of transactions that can be restored to.
+
+    >>> ranges(Bounds(first=0, last=9, first_time_us=None, last_time_us=None, complete_until_us=0, gaps=((3, 6),)))
+    [(0, 2), (7, 9)]
+    """
+    edges = [bounds.first, *(edge for low, high in bounds.gaps for edge in (low - 1, high + 1)), bounds.last]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def gone(before: Bounds, after: Bounds) -> tuple[tuple[int, int], ...]:
+    """The transactions that could be restored to before and no more.
+
+    >>> old = Bounds(first=0, last=5, first_time_us=None, last_time_us=None, complete_until_us=0)
+    >>> gone(old, Bounds(first=3, last=9, first_time_us=None, last_time_us=None, complete_until_us=0, gaps=((5, 7),)))
+    ((0, 2), (5, 5))
+    """
+    left = ranges(before)
+    for low, high in ranges(after):
+        left = [piece for first, last in left for piece in ((first, min(last, low - 1)), (max(first, high + 1), last))
+                if piece[0] <= piece[1]]
+    return tuple(left)
+
+
+def sweep(layout: Layout, manifest: Manifest) -> None:
+    """Remove what is neither in force nor an older generation of this manifest, which is in force, durably."""
+    layout.sweep(keep=[one["generation"] for one in manifest.older])
