@@ -28,6 +28,7 @@ from ..engine.store import Store
 from ..replay.files import Progress, silent
 from .info import info as info_of
 from .info import transactions
+from .kept import KEEP_POINTS
 from .report import Told, iso, size_of
 from .restore import restore as restore_to
 from .run import run
@@ -56,9 +57,11 @@ EXIT_CODES: tuple[tuple[int, str, tuple[type[BaseException], ...]], ...] = (
 )
 """Exit code, what it means, and the errors that lead to it. The first row that fits counts."""
 
-INTERRUPTED = 130
+POINTS_LOST, INTERRUPTED = 8, 130
 _UsageError: Any = typer.BadParameter.__base__  # Typer exports this subclass only, and may bring a Click of its own
-_CODES = [(0, "done"), *((code, text) for code, text, _ in sorted(EXIT_CODES)), (INTERRUPTED, "interrupted")]
+_CODES = [(0, "done"), *((code, text) for code, text, _ in sorted(EXIT_CODES)),
+          (POINTS_LOST, "done, and restore points are missing that no period let go: the report names them"),
+          (INTERRUPTED, "interrupted")]
 _HELP = f"Exit codes: {'; '.join(f'{code} {text}' for code, text in _CODES)}."
 
 
@@ -175,6 +178,14 @@ def backup(
     fold: Annotated[float, typer.Option(help="Fold the log into the image when it is larger than this share of "
                                              "it.")] = 1.0,
     no_fold: Annotated[bool, typer.Option("--no-fold", help="Never fold.")] = False,
+    keep_points: Annotated[str, typer.Option(help="How long restore points are kept: \"12 hours\", \"for ever\", "
+                                                  "\"none\".", metavar="PERIOD")] = KEEP_POINTS,
+    full: Annotated[bool, typer.Option("--full", help="Take a full one, as a new generation, in any case.")] = False,
+    check: Annotated[str, typer.Option(help="How the target is looked at before log is added: sample, or all of "
+                                            "it.")] = "sample",
+    register: Annotated[bool, typer.Option(help="Have the source keep its log for the next run.")] = True,
+    lease_ttl: Annotated[float, typer.Option(help="Seconds for which the source waits for a run that died.")] = 300.0,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for somebody else at the target.")] = 0.0,
     engine_option: EngineOptions = None,
     as_json: Json = False,
 ) -> None:
@@ -183,8 +194,12 @@ def backup(
         with _bars() as progress:
             report = run(uri, target, verify=verify, fallback=fallback, expect_store=expect_store,
                          accept_branch=accept_branch, token=token, tls=tls, ca=ca, timeout=timeout,
-                         fold=None if no_fold else fold, options=_options(engine_option), progress=progress)
+                         fold=None if no_fold else fold,
+                         keep_points=keep_points, full=full, check=check, register=register, lease_ttl=lease_ttl,
+                         wait=wait, options=_options(engine_option), progress=progress)
         _tell(report, as_json)
+        if report.lost:
+            raise typer.Exit(POINTS_LOST)
 
 
 @app.command()
