@@ -29,7 +29,7 @@ from ..disks.quiet import quiet_seams
 from ..raising import raises
 from ..workload import Operation, Workload
 from .modelled import DURABILITIES, PATIENCE_S, Modelled, difference
-from .tails import segments_of
+from .tails import group_ends, segments_of
 
 SHORT_S = 0.02
 """The time-out of conditions that are to be late."""
@@ -154,10 +154,11 @@ class EndChecks(Contract):
                         kept.recovered(kept.crash_image(), kept.last)
                 assert kept.write(99, "pipelined").outcome.result(PATIENCE_S) == kept.last
                 image = kept.crash_image()
-                with segments_of(image)[-1].open("r+b") as segment:
-                    end = len(segment.read().rstrip(b"\0"))
-                    segment.seek(end)
-                    segment.write(b"noise")
+                segment = segments_of(image)[-1]
+                end = group_ends(segment)[0][-1].offset  # as the format says: a payload may end in any bytes
+                with segment.open("r+b") as file:
+                    file.seek(end)
+                    file.write(b"noise")
                 recovery = kept.recovered(image, kept.last)
                 assert recovery.cut_bytes, f"noise at the log's end was cut, and is not reported: {recovery}"
 
