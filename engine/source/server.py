@@ -25,7 +25,6 @@ import re
 import select
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ from .routes import Routes
 from .wire import CHALLENGE_HEADER, DIGEST_HEADER, INSTANCE_HEADER, digest, error_to_wire
 
 if TYPE_CHECKING:
-    from ..seams import Task
+    from ..seams import Clock, Task
     from ..store import Store
 
 logger = logging.getLogger("holdfast.source")
@@ -350,7 +349,8 @@ class SourceServer:
             sock = os.dup(transport.get_extra_info("socket").fileno())
             seconds = self.limits.write_seconds * -(-len(view) // _SLICE)
             try:
-                sending = self.streams.submit(partial(_send, sock, view, transport.is_closing, seconds))
+                sending = self.streams.submit(partial(_send, sock, view, transport.is_closing, seconds,
+                                                      self.store.seams.clock))
             except BaseException:
                 os.close(sock)
                 raise
@@ -372,18 +372,18 @@ _DIRECT = 256 << 10
 _POLL_SECONDS = 0.25
 
 
-def _send(sock: int, view: memoryview, closing: Callable[[], bool], seconds: float) -> None:
+def _send(sock: int, view: memoryview, closing: Callable[[], bool], seconds: float, clock: Clock) -> None:
     """Write all of `view` to a socket that does not block, within so many seconds. Raises `TimeoutError`,
     `ConnectionError`."""
     ready = select.poll()
     ready.register(sock, select.POLLOUT)
-    end = time.monotonic() + seconds
+    end = clock.monotonic() + seconds
     while view:
         try:
             view = view[os.write(sock, view) :]
         except BlockingIOError:
             if closing():
                 raise ConnectionResetError("the connection is being closed") from None
-            if time.monotonic() >= end:
+            if clock.monotonic() >= end:
                 raise TimeoutError("the client does not take what it asked for") from None
             ready.poll(_POLL_SECONDS * 1000)
