@@ -51,6 +51,8 @@ _MAX_ENTRIES = 100
 _NAME = re.compile(r"(\d{1,5})-([0-9a-f]{8,64})\.json")
 _HEX = re.compile(r"[0-9a-f]{32,128}")
 
+_ignored: set[Path] = set()  # told once: a client looks each time it connects
+
 Address = tuple[str, int]
 
 
@@ -219,7 +221,9 @@ def _entries(files: Files, directory: Path) -> list[Path]:
     except OSError as error:
         if is_limit(error):
             raise
-        logger.warning("%s is ignored: %s", directory, error)
+        if directory not in _ignored:
+            _ignored.add(directory)
+            logger.warning("no token is looked for in %s: %s", directory, error)
         return []
 
 
