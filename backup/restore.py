@@ -229,7 +229,7 @@ def _is_free(there: Layout) -> bool:
 @contextlib.contextmanager
 def _in_place(there: Layout, identity: Identity, patience: Patience) -> Iterator[Generation]:
     make_root(there)
-    with locked(there, "restore", patience):
+    with locked(there, "restore", patience, new=True):
         if not _is_free(there):
             raise StoreExists(f"{there.root} is not empty: another restore was faster")
         there.clear()

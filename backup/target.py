@@ -11,6 +11,7 @@ not in force: the next run brings it into force.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from ..engine.contract import Engine
 from ..engine.directory import CopiedFile, Generation, Layout, Manifest
 from ..engine.errors import (
     Damaged,
+    LocksUnsupported,
     SettingError,
     StoreLocked,
     StoreNotFound,
@@ -33,8 +35,10 @@ from ..engine.errors import (
 )
 from ..engine.log.log import Log, LogOptions
 from ..engine.plugins import find_engine
-from ..engine.seams import Clock, DirectoryLock, Files, Seams
+from ..engine.seams import Clock, Files, Seams
 from .report import Bounds, iso
+
+logger = logging.getLogger("holdfast.backup")
 
 LOG = LogOptions(preallocate=False)
 MAX_RUNS = 100
@@ -79,12 +83,23 @@ def waited(seconds: float, seams: Seams) -> Patience:
 
 
 @contextmanager
-def locked(layout: Layout, what: str, patience: Patience | None = None) -> Iterator[DirectoryLock]:
-    """Hold a directory for writing. Raises `StoreLocked`."""
-    lock = (patience or Patience()).take(
-        lambda: layout.files.lock(layout.lock_path, f"{what} (process {os.getpid()})"))
+def locked(layout: Layout, what: str, patience: Patience | None = None, *, new: bool = False) -> Iterator[None]:
+    """Hold a directory for writing. One that is `new` is written to without a lock if its file system has none.
+
+    Raises:
+        StoreLocked, LocksUnsupported.
+    """
     try:
-        yield lock
+        lock = (patience or Patience()).take(
+            lambda: layout.files.lock(layout.lock_path, f"{what} (process {os.getpid()})"))
+    except LocksUnsupported as error:
+        if not new:
+            raise
+        logger.warning("%s is written to without a lock: %s", layout.root, error.message)
+        yield
+        return
+    try:
+        yield
     finally:
         lock.release()
 

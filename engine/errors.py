@@ -158,6 +158,13 @@ class Unsupported(HoldfastError):
     hint = "see the engine's abilities"
 
 
+class LocksUnsupported(Unsupported):
+    """The file system has no locks (a network mount without a lock service, say): nothing would keep two processes from
+    writing there."""
+
+    hint = "move it to a file system with locks, mount this one with them, or open it read-only"
+
+
 class PluginError(HoldfastError):
     """A plugin failed where its failure matters."""
 

@@ -26,6 +26,7 @@ from .directory import Generation, Identity, Layout, Manifest
 from .errors import (
     Damaged,
     DiskFull,
+    LocksUnsupported,
     LogPruned,
     StoreExists,
     StoreLocked,
@@ -434,7 +435,10 @@ def follow(opened: Opened, seams: Seams) -> int:
 
 def _is_written(layout: Layout) -> bool:
     """Whether somebody holds the directory's lock."""
-    return layout.files.is_locked(layout.lock_path)
+    try:
+        return layout.files.is_locked(layout.lock_path)
+    except LocksUnsupported:
+        return False  # so nobody can be open for writing here
 
 
 def _replays_large(log: Log, after: int) -> bool:

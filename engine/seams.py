@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import logging
 import os
 import re
 import secrets
@@ -27,7 +28,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .errors import DiskFull, InvalidInput, StoreLocked, Unsupported
+from . import locks
+from .errors import DiskFull, InvalidInput, LocksUnsupported, Unsupported
+from .locks import DirectoryLock as DirectoryLock
+
+logger = logging.getLogger("holdfast.store")
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_RESERVING = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
@@ -134,35 +139,6 @@ class Directory:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
-
-
-class DirectoryLock:
-    """An exclusive lock on a directory, held by this process until `release`."""
-
-    __slots__ = ("_fd", "path")
-
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path = path
-        self._fd = fd
-
-    def release(self) -> None:
-        """Let go of it, also where a child that was forked meanwhile still has the descriptor."""
-        if self._fd >= 0:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-        self.abandon()
-
-    def abandon(self) -> None:
-        """In a forked child: drop the descriptor. The parent's lock stands (flock belongs to the open file)."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
-
-    def freshen(self) -> bool:
-        """Give the locked file the time of now, so that nobody takes it for old; whether it is still at its path."""
-        if not _is_at(self._fd, self.path):
-            return False
-        os.utime(self._fd)
-        return True
 
 
 class Files:
@@ -346,36 +322,30 @@ class Files:
 
         Raises:
             StoreLocked: somebody has it; the message names whom.
+            LocksUnsupported: the file system has none.
         """
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                for attempt in range(3):
-                    try:
-                        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for _ in range(2):
+                    if locks.try_lock(fd, path, locks.EXCLUSIVE):
                         break
-                    except OSError:  # perhaps only somebody who looked whether it is locked
-                        if attempt == 2:
+                    time.sleep(0.01)  # it may be only somebody who looked whether it is locked
+                else:
+                    if not locks.try_lock(fd, path, locks.EXCLUSIVE):
+                        locks.refuse(fd, path)
+                if locks.is_at(fd, path):
+                    try:
+                        os.ftruncate(fd, 0)
+                        os.pwrite(fd, f"{owner}\n".encode(), 0)
+                    except OSError as error:
+                        if not is_disk_full(error):  # the name is for people; without room for it the lock holds too
                             raise
-                        time.sleep(0.01)
-            except OSError as error:
-                holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
-                with contextlib.suppress(OSError):
-                    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                    holder = "somebody who reads it"  # the name in the file is that of the last one who wrote
-                os.close(fd)
-                raise StoreLocked(f"{path.parent} is in use by {holder or 'another process'}") from error
-            if _is_at(fd, path):
-                break
-            os.close(fd)
-        try:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{owner}\n".encode(), 0)
-        except OSError as error:
-            if not is_disk_full(error):  # the name is for people; without room for it the lock holds all the same
+                    return DirectoryLock(path, fd)
+            except BaseException:
                 os.close(fd)
                 raise
-        return DirectoryLock(path, fd)
+            os.close(fd)
 
     def write_held(self, path: Path, data: bytes) -> DirectoryLock:
         """Put `data` at `path`, all or nothing, in a file (0600) that is locked from before it has its name until the
@@ -395,22 +365,21 @@ class Files:
         return DirectoryLock(path, file.fileno())
 
     def is_locked(self, path: Path) -> bool:
-        """Whether somebody holds the lock file at `path` now. Changes nothing."""
+        """Whether somebody holds the lock file at `path` now. Changes nothing. Raises `LocksUnsupported` where that
+        cannot be known."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
+            return not locks.try_lock(fd, path, locks.SHARED)
         finally:
             os.close(fd)
-        return False
 
     def lock_shared(self, path: Path) -> DirectoryLock | None:
         """Keep writers out while others read too, without changing a byte. None where there is no lock file, or none
-        that this user may open: nobody could write there through it.
+        that this user may open: nobody could write there through it. None too where the file system has no locks:
+        nobody can open it for writing then.
 
         Raises:
             StoreLocked: a writer has it.
@@ -421,13 +390,17 @@ class Files:
             except (FileNotFoundError, NotADirectoryError, PermissionError):
                 return None
             try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError as error:
-                holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+                if not locks.try_lock(fd, path, locks.SHARED):
+                    locks.refuse(fd, path)
+                if locks.is_at(fd, path):
+                    return DirectoryLock(path, fd)
+            except LocksUnsupported as error:
                 os.close(fd)
-                raise StoreLocked(f"{path.parent} is in use by {holder or 'another process'}") from error
-            if _is_at(fd, path):
-                return DirectoryLock(path, fd)
+                logger.warning("%s is read without a lock: %s", path.parent, error.message)
+                return None
+            except BaseException:
+                os.close(fd)
+                raise
             os.close(fd)
 
 
@@ -439,15 +412,6 @@ def _mode(path: Path) -> int | None:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
         raise
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    """Whether the file that was opened at `path` is still there. A restore may have replaced the directory before the
-    file was locked: its lock is then of the directory that was there before, and keeps nobody out of this one."""
-    try:
-        return os.path.samestat(os.fstat(fd), path.stat())
-    except (FileNotFoundError, NotADirectoryError):
-        return False
 
 
 class Clock:

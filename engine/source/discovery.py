@@ -37,7 +37,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..errors import SettingError
+from ..errors import LocksUnsupported, SettingError
 from ..seams import DirectoryLock, Files, Seams, Task
 from ..system import is_limit
 
@@ -239,7 +239,7 @@ def _may_live(files: Files, path: Path) -> bool:
     """Whether the service of an entry lives, or that cannot be known."""
     try:
         return files.is_locked(path)
-    except OSError:
+    except (OSError, LocksUnsupported):
         return True
 
 
