@@ -11,9 +11,11 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
-from .errors import DiskFull, HoldfastError, LimitReached
+from .errors import DirectoryMoved, DiskFull, HoldfastError, LimitReached
 from .log.retention import CautiousClock, KeepLogs, PrunePlan, plan_pruning
 from .log.segment import SegmentInfo
 from .opening import process_name
@@ -34,7 +36,8 @@ class Housekeeper:
     it ends."""
 
     def __init__(self, store: Store[Any, Any]) -> None:
-        self._store = store
+        self._held = ref(store)
+        self._hooks = store.hooks
         self._clock = store.seams.clock
         self._wake = threading.Event()
         self.closing = False
@@ -47,9 +50,16 @@ class Housekeeper:
         self._spare_retry, self._spare_pause = 0.0, RETRY_S
         self._seen = store.log.end.txid
         self._pruning = store.seams.scheduler.lock()
-        self.blocked: DiskFull | LimitReached | None = None
+        self.blocked: DiskFull | LimitReached | DirectoryMoved | None = None
         store.log.on_sealed = self._on_sealed
-        self._task = store.seams.scheduler.spawn("holdfast-keep", self._run)
+        self._task = store.seams.scheduler.spawn("holdfast-keep", partial(_keep, self._held, self, self._wake))
+
+    @property
+    def _store(self) -> Store[Any, Any]:
+        """Not held on to, so that a store that everybody else has forgotten can be closed."""
+        store = self._held()
+        assert store is not None, "the thread and every caller hold it meanwhile"
+        return store
 
     def wake(self) -> None:
         """There may be something to do."""
@@ -59,18 +69,24 @@ class Housekeeper:
         self._sealed.append(info)
         self._wake.set()
 
-    def _run(self) -> None:
-        while not self.closing:
-            self._wake.wait(TICK_S)
-            self._wake.clear()
-            if self.closing or self._store.poisoned:
-                break
-            for duty in (self._spare, self._checkpoint, self._tell_sealed, self._heartbeat, self._leases,
-                         self._prune_log):
-                try:
-                    duty()
-                except BaseException:  # a plugin's, too: the other duties go on
-                    logger.exception("%s of %s", duty.__name__.strip("_"), self._store.directory)
+    def round(self) -> None:
+        """Do what is due now. If the directory has moved, nothing: it is said once, and looked at again each time."""
+        try:
+            self._store.seams.files.look(self._store.directory)
+        except DirectoryMoved as error:
+            if not isinstance(self.blocked, DirectoryMoved):
+                self.blocked = error
+                logger.error("%s: commits go on until the next log segment or checkpoint is due", error)
+            self._store.notify_pressure()
+            return
+        if isinstance(self.blocked, DirectoryMoved):
+            self.blocked = None
+            logger.warning("%s is back", self._store.directory)
+        for duty in (self._spare, self._checkpoint, self._tell_sealed, self._heartbeat, self._leases, self._prune_log):
+            try:
+                duty()
+            except BaseException:  # a plugin's, too: the other duties go on
+                logger.exception("%s of %s", duty.__name__.strip("_"), self._store.directory)
 
     def _spare(self) -> None:
         log = self._store.log
@@ -92,7 +108,7 @@ class Housekeeper:
         try:
             store.checkpoint()
             self.blocked = None
-        except (DiskFull, LimitReached) as error:
+        except (DiskFull, LimitReached, DirectoryMoved) as error:
             self.blocked = error
             self._retry = self._clock.monotonic() + RETRY_S
             logger.warning("the checkpoint waits: %s", error)
@@ -102,7 +118,7 @@ class Housekeeper:
 
     def _tell_sealed(self) -> None:
         while self._sealed:
-            self._store.hooks.tell("sealed", self._sealed.popleft())
+            self._hooks.tell("sealed", self._sealed.popleft())
             self._prune = 0.0
 
     def _heartbeat(self) -> None:
@@ -191,3 +207,13 @@ class Housekeeper:
         self._tell_sealed()
 
 
+def _keep(held: ref[Store[Any, Any]], keeper: Housekeeper, wake: threading.Event) -> None:
+    """The thread. It holds the store for a round only, and ends with it."""
+    while not keeper.closing:
+        wake.wait(TICK_S)
+        wake.clear()
+        store = held()
+        if store is None or keeper.closing or store.poisoned:
+            break
+        keeper.round()
+        del store

@@ -86,8 +86,8 @@ def try_lock(fd: int, path: Path, how: int) -> bool:
 def refuse(fd: int, path: Path) -> NoReturn:
     """Raise `StoreLocked`, naming who holds the lock of this open file."""
     if _held[_key(fd)] > 0:
-        raise StoreLocked(f"{path.parent} is in use by this very process ({os.getpid()}), which has opened it before "
-                          "and not closed it", hint="use what is open, or close it first")
+        raise StoreLocked(f"{path.parent} is in use by this very process (process {os.getpid()}), which has opened "
+                          "it before and not closed it", hint="use what is open, or close it first")
     holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
     with contextlib.suppress(OSError):
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -16,15 +16,17 @@ import tempfile
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .anchored import AnchoredFiles
 from .contract import BulkEngine, Context, Engine
 from .directory import Generation, Identity, Layout, Manifest
 from .errors import (
     Damaged,
+    DirectoryMoved,
     DiskFull,
     LocksUnsupported,
     LogPruned,
@@ -80,6 +82,8 @@ class Opened:
         cursor: behind what was replayed.
         lock: None where opened read-only.
         replayed: how many transactions were replayed.
+        anchored: what holds its directories.
+        seams: the store's: its files are those.
         scratch: a copy of the state that goes when the store is closed, or None.
         manifest: to be settled when a checkpoint has passed its p1, or None.
         reader: what keeps the log that is needed here, where another process writes the store; or None.
@@ -97,6 +101,8 @@ class Opened:
     cursor: Cursor
     lock: DirectoryLock | None
     replayed: int
+    anchored: AnchoredFiles
+    seams: Seams
     scratch: ScratchDirectory | None = None
     manifest: Manifest | None = None
     reader: ReaderLease | None = None
@@ -113,6 +119,7 @@ class Opened:
             for part in (self.still, self.reader, self.lock):
                 if part is not None:
                     last_to_first.callback(part.release)
+            last_to_first.callback(self.anchored.let_go)
             if self.undo is not None and not self.log.end.txid:  # no plugin has committed meanwhile
                 last_to_first.callback(self.undo)
             if self.scratch is not None:
@@ -144,7 +151,13 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
         lock = seams.files.lock(layout.lock_path, process_name())
     except FileNotFoundError as error:
         raise StoreLocked(f"{root} is being made or removed by another process", hint="try again") from error
+    except LocksUnsupported:
+        if undo is not None:
+            undo()
+        raise
+    anchored = None
     try:
+        anchored, seams = _anchor(layout, seams)
         if not layout.is_store():
             _create(layout, kind, options, settings, seams)
         else:
@@ -152,6 +165,8 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
         identity = _identity(layout, kind)
         _need_room(seams.files, root)
         generation = layout.current()
+        for directory in (generation.state, generation.log):
+            anchored.hold_too(directory)
         layout.settle_names(generation)
         manifest = Manifest.read(seams.files, generation)
         context = Context(seams, options, store_id=identity.store_id)
@@ -178,10 +193,19 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
     except BaseException:
         if undo is not None:
             undo()
+        if anchored is not None:
+            anchored.let_go()
         lock.release()
         raise
-    return Opened(layout, generation, engine, log, cursor, lock, replayed, undo=undo,
+    return Opened(layout, generation, engine, log, cursor, lock, replayed, anchored, seams, undo=undo,
                   manifest=manifest if manifest is not None and not manifest.settled else None)
+
+
+def _anchor(layout: Layout, seams: Seams) -> tuple[AnchoredFiles, Seams]:
+    """Hold a store's directory, and let nothing below its path be used when that leads elsewhere."""
+    anchored = AnchoredFiles(seams.files, layout.root)
+    layout.files = anchored
+    return anchored, replace(seams, files=anchored)
 
 
 def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, Any], settings: Settings,
@@ -208,7 +232,8 @@ def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, 
 def _unmake(layout: Layout, *, directory_too: bool) -> None:
     """Remove a store that could not be opened when it was made, or what there is of it. The caller holds its lock."""
     files, root = layout.files, layout.root
-    with contextlib.suppress(OSError):  # on a disk that fails; the next opening makes a store of what is left
+    # On a disk that fails, the next opening makes a store of what is left.
+    with contextlib.suppress(OSError, DirectoryMoved):
         layout.clear()
         files.unlink(layout.lock_path)
         if directory_too:
@@ -362,9 +387,22 @@ def steadily(layout: Layout, seams: Seams, look: Callable[[], T]) -> T:
 
 def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, Any], settings: Settings,
                   seams: Seams, *, shared: bool) -> Opened:
+    layout = Layout(layout.root, seams.files)
+    anchored, seams = _anchor(layout, seams)
+    try:
+        return _open_held(layout, anchored, kind, options, settings, seams, shared=shared)
+    except BaseException:
+        anchored.let_go()
+        raise
+
+
+def _open_held(layout: Layout, anchored: AnchoredFiles, kind: type[Engine[Any, Any]], options: Mapping[str, Any],
+               settings: Settings, seams: Seams, *, shared: bool) -> Opened:
     root = layout.root
     identity = _identity(layout, kind)
     generation = layout.current()
+    for held in (generation.state, generation.log):
+        anchored.hold_too(held)
     manifest = Manifest.read(seams.files, generation)
     adopt = None if manifest is None or manifest.settled else manifest.p0
     if shared and not kind.abilities.shared_readers:
@@ -384,7 +422,7 @@ def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping
             if not _replays_large(log, engine.position.txid):
                 cursor = log.cursor(engine.position)
                 replayed = replay(engine, log, cursor, log.end.txid, 1 << 62)
-                return Opened(layout, generation, engine, log, cursor, None, replayed)
+                return Opened(layout, generation, engine, log, cursor, None, replayed, anchored, seams)
         except BaseException:
             engine.close()
             raise
@@ -408,7 +446,7 @@ def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping
     except BaseException:
         directory.cleanup()
         raise
-    return Opened(layout, generation, engine, log, cursor, None, replayed, directory)
+    return Opened(layout, generation, engine, log, cursor, None, replayed, anchored, seams, directory)
 
 
 def follow(opened: Opened, seams: Seams) -> int:

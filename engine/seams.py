@@ -123,7 +123,8 @@ else:
 
 
 class Directory:
-    """A directory that is held open, so that making its names durable needs no descriptor at the moment it matters."""
+    """A directory that is held open: making its names durable needs no descriptor at the moment it matters, and what
+    its path leads to can be compared with it."""
 
     __slots__ = ("_fd", "path")
 
@@ -134,6 +135,13 @@ class Directory:
     def sync(self) -> None:
         """Make creations, renames and removals in it durable."""
         _sync(self._fd)
+
+    def is_at_path(self) -> bool:
+        """Whether its path still leads to it. Nobody else gets its number while it is held."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+        except OSError:  # gone, or behind what this user may not enter
+            return False
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -179,6 +187,9 @@ class Files:
             directory.sync()
         finally:
             directory.close()
+
+    def look(self, path: Path) -> None:
+        """See that names below `path` may be used. Only files that are anchored (`AnchoredFiles`) object."""
 
     def exists(self, path: Path) -> bool:
         """Whether something is there. What cannot be known, for want of rights say, is an `OSError`, and no answer."""
@@ -459,7 +470,14 @@ class Task:
 
 
 class Scheduler:
-    """Threads and the things they wait on."""
+    """Threads and the things they wait on.
+
+    Attributes:
+        closes_forgotten: whether a store that nobody has any more is closed. In a simulated process, whoever drops a
+            store has killed it.
+    """
+
+    closes_forgotten = True
 
     def lock(self) -> threading.Lock:
         """A plain lock: not re-entrant, may be released by another thread than took it."""

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -128,11 +131,12 @@ class Store(Writing[TxT, ViewT]):
         self._ending = threading.RLock()
         self._ends = False
         self._told_closing = False
+        self._patience_s = settings.wait_s  # for an open transaction to end, before the store is closed
         self._delayed_commits = 0
         self._checkpoints = 0
         self._pid = os.getpid()
         self.committer = Committer(self.log, self._stages, hooks, seams, relaxed_s=settings.relaxed_ms / 1000,
-                                   staging=self._staging, on_fault=self._on_fault)
+                                   staging=self._staging, on_fault=partial(_tell_fault, directory, hooks))
         self._acknowledger = None
         self._housekeeper = None
         try:
@@ -181,7 +185,7 @@ class Store(Writing[TxT, ViewT]):
             else:
                 opened = open_for_writing(root, engine, create=create, options=options, settings=settings, seams=seams)
             try:
-                store = cls(root, opened, hooks, options, settings, seams)
+                store = cls(root, opened, hooks, options, settings, opened.seams)
             except BaseException:  # no more threads, for instance
                 opened.log.abandon()
                 opened.release()
@@ -336,6 +340,7 @@ class Store(Writing[TxT, ViewT]):
         if self._opened.reader is not None:
             raise Unsupported(f"{self.directory} is open read-only beside its writer, which goes on meanwhile",
                               hint="back up from the writer's service")
+        self.seams.files.look(self.directory)
         with self._no_image_beside():
             return self.engine.image()
 
@@ -345,7 +350,8 @@ class Store(Writing[TxT, ViewT]):
         """Make the engine's durable state hold everything published; the position it reached.
 
         Raises:
-            DiskFull, LimitReached: try again when there is room, or more of what ran out.
+            DiskFull, LimitReached, DirectoryMoved: try again when there is room, or more of what ran out, or when it is
+                back where it was.
             StorePoisoned: the engine failed in the middle; the store is poisoned.
         """
         if self._unusable is not None or self.read_only:
@@ -370,6 +376,7 @@ class Store(Writing[TxT, ViewT]):
     def _checkpoint(self) -> Position:
         if self.committer.poison is not None:
             raise self.committer.poisoned()
+        self.seams.files.look(self.directory)
         upto = self._stages.published
         if upto.txid > self.engine.position.txid:
             if upto.txid > self._handed.txid:
@@ -403,10 +410,6 @@ class Store(Writing[TxT, ViewT]):
         if self._unusable is not None or self._housekeeper is None:
             raise self._why_unusable()
         return len(self._housekeeper.prune())
-
-    def _on_fault(self, error: BaseException) -> None:
-        logger.error("%s is poisoned and takes no more writes: %s", self.directory, error)
-        self.hooks.tell("fault", error)
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
@@ -443,7 +446,7 @@ class Store(Writing[TxT, ViewT]):
         # An open transaction of another thread ends first, within bounds.
         hold = Hold(threading.get_ident())
         try:
-            if not self._writer.take(hold, self.settings.wait_s):
+            if not self._writer.take(hold, self._patience_s):
                 logger.error("%s is closed while a transaction is open", self.directory)
             self._unusable = "is closed"
             self._stop_committing()
@@ -493,6 +496,23 @@ class Store(Writing[TxT, ViewT]):
         if self._opened.still is not None:
             self._opened.still.abandon()
 
+    def __del__(self) -> None:
+        """Nobody has it any more, and nobody has closed it: close it, so that others can open it, and say so. Its
+        threads do not hold it; a plugin may, such as the backup service, and who has a transaction open does."""
+        opened: Opened | None = getattr(self, "_opened", None)
+        if (opened is None or opened.released or not self.seams.scheduler.closes_forgotten or self._pid != os.getpid()
+                or sys.is_finalizing()):
+            return
+        self._patience_s = 0.0  # whoever had a transaction open is gone as well
+        try:
+            if self._housekeeper is not None and self._housekeeper.runs_here():
+                self.seams.scheduler.spawn("holdfast-forgotten", self.close)
+            else:
+                self.close()
+        finally:
+            warnings.warn(f"the store in {self.directory} was never closed, and has been closed now that nobody has it "
+                          "any more", ResourceWarning, stacklevel=2)
+
     def __enter__(self) -> Self:
         return self
 
@@ -504,6 +524,11 @@ class Store(Writing[TxT, ViewT]):
             if holder is not None:
                 self._writer.release(holder)
         self.close()
+
+
+def _tell_fault(directory: Path, hooks: Hooks, error: BaseException) -> None:
+    logger.error("%s is poisoned and takes no more writes: %s", directory, error)
+    hooks.tell("fault", error)
 
 
 def _after_fork_in_child() -> None:

@@ -347,7 +347,8 @@ class Log(LogReading):
 
     def _next_writer(self, need: int) -> SegmentWriter:
         """A writer for the segment after the present one, or for the last one if the log goes on in that: its room
-        taken, and every file open that it takes to start it. Raises `DiskFull`, `OSError`."""
+        taken, and every file open that it takes to start it. Raises `DiskFull`, `DirectoryMoved`, `OSError`."""
+        self.files.look(self.directory)  # the room may be taken already; the name is given when it is written
         before, open_end = None, self._writer
         if self._held is None:
             self._held = self.files.open_directory(self.directory)

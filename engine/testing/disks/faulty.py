@@ -62,6 +62,9 @@ class FaultyDirectory(Directory):
         self._files.about_to("sync_directory", self.path)
         self._held.sync()
 
+    def is_at_path(self) -> bool:
+        return self._held.is_at_path()
+
     def close(self) -> None:
         self._held.close()
 

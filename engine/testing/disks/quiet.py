@@ -43,6 +43,8 @@ class QuietScheduler(Scheduler):
     which may change the world.
     """
 
+    closes_forgotten = False
+
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or SetClock()
         self.on_wait: Callable[[], None] = lambda: None

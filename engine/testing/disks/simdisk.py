@@ -94,6 +94,9 @@ class SimDirectory(Directory):
     def sync(self) -> None:
         self._disk.do(Op("sync names", self._inode, label=self.path.name))
 
+    def is_at_path(self) -> bool:
+        return self._disk._find(self.path) == self._inode
+
 
 class SimLock(DirectoryLock):
     __slots__ = ("_held",)
