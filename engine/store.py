@@ -27,6 +27,7 @@ from .committer import Committer
 from .contract import Engine, Image, StagingEngine, TxT, ViewT
 from .errors import (
     ConditionNotMet,
+    DirectoryMoved,
     DiskFull,
     HoldfastError,
     InvalidInput,
@@ -384,7 +385,7 @@ class Store(Writing[TxT, ViewT]):
             try:
                 with self._no_image_beside():
                     reached = self.engine.checkpoint(upto)
-            except (DiskFull, LimitReached):
+            except (DiskFull, LimitReached, DirectoryMoved):
                 raise
             except BaseException as error:
                 if isinstance(error, OSError) and is_limit(error):  # a file that could not be opened, say
