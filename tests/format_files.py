@@ -193,13 +193,13 @@ def take_segment(page: Page, data: bytes) -> Segment:
 def _check_footer(segment: Segment, data: bytes, end: int) -> None:
     records, before, base = segment.records, segment.header["base"], segment.header["base_time_us"]
     last = {k: records[-1][k] for k in ("txid", "chain")} if records else before
-    index: list[dict[str, Any]] = []
     chains = {before["txid"]: before["chain"], **{r["txid"]: r["chain"] for r in records}}
     times = {r["txid"]: r["time_us"] for r in records}
-    for group in segment.groups:
-        if group["records"] and (not index or group["offset"] - index[-1]["offset"] >= 256 << 10):
-            index.append({"txid": group["first"], "time_us": times[group["first"]], "offset": group["offset"],
-                          "chain": chains[group["durable"]]})
+    places = [{"txid": group["first"], "time_us": times[group["first"]], "offset": group["offset"],
+               "chain": chains[group["durable"]]} for group in segment.groups if group["records"]]
+    index = segment.footer["index"] if segment.footer is not None else []
+    need(index[:1] == places[:1] and [place for place in places if place in index] == index and len(index) <= 400,
+         f"the index is {index}")
     expected = {
         "last": last, "records": len(records), "first_time_us": records[0]["time_us"] if records else base,
         "last_time_us": records[-1]["time_us"] if records else base,

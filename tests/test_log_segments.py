@@ -3,6 +3,7 @@ gone, the newest too."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -201,3 +202,30 @@ def test_a_segment_cut_within_its_header_is_damaged() -> None:
     with pytest.raises(Damaged) as caught:
         Log.open(HERE, options=GROWING, seams=world.seams)
     assert caught.value.path == str(path)
+
+
+def test_the_index_stays_small_and_dense() -> None:
+    """A place was found by reading up to 256 KiB: thousands of small transactions, for each piece of log that was asked
+    for, each lease, each incremental."""
+    for payload, count in ((bytes(40), 1500), (bytes(60_000), 3)):
+        world = World(LogOptions(segment_bytes=4 << 20))
+        for _ in range(count):
+            world.commit(payload)
+        for log in (world.log, world.reopen()):
+            index = [entry.offset for entry in log.segment_of(1).index]
+            assert all(b - a < (64 << 10) + (16 << 10) for a, b in pairwise(index))
+            assert len(index) == (12 if count > 3 else 3)
+
+
+def test_the_index_of_a_large_segment_has_a_bound() -> None:
+    world = World(LogOptions(segment_bytes=16 << 20))
+    for _ in range(860):
+        world.commit(bytes(17_000))
+    (info,) = world.log.segments()
+    assert contents(world.log, 700)[0][0] == 701
+    index = world.log.segment_of(1).index
+    assert 200 <= len(index) <= 400
+    assert max(b.offset - a.offset for a, b in pairwise(index)) < info.size // 100
+    for entry in index:
+        assert next(world.log.read(entry.txid - 1)).txid == entry.txid
+    world.reopen().verify()

@@ -8,7 +8,7 @@ sync of records writes no metadata. Sealing writes a footer behind the records a
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +32,10 @@ from .format import (
 
 FOOTER_ROOM = 32 << 10
 """Kept free at a segment's end, so that sealing it needs no room."""
-INDEX_EVERY = 256 << 10
-NEAR_EVERY = 16 << 10
-"""How dense the index of an open segment is, whose end is what followers ask for. It stays in memory."""
+INDEX_EVERY = 16 << 10
+MAX_INDEX = 400
+"""So many places at most are in a segment's index; of more, every other one is left out. So a place is found by reading
+16 KiB in a small segment, and 1/200 of a large one."""
 JOIN_BYTES = 1 << 20
 """A last segment with no more data than this is gone on with after an opening, so that openings leave no files."""
 MAX_ATTACHMENTS = 100
@@ -110,7 +111,7 @@ class Segment:
         self.first_time_us = self.last_time_us = header.base_time_us
         self.complete_us = header.base_time_us
         self.index: list[IndexEntry] = []
-        self._near: list[IndexEntry] = []
+        self._index_every = INDEX_EVERY
         self.attachments: list[tuple[int, str, int, bytes]] = []
         self.footer: Footer | None = None
         self.size = 0
@@ -156,16 +157,14 @@ class Segment:
     def note_records(self, offset: int, first: int, first_time_us: int, last: Record) -> None:
         if first == self.first:
             self.first_time_us = first_time_us
-        if not self._near or offset - self._near[-1].offset >= NEAR_EVERY:
-            self._near.append(IndexEntry(first, first_time_us, offset, self.end.chain))
-        if not self.index or offset - self.index[-1].offset >= INDEX_EVERY:
-            self.index.append(IndexEntry(first, first_time_us, offset, self.end.chain))
+        if not self.index or offset - self.index[-1].offset >= self._index_every:
+            entry = IndexEntry(first, first_time_us, offset, self.end.chain)
+            if len(self.index) < MAX_INDEX:
+                self.index.append(entry)
+            else:  # never changed but at its end: others read it
+                self.index, self._index_every = [*self.index[::2], entry], 2 * self._index_every
         self.last_time_us = last.time_us
         self.end = last.position
-
-    def forget_near(self) -> None:
-        """It is sealed: it gets no longer, and the index of its footer will do."""
-        self._near = []
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -188,17 +187,15 @@ class Segment:
 
     def place_of_txid(self, txid: int) -> IndexEntry | None:
         """The last index entry at or before `txid`."""
-        return self._place(txid, lambda e: e.txid)
+        index = self.index
+        at = bisect.bisect_right(index, txid, key=lambda e: e.txid)
+        return index[at - 1] if at else None
 
     def place_of_time(self, time_us: int) -> IndexEntry | None:
         """The last index entry that starts before any transaction later than `time_us`."""
-        return self._place(time_us, lambda e: e.time_us)
-
-    def _place(self, value: int, key: Callable[[IndexEntry], int]) -> IndexEntry | None:
-        for index in (self._near, self.index):
-            if at := bisect.bisect_right(index, value, key=key):
-                return index[at - 1]
-        return None
+        index = self.index
+        at = bisect.bisect_right(index, time_us, key=lambda e: e.time_us)
+        return index[at - 1] if at else None
 
     def verify(self) -> None:
         """Read every byte and compare with what header and footer say. Raises `Damaged`."""
@@ -324,7 +321,6 @@ def write_footer(file: File, segment: Segment, digest: bytes, *, followed: bool)
     file.sync()
     segment.footer = footer
     segment.size = segment.data_end + len(data)
-    segment.forget_near()
 
 
 def note_followed(file: File, segment: Segment) -> None:
