@@ -26,6 +26,7 @@ from holdfast.engine.errors import (
     SourceRestarted,
     SourceUnavailable,
 )
+from holdfast.engine.log.cursor import Cursor
 from holdfast.engine.seams import Clock
 from holdfast.engine.source.base import CHUNK_BYTES, Source
 from holdfast.engine.source.client import HttpSource, connect
@@ -454,15 +455,15 @@ def test_streams_at_once_are_bounded(store: MemoryStore, bounded: tuple[SourceSe
 @pytest.mark.parametrize("bounded", [Limits(heartbeat_seconds=0.05)], indirect=True)
 def test_a_stream_with_nothing_to_send_shows_that_it_lives(store: MemoryStore, bounded: tuple[SourceServer, int],
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    read, go_on = store.log.read, threading.Event()
+    read, go_on = Cursor.read, threading.Event()
 
-    def slow(after: int, upto: int | None = None) -> Iterator[object]:
-        for record in read(after, upto):
+    def slow(cursor: Cursor, upto: int | None = None) -> Iterator[object]:
+        for record in read(cursor, upto):
             if record.txid == 200:
                 go_on.wait(20)
             yield record
 
-    monkeypatch.setattr(store.log, "read", slow)
+    monkeypatch.setattr(Cursor, "read", slow)
     monkeypatch.setattr("holdfast.engine.source.routes._BATCH_RECORDS", 100)
     with HttpSource("127.0.0.1", bounded[1], token="t", timeout=5) as source:
         grant = source.lease("test", image=True)

@@ -139,8 +139,8 @@ def test_signs_of_life_are_no_records(store: MemoryStore) -> None:
 
     begun = time.monotonic()
     assert isinstance(told(store, lie, 0.2), SourceUnavailable)
-    assert time.monotonic() - begun > 2 * PATIENCE * 0.2
-    assert len(asked) == 2
+    assert time.monotonic() - begun > PATIENCE * 0.2
+    assert len(asked) == 1
 
 
 def test_a_stream_may_be_read_as_slowly_as_its_reader_likes(store: MemoryStore) -> None:

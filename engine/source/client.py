@@ -51,11 +51,11 @@ MAX_ANSWER = 8 << 20
 """Longest JSON answer that is read, in bytes: an image may have many files."""
 IMAGE_TIMEOUT = 900.0
 """Seconds that making an image may take, before the answer begins."""
-CONFIRM_TIMEOUT = 60.0
+CONFIRM_TIMEOUT = 35.0
 """Seconds that a confirmation may take, before the answer begins: the source may wait for its publication."""
 PATIENCE = 4
 """So many time-outs a record stream may keep us waiting in all, its bytes apart, alive or not, before it counts as cut
-off; and after so many, nothing is asked for more than twice."""
+off; and after so many, nothing is asked for again."""
 _PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds before each attempt: the first retry is at once, since a kept connection may just have grown stale."""
 _STREAM_READ = 1 << 20
@@ -232,7 +232,7 @@ class HttpSource(Source):
 
     def _pause_or_give_up(self, failures: int, attempts: int, error: Exception, begun: float) -> None:
         """Wait before the next attempt, or raise what the failure means. What has taken `PATIENCE` times the time-out
-        since it was `begun` is tried twice, and no more."""
+        since it was `begun` is not tried again."""
         if isinstance(error, SourceRestarted):
             raise error
         if is_limit(error):  # on this side
@@ -241,7 +241,9 @@ class HttpSource(Source):
             raise NotAuthorized(f"{self._place} could not prove who it is: {printable(error.verify_message)}",
                                 hint="name the certificate authority with ca=, and the host as in its certificate"
                                 ) from error
-        if self._instance is None or self._seams.clock.monotonic() - begun > PATIENCE * self._timeout:
+        if self._seams.clock.monotonic() - begun >= PATIENCE * self._timeout:
+            attempts = failures
+        if self._instance is None:
             attempts = min(attempts, 2)  # nobody was there yet: no use in insisting
         if failures >= attempts or self._closing.wait(_PAUSES[min(failures - 1, len(_PAUSES) - 1)]):
             if isinstance(error, HoldfastError):
