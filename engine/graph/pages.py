@@ -352,8 +352,11 @@ def _keys(flat: Any, starts: Int64, widths: Int64, integers: bool) -> Any:
     """Keys that compare as LMDB compares them, column by column: their bytes, zeros behind them, and their lengths; or
     one number, where keys are numbers."""
     rows = _gathered(flat, starts, _KEY)
-    rows[np.arange(_KEY) >= widths[:, None]] = 0
-    keys = np.zeros((len(starts), _KEY // 8 + 1), np.uint64)
+    if (widths == (least := int(widths.min()))).all():  # mostly
+        rows[:, least:] = 0
+    else:
+        rows[np.arange(_KEY) >= widths[:, None]] = 0
+    keys = np.empty((len(starts), _KEY // 8 + 1), np.uint64)
     keys[:, :-1] = rows.view("<u8") if integers else rows.view(">u8")
     keys[:, -1] = widths
     return keys
@@ -361,9 +364,11 @@ def _keys(flat: Any, starts: Int64, widths: Int64, integers: bool) -> Any:
 
 def _less(a: Any, b: Any) -> Any:
     """Row by row, whether the key in `a` comes before that in `b`."""
-    less = np.zeros(len(a), bool)
-    same = np.ones(len(a), bool)
-    for column in range(a.shape[1]):
+    less = a[:, 0] < b[:, 0]
+    same = a[:, 0] == b[:, 0]
+    for column in range(1, a.shape[1]):
+        if not same.any():
+            break
         less |= same & (a[:, column] < b[:, column])
         same &= a[:, column] == b[:, column]
     return less
