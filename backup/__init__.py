@@ -5,9 +5,11 @@
 6362
 
 `run` takes a backup of a running store, full the first time and incremental afterwards; `restore` makes a store of it,
-as of its end, a transaction or a time; `verify` proves that it is whole; `info` tells what a directory is.
+as of its end, a transaction or a time; `verify` proves that it is whole; `info` tells what a directory is;
+`consumers` and `drop_consumer` say for whom a store keeps log, and end it.
 """
 
+from .consumers import consumers, drop_consumer
 from .info import info, transactions
 from .report import Bounds, Info, Report, RestoreReport, VerifyReport
 from .restore import restore
@@ -22,6 +24,8 @@ __all__ = [
     "Report",
     "RestoreReport",
     "VerifyReport",
+    "consumers",
+    "drop_consumer",
     "info",
     "parse",
     "restore",

@@ -96,7 +96,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
     layout = Layout(seams.files.resolve(Path(target)), seams.files)
     with system_errors(f"cannot look at {layout.root}"):
         detect(layout)
-    with _source(source, token, tls, ca, timeout) as asked:
+    with opened_source(source, token, tls, ca, timeout) as asked:
         info = asked.info()
         if expect_store is not None:
             _expect(info, expect_store)
@@ -139,8 +139,10 @@ def _run(job: Job, full: bool, fallback: bool) -> Report:
 
 
 @contextmanager
-def _source(source: str | Store[Any, Any] | Source, token: str | None, tls: bool | None, ca: str | Path | None,
-            timeout: float) -> Iterator[Source]:
+def opened_source(source: str | Store[Any, Any] | Source, token: str | None, tls: bool | None, ca: str | Path | None,
+                  timeout: float) -> Iterator[Source]:
+    """What a caller names as a source, for the block. Raises `SourceUnavailable`, `ClusterUnavailable`,
+    `InvalidInput`."""
     if isinstance(source, Source):
         yield source
     elif isinstance(source, Store):

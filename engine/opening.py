@@ -27,7 +27,6 @@ from .directory import Generation, Identity, Layout, Manifest
 from .errors import (
     Damaged,
     DirectoryMoved,
-    DiskFull,
     LocksUnsupported,
     LogPruned,
     StoreExists,
@@ -42,13 +41,12 @@ from .log.attachments import verify_attachment
 from .log.cursor import Cursor
 from .log.log import Log
 from .readers import ReaderLease
+from .room import make_room, need_room
 from .seams import DirectoryLock, Files, Seams
 from .settings import Settings
 
 T = TypeVar("T")
 
-ROOM_TO_OPEN = 1 << 20
-"""An opening needs this much room for what it makes: lock tables, a seal, a document."""
 LOOKS = 6
 """How often a directory that is being written is looked at before what seems wrong with it counts as wrong."""
 REPLAY_RECORDS = 1000
@@ -135,8 +133,9 @@ def process_name() -> str:
 
 
 def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, options: Mapping[str, Any],
-                     settings: Settings, seams: Seams) -> Opened:
-    """Raises what `Store.open` does. Nothing is left open or locked then, and no store that was not there before."""
+                     settings: Settings, seams: Seams, prune: bool = True) -> Opened:
+    """`prune`: on a full file system, log that nobody needs may go. Raises what `Store.open` does. Nothing is left open
+    or locked then, and no store that was not there before."""
     layout = Layout(root, seams.files)
     undo = None
     if not layout.is_store():
@@ -163,13 +162,13 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
         else:
             undo = None  # whether it was there before, or somebody was faster than we
         identity = _identity(layout, kind)
-        _need_room(seams.files, root)
+        context = Context(seams, options, store_id=identity.store_id)
+        make_room(layout, kind, context, settings, prune=prune)
         generation = layout.current()
         for directory in (generation.state, generation.log):
             anchored.hold_too(directory)
         layout.settle_names(generation)
         manifest = Manifest.read(seams.files, generation)
-        context = Context(seams, options, store_id=identity.store_id)
         if manifest is not None and manifest.retired_us is None:
             manifest = _retire(generation, manifest, kind, context)
         layout.sweep()  # what a backup kept of older generations too: it is none any more
@@ -213,7 +212,7 @@ def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, 
     """Make an empty store. It is one from the moment that `CURRENT` names its generation."""
     files = seams.files
     layout.clear()  # the rests of a creation that was cut off, as `is_empty` has made sure
-    _need_room(files, layout.root)
+    need_room(files, layout)
     now = seams.clock.now_us()
     store_id, branch_id = seams.randomness.token(16), seams.randomness.token(16)
     start = origin(store_id)
@@ -238,12 +237,6 @@ def _unmake(layout: Layout, *, directory_too: bool) -> None:
         files.unlink(layout.lock_path)
         if directory_too:
             files.remove_directory(root)  # unless somebody else has come in here
-
-
-def _need_room(files: Files, root: Path) -> None:
-    """A full file system is an error here, before a library maps a file that it cannot fill and dies of it."""
-    if (free := files.free(root)) < ROOM_TO_OPEN:
-        raise DiskFull(f"{root} has {free:,} bytes left, opening a store needs {ROOM_TO_OPEN:,}")
 
 
 def _identity(layout: Layout, kind: type[Engine[Any, Any]]) -> Identity:

@@ -184,7 +184,8 @@ class Store(Writing[TxT, ViewT]):
             if read_only:
                 opened = open_to_read(root, engine, options=options, settings=settings, seams=seams)
             else:
-                opened = open_for_writing(root, engine, create=create, options=options, settings=settings, seams=seams)
+                opened = open_for_writing(root, engine, create=create, options=options, settings=settings, seams=seams,
+                                          prune=not hooks.pruning)
             try:
                 store = cls(root, opened, hooks, options, settings, opened.seams)
             except BaseException:  # no more threads, for instance
@@ -385,7 +386,9 @@ class Store(Writing[TxT, ViewT]):
             try:
                 with self._no_image_beside():
                     reached = self.engine.checkpoint(upto)
-            except (DiskFull, LimitReached, DirectoryMoved):
+            except (DiskFull, LimitReached, DirectoryMoved) as error:
+                if isinstance(error, DiskFull):
+                    error.hint = self.log.when_full(error.hint)
                 raise
             except BaseException as error:
                 if isinstance(error, OSError) and is_limit(error):  # a file that could not be opened, say

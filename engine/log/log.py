@@ -394,13 +394,20 @@ class Log(LogReading):
                 return *spare, capacity
             path = self._spare_path()
             if self.options.preallocate:
-                file = allocate(self.files, path, capacity)
+                file = self._allocate(path, capacity)
             else:
                 path = path.with_suffix(".new")
                 self.files.unlink(path, missing_ok=True)
                 file = self.files.open(path, "create")
             self._spare_number += 1
             return file, path, capacity
+
+    def _allocate(self, path: Path, capacity: int) -> File:
+        try:
+            return allocate(self.files, path, capacity)
+        except DiskFull as error:
+            error.hint = self.when_full(error.hint)
+            raise
 
     def _spare_path(self) -> Path:
         return self.directory / f"spare-{self._spare_number + 1}.seg"
@@ -414,7 +421,7 @@ class Log(LogReading):
         with self._spare_lock:
             if self.wants_spare:
                 path = self._spare_path()
-                spare = allocate(self.files, path, self.options.segment_bytes)
+                spare = self._allocate(path, self.options.segment_bytes)
                 self._spare_number += 1
                 self._spare = spare, path
 
@@ -602,6 +609,18 @@ class Log(LogReading):
     def import_attachment(self, attachment: Attachment) -> AttachmentWriter:
         """A file to copy another log's attachment to, byte for byte; `finish` compares it with what its record says."""
         return AttachmentWriter(self._seams.files, self.directory / "attachments", attachment.name, attachment)
+
+    def when_full(self, hint: str) -> str:
+        """What to do where there is no room: `hint`, and who holds back log that could go otherwise. Costs the number
+        of consumers."""
+        held = [(self.size_after(c.position.txid), c) for c in self.consumers.list()]
+        held = [(size, c) for size, c in held if size > self.options.segment_bytes]
+        if not held:
+            return hint
+        size, most = max(held, key=lambda found: found[0])
+        others = f", and for {len(held) - 1} others" if len(held) > 1 else ""
+        return (f"{hint}; {size:,} bytes of log are kept for the consumer {most.name!r} (id {most.id}){others}: if it "
+                "is gone, drop it (backup.drop_consumer, holdfast consumers drop)")
 
     def status(self) -> dict[str, Any]:
         return {"segments": len(self._segments), "bytes": self.size(), "first": self.base.txid + 1,
