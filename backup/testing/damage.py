@@ -92,9 +92,10 @@ class Damaged:
             end = footer.data_end if footer else file.size()
             group_end = start
             with suppress(BadBytes):
-                for number, group in enumerate(read_groups(file, header.seed, start, end, header.base)):
+                groups = list(read_groups(file, header.seed, start, end, header.base))
+                for number, group in enumerate(groups):
                     at, group_end = group.offset, group.end
-                    if number % 3 == 0:
+                    if number % 3 == 0 or group is groups[-1]:
                         yield from (at + field for field in GROUP_FIELDS)
                         at += GROUP_HEADER.size
                         yield from (at + field for field in FRAME_FIELDS)

@@ -207,7 +207,7 @@ class LocalSource(Source):
             cursor = self._cursors.pop(lease_id, None)  # nobody else's from here on
             if cursor is None or (cursor.txid, cursor.chain) != after:
                 self._match(after)
-                cursor = self._store.log.cursor(after)
+                cursor = self._store.log.cursor(after.txid)
             if upto > self._store.published.txid:
                 raise AheadOfSource(f"log up to transaction {upto} is asked for, and {self._store.published.txid} is "
                                     "published")
