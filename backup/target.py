@@ -202,7 +202,8 @@ def bounds_of(manifest: Manifest, log: Log) -> Bounds:
     last, noted = log.end, manifest.noted_end
     complete: int = manifest.runs[-1]["complete_until_us"] if manifest.runs else 0
     if last.txid > noted.txid:  # a run died before it was noted
-        complete = max(complete, log.last_time_us)
+        anew = log.last_time_us < log.time_of(noted.txid)  # since then, times began anew
+        complete = log.last_time_us if anew else max(complete, log.last_time_us)
     return Bounds(first=first, last=last.txid, first_time_us=log.time_of(first) or None,
                   last_time_us=log.time_of(last.txid) or None, complete_until_us=complete)
 

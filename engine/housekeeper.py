@@ -42,7 +42,8 @@ class Housekeeper:
         self._wake = threading.Event()
         self.closing = False
         self._sealed: deque[SegmentInfo] = deque()
-        self._calendar = CautiousClock(self._clock)
+        known = None if store.settings.clock_is_right else store.log.last_time_us
+        self.calendar = CautiousClock(self._clock, known)
         self._keep = KeepLogs.parse(store.settings.keep_logs)
         self._beat = self._clock.monotonic()
         self._prune = self._clock.monotonic() + PRUNE_EVERY_S
@@ -181,7 +182,7 @@ class Housekeeper:
         floors += [reader.after for reader in readers if reader not in lagging]
         plan = plan_pruning(log.oldest(), size=log.size(), newest=log.end.txid, held=log.size_after, keep=self._keep,
                             floor=min(floors), consumers=log.consumers.list(), consumer_bytes=settings.consumer_bytes,
-                            consumer_hours=settings.consumer_days * 24, now_us=self._calendar.now_us())
+                            consumer_hours=settings.consumer_days * 24, now_us=self.calendar.now_us())
         return plan, lagging
 
     def _vetoed(self, segments: tuple[SegmentInfo, ...]) -> bool:

@@ -181,6 +181,7 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
                 _match(identity, log)
                 if manifest is not None:
                     _begin_branch(manifest, log)
+                log.begin_era()
                 cursor = log.cursor(engine.position)
                 replayed = replay(engine, log, cursor, log.end.txid, settings.checkpoint_soft_bytes)
             except BaseException:

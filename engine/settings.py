@@ -34,6 +34,9 @@ class Settings:
         checkpoint_hard_bytes: this much makes commits wait for it.
         heartbeat_s: an idle log says so this often; 0 for never.
         wait_s: how long a commit waits at a bound before it gives up with `RolledBack`.
+        clock_is_right: take it from the operator that the clock is right: what is deleted for its age, log and
+            consumers, is aged by it at once. Otherwise a clock that is ahead of the log's last time at the opening is
+            believed when the store has been open for an hour.
         hook_s: how long a plugin may take over a draft. It holds up every other commit meanwhile, so a draft over which
             one took longer is rolled back.
     """
@@ -51,6 +54,7 @@ class Settings:
     heartbeat_s: float = 10
     wait_s: float = 60
     hook_s: float = 5
+    clock_is_right: bool = False
 
     def __post_init__(self) -> None:
         if self.durability not in ("synced", "pipelined", "relaxed"):

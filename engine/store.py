@@ -266,6 +266,7 @@ class Store(Writing[TxT, ViewT]):
             "leases": [asdict(lease) for lease in self.leases.list()],
             "consumers": [{"id": c.id, "name": c.name, "txid": c.position.txid, "seen_us": c.seen_us}
                           for c in self.log.consumers.list()],
+            "clock_doubted_us": self._housekeeper.calendar.doubted_us if self._housekeeper else 0,
             "backup_uri": self.backup_uri, "read_only": self.read_only,
         }
 

@@ -48,9 +48,9 @@ class SegmentHeader(NamedTuple):
     """What the header block of a segment says.
 
     `base` is the position before its first record. No record here is committed before `base_time_us`: the commit time
-    at `base`, or that of a heartbeat after it; 0 if there is none. `bytes_before` and `attachments_before` count what
-    all segments before this one hold, those too that were pruned: so what a log holds is known from its first and its
-    last segment.
+    at `base`, or that of a heartbeat after it; 0 if there is none. Since `era_txid` times only grow. `bytes_before`
+    and `attachments_before` count what all segments before this one hold, those too that were pruned: so what a log
+    holds is known from its first and its last segment.
     """
 
     segment_id: bytes
@@ -63,13 +63,14 @@ class SegmentHeader(NamedTuple):
     created_us: int
     bytes_before: int = 0
     attachments_before: int = 0
+    era_txid: int = 0
 
     def encode(self) -> bytes:
         data = document.encode(SEGMENT_MAGIC, SEGMENT_VERSION, {
             "segment_id": self.segment_id, "ordinal": self.ordinal, "engine": self.engine,
             "history": self.history.to_wire(), "epoch": self.epoch, "base": list(self.base),
             "base_time_us": self.base_time_us, "created_us": self.created_us, "bytes_before": self.bytes_before,
-            "attachments_before": self.attachments_before})
+            "attachments_before": self.attachments_before, "era_txid": self.era_txid})
         if len(data) > MAX_HEADER_BLOCK:
             raise InvalidInput("this history has too many branches for a segment header",
                                hint="start a new store from a restore")
@@ -91,7 +92,7 @@ def read_header(file: File) -> tuple[SegmentHeader, int]:
         header = SegmentHeader(body["segment_id"], body["ordinal"], body["engine"],
                                History.from_wire(body["history"]), body["epoch"], Position(*body["base"]),
                                body["base_time_us"], body["created_us"], body["bytes_before"],
-                               body["attachments_before"])
+                               body["attachments_before"], body["era_txid"])
     except (KeyError, TypeError, InvalidInput) as error:
         raise Damaged(f"has a header that lacks or garbles a field: {error}", path=str(file.path)) from error
     start_of_groups = length + (-length % SECTOR)

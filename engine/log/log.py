@@ -53,6 +53,10 @@ from .segment import (
 
 _frame = FRAME.pack
 _FRAME, _GROUP = FRAME.size, GROUP_HEADER.size
+AHEAD_US = 86_400_000_000
+"""If commit times are this far ahead of the clock when the log is opened, the clock was wrong then, or is now."""
+FLOOR_US = 1_577_836_800_000_000
+"""A clock before 2020 has not been set since the machine started."""
 T = TypeVar("T")
 
 logger = logging.getLogger("holdfast.store")
@@ -123,6 +127,7 @@ class Log(LogReading):
         self.epoch = epoch
         self.end = last.end
         self.appended = last.end
+        self._era = last.header.era_txid
         self._time = max(last.last_time_us, last.complete_us)  # a heartbeat's promise binds later openings too
         self.waiting_bytes = 0
         """What is appended and not yet taken to be written."""
@@ -148,7 +153,8 @@ class Log(LogReading):
             DiskFull.
         """
         seams.files.make_directory(directory)
-        origin = SegmentHeader(b"", 0, engine, history, epoch, base, last_time_us, seams.clock.now_us())
+        origin = SegmentHeader(b"", 0, engine, history, epoch, base, last_time_us, seams.clock.now_us(),
+                               era_txid=base.txid)
         none = Listing(seams.files, directory, [])
         log = cls(directory, none.with_last(Segment(seams.files, directory, origin, 0)), engine=engine, epoch=epoch,
                   options=options or LogOptions(), seams=seams)
@@ -310,6 +316,8 @@ class Log(LogReading):
                                hint="compare store ids and branches first")
         if record.epoch > self.epoch:
             self.epoch = record.epoch
+        if record.time_us < self._time:  # the other log's times began anew here
+            self._era, self._time = self.appended.txid, record.time_us - 1
         self._enqueue(record)
 
     def _enqueue(self, record: Record) -> None:
@@ -318,7 +326,7 @@ class Log(LogReading):
         size = _FRAME + len(body)
         writer = self._writer
         if (writer is None or writer.reserved + _GROUP + size > writer.limit
-                or writer.segment.header.epoch != record.epoch
+                or writer.segment.header.epoch != record.epoch or writer.segment.header.era_txid != self._era
                 or (record.attachment is not None and writer.attachments >= MAX_ATTACHMENTS)):
             writer = self._next_writer(_GROUP + size)
         batches = self._batches
@@ -366,7 +374,8 @@ class Log(LogReading):
         counts = (0, 0) if before is None else (before.header.bytes_before + size,
                                                 before.header.attachments_before + len(before.attachments))
         header = SegmentHeader(self._seams.randomness.token(16), 1 if before is None else before.header.ordinal + 1,
-                               self.engine, self.history, self.epoch, self.appended, self._time, self._now(), *counts)
+                               self.engine, self.history, self.epoch, self.appended, self._time, self._now(), *counts,
+                               self._era)
         data_start = len(header.encode())
         segment = Segment(self.files, self.directory / segment_name(header.ordinal), header, data_start)
         return SegmentWriter(segment, *self._room(max(self.options.segment_bytes, data_start + need + FOOTER_ROOM)))
@@ -376,7 +385,7 @@ class Log(LogReading):
         footer, header = last.footer, last.header
         if (footer is None or footer.data_end > min(JOIN_BYTES, self.options.segment_bytes // 2)
                 or footer.data_end + need + FOOTER_ROOM > self.options.segment_bytes
-                or (header.history, header.epoch) != (self.history, self.epoch)):
+                or (header.history, header.epoch, header.era_txid) != (self.history, self.epoch, self._era)):
             return None
         file = self.files.open(last.path)
         try:
@@ -543,6 +552,34 @@ class Log(LogReading):
             self.history, self.epoch = before
             raise
 
+    def begin_era(self) -> bool:
+        """Let commit times begin anew, durably, if those in the log are of a clock that was wrong: far ahead of what
+        the clock says now, with none near now. Whether they do. Called before anything is appended.
+
+        Raises `DiskFull`.
+
+        If the log has times near now, of a day or less ahead, it was written at this time before: then the clock is
+        behind, and commit times go on as they were.
+        """
+        now, before = self._now(), (self._era, self._time)
+        if self._time <= now + AHEAD_US:
+            return False
+        self.clock_jump_us = now - self._time
+        if now < FLOOR_US or self._time_after(now) <= now + AHEAD_US:
+            logger.warning("the clock is %d days behind the log in %s: commits get the log's times until it is set",
+                           -self.clock_jump_us // AHEAD_US, self.directory)
+            return False
+        logger.warning("the log in %s has commit times %d days ahead of the clock, which was wrong once: from "
+                       "transaction %d on, times are the clock's again; earlier ones can be restored by number",
+                       self.directory, -self.clock_jump_us // AHEAD_US, self.appended.txid + 1)
+        self._era, self._time = self.appended.txid, now - 1
+        try:
+            self._start_now()
+        except BaseException:
+            self._era, self._time = before
+            raise
+        return True
+
     def close(self) -> None:
         """Write what is appended and seal."""
         if self._written is not None or self._batches:
@@ -624,4 +661,4 @@ class Log(LogReading):
 
     def status(self) -> dict[str, Any]:
         return {"segments": len(self._segments), "bytes": self.size(), "first": self.base.txid + 1,
-                "last": self.end.txid, "clock_jump_us": self.clock_jump_us}
+                "last": self.end.txid, "times_since": self._era + 1, "clock_jump_us": self.clock_jump_us}

@@ -111,7 +111,11 @@ class LogReading:
         raise AheadOfSource(f"transaction {txid} is not here, the log ends at {self.end.txid}")
 
     def txid_at(self, time_us: int) -> int:
-        """The last durable transaction committed at or before `time_us`; the base's where there is none."""
+        """The last durable transaction committed at or before `time_us`; the base's where there is none.
+
+        Where times began anew (`Log.begin_era`), a time is looked for in the newest era first, and in an earlier one
+        only if it is before every transaction of those after.
+        """
         while True:
             segments = self._segments
             try:
@@ -122,9 +126,22 @@ class LogReading:
 
     @staticmethod
     def _txid_at(segments: Listing, time_us: int) -> int:
-        at = bisect.bisect_right(range(len(segments)), time_us, key=lambda at: segments[at].last_time_us)
-        if at == len(segments):
-            return segments[-1].end.txid
+        stop = len(segments)
+        while stop:
+            begin = segments[stop - 1].header.era_txid
+            start = min(segments.at_or_before(begin + 1), stop - 1)
+            found = LogReading._in_era(segments, start, stop, time_us)
+            if found > begin:
+                return found
+            stop = start
+        return segments[0].header.base.txid
+
+    @staticmethod
+    def _in_era(segments: Listing, start: int, stop: int, time_us: int) -> int:
+        """The last transaction in these segments at or before a time, or the one before them. Their times only grow."""
+        at = bisect.bisect_right(range(start, stop), time_us, key=lambda at: segments[at].last_time_us) + start
+        if at == stop:
+            return segments[stop - 1].end.txid
         segment = segments[at]  # the first that holds a later transaction, or comes after a later heartbeat
         found = segment.header.base.txid
         for group in segment.groups(segment.place_of_time(time_us), segment.data_end):
@@ -133,6 +150,18 @@ class LogReading:
                     return found
                 found = record.txid
         return found
+
+    def _time_after(self, time_us: int) -> int:
+        """The first time in the newest era that is later than this one, of a commit or of a heartbeat; one is."""
+        segments = self._segments
+        start = segments.at_or_before(segments[-1].header.era_txid + 1)
+        at = bisect.bisect_right(range(start, len(segments)), time_us,
+                                 key=lambda at: max(segments[at].last_time_us, segments[at].complete_us)) + start
+        segment = segments[at]
+        if segment.header.base_time_us > time_us:
+            return segment.header.base_time_us
+        return next(t for group in segment.groups(segment.place_of_time(time_us), segment.data_end)
+                    for t in (*(r.time_us for r in group.records), group.time_us) if t > time_us)
 
     @property
     def complete_us(self) -> int:

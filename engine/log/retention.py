@@ -105,26 +105,46 @@ def plan_pruning(oldest: Iterable[SegmentInfo], *, size: int, newest: int, held:
             dropped.append(consumer)
         else:
             floor = min(floor, consumer.position.txid)
-    pruned = []
+    pruned: list[SegmentInfo] = []
+    undated: list[SegmentInfo] = []  # of a clock that was ahead: they are older than what comes after them
+    by_age = keep.hours is not None
     for segment in oldest:
         over = ((keep.bytes is not None and size > keep.bytes)
                 or (keep.hours is not None and now_us - segment.last_time_us > keep.hours * 3_600_000_000)
                 or (keep.transactions is not None and newest - segment.last >= keep.transactions))
-        if not segment.sealed or segment.last > floor or not over:
+        if not segment.sealed or segment.last > floor or not (over or (by_age and segment.last_time_us > now_us)):
             break
-        pruned.append(segment)
-        size -= segment.size
+        undated.append(segment)
+        if over:
+            pruned += undated
+            size -= sum(s.size for s in undated)
+            undated.clear()
     return PrunePlan(tuple(pruned), tuple(dropped))
 
 
 class CautiousClock:
     """The time by which log and consumers count as old: the wall clock's, but where it leaps forward that is believed
-    only after `BELIEVE_S` seconds. A clock that is wrong for a moment would have deleted what nobody can bring back."""
+    only after `BELIEVE_S` seconds. A clock that is wrong for a moment would have deleted what nobody can bring back.
 
-    def __init__(self, clock: Clock) -> None:
+    At the start it cannot be told from a leap that the store was closed for a while. So time goes on from what was last
+    known, and the clock is believed after an hour here too. A store that is never open that long is one opening behind.
+    """
+
+    def __init__(self, clock: Clock, known_us: int | None = None) -> None:
+        """`known_us`: the last time that is known to have been, or None to believe the clock at once."""
         self._clock = clock
-        self._offset = self._offset_at(clock.monotonic())
+        monotonic = clock.monotonic()
+        self._offset = self._offset_at(monotonic)
         self._leapt: float | None = None
+        if known_us is not None:
+            known = known_us - int(monotonic * 1e6)
+            if self._offset > known + LEAP_US:
+                self._offset, self._leapt = known, monotonic
+
+    @property
+    def doubted_us(self) -> int:
+        """By how much the wall clock is ahead of what is believed; 0 if it is believed."""
+        return 0 if self._leapt is None else max(0, self._offset_at(self._clock.monotonic()) - self._offset)
 
     def now_us(self) -> int:
         """The time, microseconds since the Unix epoch."""
