@@ -226,10 +226,10 @@ def _check_log(taken: Directory) -> None:
             if before.footer is None or before.footer["last"] != base:
                 raise Misfit("segments do not follow one another")
             need(segment.header["ordinal"] == before.header["ordinal"] + 1, "an ordinal is missing")
-            anew = segment.header["era_txid"] != before.header["era_txid"]
-            need(segment.header["base_time_us"] >= before.footer["complete_us"] or anew, "a time that goes back")
-            need(segment.header["era_txid"] == (segment.header["base"][0] if anew else before.header["era_txid"]),
-                 "an era that begins elsewhere")
+            era = segment.header["era_txid"]
+            need(segment.header["base_time_us"] >= before.footer["complete_us"] or era == base["txid"],
+                 "a time that goes back")
+            need(era in (base["txid"], before.header["era_txid"]), "an era that begins elsewhere")
             need(before.footer["followed"], "a segment that is followed, and does not say so")
             counts = [before.footer["data_end"], len(before.footer["attachments"])]
             need([segment.header[k] - before.header[k] for k in ("bytes_before", "attachments_before")] == counts,

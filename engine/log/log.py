@@ -385,7 +385,8 @@ class Log(LogReading):
         footer, header = last.footer, last.header
         if (footer is None or footer.data_end > min(JOIN_BYTES, self.options.segment_bytes // 2)
                 or footer.data_end + need + FOOTER_ROOM > self.options.segment_bytes
-                or (header.history, header.epoch, header.era_txid) != (self.history, self.epoch, self._era)):
+                or (header.history, header.epoch, header.era_txid) != (self.history, self.epoch, self._era)
+                or max(footer.last_time_us, footer.complete_us) > self._time):
             return None
         file = self.files.open(last.path)
         try:
