@@ -3,30 +3,39 @@
     from holdfast.engine import GraphStore              # the reference engine, ready to use
     from holdfast.engine import Engine, Transaction, View, Store, MemoryEngine
     from holdfast.engine import errors                   # every error, each with what to do about it
+
+A name is imported when it is first used: a program that takes backups loads neither the graph engine nor NumPy.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from . import errors
-from .contract import (
-    Abilities,
-    BulkEngine,
-    Context,
-    Engine,
-    Image,
-    ImageFile,
-    StagingEngine,
-    Transaction,
-    View,
-)
-from .errors import ConditionNotMet, DiskFull, HoldfastError, OutcomeUnknown, RolledBack
-from .graph import BulkLoad, Edge, GraphEngine, GraphTransaction, GraphView, Node
-from .graph.store import GraphStore
-from .history import Branch, History, Position, Record
-from .memory import MemoryEngine
-from .plugins import Condition, LogRange, Plugin
-from .records import RecordsEngine
-from .settings import Settings
-from .source.service import BackupService
-from .store import Positions, Recovery, Store
+
+if TYPE_CHECKING:
+    from .contract import (
+        Abilities,
+        BulkEngine,
+        Context,
+        Engine,
+        Image,
+        ImageFile,
+        StagingEngine,
+        Transaction,
+        View,
+    )
+    from .errors import ConditionNotMet, DiskFull, HoldfastError, OutcomeUnknown, RolledBack
+    from .graph import BulkLoad, Edge, GraphEngine, GraphTransaction, GraphView, Node
+    from .graph.store import GraphStore
+    from .history import Branch, History, Position, Record
+    from .memory import MemoryEngine
+    from .plugins import Condition, LogRange, Plugin
+    from .records import RecordsEngine
+    from .settings import Settings
+    from .source.service import BackupService
+    from .store import Positions, Recovery, Store
 
 __all__ = [
     "Abilities", "BackupService", "Branch", "BulkEngine", "BulkLoad", "Condition", "ConditionNotMet", "Context",
@@ -35,3 +44,30 @@ __all__ = [
     "Positions", "Record", "RecordsEngine", "Recovery", "RolledBack", "Settings", "StagingEngine", "Store",
     "Transaction", "View", "errors",
 ]
+
+_MODULES = {
+    ".contract": ("Abilities", "BulkEngine", "Context", "Engine",
+                  "Image", "ImageFile", "StagingEngine", "Transaction", "View"),
+    ".errors": ("ConditionNotMet", "DiskFull", "HoldfastError", "OutcomeUnknown", "RolledBack"),
+    ".graph": ("BulkLoad", "Edge", "GraphEngine", "GraphTransaction", "GraphView", "Node"),
+    ".graph.store": ("GraphStore",),
+    ".history": ("Branch", "History", "Position", "Record"),
+    ".memory": ("MemoryEngine",),
+    ".plugins": ("Condition", "LogRange", "Plugin"),
+    ".records": ("RecordsEngine",),
+    ".settings": ("Settings",),
+    ".source.service": ("BackupService",),
+    ".store": ("Positions", "Recovery", "Store"),
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_WHERE[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
