@@ -7,15 +7,26 @@
 `run` takes a backup of a running store, full the first time and incremental afterwards; `restore` makes a store of it,
 as of its end, a transaction or a time; `verify` proves that it is whole; `info` tells what a directory is;
 `consumers` and `drop_consumer` say for whom a store keeps log, and end it.
+
+A name is imported when it is first used. `run`, `restore`, `verify`, `info` and `consumers` are functions here, and the
+modules that they stand in are called the same; importing such a module does not hide the function.
 """
 
-from .consumers import consumers, drop_consumer
-from .info import info, transactions
-from .report import Bounds, Info, Report, RestoreReport, VerifyReport
-from .restore import restore
-from .run import run
-from .uri import BackupUri, parse
-from .verify import verify
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .consumers import consumers, drop_consumer
+    from .info import info, transactions
+    from .report import Bounds, Info, Report, RestoreReport, VerifyReport
+    from .restore import restore
+    from .run import run
+    from .uri import BackupUri, parse
+    from .verify import verify
 
 __all__ = [
     "BackupUri",
@@ -33,3 +44,33 @@ __all__ = [
     "transactions",
     "verify",
 ]
+
+_MODULES = {
+    ".consumers": ("consumers", "drop_consumer"),
+    ".info": ("info", "transactions"),
+    ".report": ("Bounds", "Info", "Report", "RestoreReport", "VerifyReport"),
+    ".restore": ("restore",),
+    ".run": ("run",),
+    ".uri": ("BackupUri", "parse"),
+    ".verify": ("verify",),
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+
+class _Package(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_WHERE[name], __name__), name)
+        setattr(self, name, value)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _WHERE and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,42 +1,43 @@
-"""The command line: `holdfast backup`, `restore`, `verify`, `info`, `log`, `serve`.
+"""The command line: `holdfast backup`, `restore`, `verify`, `info`, `log`, `consumers`, `serve`.
 
-Thin: each command calls the library function of its name. With `--json` standard output holds one JSON object (JSON
-lines for `log`), an error too, wrong usage included: `{"error": class, "message": ..., "hint": ...}`. Progress goes to
-standard error, and only where that is a terminal. No error of Holdfast's ends in a traceback.
+Thin: each command calls the library function of its name, and imports it only then. With `--json` standard output holds
+one JSON object (JSON lines for `log`), an error too, wrong usage included: `{"error": class, "message": ..., "hint":
+...}`. Progress goes to standard error. No error ends in a traceback.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..engine import errors
-from ..engine.contract import Engine
-from ..engine.plugins import find_engine
-from ..engine.source.service import BackupService
-from ..engine.store import Store
-from ..replay.files import Progress, silent
-from .info import info as info_of
-from .info import transactions
-from .kept import KEEP_POINTS
-from .report import Told, iso, size_of
-from .restore import restore as restore_to
-from .run import run
-from .verify import verify as verify_whole
+from .terminal import (
+    EXIT_CODES,
+    INTERRUPTED,
+    POINTS_LOST,
+    complain,
+    errors_told,
+    plain,
+    progress_told,
+    say,
+    say_done,
+)
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import typer
     from typer.core import TyperGroup
+
+    from ..engine.contract import Engine
+    from ..engine.source.service import BackupService
+    from .report import Told
 else:
     try:
         import typer
@@ -44,20 +45,6 @@ else:
     except ImportError:
         sys.exit("holdfast: the command line needs the extra packages of holdfast[cli]: pip install 'holdfast[cli]'")
 
-EXIT_CODES: tuple[tuple[int, str, tuple[type[BaseException], ...]], ...] = (
-    (3, "the source cannot be reached, went away, or its lease ran out: run it again",
-     (errors.SourceUnavailable, errors.LeaseExpired, errors.TooManyLeases, errors.ClusterUnavailable)),
-    (5, "inconsistent or damaged", (errors.Inconsistent, errors.Damaged)),
-    (6, "no room on the disk", (errors.DiskFull,)),
-    (7, "not enough memory, open files, threads or rights, or the disk failed: no byte is known to be damaged",
-     (errors.LimitReached, errors.AccessDenied, errors.DeviceFailed)),
-    (2, "wrong usage: an argument or a setting makes no sense", (errors.InvalidInput, errors.SettingError)),
-    (4, "refused: the message says why; nothing was changed", (errors.HoldfastError,)),
-    (1, "any other failure", (Exception,)),
-)
-"""Exit code, what it means, and the errors that lead to it. The first row that fits counts."""
-
-POINTS_LOST, INTERRUPTED = 8, 130
 _UsageError: Any = typer.BadParameter.__base__  # Typer exports this subclass only, and may bring a Click of its own
 _CODES = [(0, "done"), *((code, text) for code, text, _ in sorted(EXIT_CODES)),
           (POINTS_LOST, "done, and restore points are missing that no period let go: the report names them"),
@@ -80,126 +67,110 @@ class _Commands(TyperGroup):
                 raise
             wrong: Any = error
             hint = f"see {wrong.ctx.command_path if wrong.ctx is not None else 'holdfast'} --help"
-            _complain(errors.InvalidInput.__name__, wrong.format_message(), hint, (), as_json)
+            complain(errors.InvalidInput.__name__, wrong.format_message(), hint, (), as_json)
             sys.exit(wrong.exit_code)
         return sys.exit(done) if as_json else done
 
 
+_NAMES = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Back up, restore and look into Holdfast stores.", epilog=_HELP)
+                  rich_markup_mode=None, context_settings=_NAMES, epilog=_HELP)
+consumers_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings=_NAMES,
+                            help="Say for whom a running store keeps log, or end it for one.")
+app.add_typer(consumers_app, name="consumers")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        say(f"holdfast {version('holdfast')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _holdfast(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                          help="Say which version this is.")] = False,
+) -> None:
+    """Back up, restore and look into Holdfast stores."""
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
 EngineName = Annotated[str | None, typer.Option("--engine", help="Engine, by its registered name.", metavar="NAME")]
+TokenFile = Annotated[Path | None, typer.Option(
+    help="File with the credential of the source. Default: what a service of this user here has published, else "
+         "HOLDFAST_TOKEN of the environment. It is not an argument, since every user sees those.")]
+Tls = Annotated[bool | None, typer.Option("--tls/--no-tls", show_default=False,
+                                          help="Default: TLS off loopback. --no-tls sends the token in the clear.")]
+Ca = Annotated[Path | None, typer.Option(help="File of certificate authorities for TLS.")]
+Timeout = Annotated[float, typer.Option(help="Seconds that one answer may take.")]
+Wait = Annotated[float, typer.Option(help="Seconds to wait if somebody else is at the target.")]
+Uri = Annotated[str, typer.Argument(help="Of the running store: single://host[:port].", metavar="URI")]
 EngineOptions = Annotated[list[str] | None, typer.Option(help="Option of the engine; again for more.",
                                                          metavar="NAME=VALUE")]
 
 
-def exit_code(error: BaseException) -> int:
-    """The exit code for an error.
-
-    >>> exit_code(errors.DiskFull("full")), exit_code(errors.ForeignStore("other")), exit_code(ValueError())
-    (6, 4, 1)
-    """
-    return next(code for code, _, kinds in EXIT_CODES if isinstance(error, kinds))
-
-
-@contextmanager
-def _errors(as_json: bool) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        _complain("Interrupted", "interrupted", "run it again", (), as_json)
-        raise typer.Exit(INTERRUPTED) from None
-    except errors.HoldfastError as error:
-        findings = getattr(error, "findings", ())
-        _complain(type(error).__name__, error.message, error.hint, findings, as_json)
-        raise typer.Exit(exit_code(error)) from None
-    except OSError as error:
-        _complain(type(error).__name__, str(error), "", (), as_json)
-        raise typer.Exit(1) from None
-
-
-def _complain(kind: str, message: str, hint: str, findings: tuple[str, ...], as_json: bool) -> None:
-    if as_json:
-        _print(json.dumps({"error": kind, "message": message, "hint": hint, "findings": list(findings)}))
-        return
-    lines = [f"holdfast: {message}", *(f"  {f}" for f in findings), *([f"  {hint}"] if hint else [])]
-    sys.stderr.write("\n".join(lines) + "\n")
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def _tell(report: Told, as_json: bool) -> None:
-    _print(report.to_json() if as_json else str(report))
-
-
-@contextmanager
-def _bars() -> Iterator[Progress]:
-    """A bar for each stage, on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield silent
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    with Bars(TextColumn("{task.description:<14}"), BarColumn(), TaskProgressColumn(),
-              TextColumn("{task.fields[shown]}"), TimeRemainingColumn(), console=Console(stderr=True),
-              transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, shown="", total=total)
-            counted = stage in ("log", "replay")
-            shown = f"{done:,} of {total:,} transactions" if counted else f"{size_of(done)} of {size_of(total)}"
-            bars.update(tasks[stage], completed=done, total=total, shown=shown)
-
-        yield progress
-
-
 @app.command()
 def backup(
-    uri: Annotated[str, typer.Argument(help="Of the running store: single://host[:port].", metavar="URI")],
+    uri: Uri,
     target: Annotated[Path, typer.Argument(help="New or empty, or an earlier backup to bring up to date.")],
     verify: Annotated[bool, typer.Option(help="Replay and check the copy after a full backup.")] = True,
-    fallback: Annotated[bool, typer.Option(help="Take a full one where the log for an incremental is gone.")] = True,
+    fallback: Annotated[bool, typer.Option(help="Take a full one if the log for an incremental is gone.")] = True,
+    incremental_only: Annotated[bool, typer.Option(
+        "--incremental-only", help="Never take a full one, the first time either.")] = False,
     expect_store: Annotated[str | None, typer.Option(help="Refuse any other store or branch than this id.")] = None,
     accept_branch: Annotated[str | None, typer.Option(help="Go on, the source being on this other branch.")] = None,
-    token: Annotated[str | None, typer.Option(help="Credential of the source. Default: what a service of this user "
-                                                   "here has published, else HOLDFAST_TOKEN.")] = None,
-    tls: Annotated[bool | None, typer.Option(
-        "--tls/--no-tls", show_default=False,
-        help="Default: TLS off loopback. --no-tls sends the token in the clear.")] = None,
-    ca: Annotated[Path | None, typer.Option(help="File of certificate authorities for TLS.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that one answer may take.")] = 30.0,
+    token_file: TokenFile = None,
+    tls: Tls = None,
+    ca: Ca = None,
+    timeout: Timeout = 30.0,
     fold: Annotated[float, typer.Option(help="Fold the log into the image when it is larger than this share of "
                                              "it.")] = 1.0,
     no_fold: Annotated[bool, typer.Option("--no-fold", help="Never fold.")] = False,
     keep_points: Annotated[str, typer.Option(help="How long restore points are kept: \"12 hours\", \"for ever\", "
-                                                  "\"none\".", metavar="PERIOD")] = KEEP_POINTS,
+                                                  "\"none\".", metavar="PERIOD")] = "7 days",
     full: Annotated[bool, typer.Option("--full", help="Take a full one, as a new generation, in any case.")] = False,
     check: Annotated[str, typer.Option(help="How the target is looked at before log is added: sample, or all of "
                                             "it.")] = "sample",
     register: Annotated[bool, typer.Option(help="Have the source keep its log for the next run.")] = True,
     lease_ttl: Annotated[float, typer.Option(help="Seconds for which the source waits for a run that died.")] = 300.0,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for somebody else at the target.")] = 0.0,
+    wait: Wait = 0.0,
     engine_option: EngineOptions = None,
     as_json: Json = False,
 ) -> None:
     """Back up a running store: full the first time, incremental afterwards."""
-    with _errors(as_json):
-        with _bars() as progress:
-            report = run(uri, target, verify=verify, fallback=fallback, expect_store=expect_store,
-                         accept_branch=accept_branch, token=token, tls=tls, ca=ca, timeout=timeout,
-                         fold=None if no_fold else fold,
-                         keep_points=keep_points, full=full, check=check, register=register, lease_ttl=lease_ttl,
-                         wait=wait, options=_options(engine_option), progress=progress)
+    with errors_told(as_json):
+        from .run import run
+
+        if incremental_only:
+            _refuse_first(target)
+        with progress_told(as_json) as progress:
+            report = run(uri, target, verify=verify, fallback=fallback and not incremental_only,
+                         expect_store=expect_store, accept_branch=accept_branch, token=_token(token_file), tls=tls,
+                         ca=ca, timeout=timeout, fold=None if no_fold else fold, keep_points=keep_points, full=full,
+                         check=check, register=register, lease_ttl=lease_ttl, wait=wait,
+                         options=_options(engine_option), progress=progress)
         _tell(report, as_json)
         if report.lost:
-            raise typer.Exit(POINTS_LOST)
+            raise SystemExit(POINTS_LOST)
+
+
+def _refuse_first(target: Path) -> None:
+    """Raises `TargetInvalid` if there is no backup to go on with."""
+    from .info import info as info_of
+
+    try:
+        found = info_of(target).kind
+    except errors.StoreNotFound:
+        found = "nothing"
+    if found != "backup":
+        raise errors.TargetInvalid(f"{target} holds {found}, and only an incremental was asked for",
+                                   hint="leave out --incremental-only for the first backup")
+
+
+def _tell(report: Told, as_json: bool) -> None:
+    say_done(report.to_json() if as_json else str(report))
 
 
 @app.command()
@@ -210,15 +181,18 @@ def restore(
     at: Annotated[str | None, typer.Option(help="Restore to the last transaction at or before this time, with its time "
                                                 "zone: 2026-03-01T12:00:00Z.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the store at DEST, once there is a new one.")] = False,
+    wait: Wait = 0.0,
     engine_option: EngineOptions = None,
     as_json: Json = False,
 ) -> None:
     """Make a store from a backup, as of its end, a transaction or a time."""
-    with _errors(as_json):
+    with errors_told(as_json):
+        from .restore import restore as restore_to
+
         when = _time(at) if at is not None else None
-        with _bars() as progress:
-            report = restore_to(target, dest, to_txid=txid, at=when, force=force, options=_options(engine_option),
-                                progress=progress)
+        with progress_told(as_json) as progress:
+            report = restore_to(target, dest, to_txid=txid, at=when, force=force, wait=wait,
+                                options=_options(engine_option), progress=progress)
         _tell(report, as_json)
 
 
@@ -241,6 +215,8 @@ def _options(given: list[str] | None) -> dict[str, Any]:
 
 
 def _time(text: str) -> datetime:
+    from datetime import datetime
+
     try:
         return datetime.fromisoformat(text)
     except ValueError:
@@ -248,20 +224,25 @@ def _time(text: str) -> datetime:
 
 
 @app.command()
-def verify(target: Annotated[Path, typer.Argument(help="The backup.")], engine_option: EngineOptions = None,
-           as_json: Json = False) -> None:
+def verify(target: Annotated[Path, typer.Argument(help="The backup.")], wait: Wait = 0.0,
+           engine_option: EngineOptions = None, as_json: Json = False) -> None:
     """Read every byte of a backup, replay it in a scratch place, and check the state that comes of it."""
-    with _errors(as_json):
-        with _bars() as progress:
-            report = verify_whole(target, options=_options(engine_option), progress=progress)
+    with errors_told(as_json):
+        from .verify import verify as verify_whole
+
+        with progress_told(as_json) as progress:
+            report = verify_whole(target, wait=wait, options=_options(engine_option), progress=progress)
         _tell(report, as_json)
 
 
 @app.command()
 def info(path: Annotated[Path, typer.Argument(help="A store or a backup.")], as_json: Json = False) -> None:
     """Say what a directory is, and which points it can be restored to."""
-    with _errors(as_json):
-        _tell(info_of(path), as_json)
+    with errors_told(as_json):
+        from .info import info as info_of
+
+        found = info_of(path)
+        say(found.to_json() if as_json else str(found))
 
 
 @app.command()
@@ -272,17 +253,49 @@ def log(
     as_json: Json = False,
 ) -> None:
     """List the transactions in a log: number, commit time, epoch, bytes, chain."""
-    with _errors(as_json):
+    with errors_told(as_json):
+        from .info import transactions
+        from .report import iso, size_of
+
         for record in transactions(path, first=first, last=last):
             attached = record.attachment.size if record.attachment is not None else 0
             if as_json:
-                _print(json.dumps({"txid": record.txid, "time": iso(record.time_us), "epoch": record.epoch,
-                                   "bytes": len(record.payload), "attachment_bytes": attached,
-                                   "chain": record.chain.hex()}))
+                say(json.dumps({"txid": record.txid, "time": iso(record.time_us), "epoch": record.epoch,
+                                "bytes": len(record.payload), "attachment_bytes": attached,
+                                "chain": record.chain.hex()}))
             else:
                 bulk = f"  bulk load of {size_of(attached)}" if attached else ""
-                _print(f"{record.txid:>12}  {iso(record.time_us)}  epoch {record.epoch}  "
-                       f"{len(record.payload):>10,} bytes  {record.chain.hex()}{bulk}")
+                say(f"{record.txid:>12}  {iso(record.time_us)}  epoch {record.epoch}  "
+                    f"{len(record.payload):>10,} bytes  {record.chain.hex()}{bulk}")
+
+
+@consumers_app.command("list")
+def list_consumers(uri: Uri, token_file: TokenFile = None, tls: Tls = None, ca: Ca = None, timeout: Timeout = 30.0,
+                   as_json: Json = False) -> None:
+    """List for whom a running store keeps log, and how much each holds back, the furthest behind first."""
+    with errors_told(as_json):
+        from .consumers import consumers
+        from .report import iso, size_of
+
+        for one in consumers(uri, token=_token(token_file), tls=tls, ca=ca, timeout=timeout):
+            if as_json:
+                say(json.dumps({"id": one.id, "name": one.name, "txid": one.position.txid, "seen": iso(one.seen_us),
+                                "held_bytes": one.held_bytes}))
+            else:
+                say(f"{one.id}  at transaction {one.position.txid}, last seen {iso(one.seen_us)}, "
+                    f"holds back {size_of(one.held_bytes)}: {one.name}")
+
+
+@consumers_app.command("drop")
+def drop_consumer(uri: Uri, consumer: Annotated[str, typer.Argument(help="Its id, as listed.", metavar="ID")],
+                  token_file: TokenFile = None, tls: Tls = None, ca: Ca = None, timeout: Timeout = 30.0,
+                  as_json: Json = False) -> None:
+    """Keep no more log for a consumer, for instance a backup that was removed."""
+    with errors_told(as_json):
+        from .consumers import drop_consumer as drop
+
+        drop(uri, consumer, token=_token(token_file), tls=tls, ca=ca, timeout=timeout)
+        say_done(json.dumps({"dropped": consumer}) if as_json else f"{consumer} is dropped: no log is kept for it")
 
 
 @app.command()
@@ -308,10 +321,13 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Open a store and serve backups of it until SIGTERM or SIGINT."""
-    with _errors(as_json):
+    with errors_told(as_json):
+        from ..engine.plugins import find_engine
+        from ..engine.source.service import BackupService
+
         kind = find_engine(_engine_to_serve(directory, engine, create, retire))
         service = BackupService(online_backup_server=listen, tls_certificate=tls_certificate, tls_key=tls_key,
-                                token=_token(token_file), names=tuple(name or ()), insecure=insecure)
+                                token=_own_token(token_file), names=tuple(name or ()), insecure=insecure)
         _serve(directory, kind, service, create, _options(engine_option), as_json, lambda stop: stop.wait())
 
 
@@ -324,6 +340,8 @@ def _engine_to_serve(directory: Path, engine: str | None, create: bool, retire: 
     """
     if create and engine is None:
         raise errors.InvalidInput("--create does not say of which engine", hint="name it: --engine graph")
+    from .info import info as info_of
+
     try:
         found = info_of(directory)
     except errors.StoreNotFound as error:
@@ -337,10 +355,15 @@ def _engine_to_serve(directory: Path, engine: str | None, create: bool, retire: 
     return engine or found.engine
 
 
+def _own_token(file: Path | None) -> str | None:
+    """A service's credential: what a file or the environment holds."""
+    return _token(file) if file is not None else os.environ.get("HOLDFAST_TOKEN") or None
+
+
 def _token(file: Path | None) -> str | None:
-    """The credential that a file or the environment holds. Raises `SettingError`."""
+    """The credential that a file holds. Raises `SettingError`."""
     if file is None:
-        return os.environ.get("HOLDFAST_TOKEN") or None
+        return None
     try:
         return file.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -348,21 +371,31 @@ def _token(file: Path | None) -> str | None:
 
 
 def _serve(directory: Path, kind: type[Engine[Any, Any]], service: BackupService, create: bool, options: dict[str, Any],
-           as_json: bool, wait: Callable[[threading.Event], Any]) -> None:
-    stop = threading.Event()
+           as_json: bool, wait: Callable[[Any], Any]) -> None:
+    from ..engine.seams import REAL
+    from ..engine.store import Store
+
+    stop = REAL.scheduler.event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with Store.open(directory, kind, create=create, plugins=[service], options=options) as store:
         ready = {"directory": str(directory), "engine": kind.name, "store_id": store.history.store_id.hex(),
                  "backup_uri": store.backup_uri}
-        _print(json.dumps(ready) if as_json else
-               f"serving {directory} ({kind.name}) at {store.backup_uri or 'no port: the backup service is off'}")
+        say_done(json.dumps(ready) if as_json else
+                 f"serving {directory} ({kind.name}) at {store.backup_uri or 'no port: the backup service is off'}")
         wait(stop)
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
 
 
 def main() -> None:
     """The console script."""
-    logging.basicConfig(level=logging.WARNING, format="holdfast: %(message)s")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # the bytes of a path need be no characters
-    app(prog_name="holdfast")
+    if sys.stderr is not None:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Plain("holdfast: %(message)s"))
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    with errors_told("--json" in sys.argv):
+        app(prog_name="holdfast")

@@ -21,7 +21,7 @@ from backup_worlds import SMALL, digest, digest_at, open_store, write
 from typer.testing import CliRunner, Result
 
 from holdfast import backup
-from holdfast.backup import cli
+from holdfast.backup import cli, terminal
 from holdfast.engine import GraphStore, errors
 from holdfast.engine.memory import MemoryEngine, MemoryView
 from holdfast.engine.source.service import BackupService
@@ -100,13 +100,16 @@ def test_exit_codes(store: Store[Any, Any], uri: str, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     cat = tmp_path / "photos" / "cat.jpg"
     cat.touch()
+    wrong = tmp_path / "wrong"
+    wrong.write_text("wrong-but-long-enough")
     for arguments, code, name in [
+        (("backup", uri, tmp_path / "new", "--incremental-only"), 4, "TargetInvalid"),
         (("backup", "single://127.0.0.1:1", target, "--timeout", "1"), 3, "SourceUnavailable"),
         (("backup", "ha://a,b", target), 3, "ClusterUnavailable"),
         (("backup", "localhost", target), 2, "InvalidInput"),
         (("backup", uri, tmp_path / "photos"), 4, "TargetInvalid"),
         (("backup", uri, target, "--expect-store", "0" * 8), 4, "ForeignStore"),
-        (("backup", uri, target, "--token", "wrong-but-long-enough"), 4, "NotAuthorized"),
+        (("backup", uri, target, "--token-file", wrong), 4, "NotAuthorized"),
         (("restore", target, tmp_path / "r", "--txid", "99"), 4, "RestorePointOutOfRange"),
         (("restore", target, tmp_path / "r", "--at", "2026-01-01T00:00:00"), 2, "InvalidInput"),
         (("restore", target, tmp_path / "r", "--at", "yesterday"), 2, "InvalidInput"),
@@ -189,7 +192,7 @@ def test_a_backup_that_lost_a_document(gone: str, code: int, name: str, why: str
 
 def test_help_documents_the_exit_codes() -> None:
     shown = " ".join(holdfast("--help").stdout.replace("│", " ").split())
-    for code, text, _ in (*cli.EXIT_CODES, (130, "interrupted", ())):
+    for code, text, _ in (*terminal.EXIT_CODES, (130, "interrupted", ())):
         assert f"{code} {text}" in shown
     for command in ("backup", "restore", "verify", "info", "log", "serve"):
         assert "--json" in holdfast(command, "--help").stdout
@@ -201,7 +204,7 @@ def test_every_error_has_an_exit_code_that_is_not_zero() -> None:
         for below in kind.__subclasses__():
             yield from kinds(below)
 
-    codes = {kind.__name__: next(c for c, _, k in cli.EXIT_CODES if issubclass(kind, k))
+    codes = {kind.__name__: next(c for c, _, k in terminal.EXIT_CODES if issubclass(kind, k))
              for kind in kinds(errors.HoldfastError)}
     assert 0 not in codes.values()
     assert codes["DiskFull"] == 6
@@ -310,7 +313,7 @@ def test_without_its_extras_the_command_says_what_to_install(tmp_path: Path) -> 
 def test_the_pages_and_the_program_agree() -> None:
     docs = Path(__file__).parents[1] / "docs"
     codes = re.findall(r"^\| (\d+) \|", (docs / "backup.md").read_text(), re.MULTILINE)
-    assert {int(code) for code in codes} == {0, 130, *(code for code, _, _ in cli.EXIT_CODES)}
+    assert {int(code) for code in codes} == {0, 8, 130, *(code for code, _, _ in terminal.EXIT_CODES)}
     listed = " ".join((docs / "json.md").read_text().split())
     for report in (backup.Report, backup.RestoreReport, backup.VerifyReport, backup.Info):
         names = ", ".join(f.name.removesuffix("_us") for f in dataclasses.fields(report))

@@ -1,0 +1,228 @@
+"""What the command line says, and where it says it: also where standard output is closed, full, or read by `head`.
+
+Words for people pass through `plain`, so that nothing that came from a source or a file name can steer a terminal. An
+error of the kit's becomes a line and an exit code; any other error does too, and its traceback is shown if the
+environment's HOLDFAST_TRACEBACK is set.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from ..engine import errors
+from ..engine.seams import REAL
+
+if TYPE_CHECKING:
+    from ..replay.files import Progress
+
+EXIT_CODES: tuple[tuple[int, str, tuple[type[BaseException], ...]], ...] = (
+    (3, "the source cannot be reached, went away, or its lease ran out: run it again",
+     (errors.SourceUnavailable, errors.LeaseExpired, errors.TooManyLeases, errors.ClusterUnavailable)),
+    (5, "inconsistent or damaged", (errors.Inconsistent, errors.Damaged)),
+    (6, "no room on the disk", (errors.DiskFull,)),
+    (7, "not enough memory, open files, threads or rights, or the disk failed: no byte is known to be damaged",
+     (errors.LimitReached, errors.AccessDenied, errors.DeviceFailed)),
+    (2, "wrong usage: an argument or a setting makes no sense", (errors.InvalidInput, errors.SettingError)),
+    (4, "refused: the message says why; nothing was changed", (errors.HoldfastError,)),
+    (1, "any other failure", (Exception,)),
+)
+"""Exit code, what it means, and the errors that lead to it. The first row that fits counts."""
+
+POINTS_LOST = 8
+INTERRUPTED = 130
+
+PROGRESS_S = 30.0
+"""So often, in seconds, a long run says on standard error how far it is, if that is not a terminal."""
+
+_FLAGS = {
+    "accept_branch": "--accept-branch", "check": "--check", "create": "--create", "expect_store": "--expect-store",
+    "fallback": "--fallback", "fold": "--fold", "force": "--force", "full": "--full", "insecure": "--insecure",
+    "keep_points": "--keep-points", "lease_ttl": "--lease-ttl", "names": "--name",
+    "online_backup_server": "--listen", "register": "--register", "timeout": "--timeout",
+    "tls_certificate": "--tls-certificate", "tls_key": "--tls-key", "tls": "--tls", "to_txid": "--txid",
+    "token": "--token-file", "verify": "--verify", "wait": "--wait", "ca": "--ca", "at": "--at",
+}
+"""What an argument in Python is called on the command line."""
+_ALWAYS = ("accept_branch", "expect_store", "keep_points", "lease_ttl", "online_backup_server", "tls_certificate",
+           "tls_key", "to_txid")
+_ASSIGNED = re.compile(rf"\b({'|'.join(sorted(_FLAGS, key=len, reverse=True))})=(?:True\b|(False\b)|)")
+_NAMED = re.compile(rf"\b({'|'.join(_ALWAYS)})\b")
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code for an error.
+
+    >>> exit_code(errors.DiskFull("full")), exit_code(errors.ForeignStore("other")), exit_code(ValueError())
+    (6, 4, 1)
+    """
+    return next(code for code, _, kinds in EXIT_CODES if isinstance(error, kinds))
+
+
+def plain(text: str) -> str:
+    r"""Text that cannot steer a terminal: what is not printable is written as Python writes it, but for ends of lines.
+
+    >>> plain("/data/\udcff \x1b[2J done")
+    '/data/\\udcff \\x1b[2J done'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def in_flags(text: str) -> str:
+    """A message or hint with Python's arguments as the command line has them.
+
+    >>> in_flags("replace it with force=True, or raise lease_ttl; full=False")
+    'replace it with --force, or raise --lease-ttl; --no-full'
+    """
+    def flag(match: re.Match[str]) -> str:
+        name = _FLAGS[match[1]]
+        if match[2]:
+            return name.replace("--", "--no-", 1)
+        return name if match[0].endswith("True") else f"{name} "
+
+    return _NAMED.sub(lambda m: _FLAGS[m[1]], _ASSIGNED.sub(flag, text))
+
+
+def say(text: str) -> None:
+    """Print to standard output what the command is for.
+
+    Raises:
+        OSError: it cannot be written, since the disk is full for instance. A reader that went away (`| head`) is none:
+            then nothing more is printed.
+    """
+    _write(sys.stdout, f"{plain(text)}\n")
+
+
+def say_done(text: str) -> None:
+    """Print to standard output what was done. That it cannot be printed is told, and changes no exit code."""
+    try:
+        say(text)
+    except OSError as error:
+        with suppress(OSError):
+            _write(sys.stderr, f"holdfast: cannot write to standard output: {error.strerror}\n")
+
+
+def _write(stream: Any, text: str) -> None:
+    if stream is None:  # it was closed before the program began
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        _silence(stream)
+        if error.errno not in (errno.EPIPE, errno.EBADF):
+            raise
+    except ValueError:
+        return  # closed by now
+
+
+def _silence(stream: Any) -> None:
+    """Let what is still in the stream's buffer go nowhere: the interpreter would complain of it at the end."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def complain(kind: str, message: str, hint: str, findings: tuple[str, ...], as_json: bool) -> None:
+    """Tell an error: in words on standard error, or as JSON on standard output."""
+    message, hint = in_flags(message), in_flags(hint)
+    with suppress(OSError):
+        if as_json:
+            _write(sys.stdout, json.dumps({"error": kind, "message": message, "hint": hint,
+                                           "findings": list(findings)}) + "\n")
+        else:
+            lines = [message, *findings, *([hint] if hint else [])]
+            first, *rest = (plain(line).replace("\n", "\\n") for line in lines)
+            _write(sys.stderr, "\n".join([f"holdfast: {first}", *(f"  {line}" for line in rest)]) + "\n")
+
+
+@contextmanager
+def errors_told(as_json: bool) -> Iterator[None]:
+    """Turn what the block raises into words and an exit code (`SystemExit`)."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        complain("Interrupted", "interrupted", "run it again", (), as_json)
+        raise SystemExit(INTERRUPTED) from None
+    except Exception as error:
+        raise SystemExit(_failed(error, as_json)) from None
+
+
+def _failed(error: Exception, as_json: bool) -> int:
+    if os.environ.get("HOLDFAST_TRACEBACK"):
+        with suppress(OSError):
+            _write(sys.stderr, traceback.format_exc())
+    if not isinstance(error, errors.HoldfastError):
+        from ..engine.system import told
+
+        error = told(error, "cannot go on") or error
+    if isinstance(error, errors.HoldfastError):
+        complain(type(error).__name__, error.message, error.hint, getattr(error, "findings", ()), as_json)
+    elif isinstance(error, OSError):
+        complain(type(error).__name__, str(error), "", (), as_json)
+    else:
+        complain(type(error).__name__, f"this is a bug of Holdfast's: {type(error).__name__}: {error}",
+                 "HOLDFAST_TRACEBACK=1 in the environment shows where", (), as_json)
+    return exit_code(error)
+
+
+@contextmanager
+def progress_told(as_json: bool) -> Iterator[Progress]:
+    """Show how far a run is, on standard error: as a bar for each stage on a terminal; elsewhere as a line, or as an
+    object of JSON, every `PROGRESS_S` seconds, so that a short run says nothing."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        with _bars() as progress:
+            yield progress
+    else:
+        yield _lines(as_json)
+
+
+def _shown(stage: str, done: int, total: int) -> str:
+    from .report import size_of
+
+    if stage in ("log", "replay"):
+        return f"{done:,} of {total:,} transactions"
+    return f"{size_of(done)} of {size_of(total)}"
+
+
+def _lines(as_json: bool) -> Callable[[str, int, int], None]:
+    clock = REAL.clock
+    told = clock.monotonic()
+
+    def progress(stage: str, done: int, total: int) -> None:
+        nonlocal told
+        now = clock.monotonic()
+        if now - told >= PROGRESS_S:
+            told = now
+            with suppress(OSError):
+                _write(sys.stderr, json.dumps({"progress": stage, "done": done, "total": total}) + "\n" if as_json
+                       else f"holdfast: {stage}: {_shown(stage, done, total)}\n")
+
+    return progress
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    with Bars(TextColumn("{task.description:<14}"), BarColumn(), TaskProgressColumn(),
+              TextColumn("{task.fields[shown]}"), TimeRemainingColumn(), console=Console(stderr=True),
+              transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, shown="", total=total)
+            bars.update(tasks[stage], completed=done, total=total, shown=_shown(stage, done, total))
+
+        yield progress

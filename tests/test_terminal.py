@@ -1,0 +1,171 @@
+"""The command line in pipes and bad places, and what it imports."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backup_worlds import SMALL, open_store, write
+
+import holdfast.backup
+from holdfast import backup
+from holdfast.backup import terminal
+from holdfast.engine.memory import MemoryEngine
+from holdfast.engine.source.service import BackupService
+from holdfast.engine.store import Store
+
+MAIN = "from holdfast.backup.cli import main; main()"
+
+
+def run(script: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """A shell's script, in which $HF is the command."""
+    env = {**os.environ, "PY": sys.executable, **kwargs.pop("env", {})}
+    return subprocess.run(["bash", "-c", f"HF() {{ \"$PY\" -c '{MAIN}' \"$@\"; }}; {script}"], capture_output=True,
+                          text=True, check=False, env=env, timeout=60, **kwargs)
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runtime").mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.delenv("HOLDFAST_TOKEN", raising=False)
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("backup")
+    with open_store(place / "store") as store:
+        write(store, 1, 100)
+        backup.run(store, place / "target")
+        write(store, 2, 2000)
+        backup.run(store, place / "target")
+    return place / "target"
+
+
+def test_output_that_cannot_be_written(target: Path) -> None:
+    """Closed, full, or a pipe whose reader has gone: it ended in tracebacks."""
+    for command in ("info", "verify", "log", "--version"):
+        what = command if command.startswith("-") else f"{command} {target}"
+        closed = run(f"HF {what} >&-")
+        assert (closed.returncode, closed.stderr) == (0, "")
+        gone = run(f"set -o pipefail; HF {what} | true")
+        assert (gone.returncode, gone.stderr) == (0, "")
+        both = run(f"HF {what} >&- 2>&-")
+        assert both.returncode == 0
+        full = run(f"HF {what} >/dev/full")
+        assert "Traceback" not in full.stderr
+        assert "No space left" in full.stderr or "no room" in full.stderr
+        assert (full.returncode == 0) == (command == "verify"), "what was done is done; what was asked for is not told"
+    head = run(f"set -o pipefail; HF log {target} --json | head -1")
+    assert (head.returncode, head.stderr) == (0, "")
+    assert json.loads(head.stdout)["txid"] == 1 + backup.info(target).bounds.first
+
+
+@pytest.mark.usefixtures("runtime")
+def test_serve_serves_with_its_output_closed(tmp_path: Path) -> None:
+    """It died as soon as it was ready."""
+    done = run(f"timeout -s TERM 4 \"$PY\" -c '{MAIN}' serve {tmp_path}/store --create --engine memory --listen :0 >&-")
+    assert done.returncode in (0, 124), "told to stop, and not before"
+    assert "Traceback" not in done.stderr
+    assert backup.info(tmp_path / "store").log_clean
+
+
+def test_nothing_steers_a_terminal(tmp_path: Path) -> None:
+    done = run("HF info \"$PLACE\"; HF backup \"$PLACE\" x", env={"PLACE": f"{tmp_path}/\x1b[2J\nall verified\x07"})
+    assert done.returncode == 2
+    assert not set(done.stderr) & {"\x1b", "\x07"}
+    assert "\\x1b[2J\\nall verified\\x07" in done.stderr
+
+
+def test_no_error_ends_in_a_traceback_unless_it_is_asked_for(target: Path) -> None:
+    broken = (f"\"$PY\" -c 'import sys, holdfast.backup.info; sys.argv[1:] = [\"info\", \"{target}\"]\n"
+              "def f(*_): raise KeyError(7)\nsys.modules[\"holdfast.backup.info\"].info = f\n"
+              f"{MAIN}'")
+    done = run(broken)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "HOLDFAST_TRACEBACK" in done.stderr
+    assert "Traceback" in run(broken, env={"HOLDFAST_TRACEBACK": "1"}).stderr
+
+
+def test_short_options_and_the_version() -> None:
+    assert re.fullmatch(r"holdfast \d+\.\d+\.\d+\S*\n", run("HF --version").stdout)
+    for command in ("-h", "backup -h", "consumers list -h"):
+        assert "--help" in run(f"HF {command}").stdout
+
+
+def test_no_secret_is_an_argument() -> None:
+    """Whoever is on the machine can list them."""
+    for command in ("backup", "serve", "consumers list", "consumers drop"):
+        shown = run(f"HF {command} --help").stdout
+        assert "--token-file" in shown
+        assert not re.search(r"--token(?!-file)", shown)
+
+
+def test_long_runs_say_how_far_they_are_off_a_terminal(monkeypatch: pytest.MonkeyPatch,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.progress_told(False) as progress:
+        progress("copy", 1, 2)
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(terminal, "PROGRESS_S", 0.0)
+        progress("copy", 1_500_000, 3_000_000)
+        assert capsys.readouterr().err == "holdfast: copy: 1.5 MB of 3.0 MB\n"
+    with terminal.progress_told(True) as progress:
+        time.sleep(0.001)
+        progress("log", 1, 2)
+        assert json.loads(capsys.readouterr().err) == {"progress": "log", "done": 1, "total": 2}
+
+
+def test_hints_speak_of_options_and_not_of_arguments() -> None:
+    """Of every message and hint that the command line may show, none names an argument of Python's."""
+    root = Path(holdfast.backup.__file__).parents[1]
+    spoken = []
+    for path in sorted([*root.glob("backup/*.py"), *root.glob("engine/*.py"), *root.glob("engine/source/*.py"),
+                        *root.glob("replay/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == "hint":
+                spoken += [part.value for part in ast.walk(node.value) if isinstance(part, ast.Constant)
+                           and isinstance(part.value, str)]
+    assert len(spoken) > 50
+    arguments = re.compile(rf"\b({'|'.join(terminal._FLAGS)})=|\b({'|'.join(terminal._ALWAYS)})\b")
+    assert any(arguments.search(text) for text in spoken), "the test looks at hints"
+    for text in spoken:
+        assert not arguments.search(terminal.in_flags(text)), text
+
+
+HEAVY = ("numpy", "lmdb", "aiohttp", "rich", "sqlite3", "rocksdict", "asyncio", "holdfast.engine.graph",
+         "holdfast.engine.source.server")
+
+
+def loaded(arguments: list[str]) -> set[str]:
+    """The modules that a command has imported when it ends."""
+    code = (f"import sys; sys.argv[1:] = {arguments!r}\ntry:\n    {MAIN}\n"
+            "finally:\n    print(*sys.modules, file=sys.stderr)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_command_imports_what_it_uses(target: Path, tmp_path: Path) -> None:
+    """Nearly all of the half second that each command took was imports."""
+    ours = {}
+    for command in ("--help", "--version", "info", "log"):
+        modules = loaded([command] if command.startswith("-") else [command, str(target)])
+        assert not modules & set(HEAVY), command
+        ours[command] = sum(m.startswith("holdfast") for m in modules)
+    assert ours["--help"] == ours["--version"] <= 16
+    service = BackupService(online_backup_server="127.0.0.1:0")
+    with Store.open(tmp_path / "store", MemoryEngine, plugins=[service], settings=SMALL) as store:
+        write(store, 1, 3)
+        for run_of in ("full", "incremental"):
+            modules = loaded(["backup", str(store.backup_uri), str(tmp_path / "target"), "--no-verify"])
+            assert not modules & set(HEAVY), run_of
+            assert backup.info(tmp_path / "target").bounds.last == 3
