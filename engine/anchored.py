@@ -25,7 +25,6 @@ class AnchoredFiles(Files):
 
     def __init__(self, files: Files, root: Path) -> None:
         self._files = files
-        self._root = root
         self._held: list[Directory] = []
         self.hold_too(root)
 
@@ -39,11 +38,11 @@ class AnchoredFiles(Files):
             self._held.pop().close()
 
     def look(self, path: Path) -> None:
-        if path == self._root or self._root in path.parents:
-            for held in self._held:
-                if not held.is_at_path():
-                    raise DirectoryMoved(f"{held.path} is not the directory any more that was opened: it was renamed, "
-                                         "replaced or unmounted")
+        above = {path, *path.parents}
+        for held in self._held:
+            if held.path in above and not held.is_at_path():
+                raise DirectoryMoved(f"{held.path} is not the directory any more that was opened: it was renamed, "
+                                     "replaced or unmounted")
         self._files.look(path)
 
     def open_directory(self, path: Path) -> Directory:
