@@ -49,6 +49,8 @@ class Abilities:
         shared_readers: its directory may be opened read-only by other processes while one writes.
         replays_in_memory: a read-only opening may `apply` records without changing a byte on disk. Without it, such an
             opening works on a scratch copy.
+        checksums: bytes of its state that were changed on the disk are found by whoever reads or checks it. Without
+            it a bad disk changes content silently, and backups copy that.
     """
 
     atomic: bool
@@ -56,6 +58,7 @@ class Abilities:
     background_checkpoint: bool = False
     shared_readers: bool = False
     replays_in_memory: bool = False
+    checksums: bool = True
 
 
 @dataclass(frozen=True, slots=True)

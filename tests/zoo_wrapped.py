@@ -15,6 +15,7 @@ from holdfast.engine.graph.overlay import Layer
 from holdfast.engine.history import Position
 from holdfast.engine.pairs import Overlay, encode_state
 from holdfast.engine.rocksdb import _MAGIC, _POSITION, RocksEngine, _rocksdict
+from holdfast.engine.sealed import SEAL, Sealer
 from holdfast.engine.sqlite import SqliteEngine, SqliteSnapshot
 
 
@@ -26,6 +27,24 @@ class ReadsWithoutTransaction(SqliteEngine):
     def _snapshot(self) -> SqliteSnapshot:
         snapshot = super()._snapshot()
         snapshot._connection.execute("COMMIT")
+        return snapshot
+
+
+class Unsealed(Sealer):
+    """Opens anything."""
+
+    def opened(self, key: bytes, sealed: bytes) -> bytes:
+        return sealed[:-SEAL]
+
+
+@animal(caught_by="EngineContract.test_a_mutated_store_shows_nothing_else")
+class TrustsItsLibrary(SqliteEngine):
+    """What the library reads is taken for what was written. It has no checksums of its own, so a bit that has flipped
+    on the disk is a balance that was never written, and each backup of it is said to be verified."""
+
+    def _snapshot(self) -> SqliteSnapshot:
+        snapshot = super()._snapshot()
+        snapshot._sealer = Unsealed("pairs", 0, self._path)
         return snapshot
 
 

@@ -7,6 +7,7 @@ from .contract import (
     ABOVE_SEAMS,
     BACKGROUND_CHECKPOINT,
     BULK,
+    CHECKSUMS,
     READ_ONLY_REPLAY,
     STABLE_IMAGE,
     STAGING,
@@ -16,6 +17,7 @@ from .contract import (
 )
 from .crashed.crashes import CrashChecks
 from .killed.kills import KillChecks
+from .killed.mutated import MutationChecks
 from .plugins import PluginContract
 from .profiles import PROFILES, Profile, current_profile
 from .report import Fault, Report, check_engine
@@ -24,10 +26,10 @@ from .workload import KeyValues, Operation, Workload
 
 
 # The last base's checks come first: what fails without the kit need not be looked for in it.
-class EngineContract(KillChecks, CrashChecks, StoreChecks, AbilityChecks, StateChecks, AloneChecks):
+class EngineContract(MutationChecks, KillChecks, CrashChecks, StoreChecks, AbilityChecks, StateChecks, AloneChecks):
     """Everything that is asked of an engine, alone and under a store."""
 
 
-__all__ = ["ABOVE_SEAMS", "BACKGROUND_CHECKPOINT", "BULK", "PROFILES", "READ_ONLY_REPLAY", "STABLE_IMAGE",
+__all__ = ["ABOVE_SEAMS", "BACKGROUND_CHECKPOINT", "BULK", "CHECKSUMS", "PROFILES", "READ_ONLY_REPLAY", "STABLE_IMAGE",
            "STAGING", "Contract", "EngineContract", "Fault", "KeyValues", "Need", "Operation", "PluginContract",
            "Profile", "Report", "Workload", "check", "check_engine", "current_profile"]

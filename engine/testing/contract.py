@@ -53,6 +53,8 @@ BACKGROUND_CHECKPOINT = Need("background_checkpoint", lambda work: work.engine.a
                              "the kit lets nothing run beside its checkpoints")
 ABOVE_SEAMS = Need("above_seams", lambda work: work.above_seams,
                    "it writes past the seams, so no simulated disk stands under it; it is killed instead")
+CHECKSUMS = Need("checksums", lambda work: work.engine.abilities.checksums,
+                 "what reads damaged bytes of it cannot know, so that they are found is not proved")
 
 CheckMethod = Callable[[Any], None]
 

@@ -26,6 +26,7 @@ class Profile:
         steps: of one run of a state machine.
         kills: processes that are killed, for each engine.
         power_cuts: of a real file system, for each engine that writes below the seams; a quarter for others.
+        mutations: of the files of a store, and half as many of a backup's, for each engine.
         crash_states: of a simulated disk that are tried at each point where there are too many to try all.
     """
 
@@ -34,6 +35,7 @@ class Profile:
     steps: int
     kills: int
     power_cuts: int
+    mutations: int
     crash_states: int
 
     def examples(self, count: int) -> int:
@@ -42,9 +44,9 @@ class Profile:
 
 
 PROFILES = {profile.name: profile for profile in (
-    Profile("default", times=1, steps=30, kills=10, power_cuts=4, crash_states=6),
-    Profile("ci", times=3, steps=40, kills=100, power_cuts=104, crash_states=40),
-    Profile("nightly", times=100, steps=80, kills=2000, power_cuts=2000, crash_states=500),
+    Profile("default", times=1, steps=30, kills=10, power_cuts=4, mutations=40, crash_states=6),
+    Profile("ci", times=3, steps=40, kills=100, power_cuts=104, mutations=2000, crash_states=40),
+    Profile("nightly", times=100, steps=80, kills=2000, power_cuts=2000, mutations=20_000, crash_states=500),
 )}
 
 

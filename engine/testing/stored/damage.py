@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ...errors import Damaged, HoldfastError
 from ...log.format import FRAME, GROUP_HEADER, TRAILER
-from ..contract import ABOVE_SEAMS, Contract, check, scratch
+from ..contract import ABOVE_SEAMS, CHECKSUMS, Contract, check, scratch
 from ..raising import raises
 from ..workload import Operation, Workload
 from .modelled import Modelled, difference
@@ -129,7 +129,7 @@ class DamageChecks(Contract):
                     with raises(Damaged, f"reading a log through whose byte {offset} was flipped"):
                         store.log.verify()
 
-    @check(ABOVE_SEAMS)
+    @check(ABOVE_SEAMS, CHECKSUMS)
     def test_a_flipped_byte_in_the_state_is_found(self, work: Workload) -> None:
         """Any single flipped byte in the state of a store is found, by opening it, by reading it, or by the engine's
         own check, or is harmless: what is shown is what was written, and nothing else ever without an error."""
