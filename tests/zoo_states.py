@@ -12,7 +12,7 @@ import msgpack
 from staging_memory import StagingMemory
 from zoo import animal
 
-from holdfast.engine import memory
+from holdfast.engine import helpers, memory
 from holdfast.engine.contract import Context, Image
 from holdfast.engine.errors import Damaged, DiskFull
 from holdfast.engine.helpers import FileImage, read_state, write_state
@@ -65,6 +65,21 @@ class Anyones(MemoryEngine):
     @classmethod
     def open(cls, directory: Path, context: Context, **how: Any) -> Any:
         return super().open(directory, Context(context.seams, context.options), **how)
+
+
+@animal(caught_by="EngineContract.test_a_state_of_another_format_is_refused")
+class ReadsAnyFormat(MemoryEngine):
+    """It writes the version of its format, and reads whatever stands there. As long as there is only one, nobody
+    notices; the second takes the first for damage, or for content that it never was."""
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
+        data = context.seams.files.read(directory / "state")
+        found = helpers._HEAD.unpack_from(data)[1]
+        as_found: Any = type("AsFound", (MemoryEngine,), {"state_format": found})
+        engine = as_found.open(directory, context, **how)
+        engine.__class__ = cls
+        return engine
 
 
 @animal(caught_by="EngineContract.test_the_position_is_true")

@@ -130,6 +130,9 @@ class AloneChecks(Contract):
                 held = Held(it)
                 held.take(it.engine.view(), "a view of the empty state")
                 begun(it)
+                held.take(it.engine.view(), "the only view of its state")
+                it.commit(work.numbered(3))
+                held.look("after another transaction")
                 for n, operations in enumerate(todo):
                     for _ in range(2 if n == 0 else 1):
                         held.take(it.engine.view(), f"a view made after transaction {len(it.records)}")

@@ -15,11 +15,13 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
+from unittest import SkipTest
 
 from hypothesis import strategies as st
 
 from ...contract import Image
-from ...errors import DiskFull, ForeignStore, StoreClosed
+from ...errors import DiskFull, ForeignStore, StoreClosed, UnsupportedFormat, UpgradeRequired
 from ...history import ID_BYTES, Position
 from ..contract import ABOVE_SEAMS, READ_ONLY_REPLAY, Contract, check
 from ..disks.quiet import quiet_seams
@@ -295,6 +297,34 @@ class StateChecks(Contract):
                 raise AssertionError(f"the state of another store was opened with {how}")
             with contextlib.closing(work.engine.open(place, ours)) as engine:
                 it.compare_state(engine, what="a state, opened for the store that it was made for")
+
+    @check()
+    def test_a_state_of_another_format_is_refused(self, work: Workload) -> None:
+        """A state that says another `state_format` than the class has, an older or a newer one, is refused, with
+        `UpgradeRequired` or `UnsupportedFormat`, as it is and as an adopted copy. A version that is written and never
+        compared lets the first change of the format read what it does not know."""
+        with driven(work) as it:
+            mine = work.engine.state_format
+
+            def made(version: int, name: str) -> Path:
+                place = it.directory.with_name(name)
+                it.context.seams.files.make_directory(place)
+                other: Any = type("Other", (work.engine,), {"state_format": version})
+                other.create(place, ORIGIN, it.context)
+                return place
+
+            ours = tree(made(mine, "ours"))
+            for version in (mine - 1, mine + 1):
+                place = made(version, f"format {version}")
+                if tree(place) == ours or tree(made(mine, f"ours, not {version}")) != ours:
+                    raise SkipTest(f"{work.engine.name}: its bytes do not show whether its state says the state_format "
+                                   "of the class that made it")
+                for how in ({}, {"adopt": ORIGIN}, {"read_only": True}):
+                    try:
+                        work.engine.open(place, it.context, **how).close()
+                    except (UpgradeRequired, UnsupportedFormat):
+                        continue
+                    raise AssertionError(f"a state of format {version} was opened with {how}, by code for {mine}")
 
     @check()
     def test_closing_lets_go(self, work: Workload) -> None:
