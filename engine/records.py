@@ -13,6 +13,10 @@ Two files of 64-byte records (`cells` keeps views right while they are overwritt
 
 Record 0 of each file holds its marks: the next number that was never used, and the head of the free chain. Every record
 has a checksum that covers where it stands. The file `position` says what the two hold at least.
+
+What cannot be had: a record from an earlier time has a right checksum too. If a disk lost a write, that is found only
+where chains no longer fit, by the check. A tally of all records, as other engines have, would have to be of one time,
+and files that are written in place are of several until redo is through.
 """
 
 from __future__ import annotations
