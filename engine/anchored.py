@@ -25,6 +25,7 @@ class AnchoredFiles(Files):
 
     def __init__(self, files: Files, root: Path) -> None:
         self._files = files
+        self._root = root
         self._held: list[Directory] = []
         self.hold_too(root)
 
@@ -38,11 +39,11 @@ class AnchoredFiles(Files):
             self._held.pop().close()
 
     def look(self, path: Path) -> None:
-        above = {path, *path.parents}
-        for held in self._held:
-            if held.path in above and not held.is_at_path():
-                raise DirectoryMoved(f"{held.path} is not the directory any more that was opened: it was renamed, "
-                                     "replaced or unmounted")
+        if path == self._root or self._root in path.parents:
+            for held in self._held:
+                if not held.is_at_path():
+                    raise DirectoryMoved(f"{held.path} is not the directory any more that was opened: it was renamed, "
+                                         "replaced or unmounted")
         self._files.look(path)
 
     def open_directory(self, path: Path) -> Directory:
@@ -124,6 +125,9 @@ class AnchoredFiles(Files):
 
     def remove_tree(self, path: Path) -> None:
         self.look(path)
+        for held in [h for h in self._held if h.path == path or path in h.path.parents]:
+            self._held.remove(held)  # it goes on purpose
+            held.close()
         self._files.remove_tree(path)
 
     def sync_directory(self, path: Path) -> None:
