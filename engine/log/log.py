@@ -225,12 +225,12 @@ class Log(LogReading):
         """Remove what a crash left behind: half-made files, used spares."""
         files = self._seams.files
         for name in names:
+            if not (name.endswith(".new") or SPARE.fullmatch(name)) or files.is_directory(self.directory / name):
+                continue  # a segment, or none of ours
             path = self.directory / name
-            if files.is_directory(path):
-                continue  # none of ours
             if name.endswith(".new"):
                 files.unlink(path)
-            elif SPARE.fullmatch(name):
+            else:
                 # Good only while it was never written: zero and whole; it was synced before it got its name.
                 file = files.open(path, "write")
                 fit = (self.options.preallocate and file.size() == self.options.segment_bytes
