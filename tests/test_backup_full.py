@@ -361,7 +361,7 @@ def test_refuses_a_target_in_use(store: Store[Any, Any], tmp_path: Path) -> None
     try:
         for refused in (lambda: backup.run(store, target), lambda: backup.verify(target),
                         lambda: Store.open(target, type(store.engine), read_only=True)):
-            with pytest.raises(StoreLocked, match="somebody"):
+            with pytest.raises(StoreLocked, match="in use by this very process"):
                 refused()
     finally:
         lock.release()

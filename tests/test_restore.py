@@ -20,6 +20,7 @@ from holdfast.engine.contract import Engine
 from holdfast.engine.directory import Generation, Layout, Manifest
 from holdfast.engine.errors import (
     Damaged,
+    DeviceFailed,
     DiskFull,
     InvalidInput,
     OtherBranch,
@@ -37,6 +38,7 @@ from holdfast.engine.records import RecordsEngine
 from holdfast.engine.seams import Files, Seams
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store import Store
+from holdfast.engine.testing.disks.faulty import FaultyFiles
 from holdfast.engine.testing.disks.quiet import SetClock
 
 HOUR = 3600 * 1_000_000
@@ -462,19 +464,23 @@ def test_what_was_replaced_stays_until_the_swap_is_durable(world: World, tmp_pat
 def test_a_restore_that_fails_at_its_end_leaves_all_or_nothing(world: World, tmp_path: Path) -> None:
     """The last sync failed, and so whether the store is one was not certain; it was cleared away without that being
     made certain first, and a power cut could bring back a `CURRENT` that named nothing."""
-    class Failing(Files):
-        def sync_directory(self, path: Path) -> None:
-            if path == tmp_path / "dest" and self.exists(path / "CURRENT"):
-                failed.append(path)
-                raise OSError(5, "injected")
-            if path == tmp_path / "dest" and failed:
-                gone.append(not self.exists(path / "gen-000001"))
-            super().sync_directory(path)
-
     failed: list[Path] = []
     gone: list[bool] = []
-    with pytest.raises(OSError, match="injected"):
-        backup.restore(world.target, tmp_path / "dest", seams=Seams(files=Failing()))
+
+    def before(kind: str, path: Path) -> None:
+        if (kind, path) != ("sync_directory", tmp_path / "dest"):
+            return
+        if (path / "CURRENT").exists():
+            failed.append(path)
+            raise OSError(5, "injected")
+        if failed:
+            gone.append(not (path / "gen-000001").exists())
+
+    files = FaultyFiles()
+    files.before = before
+    with pytest.raises((OSError, DeviceFailed)):
+        backup.restore(world.target, tmp_path / "dest", seams=Seams(files=files))
+    assert failed
     assert gone[:1] == [False], "the name is gone, durably, before anything else goes"
 
 
