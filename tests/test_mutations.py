@@ -59,7 +59,7 @@ class Mutations(Contract):
         """Whatever happens to one file of a backup, verifying it, restoring it or adding to it raises one of the kit's
         errors, or comes to what was committed; it does not crash, hang, raise a bare Python error, or come to anything
         else."""
-        tried(self, work, "mutations of backups", _cases, _backups)
+        tried(self, work, "mutations of backups", _cases, _backups, self.effort.mutations // 2)
 
 
 class TestMemory(Mutations):
@@ -107,7 +107,7 @@ def _backups(work: Workload, say: Say, root: Path, seed: int, mutations: int) ->
     def look(path: Path, mutation: Mutation, number: int) -> None:
         _WAYS[number % len(_WAYS)](work, path, case)
 
-    for number in range(mutations // 2):
+    for number in range(mutations):
         mutated(case.tree, case.older, seed, range(number, number + 1), root / "copy", look,
                 lambda text: say("wrong", text))
         say("looked")

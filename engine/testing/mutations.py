@@ -36,6 +36,8 @@ KINDS = ("bit", "bit", "bit", "byte", "zeros", "shorter", "longer", "exchanged",
 LIMIT_S = 30.0
 """Who looks for so long hangs."""
 _MEMORY = 2 << 30
+_GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it, without their whole part, lie evenly between 0 and 1, however many there are."""
 _NUMBER = re.compile(r"\d+")
 
 Tree = Mapping[str, bytes]
@@ -56,13 +58,29 @@ class Mutation:
 
 def draw(drawn: random.Random, tree: Tree, older: Tree) -> Mutation:
     """A mutation of a directory that changes something. `older` are its files as they once were."""
-    state = sorted(name for name in tree if "state" in Path(name).parts[:-1])
+    state = _state_of(tree)
     while True:
         # Half of them of the engine's own files: of the kit's there are many, and most are small.
         name = drawn.choice(state if state and drawn.random() < 0.5 else sorted(tree))
         made = _made(drawn, drawn.choice(KINDS), name, tree, older.get(name, b""))
         if made is not None and any(tree.get(other) != data for other, data in made.files.items()):
             return made
+
+
+def flipped(drawn: random.Random, tree: Tree, number: int) -> Mutation | None:
+    """One bit of an engine's own files, of bytes that are not zero: much of a file is room. Where it lies follows from
+    `number`, so that a few lie evenly over all of them; None if there are no such bytes."""
+    places = [(name, at) for name in _state_of(tree) for at, byte in enumerate(tree[name]) if byte]
+    if not places:
+        return None
+    name, at = places[int(number * _GOLDEN % 1 * len(places))]
+    bit, changed = drawn.randrange(8), bytearray(tree[name])
+    changed[at] ^= 1 << bit
+    return Mutation(name, at, at + 1, f"bit {bit} of byte {at} flipped", {name: bytes(changed)})
+
+
+def _state_of(tree: Tree) -> list[str]:
+    return sorted(name for name in tree if "state" in Path(name).parts[:-1])
 
 
 def _place(drawn: random.Random, data: bytes) -> int:
@@ -195,7 +213,9 @@ def mutated(tree: Tree, older: Tree, seed: int, numbers: range, where: Path,
         found: told in words.
     """
     for number in numbers:
-        mutation = draw(random.Random(f"{seed}.{number}"), tree, older)
+        drawn = random.Random(f"{seed}.{number}")
+        aimed = flipped(drawn, tree, number) if number // 2 % 2 == 0 else None
+        mutation = aimed or draw(drawn, tree, older)
         lay_out(tree, where / "mutated", mutation)
         wrong = looked(lambda: look(where / "mutated", mutation, number))  # noqa: B023 - called before the next
         shutil.rmtree(where)

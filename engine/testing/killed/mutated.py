@@ -36,6 +36,8 @@ from .kills import script, told
 SHOWN = 5
 """So many mutations that came to no good are told of; the others are counted."""
 
+_STAYING = 10
+
 
 @dataclass
 class Case:
@@ -73,13 +75,13 @@ class MutationChecks(Contract):
         """Whatever happens to one file of a store, opening and reading it raises one of the kit's errors, or the
         engine's own check says what is wrong, or it shows what was written; it does not crash, hang, raise a bare
         Python error, or show anything else."""
-        tried(self, work, "mutations of stores", cases, _stores)
+        tried(self, work, "mutations of stores", cases, _stores, self.effort.mutations)
 
 
 def tried(contract: Contract, work: Workload, what: str,
-          make: Callable[[Workload, Path, list[Any]], list[Any]], job: Callable[..., None]) -> None:
-    """Make cases below a directory and have `job` look at the profile's number of mutations of them, in a server that
-    is warm. Raises `AssertionError` that tells of the first ones that came to no good."""
+          make: Callable[[Workload, Path, list[Any]], list[Any]], job: Callable[..., None], mutations: int) -> None:
+    """Make cases below a directory and have `job` look at so many mutations of them, in a server that is warm. Raises
+    `AssertionError` that tells of the first ones that came to no good."""
     contract.drew = True
     number = 0 if contract.quiet else current_seed()
     seed = random.randrange(1 << 32) if number is None else number
@@ -91,13 +93,13 @@ def tried(contract: Contract, work: Workload, what: str,
     with scratch() as root, server, told(f"the mutations are drawn from {SEED_VARIABLE}={seed}"):
         made = make(work, root, script(work, seed))
         (root / "cases").write_bytes(pickle.dumps(made))
-        child = server.start(job, root, seed, contract.effort.mutations)
+        child = server.start(job, root, seed, mutations)
         for kind, *rest in child.messages():
             assert kind != "broken", rest[0]
             wrong += rest if kind == "wrong" else ()
         code = child.discard()
         assert code == 0, f"the process that mutates ended with {code}"
-        count(what, work.engine.name, contract.effort.mutations)
+        count(what, work.engine.name, mutations)
         more = f"\nand {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         assert not wrong, "\n".join(wrong[:SHOWN]) + more
 
@@ -107,7 +109,8 @@ def cases(work: Workload, root: Path, histories: list[Any]) -> list[Case]:
     with Modelled(work, root / "made", settings=SETTINGS) as kept:
         for number, operations in enumerate(histories[:9]):
             kept.transact(operations)
-            kept.write(number)
+            # Enough that stays: what is drawn may have deleted all that it wrote, and then any byte may change.
+            kept.transact([one for n in range(_STAYING) for one in work.numbered(_STAYING * number + n)])
             if number in (3, 7):
                 kept.store.checkpoint()
             if number == 3:
@@ -134,7 +137,7 @@ def _stores(work: Workload, say: Say, root: Path, seed: int, mutations: int) -> 
         case = made[number % len(made)]
 
         def look(path: Path, mutation: Mutation, number: int, case: Case = case) -> None:
-            look_at_store(work, path, case, mutation, read_only=number // len(made) % 2 == 0)
+            look_at_store(work, path, case, mutation, read_only=number // 4 % 2 == 0)
 
         mutated(case.tree, case.older, seed, range(number, number + 1), root / "copy", look,
                 lambda text: say("wrong", text))
