@@ -9,10 +9,15 @@ A name is imported when it is first used: a program that takes backups loads nei
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import errors
+
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError("Holdfast does not run on a free-threaded Python yet: its reads without locks rest on the "
+                      "interpreter lock. Use the ordinary build, or start this one with PYTHON_GIL=1.")
 
 if TYPE_CHECKING:
     from .contract import (

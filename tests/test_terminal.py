@@ -169,3 +169,11 @@ def test_a_command_imports_what_it_uses(target: Path, tmp_path: Path) -> None:
             modules = loaded(["backup", str(store.backup_uri), str(tmp_path / "target"), "--no-verify"])
             assert not modules & set(HEAVY), run_of
             assert backup.info(tmp_path / "target").bounds.last == 3
+
+
+def test_a_free_threaded_python_is_refused() -> None:
+    """The overlay and the line rest on the interpreter lock."""
+    code = "import sys; sys._is_gil_enabled = lambda: False; import holdfast.engine"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "free-threaded" in done.stderr.splitlines()[-1]
