@@ -54,7 +54,11 @@ class Acknowledger:
         self._failed: deque[_Watched] = deque()
         self._news = seams.scheduler.event()
         self._closing = False
-        self._task = seams.scheduler.spawn("holdfast-ack", self._run)
+        try:
+            self._task = seams.scheduler.spawn("holdfast-ack", self._run)
+        except BaseException:  # a signal's handler may raise when the thread runs already
+            self._end()
+            raise
 
     def notice(self) -> None:
         """Something was synced."""
@@ -149,7 +153,10 @@ class Acknowledger:
         """Whether this thread is its own."""
         return self._task.runs_here()
 
-    def close(self) -> None:
+    def _end(self) -> None:
         self._closing = True
         self._news.set()
+
+    def close(self) -> None:
+        self._end()
         self._task.join()

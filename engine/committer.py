@@ -84,7 +84,13 @@ class Committer:
         self._closing = False
         self._due: float | None = None
         self._kick = seams.scheduler.condition(self.mutex)
-        self._syncer = seams.scheduler.spawn("holdfast-sync", self._run_syncer)
+        try:
+            self._syncer = seams.scheduler.spawn("holdfast-sync", self._run_syncer)
+        except BaseException:  # a signal's handler may raise when the thread runs already
+            with self.mutex:
+                self._closing = True
+                self._kick.notify_all()
+            raise
 
     # --- committing ------------------------------------------------------------------------------------------------
 

@@ -53,7 +53,11 @@ class Housekeeper:
         self._pruning = store.seams.scheduler.lock()
         self.blocked: DiskFull | LimitReached | DirectoryMoved | None = None
         store.log.on_sealed = self._on_sealed
-        self._task = store.seams.scheduler.spawn("holdfast-keep", partial(_keep, self._held, self, self._wake))
+        try:
+            self._task = store.seams.scheduler.spawn("holdfast-keep", partial(_keep, self._held, self, self._wake))
+        except BaseException:  # a signal's handler may raise when the thread runs already
+            self._end()
+            raise
 
     @property
     def _store(self) -> Store[Any, Any]:
@@ -201,9 +205,12 @@ class Housekeeper:
         """Whether this thread is its own."""
         return self._task.runs_here()
 
-    def close(self) -> None:
+    def _end(self) -> None:
         self.closing = True
         self._wake.set()
+
+    def close(self) -> None:
+        self._end()
         self._task.join()
         self._tell_sealed()
 

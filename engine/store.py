@@ -47,7 +47,7 @@ from .seams import REAL, Seams
 from .settings import Settings
 from .shown import shown
 from .stages import Stages
-from .system import is_limit, system_errors
+from .system import is_limit, system_errors, told
 from .writing import Writing
 
 logger = logging.getLogger("holdfast.store")
@@ -203,7 +203,8 @@ class Store(Writing[TxT, ViewT]):
             store.close()
             if isinstance(error, HoldfastError) or not isinstance(error, Exception):
                 raise
-            raise PluginError(f"a plugin could not start: {error}") from error
+            limit = told(error, f"cannot open {root}, since a plugin could not start") if is_limit(error) else None
+            raise limit or PluginError(f"a plugin could not start: {error}") from error
         opened.undo = None
         return store
 

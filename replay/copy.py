@@ -20,7 +20,7 @@ from ..engine.contract import ImageFile
 from ..engine.directory import CopiedFile
 from ..engine.errors import HoldfastError, LeaseExpired, SourceRestarted
 from ..engine.history import Position
-from ..engine.seams import Files, Scheduler, Seams
+from ..engine.seams import Files, Scheduler, Seams, Task
 from ..engine.source.base import CHUNK_BYTES, Grant, Source
 from .files import Progress, check_names, copy_files, silent
 
@@ -113,12 +113,14 @@ def kept_alive(source: Source, grant: Grant, scheduler: Scheduler) -> Iterator[N
             except HoldfastError as error:
                 logger.info("lease %s could not be renewed, will try again: %s", grant.id, error)
 
-    task = scheduler.spawn("holdfast-lease", work)
+    task: Task | None = None
     try:
+        task = scheduler.spawn("holdfast-lease", work)
         yield
     finally:
         stop.set()
-        task.join()
+        if task is not None:
+            task.join()
 
 
 def copy_image(source: Source, state: CopyState, place: Path, *, seams: Seams,

@@ -20,7 +20,7 @@ from xxhash import xxh3_128_digest
 from ..engine.contract import ImageFile
 from ..engine.directory import CopiedFile
 from ..engine.errors import Damaged, DiskFull, SourceRefused
-from ..engine.seams import File, Files, Scheduler, Seams, is_disk_full
+from ..engine.seams import File, Files, Scheduler, Seams, Task, is_disk_full
 from ..engine.source.base import CHUNK_BYTES
 
 SYNC_BYTES = 8 << 20
@@ -134,7 +134,13 @@ class _Ahead:
         self._begun = 0
         self._taken = 0
         self._stop = False
-        self._tasks = [scheduler.spawn("holdfast-read-ahead", self._work) for _ in range(READERS)]
+        self._tasks: list[Task] = []
+        try:
+            for _ in range(READERS):
+                self._tasks.append(scheduler.spawn("holdfast-read-ahead", self._work))
+        except BaseException:  # no more threads: those that run end too
+            self.close()
+            raise
 
     def _work(self) -> None:
         while True:

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 from store_kinds import MEMORY, QUIET, STAGING, Kind, commit, until
 
+from holdfast import backup
 from holdfast.engine.errors import InvalidInput, LimitReached, RolledBack, StoreClosed, StoreLocked
 from holdfast.engine.history import Record
 from holdfast.engine.memory import MemoryEngine
+from holdfast.engine.plugins import LogRange, Plugin
 from holdfast.engine.seams import Scheduler, Seams, Task
 from holdfast.engine.settings import Settings
+from holdfast.engine.source.service import BackupService
 from holdfast.engine.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
 
@@ -284,21 +287,57 @@ def test_closing_that_was_interrupted_goes_on_when_asked_again(kind: Kind, tmp_p
         assert kind.numbers(store) == {1}
 
 
-@pytest.mark.parametrize("name", ["holdfast-sync", "holdfast-keep"])
-def test_without_threads_a_store_does_not_open_and_holds_nothing(kind: Kind, name: str, tmp_path: Path) -> None:
-    """Its directory stayed locked."""
-    class Few(Scheduler):
-        def spawn(self, task: str, work: Callable[[], None]) -> Task:
-            if task == name:
-                raise RuntimeError("can't start new thread")
-            return super().spawn(task, work)
+class Listening(Plugin):
+    def logged(self, batch: LogRange) -> None:
+        return None
 
-    before = threading.active_count()
-    with pytest.raises(LimitReached, match="no more threads"):
-        kind.open(tmp_path / "store", seams=Seams(scheduler=Few()))
-    assert threading.active_count() == before
-    with kind.open(tmp_path / "store") as store:
-        commit(kind, store, 1)
+
+class Failing(Scheduler):
+    """Fails to start the threads of one name: the system has no more of them, or a signal's handler raises when the
+    thread runs already."""
+
+    def __init__(self, name: str, runs: bool) -> None:
+        self.name, self.runs = name, runs
+
+    def spawn(self, name: str, work: Callable[[], None]) -> Task:
+        if name != self.name:
+            return super().spawn(name, work)
+        if self.runs:
+            super().spawn(name, work)
+            raise Interrupt
+        raise RuntimeError("can't start new thread")
+
+
+def ours(before: set[threading.Thread]) -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread not in before}
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["none is left", "interrupted"])
+@pytest.mark.parametrize("name", ["holdfast-sync", "holdfast-ack", "holdfast-keep", "holdfast-entry",
+                                  "holdfast-source"])
+def test_without_threads_a_store_does_not_open_and_holds_nothing(name: str, runs: bool, tmp_path: Path) -> None:
+    """Its directory stayed locked. And where an opening was interrupted as a thread began, that thread stayed, asleep,
+    and kept the log's files open until the process ended. A plugin that gets no thread is a limit too."""
+    before = set(threading.enumerate())
+    with pytest.raises(Interrupt if runs else LimitReached):
+        STAGING.open(tmp_path / "store", seams=Seams(scheduler=Failing(name, runs)),
+                     plugins=[Listening(), BackupService(online_backup_server=":0")])
+    until(lambda: not ours(before))
+    with STAGING.open(tmp_path / "store") as store:
+        commit(STAGING, store, 1)
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["none is left", "interrupted"])
+@pytest.mark.parametrize("name", ["holdfast-lease", "holdfast-read-ahead"])
+def test_without_threads_a_backup_leaves_none_behind(name: str, runs: bool, tmp_path: Path) -> None:
+    """Those that read ahead stayed when one of them could not be started."""
+    with STAGING.open(tmp_path / "store", settings=QUIET) as store:
+        commit(STAGING, store, 1)
+        before = set(threading.enumerate())
+        with pytest.raises(Interrupt if runs else LimitReached):
+            backup.run(store, tmp_path / "b", seams=Seams(scheduler=Failing(name, runs)))
+        until(lambda: not ours(before))
+        assert backup.run(store, tmp_path / "b").kind == "full"
 
 
 def test_the_store_s_block_is_left_before_the_transaction_s(kind: Kind, tmp_path: Path) -> None:
@@ -314,16 +353,10 @@ def test_the_store_s_block_is_left_before_the_transaction_s(kind: Kind, tmp_path
 def test_without_a_thread_to_apply_it_late_a_transaction_poisons(tmp_path: Path,
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     """It is in the log, and nobody would give it to the engine: the writer lock stayed taken for good."""
-    class Few(Scheduler):
-        def spawn(self, task: str, work: Callable[[], None]) -> Task:
-            if task == "holdfast-late":
-                raise RuntimeError("can't start new thread")
-            return super().spawn(task, work)
-
     def interrupted(txid: int) -> None:
         raise Interrupt
 
-    store = MEMORY.open(tmp_path / "store", settings=QUIET, seams=Seams(scheduler=Few()))
+    store = MEMORY.open(tmp_path / "store", settings=QUIET, seams=Seams(scheduler=Failing("holdfast-late", runs=False)))
     monkeypatch.setattr(store.committer, "wait", interrupted)
     with pytest.raises(RuntimeError):
         commit(MEMORY, store, 1)

@@ -136,6 +136,7 @@ class SourceServer:
         self._stopping: asyncio.Event | None = None
         self._web: web.Server | None = None
         self._task: Task | None = None
+        self._stopped = False
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -156,7 +157,9 @@ class SourceServer:
         ready.result()
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Close all connections and end; streams under way break off. Fine to call twice."""
+        """Close all connections and end; streams under way break off. Fine to call twice, and where `start` was
+        interrupted: then it ends as soon as it has begun."""
+        self._stopped = True
         loop, stopping = self._loop, self._stopping
         if loop is not None and stopping is not None:
             self._loop = None
@@ -204,7 +207,8 @@ class SourceServer:
             self._stopping = asyncio.Event()
             self._loop = loop
             ready.set_result(None)
-            await self._stopping.wait()
+            if not self._stopped:
+                await self._stopping.wait()
         finally:
             if self._door is not None:
                 self._door.close()
