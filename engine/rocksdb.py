@@ -225,7 +225,7 @@ class RocksEngine(PairsEngine):
         try:
             super().__init__(directory, context, adopted(self._held(directory), adopt, directory))
         except BaseException:
-            self._database.close()
+            self._close_database()
             raise
 
     def _held(self, directory: Path) -> Position:
@@ -255,9 +255,14 @@ class RocksEngine(PairsEngine):
         return position
 
     def _close(self) -> None:
-        try:
-            self._database.close()
-        except Exception as error:  # it flushes what a failed write left; that is in the log
-            logger.warning("%s was not closed in order: %s", self._opened, error)
+        self._close_database()
         if self._private is not None:
             shutil.rmtree(self._private)
+
+    def _close_database(self) -> None:
+        """Raises nothing. RocksDB raises here what its own threads met before, such as a bad block, and flushes what a
+        failed write left, which is in the log."""
+        try:
+            self._database.close()
+        except Exception as error:
+            logger.warning("%s was not closed in order: %s", self._opened, error)

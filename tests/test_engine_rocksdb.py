@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from workloads import WORKLOADS
 
+from holdfast.engine import rocksdb
 from holdfast.engine.errors import Damaged, DiskFull, StoreClosed, StoreLocked, Unsupported
 from holdfast.engine.rocksdb import RocksEngine
 from holdfast.engine.seams import Files, Seams
@@ -164,6 +165,32 @@ def test_missing_table_files_are_damage(it: Driver) -> None:
     for read_only in (False, True):
         with pytest.raises(Damaged):
             RocksEngine.open(it.directory, it.context, read_only=read_only)
+
+
+class ClosesWithAnError:
+    """A database that meets a bad block when it is closed, as one does whose own threads were at work on it."""
+
+    def __init__(self, database: Any) -> None:
+        self.database = database
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.database, name)
+
+    def close(self) -> None:
+        self.database.close()
+        raise Exception("Corruption: block checksum mismatch")  # as rocksdict raises it
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_what_closing_meets_hides_nothing_of_what_was_found(
+        it: Driver, monkeypatch: pytest.MonkeyPatch, read_only: bool) -> None:
+    engine: Any = it.engine
+    engine._database.delete(b"")
+    it.close()
+    opened = rocksdb._open
+    monkeypatch.setattr(rocksdb, "_open", lambda *given, **how: ClosesWithAnError(opened(*given, **how)))
+    with pytest.raises(Damaged, match="no document"):
+        RocksEngine.open(it.directory, it.context, read_only=read_only)
 
 
 def test_an_image_says_what_a_failed_checkpoint_left_in_it(it: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
