@@ -104,7 +104,8 @@ TokenFile = Annotated[Path | None, typer.Option(
 Tls = Annotated[bool | None, typer.Option("--tls/--no-tls", show_default=False,
                                           help="Default: TLS off loopback. --no-tls sends the token in the clear.")]
 Ca = Annotated[Path | None, typer.Option(help="File of certificate authorities for TLS.")]
-Timeout = Annotated[float, typer.Option(help="Seconds that one answer may take.")]
+Timeout = Annotated[float, typer.Option(help="Seconds that one answer may take; ten times as long for an image "
+                                             "that the source makes first.")]
 Wait = Annotated[float, typer.Option(help="Seconds to wait if somebody else is at the target.")]
 Uri = Annotated[str, typer.Argument(help="Of the running store: single://host[:port].", metavar="URI")]
 EngineOptions = Annotated[list[str] | None, typer.Option(help="Option of the engine; again for more.",

@@ -24,8 +24,8 @@ from ..engine.errors import (
 from ..engine.leases import MAX_OWNER
 from ..engine.seams import REAL, Seams
 from ..engine.settings import check_duration
-from ..engine.shown import shown
-from ..engine.source.base import Source, SourceInfo, compare, printable
+from ..engine.shown import printable, shown
+from ..engine.source.base import Source, SourceInfo, compare
 from ..engine.source.client import connect
 from ..engine.source.local import LocalSource
 from ..engine.store import Store
@@ -62,7 +62,8 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         expect_store: id of a store or branch (hex, 8 digits or more, or bytes): refuse any other source.
         accept_branch: id of a branch that the source may be on although the target was not.
         token, tls, ca: credential, whether to use TLS, and file of certificate authorities, for a URI; as in `connect`.
-        timeout: seconds that one answer of the source may take, for a URI.
+        timeout: seconds that one answer of the source may take, for a URI; ten times as long for an image that it
+            makes first.
         lease_ttl: seconds for which the source waits for a run that died to be run again, which goes on then.
         wait: seconds to wait if somebody else writes to the target, verifies it or restores it.
         fold: fold log that is older than the points to be kept into the image, when it is larger than this share of it

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from .calm import Calm
 from .errors import InvalidInput, LeaseExpired, StoreClosed, TooManyLeases
 from .seams import REAL, Seams
 
@@ -194,6 +195,7 @@ class Leases:
     def __init__(self, seams: Seams = REAL, table: LeaseTable | None = None) -> None:
         self._seams = seams
         self._table = table or LeaseTable()
+        self._calm = Calm(logger, seams.clock)  # how many leases expire is up to whoever takes them
         self._guard = seams.scheduler.condition()
         self._closed = False
         self._readers = 0
@@ -249,7 +251,7 @@ class Leases:
         with self._guard:
             freed = self._table.expire(self._now())
         for lease in freed:
-            logger.warning("lease %s of %s expired", lease.id, lease.owner)
+            self._calm.say("expired", f"lease {lease.id} of {lease.owner} expired")
         self._close(freed)
 
     def floor(self) -> int | None:
@@ -287,5 +289,5 @@ class Leases:
             if lease.image is not None:
                 try:
                     lease.image.close()
-                except Exception:
-                    logger.exception("closing the image of lease %s", lease.id)
+                except Exception as error:
+                    self._calm.say("closing", f"closing the image of lease {lease.id}", error, level=logging.ERROR)

@@ -20,6 +20,15 @@ def shown(value: object) -> str:
     return text if len(text) <= _MOST else f"{text[:_MOST]}…"
 
 
+def printable(text: str) -> str:
+    """Text for people, with what cannot be shown replaced: a path's bytes need be no characters.
+
+    >>> printable("backup to /data/b\\udcff")
+    'backup to /data/b?'
+    """
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def type_name(value: object) -> str:
     """The name of a value's type, with its module if it is not Python's own: numpy has a bool and a str_ too."""
     kind = type(value)

@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from holdfast.engine.calm import EVERY_S
 from holdfast.engine.errors import InvalidInput, LeaseExpired, StoreClosed, TooManyLeases
 from holdfast.engine.leases import Lease, Leases, LeaseTable
 from holdfast.engine.seams import Clock, Seams
@@ -191,6 +192,22 @@ def test_renewal_does_not_outlive_the_greatest_age() -> None:
         leases.renew(lease.id)
     with leases.frozen() as floor:  # a prune sweeps first
         assert floor is None
+
+
+def test_leases_that_expire_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Each that expired was a line: who took leases of a hundredth of a second, sixteen at a time, wrote the service's
+    log full. The first is still named, and of the others it is said how many they were."""
+    clock = ManualClock()
+    leases = Leases(Seams(clock=clock))
+    for number in range(600):
+        leases.grant(f"owner {number}", 0.01, 0)
+        clock.time += 0.02
+    clock.time += EVERY_S
+    leases.sweep()
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0].endswith("of owner 0 expired")
+    assert lines[-1].endswith("of owner 599 expired (598 more like it since the last line)")
+    assert len(lines) == 2
 
 
 def test_no_lease_gets_in_while_the_floor_is_frozen() -> None:

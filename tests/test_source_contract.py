@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from source_rig import VALUE, LeapingClock, MemoryStore, client, new_store, put
@@ -25,6 +26,7 @@ from holdfast.engine.history import Position
 from holdfast.engine.leases import Lease
 from holdfast.engine.records import RecordsEngine
 from holdfast.engine.settings import Settings
+from holdfast.engine.source import local as local_module
 from holdfast.engine.source.base import CHUNK_BYTES, Grant, Source
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.source.service import BackupService
@@ -129,6 +131,40 @@ def test_a_prune_between_looking_and_pinning_is_seen(source: Source, store: Memo
     grant = source.lease("test", image=True)
     assert len(grants) == 2
     assert store.leases.floor() == grant.position.txid >= store.log.base.txid
+
+
+def test_places_in_the_log_are_kept_by_many_threads(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stream has a thread of its own. If one forgot the oldest place while another took one up, it ended with
+    "dictionary changed size during iteration", and the backup with it."""
+    put(store, 5)
+    monkeypatch.setattr(local_module, "MAX_CURSORS", 2)
+    source = LocalSource(store)
+    after = Position(3, store.log.chain_at(3))
+    leases = [source.lease("test", image=False, after=after).id for _ in range(6)]
+    others: list[threading.Thread] = []
+
+    def read(lease: str) -> list[int]:
+        return [record.txid for record in source.read_log(lease, after, 5)]
+
+    class Meddled(dict[str, Any]):
+        def __iter__(self) -> Iterator[str]:
+            """Another thread begins to read now, if it may."""
+            found = super().__iter__()
+            if not others:
+                others.append(threading.Thread(target=lambda: next(source.read_log(leases[1], after, 5))))
+                others[0].start()
+                others[0].join(0.3)
+            return found
+
+    source._cursors = Meddled()
+    for lease in leases[:4]:
+        assert read(lease) == [4, 5]
+    others[0].join()
+    assert read(leases[4]) == read(leases[5]) == [4, 5]
+    assert len(source._cursors) == 2
+    for lease in leases:
+        source.release(lease)
+    assert not source._cursors
 
 
 def test_a_lease_on_log_matches_the_chain(source: Source, store: MemoryStore) -> None:

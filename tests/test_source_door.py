@@ -22,11 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from source_rig import LeapingClock, MemoryStore, ask, client, new_store, port_of, put, token_of
 
+from holdfast.engine import calm
+from holdfast.engine.calm import Calm
 from holdfast.engine.errors import LeaseExpired, StoreClosed
 from holdfast.engine.pool import Pool
 from holdfast.engine.seams import REAL
-from holdfast.engine.source import calm, door
-from holdfast.engine.source.calm import Calm
+from holdfast.engine.source import door
 from holdfast.engine.source.client import HttpSource
 from holdfast.engine.source.door import Admission
 from holdfast.engine.source.server import Limits, SourceServer

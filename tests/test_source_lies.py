@@ -16,9 +16,10 @@ from source_rig import VALUE, MemoryStore, new_store, port_of, put, token_of
 
 from holdfast.engine.errors import HoldfastError, SourceRefused, SourceUnavailable
 from holdfast.engine.history import Position
+from holdfast.engine.shown import printable
 from holdfast.engine.source import client as client_module
-from holdfast.engine.source.base import CHUNK_BYTES, printable
-from holdfast.engine.source.client import PATIENCE, HttpSource, connect
+from holdfast.engine.source.base import CHUNK_BYTES
+from holdfast.engine.source.client import AT_WORK, PATIENCE, HttpSource, connect
 from holdfast.engine.source.wire import Garbled
 
 HEARTBEAT = struct.pack("<III", 3, 0, 0)
@@ -40,7 +41,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryStore]:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "_PAUSES", (0.0, 0.001, 0.001, 0.001))
-    monkeypatch.setattr(client_module, "IMAGE_TIMEOUT", 1.0)
     monkeypatch.setattr(client_module, "CONFIRM_TIMEOUT", 1.0)
 
 
@@ -124,6 +124,24 @@ def test_an_answer_without_end_is_not_waited_for(store: MemoryStore, where: str,
     error = told(store, lie, 0.15)
     assert isinstance(error, SourceUnavailable | SourceRefused | Garbled)
     assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("image", [True, False])
+def test_who_waits_for_a_lease_says_for_how_long(store: MemoryStore, image: bool) -> None:
+    """A source that was silent after it was asked for an image kept a client for a quarter of an hour, whatever its
+    time-out was."""
+    def lie(answer: Answer) -> Iterable[bytes | float] | None:
+        return iter((6.0,)) if (answer.method, answer.path) == ("POST", "/v1/leases") else None
+
+    begun = time.monotonic()
+    with Liar(port_of(store), lie) as liar, connect("127.0.0.1", liar.port, token=token_of(store),
+                                                    timeout=0.2) as source, pytest.raises(SourceUnavailable) as caught:
+        source.lease("test", image=image, after=None if image else Position(0, store.log.chain_at(0)))
+    took = time.monotonic() - begun
+    assert 0.2 * (AT_WORK if image else 1) - 0.01 < took < 5
+    assert "timeout=0.4" in caught.value.hint
+    for state in store.leases.list():
+        store.leases.release(state.id)
 
 
 def test_signs_of_life_are_no_records(store: MemoryStore) -> None:

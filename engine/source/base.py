@@ -21,15 +21,6 @@ CHUNK_BYTES = 4 << 20
 """What is read, checksummed and sent in one piece, at most."""
 
 
-def printable(text: str) -> str:
-    """Text for people, with what cannot be shown replaced: a path's bytes need be no characters.
-
-    >>> printable("backup to /data/b\\udcff")
-    'backup to /data/b?'
-    """
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceInfo:
     """What a source is and where it stands.

@@ -40,19 +40,21 @@ from ..errors import (
 )
 from ..history import Position, Record
 from ..seams import REAL, Seams
+from ..shown import printable
 from ..system import is_limit, system_errors, told
 from . import discovery, wire
-from .base import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo, printable
+from .base import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo
 from .line import Credential, Line
 
 logger = logging.getLogger("holdfast.source")
 
 MAX_ANSWER = 8 << 20
 """Longest JSON answer that is read, in bytes: an image may have many files."""
-IMAGE_TIMEOUT = 900.0
-"""Seconds that making an image may take, before the answer begins."""
+AT_WORK = 10
+"""So many time-outs an answer may take before it begins, if the source first has to make an image or to wait for its
+publication. What the client's user says of time bounds this too."""
 CONFIRM_TIMEOUT = 35.0
-"""Seconds that a confirmation may take, before the answer begins: the source may wait for its publication."""
+"""Seconds that a confirmation takes at the longest, before the answer begins."""
 PATIENCE = 4
 """So many time-outs a record stream may keep us waiting in all, its bytes apart, alive or not, before it counts as cut
 off; and after so many, nothing is asked for again."""
@@ -77,8 +79,9 @@ class HttpSource(Source):
             host, port: where it listens.
             token: its credential.
             tls: a client-side context, or None for plain HTTP.
-            timeout: seconds that an answer may take, to which come what its bytes take at `SLOWEST`; of a record
-                stream, seconds that nothing may come, and `PATIENCE` times as long that no record may come.
+            timeout: seconds that an answer may take, to which come what its bytes take at `SLOWEST`; `AT_WORK` times
+                as long where the source makes an image first; of a record stream, seconds that nothing may come, and
+                `PATIENCE` times as long that no record may come.
             max_record_bytes: the largest payload of a transaction that is taken; the setting of the store's.
             credential: in place of `token`, where to look for one.
             seams: files, locks and pauses.
@@ -119,7 +122,7 @@ class HttpSource(Source):
                 "after": None if after is None else wire.position_to_wire(after)}
         # Asked once: a second request would take a second lease.
         grant = self._json("POST", "/v1/leases", "a lease", wire.grant_from_wire, body=body, attempts=1,
-                           first=IMAGE_TIMEOUT if image else 0.0)
+                           first=AT_WORK * self._timeout if image else 0.0)
         with self._lock:
             self._granted[grant.id] = grant.instance
         return grant
@@ -137,7 +140,7 @@ class HttpSource(Source):
 
     def confirm(self, lease_id: str) -> Confirmation:
         return self._json("POST", f"/v1/leases/{_id(lease_id)}/confirm", "a confirmation", wire.confirmation_from_wire,
-                          lease=lease_id, first=CONFIRM_TIMEOUT)
+                          lease=lease_id, first=min(CONFIRM_TIMEOUT, AT_WORK * self._timeout))
 
     def read_image(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
         return self._piece(lease_id, f"image/{quote(name)}", offset, length)
@@ -248,8 +251,12 @@ class HttpSource(Source):
         if failures >= attempts or self._closing.wait(_PAUSES[min(failures - 1, len(_PAUSES) - 1)]):
             if isinstance(error, HoldfastError):
                 raise error
-            hint = "it speaks no TLS; where the network is yours, say tls=False (--no-tls)" if (
-                isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER") else None
+            hint = None
+            if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+                hint = "it speaks no TLS; where the network is yours, say tls=False (--no-tls)"
+            elif isinstance(error, TimeoutError):
+                longer = 2 * self._timeout
+                hint = f"check that the store is running; if it is only slow, give it longer: timeout={longer:g}"
             raise SourceUnavailable(f"no answer from {self._place}: {_shown(error)}", hint=hint) from error
         logger.info("asking %s again: %s", self._place, _shown(error))
 

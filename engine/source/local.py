@@ -25,7 +25,8 @@ from ..errors import (
 )
 from ..history import Position, Record
 from ..log.attachments import NAME as ATTACHMENT_NAME
-from .base import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo, printable
+from ..shown import printable
+from .base import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo
 from .wire import HEX_ID
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class LocalSource(Source):
         self._leases = store.leases
         self._cursors: dict[str, Cursor] = {}
         """Where the last reading of log under a lease ended: the next piece goes on there."""
+        self._keeping = store.seams.scheduler.lock()  # around each use of them: streams have threads of their own
 
     def info(self) -> SourceInfo:
         store = self._store
@@ -146,6 +148,7 @@ class LocalSource(Source):
 
     def release(self, lease_id: str) -> None:
         self._leases.release(lease_id)
+        self._take_cursor(lease_id)
 
     def leases(self) -> list[LeaseState]:
         """All that hold, for people."""
@@ -204,7 +207,7 @@ class LocalSource(Source):
             if after.txid < lease.txid:
                 raise LogPruned(f"the lease keeps the log after transaction {lease.txid}, and it is asked for after "
                                 f"{after.txid}")
-            cursor = self._cursors.pop(lease_id, None)  # nobody else's from here on
+            cursor = self._take_cursor(lease_id)
             if cursor is None or (cursor.txid, cursor.chain) != after:
                 self._match(after)
                 cursor = self._store.log.cursor(after.txid)
@@ -214,8 +217,19 @@ class LocalSource(Source):
             for record in cursor.read(upto):
                 self._leases.renew(lease_id)
                 yield record
-            while len(self._cursors) >= MAX_CURSORS:  # of leases that are gone
-                self._cursors.pop(next(iter(self._cursors)), None)
+            self._keep_cursor(lease_id, cursor)
+
+    def _take_cursor(self, lease_id: str) -> Cursor | None:
+        """From here on it is nobody else's."""
+        with self._keeping:
+            return self._cursors.pop(lease_id, None)
+
+    def _keep_cursor(self, lease_id: str, cursor: Cursor) -> None:
+        """Keep it for the next piece, in the place of the oldest one if there are too many: of leases that are gone."""
+        with self._keeping:
+            self._cursors.pop(lease_id, None)
+            while len(self._cursors) >= MAX_CURSORS:
+                del self._cursors[next(iter(self._cursors))]
             self._cursors[lease_id] = cursor
 
     def read_attachment(self, lease_id: str, name: str, offset: int, length: int) -> bytes:

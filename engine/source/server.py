@@ -34,10 +34,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
 
+from ..calm import Calm, library_logger
 from ..errors import HoldfastError, InvalidInput, NotAuthorized, SourceRefused, SourceUnavailable
 from ..pool import Pool
 from . import discovery
-from .calm import Calm, library_logger
 from .door import Door
 from .local import LocalSource
 from .routes import Routes

@@ -41,8 +41,9 @@ from ..errors import Damaged, HoldfastError, LogPruned, SourceRefused
 from ..history import ID_BYTES, Attachment, Branch, History, Position, Record
 from ..log.attachments import NAME as ATTACHMENT_NAME
 from ..log.format import MAX_RECORD_HEADER
+from ..shown import printable
 from ..system import told
-from .base import Confirmation, ConsumerState, Grant, SourceInfo, printable
+from .base import Confirmation, ConsumerState, Grant, SourceInfo
 
 INSTANCE_HEADER = "Holdfast-Instance"
 DIGEST_HEADER = "Holdfast-Digest"

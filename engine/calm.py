@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import traceback
 
-from ..seams import Clock
-from .base import printable
+from .seams import Clock
+from .shown import printable
 
 EVERY_S = 30.0
 _MOST = 300
