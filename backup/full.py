@@ -134,7 +134,7 @@ class Job:
         try:
             with open_log(generation, manifest, read_only=True, seams=self.seams) as log:
                 bounds = bounds_of(manifest, log)
-                look(generation, manifest, log, self.layout.files, number=1, every=self.check == "all")
+                look(generation, manifest, log, self.seams, number=1, every=self.check == "all")
         except Damaged as error:
             damage, self.damaged = error.message, True
             bounds = Bounds(first=manifest.p1.txid, last=manifest.noted_end.txid, first_time_us=None,

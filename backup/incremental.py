@@ -67,7 +67,7 @@ def take_incremental(job: Job, generation: Generation, manifest: Manifest) -> Re
     with _offering_a_full(), open_log(generation, manifest, read_only=True, seams=seams) as log:
         compare(job.info, log.history, log.end, accept_branch=job.accept_branch)
         before = whole(job.layout, manifest, bounds_of(manifest, log))
-        look(generation, manifest, log, seams.files, number=looks, every=job.check == "all")
+        look(generation, manifest, log, seams, number=looks, every=job.check == "all")
         end = log.end
     grant = source.lease(job.owner, image=False, after=end, ttl=job.lease_ttl)
     try:

@@ -14,27 +14,28 @@ from itertools import accumulate
 from ..engine.directory import Generation, Manifest
 from ..engine.errors import Damaged
 from ..engine.log.log import Log
-from ..engine.seams import Files
+from ..engine.seams import Seams
 from ..replay.files import DigestedFiles
 
 CHUNKS = 16
 """How many chunks of the image one look reads."""
 
 
-def look(generation: Generation, manifest: Manifest, log: Log, files: Files, *, number: int, every: bool) -> None:
+def look(generation: Generation, manifest: Manifest, log: Log, seams: Seams, *, number: int, every: bool) -> None:
     """Compare what is there with what the manifest and the log's footers say. Which sample is taken follows from
     `number`, which grows by one from look to look.
 
     Raises:
         Damaged: something is missing, or not what it was.
     """
+    files = seams.files
     for copied in manifest.files:
         path = generation.state / copied.name
         size = files.size(path) if files.exists(path) else None
         if size != copied.size:
             raise Damaged("is missing" if size is None else f"has {size:,} bytes, and had {copied.size:,} when it was "
                           "copied", path=str(path))
-    with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, files) as image:
+    with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams) as image:
         if every:
             image.verify()
             log.verify()

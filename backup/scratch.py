@@ -12,7 +12,6 @@ it may be on another one, or closed to this user. Who may only read the target u
 from __future__ import annotations
 
 import errno
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -47,7 +46,7 @@ def copied_state(generation: Generation, manifest: Manifest, into: Path, engine:
                  seams: Seams, *, durable: bool, progress: Progress) -> Iterator[Engine[Any, Any]]:
     """The image copied to `into`, opened as a state to be replayed from p0. `into` remains. Raises `Damaged`,
     `DiskFull`."""
-    with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams.files) as image:
+    with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams) as image:
         copy_files(image.read, image.listed, into, seams=seams, durable=durable, progress=progress,
                    stage="replay image")
     opened = engine.open(into, Context(seams, options, store_id=manifest.history.store_id), adopt=manifest.p0)
@@ -81,7 +80,7 @@ def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyE
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        scratch = Path(tempfile.mkdtemp(prefix="holdfast-scratch-"))
+        scratch = seams.files.make_scratch_directory()
     try:
         with copied_state(generation, manifest, scratch, engine, options, seams, durable=False,
                           progress=progress) as opened:

@@ -105,7 +105,7 @@ class Checking:
         compare_versions(self.engine, manifest.state_format, payload_versions(manifest),
                          f"the backup in {layout.root}")
         with open_log(generation, manifest, read_only=True, seams=seams) as log:
-            with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams.files) as image:
+            with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams) as image:
                 image_bytes = image.verify(told)
             log.verify()
             for run in manifest.runs:

@@ -99,6 +99,9 @@ class AnchoredFiles(Files):
         self.look(path)
         self._files.make_private_directory(path)
 
+    def make_scratch_directory(self) -> Path:
+        return self._files.make_scratch_directory()
+
     def remove_directory(self, path: Path) -> None:
         self.look(path)
         self._files.remove_directory(path)
@@ -118,6 +121,10 @@ class AnchoredFiles(Files):
     def link(self, old: Path, new: Path) -> None:
         self.look(new)
         self._files.link(old, new)
+
+    def symlink(self, old: Path, new: Path) -> None:
+        self.look(new)
+        self._files.symlink(old, new)
 
     def unlink(self, path: Path, *, missing_ok: bool = False) -> None:
         self.look(path)

@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from .seams import Seams, Task
+from .owned_lock import LOOK_S
+from .seams import Event, Seams, Task
 
 logger = logging.getLogger("holdfast.store")
 
@@ -24,10 +25,10 @@ CLOSE_S = 5.0
 
 
 class Callbacks:
-    """See the module's text."""
+    """See the module's text. `scheduler`, `clock`: theirs, and of those who wait for outcomes."""
 
     def __init__(self, seams: Seams) -> None:
-        self._scheduler = seams.scheduler
+        self.scheduler, self.clock = seams.scheduler, seams.clock
         self._changed = seams.scheduler.condition()
         self._waiting: deque[Callable[[], object]] = deque()
         self._task: Task | None = None
@@ -40,7 +41,7 @@ class Callbacks:
             self._changed.notify()
             if self._task is None:
                 self._closing = False
-                self._task = self._scheduler.spawn("holdfast-callbacks", self._run)
+                self._task = self.scheduler.spawn("holdfast-callbacks", self._run)
 
     def _run(self) -> None:
         while True:
@@ -77,8 +78,34 @@ class Outcome(Future[int]):
     def __init__(self, callbacks: Callbacks) -> None:
         super().__init__()
         self._callbacks = callbacks
+        self._ended: Event | None = None  # when somebody waits
         self.set_running_or_notify_cancel()
 
     def add_done_callback(self, fn: Callable[[Future[int]], Any]) -> None:
         """Call `fn` with this future when it is done, in the store's thread for callbacks."""
         super().add_done_callback(lambda done: self._callbacks.add(partial(fn, done)))
+
+    def result(self, timeout: float | None = None) -> int:
+        self._wait(timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._wait(timeout)
+        return super().exception(0)
+
+    def _wait(self, timeout: float | None) -> None:
+        """Wait as the store's own threads do, which the base class would not. Raises `TimeoutError`."""
+        if self.done():
+            return
+        clock = self._callbacks.clock
+        deadline = None if timeout is None else clock.monotonic() + timeout
+        ended = self._ended
+        if ended is None:
+            ended = self._callbacks.scheduler.event()
+            super().add_done_callback(lambda _: ended.set())  # in the thread that resolves it
+            self._ended = ended
+        while not self.done():  # looked at from time to time: a signal may keep that thread from its callbacks
+            left = LOOK_S if deadline is None else min(LOOK_S, deadline - clock.monotonic())
+            if left <= 0:
+                raise TimeoutError
+            ended.wait(left)

@@ -23,12 +23,11 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import TypeAlias
 
 from .errors import Damaged, StoreClosed, UnsupportedFormat
 from .history import Position
-from .seams import File, Files
+from .seams import File, Files, Lock
 
 CELL = 64
 """Bytes in a cell, and in the header of a file."""

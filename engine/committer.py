@@ -19,7 +19,6 @@ happens; and waking somebody twice does no harm.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -68,6 +67,7 @@ class Committer:
         self._watchers = 0
         self._hooks = hooks
         self._seams = seams
+        self._here = seams.scheduler.here
         self._staging = staging
         self._on_fault = on_fault
         self._relaxed_s = relaxed_s
@@ -133,7 +133,7 @@ class Committer:
                 self._unheard.append(record)
                 self.unheard_bytes += len(payload)
                 if promise:
-                    waiter = self._promised[record.txid] = Waiter(record.txid, None, Outcome(self.callbacks))
+                    waiter = self._promised[record.txid] = Waiter(record.txid, outcome=Outcome(self.callbacks))
                     self._line.join(waiter)
         return record
 
@@ -150,14 +150,14 @@ class Committer:
         if not self._direct:
             self.outcome(txid).result()
             return
-        me, waiter = threading.get_ident(), None
+        me, waiter = self._here(), None
         try:
             with self.mutex:
                 if self._leader is None and self.stages.durable.txid < txid and self.poison is None:
                     self._leader = me
                     batch = self.log.take()
                 else:
-                    waiter, batch = self._stand_in_line(txid, None), None
+                    waiter, batch = self._stand_in_line(txid, me), None
                     if waiter is None:
                         return
             if waiter is not None:
@@ -189,8 +189,9 @@ class Committer:
         finally:
             wake_all(woken)
 
-    def _stand_in_line(self, txid: int, outcome: Outcome | None) -> Waiter | None:
-        """With the mutex held. None where there is nothing to wait for. Raises `OutcomeUnknown`."""
+    def _stand_in_line(self, txid: int, thread: int | None = None, outcome: Outcome | None = None) -> Waiter | None:
+        """With the mutex held: a thread does, or an outcome. None if there is nothing to wait for. Raises
+        `OutcomeUnknown`."""
         if self.stages.acknowledged.txid >= txid:
             return None
         if self.poison is not None:
@@ -199,7 +200,7 @@ class Committer:
         if outcome is None:
             gate = self._seams.scheduler.lock()
             gate.acquire()
-        waiter = Waiter(txid, gate, outcome)
+        waiter = Waiter(txid, thread, gate, outcome)
         self._line.join(waiter)
         if self._leader is None and self._log_waits():
             self._kick.notify()
@@ -214,7 +215,7 @@ class Committer:
         outcome = Outcome(self.callbacks)
         try:
             with self.mutex:
-                waiter = self._stand_in_line(txid, outcome)
+                waiter = self._stand_in_line(txid, outcome=outcome)
         except OutcomeUnknown as error:
             outcome.set_exception(error)
         else:
@@ -397,7 +398,7 @@ class Committer:
 
     def _run_syncer(self) -> None:
         """Lead what no committing thread leads."""
-        me = threading.get_ident()
+        me = self._here()
         while True:
             with self.mutex:
                 while not self._must_lead():
@@ -431,7 +432,7 @@ class Committer:
     def heartbeat(self, *, start: bool = False) -> None:
         """Tell the log's readers that nothing happened, if nothing did and nobody is writing. `start`: also where that
         takes a new segment, if there is room for one."""
-        me, woken = threading.get_ident(), []  # type: tuple[int, list[Waiter]]
+        me, woken = self._here(), []  # type: tuple[int, list[Waiter]]
         try:
             with self.mutex:
                 if self._leader is not None or self._log_waits() or self._closing or self.poison is not None:

@@ -7,7 +7,6 @@ raises nothing: what goes wrong is logged, or poisons the store where the state'
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from .log.retention import CautiousClock, KeepLogs, PrunePlan, plan_pruning
 from .log.segment import SegmentInfo
 from .opening import process_name
 from .readers import Reader, readers_in
+from .seams import Event
 
 if TYPE_CHECKING:
     from .store import Store
@@ -39,7 +39,7 @@ class Housekeeper:
         self._held = ref(store)
         self._hooks = store.hooks
         self._clock = store.seams.clock
-        self._wake = threading.Event()
+        self._wake = store.seams.scheduler.event()
         self.closing = False
         self._sealed: deque[SegmentInfo] = deque()
         known = None if store.settings.clock_is_right else store.log.last_time_us
@@ -215,7 +215,7 @@ class Housekeeper:
         self._tell_sealed()
 
 
-def _keep(held: ref[Store[Any, Any]], keeper: Housekeeper, wake: threading.Event) -> None:
+def _keep(held: ref[Store[Any, Any]], keeper: Housekeeper, wake: Event) -> None:
     """The thread. It holds the store for a round only, and ends with it."""
     while not keeper.closing:
         wake.wait(TICK_S)

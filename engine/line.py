@@ -10,23 +10,24 @@ him, and waking somebody twice does no harm.
 from __future__ import annotations
 
 import heapq
-import threading
 from collections.abc import Callable
 from itertools import count
 
 from .callbacks import Outcome
 from .errors import HoldfastError
+from .seams import Lock
 
 
 class Waiter:
-    """Somebody in line for a transaction's acknowledgement: a thread (`gate` is locked), or an `outcome`."""
+    """Somebody in line for a transaction's acknowledgement: a `thread` (whose `gate` is locked), or an `outcome`."""
 
     __slots__ = ("done", "error", "gate", "outcome", "thread", "txid")
 
-    def __init__(self, txid: int, gate: threading.Lock | None = None, outcome: Outcome | None = None) -> None:
+    def __init__(self, txid: int, thread: int | None = None, gate: Lock | None = None,
+                 outcome: Outcome | None = None) -> None:
         self.txid = txid
         self.gate = gate
-        self.thread = threading.get_ident()
+        self.thread = thread
         self.outcome = outcome
         self.error: HoldfastError | None = None
         self.done = False

@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -42,6 +39,7 @@ from .log.cursor import Cursor
 from .log.log import Log
 from .readers import ReaderLease
 from .room import make_room, need_room
+from .scratch import ScratchDirectory
 from .seams import DirectoryLock, Files, Seams
 from .settings import Settings
 
@@ -54,20 +52,6 @@ REPLAY_BYTES = 256 << 10
 """So many records, or payload bytes, are applied in one go; in memory an engine may hold twenty times as much."""
 REPLAY_IN_MEMORY = 256 << 20
 """A read-only opening replays up to this much log in memory, and more into a scratch copy."""
-
-
-class ScratchDirectory:
-    """A directory that goes at `cleanup`, or with the object, or with the process that made it, and no other: a forked
-    child that exits must not take it from its parent, as `tempfile.TemporaryDirectory` does."""
-
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="holdfast-scratch-"))
-        self.cleanup = weakref.finalize(self, _remove_scratch, self.path, os.getpid())
-
-
-def _remove_scratch(path: Path, maker: int) -> None:
-    if os.getpid() == maker:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(slots=True)
@@ -424,7 +408,7 @@ def _open_held(layout: Layout, anchored: AnchoredFiles, kind: type[Engine[Any, A
     if shared:
         raise StoreLocked(f"{root} is open for writing, and too much of its log is not checkpointed",
                           hint="ask its writer for a checkpoint, or take a backup and read that")
-    directory = ScratchDirectory()
+    directory = ScratchDirectory(seams.files)
     try:
         copy = directory.path / "state"
         copy_tree(seams.files, generation.state, copy)
@@ -483,11 +467,5 @@ def copy_tree(files: Files, source: Path, target: Path) -> None:
     for name in files.list(source):
         if files.is_directory(source / name):
             copy_tree(files, source / name, target / name)
-            continue
-        read, write = files.open(source / name), files.open(target / name, "create")
-        try:
-            for offset in range(0, read.size(), 4 << 20):
-                write.pwrite(read.pread(4 << 20, offset), offset)
-        finally:
-            read.close()
-            write.close()
+        else:
+            files.copy_file(source / name, target / name)

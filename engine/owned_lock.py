@@ -14,7 +14,6 @@ and dies costs the others `LOOK_S`, after which they look again.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -39,12 +38,13 @@ class Hold:
 
 
 class OwnedLock:
-    """See the module's text."""
+    """See the module's text. `here`: gives the number of the running thread, as holds have it."""
 
-    __slots__ = ("_baton", "_clock", "_holders")
+    __slots__ = ("_baton", "_clock", "_holders", "here")
 
     def __init__(self, seams: Seams) -> None:
         self._clock = seams.clock
+        self.here = seams.scheduler.here
         self._holders: dict[int, Hold] = {}  # under the key 0, if there is one
         self._baton = seams.scheduler.lock()
         self._baton.acquire()
@@ -59,7 +59,7 @@ class OwnedLock:
     def held_here(self) -> bool:
         """Whether it is this thread's."""
         holder = self._holders.get(0)
-        return holder is not None and holder.thread == threading.get_ident()
+        return holder is not None and holder.thread == self.here()
 
     def try_take(self, hold: Hold) -> bool:
         """Take it if it is free; whether `hold` has it."""
@@ -93,7 +93,7 @@ class OwnedLock:
     def run(self, work: Callable[[], T], still: Callable[[], object]) -> T:
         """Take the lock, do `work`, and give it back. While it has to wait, it calls `still` every `LOOK_S` seconds,
         which raises if waiting is of no use any more."""
-        hold = Hold(threading.get_ident())
+        hold = Hold(self.here())
         try:
             while not self.take(hold):
                 still()

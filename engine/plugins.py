@@ -26,7 +26,6 @@ forked()                in a child process: drop descriptors, say goodbye to nob
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import SettingError
 from .history import Position, Record
+from .seams import Scheduler
 from .shown import shown
 
 if TYPE_CHECKING:
@@ -139,8 +139,9 @@ class Hooks:
     fault: tuple[Callable[[BaseException], None], ...]
     forked: tuple[Callable[[], None], ...]
 
-    def __init__(self, plugins: Iterable[Plugin]) -> None:
+    def __init__(self, plugins: Iterable[Plugin], scheduler: Scheduler) -> None:
         self.plugins = tuple(plugins)
+        self._scheduler = scheduler
         for plugin in self.plugins:
             if not isinstance(plugin, Plugin):
                 raise SettingError(f"{shown(plugin)} is not a plugin", hint="pass objects of Plugin subclasses")
@@ -165,7 +166,7 @@ class Hooks:
             try:
                 hook(*args)
             except BaseException as error:
-                if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                if not isinstance(error, Exception) and self._scheduler.is_main():
                     raise  # it may be a signal's; in the kit's own threads it would end what others wait for
                 logger.exception("plugin hook %s raised", getattr(hook, "__qualname__", hook))
 

@@ -23,8 +23,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +32,7 @@ from .contract import Abilities, Context
 from .errors import Damaged, DiskFull, HoldfastError, StoreClosed, StoreLocked, Unsupported
 from .history import Position
 from .pairs import RUN_BYTES, Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
+from .scratch import ScratchDirectory
 
 if TYPE_CHECKING:
     from rocksdict import Rdict
@@ -204,24 +203,26 @@ class RocksEngine(PairsEngine):
             sweep(context.seams.files, directory)
             context.seams.files.unlink(directory / _NOTES, missing_ok=True)
             return cls(directory, context, directory, adopt)
-        private = Path(tempfile.mkdtemp(prefix="holdfast-rocksdb-"))
+        files, private = context.seams.files, ScratchDirectory(context.seams.files)
         try:
-            for path in directory.iterdir():
+            for name in files.list(directory):
+                path = directory / name
                 if path.suffix == _TABLE:
-                    (private / path.name).symlink_to(path.absolute())
-                elif path.is_file() and path.name != _NOTES:
-                    shutil.copy(path, private / path.name)
-            return cls(directory, context, private, adopt)
+                    files.symlink(files.absolute(path), private.path / name)
+                elif name != _NOTES and not files.is_directory(path):
+                    files.copy_file(path, private.path / name)
+            return cls(directory, context, private.path, adopt, private=private)
         except BaseException:
-            shutil.rmtree(private)
+            private.cleanup()
             raise
 
-    def __init__(self, directory: Path, context: Context, opened: Path, adopt: Position | None) -> None:
+    def __init__(self, directory: Path, context: Context, opened: Path, adopt: Position | None, *,
+                 private: ScratchDirectory | None = None) -> None:
         self._context = context
         self._opened = opened
-        self._private = opened if opened != directory else None
-        self._read_only = self._private is not None
-        self._database = _open(opened, private=self._private is not None)
+        self._private = private
+        self._read_only = private is not None
+        self._database = _open(opened, private=private is not None)
         try:
             super().__init__(directory, context, adopted(self._held(directory), adopt, directory))
         except BaseException:
@@ -257,7 +258,7 @@ class RocksEngine(PairsEngine):
     def _close(self) -> None:
         self._close_database()
         if self._private is not None:
-            shutil.rmtree(self._private)
+            self._private.cleanup()
 
     def _close_database(self) -> None:
         """Raises nothing. RocksDB raises here what its own threads met before, such as a bad block, and flushes what a

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import Literal
 
 from .errors import SettingError
 from .log.log import LogOptions
 from .log.retention import KeepLogs
+from .seams import LONGEST_WAIT_S
 from .shown import shown
 
 Durability = Literal["synced", "pipelined", "relaxed"]
@@ -81,6 +81,6 @@ class Settings:
 def check_duration(name: str, value: object, seconds: float = 1) -> None:
     """Raises `SettingError` where `value` is no length of time above 0, in units of so many seconds, that a thread can
     wait for."""
-    most = threading.TIMEOUT_MAX / seconds
+    most = LONGEST_WAIT_S / seconds
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
         raise SettingError(f"{name} is a number above 0 and at most {most:,.0f}, not {shown(value)}")

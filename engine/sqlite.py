@@ -21,9 +21,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -34,6 +32,7 @@ from .contract import Abilities, Context
 from .errors import Damaged, DiskFull, StoreClosed, StoreLocked, Unsupported
 from .history import Position
 from .pairs import RUN_BYTES, Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
+from .scratch import ScratchDirectory
 from .sealed import Sealer, Tally
 
 logger = logging.getLogger("holdfast.sqlite")
@@ -219,11 +218,11 @@ class SqliteEngine(PairsEngine):
         left = [side for side in (f"{_FILE}{end}" for end in _SIDE_FILES) if files.exists(directory / side)]
         if not left:
             return cls(directory, context, path, adopt)
-        private = Path(tempfile.mkdtemp(prefix="holdfast-sqlite-"))
+        private = ScratchDirectory(files)
         try:
             for name in (_FILE, *left):
-                shutil.copy(directory / name, private / name)
-            path = private / _FILE
+                files.copy_file(directory / name, private.path / name)
+            path = private.path / _FILE
             with closing(cls._writer_on(path)) as writer, _told(path):
                 refused, *_ = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if refused:
@@ -231,7 +230,7 @@ class SqliteEngine(PairsEngine):
             # Now all of it is in the one file. (Closing would have moved it too, and says nothing where it could not.)
             return cls(directory, context, path, adopt, private=private)
         except BaseException:
-            shutil.rmtree(private)
+            private.cleanup()
             raise
 
     @staticmethod
@@ -249,7 +248,7 @@ class SqliteEngine(PairsEngine):
         return writer
 
     def __init__(self, directory: Path, context: Context, path: Path, adopt: Position | None, *,
-                 writer: sqlite3.Connection | None = None, private: Path | None = None) -> None:
+                 writer: sqlite3.Connection | None = None, private: ScratchDirectory | None = None) -> None:
         self._context = context
         self._path = path
         self._writer = writer
@@ -323,4 +322,4 @@ class SqliteEngine(PairsEngine):
         if self._writer is not None:
             self._writer.close()
         if self._private is not None:
-            shutil.rmtree(self._private)
+            self._private.cleanup()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping
@@ -129,8 +128,7 @@ class Store(Writing[TxT, ViewT]):
         self._imaging = seams.scheduler.lock()
         self._slow = min(settings.checkpoint_soft_bytes, settings.unwritten_bytes)
         self._pressure = seams.scheduler.condition()
-        self._ending = threading.RLock()
-        self._ends = False
+        self._ending = OwnedLock(seams)
         self._told_closing = False
         self._patience_s = settings.wait_s  # for an open transaction to end, before the store is closed
         self._delayed_commits = 0
@@ -179,7 +177,7 @@ class Store(Writing[TxT, ViewT]):
             raise SettingError(f"the engine's options are a mapping, not {shown(options)}")
         options = {name: seams.files.absolute(value) if isinstance(value, Path) else value
                    for name, value in (options or {}).items()}
-        hooks = Hooks(listed(plugins))
+        hooks = Hooks(listed(plugins), seams.scheduler)
         with system_errors(f"cannot open {root}"):
             if read_only:
                 opened = open_to_read(root, engine, options=options, settings=settings, seams=seams)
@@ -435,22 +433,19 @@ class Store(Writing[TxT, ViewT]):
                for part in (self.committer, self._acknowledger, self._housekeeper)):
             raise InvalidInput("closing the store would wait for this very thread",
                                hint="close it in a thread of your own, not in a hook")
-        with self._ending:  # whoever comes second waits until it is closed
-            if not self._ends:
-                self._ends = True
-                try:
-                    self._close()
-                finally:
-                    self._ends = self._opened.released
+        if not self._ending.held_here():  # a plugin's *closing* may come by here
+            self._ending.run(self._close, lambda: None)  # whoever comes second waits until it is closed
 
     def _close(self) -> None:
+        if self._opened.released:
+            return
         if not self._told_closing:
             self._told_closing = True
             self.hooks.tell("closing", self)
         if self._housekeeper is not None:
             self._housekeeper.close()
         # An open transaction of another thread ends first, within bounds.
-        hold = Hold(threading.get_ident())
+        hold = Hold(self.seams.scheduler.here())
         try:
             if not self._writer.take(hold, self._patience_s):
                 logger.error("%s is closed while a transaction is open", self.directory)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -38,7 +37,7 @@ from .line import Waiter
 from .log.log import Log
 from .owned_lock import Hold, OwnedLock
 from .plugins import Hooks
-from .seams import Seams
+from .seams import Condition, Lock, Seams
 from .settings import Durability, Settings, check_duration
 from .shown import shown
 from .stages import Stages
@@ -117,9 +116,9 @@ class Writing(Generic[TxT, ViewT]):
     _writer: OwnedLock
     """One draft at a time. A late transaction keeps it when the thread that committed it has gone."""
     _checkpointing: OwnedLock
-    _imaging: threading.Lock
+    _imaging: Lock
     """Held where the durable state changes or an image of it is made, unless the engine lets both happen at once."""
-    _pressure: threading.Condition
+    _pressure: Condition
     _slow: int
     """Pending or waiting bytes below which no bound can have been reached."""
     _delayed_commits: int
@@ -150,7 +149,7 @@ class Writing(Generic[TxT, ViewT]):
             self._relieve()
         if self._writer.held_here():
             raise InvalidInput("this thread has a transaction open already", hint="end it before beginning another")
-        hold.thread = threading.get_ident()
+        hold.thread = self._writer.here()
         try:
             if not self._writer.try_take(hold):
                 while not self._writer.take(hold):

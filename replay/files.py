@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from threading import Lock
 from typing import Any
 
 from xxhash import xxh3_128_digest
@@ -292,21 +291,12 @@ class _Sync:
 
 def copy_durably(files: Files, old: Path, new: Path) -> None:
     """A copy of a file under a name that is not there yet; its bytes are durable. Raises `DiskFull`."""
-    source = files.open(old)
     try:
-        target = files.open(new, "create")
-        try:
-            for offset in range(0, source.size(), CHUNK_BYTES):
-                target.pwrite(source.pread(CHUNK_BYTES, offset), offset)
-            target.sync()
-        finally:
-            target.close()
+        files.copy_file(old, new, durable=True)
     except OSError as error:
         if is_disk_full(error):
             raise DiskFull(f"no room left for {new}") from error
         raise
-    finally:
-        source.close()
 
 
 def link_or_copy(files: Files, old: Path, new: Path) -> None:
@@ -336,11 +326,11 @@ def check_names(listed: Sequence[ImageFile]) -> None:
 class DigestedFiles:
     """Reads an image that was copied before, and checks each chunk against the digest that was taken then."""
 
-    def __init__(self, state: Path, copied: Sequence[CopiedFile], chunk_bytes: int, files: Files) -> None:
-        self._state, self._files, self._chunk_bytes = state, files, chunk_bytes
+    def __init__(self, state: Path, copied: Sequence[CopiedFile], chunk_bytes: int, seams: Seams) -> None:
+        self._state, self._files, self._chunk_bytes = state, seams.files, chunk_bytes
         self._copied = {c.name: c for c in copied}
         self._open: dict[str, File] = {}
-        self._lock = Lock()
+        self._lock = seams.scheduler.lock()
 
     @property
     def listed(self) -> tuple[ImageFile, ...]:

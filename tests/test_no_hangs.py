@@ -317,7 +317,7 @@ def test_a_store_closes_although_a_callback_came_to_wait_for_the_writer(tmp_path
         with ThreadPoolExecutor(1) as pool:
             with store.transaction("pipelined") as tx:
                 closer = pool.submit(store.close)
-                until(lambda: store._ends)
+                until(lambda: store._ending.holder is not None)
                 closing.set()
                 time.sleep(0.2)
                 tx.put(b"key", b"third")

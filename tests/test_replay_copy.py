@@ -62,11 +62,11 @@ def test_copies_and_reads_back(tmp_path: Path) -> None:
         ("a", 5120, 6), ("empty", 0, 0), ("deep/er/b", 3000, 3), ("one", 1, 1)]
     assert [t[1] for t in told] == sorted(t[1] for t in told)
     assert told[-1] == ("work", 8121, 8121)
-    with DigestedFiles(tmp_path / "to", copied, 1000, Files()) as back:
+    with DigestedFiles(tmp_path / "to", copied, 1000, REAL) as back:
         assert back.verify() == 8121
         assert back.read("a", 1000, 2000) == CONTENT["a"][1000:3000]
     (tmp_path / "to" / "empty").write_bytes(b"!")
-    with DigestedFiles(tmp_path / "to", copied, 1000, Files()) as back, pytest.raises(Damaged, match="empty"):
+    with DigestedFiles(tmp_path / "to", copied, 1000, REAL) as back, pytest.raises(Damaged, match="empty"):
         back.verify()
 
 

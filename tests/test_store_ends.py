@@ -170,7 +170,7 @@ def test_closing_waits_for_an_open_transaction(kind: Kind, tmp_path: Path) -> No
         assert drafting.wait(30)
         waiting = pool.submit(commit, kind, store, 2)
         closer = pool.submit(store.close)
-        until(lambda: store._ends)
+        until(lambda: store._ending.holder is not None)
         go_on.set()
         writer.result(30)
         closer.result(30)

@@ -20,7 +20,6 @@ import logging
 import os
 import re
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,9 +91,9 @@ class HttpSource(Source):
         self._timeout = timeout
         self._max_record = max_record_bytes
         self._seams = seams
-        self._local = threading.local()
         self._lock = seams.scheduler.lock()
         self._open: set[Line] = set()
+        self._kept: dict[int, Line] = {}  # by thread
         self._closing = seams.scheduler.event()
         self._instance: str | None = None
         self._granted: dict[str, str] = {}
@@ -324,7 +323,8 @@ class HttpSource(Source):
     def _line(self, own: bool, fresh: bool) -> Line:
         if self._closing.is_set():
             raise SourceUnavailable(f"the connection to {self._place} was closed")
-        kept: Line | None = getattr(self._local, "line", None)
+        here = self._seams.scheduler.here()
+        kept = self._kept.get(here)
         if kept is not None and (kept.sock is None or fresh):
             self._drop(kept)
             kept = None
@@ -335,7 +335,7 @@ class HttpSource(Source):
         with self._lock:
             self._open.add(made)
         if not own:
-            self._local.line = made
+            self._kept[here] = made
         return made
 
     def _drop(self, line: Line) -> None:

@@ -29,13 +29,13 @@ import contextlib
 import re
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from ..errors import HoldfastError, InvalidInput
 from ..history import Position, Record
+from ..seams import Lock
 from . import status, wire
 from .base import CHUNK_BYTES
 from .local import LocalSource

@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from random import Random
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from ...seams import Clock, Files, Randomness, Scheduler, Seams, Task
+from ...seams import Clock, Files, Lock, Randomness, Scheduler, Seams, Task
 
 T = TypeVar("T")
 
@@ -19,8 +19,8 @@ T = TypeVar("T")
 class _Alone(threading.Condition):
     """A condition that nobody else can notify: its waits are over at once."""
 
-    def __init__(self, lock: threading.Lock | None, scheduler: QuietScheduler) -> None:
-        super().__init__(lock)
+    def __init__(self, lock: Lock | None, scheduler: QuietScheduler) -> None:
+        super().__init__(cast("threading.Lock | None", lock))
         self._scheduler = scheduler
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
@@ -49,7 +49,7 @@ class QuietScheduler(Scheduler):
         self.clock = clock or SetClock()
         self.on_wait: Callable[[], None] = lambda: None
 
-    def condition(self, lock: threading.Lock | None = None) -> threading.Condition:
+    def condition(self, lock: Lock | None = None) -> threading.Condition:
         return _Alone(lock, self)
 
     def spawn(self, name: str, work: Callable[[], None]) -> Task:

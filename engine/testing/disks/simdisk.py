@@ -327,6 +327,11 @@ class SimDisk(Files):
     def make_private_directory(self, path: Path) -> None:
         raise AssertionError("not simulated")
 
+    def make_scratch_directory(self) -> Path:
+        path = Path(f"/holdfast-scratch-{self._next}")
+        self._put(path, directory=True)
+        return path
+
     def rename(self, old: Path, new: Path) -> None:
         number, source, target = self._walk(old), self._place(old), self._place(new)
         self.do(Op("names", number, names=((*source, None), (*target, number)),
@@ -343,6 +348,9 @@ class SimDisk(Files):
     def link(self, old: Path, new: Path) -> None:
         number = self._walk(old)
         self.do(Op("names", number, names=((*self._place(new), number),), label=new.name, says="link"))
+
+    def symlink(self, old: Path, new: Path) -> None:
+        raise AssertionError("not simulated")
 
     def unlink(self, path: Path, *, missing_ok: bool = False) -> None:
         number = self._find(path)

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NoReturn
 
-from .errors import LocksUnsupported, StoreLocked
+from ..errors import LocksUnsupported, StoreLocked
 
 EXCLUSIVE, SHARED = fcntl.LOCK_EX, fcntl.LOCK_SH
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})

@@ -1,11 +1,7 @@
-"""The seams: the only way the kit reaches files, clocks, randomness and threads.
+"""The file system, as the kit uses it: whole reads and writes by position, names, and what makes them durable.
 
-Everything the kit itself does to the outside world goes through the four small objects of a `Seams`, so that a
-simulated disk, clock, seed and scheduler can drive the very code that ships. What an engine does below its own library
-(LMDB's writes, say) is the engine's business.
-
-Paths are `pathlib.Path`; offsets and sizes are bytes; wall-clock times are microseconds since the Unix epoch, UTC.
-A `File` knows only whole reads and writes: short ones are finished here.
+Paths are `pathlib.Path`; offsets and sizes are bytes. A `File` knows only whole reads and writes: short ones are
+finished here.
 """
 
 from __future__ import annotations
@@ -17,25 +13,23 @@ import fcntl
 import logging
 import os
 import re
-import secrets
 import shutil
 import stat
 import sys
-import threading
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ..errors import DiskFull, InvalidInput, LocksUnsupported, Unsupported
 from . import locks
-from .errors import DiskFull, InvalidInput, LocksUnsupported, Unsupported
 from .locks import DirectoryLock as DirectoryLock
 
 logger = logging.getLogger("holdfast.store")
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_RESERVING = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+_COPIED_AT_ONCE = 4 << 20
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
 
@@ -259,6 +253,10 @@ class Files:
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
             raise PermissionError(errno.EPERM, "not a private directory of this user", str(path))
 
+    def make_scratch_directory(self) -> Path:
+        """Make a new directory that only this user can enter, in the one for temporary files."""
+        return Path(tempfile.mkdtemp(prefix="holdfast-scratch-"))
+
     def rename(self, old: Path, new: Path) -> None:
         """Atomically give `old` the name `new`, replacing what was there. Durable after `sync_directory`."""
         os.replace(old, new)
@@ -304,12 +302,32 @@ class Files:
     def link(self, old: Path, new: Path) -> None:
         os.link(old, new)
 
+    def symlink(self, old: Path, new: Path) -> None:
+        """Let `new` lead to `old`, which may be on another file system."""
+        new.symlink_to(old)
+
+    def copy_file(self, old: Path, new: Path, *, durable: bool = False) -> None:
+        """Copy the bytes of a file to `new`, which must not exist. `durable`: sync them."""
+        source = self.open(old)
+        try:
+            target = self.open(new, "create")
+            try:
+                for offset in range(0, source.size(), _COPIED_AT_ONCE):
+                    target.pwrite(source.pread(_COPIED_AT_ONCE, offset), offset)
+                if durable:
+                    target.sync()
+            finally:
+                target.close()
+        finally:
+            source.close()
+
     def unlink(self, path: Path, *, missing_ok: bool = False) -> None:
         path.unlink(missing_ok=missing_ok)
 
     def remove_tree(self, path: Path) -> None:
         """Remove a directory and all in it; fine if it is not there."""
-        shutil.rmtree(path, ignore_errors=False) if path.exists() else None
+        if path.exists():
+            shutil.rmtree(path)
 
     def sync_directory(self, path: Path) -> None:
         """Make creations, renames and removals in a directory durable."""
@@ -423,88 +441,3 @@ def _mode(path: Path) -> int | None:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
         raise
-
-
-class Clock:
-    """Wall-clock and monotonic time."""
-
-    def now_us(self) -> int:
-        """Microseconds since the Unix epoch, UTC. May jump either way."""
-        return time.time_ns() // 1000
-
-    def monotonic(self) -> float:
-        """Seconds that only grow, of no particular origin."""
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        """Let others run for a while."""
-        time.sleep(seconds)
-
-
-class Randomness:
-    """Where ids and tokens come from."""
-
-    def token(self, length: int) -> bytes:
-        return secrets.token_bytes(length)
-
-
-class Task:
-    """A running background task."""
-
-    __slots__ = ("_thread",)
-
-    def __init__(self, thread: threading.Thread | None) -> None:
-        """`thread`: what runs it; None: it has ended."""
-        self._thread = thread
-
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait for its end; whether it has ended."""
-        if self._thread is None:
-            return True
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
-    def runs_here(self) -> bool:
-        """Whether this very thread runs it."""
-        return self._thread is threading.current_thread()
-
-
-class Scheduler:
-    """Threads and the things they wait on.
-
-    Attributes:
-        closes_forgotten: whether a store that nobody has any more is closed. In a simulated process, whoever drops a
-            store has killed it.
-    """
-
-    closes_forgotten = True
-
-    def lock(self) -> threading.Lock:
-        """A plain lock: not re-entrant, may be released by another thread than took it."""
-        return threading.Lock()
-
-    def condition(self, lock: threading.Lock | None = None) -> threading.Condition:
-        """One with `lock`, or with a lock of its own."""
-        return threading.Condition(lock)
-
-    def event(self) -> threading.Event:
-        return threading.Event()
-
-    def spawn(self, name: str, work: Callable[[], None]) -> Task:
-        """Run `work` beside the caller. It must end when its owner closes; it does not keep the process alive."""
-        thread = threading.Thread(target=work, name=name, daemon=True)
-        thread.start()
-        return Task(thread)
-
-
-@dataclass(frozen=True, slots=True)
-class Seams:
-    """The four seams, passed together."""
-
-    files: Files = field(default_factory=Files)
-    clock: Clock = field(default_factory=Clock)
-    randomness: Randomness = field(default_factory=Randomness)
-    scheduler: Scheduler = field(default_factory=Scheduler)
-
-
-REAL = Seams()
