@@ -365,8 +365,10 @@ def _token(file: Path | None) -> str | None:
     """The credential that a file holds. Raises `SettingError`."""
     if file is None:
         return None
+    from ..engine.seams import REAL
+
     try:
-        return file.read_text("ascii").strip()
+        return REAL.files.read(file).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise errors.SettingError(f"no token can be read from {file}: {error}") from error
 

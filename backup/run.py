@@ -7,7 +7,7 @@ has the log for one, a full as a new generation that says why. Anything else is 
 from __future__ import annotations
 
 import os
-import socket
+import socket  # noqa: TID251  for the machine's name
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

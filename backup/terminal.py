@@ -126,7 +126,7 @@ def _write(stream: Any, text: str) -> None:
 def _silence(stream: Any) -> None:
     """Let what is still in the stream's buffer go nowhere: the interpreter would complain of it at the end."""
     with suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
+        null = os.open(os.devnull, os.O_WRONLY)  # noqa: TID251  to take the place of a standard stream
         os.dup2(null, stream.fileno())
         os.close(null)
 

@@ -34,6 +34,7 @@ from .history import Position
 from .pairs import RUN_BYTES, Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
 from .scratch import ScratchDirectory
 from .sealed import Sealer, Tally
+from .seams import REAL
 
 logger = logging.getLogger("holdfast.sqlite")
 
@@ -91,7 +92,7 @@ def _find_why(path: Path) -> None:
     """SQLite says that it cannot open a file, and not why. Raises the `OSError` that it met, if it is met again."""
     with ExitStack() as opened:
         for _ in range(_FILES):
-            opened.callback(os.close, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            opened.callback(REAL.files.open(path).close)
 
 
 def _sealer(path: Path) -> Sealer:

@@ -8,7 +8,7 @@ that is needed again is mapped again, from the page cache, with the bytes of the
 not notice, and no transaction, cursor or view has to end for it.
 
 Where the map stands, and how much is mapped, the kernel says under `/proc`. Where it does not (elsewhere than on Linux,
-in a sandbox without `/proc`), nothing is done.
+in a sandbox without `/proc`), nothing is done. LMDB maps real files only, so it is the real ones that are asked about.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ import ctypes
 import os
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+from ..seams import REAL
 
 ROOM = 16 << 20
 """Mapped bytes beyond which pages are let go."""
@@ -35,7 +38,7 @@ class Mapping:
         lock: held while the kernel is asked, and while the map goes, so that an address is never one of something else.
     """
 
-    def __init__(self, path: str | os.PathLike[str], lock: Any) -> None:
+    def __init__(self, path: Path, lock: Any) -> None:
         self._path = path
         self._lock = lock
         self._read = 0
@@ -66,7 +69,7 @@ class Mapping:
             return
         if self._found is None:
             self._found = _maps_of(self._path)
-        size = os.stat(self._path).st_size
+        size = REAL.files.size(self._path)
         for start, length in self._found:
             _libc().madvise(start, min(length, -(-size // _PAGE) * _PAGE), _DONTNEED)
         self._least = _mapped()
@@ -74,20 +77,18 @@ class Mapping:
 
 def _mapped() -> int:
     """Bytes of files that this process has mapped in memory."""
-    with open("/proc/self/statm", "rb", buffering=0) as file:
-        return int(file.read().split()[2]) * _PAGE
+    return int(REAL.files.read(Path("/proc/self/statm")).split()[2]) * _PAGE
 
 
-def _maps_of(path: str | os.PathLike[str]) -> list[tuple[int, int]]:
+def _maps_of(path: Path) -> list[tuple[int, int]]:
     """Address and length of every shared map of a file. (A private one may hold bytes of its own.)"""
-    wanted = os.path.realpath(path)
+    wanted = [os.fsencode(REAL.files.resolve(path))]
     found = []
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            bounds, rights, _, _, _, *name = line.rstrip("\n").split(maxsplit=5)
-            if rights[3] == "s" and name == [wanted]:
-                start, end = (int(part, 16) for part in bounds.split("-"))
-                found.append((start, end - start))
+    for line in REAL.files.read(Path("/proc/self/maps")).split(b"\n")[:-1]:
+        bounds, rights, _, _, _, *name = line.split(maxsplit=5)
+        if rights[3:] == b"s" and name == wanted:
+            start, end = (int(part, 16) for part in bounds.split(b"-"))
+            found.append((start, end - start))
     return found
 
 

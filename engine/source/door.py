@@ -16,13 +16,13 @@ wake the loop for ever.
 
 from __future__ import annotations
 
-import asyncio
+import asyncio  # noqa: TID251  real sockets, and their time
 import contextlib
 import errno
 import ipaddress
 import os
 import resource
-import socket
+import socket  # noqa: TID251  as above
 import ssl
 from collections import Counter
 from collections.abc import Callable
@@ -167,7 +167,7 @@ class Door:
         if self._open:
             if self._reserve is None:
                 with contextlib.suppress(OSError):
-                    self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+                    self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # noqa: TID251  a number
             self._loop.add_reader(self._socket.fileno(), self._arrivals)
 
     def _pause(self) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hmac
 import http.client
 import io
-import socket
+import socket  # noqa: TID251  real sockets
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -24,7 +24,7 @@ attachment's name must have the one form that the kit gives.
 
 from __future__ import annotations
 
-import asyncio
+import asyncio  # noqa: TID251  real sockets, and their time
 import contextlib
 import re
 from collections.abc import Callable, Generator, Iterator

@@ -15,15 +15,15 @@ known by, so that a web page whose name was bound to our address gets nowhere. `
 
 from __future__ import annotations
 
-import asyncio
+import asyncio  # noqa: TID251  real sockets, and their time
 import hmac
 import ipaddress
 import json
 import logging
 import os
 import re
-import select
-import socket
+import select  # noqa: TID251  as above
+import socket  # noqa: TID251  as above
 import ssl
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -175,7 +175,7 @@ class SourceServer:
         number and would close whatever got that number next.
         """
         self._loop = None
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # noqa: TID251  to take the sockets' numbers
         try:
             for fd in self._descriptors():
                 os.dup2(null, fd, inheritable=False)

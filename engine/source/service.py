@@ -14,7 +14,7 @@ import ipaddress
 import logging
 import os
 import re
-import socket
+import socket  # noqa: TID251  real sockets
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
