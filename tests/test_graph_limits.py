@@ -16,6 +16,7 @@ from graph_rig import Rig
 from holdfast.engine.contract import Context
 from holdfast.engine.errors import Damaged, DiskFull
 from holdfast.engine.graph import GraphEngine, lmdbstate
+from holdfast.engine.store import Store
 
 
 @pytest.fixture
@@ -75,36 +76,52 @@ def test_no_memory_for_any_map_is_no_damage(state: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(lmdb, "open", refuse)
     with pytest.raises(OSError) as caught:
-        GraphEngine.open(state, Context())
+        GraphEngine.open(state, Context(), read_only=True)
     assert caught.value.errno == errno.ENOMEM
     assert sizes[-1] >= lmdbstate.LEAST_MAP_SIZE
 
 
 _CHILD = """
-import logging, resource, sys
+import logging, sys
 from pathlib import Path
 from holdfast.engine.contract import Context
 from holdfast.engine.graph import GraphEngine
 logging.basicConfig(format="%(message)s")
-engine = GraphEngine.open(Path(sys.argv[1]), Context())
+engine = GraphEngine.open(Path(sys.argv[1]), Context(), read_only=sys.argv[2] == "read")
 room = engine._lmdb.env.info()["map_size"]
 engine.view().check()
 print(room)
 engine.close()
 """
+BOUND = 4 << 30
+
+
+def _bounded(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """A Python under `ulimit -v`."""
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (BOUND, BOUND))
+
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60, preexec_fn=limit,
+                          env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, check=False)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the bound is not kept")
-def test_a_bound_on_address_space_makes_the_map_smaller(state: Path) -> None:
-    """A map of 1 TiB has no place under `ulimit -v`: a healthy store was called damaged. It opens with the largest map
-    that leaves room for the rest of the process, and says so."""
-    bound = 4 << 30
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
-
-    done = subprocess.run([sys.executable, "-c", _CHILD, str(state)], capture_output=True, text=True, timeout=60,
-                          preexec_fn=limit, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, check=False)
+def test_a_bound_on_address_space_makes_a_readers_map_smaller(state: Path) -> None:
+    """A map of 1 TiB has no place under `ulimit -v`: a healthy store was called damaged. Who only reads takes the
+    largest map that leaves room for the rest of the process, and says so."""
+    done = _bounded("-c", _CHILD, state, "read")
     assert done.returncode == 0, done.stderr
-    assert lmdbstate.LEAST_MAP_SIZE // 2 <= int(done.stdout) <= bound // 2
+    assert lmdbstate.LEAST_MAP_SIZE // 2 <= int(done.stdout) <= BOUND // 2
     assert "no address space for map_size" in done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the bound is not kept")
+def test_a_store_is_not_opened_for_writing_with_a_smaller_map_than_was_asked_for(tmp_path: Path) -> None:
+    """It was served with a smaller map and a line in the log: it would have come to that bound much later, with
+    `DiskFull` on a disk that has room."""
+    with Store.open(tmp_path / "s", GraphEngine) as store, store.transaction() as tx:
+        tx.add_node("A")
+    done = _bounded("-c", "from holdfast.backup.cli import main; main()", "serve", tmp_path / "s", "--listen", ":0")
+    assert done.returncode == 7, done.stderr
+    assert "no address space for map_size, 1,099,511,627,776 bytes" in done.stderr
+    assert "ulimit -v" in done.stderr and "Traceback" not in done.stderr

@@ -48,7 +48,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
 
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
-        state = LmdbState(directory, context, create=True)
+        state = LmdbState(directory, context, create=True, grows=True)
         try:
             with state.env.begin(write=True) as txn:
                 document = encode_meta(context.store_id, position, EMPTY, {}, {name: Tally() for name in TALLIED})
@@ -62,7 +62,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False,
              adopt: Position | None = None) -> GraphEngine:
-        state = LmdbState(directory, context, read_only=read_only)
+        state = LmdbState(directory, context, read_only=read_only, grows=not read_only and adopt is None)
         try:
             return cls(state, context, adopt)
         except BaseException:

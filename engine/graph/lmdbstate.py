@@ -41,7 +41,7 @@ from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from .. import document
 from ..contract import Context
-from ..errors import Damaged, DiskFull, InvalidInput, StoreClosed, StoreLocked, StoreNotFound
+from ..errors import Damaged, DiskFull, InvalidInput, LimitReached, StoreClosed, StoreLocked, StoreNotFound
 from ..history import Position
 from ..sealed import SEAL, Sealer, Tally
 from ..shown import shown
@@ -75,7 +75,7 @@ LOCK_BYTES = 256 + 64 * MAX_READERS
 DEFAULT_MAP_SIZE = 1 << 40 if sys.maxsize > 1 << 32 else 1 << 30
 MOST_MAP_SIZE = 1 << 46
 LEAST_MAP_SIZE = 64 << 20
-"""Where the address space has no room for `map_size`, less is tried, down to half of this."""
+"""Where the address space has no room for `map_size`, a copy or a reader tries with less, down to half of this."""
 _FIRST_ROOM = 1 << 20
 _SPARE_ROOM = 16 << 20
 _KEPT_BYTES = 160
@@ -255,13 +255,15 @@ def encode_meta(store_id: bytes, position: Position, marks: Marks, indexes: Inde
 
 
 class LmdbState:
-    """The environment in a directory.
+    """The environment in a directory. `grows`: it is a store's own, and has to have all of `map_size`: one that ran
+    with less would come to that bound much later, in the middle of its work.
 
     Raises (when opened):
-        Damaged, DiskFull, StoreNotFound, UnsupportedFormat.
+        Damaged, DiskFull, LimitReached, StoreNotFound, UnsupportedFormat.
     """
 
-    def __init__(self, directory: Path, context: Context, *, create: bool = False, read_only: bool = False) -> None:
+    def __init__(self, directory: Path, context: Context, *, create: bool = False, read_only: bool = False,
+                 grows: bool = False) -> None:
         context.accept_options("cache_bytes", "map_size")
         self.cache_bytes = context.option("cache_bytes", DEFAULT_CACHE_BYTES)
         if type(self.cache_bytes) is not int or self.cache_bytes < 0:
@@ -288,7 +290,7 @@ class LmdbState:
         if not read_only:
             self._reserve_lock_file(directory)
         try:
-            self.env = self._open(map_size, create=create, readonly=read_only, lock=lock)
+            self.env = self._open(map_size, grows, create=create, readonly=read_only, lock=lock)
         except lmdb.Error as error:
             raise self.at_open(error) from error
         try:
@@ -302,15 +304,19 @@ class LmdbState:
             self.env.close()
             raise
 
-    def _open(self, map_size: int, **how: bool) -> Any:
-        """LMDB's environment, with a smaller map than `map_size` where the address space has no room for that (as under
-        `ulimit -v`). Raises `lmdb.Error`."""
+    def _open(self, map_size: int, grows: bool, **how: bool) -> Any:
+        """LMDB's environment, where it does not grow with a smaller map than `map_size` if the address space has no
+        room for that (as under `ulimit -v`). Raises `lmdb.Error`, `LimitReached`."""
         size = map_size
         while True:
             try:
                 env = self._map(size, how)
                 break
-            except lmdb.MemoryError:
+            except lmdb.MemoryError as error:
+                if grows:
+                    raise LimitReached(f"cannot open {self.path}: this process has no address space for map_size, "
+                                       f"{map_size:,} bytes", hint="raise its limit (ulimit -v, or the container's), or "
+                                       "say with the option map_size how much the state may ever take") from error
                 if size < 2 * LEAST_MAP_SIZE:
                     raise
                 size //= 2
