@@ -144,6 +144,9 @@ class AnchoredFiles(Files):
     def free(self, path: Path) -> int:
         return self._files.free(path)
 
+    def capacity(self, path: Path) -> int:
+        return self._files.capacity(path)
+
     def lock(self, path: Path, owner: str) -> DirectoryLock:
         self.look(path)
         return self._files.lock(path, owner)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from .errors import DirectoryMoved, DiskFull, HoldfastError, LimitReached
-from .log.retention import CautiousClock, KeepLogs, PrunePlan, plan_pruning
+from .log.retention import SHARE, CautiousClock, KeepLogs, PrunePlan, plan_pruning
 from .log.segment import SegmentInfo
 from .opening import process_name
 from .readers import Reader, readers_in
@@ -166,6 +166,7 @@ class Housekeeper:
                 doomed = list(plan.segments[: len(wished)])
                 if doomed:
                     log.prune(doomed)
+                log.consumers.settle()
                 return doomed
 
     @contextmanager
@@ -179,14 +180,17 @@ class Housekeeper:
 
     def _plan(self, leased: int | None, readers: list[Reader]) -> tuple[PrunePlan, list[Reader]]:
         store, settings, log = self._store, self._store.settings, self._store.log
-        lagging = [reader for reader in readers if log.size_after(reader.after) > settings.consumer_bytes]
+        most = store.seams.files.capacity(log.directory) // SHARE
+        lag = min(settings.consumer_bytes, most)
+        lagging = [reader for reader in readers if log.size_after(reader.after) > lag]
         floors = [store.engine.position.txid]
         if leased is not None:
             floors.append(leased)
         floors += [reader.after for reader in readers if reader not in lagging]
-        plan = plan_pruning(log.oldest(), size=log.size(), newest=log.end.txid, held=log.size_after, keep=self._keep,
-                            floor=min(floors), consumers=log.consumers.list(), consumer_bytes=settings.consumer_bytes,
-                            consumer_hours=settings.consumer_days * 24, now_us=self.calendar.now_us())
+        plan = plan_pruning(log.oldest(), size=log.size(), base=log.base.txid, newest=log.end.txid, held=log.size_after,
+                            keep=self._keep.within(most), floor=min(floors), consumers=log.consumers.list(),
+                            consumer_bytes=lag, consumer_hours=settings.consumer_days * 24,
+                            now_us=self.calendar.now_us())
         return plan, lagging
 
     def _vetoed(self, segments: tuple[SegmentInfo, ...]) -> bool:

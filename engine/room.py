@@ -14,7 +14,7 @@ from .contract import Context, Engine
 from .directory import Generation, Layout, Manifest
 from .errors import DiskFull
 from .log.log import SPARE, Log
-from .log.retention import KeepLogs, plan_pruning
+from .log.retention import SHARE, KeepLogs, plan_pruning
 from .readers import DIRECTORY as READERS
 from .seams import Files
 from .settings import Settings
@@ -62,10 +62,12 @@ def _prune(layout: Layout, generation: Generation, kind: type[Engine[Any, Any]],
     readers = files.list(layout.root / READERS) if files.is_directory(layout.root / READERS) else []
     if prune and not any(name.startswith("after-") and files.is_locked(layout.root / READERS / name)
                          for name in readers):
-        plan = plan_pruning(log.oldest(), size=log.size(), newest=log.end.txid, held=log.size_after,
-                            keep=KeepLogs.parse(settings.keep_logs), floor=position.txid,
-                            consumers=log.consumers.list(), consumer_bytes=settings.consumer_bytes,
-                            consumer_hours=float("inf"), now_us=log.last_time_us)  # no clock makes anything old here
+        most = files.capacity(log.directory) // SHARE
+        plan = plan_pruning(log.oldest(), size=log.size(), base=log.base.txid, newest=log.end.txid,
+                            held=log.size_after, keep=KeepLogs.parse(settings.keep_logs).within(most),
+                            floor=position.txid, consumers=log.consumers.list(),
+                            consumer_bytes=min(settings.consumer_bytes, most), consumer_hours=float("inf"),
+                            now_us=log.last_time_us)  # no clock makes anything old here
         if plan.segments:
             logger.warning("%s is full: %d segments of log that nobody needs are deleted", layout.root,
                            len(plan.segments))

@@ -29,7 +29,9 @@ class Settings:
         max_record_bytes: the largest payload of one transaction.
         unwritten_bytes: how much may be appended and not yet written; later transactions wait.
         keep_logs: how much log to keep, whichever bound comes first: "7 days, 4 GiB", "1000 transactions", "for ever".
-        consumer_bytes, consumer_days: how far a registered consumer (a backup target) may lag before it is dropped.
+            But for the last, at most half of the file system.
+        consumer_bytes, consumer_days: how far a registered consumer (a backup target) may lag before it is dropped; at
+            most by half of the file system.
         checkpoint_soft_bytes: this much not yet checkpointed starts a checkpoint.
         checkpoint_hard_bytes: this much makes commits wait for it.
         heartbeat_s: an idle log says so this often; 0 for never.

@@ -197,8 +197,8 @@ def test_who_is_unknown_keeps_log_within_the_bounds() -> None:
     world.fill(20)
     world.disk.open(HERE / "CONSUMERS", "create").pwrite(b"rubbish", 0)
     log = world.reopen()
-    plans = [plan_pruning(log.oldest(), size=log.size(), newest=log.end.txid, held=log.size_after, floor=20,
-                          keep=KeepLogs(transactions=1), consumers=log.consumers.list(), consumer_bytes=most,
+    plans = [plan_pruning(log.oldest(), size=log.size(), base=log.base.txid, newest=log.end.txid, held=log.size_after,
+                          floor=20, keep=KeepLogs(transactions=1), consumers=log.consumers.list(), consumer_bytes=most,
                           consumer_hours=24, now_us=world.clock.now_us()) for most in (1 << 40, 1)]
     assert [bool(plan.segments) for plan in plans] == [False, True]
     assert [[c.id for c in plan.dropped] for plan in plans] == [[], [UNKNOWN]]

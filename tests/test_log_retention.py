@@ -65,7 +65,8 @@ def consumers(last: int) -> st.SearchStrategy[list[Consumer]]:
 
 
 def planned(segments: list[SegmentInfo], **how: Any) -> PrunePlan:
-    return plan_pruning(iter(segments[:-1]), size=sum(s.size for s in segments), newest=segments[-1].last,
+    return plan_pruning(iter(segments[:-1]), size=sum(s.size for s in segments), base=segments[0].first - 1,
+                        newest=segments[-1].last,
                         held=lambda txid: sum(s.size for s in segments if s.last > txid), **how)
 
 
@@ -93,7 +94,8 @@ def test_plans_keep_the_rules(data: st.DataObject, segments: list[SegmentInfo], 
     # A consumer is dropped if, and only if, it is behind and lags beyond a bound.
     for consumer in registered:
         held = sum(s.size for s in segments if s.last > consumer.position.txid)
-        lags = held > consumer_bytes or now - consumer.seen_us > consumer_hours * HOUR
+        lags = (held > consumer_bytes or now - consumer.seen_us > consumer_hours * HOUR
+                or consumer.position.txid < segments[0].first - 1)
         assert (consumer in plan.dropped) == (lags and last > consumer.position.txid)
     # What went was over a bound, and the first that stays is needed or within all of them.
     def over(segment: SegmentInfo, total: int) -> bool:
@@ -220,7 +222,7 @@ def test_a_plan_looks_at_no_segment_behind_the_first_that_stays() -> None:
             looked.append(info.ordinal)
             yield info
 
-    plan = plan_pruning(oldest(), size=world.log.size(), newest=40, held=world.log.size_after,
+    plan = plan_pruning(oldest(), size=world.log.size(), base=0, newest=40, held=world.log.size_after,
                         keep=KeepLogs(transactions=30), floor=40, consumers=[], consumer_bytes=1, consumer_hours=1,
                         now_us=0)
     assert [s.ordinal for s in plan.segments] == looked[:-1]

@@ -184,6 +184,6 @@ def test_segments_of_a_wrong_clock_do_not_stay_until_then() -> None:
     world.fill(10)
     segments = world.log.segments()
     now = world.clock.time_us + 10 * DAY
-    plan = plan_pruning(iter(segments[:-1]), size=world.log.size(), newest=20, held=world.log.size_after,
+    plan = plan_pruning(iter(segments[:-1]), size=world.log.size(), base=0, newest=20, held=world.log.size_after,
                         keep=KeepLogs(hours=24), floor=20, consumers=[], consumer_bytes=1, consumer_hours=1, now_us=now)
     assert len(plan.segments) == len([s for s in segments[:-1] if s.sealed])

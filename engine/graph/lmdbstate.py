@@ -315,8 +315,8 @@ class LmdbState:
             except lmdb.MemoryError as error:
                 if grows:
                     raise LimitReached(f"cannot open {self.path}: this process has no address space for map_size, "
-                                       f"{map_size:,} bytes", hint="raise its limit (ulimit -v, or the container's), or "
-                                       "say with the option map_size how much the state may ever take") from error
+                                       f"{map_size:,} bytes", hint="raise its limit (ulimit -v, or the container's), "
+                                       "or say with the option map_size how much the state may ever take") from error
                 if size < 2 * LEAST_MAP_SIZE:
                     raise
                 size //= 2

@@ -10,6 +10,7 @@ goes when it lags too far, like any other; meanwhile they register again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ class Consumer:
 
 
 class Consumers:
-    """The consumers of one log. Thread-safe; every change is durable when the call returns."""
+    """The consumers of one log. Thread-safe; every change is durable when the call returns, but for a drop on a full
+    disk: it is what makes room there, so it counts at once, and is written when there is some (`settle`)."""
 
     def __init__(self, directory: Path, base: Position, seams: Seams, *, read_only: bool) -> None:
         """
@@ -55,6 +57,7 @@ class Consumers:
         self._seams = seams
         self._lock = seams.scheduler.lock()
         self._all: dict[str, Consumer] = {}
+        self._unwritten = False
         if seams.files.exists(self._path):
             data = seams.files.read(self._path)
             try:
@@ -107,13 +110,25 @@ class Consumers:
         with self._lock:
             if id not in self._all:
                 return False
-            self._save({k: v for k, v in self._all.items() if k != id})
+            left = {k: v for k, v in self._all.items() if k != id}
+            try:
+                self._save(left)
+            except DiskFull as error:
+                logger.warning("consumer %s is dropped, and noted when there is room: %s", id, error.message)
+                self._all, self._unwritten = left, True
             return True
+
+    def settle(self) -> None:
+        """Write what a drop found no room for."""
+        with self._lock:
+            if self._unwritten:
+                with contextlib.suppress(DiskFull):
+                    self._save(self._all)
 
     def _save(self, consumers: dict[str, Consumer]) -> None:
         body = {"consumers": [[c.id, c.name, c.position.txid, c.position.chain, c.seen_us] for c in consumers.values()]}
         document.write(self._seams.files, self._path, CONSUMERS_MAGIC, CONSUMERS_VERSION, body)
-        self._all = consumers
+        self._all, self._unwritten = consumers, False
 
 
 def _decoded(data: bytes, path: Path) -> dict[str, Consumer]:

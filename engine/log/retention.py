@@ -3,14 +3,15 @@
 Whole segments are pruned, oldest first, and never one that holds a transaction after a lease's position, a registered
 consumer's, or the last checkpoint. `keep_logs` says how much more is kept: as soon as the log exceeds any of its
 bounds, the oldest segments go. A consumer that lags beyond its own bounds is dropped, so that a forgotten target does
-not fill the disk.
+not fill the disk. On a small disk both have less: log is kept to be of use later, and commits need the room now. So
+what is kept for them is at most half of the file system (`SHARE`), but for a `keep_logs` of "for ever".
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import SettingError
 from ..seams import Clock
@@ -21,6 +22,7 @@ from .segment import SegmentInfo
 LEAP_US = 60_000_000
 """By so many microseconds more than time has passed the wall clock may move on before that is a leap."""
 BELIEVE_S = 3600.0
+SHARE = 2
 
 _UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
           "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -71,6 +73,16 @@ class KeepLogs:
         return cls(bytes=int(values["bytes"]) if "bytes" in values else None, hours=values.get("hours"),
                    transactions=int(values["transactions"]) if "transactions" in values else None)
 
+    def within(self, most: int) -> KeepLogs:
+        """The same, and at most so many bytes; "for ever" stays what it is.
+
+        >>> KeepLogs.parse("7 days").within(5), KeepLogs().within(5)
+        (KeepLogs(bytes=5, hours=168.0, transactions=None), KeepLogs(bytes=None, hours=None, transactions=None))
+        """
+        if self == KeepLogs():
+            return self
+        return replace(self, bytes=most if self.bytes is None else min(self.bytes, most))
+
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
@@ -80,8 +92,8 @@ class PrunePlan:
     dropped: tuple[Consumer, ...]
 
 
-def plan_pruning(oldest: Iterable[SegmentInfo], *, size: int, newest: int, held: Callable[[int], int], keep: KeepLogs,
-                 floor: int, consumers: Sequence[Consumer], consumer_bytes: int, consumer_hours: float,
+def plan_pruning(oldest: Iterable[SegmentInfo], *, size: int, base: int, newest: int, held: Callable[[int], int],
+                 keep: KeepLogs, floor: int, consumers: Sequence[Consumer], consumer_bytes: int, consumer_hours: float,
                  now_us: int) -> PrunePlan:
     """Plan a pruning. Changes nothing, and costs what it takes away: no segment after the first that stays is looked
     at.
@@ -89,7 +101,7 @@ def plan_pruning(oldest: Iterable[SegmentInfo], *, size: int, newest: int, held:
     Args:
         oldest: all segments but the last one, which always stays; the oldest first.
         size: bytes of the whole log.
-        newest: its last transaction.
+        base, newest: the transaction it begins after, and its last one.
         held: how many bytes of log there are from the segment on that holds the transaction after this one.
         keep: the bounds asked for.
         floor: every transaction after this one is needed (the least of checkpoint and leases).
@@ -101,7 +113,8 @@ def plan_pruning(oldest: Iterable[SegmentInfo], *, size: int, newest: int, held:
     for consumer in consumers:
         lag_us = now_us - consumer.seen_us
         if newest > consumer.position.txid and (
-                lag_us > consumer_hours * 3_600_000_000 or held(consumer.position.txid) > consumer_bytes):
+                consumer.position.txid < base  # what it needs is gone already
+                or lag_us > consumer_hours * 3_600_000_000 or held(consumer.position.txid) > consumer_bytes):
             dropped.append(consumer)
         else:
             floor = min(floor, consumer.position.txid)

@@ -346,6 +346,11 @@ class Files:
         stat = os.statvfs(path)
         return stat.f_bavail * stat.f_frsize
 
+    def capacity(self, path: Path) -> int:
+        """Bytes that the file system of `path` can hold in all; one that does not say can hold any number."""
+        stat = os.statvfs(path)
+        return stat.f_blocks * stat.f_frsize or sys.maxsize
+
     def lock(self, path: Path, owner: str) -> DirectoryLock:
         """Take the lock file at `path`, and write into it who holds it.
 

@@ -8,6 +8,7 @@ read as a *use* of the lease, which keeps it from being freed under the read and
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ..errors import (
     AheadOfSource,
     DiskFull,
     Diverged,
+    HoldfastError,
     InvalidInput,
     LimitReached,
     LogPruned,
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from ..log.cursor import Cursor
     from ..seams import File
     from ..store import Store
+
+logger = logging.getLogger("holdfast.store")
 
 _PUBLISH_WAIT = 30.0
 _MUCH_PENDING = 4 << 20
@@ -275,9 +279,17 @@ class LocalSource(Source):
                               held_bytes=log.size_after(c.position.txid)) for c in log.consumers.list()]
 
     def drop(self, consumer_id: str) -> None:
+        if self._store.read_only:
+            raise Unsupported(f"{self._store.directory} is open read-only, so no consumer of it can be dropped",
+                              hint="open it for writing, or ask the process that has it open")
         if not self._store.log.consumers.drop(consumer_id):
             raise NotFound(f"no consumer {printable(consumer_id[:64])} is registered",
                            hint="the list of consumers has their ids")
+        if not self._store.poisoned:
+            try:
+                self._store.prune()  # a full disk may wait for it
+            except (HoldfastError, OSError) as error:
+                logger.warning("the log of consumer %s is not pruned yet: %s", consumer_id, error)
 
     def close(self) -> None:
         """Nothing to let go of: the leases are the store's."""

@@ -379,6 +379,9 @@ class SimDisk(Files):
     def free(self, path: Path) -> int:
         return 1 << 40
 
+    def capacity(self, path: Path) -> int:
+        return 1 << 40
+
     def lock(self, path: Path, owner: str) -> DirectoryLock:
         self.opening(path.name)
         if str(path) in self._locks:
