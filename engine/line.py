@@ -95,6 +95,9 @@ class Line:
         while txids and txids[0] <= txid:
             self._take(txids[0], None, woken)
             heapq.heappop(txids)
+        gated = self._gated
+        while gated and gated[0][2].done:  # else they would stay for as long as nobody is to lead
+            heapq.heappop(gated)
 
     def take_between(self, first: int, last: int, why: Callable[[int], HoldfastError], woken: list[Waiter]) -> None:
         """Those for `first` to `last` leave, each with the error that `why` gives for its txid. Costs the width of the
