@@ -288,6 +288,16 @@ def ext4(base: Path, size: int, name: str) -> Iterator[Ext4]:
         disk.close()
 
 
+def last_words(child: Child, journal: Journal) -> int:
+    """End a child whose disk is gone, and note what it said until then; how it ended, as `Child.end` says it. A read
+    that failed may have ended it before: what it could no longer do is no fault of the store's."""
+    child.kill()
+    for message in child.messages():
+        if message[0] != "broken":
+            journal.note(message)
+    return child.discard()
+
+
 class PowerCuts(Kills):
     """Rounds in which the power is cut under a child. Its process goes on for a moment, and may notice.
 
@@ -306,11 +316,7 @@ class PowerCuts(Kills):
         self.disk.cut(names_kept=self.drawn.random() < 0.4)
         self.cuts += 1
         time.sleep(self.drawn.choice((0, 0, 0.005)))
-        child.kill()
-        for message in child.messages():
-            if message[0] != "broken":  # what it could no longer do is no fault of the store's
-                journal.note(message)
-        code = child.discard()
+        code = last_words(child, journal)
         self.disk.remount()
         return code if code < 0 else 0
 

@@ -23,6 +23,7 @@ from fault_rig import (
     Traced,
     ext4,
     goes_on,
+    last_words,
     lying_sync,
     no_eatmydata,
     no_mounts,
@@ -183,8 +184,7 @@ def loses(engine: str, server: Server, plan: list[list[Operation]], place: Path)
             if journal.acknowledged > 40:
                 break
         disk.cut()
-        child.kill()
-        child.end(journal)
+        last_words(child, journal)
         disk.remount()
         try:
             goes_on(server, store, journal, plan)
