@@ -16,10 +16,10 @@ from zoo_states import TrustsItsFile
 
 from holdfast.backup.full import Job, take_full
 from holdfast.backup.report import Bounds, Report
-from holdfast.backup.restore import _point
-from holdfast.backup.target import bring_into_force
+from holdfast.backup.restore import _in_place, _point
+from holdfast.backup.target import Patience, bring_into_force
 from holdfast.engine.contract import Context, Engine, ImageFile
-from holdfast.engine.directory import Generation, Layout, Manifest
+from holdfast.engine.directory import Generation, Identity, Layout, Manifest
 from holdfast.engine.history import Attachment, History, Position, Record
 from holdfast.engine.log.log import Log
 from holdfast.engine.log.reading import LogReading
@@ -148,11 +148,12 @@ def forgets_the_last(source: Source, lease_id: str, log: Log, upto: Position, hi
 
 @part("holdfast.backup.restore._destination", caught_by="BackupContract.test_a_restore_replaces_nothing_unasked")
 @contextlib.contextmanager
-def replaces_what_is_there(final: Path, force: bool, seams: Seams) -> Iterator[Layout]:
+def replaces_what_is_there(final: Path, identity: Identity, force: bool, patience: Patience, seams: Seams
+                           ) -> Iterator[Generation]:
     """A restore takes the place of whatever stands there, asked or not, and open or not."""
     seams.files.remove_tree(final)
-    seams.files.make_directory(final)
-    yield Layout(final, seams.files)
+    with _in_place(Layout(final, seams.files), identity, patience) as made:
+        yield made
 
 
 @part("holdfast.backup.incremental.compare", caught_by="BackupContract.test_a_restored_twin_is_refused")

@@ -123,10 +123,14 @@ class World(Modelled):
     def back_up(self, target: Path | None = None, *, source: Source | Store[Any, Any] | str | None = None,
                 fold: float | None = None, seams: Seams | None = None, engine: type[Engine[Any, Any]] | None = None,
                 **how: Any) -> Report:
-        """A run that keeps no restore points for their age, without `keep_points`."""
+        """A run that keeps no restore points for their age, without `keep_points`. What it says that the target can be
+        restored to is what the target says."""
         how.setdefault("keep_points", "none")
-        return run(source or self.store, target or self.target, engine=engine or self.work.engine,
-                   options=self.work.options, fold=fold, seams=seams or self.seams, **how)
+        report = run(source or self.store, target or self.target, engine=engine or self.work.engine,
+                     options=self.work.options, fold=fold, seams=seams or self.seams, **how)
+        said, found = report.bounds, self.bounds(target)
+        assert said == found, f"a run says that the target restores to {said}, and it restores to {found}"
+        return report
 
     def back_up_busily(self, *steps: Callable[[], object], target: Path | None = None) -> Report:
         """A backup during which the store changes: a step at a time, as `BusySource` has it. All that are left over
