@@ -28,6 +28,7 @@ from typing import TypeAlias
 from .errors import Damaged, StoreClosed, UnsupportedFormat
 from .history import Position
 from .seams import File, Files, Lock
+from .system import told
 
 CELL = 64
 """Bytes in a cell, and in the header of a file."""
@@ -117,7 +118,7 @@ class CellFiles:
         """`count` cells in a row from `first`, as of `txid`, which is pinned."""
         with self._lock:
             self._check_open()
-            data = self._files[file].pread(count * CELL, _offset(first)).ljust(count * CELL, b"\0")
+            data = self._in_file((file, first), count)
             cells = []
             for i in range(count):
                 held = self._held((file, first + i), txid)
@@ -146,8 +147,13 @@ class CellFiles:
                 return cell
         return None
 
-    def _in_file(self, key: Key) -> bytes:
-        return self._files[key[0]].pread(CELL, _offset(key[1])).ljust(CELL, b"\0")
+    def _in_file(self, key: Key, count: int = 1) -> bytes:
+        """`count` cells from `key` on. Raises `DeviceFailed` or what else the system refuses."""
+        file = self._files[key[0]]
+        try:
+            return file.pread(count * CELL, _offset(key[1])).ljust(count * CELL, b"\0")
+        except OSError as error:
+            raise told(error, "cannot read the state") or error from error
 
     def _check_open(self) -> None:
         if not self._files:

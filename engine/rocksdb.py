@@ -33,6 +33,7 @@ from .errors import Damaged, DiskFull, HoldfastError, StoreClosed, StoreLocked, 
 from .history import Position
 from .pairs import RUN_BYTES, Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
 from .scratch import ScratchDirectory
+from .system import system_errors
 
 if TYPE_CHECKING:
     from rocksdict import Rdict
@@ -69,7 +70,14 @@ _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOME
 
 @contextmanager
 def _told(directory: Path) -> Iterator[None]:
-    """RocksDB's errors, which rocksdict raises as plain exceptions with a text, as the kit's or the system's."""
+    """RocksDB's errors, which rocksdict raises as plain exceptions with a text, as the kit's."""
+    with system_errors(f"cannot use {directory}"), _named(directory):
+        yield
+
+
+@contextmanager
+def _named(directory: Path) -> Iterator[None]:
+    """As `_told`, with `OSError` for what the system refuses."""
     try:
         yield
     except (HoldfastError, OSError, MemoryError):

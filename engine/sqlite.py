@@ -35,6 +35,7 @@ from .pairs import RUN_BYTES, Overlay, PairsEngine, Snapshot, adopted, decode_st
 from .scratch import ScratchDirectory
 from .sealed import Sealer, Tally
 from .seams import REAL
+from .system import system_errors
 
 logger = logging.getLogger("holdfast.sqlite")
 
@@ -64,7 +65,14 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """SQLite's errors as the kit's: `DiskFull`, `StoreClosed`, `Damaged`, and `OSError` where the disk failed."""
+    """SQLite's errors as the kit's: `DiskFull`, `StoreClosed`, `Damaged`, and what the system refuses by its kind."""
+    with system_errors(f"cannot use {path}"), _named(path):
+        yield
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """As `_told`, with `OSError` for what the system refuses."""
     try:
         yield
     except sqlite3.Error as error:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 
+import lmdb
 import pytest
 
 from holdfast import backup
-from holdfast.engine import GraphEngine, MemoryEngine, Store, errors
-from holdfast.engine.errors import AccessDenied, DeviceFailed, DiskFull, HoldfastError, LimitReached
+from holdfast.engine import GraphEngine, MemoryEngine, Store, errors, rocksdb, sqlite
+from holdfast.engine.errors import AccessDenied, DeviceFailed, DiskFull, HoldfastError, LimitReached, StoreClosed
+from holdfast.engine.graph.lmdbstate import Base
 from holdfast.engine.rocksdb import RocksEngine
 from holdfast.engine.seams import File, Files, Seams
 from holdfast.engine.sqlite import SqliteEngine
 from holdfast.engine.system import is_limit, told
+from holdfast.engine.testing.disks.faulty import FaultyFiles
 
 KINDS = {errno.EMFILE: LimitReached, errno.ENFILE: LimitReached, errno.ENOMEM: LimitReached, errno.EAGAIN: LimitReached,
          errno.EACCES: AccessDenied, errno.EPERM: AccessDenied, errno.EROFS: AccessDenied, errno.EIO: DeviceFailed,
@@ -124,6 +129,39 @@ def test_with_few_descriptors_a_healthy_store_is_not_damaged(engine: Any, tmp_pa
                 break
     assert said == {"raise its limit on open files (ulimit -n), and try again"}
     Store.open(tmp_path / "s", engine, create=False).close()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE, errno.ENOMEM], ids=lambda n: errno.errorcode[n])
+def test_a_check_that_cannot_read_the_pages_finds_nothing(code: int, tmp_path: Path) -> None:
+    """The graph store's check told a disk that fails as an inconsistency of the state, and a backup as inconsistent."""
+    files = FaultyFiles()
+    with Store.open(tmp_path / "s", GraphEngine, seams=Seams(files)) as store:
+        with store.transaction() as tx:
+            tx.add_node("N")
+        store.checkpoint()
+        files.fail("pread", code=code, only=lambda path: path.name == "data.mdb")
+        with store.snapshot() as view, pytest.raises(KINDS[code], match="cannot read the state"):
+            list(view.check())
+        files.heal()
+        with store.snapshot() as view:
+            assert list(view.check()) == []
+
+
+def test_what_a_library_is_refused_is_said_as_what_it_is(tmp_path: Path) -> None:
+    """A look-up in a wrapped database ended in a bare `OSError` when the disk failed, and in nobody's words."""
+    read = sqlite3.OperationalError("disk I/O error")
+    read.sqlite_errorcode, read.sqlite_errorname = sqlite3.SQLITE_IOERR, "SQLITE_IOERR_READ"
+    with pytest.raises(DeviceFailed, match=r"cannot use .*disk I/O error"), sqlite._told(tmp_path):
+        raise read
+    for text, kind in (("IO error: While pread: 7.sst: Input/output error", DeviceFailed),
+                       ("IO error: While open a file: 7.sst: Too many open files", LimitReached)):
+        with pytest.raises(kind, match="cannot use"), rocksdb._told(tmp_path):
+            raise Exception(text)
+    base = Base.__new__(Base)
+    base.state = SimpleNamespace(closed=False, path=tmp_path)  # type: ignore[assignment]
+    said = [type(base.failed(cast(lmdb.Error, SimpleNamespace(code=number))))
+            for number in (errno.EIO, errno.ENOMEM, errno.EINVAL)]
+    assert said == [DeviceFailed, LimitReached, StoreClosed]
 
 
 def test_errors_of_the_system_by_their_kind() -> None:

@@ -231,6 +231,19 @@ class WritesWhenReadOnly(MemoryEngine):
         return super().open(directory, context, read_only=read_only, **how)
 
 
+@animal(caught_by="EngineContract.test_what_the_disk_refuses_is_no_damage")
+class CallsItDamage(MemoryEngine):
+    """Whatever keeps it from reading its state is damage to it: a limit of the process, a cable that was pulled. The
+    operator restores last night's backup over a state that is whole."""
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
+        try:
+            return super().open(directory, context, **how)
+        except OSError as error:
+            raise Damaged(f"cannot be read: {error}", path=str(directory)) from error
+
+
 # --- crashes -------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ import lmdb
 import msgpack
 import numpy as np
 
-from ..errors import Damaged, HoldfastError, StoreClosed
+from ..errors import Damaged, HoldfastError, LimitReached, StoreClosed
 from ..sealed import SEAL
 from . import adjacency
 from .check_lists import SIDES, Lists, list_name
@@ -67,7 +67,7 @@ def _guarded(findings: Iterator[str], what: str, base: Base) -> Iterator[str]:
     """A part that cannot go on is a finding too."""
     try:
         yield from findings
-    except StoreClosed:
+    except (StoreClosed, LimitReached, OSError):  # they say nothing of the bytes
         raise
     except lmdb.Error as error:
         raise base.failed(error) from error

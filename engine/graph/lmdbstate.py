@@ -45,6 +45,7 @@ from ..errors import Damaged, DiskFull, InvalidInput, LimitReached, StoreClosed,
 from ..history import Position
 from ..sealed import SEAL, Sealer, Tally
 from ..shown import shown
+from ..system import system_errors, told
 from . import pages
 from .image import DATA, LmdbImage
 from .mapping import Mapping as FileMapping
@@ -198,10 +199,15 @@ class Base:
         return block
 
     def failed(self, error: lmdb.Error) -> Exception:
-        """What an LMDB error in a read means: the environment was closed under the view, or the file is damaged."""
+        """What an LMDB error in a read means: the environment was closed under the view, the file is damaged, or the
+        system refuses something."""
         number: int = getattr(error, "code", 0) or 0
         if number < 0 and not self.state.closed:
             return Damaged(f"LMDB says: {error}", path=str(self.state.path))
+        if number > 0 and not self.state.closed:
+            refused = OSError(number, os.strerror(number), str(self.state.path))
+            if (said := told(refused, "cannot read the state")) is not None:
+                return said
         return StoreClosed(f"the store of this view is closed ({error})")
 
     def verify(self) -> None:
@@ -348,13 +354,14 @@ class LmdbState:
 
     def check_pages(self, meta: Meta | None = None, upto: int | None = None) -> None:
         """Check the pages of a state, the newest if none is given, before LMDB is led by them; above `upto` bytes only
-        that they are there. Raises `Damaged`."""
-        file = self.files.open(self.path)
-        try:
-            meta = newest_meta(file) if meta is None else meta
-            (pages.check_pages if upto is None or meta.size <= upto else check_ends)(file, meta)
-        finally:
-            file.close()
+        that they are there. Raises `Damaged`, `DeviceFailed` or what else the system refuses."""
+        with system_errors("cannot read the state"):
+            file = self.files.open(self.path)
+            try:
+                meta = newest_meta(file) if meta is None else meta
+                (pages.check_pages if upto is None or meta.size <= upto else check_ends)(file, meta)
+            finally:
+                file.close()
 
     def read_meta(self, data: bytes | None) -> tuple[Position, Marks, Indexes, dict[str, Tally]]:
         """The document of a state. Raises `Damaged`, `UnsupportedFormat`, `ForeignStore`."""

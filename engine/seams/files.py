@@ -55,13 +55,17 @@ class File:
         return os.fstat(self._fd).st_size
 
     def pread(self, length: int, offset: int) -> bytes:
-        """Read up to `length` bytes; shorter only at the end of the file."""
-        data = os.pread(self._fd, length, offset)
-        while len(data) < length:
-            more = os.pread(self._fd, length - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
+        """Read up to `length` bytes; shorter only at the end of the file. What it raises names the file."""
+        try:
+            data = os.pread(self._fd, length, offset)
+            while len(data) < length:
+                more = os.pread(self._fd, length - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
         return data
 
     def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:

@@ -12,9 +12,8 @@ from typing import Literal
 
 from ...seams import Directory, DirectoryLock, File, Files
 
-Kind = Literal["create", "pwrite", "datasync", "sync", "truncate", "reserve", "make_directory", "rename", "exchange",
-               "unlink", "remove_tree", "open_directory",
-               "sync_directory"]
+Kind = Literal["create", "pread", "pwrite", "datasync", "sync", "truncate", "reserve", "make_directory", "rename",
+               "exchange", "unlink", "remove_tree", "open_directory", "sync_directory"]
 Before = Callable[[str, Path], None]
 
 
@@ -24,6 +23,10 @@ class FaultyFile(File):
     def __init__(self, path: Path, fd: int, files: FaultyFiles) -> None:
         super().__init__(path, fd)
         self._files = files
+
+    def pread(self, length: int, offset: int) -> bytes:
+        self._files.about_to("pread", self.path)
+        return super().pread(length, offset)
 
     def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         self._files.about_to("pwrite", self.path)
@@ -91,6 +94,10 @@ class FaultyFiles(Files):
         if mode == "create":
             self.about_to("create", path)
         return FaultyFile(path, super().open(path, mode).fileno(), self)
+
+    def read(self, path: Path) -> bytes:
+        self.about_to("pread", path)
+        return super().read(path)
 
     def rename(self, old: Path, new: Path) -> None:
         self.about_to("rename", new)

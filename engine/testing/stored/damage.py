@@ -9,18 +9,23 @@ The places are chosen by what stands there: each field of each header, frame, re
 
 from __future__ import annotations
 
+import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hypothesis import strategies as st
 
-from ...errors import Damaged, HoldfastError
+from ...contract import View
+from ...errors import Damaged, DeviceFailed, HoldfastError, LimitReached
 from ...log.format import FRAME, GROUP_HEADER, TRAILER
 from ..contract import ABOVE_SEAMS, CHECKSUMS, Contract, check, scratch
+from ..disks.faulty import FaultyFiles
+from ..disks.quiet import quiet_seams
 from ..raising import raises
 from ..workload import Operation, Workload
+from .ends import kept_with
 from .modelled import Modelled, difference
 from .tails import group_ends, segments_of, state_of
 
@@ -28,6 +33,8 @@ DOCUMENT_FIELDS = (0, 7, 8, 12, 15, 16, 17)
 """Where the fields of a document, or of a state file, begin: magic, version, length, and the body or what follows."""
 GROUP_FIELDS = (0, 4, 8, 12, 16, 24, 32, 40, 48, 55)
 FRAME_FIELDS = (0, 4, 8, 15)
+_REFUSALS: dict[int, type[HoldfastError]] = {errno.EIO: DeviceFailed, errno.ENOMEM: LimitReached}
+"""What the system says, and what the kit makes of it."""
 
 
 def flip(path: Path, offset: int, mask: int = 1) -> None:
@@ -146,6 +153,34 @@ class DamageChecks(Contract):
         self.prove(claim, examples=20, several=st.lists(work.operations(), max_size=2), closed=st.booleans(),
                    which=st.integers(0, 9), share=st.floats(0, 1), mask=st.integers(1, 255))
 
+    @check(ABOVE_SEAMS)
+    def test_what_the_disk_refuses_is_no_damage(self, work: Workload) -> None:
+        """While the disk, or a limit of the process, keeps the state from being read, each way of reading it shows what
+        was written, or says what was refused: `DeviceFailed`, `LimitReached`. Nobody says that it is damaged, and when
+        that is over all is as it was."""
+        def claim(before: list[Operation], code: int) -> None:
+            files, refusal = FaultyFiles(), _REFUSALS[code]
+            with kept_with(work, before, seams=quiet_seams(files)) as kept:
+                kept.store.checkpoint()
+                with kept.store.snapshot() as view:
+                    state = state_of(kept.path)
+                    files.fail("pread", code=code, only=lambda path: state in path.parents)
+                    _only_refused(refusal, "a view", lambda: kept.compare(view))
+                    _only_refused(refusal, "the check of a view", lambda: _finds_nothing(view))
+                    _only_refused(refusal, "the digest of a view", lambda: kept.note(view))
+                    _only_refused(refusal, "a draft", lambda: kept.write(1))
+                    kept.store.close()
+                    _only_refused(refusal, "an opening", lambda: kept.opened(kept.path, seams=kept.seams).close())
+                    _only_refused(refusal, "a read-only opening", lambda: kept.opened(
+                        kept.path, seams=kept.seams, read_only=True).close())
+                    files.heal()
+                kept.open()
+                kept.found(kept.last)
+                kept.write(2)
+
+        for code in _REFUSALS:
+            self.prove(claim, examples=2, before=work.operations(), code=st.just(code))
+
     @staticmethod
     def _damaged(kept: Modelled, whole: Path, path: Path, offset: int, mask: int) -> Path:
         damaged = kept.fresh("damaged")
@@ -187,6 +222,22 @@ class DamageChecks(Contract):
             assert kept.digests.setdefault(txid, digest) == digest, f"{what}: no error, and another digest"
             reported = store.recovery.cut_bytes
             assert txid == kept.last or reported, f"{what}: transaction {kept.last} was cut, and that is not reported"
+
+
+def _only_refused(refusal: type[HoldfastError], what: str, look: Callable[[], object]) -> None:
+    """`look` may be refused, and not fail otherwise."""
+    try:
+        look()
+    except refusal:
+        pass
+    except (HoldfastError, OSError, MemoryError) as error:
+        raise AssertionError(f"{what} of a state that cannot be read ends {type(error).__name__} ({error}), not "
+                             f"{refusal.__name__}") from error
+
+
+def _finds_nothing(view: View) -> None:
+    found = list(view.check())
+    assert not found, f"the engine's check finds {found} in a state that it cannot read"
 
 
 @contextmanager
