@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lmdb
 import msgpack
@@ -37,18 +37,17 @@ from .lmdbstate import (
     id_of,
 )
 from .overlay import IN, OUT, Event, Marks, newest
+from .reads import Reads
 from .tokens import KEY, TYPE, Tokens
 from .values import decode_map, value_digest
 from .walk import BLOCKS_AT_ONCE, edges_at_once, mixed, nodes_at_once, overlay_lists
 
-if TYPE_CHECKING:
-    from .view import GraphView
-
 _ENTRIES = 1 << 15
 
 
-def check(view: GraphView) -> Iterator[str]:
-    """Every inconsistency, in words."""
+def check(view: Reads, bound: int) -> Iterator[str]:
+    """Every inconsistency of what `view` shows, in words: its state on disk, and the overlay up to transaction `bound`.
+    """
     base = view._base
     try:
         base.verify()
@@ -59,7 +58,7 @@ def check(view: GraphView) -> Iterator[str]:
     for part in (stored.nodes, stored.edges, stored.adjacency, stored.properties, stored.labels, stored.index,
                  stored.counts):
         yield from _guarded(part(), "the state on disk", base)
-    if view._bound > base.txid:
+    if bound > base.txid:
         yield from _guarded(_overlay(view, stored), "the state in memory", base)
 
 
@@ -291,7 +290,7 @@ class _Stored:
                 yield f"{self.edge_count} edges are there, the {name} lists hold {self.lists.counts[side]}"
 
 
-def _overlay(view: GraphView, stored: _Stored) -> Iterator[str]:
+def _overlay(view: Reads, stored: _Stored) -> Iterator[str]:
     marks: Marks = view._marks()
     tokens = view._tokens
     nodes = edges = table = highest = 0
@@ -338,7 +337,7 @@ def _overlay(view: GraphView, stored: _Stored) -> Iterator[str]:
                     yield f"node {node} is not found by the index on {tokens.name(label)}.{tokens.name(key)}"
 
 
-def _lists(view: GraphView, lane: int, owners: list[int], sums: list[int]) -> Iterator[str]:
+def _lists(view: Reads, lane: int, owners: list[int], sums: list[int]) -> Iterator[str]:
     """Check some lists as they are shown, and bring the sums over all stored lists, by direction, to what is shown."""
     base = view._base
     at = 0
@@ -369,7 +368,7 @@ def _sum_of(owners: list[int], lane: int, lists: list[tuple[list[int], list[int]
     return int(mixed(edges, source, target, np.full(len(edges), lane >> 1)).sum())
 
 
-def _differing(view: GraphView) -> Iterator[str]:
+def _differing(view: Reads) -> Iterator[str]:
     """Which entries of the lists that the overlay touches, and which of its edges, do not agree."""
     for lane, owners in overlay_lists(view).items():
         for node in sorted(owners):
@@ -387,12 +386,12 @@ def _differing(view: GraphView) -> Iterator[str]:
                     yield f"edge {edge} is not in both of its lists"
 
 
-def _seen(view: GraphView, cells: dict[int, Event]) -> list[int]:
+def _seen(view: Reads, cells: dict[int, Event]) -> list[int]:
     """The cells that a layer changes in what the view shows."""
     return [cell for cell, event in list(cells.items()) if newest(event, view._bound) is not None]
 
 
-def _findable(view: GraphView, label: int, node: int) -> bool:
+def _findable(view: Reads, label: int, node: int) -> bool:
     if any(node in layer.labels.get(label, ()) for layer in view._layers):
         return True
     number, at = divmod(node, LABEL_WINDOW)

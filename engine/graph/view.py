@@ -52,7 +52,7 @@ class GraphView(Reads, View):
         return walk.digest(self)
 
     def check(self) -> Iterator[str]:
-        return check.check(self)
+        return check.check(self, self._bound)
 
     def close(self) -> None:
         self._base = self._get = self._layers = self._plans = _CLOSED

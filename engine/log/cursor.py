@@ -11,15 +11,30 @@ is open read-only beside another process, where `Log.look` finds out what is new
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from ..errors import AheadOfSource, Damaged, Diverged, LogPruned
-from ..history import Record
+from ..errors import AheadOfSource, Damaged, Diverged, HoldfastError, LogPruned
+from ..history import Position, Record
 from .format import IndexEntry
 from .segment import Segment
 
-if TYPE_CHECKING:
-    from .reading import LogReading
+
+class Segments(Protocol):
+    """What a cursor asks a log for; the log has it."""
+
+    @property
+    def base(self) -> Position:
+        """The position before the first record that is here."""
+
+    @property
+    def end(self) -> Position:
+        """The durable end."""
+
+    def segment_of(self, txid: int) -> Segment:
+        """The segment that holds a transaction. Raises `LogPruned`, `Damaged`."""
+
+    def why_gone(self, ordinal: int, txid: int) -> HoldfastError:
+        """Why the file of a segment is not there."""
 
 
 class Cursor:
@@ -30,7 +45,7 @@ class Cursor:
         chain: the chain there; None before anything was read, if it was not given.
     """
 
-    def __init__(self, log: LogReading, txid: int, chain: bytes | None = None) -> None:
+    def __init__(self, log: Segments, txid: int, chain: bytes | None = None) -> None:
         """After transaction `txid`. With `chain`, what is read must follow on that."""
         self.txid = txid
         self.chain = chain
