@@ -96,14 +96,30 @@ def _holdfast(
     """Back up, restore and look into Holdfast stores."""
 
 
+def _path(text: str) -> Path:
+    """A path as it was given; whether it can be used is for the command to say. An empty one is a variable that is not
+    set, most likely, and not the directory that the command happens to run in."""
+    if not text:
+        raise typer.BadParameter("the path is empty")
+    return Path(text)
+
+
+def _argument(help: str, **more: Any) -> Any:
+    return typer.Argument(parser=_path, help=help, **more)
+
+
+def _file(help: str) -> Any:
+    return typer.Option(parser=_path, help=help)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
 EngineName = Annotated[str | None, typer.Option("--engine", help="Engine, by its registered name.", metavar="NAME")]
-TokenFile = Annotated[Path | None, typer.Option(
-    help="File with the credential of the source. Default: what a service of this user here has published, else "
+TokenFile = Annotated[Path | None, _file(
+    "File with the credential of the source. Default: what a service of this user here has published, else "
          "HOLDFAST_TOKEN of the environment. It is not an argument, since every user sees those.")]
 Tls = Annotated[bool | None, typer.Option("--tls/--no-tls", show_default=False,
                                           help="Default: TLS off loopback. --no-tls sends the token in the clear.")]
-Ca = Annotated[Path | None, typer.Option(help="File of certificate authorities for TLS.")]
+Ca = Annotated[Path | None, _file("File of certificate authorities for TLS.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that one answer may take; ten times as long for an image "
                                              "that the source makes first.")]
 Wait = Annotated[float, typer.Option(help="Seconds to wait if somebody else is at the target.")]
@@ -115,7 +131,7 @@ EngineOptions = Annotated[list[str] | None, typer.Option(help="Option of the eng
 @app.command()
 def backup(
     uri: Uri,
-    target: Annotated[Path, typer.Argument(help="New or empty, or an earlier backup to bring up to date.")],
+    target: Annotated[Path, _argument("New or empty, or an earlier backup to bring up to date.")],
     verify: Annotated[bool, typer.Option(help="Replay and check the copy after a full backup.")] = True,
     fallback: Annotated[bool, typer.Option(help="Take a full one if the log for an incremental is gone.")] = True,
     incremental_only: Annotated[bool, typer.Option(
@@ -176,8 +192,8 @@ def _tell(report: Told, as_json: bool) -> None:
 
 @app.command()
 def restore(
-    target: Annotated[Path, typer.Argument(help="The backup.")],
-    dest: Annotated[Path, typer.Argument(help="Where the store is to be; new or empty.")],
+    target: Annotated[Path, _argument("The backup.")],
+    dest: Annotated[Path, _argument("Where the store is to be; new or empty.")],
     txid: Annotated[int | None, typer.Option(help="Restore to this transaction.")] = None,
     at: Annotated[str | None, typer.Option(help="Restore to the last transaction at or before this time, with its time "
                                                 "zone: 2026-03-01T12:00:00Z.")] = None,
@@ -225,7 +241,7 @@ def _time(text: str) -> datetime:
 
 
 @app.command()
-def verify(target: Annotated[Path, typer.Argument(help="The backup.")], wait: Wait = 0.0,
+def verify(target: Annotated[Path, _argument("The backup.")], wait: Wait = 0.0,
            engine_option: EngineOptions = None, as_json: Json = False) -> None:
     """Read every byte of a backup, replay it in a scratch place, and check the state that comes of it."""
     with errors_told(as_json):
@@ -237,7 +253,7 @@ def verify(target: Annotated[Path, typer.Argument(help="The backup.")], wait: Wa
 
 
 @app.command()
-def info(path: Annotated[Path, typer.Argument(help="A store or a backup.")], as_json: Json = False) -> None:
+def info(path: Annotated[Path, _argument("A store or a backup.")], as_json: Json = False) -> None:
     """Say what a directory is, and which points it can be restored to."""
     with errors_told(as_json):
         from .info import info as info_of
@@ -248,7 +264,7 @@ def info(path: Annotated[Path, typer.Argument(help="A store or a backup.")], as_
 
 @app.command()
 def log(
-    path: Annotated[Path, typer.Argument(help="A store or a backup.")],
+    path: Annotated[Path, _argument("A store or a backup.")],
     first: Annotated[int | None, typer.Option("--from", help="First transaction.")] = None,
     last: Annotated[int | None, typer.Option("--to", help="Last transaction.")] = None,
     as_json: Json = False,
@@ -301,7 +317,7 @@ def drop_consumer(uri: Uri, consumer: Annotated[str, typer.Argument(help="Its id
 
 @app.command()
 def serve(
-    directory: Annotated[Path, typer.Argument(help="The store.", metavar="DIR")],
+    directory: Annotated[Path, _argument("The store.", metavar="DIR")],
     create: Annotated[bool, typer.Option("--create", help="Make an empty store of the engine that --engine names "
                                                           "where there is none.")] = False,
     retire: Annotated[bool, typer.Option("--retire", help="Serve a backup too, which becomes a store of its own then "
@@ -309,10 +325,10 @@ def serve(
     engine: EngineName = None,
     listen: Annotated[str | None, typer.Option(help="host:port of the backup service; :port means loopback. Default: "
                                                     "127.0.0.1:6362 or the next free one.")] = None,
-    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file of the service's certificate chain.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key, where it is not in the same file.")] = None,
-    token_file: Annotated[Path | None, typer.Option(
-        help="File with the credential that clients must have; else HOLDFAST_TOKEN of the environment, else one that "
+    tls_certificate: Annotated[Path | None, _file("PEM file of the service's certificate chain.")] = None,
+    tls_key: Annotated[Path | None, _file("PEM file of its key, where it is not in the same file.")] = None,
+    token_file: Annotated[Path | None, _file(
+        "File with the credential that clients must have; else HOLDFAST_TOKEN of the environment, else one that "
              "only this user's own processes find.")] = None,
     name: Annotated[list[str] | None, typer.Option(help="Further host name by which clients know this machine; again "
                                                         "for more.")] = None,

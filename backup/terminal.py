@@ -112,6 +112,8 @@ def say_done(text: str) -> None:
 def _write(stream: Any, text: str) -> None:
     if stream is None:  # it was closed before the program began
         return
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)  # what this terminal has no letters for
     try:
         stream.write(text)
         stream.flush()

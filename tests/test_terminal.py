@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import re
@@ -83,6 +84,39 @@ def test_nothing_steers_a_terminal(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert not set(done.stderr) & {"\x1b", "\x07"}
     assert "\\x1b[2J\\nall verified\\x07" in done.stderr
+
+
+def test_letters_that_a_terminal_lacks_are_written_otherwise(target: Path, tmp_path: Path) -> None:
+    """In a Latin or ASCII locale a path with other letters made the command print nothing at all, with exit code 0."""
+    (tmp_path / "żółw").symlink_to(target)
+    done = run(f"HF info {tmp_path}/żółw", env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert rf"{tmp_path}/\u017c\xf3\u0142w is a backup" in done.stdout
+
+
+def test_an_empty_path_is_not_the_directory_that_the_command_runs_in(target: Path) -> None:
+    """A variable that was not set in a script named whatever directory cron had started it in."""
+    for command in ("info", "verify", "log", f"restore {target}", "backup single://127.0.0.1:1", "serve"):
+        done = run(f'cd {target}; HF {command} ""')
+        assert (done.returncode, "the path is empty" in done.stderr) == (2, True), command
+
+
+def test_a_directory_without_rights_is_not_wrong_usage(target: Path, monkeypatch: pytest.MonkeyPatch,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    """The parser of arguments looked whether a path can be read, and told it with exit code 2. Whether it can be used
+    is for the command to say, with the exit code for rights."""
+    from holdfast.backup.cli import app
+
+    def refuse(path: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    monkeypatch.setattr(os, "listdir", refuse)
+    for command in (["verify", str(target)], ["restore", str(target), str(target.parent / "restored")]):
+        with pytest.raises(SystemExit) as ended:
+            app(command)
+        assert ended.value.code == 7
+        assert "this user may not" in capsys.readouterr().err
 
 
 def test_no_error_ends_in_a_traceback_unless_it_is_asked_for(target: Path) -> None:
