@@ -243,6 +243,11 @@ class Info(Told):
         log_clean: whether the log's last segment is sealed.
         runs: of a backup, oldest first.
         retired_us: when a backup was opened for writing.
+        times_since: commit times before this transaction are of a clock that was ahead, so that later ones may be
+            earlier; None: all are in order.
+        clock_behind: by how many seconds this machine's clock is behind the log's last time: one of the two is wrong.
+        clock_doubted: of a store that is open: by how many seconds it doubts the clock, so that nothing is deleted for
+            its age; None: it is not open, or that cannot be known.
     """
 
     kind: str
@@ -264,6 +269,9 @@ class Info(Told):
     runs: tuple[dict[str, Any], ...] = ()
     older: tuple[dict[str, Any], ...] = ()
     retired_us: int | None = None
+    times_since: int | None = None
+    clock_behind: float = 0.0
+    clock_doubted: int | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.path} is a {self.kind} of the {self.engine} engine",
@@ -275,6 +283,15 @@ class Info(Told):
         else:
             some = f"transaction {self.bounds.first + 1} to {self.bounds.last}"
             lines.append(f"log      {some if self.bounds.first < self.bounds.last else 'no transaction'}")
+        if self.times_since is not None:
+            lines.append(f"clock    was ahead, and right again from transaction {self.times_since} on; a time means "
+                         "one of those, unless it is before them all")
+        if self.clock_behind > 60:
+            lines.append(f"clock    is {self.clock_behind / 3600:,.1f} hours behind the log's last time: it is wrong "
+                         "now, or was then")
+        if self.clock_doubted:
+            lines.append(f"clock    is doubted by the process that has it open: it is {self.clock_doubted / 3600:,.1f} "
+                         "hours ahead of what was known of the time. For an hour nothing is deleted for its age")
         lines.append(f"on disk  {size_of(self.image_bytes)} of state, {size_of(self.log_bytes)} of log in "
                      f"{self.segments} segments ({self.generation})")
         lines += [f"kept     {one['generation']}, for transaction {one['first']} to {one['last']}"

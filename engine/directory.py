@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from . import document
-from .errors import Damaged, InvalidInput, StoreNotFound
+from .errors import Damaged, InvalidInput, LocksUnsupported, StoreNotFound
 from .history import ID_BYTES, History, Position
 from .log.segment import holds_records
 from .readers import DIRECTORY as READERS
@@ -61,6 +61,14 @@ class Generation:
         return self.path / "MANIFEST"
 
 
+def lock_text(owner: str, doubted_s: int) -> str:
+    """What the lock file says: who holds it, and whether he doubts the clock."""
+    return f"{owner}\n" + (f"doubts the clock by {doubted_s} s\n" if doubted_s else "")
+
+
+_DOUBTED = re.compile(r"^doubts the clock by (\d{1,15}) s$", re.MULTILINE)
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What the `STORE` document says."""
@@ -80,6 +88,16 @@ class Layout:
     @property
     def lock_path(self) -> Path:
         return self.root / "LOCK"
+
+    def doubted_s(self) -> int | None:
+        """By how many seconds whoever has this store open doubts the clock; None: nobody has, or it cannot be known."""
+        try:
+            if not self.files.is_locked(self.lock_path):
+                return None
+            found = _DOUBTED.search(self.files.read(self.lock_path)[:200].decode("utf-8", "replace"))
+        except (OSError, LocksUnsupported):
+            return None
+        return int(found[1]) if found else 0
 
     def is_store(self) -> bool:
         """Whether a whole store or target is here."""

@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from .directory import lock_text
 from .errors import DirectoryMoved, DiskFull, HoldfastError, LimitReached
+from .log.log import AHEAD_US
 from .log.retention import SHARE, CautiousClock, KeepLogs, PrunePlan, plan_pruning
 from .log.segment import SegmentInfo
 from .opening import process_name
 from .readers import Reader, readers_in
-from .seams import Event
+from .seams import DirectoryLock, Event
 
 if TYPE_CHECKING:
     from .store import Store
@@ -35,15 +37,19 @@ class Housekeeper:
     """See the module's text. `blocked`: why no checkpoint can be made now (no room, no descriptor), or None; `closing`:
     it ends."""
 
-    def __init__(self, store: Store[Any, Any]) -> None:
+    def __init__(self, store: Store[Any, Any], lock: DirectoryLock) -> None:
+        """`lock`: on the store's directory. What `holdfast info` shows of an open store is written there."""
         self._held = ref(store)
         self._hooks = store.hooks
         self._clock = store.seams.clock
         self._wake = store.seams.scheduler.event()
         self.closing = False
         self._sealed: deque[SegmentInfo] = deque()
+        self._lock = lock
         known = None if store.settings.clock_is_right else store.log.last_time_us
         self.calendar = CautiousClock(self._clock, known)
+        self._doubts = False
+        self._tell_doubt()
         self._keep = KeepLogs.parse(store.settings.keep_logs)
         self._beat = self._clock.monotonic()
         self._prune = self._clock.monotonic() + PRUNE_EVERY_S
@@ -144,6 +150,23 @@ class Housekeeper:
         if self._clock.monotonic() >= self._prune:
             self._prune = self._clock.monotonic() + PRUNE_EVERY_S
             self.prune()
+            self._tell_doubt()
+
+    def _tell_doubt(self) -> None:
+        """Say once that the clock is doubted, and once that it is no more."""
+        doubted_us = self.calendar.doubted_us
+        if (doubted_us > 0) == self._doubts:
+            return
+        self._doubts, directory = doubted_us > 0, self._store.directory
+        if self._doubts:
+            logger.log(logging.WARNING if doubted_us > AHEAD_US else logging.INFO,
+                       "the clock has leapt %.1f hours ahead of what was known of the time in %s, or that was not open "
+                       "for so long: for an hour nothing is deleted for its age (if the clock is right, say "
+                       "clock_is_right=True when you open it)", doubted_us / 3.6e9, directory)
+        else:
+            logger.info("the clock is believed again in %s", directory)
+        with suppress(OSError):  # no room: it is told above
+            self._lock.tell(lock_text(process_name(), doubted_us // 1_000_000))
 
     def prune(self) -> list[SegmentInfo]:
         """Delete what `keep_logs`, leases, consumers and the last checkpoint allow; the segments that went."""

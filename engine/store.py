@@ -142,8 +142,8 @@ class Store(Writing[TxT, ViewT]):
             if hooks.logged:
                 self._acknowledger = Acknowledger(self.committer, hooks, seams)
                 self.committer.on_synced = self._acknowledger.notice
-            if not self.read_only:
-                self._housekeeper = Housekeeper(self)
+            if opened.lock is not None:
+                self._housekeeper = Housekeeper(self, opened.lock)
         except BaseException:
             self._stop_committing()
             raise
@@ -253,6 +253,12 @@ class Store(Writing[TxT, ViewT]):
             published = self._stages.published.txid
         return self.log.time_of(published)
 
+    @property
+    def clock_doubted_us(self) -> int:
+        """By how many microseconds the clock is ahead of the time by which log and consumers grow old; 0: it is
+        believed. See the setting `clock_is_right`."""
+        return 0 if self._housekeeper is None else self._housekeeper.calendar.doubted_us
+
     def status(self) -> dict[str, Any]:
         """Everything an operator asks for, as plain values."""
         return {
@@ -265,7 +271,7 @@ class Store(Writing[TxT, ViewT]):
             "leases": [asdict(lease) for lease in self.leases.list()],
             "consumers": [{"id": c.id, "name": c.name, "txid": c.position.txid, "seen_us": c.seen_us}
                           for c in self.log.consumers.list()],
-            "clock_doubted_us": self._housekeeper.calendar.doubted_us if self._housekeeper else 0,
+            "clock_doubted_us": self.clock_doubted_us,
             "backup_uri": self.backup_uri, "read_only": self.read_only,
         }
 

@@ -12,12 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_world import World
+from store_kinds import until
 
 from holdfast import backup
 from holdfast.engine import MemoryEngine, Settings, Store
+from holdfast.engine.errors import StoreLocked
 from holdfast.engine.log.log import AHEAD_US, FLOOR_US
 from holdfast.engine.log.retention import BELIEVE_S, KeepLogs, plan_pruning
 from holdfast.engine.seams import Clock, Seams
+from holdfast.engine.source.local import LocalSource
+from holdfast.engine.source.server import Counters
+from holdfast.engine.source.status import metrics, page
 from holdfast.engine.testing.disks.quiet import SetClock
 
 DAY = AHEAD_US
@@ -97,7 +102,8 @@ def test_a_clock_that_was_wrong_once_is_not_followed_for_ever(created_ahead: boo
         with Store.open(tmp_path / "s", MemoryEngine, seams=Seams(clock=Stepped(by_us))) as store:
             _commit(store, b"a")
             backup.run(store, tmp_path / "b")
-    assert not caplog.records
+    assert ["has leapt" in r.getMessage() for r in caplog.records] == [True] * (not created_ahead)
+    caplog.clear()
     with Store.open(tmp_path / "s", MemoryEngine) as store:
         (said,) = [r for r in caplog.records if r.levelno == logging.WARNING]
         assert "days ahead of the clock, which was wrong once" in said.getMessage()
@@ -172,6 +178,51 @@ def test_it_is_believed_when_it_has_lasted(tmp_path: Path) -> None:
         later.seconds += BELIEVE_S + 1
         later.time_us += int(BELIEVE_S + 1) * 1_000_000
         assert store.prune() > 0
+
+
+def test_a_doubted_clock_is_said_wherever_somebody_looks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """That a store did not believe the clock stood nowhere: not in its log messages, not in `info`, not in the metrics.
+    So nobody could tell why its log was not pruned, or that the clock was wrong."""
+    path = tmp_path / "s"
+    clock = SetClock(FLOOR_US + YEARS, step_us=0)
+    with Store.open(path, MemoryEngine, settings=Settings(heartbeat_s=0), seams=Seams(clock=clock)) as store:
+        with store.transaction() as tx:
+            tx.put(b"1", b"")
+        assert backup.info(path, seams=Seams(clock=clock)).clock_doubted == 0
+    assert backup.info(path, seams=Seams(clock=clock)).clock_doubted is None
+    ahead = SetClock(clock.time_us + 1 + 400 * DAY, step_us=0)  # the commit was a microsecond after the opening
+    seams = Seams(clock=ahead)
+
+    def told(store: Store[Any, Any]) -> tuple[bool, bool, bool, bool]:
+        """Whether status, metrics, the page and `info` say that the clock is doubted by 400 days."""
+        source, doubted = LocalSource(store), f"holdfast_clock_doubted_seconds {400 * 86_400}.0\n"
+        found = backup.info(path, seams=seams)
+        assert found.clock_doubted in (0, 400 * 86_400)
+        assert ("is doubted by the process" in str(found)) is (found.clock_doubted > 0)
+        return (store.status()["clock_doubted_us"] == 400 * DAY, doubted in metrics(source, store, Counters()),
+                "<th>clock<td>doubted: it is 9600.0 hours ahead" in page(source, store), found.clock_doubted > 0)
+
+    with Store.open(path, MemoryEngine, settings=Settings(heartbeat_s=0), seams=seams) as store:
+        assert told(store) == (True, True, True, True)
+        assert "leapt 9600.0 hours ahead" in caplog.text
+        assert backup.info(path).clock_doubted == 400 * 86_400, "asked by another process, with a clock of its own"
+        with pytest.raises(StoreLocked, match=r"this very process"):
+            Store.open(path, MemoryEngine)
+        ahead.seconds += BELIEVE_S + 31
+        ahead.time_us += int(BELIEVE_S + 31) * 1_000_000
+        until(lambda: told(store) == (False, False, False, False))
+        with store.transaction() as tx:
+            tx.put(b"2", b"")
+    right = Seams(clock=SetClock(clock.time_us + 2 * DAY, step_us=0))
+    after = backup.info(path, seams=right)
+    assert 398 * 86_400 < after.clock_behind < 399 * 86_400
+    assert "hours behind the log's last time" in str(after)
+    with Store.open(path, MemoryEngine, seams=right) as store, store.transaction() as tx:
+        tx.put(b"3", b"")
+    again = backup.info(path, seams=right)
+    assert again.times_since == 3
+    assert again.clock_behind < 1
+    assert "right again from transaction 3 on" in str(again)
 
 
 def test_segments_of_a_wrong_clock_do_not_stay_until_then() -> None:

@@ -36,6 +36,13 @@ class DirectoryLock:
         with _counting:
             _held[self._key] += 1
 
+    def tell(self, text: str) -> None:
+        """Write into the locked file who holds it, on the first line, and whatever else is to be known of him."""
+        if self._fd >= 0:
+            data = text.encode()
+            os.pwrite(self._fd, data, 0)
+            os.ftruncate(self._fd, len(data))
+
     def freshen(self) -> bool:
         """Give the locked file the time of now, so that nobody takes it for old; whether it is still at its path."""
         if not is_at(self._fd, self.path):
@@ -88,7 +95,7 @@ def refuse(fd: int, path: Path) -> NoReturn:
     if _held[_key(fd)] > 0:
         raise StoreLocked(f"{path.parent} is in use by this very process (process {os.getpid()}), which has opened "
                           "it before and not closed it", hint="use what is open, or close it first")
-    holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+    holder = os.pread(fd, 200, 0).decode("utf-8", "replace").partition("\n")[0].strip()
     with contextlib.suppress(OSError):
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         holder = "somebody who reads it"  # the name in the file is that of the last one who wrote

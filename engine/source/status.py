@@ -29,6 +29,9 @@ def metrics(source: LocalSource, store: Store[Any, Any], counters: Counters) -> 
         ("consumers", "gauge", "registered consumers", len(consumers)),
         ("consumer_held_bytes", "gauge", "bytes of log after the consumer that is farthest behind",
          max((c.held_bytes for c in consumers), default=0)),
+        ("clock_doubted_seconds", "gauge",
+         "by how much the clock is ahead of the time by which log grows old, 0 if it is believed",
+         store.clock_doubted_us / 1e6),
         ("source_requests_total", "counter", "requests to this service", counters.requests),
         ("source_refused_total", "counter", "requests and connections refused", counters.refused),
         ("source_sent_bytes_total", "counter", "bytes of images, attachments and log sent", counters.sent_bytes),
@@ -45,6 +48,8 @@ def page(source: LocalSource, store: Store[Any, Any]) -> str:
         ("path", info.path), ("published", positions.published), ("durable", positions.durable),
         ("checkpointed", positions.checkpointed), ("log begins after", info.log_base.txid),
     ]
+    if doubted_us := store.clock_doubted_us:
+        facts.append(("clock", f"doubted: it is {doubted_us / 3.6e9:.1f} hours ahead of what was known of the time"))
     leases = "".join(f"<tr><td>{escape(s.owner)}<td>{s.txid}<td>{s.age:.0f} s<td>{s.remaining:.0f} s"
                      for s in source.leases())
     consumers = "".join(f"<tr><td>{escape(c.name)}<td>{c.id}<td>{c.position.txid}<td>{c.held_bytes:,}"
