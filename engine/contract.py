@@ -228,7 +228,7 @@ class Engine(ABC, Generic[TxT, ViewT]):
         """Open a state.
 
         Args:
-            directory: where it is.
+            directory: where it is, as an absolute path: the process may change its directory.
             context: seams and options.
             read_only: change no byte in `directory`. `apply` may still be called where `replays_in_memory`;
                 `begin`, `checkpoint` and `image` will not be.

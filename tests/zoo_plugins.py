@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from zoo import animal
@@ -140,6 +141,18 @@ class OneForAll(Counter):
 
     def closing(self, store: Store[Any, Any]) -> None:
         self.stores.clear()
+
+
+@animal(caught_by="PluginContract.test_it_stays_where_it_was_opened")
+class WritesWhereTheProcessIs(Counter):
+    """It notes what it has seen in a file that it names by a relative path, each time. A daemon changes its directory,
+    and the notes stand in two files, neither of them whole."""
+
+    path = Path("seen")
+
+    def published(self, records: Sequence[Record]) -> None:
+        super().published(records)
+        self.path.write_text(str(self.seen))
 
 
 @animal(caught_by="PluginContract.test_any_history_is_lived_through")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +81,15 @@ class ReadsAnyFormat(MemoryEngine):
         engine = as_found.open(directory, context, **how)
         engine.__class__ = cls
         return engine
+
+
+@animal(caught_by="EngineContract.test_a_store_stays_where_it_was_opened")
+class KeepsARelativePath(MemoryEngine):
+    """It keeps its directory relative to that of the process, so that messages are short. A daemon changes its own, and
+    the next checkpoint goes into the store to which the same path leads there: both are lost."""
+
+    def __init__(self, directory: Path, *more: Any) -> None:
+        super().__init__(Path(os.path.relpath(directory)), *more)
 
 
 @animal(caught_by="EngineContract.test_the_position_is_true")

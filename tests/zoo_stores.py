@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -11,6 +13,7 @@ from zoo import part
 from holdfast.engine.committer import Committer
 from holdfast.engine.log.attachments import AttachmentWriter
 from holdfast.engine.log.retention import PrunePlan, plan_pruning
+from holdfast.engine.seams import Files
 from holdfast.engine.stages import Stages
 from holdfast.engine.writing import TransactionScope, Writing
 
@@ -89,6 +92,15 @@ class TellsTheLast(Committer):
                 self._kept.popleft()
             if told:
                 self._hooks.tell("published", told[-1:])
+
+
+@part(Files, caught_by="EngineContract.test_a_store_stays_where_it_was_opened")
+class TakesPathsAsGiven(Files):
+    """The store keeps the path as its user gave it. A daemon changes its directory, and the path leads into another
+    store, which took the next segment of the log: neither of them opened any more. (Now it is missed at least.)"""
+
+    def absolute(self, path: str | os.PathLike[str]) -> Path:
+        return Path(path)
 
 
 @part(Committer, caught_by="EngineContract.test_what_is_committed_is_in_every_crash_image", on="staging")

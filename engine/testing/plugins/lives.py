@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ...seams import Seams
 from ...store import Store
 from ..contract import check
 from ..disks.faulty import FaultyFiles, is_log
+from ..elsewhere import back_again, go_to_one_of_two
 from ..workload import Workload
 from .base import PluginChecks
 from .forking import in_child
@@ -112,6 +114,31 @@ class LifeChecks(PluginChecks):
                 watch.must_not_have_raised()
 
         self.try_once(claim)
+
+    @check()
+    def test_it_stays_where_it_was_opened(self, work: Workload) -> None:
+        """When the process changes its directory, the plugin goes on with what it had: it makes nothing in the new
+        directory, also when its store is closed and opened again there, and raises nothing."""
+
+        def claim(work: Workload, directory: Path) -> None:
+            _, elsewhere = go_to_one_of_two(directory)
+            plugin = self.make()
+            with self.rig(work, directory / "store", plugin=plugin) as rig:
+                os.chdir(elsewhere)
+                for _ in range(2):
+                    rig.commit_number()
+                    rig.store.checkpoint()
+                    rig.store.prune()
+                    rig.close()
+                    rig.open(plugin)
+                rig.compare()
+            for watch in rig.watches:
+                watch.must_not_have_raised()
+            made = sorted(path.name for path in elsewhere.iterdir())
+            assert not made, f"it made {made} in the directory that the process went to; keep absolute paths"
+
+        with back_again():
+            self.try_once(claim)
 
     @check()
     def test_a_fault_is_borne(self, work: Workload) -> None:

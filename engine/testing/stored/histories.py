@@ -2,7 +2,7 @@
 
 Each check here opens stores in a scratch directory, with a model beside them (`modelled.py`). What the ends of a commit
 mean is in `ends.py`, what hooks are told in `hooks.py`, bulk loads in `bulks.py`, flipped bytes in `damage.py`;
-`StoreChecks` has them all.
+what a changed directory does in `places.py`; `StoreChecks` has them all.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from .ends import EndChecks, Refused, kept_with
 from .hooks import HookChecks
 from .machine import machine_for
 from .modelled import DURABILITIES, PATIENCE_S, SETTINGS, Modelled
+from .places import PlaceChecks
 from .tails import log_of, state_of, tree
 
 COMPARED = 8
@@ -378,5 +379,5 @@ def _troubled(engine: type[Engine[Any, Any]], trouble: list[Exception], late: bo
     return type(engine.__name__, (engine,), {"checkpoint": checkpoint, "__module__": engine.__module__})
 
 
-class StoreChecks(HistoryChecks, EndChecks, HookChecks, BulkChecks, DamageChecks):
+class StoreChecks(HistoryChecks, EndChecks, HookChecks, BulkChecks, PlaceChecks, DamageChecks):
     """Everything that is checked of an engine under a real store."""
