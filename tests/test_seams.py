@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from staging_memory import StagingMemory
+from store_kinds import GRAPH, MEMORY, RECORDS, Kind, commit
 from turns import Turns
 
 import holdfast.engine
@@ -24,12 +26,15 @@ from holdfast import backup
 from holdfast.engine import Condition, LogRange, Plugin, Settings, Store
 from holdfast.engine.anchored import AnchoredFiles
 from holdfast.engine.helpers import changes_of
+from holdfast.engine.rocksdb import RocksEngine
 from holdfast.engine.seams import Files, Seams
+from holdfast.engine.sqlite import SqliteEngine
 from holdfast.engine.testing.disks.quiet import SeededRandomness
 from holdfast.engine.testing.disks.simdisk import SimDisk
 
 PRIMARY, STANDBY, TARGET = Path("/primary"), Path("/standby"), Path("/target")
 WRITERS, WRITES = 3, 25
+WRAPPED = [Kind(engine, MEMORY.write, MEMORY.shown) for engine in (SqliteEngine, RocksEngine)]
 SETTINGS = Settings(segment_bytes=128 << 10, checkpoint_soft_bytes=64 << 10, keep_logs="256 KiB")
 
 
@@ -136,6 +141,7 @@ def real_ones_counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             caller = sys._getframe(1).f_globals.get("__name__", "")
             if by_whomever or caller.startswith("holdfast."):
                 done.append(f"{name} by {caller}")
+            assert not by_whomever, f"{name} by {caller} would wait for others to go on, who wait for their turn"
             return real(*args, **kwargs)
 
         return call
@@ -226,3 +232,32 @@ def _goes_to_the_disk(called: ast.expr) -> bool:
     if isinstance(called, ast.Attribute):
         return called.attr in BARE and "files" not in ast.unparse(called.value)
     return isinstance(called, ast.Name) and called.id == "open"
+
+
+@pytest.mark.parametrize("kind", [MEMORY, RECORDS, GRAPH, *WRAPPED], ids=lambda kind: kind.engine.name)
+def test_every_engine_lives_by_simulated_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Kind) -> None:
+    """On real files, in a process whose threads are simulated: no engine, nor the backup of one, waits, starts a thread
+    or makes a directory past the seams. RocksDB's read-only openings made theirs themselves."""
+    turns = Turns(3)
+    seams = Seams(Files(), turns.clock, SeededRandomness(3), turns)
+
+    def write(store: Store[Any, Any], first: int) -> None:
+        for n in range(first, first + 15):
+            commit(kind, store, n)
+            turns.clock.sleep(20)
+
+    with real_ones_counted(monkeypatch) as past:
+        with kind.open(tmp_path / "store", seams=seams) as store:
+            tasks = [turns.spawn(f"writer {n}", partial(write, store, 100 * n)) for n in range(2)]
+            turns.clock.sleep(50)
+            report = backup.run(store, tmp_path / "target", engine=kind.engine, seams=seams)
+            assert all(task.join(600) for task in tasks)
+            store.checkpoint()
+            assert len(kind.numbers(store)) == 30
+        backup.verify(tmp_path / "target", engine=kind.engine, seams=seams)
+        for path, least in ((tmp_path / "store", 30), (tmp_path / "target", report.to_txid)):
+            with kind.open(path, create=False, read_only=True, seams=seams) as store:
+                assert len(kind.numbers(store)) >= least
+        assert [line for line in past if not line.endswith(" by holdfast.engine.seams.files")] == []
+    assert not turns.failed
+    assert not turns.running()

@@ -338,6 +338,26 @@ def test_a_pipelined_future_cannot_be_cancelled(tmp_path: Path, files: FaultyFil
         assert STAGING.numbers(store) == {1, 2}
 
 
+def test_an_outcome_that_was_resolved_is_seen_although_nobody_was_told() -> None:
+    """A signal's handler may raise between the outcome and the calls that tell of it. Whoever waited would wait for
+    ever; so he looks from time to time."""
+    def interrupted(done: Future[int]) -> None:
+        raise KeyboardInterrupt
+
+    outcome = callbacks.Outcome(callbacks.Callbacks(Seams()))
+    Future.add_done_callback(outcome, interrupted)  # in the thread that resolves it
+    with pytest.raises(TimeoutError):
+        outcome.result(0)
+    with pytest.raises(TimeoutError):
+        outcome.exception(0.01)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(outcome.result)
+        until(lambda: outcome._ended is not None)
+        with pytest.raises(KeyboardInterrupt):
+            outcome.set_result(7)
+        assert waiting.result(10) == 7
+
+
 def test_closing_syncs_what_is_pipelined(tmp_path: Path, files: FaultyFiles) -> None:
     """And its futures say so. Those appended while somebody else led were left to the log's sealing, and their futures
     told that a condition was open."""
