@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import signal
@@ -95,12 +96,22 @@ READER = """
 """
 
 
+def _reader(directory: Path) -> subprocess.Popen[str]:
+    """A process that reads a store until its standard input ends."""
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(READER), str(directory)], text=True,
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parent)
+
+
+def _shown(process: subprocess.Popen[str]) -> int:
+    """The transaction that it shows, once it does."""
+    assert process.stdout is not None
+    return int(process.stdout.readline())
+
+
 def test_a_reader_that_was_killed_holds_nothing(store: Kit) -> None:
     write(store, 10)
-    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(READER), str(store.directory)], text=True,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parent) as process:
-        assert process.stdout is not None
-        shown = int(process.stdout.readline())
+    with _reader(store.directory) as process:
+        shown = _shown(process)
         write(store, 20)
         assert store.log.base.txid <= shown
         process.send_signal(signal.SIGKILL)
@@ -204,13 +215,13 @@ def test_who_hangs_in_the_door_is_named(tmp_path: Path) -> None:
     clock = _Hurried()
     seams = Seams(clock=clock)
     lease = ReaderLease(tmp_path, "process 1", REAL)
-    held = REAL.files.lock(tmp_path / "readers" / "LOCK", "process 2")
-    try:
-        with pytest.raises(StoreLocked, match="process 2"), readers_in(tmp_path, "process 3", seams):
+    with (tmp_path / "readers" / "LOCK").open("w") as door:  # not through the kit, which would know it for its own
+        fcntl.flock(door, fcntl.LOCK_EX)
+        door.write("process 2\n")
+        door.flush()
+        with pytest.raises(StoreLocked, match="in use by process 2"), readers_in(tmp_path, "process 3", seams):
             raise AssertionError("it came in")
         assert clock.now >= PATIENCE_S
-    finally:
-        held.release()
     lease.advance(7)
     with readers_in(tmp_path, "process 3", seams) as readers:
         assert [reader.after for reader in readers] == [7]
@@ -279,15 +290,20 @@ def test_a_child_forked_in_the_door_does_not_keep_it_shut(tmp_path: Path) -> Non
 
 def test_who_reads_a_store_that_nobody_writes_keeps_writers_out(tmp_path: Path) -> None:
     """Libraries read it without locks then, and a writer would change it under them: a view would show other values
-    than it did."""
+    than it did. Of other processes it is known that they read, of this one that it does."""
     STAGING.open(tmp_path / "store", settings=SETTINGS).close()
     before = sorted(tmp_path.rglob("*"))
-    one, other = (STAGING.open(tmp_path / "store", read_only=True) for _ in range(2))
-    with one, other:
+    with STAGING.open(tmp_path / "store", read_only=True), _reader(tmp_path / "store") as one:
+        assert _shown(one) == 0
+        with pytest.raises(StoreLocked, match="this very process"):
+            STAGING.open(tmp_path / "store", settings=SETTINGS)
+        one.communicate()
+    with _reader(tmp_path / "store") as one, _reader(tmp_path / "store") as other:
+        assert _shown(one) == _shown(other) == 0
         for reader in (one, other):
             with pytest.raises(StoreLocked, match="somebody who reads"):
                 STAGING.open(tmp_path / "store", settings=SETTINGS)
-            reader.close()
+            reader.communicate()
     assert sorted(tmp_path.rglob("*")) == before
     STAGING.open(tmp_path / "store", settings=SETTINGS).close()
 
