@@ -1,4 +1,4 @@
-"""Tests that mutate the files of a backup, and verify it, restore it or add to it, each in a process of its own.
+"""Tests that mutate the files of a backup, and verify it, restore it or add to it, in other processes.
 
 What is found is one of the kit's errors. Anything else that comes to an end must have come to the right one: `verify`
 to the digest that the store had, a restore to the model at the transaction that it names, which is the last one unless
@@ -26,7 +26,7 @@ from holdfast.engine.store import Store
 from holdfast.engine.testing.contract import Contract, check
 from holdfast.engine.testing.killed.forks import Say
 from holdfast.engine.testing.killed.mutated import shown, tried
-from holdfast.engine.testing.mutations import Mutation, Tree, files_of, mutated
+from holdfast.engine.testing.mutations import Mutation, Subject, Tree, files_of, mutated
 from holdfast.engine.testing.stored.modelled import difference
 from holdfast.engine.testing.workload import Workload
 
@@ -107,10 +107,8 @@ def _backups(work: Workload, say: Say, root: Path, seed: int, mutations: int) ->
     def look(path: Path, mutation: Mutation, number: int) -> None:
         _WAYS[number % len(_WAYS)](work, path, case)
 
-    for number in range(mutations):
-        mutated(case.tree, case.older, seed, range(number, number + 1), root / "copy", look,
-                lambda text: say("wrong", text))
-        say("looked")
+    subject = Subject(case.tree, case.older)
+    mutated(lambda number: subject, seed, range(mutations), root / "looks", look, lambda wrong: say("looked", wrong))
 
 
 def _verified(work: Workload, path: Path, case: Case) -> None:

@@ -6,8 +6,9 @@ it was once, there is another file with the same bytes. Whoever then opens the d
 kit's errors, or show exactly what was written. It may not crash, hang, raise a bare Python error, or show anything
 else.
 
-What is looked at may end the process (a library is led out of its map), so each is looked at in a process of its own,
-which is forked from one that has imported everything.
+What is looked at may end the process (a library is led out of its map), so it is looked at in processes of their own,
+which are forked from one that has imported everything: some one after the other in each, since a process costs more
+than a look. What comes to no good is looked at again in one that has seen no other.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ import resource
 import select
 import shutil
 import signal
+import struct
 import time
 import traceback
+from array import array
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
+from typing import NoReturn
 
 from ..errors import HoldfastError
 
@@ -35,7 +39,10 @@ KINDS = ("bit", "bit", "bit", "byte", "zeros", "shorter", "longer", "exchanged",
 """What may happen to a file; what is named more often does."""
 LIMIT_S = 30.0
 """Who looks for so long hangs."""
+AT_ONCE = 32
+"""So many are looked at by one process."""
 _MEMORY = 2 << 30
+_LENGTH, _LONGEST = struct.Struct("<I"), 1 << 15
 _GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, without their whole part, lie evenly between 0 and 1, however many there are."""
 _NUMBER = re.compile(r"\d+")
@@ -56,27 +63,46 @@ class Mutation:
     files: Mapping[str, bytes | None]
 
 
-def draw(drawn: random.Random, tree: Tree, older: Tree) -> Mutation:
-    """A mutation of a directory that changes something. `older` are its files as they once were."""
-    state = _state_of(tree)
-    while True:
-        # Half of them of the engine's own files: of the kit's there are many, and most are small.
-        name = drawn.choice(state if state and drawn.random() < 0.5 else sorted(tree))
-        made = _made(drawn, drawn.choice(KINDS), name, tree, older.get(name, b""))
-        if made is not None and any(tree.get(other) != data for other, data in made.files.items()):
-            return made
+class Subject:
+    """A directory to be mutated.
 
+    Attributes:
+        tree, older: its files, and as they once were.
+    """
 
-def flipped(drawn: random.Random, tree: Tree, number: int) -> Mutation | None:
-    """One bit of an engine's own files, of bytes that are not zero: much of a file is room. Where it lies follows from
-    `number`, so that a few lie evenly over all of them; None if there are no such bytes."""
-    places = [(name, at) for name in _state_of(tree) for at, byte in enumerate(tree[name]) if byte]
-    if not places:
+    def __init__(self, tree: Tree, older: Tree) -> None:
+        self.tree, self.older = tree, older
+        self._names, self._state = sorted(tree), _state_of(tree)
+        # Of the engine's own files the bytes that are not zero: much of a file is room.
+        self._places = {name: array("Q", compress(range(len(tree[name])), tree[name])) for name in self._state}
+
+    def mutation(self, seed: int, number: int) -> Mutation:
+        """The one of a seed and a number, which is always the same: half of them aimed, half of any kind."""
+        drawn = random.Random(f"{seed}.{number}")
+        aimed = self.flipped(drawn, number) if number // 2 % 2 == 0 else None
+        return aimed or self.draw(drawn)
+
+    def draw(self, drawn: random.Random) -> Mutation:
+        """A mutation that changes something."""
+        state = self._state
+        while True:
+            # Half of them of the engine's own files: of the kit's there are many, and most are small.
+            name = drawn.choice(state if state and drawn.random() < 0.5 else self._names)
+            made = _made(drawn, drawn.choice(KINDS), name, self.tree, self.older.get(name, b""))
+            if made is not None and any(self.tree.get(other) != data for other, data in made.files.items()):
+                return made
+
+    def flipped(self, drawn: random.Random, number: int) -> Mutation | None:
+        """One bit of an engine's own files, of bytes that are not zero. Where it lies follows from `number`, so that a
+        few lie evenly over all of them; None if there are no such bytes."""
+        place = int(number * _GOLDEN % 1 * sum(map(len, self._places.values())))
+        for name, places in self._places.items():
+            if place < len(places):
+                at, bit, changed = places[place], drawn.randrange(8), bytearray(self.tree[name])
+                changed[at] ^= 1 << bit
+                return Mutation(name, at, at + 1, f"bit {bit} of byte {at} flipped", {name: bytes(changed)})
+            place -= len(places)
         return None
-    name, at = places[int(number * _GOLDEN % 1 * len(places))]
-    bit, changed = drawn.randrange(8), bytearray(tree[name])
-    changed[at] ^= 1 << bit
-    return Mutation(name, at, at + 1, f"bit {bit} of byte {at} flipped", {name: bytes(changed)})
 
 
 def _state_of(tree: Tree) -> list[str]:
@@ -148,76 +174,114 @@ def lay_out(tree: Tree, where: Path, mutation: Mutation) -> None:
             path.write_bytes(data)
 
 
-def looked(look: Callable[[], None], limit: float = LIMIT_S) -> str:
-    """What is wrong with how `look` ended in a process of its own; empty where it returned, or raised an error of the
-    kit's. The process that calls this has one thread."""
-    ours, theirs = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(ours)
-        _look(look, theirs)
-    os.close(theirs)
-    said, until = b"", time.monotonic() + limit
-    try:
-        while True:
-            if not select.select((ours,), (), (), max(0.0, until - time.monotonic()))[0]:
-                os.kill(child, signal.SIGKILL)
-                said = b"it did not end within %d s" % limit
-                break
-            piece = os.read(ours, 1 << 16)
-            if not piece:
-                break
-            said += piece
-    finally:
-        os.close(ours)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code < 0 and not said:
-        return f"the process was ended by {signal.Signals(-code).name}"
-    if code > 0 and not said:
-        return f"the process ended with code {code}"
-    return said.decode(errors="replace")
-
-
-def _look(look: Callable[[], None], fd: int) -> None:
-    said = ""
-    try:
-        logging.disable(logging.CRITICAL)
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 2)  # a library says much before it aborts
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
-        look()
-    except HoldfastError as error:
-        with suppress(Exception):
-            said = "" if str(error) else f"{error!r} says nothing"
-    except AssertionError as error:
-        said = str(error) or traceback.format_exc()
-    except BaseException as error:
-        said = f"a bare {type(error).__name__}: " + "".join(traceback.format_exception(error)[-6:])
-    finally:
-        with suppress(OSError):
-            os.write(fd, said.encode(errors="replace")[-(1 << 15) :])
-        os._exit(0)
-
-
-def mutated(tree: Tree, older: Tree, seed: int, numbers: range, where: Path,
-            look: Callable[[Path, Mutation, int], None], found: Callable[[str], None]) -> None:
-    """Look at so many mutations of a directory, each below `where`, and tell `found` of each that came to no good.
+def mutated(subject: Callable[[int], Subject], seed: int, numbers: range, where: Path,
+            look: Callable[[Path, Mutation, int], None], told: Callable[[str], None], limit: float = LIMIT_S) -> None:
+    """Look at mutations of directories. The process that calls this has one thread.
 
     Args:
-        tree, older: the directory's files, and as they once were.
+        subject: gives the directory for a number.
         seed: what is drawn; the same seed and number is the same mutation of the same files.
-        numbers: which ones.
-        where: a place where nothing is.
-        look: given the directory, what was done to it, and the number; in a process of its own.
-        found: told in words.
+        numbers: which mutations.
+        where: a place where nothing is; each mutation has a directory of its own there.
+        look: given the directory, what was done to it, and the number; in another process. What returns, or raises an
+            error of the kit's, is fine.
+        told: what is wrong with each, in words; empty if nothing is.
+        limit: a look that takes so many seconds hangs.
     """
-    for number in numbers:
-        drawn = random.Random(f"{seed}.{number}")
-        aimed = flipped(drawn, tree, number) if number // 2 % 2 == 0 else None
-        mutation = aimed or draw(drawn, tree, older)
-        lay_out(tree, where / "mutated", mutation)
-        wrong = looked(lambda: look(where / "mutated", mutation, number))  # noqa: B023 - called before the next
-        shutil.rmtree(where)
-        if wrong:
-            found(f"mutation {number} of seed {seed}, {mutation.name} {mutation.text}: {wrong}")
+    looks = _Looks(subject, seed, where, look, limit)
+    while numbers:
+        together = looks.at(numbers[:AT_ONCE])
+        for number, wrong in zip(numbers, together, strict=False):
+            if wrong and number != numbers[0]:
+                (alone,) = looks.at(range(number, number + 1))
+                wrong = alone or f"not by itself, but in a process that looked at others before: {wrong}"
+            what = looks.mutation(number) if wrong else None
+            told(f"mutation {number} of seed {seed}, {what.name} {what.text}: {wrong}" if what else "")
+        numbers = numbers[len(together) :]
+
+
+@dataclass(frozen=True, slots=True)
+class _Looks:
+    """Looking in other processes; see `mutated`."""
+
+    subject: Callable[[int], Subject]
+    seed: int
+    where: Path
+    look: Callable[[Path, Mutation, int], None]
+    limit: float
+
+    def mutation(self, number: int) -> Mutation:
+        return self.subject(number).mutation(self.seed, number)
+
+    def at(self, numbers: range) -> list[str]:
+        """Look at some, one after the other in one process: what is wrong with each. The last one is that in which the
+        process ended, if it did."""
+        ours, theirs = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(ours)
+            self._live(numbers, theirs)
+        os.close(theirs)
+        found: list[str] = []
+        late = False
+        try:
+            while len(found) < len(numbers) and (wrong := _heard(ours, self.limit)) is not None:
+                found.append(wrong)
+        except TimeoutError:
+            late = True
+        finally:
+            os.close(ours)
+            if late or len(found) == len(numbers):
+                os.kill(child, signal.SIGKILL)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            shutil.rmtree(self.where, ignore_errors=True)
+        if late:
+            found.append(f"it did not end within {self.limit:.0f} s")
+        elif len(found) < len(numbers):
+            found.append(f"the process was ended by {signal.Signals(-code).name}" if code < 0 else
+                         f"the process ended with code {code}")
+        return found
+
+    def _live(self, numbers: range, fd: int) -> NoReturn:
+        """The other process's life."""
+        try:
+            logging.disable(logging.CRITICAL)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 2)  # a library says much before it aborts
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
+            for number in numbers:
+                said = self._looked(number).encode(errors="replace")[-_LONGEST:]
+                os.write(fd, _LENGTH.pack(len(said)) + said)  # in one piece, since it is shorter than the pipe
+            os._exit(0)
+        finally:
+            os._exit(1)
+
+    def _looked(self, number: int) -> str:
+        place, mutation = self.where / str(number), self.mutation(number)
+        lay_out(self.subject(number).tree, place / "mutated", mutation)
+        try:
+            self.look(place / "mutated", mutation, number)
+        except HoldfastError as error:
+            return "" if str(error) else f"{error!r} says nothing"
+        except AssertionError as error:
+            return str(error) or traceback.format_exc()
+        except BaseException as error:
+            return f"a bare {type(error).__name__}: " + "".join(traceback.format_exception(error)[-6:])
+        finally:
+            shutil.rmtree(place)
+        return ""
+
+
+def _heard(fd: int, limit: float) -> str | None:
+    """The next message, or None at the end. Raises `TimeoutError` if it takes so many seconds."""
+    said, until = b"", time.monotonic() + limit
+    while len(said) < _LENGTH.size or len(said) < _LENGTH.size + _LENGTH.unpack_from(said)[0]:
+        if not select.select((fd,), (), (), max(0.0, until - time.monotonic()))[0]:
+            raise TimeoutError
+        wanted = _LENGTH.size if len(said) < _LENGTH.size else _LENGTH.size + _LENGTH.unpack_from(said)[0]
+        piece = os.read(fd, wanted - len(said))
+        if not piece:
+            return None
+        said += piece
+    return said[_LENGTH.size :].decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Checks that mutate the files of stores, and look at each in a process of its own (`mutations.py`).
+"""Checks that mutate the files of stores, and look at each in another process (`mutations.py`).
 
 This is for every engine, those too that write through a library, since the files are those of a store that nobody has
 open: one that was closed, and one that crashed. Each is opened, read-only or for writing by turns, checked, read
@@ -24,7 +24,7 @@ from ...contract import Engine
 from ...store import Store
 from ..contract import CHECKSUMS, Contract, check, scratch
 from ..figures import count
-from ..mutations import Mutation, Tree, files_of, mutated
+from ..mutations import Mutation, Subject, Tree, files_of, mutated
 from ..profiles import SEED_VARIABLE, current_seed
 from ..stored.modelled import SETTINGS, Modelled, difference
 from ..stored.tails import GroupEnd, group_ends, segments_of
@@ -96,7 +96,7 @@ def tried(contract: Contract, work: Workload, what: str,
         child = server.start(job, root, seed, mutations)
         for kind, *rest in child.messages():
             assert kind != "broken", rest[0]
-            wrong += rest if kind == "wrong" else ()
+            wrong += filter(None, rest)
         code = child.discard()
         assert code == 0, f"the process that mutates ended with {code}"
         count(what, work.engine.name, mutations)
@@ -133,15 +133,13 @@ def cases(work: Workload, root: Path, histories: list[Any]) -> list[Case]:
 
 def _stores(work: Workload, say: Say, root: Path, seed: int, mutations: int) -> None:
     made: list[Case] = pickle.loads((root / "cases").read_bytes())
-    for number in range(mutations):
-        case = made[number % len(made)]
+    subjects = [Subject(case.tree, case.older) for case in made]
 
-        def look(path: Path, mutation: Mutation, number: int, case: Case = case) -> None:
-            look_at_store(work, path, case, mutation, read_only=number // 4 % 2 == 0)
+    def look(path: Path, mutation: Mutation, number: int) -> None:
+        look_at_store(work, path, made[number % len(made)], mutation, read_only=number // 4 % 2 == 0)
 
-        mutated(case.tree, case.older, seed, range(number, number + 1), root / "copy", look,
-                lambda text: say("wrong", text))
-        say("looked")
+    mutated(lambda number: subjects[number % len(made)], seed, range(mutations), root / "looks", look,
+            lambda wrong: say("looked", wrong))
 
 
 def look_at_store(work: Workload, path: Path, case: Case, mutation: Mutation, *, read_only: bool) -> None:
