@@ -1,7 +1,8 @@
 """Writes what the documents say of the contract suites and what can be made from these: `python tests/doc_pages.py`.
 
-That is docs/checks.md, every check with what it proves; and in each guide what the mistake that it shows leads to, as
-text, and how that is shown again. `tests/test_docs.py` holds them in step.
+That is docs/checks.md, every check with what it proves; docs/commands.md, every option of each command; and in each
+guide what the mistake that it shows leads to, as text, and how that is shown again. `tests/test_docs.py` holds
+them in step.
 
 In a guide, a Python block whose first line is `# name.py` belongs to that file, together with the others of that name;
 the rest are a script of their own, `page.py`. The block of kind `diff` is the mistake.
@@ -14,14 +15,20 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from typer.main import get_command
+
+from holdfast.backup.cli import app
 from holdfast.backup.testing import BackupContract
 from holdfast.engine.testing import PROFILES, Contract, EngineContract, PluginContract
 from holdfast.replay.testing import ReplayContract
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CHECKS = DOCS / "checks.md"
+COMMANDS = DOCS / "commands.md"
 GUIDES = {DOCS / "writing-an-engine.md": "test_a_snapshot_stays_as_it_is",
           DOCS / "writing-a-plugin.md": "test_closing_lets_go_of_everything"}
 """The guides, and the check by which each shows its mistake."""
@@ -32,6 +39,12 @@ Written by `tests/doc_pages.py` from the checks themselves.
 A check is a method of a contract, tried on whatever Hypothesis draws. Where an engine or a plugin does not declare what
 a check is about, the check is skipped and says so. [writing-an-engine.md](writing-an-engine.md) and
 [writing-a-plugin.md](writing-a-plugin.md) say how to run them.
+"""
+COMMANDS_HEAD = """# Every command, and its options
+
+Written by `tests/doc_pages.py` from the program itself. [backup.md](backup.md) says what it is for, and what the exit
+codes mean; [json.md](json.md) what is printed with `--json`. `holdfast --version` says which version this is, and `-h`
+after any command what stands here.
 """
 CONTRACTS: list[tuple[type[Contract], str, str]] = [
     (EngineContract, "holdfast.engine.testing", "An engine: alone, under a store, on a simulated disk, and killed."),
@@ -53,6 +66,37 @@ def checks_page() -> str:
         parts.append("\n".join([f"## {name}", "", f"{about} `from {module} import {name}`: {len(rows)} checks.", "",
                                 "| check | what it proves |", "| --- | --- |", *rows, ""]))
     return "\n".join(parts)
+
+
+def commands_page() -> str:
+    return "\n".join([COMMANDS_HEAD, *_commands("holdfast", get_command(app))])
+
+
+def _commands(name: str, command: Any) -> Iterator[str]:
+    inner = getattr(command, "commands", None)
+    if inner is not None:
+        for word, one in inner.items():
+            yield from _commands(f"{name} {word}", one)
+        return
+    own = [p for p in command.params if p.name != "help"]
+    arguments = [p for p in own if p.param_type_name == "argument"]
+    names = [(p.metavar or p.name).upper() for p in arguments]
+    yield "\n".join([f"## {' '.join([name, *names])}", "", command.help, "",
+                     "| argument, option | what |", "| --- | --- |",
+                     *(f"| `{n}` | {p.help} |" for n, p in zip(names, arguments, strict=True)),
+                     *(_option(p) for p in own if p not in arguments), ""])
+
+
+def _option(option: Any) -> str:
+    value = f" {option.metavar}" if option.metavar else ""
+    names = [f"`{option.opts[0]}{value}`", *(f"`{other}`" for other in option.secondary_opts)]
+    said = option.help.replace("|", "\\|")
+    if option.default is True:
+        said += f" Default: `{option.opts[0]}`."
+    elif isinstance(option.default, str | float):
+        shown = f"{option.default:g}" if isinstance(option.default, float) else option.default
+        said += f" Default: {shown}."
+    return f"| {', '.join(names)} | {said} |"
 
 
 def blocks(page: Path, kind: str) -> list[str]:
@@ -108,6 +152,7 @@ def again(guide: Path, shown: str) -> str:
 
 def _main() -> None:
     CHECKS.write_text(checks_page())
+    COMMANDS.write_text(commands_page())
     for guide, check in GUIDES.items():
         with tempfile.TemporaryDirectory() as name:
             shown = what_fails(Path(name), make_mistake(guide, Path(name)), check, HOLDFAST_SEED="1")

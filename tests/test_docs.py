@@ -68,6 +68,17 @@ def test_every_check_is_listed_with_what_it_proves() -> None:
     assert doc_pages.CHECKS.read_text() == doc_pages.checks_page(), REFRESH
 
 
+def test_every_command_and_option_is_listed_with_what_it_does() -> None:
+    """Pages left out options that were added later: --wait of restore and verify, --token-file, the consumers."""
+    assert doc_pages.COMMANDS.read_text() == doc_pages.commands_page(), REFRESH
+
+
+def test_the_pages_name_no_option_that_is_not_there() -> None:
+    known = {*re.findall(r"--[a-z][a-z-]*", doc_pages.commands_page()), "--help"}
+    for page in (ROOT / "README.md", DOCS / "backup.md", DOCS / "json.md", DOCS / "graph.md"):
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text())) <= known, page.name
+
+
 def test_the_anomalies_page_names_tests_that_are_there() -> None:
     named = set(re.findall(r"`(test_(?!ldbc)\w+)`", (DOCS / "anomalies.md").read_text()))
     there = set(re.findall(r"^def (test_\w+)", (ROOT / "tests/test_ldbc_acid.py").read_text(), re.MULTILINE))
