@@ -17,7 +17,15 @@ import logging
 from dataclasses import dataclass, field, replace
 
 from ..engine.directory import Generation, Identity, Layout, Manifest
-from ..engine.errors import Damaged, Diverged, HoldfastError, SourceRestarted, SourceUnavailable, StoreNotFound
+from ..engine.errors import (
+    Damaged,
+    DirectoryMoved,
+    Diverged,
+    HoldfastError,
+    SourceRestarted,
+    SourceUnavailable,
+    StoreNotFound,
+)
 from ..engine.history import ID_BYTES, Position
 from ..engine.log.log import Log
 from ..engine.seams import Seams
@@ -184,7 +192,7 @@ def take_full(job: Job, before: tuple[Generation, Manifest] | None, why: str) ->
     except Exception as error:
         if not isinstance(error, SourceUnavailable) or isinstance(error, SourceRestarted):
             job.release(grant.id)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, DirectoryMoved):
                 files.remove_tree(place.path)
         raise
     job.release(grant.id)

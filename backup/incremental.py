@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ..engine.directory import Generation, Manifest
-from ..engine.errors import Damaged, DiskFull, SettingError
+from ..engine.errors import Damaged, DirectoryMoved, DiskFull, SettingError
 from ..engine.history import Position
 from ..engine.log.log import Log
 from ..engine.seams import Seams
@@ -181,7 +181,7 @@ def fold(job: Job, generation: Generation, manifest: Manifest, engine: AnyEngine
             bounds = bounds_of(folded, log)
         folded.write(files, place)
     except Exception:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DirectoryMoved):
             files.remove_tree(place.path)
         raise
     bring_into_force(job.layout, place)

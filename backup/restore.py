@@ -27,6 +27,7 @@ from xxhash import xxh3_64_hexdigest
 from ..engine.directory import Generation, Identity, Layout, Manifest
 from ..engine.errors import (
     Damaged,
+    DirectoryMoved,
     HoldfastError,
     InvalidInput,
     RestorePointOutOfRange,
@@ -53,6 +54,7 @@ from .target import (
     bring_into_force,
     compare_versions,
     engine_named,
+    held,
     held_for_reading,
     image_bytes,
     locked,
@@ -98,6 +100,7 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
         Unsupported: with `force`: the two directories cannot swap names, and what is there is another store.
         InvalidInput, Damaged, UnsupportedFormat, UpgradeRequired, SettingError.
         DiskFull, LimitReached, AccessDenied, DeviceFailed: the system's part; run it again.
+        DirectoryMoved: one of the two paths led elsewhere in the middle; what is there now was not touched.
     """
     if to_txid is not None and at is not None:
         raise InvalidInput("to_txid and at both say where to stop", hint="give one of them")
@@ -113,12 +116,13 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
     if final == source_root or source_root in final.parents or final in source_root.parents:
         raise InvalidInput(f"{final} and the backup {source_root} lie within one another", hint="restore elsewhere")
     refuse_inside(final, files)
-    with system_errors(f"cannot restore {layout.root} to {final}"), held_for_reading(layout, patience):
+    with (system_errors(f"cannot restore {layout.root} to {final}"), held(layout, seams) as (layout, seams),
+          held_for_reading(layout, patience)):
         engine = engine_named(read_target(layout)[1].engine, engine)
         with _chosen(layout, to_txid, at, seams) as (generation, manifest, log, point):
             compare_versions(engine, manifest.state_format, payload_versions(manifest), f"the backup in {layout.root}")
             identity = Identity(manifest.history.store_id, engine.name, seams.clock.now_us())
-            with _destination(final, identity, force, patience, seams) as made:
+            with _destination(final, identity, force, patience, seams) as (made, seams):
                 with copied_state(generation, manifest, made.state, engine, options or {}, seams,
                                   durable=True, progress=progress or silent) as opened:
                     rolled = roll(opened, log, point, durable=True, progress=progress or silent)
@@ -195,16 +199,16 @@ def _point(log: Log, bounds: Bounds, to_txid: int | None, at: datetime | None) -
 
 @contextlib.contextmanager
 def _destination(final: Path, identity: Identity, force: bool, patience: Patience, seams: Seams
-                 ) -> Iterator[Generation]:
-    """A generation to fill with state and log, in a directory that is locked. At the end of the block the store is at
-    `final`, durably.
+                 ) -> Iterator[tuple[Generation, Seams]]:
+    """A generation to fill with state and log through these seams, in a directory that is locked. At the end of the
+    block the store is at `final`, durably.
 
     Raises:
-        StoreExists, StoreLocked, TargetInvalid, Unsupported.
+        StoreExists, StoreLocked, TargetInvalid, Unsupported, DirectoryMoved.
     """
     there = Layout(final, seams.files)
     if _is_free(there):
-        with _in_place(there, identity, patience) as made:
+        with _in_place(there, identity, patience, seams) as made:
             yield made
         return
     if not force:
@@ -214,9 +218,9 @@ def _destination(final: Path, identity: Identity, force: bool, patience: Patienc
     if foreign := there.foreign():
         raise TargetInvalid(f"{final} also holds what is no store's, so it is not replaced: {', '.join(foreign)}",
                             hint="move that elsewhere, or choose another directory")
-    with locked(there, "restore", patience):
+    with held(there, seams) as (there, inner), locked(there, "restore", patience):
         way = _beside if there.files.can_be_swapped(final) else _renewed
-        with way(there, identity, seams) as made:
+        with way(there, identity, inner if way is _renewed else seams) as made:
             yield made
 
 
@@ -227,25 +231,26 @@ def _is_free(there: Layout) -> bool:
 
 
 @contextlib.contextmanager
-def _in_place(there: Layout, identity: Identity, patience: Patience) -> Iterator[Generation]:
+def _in_place(there: Layout, identity: Identity, patience: Patience, seams: Seams
+              ) -> Iterator[tuple[Generation, Seams]]:
     make_root(there)
-    with locked(there, "restore", patience, new=True):
+    with held(there, seams) as (there, seams), locked(there, "restore", patience, new=True):
         if not _is_free(there):
             raise StoreExists(f"{there.root} is not empty: another restore was faster")
         there.clear()
         try:
             made = there.generation(1)
-            yield made
+            yield made, seams
             there.write_identity(identity)
             there.switch(made)
         except BaseException:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, DirectoryMoved):
                 there.clear()
             raise
 
 
 @contextlib.contextmanager
-def _renewed(there: Layout, identity: Identity, seams: Seams) -> Iterator[Generation]:
+def _renewed(there: Layout, identity: Identity, seams: Seams) -> Iterator[tuple[Generation, Seams]]:
     """A new generation of the store in `there`, which is locked: for a directory that cannot be swapped with another.
     What says whose store it is stays as it is, since the two documents could not be replaced in one step.
 
@@ -265,20 +270,20 @@ def _renewed(there: Layout, identity: Identity, seams: Seams) -> Iterator[Genera
     fresh = there.next_generation()
     place = Generation(fresh.path.with_name(f"{fresh.name}.partial"))
     try:
-        yield place
+        yield place, seams
         bring_into_force(there, place)
     except BaseException:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DirectoryMoved):
             files.remove_tree(place.path)
         raise
     there.sweep()
 
 
 @contextlib.contextmanager
-def _beside(there: Layout, identity: Identity, seams: Seams) -> Iterator[Generation]:
+def _beside(there: Layout, identity: Identity, seams: Seams) -> Iterator[tuple[Generation, Seams]]:
     """A generation in a place beside `there`, which is locked, to be swapped with it. Whose lock is held has no other
     restore, so what lies there under such a name is of one that died."""
-    files, final = there.files, there.root
+    files, final = seams.files, there.root  # what is swapped is not at its path any more, as `there` would object
     prefix = f".{final.name}.restore-"
     if len(os.fsencode(prefix)) + 16 > MAX_NAME:
         prefix = f".{xxh3_64_hexdigest(os.fsencode(final.name))}.restore-"
@@ -293,9 +298,11 @@ def _beside(there: Layout, identity: Identity, seams: Seams) -> Iterator[Generat
     swapped = False
     try:
         with locked(made, "restore"):
-            yield made.generation(1)
-            made.write_identity(identity)
-            made.switch(made.generation(1))
+            with held(made, seams) as (inside, inner):
+                yield made.generation(1), inner
+                inside.write_identity(identity)
+                inside.switch(made.generation(1))
+            there.files.look(final)
             files.exchange(made.root, final)
             swapped = True
             files.sync_directory(final.parent)

@@ -36,7 +36,7 @@ from .full import Job, take_full
 from .incremental import take_incremental
 from .kept import KEEP_POINTS, cutoff_us
 from .report import Report
-from .target import AnyEngine, Options, detect, finish_switch, locked, make_root, read_target, waited
+from .target import AnyEngine, Options, detect, finish_switch, held, locked, make_root, read_target, waited
 from .uri import parse
 
 
@@ -83,6 +83,8 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
             ClusterUnavailable: the source's part; run it again.
         Damaged: the target was cut or damaged since; nothing was changed. Or what the source sent.
         Inconsistent: the copy was checked and found wrong; it is not the backup.
+        DirectoryMoved: the target's path led elsewhere in the middle. Nothing was written to what is there now, and the
+            target is as after a run that died.
         DiskFull, LimitReached, AccessDenied, DeviceFailed, InvalidInput, SettingError.
     """
     if fold is not None and (type(fold) not in (int, float) or not fold >= 0):
@@ -106,14 +108,14 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
             engine = type(source.engine)  # it need not be registered
         if options is None:
             options = source.options if isinstance(source, Store) else {}
-        job = Job(source=asked, info=info, layout=layout, seams=seams, owner=_owner(layout.root), origin=origin,
-                  verify=verify, check=check, accept_branch=_branch(info, accept_branch), fold=fold,
-                  cutoff_us=cutoff_us(keep_points, min(started_us, info.complete_until_us)), engine=engine,
-                  options=options, registers=register, lease_ttl=lease_ttl, progress=progress or silent,
-                  started_us=started_us, started=started)
         with system_errors(f"cannot back up to {layout.root}"):
             make_root(layout)
-            with locked(layout, "backup", patience):
+            with held(layout, seams) as (layout, seams), locked(layout, "backup", patience):
+                job = Job(source=asked, info=info, layout=layout, seams=seams, owner=_owner(layout.root), origin=origin,
+                          verify=verify, check=check, accept_branch=_branch(info, accept_branch), fold=fold,
+                          cutoff_us=cutoff_us(keep_points, min(started_us, info.complete_until_us)), engine=engine,
+                          options=options, registers=register, lease_ttl=lease_ttl, progress=progress or silent,
+                          started_us=started_us, started=started)
                 return _run(job, full, fallback)
 
 

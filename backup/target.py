@@ -15,10 +15,11 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..engine.anchored import AnchoredFiles
 from ..engine.contract import Engine
 from ..engine.directory import CopiedFile, Generation, Layout, Manifest
 from ..engine.errors import (
@@ -113,6 +114,21 @@ def held_for_reading(layout: Layout, patience: Patience | None = None) -> Iterat
     finally:
         if lock is not None:
             lock.release()
+
+
+@contextmanager
+def held(layout: Layout, seams: Seams) -> Iterator[tuple[Layout, Seams]]:
+    """A directory, held open for the block: each use of a path in it raises `DirectoryMoved` once that path leads
+    elsewhere, so that a run neither writes to what has come in its place, nor takes what is missing there for damage.
+    One that is not there is not held."""
+    if not layout.files.is_directory(layout.root):
+        yield layout, seams
+        return
+    anchored = AnchoredFiles(seams.files, layout.root, "run it again, with the path that it has now")
+    try:
+        yield Layout(layout.root, anchored), replace(seams, files=anchored)
+    finally:
+        anchored.let_go()
 
 
 def make_root(layout: Layout) -> None:

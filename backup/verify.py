@@ -27,6 +27,7 @@ from .target import (
     bounds_of,
     compare_versions,
     engine_named,
+    held,
     held_for_reading,
     open_log,
     payload_versions,
@@ -52,11 +53,13 @@ def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngi
         Damaged: bytes are missing or changed; the message says where.
         Inconsistent: the bytes are what was copied, and the state that comes of them is wrong.
         TargetInvalid, TargetRetired, StoreLocked, UnsupportedFormat, UpgradeRequired, DiskFull, SettingError.
-        LimitReached, AccessDenied, DeviceFailed: it could not be read, and what it is worth is not known.
+        LimitReached, AccessDenied, DeviceFailed, DirectoryMoved: it could not be read, and what it is worth is not
+            known.
     """
     started, told = seams.clock.monotonic(), progress or silent
     layout, patience = Layout(seams.files.resolve(Path(target)), seams.files), waited(wait, seams)
-    with system_errors(f"cannot verify {layout.root}"), held_for_reading(layout, patience):
+    with (system_errors(f"cannot verify {layout.root}"), held(layout, seams) as (layout, seams),
+          held_for_reading(layout, patience)):
         generation, manifest = read_target(layout)
         engine = engine_named(manifest.engine, engine)
         how = Checking(layout, engine, options or {}, seams, told)

@@ -23,8 +23,10 @@ class AnchoredFiles(Files):
     Every method may raise `DirectoryMoved`.
     """
 
-    def __init__(self, files: Files, root: Path) -> None:
+    def __init__(self, files: Files, root: Path, hint: str = DirectoryMoved.hint) -> None:
+        """`hint`: what to do when it has moved."""
         self._files = files
+        self._hint = hint
         self._root = root
         self._held: list[Directory] = []
         self.hold_too(root)
@@ -43,7 +45,7 @@ class AnchoredFiles(Files):
             for held in self._held:
                 if not held.is_at_path():
                     raise DirectoryMoved(f"{held.path} is not the directory any more that was opened: it was renamed, "
-                                         "replaced or unmounted")
+                                         "replaced or unmounted", hint=self._hint)
         self._files.look(path)
 
     def open_directory(self, path: Path) -> Directory:

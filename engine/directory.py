@@ -130,12 +130,16 @@ class Layout:
                 and not _GENERATION.fullmatch(n.removesuffix(".partial"))]
 
     def clear(self) -> None:
-        """Remove everything but the lock file. The caller holds the lock, and knows that nothing here matters."""
+        """Remove all that is a store's, but for the lock file. The caller holds the lock, and knows that it does not
+        matter."""
         if self.files.exists(self.root / "CURRENT"):  # half of the rest gone, it must be no store any more
             self.files.unlink(self.root / "CURRENT")
             self.files.sync_directory(self.root)
+        foreign = self.foreign()
         for name in self.files.list(self.root):
             path = self.root / name
+            if name in foreign:
+                continue
             if self.files.is_directory(path):
                 self.files.remove_tree(path)
             elif path != self.lock_path:

@@ -18,7 +18,7 @@ from pathlib import Path
 from ..engine import document
 from ..engine.contract import ImageFile
 from ..engine.directory import CopiedFile
-from ..engine.errors import HoldfastError, LeaseExpired, SourceRestarted
+from ..engine.errors import DirectoryMoved, HoldfastError, LeaseExpired, SourceRestarted
 from ..engine.history import Position
 from ..engine.seams import Files, Scheduler, Seams, Task
 from ..engine.source.base import CHUNK_BYTES, Grant, Source
@@ -90,7 +90,7 @@ def begin(source: Source, place: Path, owner: str, target_id: bytes, *, seams: S
         state = CopyState(grant, target_id)
         state.write(seams.files, place)
     except Exception:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DirectoryMoved):
             seams.files.remove_tree(place)
         with contextlib.suppress(HoldfastError):
             source.release(grant.id)

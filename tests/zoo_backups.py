@@ -149,10 +149,10 @@ def forgets_the_last(source: Source, lease_id: str, log: Log, upto: Position, hi
 @part("holdfast.backup.restore._destination", caught_by="BackupContract.test_a_restore_replaces_nothing_unasked")
 @contextlib.contextmanager
 def replaces_what_is_there(final: Path, identity: Identity, force: bool, patience: Patience, seams: Seams
-                           ) -> Iterator[Generation]:
+                           ) -> Iterator[tuple[Generation, Seams]]:
     """A restore takes the place of whatever stands there, asked or not, and open or not."""
     seams.files.remove_tree(final)
-    with _in_place(Layout(final, seams.files), identity, patience) as made:
+    with _in_place(Layout(final, seams.files), identity, patience, seams) as made:
         yield made
 
 
