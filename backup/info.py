@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from ..engine.directory import Layout, Manifest
@@ -26,7 +25,7 @@ def info(path: str | os.PathLike[str], *, seams: Seams = REAL) -> Info:
     Raises:
         StoreNotFound, Damaged, UnsupportedFormat, LimitReached, AccessDenied, DeviceFailed.
     """
-    layout = Layout(seams.files.resolve(Path(path)), seams.files)
+    layout = Layout(seams.files.resolve(path), seams.files)
     with system_errors(f"cannot look at {layout.root}"):
         return steadily(layout, seams, lambda: _look(layout, str(path), seams))
 
@@ -77,7 +76,7 @@ def transactions(path: str | os.PathLike[str], *, first: int | None = None, last
         RestorePointOutOfRange: they are not all in this log.
         StoreNotFound, Damaged, UnsupportedFormat.
     """
-    return _transactions(Layout(seams.files.resolve(Path(path)), seams.files), first, last, seams)
+    return _transactions(Layout(seams.files.resolve(path), seams.files), first, last, seams)
 
 
 def _transactions(layout: Layout, first: int | None, last: int | None, seams: Seams) -> Iterator[Record]:

@@ -111,11 +111,12 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
     if at is not None and at.tzinfo is None:
         raise InvalidInput(f"the time {at} says no time zone", hint="add one: 2026-03-01T12:00:00+01:00, or a final Z")
     files, started = seams.files, seams.clock.monotonic()
-    layout, final = Layout(files.resolve(Path(target)), files), files.resolve(Path(dest))
+    layout, final = Layout(files.resolve(target), files), files.resolve(dest)
     source_root, patience = layout.root, waited(wait, seams)
     if final == source_root or source_root in final.parents or final in source_root.parents:
         raise InvalidInput(f"{final} and the backup {source_root} lie within one another", hint="restore elsewhere")
-    refuse_inside(final, files)
+    with system_errors(f"cannot restore to {final}"):
+        refuse_inside(final, files)
     with (system_errors(f"cannot restore {layout.root} to {final}"), held(layout, seams) as (layout, seams),
           held_for_reading(layout, patience)):
         engine = engine_named(read_target(layout)[1].engine, engine)

@@ -96,7 +96,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
     cutoff_us(keep_points, 0)
     patience = waited(wait, seams)
     started_us, started = seams.clock.now_us(), seams.clock.monotonic()
-    layout = Layout(seams.files.resolve(Path(target)), seams.files)
+    layout = Layout(seams.files.resolve(target), seams.files)
     with system_errors(f"cannot look at {layout.root}"):
         detect(layout)
     with opened_source(source, token, tls, ca, timeout) as asked:

@@ -138,6 +138,9 @@ def make_root(layout: Layout) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise TargetInvalid(f"{layout.root} cannot be made: a file, or a link that leads in a circle, is in its way",
                             hint="choose another directory") from error
+    except FileNotFoundError as error:  # as below /proc
+        raise TargetInvalid(f"{layout.root} cannot be made: {error.strerror}", hint="choose another directory"
+                            ) from error
 
 
 def refuse_inside(path: Path, files: Files) -> None:

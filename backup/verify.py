@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..engine.directory import Generation, Layout, Manifest
 from ..engine.errors import Damaged
@@ -57,7 +56,7 @@ def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngi
             known.
     """
     started, told = seams.clock.monotonic(), progress or silent
-    layout, patience = Layout(seams.files.resolve(Path(target)), seams.files), waited(wait, seams)
+    layout, patience = Layout(seams.files.resolve(target), seams.files), waited(wait, seams)
     with (system_errors(f"cannot verify {layout.root}"), held(layout, seams) as (layout, seams),
           held_for_reading(layout, patience)):
         generation, manifest = read_target(layout)

@@ -10,6 +10,7 @@ is a second look after: what was made meanwhile in the wrong place is then not b
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -82,7 +83,7 @@ class AnchoredFiles(Files):
         self.look(path)
         return self._files.is_directory(path)
 
-    def resolve(self, path: Path) -> Path:
+    def resolve(self, path: str | os.PathLike[str]) -> Path:
         return self._files.resolve(path)
 
     def size(self, path: Path) -> int:

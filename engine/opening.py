@@ -24,6 +24,7 @@ from .directory import Generation, Identity, Layout, Manifest
 from .errors import (
     Damaged,
     DirectoryMoved,
+    InvalidInput,
     LocksUnsupported,
     LogPruned,
     StoreExists,
@@ -129,7 +130,11 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
             what = "is not empty, and holds no store" if seams.files.is_directory(root) else "is a file"
             raise StoreExists(f"{root} {what}")
         undo = partial(_unmake, layout, directory_too=not seams.files.exists(root))
-        seams.files.make_directory(root)
+        try:
+            seams.files.make_directory(root)
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+            raise InvalidInput(f"{root} cannot be made: {error.strerror} ({error.filename})",
+                               hint="choose another directory") from error
     try:
         lock = seams.files.lock(layout.lock_path, process_name())
     except FileNotFoundError as error:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from .contract import Abilities, Context
-from .errors import Damaged, DiskFull, HoldfastError, StoreClosed, StoreLocked, Unsupported
+from .errors import Damaged, DiskFull, HoldfastError, InvalidInput, StoreClosed, StoreLocked, Unsupported
 from .history import Position
 from .pairs import RUN_BYTES, Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
 from .scratch import ScratchDirectory
@@ -82,6 +82,9 @@ def _named(directory: Path) -> Iterator[None]:
         yield
     except (HoldfastError, OSError, MemoryError):
         raise
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"RocksDB takes a path only if it is text, and {directory} is not",
+                           hint="choose another directory") from error
     except Exception as error:
         text = str(error)
         if "instance already closed" in text:

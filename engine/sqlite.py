@@ -57,9 +57,14 @@ _FILES = 4
 """So many files SQLite may have open at a time: the database, its log, its shared memory, the directory."""
 
 
+def _uri(path: Path) -> str:
+    """How SQLite is told of a file whose name need not be text."""
+    return f"file:{quote(os.fsencode(path.absolute()))}"
+
+
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     """A connection for any thread, one at a time."""
-    uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
+    uri = f"{_uri(path)}?mode={mode}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
 
@@ -320,7 +325,7 @@ class SqliteEngine(PairsEngine):
         with _told(self._path):
             connection = _connect(self._path, "rw")
             try:
-                connection.execute("VACUUM INTO ?", (str(copy),))
+                connection.execute("VACUUM INTO ?", (_uri(copy),))
             finally:
                 connection.close()
         made = SqliteSnapshot(copy, "ro&immutable=1", self._context)

@@ -10,7 +10,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .errors import AccessDenied, DeviceFailed, DiskFull, HoldfastError, LimitReached
+from .errors import AccessDenied, DeviceFailed, DiskFull, HoldfastError, InvalidInput, LimitReached
 from .seams import is_disk_full
 
 _LIMITS = {
@@ -27,6 +27,10 @@ _RIGHTS = {
     errno.EACCES: "this user may not",
     errno.EPERM: "this user may not",
     errno.EROFS: "the file system is read-only",
+}
+_NAMES = {
+    errno.ENAMETOOLONG: "a name is too long, or all of the path is",
+    errno.ELOOP: "links lead in a circle",
 }
 _DEVICE = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ETIMEDOUT, errno.EHOSTDOWN,
                      errno.ENOTCONN})
@@ -64,6 +68,8 @@ def told(error: BaseException, doing: str) -> HoldfastError | None:
     if error.errno in _RIGHTS:
         return AccessDenied(f"{doing}: {_RIGHTS[error.errno]}{where}",
                             hint="mount it writable, or open it read-only" if error.errno == errno.EROFS else None)
+    if error.errno in _NAMES:
+        return InvalidInput(f"{doing}: {_NAMES[error.errno]}{where}", hint="choose another path")
     if error.errno in _DEVICE:
         return DeviceFailed(f"{doing}: {error.strerror}{where}")
     return None

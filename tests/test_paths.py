@@ -12,7 +12,7 @@ import pytest
 
 from holdfast import backup
 from holdfast.engine import GraphEngine, MemoryEngine, Settings, Store
-from holdfast.engine.errors import DirectoryMoved, InvalidInput
+from holdfast.engine.errors import Damaged, DirectoryMoved, HoldfastError, InvalidInput
 from holdfast.engine.records import RecordsEngine
 from holdfast.engine.rocksdb import RocksEngine
 from holdfast.engine.sqlite import SqliteEngine
@@ -76,6 +76,53 @@ def test_a_log_is_listed_where_it_was_asked_for(tmp_path: Path) -> None:
     listed = backup.transactions("s")
     os.chdir("/")
     assert [r.txid for r in listed] == [1, 2]
+
+
+_NO_PATHS: dict[str, Any] = {
+    "empty": "", "none": None, "number": 5, "bytes": b"store", "nul": "a\0b", "long name": "x" * 300,
+    "long path": "/".join(["y" * 200] * 25), "loop": Path("loop"), "below a loop": "loop/x", "below a file": "file/x",
+    "below /proc": "/proc/x"}
+
+
+@pytest.mark.parametrize("given", _NO_PATHS.values(), ids=_NO_PATHS)
+def test_what_cannot_be_a_path_is_told_in_words(given: Any, tmp_path: Path) -> None:
+    """Each call that takes a path let the system's errors out, a `ValueError` or `TypeError` of Python's, or took an
+    empty one for the current directory."""
+    with Store.open(tmp_path / "store", MemoryEngine) as store:
+        backup.run(store, tmp_path / "backup")
+        os.chdir(tmp_path)
+        Path("loop").symlink_to("loop")
+        Path("file").write_text("")
+        before = sorted(os.listdir())
+        calls: list[Callable[[], object]] = [
+            lambda: Store.open(given, MemoryEngine), lambda: Store.open(given, MemoryEngine, read_only=True),
+            lambda: backup.run(store, given), lambda: backup.verify(given), lambda: backup.info(given),
+            lambda: list(backup.transactions(given)), lambda: backup.restore(given, "restored"),
+            lambda: backup.restore("backup", given), lambda: backup.restore("backup", given, force=True)]
+        for call in calls:
+            with pytest.raises(HoldfastError) as told:
+                call()
+            assert not isinstance(told.value, Damaged)
+            assert told.value.hint
+        assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize("engine", [GraphEngine, *ENGINES])
+def test_a_path_need_not_be_text(engine: Any, tmp_path: Path) -> None:
+    """LMDB and SQLite were given a path of bytes that are no characters as text, which it cannot be. RocksDB takes
+    nothing else, and that was told as damage."""
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff"))
+    if engine is RocksEngine:
+        with pytest.raises(InvalidInput, match="only if it is text"):
+            Store.open(place / "store", engine)
+        assert not (place / "store").exists()
+        return
+    with Store.open(place / "store", engine) as store:
+        backup.run(store, place / "backup")
+    backup.verify(place / "backup")
+    backup.restore(place / "backup", place / "restored")
+    with Store.open(place / "restored", engine, create=False) as store, store.snapshot() as view:
+        assert list(view.check()) == []
 
 
 def test_a_relative_path_from_nowhere_is_refused(tmp_path: Path) -> None:

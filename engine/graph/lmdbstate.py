@@ -335,7 +335,7 @@ class LmdbState:
         return env
 
     def _map(self, size: int, how: dict[str, bool]) -> Any:
-        return lmdb.open(str(self.path.parent), map_size=size, max_dbs=len(DATABASES) + 1, mode=0o600,
+        return lmdb.open(os.fsencode(self.path.parent), map_size=size, max_dbs=len(DATABASES) + 1, mode=0o600,
                          max_readers=MAX_READERS, max_spare_txns=4, **how)
 
     def at_open(self, error: lmdb.Error) -> Exception:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import DiskFull, InvalidInput, LocksUnsupported, Unsupported
+from ..shown import shown
 from . import locks
 from .locks import DirectoryLock as DirectoryLock
 
@@ -205,15 +206,18 @@ class Files:
         so every path goes through here when it is given. Links are left as they are.
 
         Raises:
-            InvalidInput: `path` is relative, and that directory is gone.
+            InvalidInput: `path` is no text that can be a path; or it is relative, and that directory is gone.
         """
+        text = path if isinstance(path, str) else str(path) if isinstance(path, os.PathLike) else ""
+        if not text or "\0" in text:
+            raise InvalidInput(f"{shown(path)} is no path", hint="give a text, or a pathlib.Path")
         try:
-            return Path(path).absolute()
+            return Path(text).absolute()
         except FileNotFoundError as error:
             raise InvalidInput(f"the directory that {path} is relative to does not exist any more",
                                hint="give a path that begins with /") from error
 
-    def resolve(self, path: Path) -> Path:
+    def resolve(self, path: str | os.PathLike[str]) -> Path:
         """The absolute path of what `path` leads to, without links and `..`; it need not exist."""
         return Path(os.path.realpath(self.absolute(path)))
 

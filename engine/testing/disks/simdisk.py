@@ -311,7 +311,7 @@ class SimDisk(Files):
         number = self._find(path)
         return number is not None and self.inodes[number].names is not None
 
-    def resolve(self, path: Path) -> Path:
+    def resolve(self, path: str | os.PathLike[str]) -> Path:
         return Path(os.path.normpath(path))  # there are no links here, and every path is absolute
 
     def size(self, path: Path) -> int:
