@@ -7,6 +7,7 @@ import os
 import weakref
 from pathlib import Path
 
+from .errors import DirectoryMoved
 from .seams import Files
 
 
@@ -21,5 +22,5 @@ class ScratchDirectory:
 
 def _remove(files: Files, path: Path, maker: int) -> None:
     if os.getpid() == maker:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DirectoryMoved):
             files.remove_tree(path)
