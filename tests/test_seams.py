@@ -25,11 +25,12 @@ import holdfast.engine
 from holdfast import backup
 from holdfast.engine import Condition, LogRange, Plugin, Settings, Store
 from holdfast.engine.anchored import AnchoredFiles
+from holdfast.engine.callbacks import Callbacks, Outcome
 from holdfast.engine.helpers import changes_of
 from holdfast.engine.rocksdb import RocksEngine
 from holdfast.engine.seams import Files, Seams
 from holdfast.engine.sqlite import SqliteEngine
-from holdfast.engine.testing.disks.quiet import SeededRandomness
+from holdfast.engine.testing.disks.quiet import SeededRandomness, quiet_seams
 from holdfast.engine.testing.disks.simdisk import SimDisk
 
 PRIMARY, STANDBY, TARGET = Path("/primary"), Path("/standby"), Path("/target")
@@ -261,3 +262,15 @@ def test_every_engine_lives_by_simulated_threads(monkeypatch: pytest.MonkeyPatch
         assert [line for line in past if not line.endswith(" by holdfast.engine.seams.files")] == []
     assert not turns.failed
     assert not turns.running()
+
+
+def test_in_a_quiet_run_a_wait_with_a_time_out_is_over_at_once() -> None:
+    """By the clock of that run. Who waits there for an outcome that nobody resolves would wait for ever otherwise."""
+    seams = quiet_seams(SimDisk())
+    before = seams.clock.monotonic()
+    with pytest.raises(TimeoutError):
+        Outcome(Callbacks(seams)).result(3600)
+    assert seams.clock.monotonic() == pytest.approx(before + 3600)
+    assert not seams.scheduler.event().wait(5)
+    with pytest.raises(AssertionError, match="for ever"):
+        seams.scheduler.event().wait()

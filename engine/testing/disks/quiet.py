@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TypeVar, cast
 
-from ...seams import Clock, Files, Lock, Randomness, Scheduler, Seams, Task
+from ...seams import Clock, Event, Files, Lock, Randomness, Scheduler, Seams, Task
 
 T = TypeVar("T")
 
@@ -29,11 +29,21 @@ class _Alone(threading.Condition):
         return predicate()
 
     def wait(self, timeout: float | None = None) -> bool:
-        if timeout is None:
-            raise AssertionError("this waits for ever: nothing runs in the background that could end it")
-        self._scheduler.on_wait()
-        self._scheduler.clock.sleep(timeout)
+        self._scheduler.pass_time(timeout)
         return False
+
+
+class _Unset(threading.Event):
+    """An event that nobody else can set: likewise."""
+
+    def __init__(self, scheduler: QuietScheduler) -> None:
+        super().__init__()
+        self._scheduler = scheduler
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self.is_set():
+            self._scheduler.pass_time(timeout)
+        return self.is_set()
 
 
 class QuietScheduler(Scheduler):
@@ -52,8 +62,18 @@ class QuietScheduler(Scheduler):
     def condition(self, lock: Lock | None = None) -> threading.Condition:
         return _Alone(lock, self)
 
+    def event(self) -> Event:
+        return _Unset(self)
+
     def spawn(self, name: str, work: Callable[[], None]) -> Task:
         return Task(None)
+
+    def pass_time(self, seconds: float | None) -> None:
+        """What a wait comes to."""
+        if seconds is None:
+            raise AssertionError("this waits for ever: nothing runs in the background that could end it")
+        self.on_wait()
+        self.clock.sleep(seconds)
 
 
 class SetClock(Clock):
