@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from .errors import ConditionNotMet, DiskFull, HoldfastError, OutcomeUnknown, RolledBack
     from .graph import BulkLoad, Edge, GraphEngine, GraphTransaction, GraphView, Node
     from .graph.store import GraphStore
-    from .history import Branch, History, Position, Record
+    from .history import Branch, History, LogRange, Position, Record
     from .memory import MemoryEngine
-    from .plugins import Condition, LogRange, Plugin
+    from .plugins import Condition, Plugin, StoreHandle
     from .records import RecordsEngine
     from .settings import Settings
     from .source.service import BackupService
@@ -47,7 +47,7 @@ __all__ = [
     "DiskFull", "Edge", "Engine", "GraphEngine", "GraphStore", "GraphTransaction", "GraphView", "History",
     "HoldfastError", "Image", "ImageFile", "LogRange", "MemoryEngine", "Node", "OutcomeUnknown", "Plugin", "Position",
     "Positions", "Record", "RecordsEngine", "Recovery", "RolledBack", "Settings", "StagingEngine", "Store",
-    "Transaction", "View", "errors",
+    "StoreHandle", "Transaction", "View", "errors",
 ]
 
 _MODULES = {
@@ -56,9 +56,9 @@ _MODULES = {
     ".errors": ("ConditionNotMet", "DiskFull", "HoldfastError", "OutcomeUnknown", "RolledBack"),
     ".graph": ("BulkLoad", "Edge", "GraphEngine", "GraphTransaction", "GraphView", "Node"),
     ".graph.store": ("GraphStore",),
-    ".history": ("Branch", "History", "Position", "Record"),
+    ".history": ("Branch", "History", "LogRange", "Position", "Record"),
     ".memory": ("MemoryEngine",),
-    ".plugins": ("Condition", "LogRange", "Plugin"),
+    ".plugins": ("Condition", "Plugin", "StoreHandle"),
     ".records": ("RecordsEngine",),
     ".settings": ("Settings",),
     ".source.service": ("BackupService",),

@@ -20,7 +20,8 @@ from itertools import count
 from typing import Any
 
 from .committer import Committer
-from .plugins import Condition, Hooks, LogRange
+from .history import LogRange
+from .plugins import Condition, Hooks
 from .seams import Seams
 
 _LOOK_S = 60.0

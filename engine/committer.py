@@ -26,10 +26,10 @@ from typing import Any
 from .callbacks import Callbacks, Outcome
 from .contract import StagingEngine
 from .errors import ConditionNotMet, HoldfastError, OutcomeUnknown, RolledBack, StorePoisoned
-from .history import Attachment, Record
+from .history import Attachment, LogRange, Record
 from .line import Line, Waiter, wake_all
 from .log.log import Batch, Log
-from .plugins import Hooks, LogRange
+from .plugins import Hooks
 from .seams import Seams
 from .stages import Stages
 

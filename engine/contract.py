@@ -35,6 +35,9 @@ from .history import Position, Record
 from .seams import REAL, Seams
 from .shown import shown
 
+Durability = Literal["synced", "pipelined", "relaxed"]
+"""When a commit returns: see `Settings.durability`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abilities:

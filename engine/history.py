@@ -7,6 +7,8 @@ aside, on every transaction up to it. It is no defence against forgery.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgpack
@@ -145,3 +147,38 @@ class Record:
             raise Damaged(f"record {txid} says {length} payload bytes and has {len(payload)}")
         return cls(txid, epoch, time_us, version, payload, attachment, header,
                    xxh3_128_digest(before + header + payload))
+
+
+@dataclass(frozen=True, slots=True)
+class LogRange:
+    """Transactions that have just become durable: `first` to `last`, both included, and their records.
+
+    The records are in memory anyway. Keep no more of them than you have yet to work on: the log has them too.
+    """
+
+    first: int
+    last: int
+    records: tuple[Record, ...] = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """What is known of a segment without reading it all.
+
+    Attributes:
+        first, last: txids of its records; last = first - 1 where it has none.
+        size: bytes of the file.
+        complete_us: every transaction after it has a later commit time.
+    """
+
+    path: Path
+    ordinal: int
+    first: int
+    last: int
+    first_time_us: int
+    last_time_us: int
+    complete_us: int
+    size: int
+    sealed: bool
+    epoch: int
+    history: History

@@ -16,9 +16,9 @@ from weakref import ref
 
 from .directory import lock_text
 from .errors import DirectoryMoved, DiskFull, HoldfastError, LimitReached
+from .history import SegmentInfo
 from .log.log import AHEAD_US
 from .log.retention import SHARE, CautiousClock, KeepLogs, PrunePlan, plan_pruning
-from .log.segment import SegmentInfo
 from .opening import process_name
 from .readers import Reader, readers_in
 from .seams import DirectoryLock, Event

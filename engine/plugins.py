@@ -26,35 +26,21 @@ forked()                in a child process: drop descriptors, say goodbye to nob
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
+from .contract import Durability, Transaction
 from .errors import SettingError
-from .history import Position, Record
-from .seams import Scheduler
+from .history import History, LogRange, Position, Record, SegmentInfo
+from .seams import Scheduler, Seams
 from .shown import shown
 
-if TYPE_CHECKING:
-    from .contract import Transaction
-    from .log.segment import SegmentInfo
-    from .store import Store
-
 logger = logging.getLogger("holdfast.plugins")
-
-
-@dataclass(frozen=True, slots=True)
-class LogRange:
-    """Transactions that have just become durable: `first` to `last`, both included, and their records.
-
-    The records are in memory anyway. Keep no more of them than you have yet to work on: the log has them too.
-    """
-
-    first: int
-    last: int
-    records: tuple[Record, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +64,79 @@ class Condition:
     name: str
 
 
+class LogCursor(Protocol):
+    """A place in a store's log that moves forward. For one thread at a time.
+
+    Attributes:
+        txid: the last transaction that was passed.
+    """
+
+    txid: int
+
+    def read(self, upto: int | None = None) -> Iterator[Record]:
+        """Durable records after the cursor, in order, up to and with `upto` (the durable end, without). Costs what is
+        new. Raises `LogPruned`, `AheadOfSource`, `Diverged`, `Damaged`."""
+
+
+class LogHandle(Protocol):
+    """What a plugin may rely on of a store's log. From any thread."""
+
+    @property
+    def base(self) -> Position:
+        """The position before the first record that is here."""
+
+    @property
+    def end(self) -> Position:
+        """The durable end."""
+
+    def cursor(self, after: int | Position) -> LogCursor:
+        """A cursor behind a transaction. With a position, its chain must be the log's."""
+
+    def chain_at(self, txid: int) -> bytes:
+        """The chain at a durable transaction, which is one in the log, or the base's. Costs one look-up."""
+
+
+class StoreHandle(Protocol):
+    """What a plugin may rely on of the store that it was given. `Store` has more; a plugin that uses more is bound to
+    this release. From any thread. See `Store` for what these calls do and raise."""
+
+    @property
+    def directory(self) -> Path: ...
+    @property
+    def instance(self) -> str: ...
+    @property
+    def history(self) -> History: ...
+    @property
+    def read_only(self) -> bool: ...
+    @property
+    def seams(self) -> Seams: ...
+    @property
+    def log(self) -> LogHandle: ...
+    @property
+    def durable(self) -> Position: ...
+    @property
+    def published(self) -> Position: ...
+    @property
+    def poisoned(self) -> bool: ...
+    @property
+    def closed(self) -> bool: ...
+    def transaction(self, durability: Durability | None = None) -> AbstractContextManager[Any]: ...
+    def bulk(self, load: Any) -> int: ...
+    def wait(self, txid: int, timeout: float | None = None) -> None: ...
+    def snapshot(self, *, unsynced: bool = False, at_least: int | None = None) -> Any: ...
+    def checkpoint(self) -> Position: ...
+    def prune(self) -> int: ...
+    def status(self) -> dict[str, Any]: ...
+
+
 class Plugin:
     """Base of plugins. Override the moments you need."""
 
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         """The store is open and recovered. If this raises, let go of what it started: `closing` will not be told. Where
         a copied image was opened, a `checkpointed` may have come before."""
 
-    def closing(self, store: Store[Any, Any]) -> None:
+    def closing(self, store: StoreHandle) -> None:
         """The store is about to close. Told to plugins whose `opened` returned. Others may still commit for a moment,
         and what is committed is checkpointed, so observing moments may follow."""
 
@@ -128,7 +179,7 @@ class Hooks:
     """The plugins of one store, sorted by moment: an attribute per moment holds the bound hooks that override it.
     `closing` holds those of the plugins that were opened."""
 
-    closing: tuple[Callable[[Store[Any, Any]], None], ...]
+    closing: tuple[Callable[[StoreHandle], None], ...]
     committing: tuple[Callable[[Transaction], None], ...]
     final: tuple[Callable[[Transaction], None], ...]
     logged: tuple[Callable[[LogRange], Condition | None], ...]
@@ -153,7 +204,7 @@ class Hooks:
     def _overriding(moment: str, plugins: Iterable[Plugin]) -> tuple[Callable[..., Any], ...]:
         return tuple(getattr(p, moment) for p in plugins if getattr(type(p), moment) is not getattr(Plugin, moment))
 
-    def open(self, store: Store[Any, Any]) -> None:
+    def open(self, store: StoreHandle) -> None:
         """Tell *opened*, in order. What one raises, this raises, and those from that one on will not be told *closing*.
         """
         for plugin in self.plugins:

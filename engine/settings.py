@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from .contract import Durability
 from .errors import SettingError
 from .log.log import LogOptions
 from .log.retention import KeepLogs
 from .seams import LONGEST_WAIT_S
 from .shown import shown
-
-Durability = Literal["synced", "pipelined", "relaxed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,8 +21,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
-from .history import Position, Record
-from .plugins import LogRange
+from .history import LogRange, Position, Record
 
 
 class Stages:

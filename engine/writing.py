@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Generic
 
 from .committer import Committer
-from .contract import BulkEngine, Engine, StagingEngine, TxT, ViewT
+from .contract import BulkEngine, Durability, Engine, StagingEngine, TxT, ViewT
 from .errors import (
     ConditionNotMet,
     DiskFull,
@@ -38,7 +38,7 @@ from .log.log import Log
 from .owned_lock import Hold, OwnedLock
 from .plugins import Hooks
 from .seams import Condition, Lock, Seams
-from .settings import Durability, Settings, check_duration
+from .settings import Settings, check_duration
 from .shown import shown
 from .stages import Stages
 from .system import is_limit

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast.engine.contract import Durability
 from holdfast.engine.graph import GraphTransaction, GraphView
-from holdfast.engine.settings import Durability
 from holdfast.engine.store import Store
 
 Graph = Store[GraphTransaction, GraphView]

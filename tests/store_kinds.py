@@ -14,6 +14,7 @@ from staging_memory import StagingMemory
 from holdfast.engine.contract import Engine, StagingEngine, View
 from holdfast.engine.graph import GraphEngine
 from holdfast.engine.memory import MemoryEngine
+from holdfast.engine.plugins import StoreHandle
 from holdfast.engine.records import RecordsEngine
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
@@ -59,7 +60,7 @@ GRAPH = Kind(GraphEngine, lambda tx, n: tx.add_node("N", n=n),
 KINDS = {"memory": MEMORY, "staging": STAGING, "records": RECORDS, "graph": GRAPH}
 
 
-def commit(kind: Kind, store: Store[Any, Any], *numbers: int) -> None:
+def commit(kind: Kind, store: StoreHandle, *numbers: int) -> None:
     with store.transaction() as tx:
         for n in numbers:
             kind.write(tx, n)

@@ -6,17 +6,14 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any
 
 from workloads import JournalWorkload
 
 from holdfast.engine import BackupService
 from holdfast.engine.contract import Transaction
-from holdfast.engine.history import Position, Record
-from holdfast.engine.log.segment import SegmentInfo
+from holdfast.engine.history import LogRange, Position, Record, SegmentInfo
 from holdfast.engine.memory import MemoryTransaction
-from holdfast.engine.plugins import Condition, LogRange, Plugin
-from holdfast.engine.store import Store
+from holdfast.engine.plugins import Condition, Plugin, StoreHandle
 from holdfast.engine.testing.plugins import PluginContract, memory_map
 from holdfast.engine.testing.workload import Operation
 
@@ -64,7 +61,7 @@ class Replica(Plugin):
         self._ranges: queue.SimpleQueue[tuple[LogRange, Future[None]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         self._thread = threading.Thread(target=self._acknowledge, name="replica", daemon=True)
         self._thread.start()
 
@@ -77,7 +74,7 @@ class Replica(Plugin):
         self._ranges.put((batch, met))
         return Condition(met=met, timeout=30.0, gates_publication=True, name="the replica")
 
-    def closing(self, store: Store[Any, Any]) -> None:
+    def closing(self, store: StoreHandle) -> None:
         self._ranges.put(None)
         assert self._thread is not None
         self._thread.join()

@@ -22,11 +22,11 @@ import pytest
 from staging_memory import StagingMemory
 
 from holdfast import backup
-from holdfast.engine.contract import Engine, StagingEngine, View
+from holdfast.engine.contract import Durability, Engine, StagingEngine, View
 from holdfast.engine.graph import GraphEngine
 from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.records import RecordsEngine
-from holdfast.engine.settings import Durability, Settings
+from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
 from holdfast.engine.testing.stored.tails import copy_running, unlucky
 

@@ -15,7 +15,7 @@ import pytest
 
 from holdfast import backup
 from holdfast.engine.errors import DiskFull, NotFound, Unsupported
-from holdfast.engine.log.segment import SegmentInfo
+from holdfast.engine.history import SegmentInfo
 from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.plugins import Plugin
 from holdfast.engine.seams import Files, Seams

@@ -17,9 +17,9 @@ from store_kinds import STAGING, until
 
 from holdfast.engine.callbacks import Callbacks, Outcome
 from holdfast.engine.errors import ConditionNotMet, HoldfastError, RolledBack
-from holdfast.engine.history import Position
+from holdfast.engine.history import LogRange, Position
 from holdfast.engine.line import Line, Waiter
-from holdfast.engine.plugins import Condition, LogRange, Plugin
+from holdfast.engine.plugins import Condition, Plugin
 from holdfast.engine.seams import REAL
 from holdfast.engine.settings import Settings
 from holdfast.engine.stages import Stages

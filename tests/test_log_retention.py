@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from log_world import HISTORY, World, contents
 
 from holdfast.engine.errors import LogPruned, SettingError
-from holdfast.engine.history import Position
+from holdfast.engine.history import Position, SegmentInfo
 from holdfast.engine.log.consumers import Consumer
 from holdfast.engine.log.reading import LogReading
 from holdfast.engine.log.retention import BELIEVE_S, CautiousClock, KeepLogs, PrunePlan, plan_pruning
-from holdfast.engine.log.segment import Segment, SegmentInfo
+from holdfast.engine.log.segment import Segment
 from holdfast.engine.testing.disks.quiet import SetClock
 from holdfast.engine.testing.disks.simops import Op
 

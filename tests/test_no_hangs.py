@@ -28,10 +28,9 @@ from holdfast.engine.errors import (
     RolledBack,
     StoreClosed,
 )
-from holdfast.engine.history import Position, Record
-from holdfast.engine.log.segment import SegmentInfo
+from holdfast.engine.history import LogRange, Position, Record, SegmentInfo
 from holdfast.engine.memory import MemoryTransaction, MemoryView
-from holdfast.engine.plugins import Condition, LogRange, Plugin
+from holdfast.engine.plugins import Condition, Plugin
 from holdfast.engine.seams import REAL, Files, Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.testing import KeyValues

@@ -21,9 +21,8 @@ import pytest
 from store_kinds import STAGING
 
 from holdfast.engine.errors import LogPruned, StoreClosed, StoreLocked
-from holdfast.engine.history import Record, origin
-from holdfast.engine.log.segment import SegmentInfo
-from holdfast.engine.plugins import Plugin
+from holdfast.engine.history import Record, SegmentInfo, origin
+from holdfast.engine.plugins import Plugin, StoreHandle
 from holdfast.engine.readers import PATIENCE_S, ReaderLease, readers_in
 from holdfast.engine.seams import REAL, Clock, DirectoryLock, Files, Seams
 from holdfast.engine.settings import Settings
@@ -171,7 +170,8 @@ def test_who_comes_while_plugins_think_is_heard(tmp_path: Path) -> None:
     granted: list[Any] = []
 
     class Thinks(Plugin):
-        def opened(self, store: Kit) -> None:
+        def opened(self, store: StoreHandle) -> None:
+            assert isinstance(store, Store)
             self.store = store
 
         def pruning(self, segments: Sequence[SegmentInfo]) -> None:

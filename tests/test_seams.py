@@ -27,6 +27,7 @@ from holdfast.engine import Condition, LogRange, Plugin, Settings, Store
 from holdfast.engine.anchored import AnchoredFiles
 from holdfast.engine.callbacks import Callbacks, Outcome
 from holdfast.engine.helpers import changes_of
+from holdfast.engine.plugins import StoreHandle
 from holdfast.engine.rocksdb import RocksEngine
 from holdfast.engine.seams import Files, Seams
 from holdfast.engine.sqlite import SqliteEngine
@@ -45,7 +46,7 @@ class Follow(Plugin):
     def __init__(self, other: Store[Any, Any]) -> None:
         self._other = other
 
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         self._clock = store.seams.clock
         self._asked: deque[tuple[LogRange, Future[None]]] = deque()
         self._changed = store.seams.scheduler.condition()
@@ -75,7 +76,7 @@ class Follow(Plugin):
             self._clock.sleep(0.003)  # and back
             met.set_result(None)
 
-    def closing(self, store: Store[Any, Any]) -> None:
+    def closing(self, store: StoreHandle) -> None:
         with self._changed:
             self._ends = True
             self._changed.notify()

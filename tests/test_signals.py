@@ -21,7 +21,8 @@ from store_kinds import MEMORY, STAGING, Kind, commit
 
 import holdfast.engine
 from holdfast.engine.errors import HoldfastError
-from holdfast.engine.plugins import LogRange, Plugin
+from holdfast.engine.history import LogRange
+from holdfast.engine.plugins import Plugin
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
 

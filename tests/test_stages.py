@@ -9,8 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from holdfast.engine.history import Position
-from holdfast.engine.plugins import LogRange
+from holdfast.engine.history import LogRange, Position
 from holdfast.engine.stages import Stages
 
 

@@ -23,7 +23,8 @@ from holdfast.engine.errors import (
     Unsupported,
 )
 from holdfast.engine.graph import BulkLoad
-from holdfast.engine.plugins import Condition, LogRange, Plugin
+from holdfast.engine.history import LogRange
+from holdfast.engine.plugins import Condition, Plugin
 from holdfast.engine.seams import Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store

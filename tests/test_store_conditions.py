@@ -11,7 +11,8 @@ import pytest
 from store_kinds import GRAPH, MEMORY, QUIET, STAGING, Kind, commit, until
 
 from holdfast.engine.errors import ConditionNotMet, OutcomeUnknown
-from holdfast.engine.plugins import Condition, LogRange, Plugin
+from holdfast.engine.history import LogRange
+from holdfast.engine.plugins import Condition, Plugin
 from holdfast.engine.seams import Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log

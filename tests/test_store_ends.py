@@ -14,9 +14,9 @@ from store_kinds import MEMORY, QUIET, STAGING, Kind, commit, until
 
 from holdfast import backup
 from holdfast.engine.errors import InvalidInput, LimitReached, RolledBack, StoreClosed, StoreLocked
-from holdfast.engine.history import Record
+from holdfast.engine.history import LogRange, Record
 from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.plugins import LogRange, Plugin
+from holdfast.engine.plugins import Plugin
 from holdfast.engine.seams import Scheduler, Seams, Task
 from holdfast.engine.settings import Settings
 from holdfast.engine.source.service import BackupService

@@ -22,9 +22,8 @@ from holdfast.engine.errors import (
     StoreClosed,
     StoreLocked,
 )
-from holdfast.engine.history import Position, Record
-from holdfast.engine.log.segment import SegmentInfo
-from holdfast.engine.plugins import Condition, LogRange, Plugin
+from holdfast.engine.history import LogRange, Position, Record, SegmentInfo
+from holdfast.engine.plugins import Condition, Plugin, StoreHandle
 from holdfast.engine.seams import Clock, Files, Seams
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
@@ -45,10 +44,10 @@ class Told(Plugin):
     def note(self, moment: str) -> None:
         self.notes.append((self.name, moment))
 
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         self.note("opened")
 
-    def closing(self, store: Store[Any, Any]) -> None:
+    def closing(self, store: StoreHandle) -> None:
         self.note("closing")
 
     def committing(self, draft: Transaction) -> None:
@@ -210,7 +209,7 @@ def test_a_refusal_rolls_back_and_says_why(kind: Kind, moment: str, tmp_path: Pa
 
 def test_a_hook_under_the_writer_lock_cannot_commit(kind: Kind, tmp_path: Path) -> None:
     class Reenters(Plugin):
-        def opened(self, store: Store[Any, Any]) -> None:
+        def opened(self, store: StoreHandle) -> None:
             self.store = store
 
         def committing(self, draft: Any) -> None:
@@ -267,7 +266,7 @@ class Broken(Plugin):
     def fault(self, error: BaseException) -> None:
         raise RuntimeError("fault")
 
-    def closing(self, store: Store[Any, Any]) -> None:
+    def closing(self, store: StoreHandle) -> None:
         raise RuntimeError("closing")
 
 
@@ -294,7 +293,7 @@ def test_observers_that_raise_are_logged_and_harm_nothing(kind: Kind, tmp_path: 
 @pytest.mark.parametrize("error", [RuntimeError("no port"), StoreLocked("no port"), KeyboardInterrupt("no port")])
 def test_a_plugin_that_cannot_start_closes_the_store(kind: Kind, error: BaseException, tmp_path: Path) -> None:
     class Starts(Plugin):
-        def opened(self, store: Store[Any, Any]) -> None:
+        def opened(self, store: StoreHandle) -> None:
             raise error
 
     told = Told("told", [])
@@ -313,7 +312,7 @@ def test_an_opening_that_is_undone_takes_no_other_s_store_with_it(kind: Kind, tm
     others: list[Store[Any, Any]] = []
 
     class CannotStart(Plugin):
-        def opened(self, store: Store[Any, Any]) -> None:
+        def opened(self, store: StoreHandle) -> None:
             raise RuntimeError("no port")
 
     class Meanwhile(Files):
@@ -336,7 +335,7 @@ def test_only_plugins_that_were_opened_are_told_closing(kind: Kind, tmp_path: Pa
     notes: list[tuple[str, str]] = []
 
     class CannotStart(Told):
-        def opened(self, store: Store[Any, Any]) -> None:
+        def opened(self, store: StoreHandle) -> None:
             super().opened(store)
             raise RuntimeError("no port")
 
@@ -357,10 +356,10 @@ def test_what_is_no_plugin_is_refused(tmp_path: Path) -> None:
 
 def test_a_plugin_may_commit_where_nothing_is_held(tmp_path: Path) -> None:
     class Writes(Plugin):
-        def opened(self, store: Store[Any, Any]) -> None:
+        def opened(self, store: StoreHandle) -> None:
             commit(STAGING, store, 1)
 
-        def closing(self, store: Store[Any, Any]) -> None:
+        def closing(self, store: StoreHandle) -> None:
             commit(STAGING, store, 2)
 
     STAGING.open(tmp_path / "store", plugins=[Writes()]).close()
@@ -371,12 +370,12 @@ def test_a_plugin_may_commit_where_nothing_is_held(tmp_path: Path) -> None:
 
 
 class CannotStart(Plugin):
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         raise RuntimeError("no")
 
 
 class CommitsAtFirst(Plugin):
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         commit(MEMORY, store, 1)
 
 

@@ -15,9 +15,8 @@ from zoo import animal
 
 from holdfast.engine.contract import Transaction
 from holdfast.engine.errors import HoldfastError, InvalidInput
-from holdfast.engine.history import Position, Record
-from holdfast.engine.log.segment import SegmentInfo
-from holdfast.engine.plugins import Condition, LogRange, Plugin
+from holdfast.engine.history import LogRange, Position, Record, SegmentInfo
+from holdfast.engine.plugins import Condition, Plugin, StoreHandle
 from holdfast.engine.store import Store
 
 
@@ -38,7 +37,7 @@ class Replicated(Plugin):
         self.waiting: list[Future[Any]] = []
         self.news, self.ended = threading.Condition(), False
 
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         self.ended = False
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
@@ -59,7 +58,7 @@ class Replicated(Plugin):
             self.news.notify()
         return Condition(met=met, timeout=10.0, gates_publication=True, name="the replica")
 
-    def closing(self, store: Store[Any, Any]) -> None:
+    def closing(self, store: StoreHandle) -> None:
         with self.news:
             self.ended = True
             self.news.notify()
@@ -95,14 +94,14 @@ class LeakedThread(Replicated):
     """The thread that it starts goes on after the store is closed: a service that cannot be stopped, only
     killed."""
 
-    def closing(self, store: Store[Any, Any]) -> None: ...
+    def closing(self, store: StoreHandle) -> None: ...
 
 
 @animal(caught_by="PluginContract.test_closing_lets_go_of_everything")
 class LeakedPipe(Counter):
     """What it opens it does not close: two descriptors for each opening of the store."""
 
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         self.pipe = os.pipe()
 
 
@@ -111,7 +110,7 @@ class NeedsACommitToClose(Replicated):
     """Closing waits for what the first commit would have begun. Where another plugin cannot start there is none, and
     its thread stays."""
 
-    def closing(self, store: Store[Any, Any]) -> None:
+    def closing(self, store: StoreHandle) -> None:
         if store.published.txid:
             super().closing(store)
 
@@ -134,12 +133,12 @@ class OneForAll(Counter):
 
     stores: ClassVar[list[Any]] = []
 
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         if self.stores:
             raise RuntimeError("there is a store already")
         self.stores.append(store)
 
-    def closing(self, store: Store[Any, Any]) -> None:
+    def closing(self, store: StoreHandle) -> None:
         self.stores.clear()
 
 
@@ -160,7 +159,8 @@ class WantsCleanStores(Counter):
     """It refuses to start on a store that was not closed properly: after a crash, when it is needed most, nothing
     opens."""
 
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
+        assert isinstance(store, Store)
         if not store.recovery.clean:
             raise RuntimeError("that store was not closed properly")
 
@@ -190,7 +190,7 @@ class UndeclaredAddition(Plugin):
 class CommitsWithin(Plugin):
     """It commits a transaction of its own for each that is committed, and waits for itself."""
 
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         self.store = store
 
     def committing(self, draft: Transaction) -> None:
@@ -272,7 +272,7 @@ class VetoesForEver(Archive):
 class FailsAtFaults(Counter):
     """When the store is poisoned it tries to write that down into the store."""
 
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         self.store = store
 
     def fault(self, error: BaseException) -> None:
@@ -333,7 +333,8 @@ class RemembersRolledBack(Plugin):
 class AddsBehindTheLog(Plugin):
     """What it adds goes straight into the engine's state, past the log: it is there until the store is opened again."""
 
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
+        assert isinstance(store, Store)
         self.engine = store.engine
 
     def committing(self, draft: Transaction) -> None:

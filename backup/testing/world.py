@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from ...engine.contract import Engine, Transaction
+from ...engine.contract import Durability, Engine, Transaction
 from ...engine.errors import RestorePointOutOfRange
 from ...engine.plugins import Plugin
 from ...engine.seams import REAL, Seams
-from ...engine.settings import Durability, Settings
+from ...engine.settings import Settings
 from ...engine.source.base import Source
 from ...engine.source.local import LocalSource
 from ...engine.store import Store

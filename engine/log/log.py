@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from ..errors import Damaged, DiskFull, InvalidInput, SettingError
-from ..history import Attachment, History, Position, Record
+from ..history import Attachment, History, Position, Record, SegmentInfo
 from ..seams import Directory, File, Seams, is_disk_full
 from ..shown import shown
 from ..system import is_limit
@@ -43,7 +43,6 @@ from .segment import (
     JOIN_BYTES,
     MAX_ATTACHMENTS,
     Segment,
-    SegmentInfo,
     SegmentWriter,
     allocate,
     is_segment,

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import AheadOfSource, Damaged, InvalidInput, LogPruned
-from ..history import Attachment, Position, Record
+from ..history import Attachment, Position, Record, SegmentInfo
 from ..seams import Files
 from .attachments import NAME as ATTACHMENT_NAME
 from .attachments import verify_attachment
 from .cursor import Cursor
 from .listing import Listing
-from .segment import Segment, SegmentInfo, is_segment, segment_name
+from .segment import Segment, is_segment, segment_name
 
 NEWEST, ENDS = 2, 256
 """Of a log that is looked at: how many segments are read whole, and of how many others beginning and end."""

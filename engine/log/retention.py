@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import SettingError
+from ..history import SegmentInfo
 from ..seams import Clock
 from ..shown import shown
 from .consumers import Consumer
-from .segment import SegmentInfo
 
 LEAP_US = 60_000_000
 """By so many microseconds more than time has passed the wall clock may move on before that is a leap."""

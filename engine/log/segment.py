@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from xxhash import xxh3_64_intdigest, xxh3_128
 
 from ..errors import Damaged, DiskFull, UnsupportedFormat
-from ..history import History, Position, Record
+from ..history import Position, Record, SegmentInfo
 from ..seams import Directory, File, Files, is_disk_full
 from .format import (
     GROUP_FIELDS,
@@ -40,29 +39,6 @@ JOIN_BYTES = 1 << 20
 """A last segment with no more data than this is gone on with after an opening, so that openings leave no files."""
 MAX_ATTACHMENTS = 100
 _ZEROS = bytes(1 << 20)
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentInfo:
-    """What is known of a segment without reading it all.
-
-    Attributes:
-        first, last: txids of its records; last = first - 1 where it has none.
-        size: bytes of the file.
-        complete_us: every transaction after it has a later commit time.
-    """
-
-    path: Path
-    ordinal: int
-    first: int
-    last: int
-    first_time_us: int
-    last_time_us: int
-    complete_us: int
-    size: int
-    sealed: bool
-    epoch: int
-    history: History
 
 
 def segment_name(ordinal: int) -> str:

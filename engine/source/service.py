@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SettingError
-from ..plugins import Plugin
+from ..plugins import Plugin, StoreHandle
+from ..store import Store
 from ..system import is_limit, told
 from .discovery import Entry, Publication
 
 if TYPE_CHECKING:
-    from ..store import Store
     from .server import SourceServer
 
 logger = logging.getLogger("holdfast.source")
@@ -74,11 +74,12 @@ class BackupService(Plugin):
         if self._asked is not None and self._enabled:
             self._check_safe(_resolve(self._asked))
 
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         if not self._enabled:
             return
         if self._store is not None:
             raise SettingError("this BackupService serves a store already", hint="make one for each store")
+        assert isinstance(store, Store)  # a source reads more of it than other plugins may rely on
         self._store = store
         try:
             self._serve(store)
@@ -91,14 +92,15 @@ class BackupService(Plugin):
             self.closing(store)
             raise
 
-    def closing(self, store: Store[Any, Any]) -> None:
-        if store is not self._store:
+    def closing(self, store: StoreHandle) -> None:
+        mine = self._store
+        if mine is None or store is not mine:
             return
         self._store = None
         server, self._server = self._server, None
         if server is not None:
             server.stop()
-            store.backup_uri = None
+            mine.backup_uri = None
         publication, self._publication = self._publication, None
         if publication is not None:
             publication.withdraw()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from ...errors import OutcomeUnknown, PluginError
-from ...plugins import Plugin
+from ...plugins import Plugin, StoreHandle
 from ...seams import Seams
-from ...store import Store
 from ..contract import check
 from ..disks.faulty import FaultyFiles, is_log
 from ..elsewhere import back_again, go_to_one_of_two
@@ -24,7 +22,7 @@ _GRACE_S = 2.0
 
 
 class _CannotStart(Plugin):
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         raise RuntimeError("another plugin cannot start")
 
 

@@ -16,11 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...contract import View
+from ...contract import Durability, View
 from ...errors import ConditionNotMet, RolledBack
 from ...plugins import Plugin
 from ...seams import REAL, Seams
-from ...settings import Durability, Settings
+from ...settings import Settings
 from ..workload import Operation, Workload
 from .watching import Stuck, Watch, WatchedStore
 

@@ -23,10 +23,9 @@ from typing import Any
 
 from ...contract import Transaction
 from ...errors import InvalidInput
-from ...history import Position, Record
-from ...log.segment import SegmentInfo
+from ...history import LogRange, Position, Record, SegmentInfo
 from ...owned_lock import Hold
-from ...plugins import Condition, LogRange, Plugin
+from ...plugins import Condition, Plugin, StoreHandle
 from ...store import Store
 from .forking import watch_removals
 
@@ -143,10 +142,10 @@ class Watch(Plugin):
         if draft.payload() != before:
             self.changed.append(moment)
 
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         self._hand_on("opened", store)
 
-    def closing(self, store: Store[Any, Any]) -> None:
+    def closing(self, store: StoreHandle) -> None:
         self._hand_on("closing", store)
 
     def committing(self, draft: Transaction) -> None:

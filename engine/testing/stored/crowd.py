@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from ...settings import Durability
+from ...contract import Durability
 from ..workload import Operation
 from .modelled import Modelled
 

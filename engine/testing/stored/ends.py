@@ -17,11 +17,11 @@ from typing import Any, Literal, Self
 
 from hypothesis import strategies as st
 
-from ...contract import Transaction
+from ...contract import Durability, Transaction
 from ...errors import ConditionNotMet, DiskFull, OutcomeUnknown, RolledBack, StorePoisoned
-from ...plugins import Condition, LogRange, Plugin
+from ...history import LogRange
+from ...plugins import Condition, Plugin
 from ...seams import Seams
-from ...settings import Durability
 from ...store import Store
 from ..contract import STAGING, Contract, check, scratch
 from ..disks.faulty import FaultyFiles, is_log

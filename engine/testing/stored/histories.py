@@ -14,11 +14,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ...contract import BulkEngine, Context, Engine
+from ...contract import BulkEngine, Context, Durability, Engine
 from ...errors import DiskFull, LogPruned, StorePoisoned
 from ...history import Position, Record
 from ...seams import Files, Seams
-from ...settings import Durability
 from ..contract import Contract, check, scratch
 from ..disks.faulty import FaultyFiles, is_log
 from ..disks.quiet import quiet_seams

@@ -6,15 +6,12 @@ The contract for plugins of one's own is `PluginContract` in `plugins.py`; here 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from hypothesis import strategies as st
 
-from ...contract import Transaction
-from ...history import Position, Record
-from ...plugins import LogRange, Plugin
-from ...settings import Durability
-from ...store import Store
+from ...contract import Durability, Transaction
+from ...history import LogRange, Position, Record
+from ...plugins import Plugin, StoreHandle
 from ..contract import Contract, check, scratch
 from ..raising import raises, refuses_changes
 from ..workload import Operation, Workload, of_each_kind
@@ -33,11 +30,11 @@ class Listening(Plugin):
         self.shown: list[int] = []
         self.checkpoints: list[int] = []
 
-    def opened(self, store: Store[Any, Any]) -> None:
+    def opened(self, store: StoreHandle) -> None:
         self.store = store
         self.moments.append("opened")
 
-    def closing(self, store: Store[Any, Any]) -> None:
+    def closing(self, store: StoreHandle) -> None:
         self.moments.append("closing")
 
     def committing(self, draft: Transaction) -> None:

@@ -24,9 +24,8 @@ from typing import ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ...contract import BulkEngine, View
+from ...contract import BulkEngine, Durability, View
 from ...errors import StoreLocked
-from ...settings import Durability
 from ..contract import scratch
 from ..raising import raises
 from ..workload import Operation, Workload

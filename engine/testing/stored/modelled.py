@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ...contract import Engine, StagingEngine, Transaction, View
+from ...contract import Durability, Engine, StagingEngine, Transaction, View
 from ...plugins import Plugin
 from ...seams import REAL, Seams
-from ...settings import Durability, Settings
+from ...settings import Settings
 from ...store import Recovery, Store
 from ..workload import Operation, Workload
 from .tails import copy_running, tree
