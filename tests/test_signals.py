@@ -50,12 +50,13 @@ class Interrupting:
         return self._left == 0
 
     def trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
         last, self._last = self._last, None
+        if not frame.f_code.co_filename.startswith(WHERE):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode":
             self._last = (frame, frame.f_code.co_code[frame.f_lasti])
-        if frame.f_code.co_filename.startswith(WHERE) and (
-                event == "call" or (event == "opcode" and last is not None and last[0] is frame and last[1] in AFTER)):
+        if event == "call" or (event == "opcode" and last is not None and last[0] is frame and last[1] in AFTER):
             self._left -= 1
             if self.done:
                 sys.settrace(None)

@@ -143,6 +143,7 @@ def test_one_thread_syncs_once_for_each_commit(kind: Kind, tmp_path: Path, files
         for n in range(1, 41):
             commit(kind, store, n)
         files.counts.subtract(before)
+        del files.counts["pread"]  # a draft may read the state
         assert {name: count for name, count in files.counts.items() if count} == {"pwrite": 40, "datasync": 40}
 
 
