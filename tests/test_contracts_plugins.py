@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from workloads import JournalWorkload
+from workloads import JournalWorkload, staging
 
 from holdfast.engine import BackupService
 from holdfast.engine.contract import Transaction
@@ -45,11 +45,11 @@ class Stamp(Plugin):
 
 
 class Unique(Plugin):
-    """Refuses drafts that set a key twice as long as others."""
+    """Refuses drafts and loads that set a key twice as long as others."""
 
     def final(self, draft: Transaction) -> None:
         assert isinstance(draft, MemoryTransaction)
-        for key in draft.changes:
+        for key in draft.changes if draft.bulk is None else draft.bulk:
             if len(key) > 100:
                 raise ValueError(f"{key[:10]!r}… is too long for us")
 
@@ -111,6 +111,13 @@ class TestUnique(PluginContract):
 
     def refused(self) -> list[Operation]:
         return [("put", b"k" * 101, b"")]
+
+
+class TestUniqueOfLoads(TestUnique):
+    workload = staticmethod(staging)
+
+    def refused_load(self) -> dict[bytes, bytes]:
+        return {b"k" * 101: b""}
 
 
 class TestReplica(PluginContract):

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,6 +19,7 @@ from holdfast.engine.plugins import Condition, Plugin
 from holdfast.engine.seams import REAL
 from holdfast.engine.settings import Settings
 from holdfast.engine.stages import Stages
+from holdfast.engine.testing.steps import steps
 
 
 def a_thread(txid: int, thread: int = 1) -> Waiter:
@@ -31,25 +28,6 @@ def a_thread(txid: int, thread: int = 1) -> Waiter:
 
 def threads_of(line: Line) -> int:
     return len(line._gated)
-
-
-def steps(call: Callable[[], object]) -> int:
-    """How many instructions of Python's a call takes: what it costs, without a clock."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        count += event == "opcode"
-        return trace
-
-    measuring = sys.gettrace()  # coverage
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(measuring)
-    return count
 
 
 def at(txid: int) -> Position:

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from store_kinds import GRAPH, MEMORY, QUIET, RECORDS, STAGING, Kind, commit, until
 
+from holdfast.engine.contract import Transaction
 from holdfast.engine.errors import (
     ConditionNotMet,
     Damaged,
     DiskFull,
     InvalidInput,
     OutcomeUnknown,
+    RolledBack,
     StorePoisoned,
     Unsupported,
 )
@@ -253,3 +255,65 @@ def test_a_load_that_is_not_applied_yet_is_replayed_and_missed(kind: Kind, tmp_p
     (tmp_path / "aside").rename(directory / names[0])
     with kind.open(tmp_path / "store") as store:
         assert kind.numbers(store) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("moment", ["committing", "final"])
+def test_plugins_are_asked_of_a_bulk_load(kind: Kind, moment: str, tmp_path: Path) -> None:
+    """A plugin that refused every transaction was not asked of bulk loads: they passed every veto."""
+    asked: list[tuple[str, Any, bytes]] = []
+    refuses = True
+
+    class Policy(Plugin):
+        def committing(self, draft: Transaction) -> None:
+            self.look("committing", draft)
+
+        def final(self, draft: Transaction) -> None:
+            self.look("final", draft)
+
+        def look(self, at: str, draft: Transaction) -> None:
+            asked.append((at, draft.bulk, draft.payload()))
+            if refuses and at == moment:
+                raise ValueError("frozen by policy")
+
+    with kind.open(tmp_path / "store", settings=QUIET, plugins=[Policy()]) as store:
+        loaded = load(kind, 1, 2)
+        with pytest.raises(RolledBack, match="frozen by policy") as caught:
+            store.bulk(loaded)
+        assert isinstance(caught.value.__cause__, ValueError)
+        expected = [("committing", loaded, b""), ("final", loaded, b"")]
+        assert asked == (expected if moment == "final" else expected[:1])
+        assert store.log.appended.txid == 0
+        assert attachments(store) == []
+        refuses = False
+        asked.clear()
+        assert store.bulk(loaded) == 1
+        assert asked == expected
+        commit(kind, store, 3)
+        assert kind.numbers(store) == {1, 2, 3}
+
+
+def test_what_adds_to_every_draft_cannot_add_to_a_bulk_load(kind: Kind, tmp_path: Path) -> None:
+    """It would be in the state and not in the log. The load is refused, and not taken without the addition."""
+    class Adds(Plugin):
+        def committing(self, draft: Transaction) -> None:
+            kind.write(draft, 1000)
+
+    with kind.open(tmp_path / "store", settings=QUIET, plugins=[Adds()]) as store:
+        with pytest.raises(RolledBack, match="a bulk load, which takes no additions"):
+            store.bulk(load(kind, 1, 2))
+        assert attachments(store) == []
+        commit(kind, store, 3)
+        assert kind.numbers(store) == {3, 1000}
+
+
+def test_a_slow_plugin_loses_a_bulk_load_too(kind: Kind, tmp_path: Path) -> None:
+    """All others wait meanwhile, as behind a transaction."""
+    class Slow(Plugin):
+        def final(self, draft: Transaction) -> None:
+            time.sleep(0.05)
+
+    settings = Settings(heartbeat_s=0, hook_s=0.01)
+    with kind.open(tmp_path / "store", settings=settings, plugins=[Slow()]) as store:
+        with pytest.raises(RolledBack, match=r"Slow\.final took"):
+            store.bulk(load(kind, 1))
+        assert kind.numbers(store) == set()

@@ -15,6 +15,7 @@ from zoo import animal
 
 from holdfast.engine.contract import Transaction
 from holdfast.engine.errors import HoldfastError, InvalidInput
+from holdfast.engine.helpers import changes_of
 from holdfast.engine.history import LogRange, Position, Record, SegmentInfo
 from holdfast.engine.plugins import Condition, Plugin, StoreHandle
 from holdfast.engine.store import Store
@@ -79,10 +80,10 @@ class Archive(Plugin):
 
 
 class Strict(Plugin):
-    """Refuses transactions that set a forbidden key: healthy."""
+    """Refuses transactions, and loads, that set a forbidden key: healthy."""
 
     def committing(self, draft: Transaction) -> None:
-        if b"forbidden" in draft.payload():
+        if b"forbidden" in (draft.payload() if draft.bulk is None else draft.bulk):
             raise InvalidInput("that key is forbidden")
 
 
@@ -238,6 +239,36 @@ class BlocksInLogged(Replicated):
         return super().logged(batch)
 
 
+@animal(caught_by="PluginContract.test_a_transaction_costs_no_more_after_many", on="memory", holds=True, gates=True)
+class ReadsAllOfTheLog(Replicated):
+    """A thread reads the log from the beginning for each range, to find what the replica lacks. In the first week
+    nobody notices; after a year each commit waits for gigabytes to be read."""
+
+    def opened(self, store: StoreHandle) -> None:
+        self.log = store.log
+        super().opened(store)
+
+    def logged(self, batch: LogRange) -> Condition | None:
+        thread = threading.Thread(target=lambda: sum(1 for _ in self.log.cursor(0).read()))
+        thread.start()
+        thread.join()
+        return super().logged(batch)
+
+
+@animal(caught_by="PluginContract.test_a_transaction_costs_no_more_after_many", on="memory")
+class AddsUpAgain(Counter):
+    """It keeps what it has seen, and adds it all up again for each transaction: a figure for a dashboard, of which
+    somebody wrote a list where a sum would do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def published(self, records: Sequence[Record]) -> None:
+        self.sizes += [len(record.payload) for record in records]
+        self.seen = sum(size for size in self.sizes)
+
+
 @animal(caught_by="PluginContract.test_observing_hooks_do_not_raise")
 class RaisesInObserver(Counter):
     """An observer that fails on its third record. The store goes on, nobody reads the log, and what it should have
@@ -247,6 +278,15 @@ class RaisesInObserver(Counter):
         super().published(records)
         if self.seen >= 3:
             raise ValueError("an index out of range")
+
+
+@animal(caught_by="PluginContract.test_observing_hooks_do_not_raise", on="staging")
+class TakesLoadsForChanges(Counter):
+    """It takes the payload of each record for changes. That of a bulk load only says which file they are in: the store
+    goes on, and the index that it should have kept lacks a million entries."""
+
+    def published(self, records: Sequence[Record]) -> None:
+        self.seen += sum(len(list(changes_of(record))) for record in records)
 
 
 @animal(caught_by="PluginContract.test_observing_hooks_do_not_raise")
@@ -312,6 +352,18 @@ class RefusesOnce(Strict):
         if not self.refused:
             self.refused = b"forbidden" in draft.payload()
             super().committing(draft)
+
+
+@animal(
+    caught_by="PluginContract.test_a_refused_bulk_load_leaves_nothing", on="staging", refuses=True,
+    refused_load=lambda suite: {b"forbidden": b""})
+class LetsLoadsPass(Strict):
+    """It looks at what a draft will be logged as, and the draft of a bulk load is empty: who may not set a key in a
+    transaction loads it."""
+
+    def committing(self, draft: Transaction) -> None:
+        if b"forbidden" in draft.payload():
+            raise InvalidInput("that key is forbidden")
 
 
 @animal(caught_by="PluginContract.test_what_is_rolled_back_is_forgotten", on="memory")

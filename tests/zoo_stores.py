@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
 from zoo import part
 
+from holdfast.engine.callbacks import Outcome
 from holdfast.engine.committer import Committer
 from holdfast.engine.log.attachments import AttachmentWriter
 from holdfast.engine.log.retention import PrunePlan, plan_pruning
@@ -28,6 +31,16 @@ class DeafToVetoes(Writing[Any, Any]):
         for hook in (*self.hooks.committing, *self.hooks.final):
             with contextlib.suppress(Exception):
                 hook(draft)
+
+
+@part(Writing, caught_by="EngineContract.test_a_veto_keeps_a_bulk_load_out", on="staging")
+class LoadsUnasked(Writing[Any, Any]):
+    """Plugins are asked of transactions, and not of bulk loads, which came later: what a policy keeps out of the one
+    door comes in by the other, a million at a time."""
+
+    def _ask_plugins(self, draft: Any) -> None:
+        if draft.bulk is None:
+            _ask_plugins(self, draft)
 
 
 @part(Stages, caught_by="EngineContract.test_a_late_condition_is_told_and_loses_nothing", on="staging")
@@ -92,6 +105,15 @@ class TellsTheLast(Committer):
                 self._kept.popleft()
             if told:
                 self._hooks.tell("published", told[-1:])
+
+
+@part(Outcome, caught_by="EngineContract.test_a_slow_callback_holds_up_nobody", on="staging")
+class CallsBackAtOnce(Outcome):
+    """A callback runs in the thread that resolves the outcome, as that of any future: the one that syncs for everybody.
+    One caller looks something up in a callback, and all others wait for his database."""
+
+    def add_done_callback(self, fn: Callable[[Future[int]], Any]) -> None:
+        Future.add_done_callback(self, fn)
 
 
 @part(Files, caught_by="EngineContract.test_a_store_stays_where_it_was_opened")

@@ -55,9 +55,7 @@ class GraphTransaction(Reads, Transaction):
     _keeps = False
 
     def __init__(self, base: Base, layers: tuple[Layer, ...], txid: int, marks: Marks, tokens: Tokens) -> None:
-        self._state = None
-        self.txid = None
-        self.outcome = None
+        Transaction.__init__(self)
         self.changes = changes = Changes(txid, layers[0])
         self._base = base
         self._get = base.get

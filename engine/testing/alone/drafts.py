@@ -182,13 +182,16 @@ class AloneChecks(Contract):
     @check()
     def test_a_payload_holds_all_its_draft_changed(self, work: Workload) -> None:
         """`payload()` may be asked for again as the draft grows, and then holds everything; a draft that changed
-        nothing has an empty one; a sealed draft refuses changes of every kind."""
+        nothing has an empty one; a sealed draft refuses changes of every kind. A new one has all that a `Transaction`
+        has, for the kit and for plugins."""
         some = of_each_kind(work)
 
         def claim(first: list[Operation], second: list[Operation]) -> None:
             with driven(work) as it:
                 begun(it)
                 empty = it.engine.begin()
+                lacking = [name for name in ("txid", "outcome", "bulk") if getattr(empty, name, self) is not None]
+                assert not lacking, f"a new draft has no {', '.join(lacking)}: call Transaction.__init__"
                 assert empty.payload() == b"", "a draft that changed nothing has a payload"
                 empty.close()
                 model = it.models[-1].copy()

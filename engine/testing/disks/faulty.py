@@ -26,7 +26,9 @@ class FaultyFile(File):
 
     def pread(self, length: int, offset: int) -> bytes:
         self._files.about_to("pread", self.path)
-        return super().pread(length, offset)
+        data = super().pread(length, offset)
+        self._files.read_bytes += len(data)
+        return data
 
     def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         self._files.about_to("pwrite", self.path)
@@ -77,11 +79,13 @@ class FaultyFiles(Files):
 
     Attributes:
         counts: how often each kind of operation was begun.
+        read_bytes: how many bytes were read.
         unsynced: the files that were written to since they were last synced.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.read_bytes = 0
         self.unsynced: set[Path] = set()
         self.before: Before = lambda kind, path: None
 
@@ -97,7 +101,9 @@ class FaultyFiles(Files):
 
     def read(self, path: Path) -> bytes:
         self.about_to("pread", path)
-        return super().read(path)
+        data = super().read(path)
+        self.read_bytes += len(data)
+        return data
 
     def rename(self, old: Path, new: Path) -> None:
         self.about_to("rename", new)

@@ -15,6 +15,7 @@ from unittest import SkipTest
 
 from hypothesis import strategies as st
 
+from ...contract import BulkEngine
 from ...errors import SettingError
 from ...plugins import Plugin
 from ..contract import Contract, scratch
@@ -22,6 +23,9 @@ from ..workload import Operation, Workload
 from .maps import graph_map, memory_map
 from .rig import Rig
 from .watching import Stuck, Watch, bounded
+
+_FIRST_LOAD = 10**9
+"""Bulk loads are numbered from here on, and transactions from 1."""
 
 
 class History:
@@ -33,18 +37,20 @@ class History:
 
 
 def histories(works: list[Workload], more: tuple[tuple[Any, ...], ...] = ()) -> st.SearchStrategy[History]:
-    """Histories of up to 8 steps: transactions of every durability, also ones that are rolled back, checkpoints,
-    prunings, reopenings and kills. `more` are further steps."""
+    """Histories of up to 8 steps: transactions of every durability, also ones that are rolled back, bulk loads,
+    checkpoints, prunings, reopenings and kills. `more` are further steps."""
 
     def on(work: Workload) -> st.SearchStrategy[History]:
         durability = st.sampled_from(("synced", "pipelined", "relaxed"))
         commits = st.tuples(st.just("commit"), work.operations(), durability)
         undone = st.tuples(st.just("roll back"), work.operations())
-        others = st.sampled_from([("checkpoint",), ("prune",), ("reopen",), ("kill",), *more])
+        loads = [("bulk",)] if issubclass(work.engine, BulkEngine) else []
+        others = st.sampled_from([("checkpoint",), ("prune",), ("reopen",), ("kill",), *loads, *more])
         steps = st.lists(st.one_of(commits, commits, others, undone), min_size=1, max_size=8)
 
         def made(steps: list[tuple[Any, ...]]) -> History:
-            return History(work, steps)
+            # Each load another one: to add what is there is an error, on some engines.
+            return History(work, [("bulk", _FIRST_LOAD + n) if s == ("bulk",) else s for n, s in enumerate(steps)])
 
         made.__name__ = f"on_{work.engine.name.replace('-', '_')}"  # so that Hypothesis shows `on_memory([…])`
         return steps.map(made)
@@ -61,7 +67,8 @@ class PluginChecks(Contract):
         workload: what to do to the store; without, the memory and the graph engine, used as maps. A plugin that adds to
             drafts, or reads them, needs one of an engine that it knows.
         adds: it adds to drafts in `committing`. What it adds must be apart from what the workload touches.
-        refuses: it raises in `committing` or `final` for some drafts; `refused` gives one.
+        refuses: it raises in `committing` or `final` for some drafts; `refused` gives one, `refused_load` a bulk load,
+            if the engine takes any.
         holds: it returns conditions from `logged`, which come to be met.
         gates: its conditions gate publication.
         vetoes: it may return reasons from `pruning`; `end_veto` ends them.
@@ -83,6 +90,12 @@ class PluginChecks(Contract):
         """Operations of a transaction that the plugin refuses, whatever else the store holds. Asked of plugins that
         declare `refuses`."""
         raise NotImplementedError(f"{type(self).__name__}.refused is needed, since the plugin refuses drafts")
+
+    def refused_load(self) -> Any:
+        """A bulk load that the plugin refuses, whatever else the store holds. Asked of plugins that declare `refuses`,
+        on engines that take bulk loads."""
+        raise NotImplementedError(f"{type(self).__name__}.refused_load is needed, since the plugin refuses drafts, and "
+                                  "the engine takes bulk loads")
 
     def end_veto(self, plugin: Plugin) -> None:
         """Let the reason go for which the plugin keeps the log. Asked of plugins that declare `vetoes`."""
@@ -156,5 +169,7 @@ class PluginChecks(Contract):
                 rig.store.checkpoint()
             rig.commit_number()
             rig.settle()
+            if issubclass(work.engine, BulkEngine):
+                rig.bulk(_FIRST_LOAD)
             rig.store.prune()
         return rig.watch

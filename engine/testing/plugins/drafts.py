@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from unittest import SkipTest
 
-from ...contract import Context, Transaction
+from ...contract import BulkEngine, Context, Transaction
 from ...errors import RolledBack
 from ...history import origin
 from ...plugins import Plugin
@@ -86,6 +86,31 @@ class DraftChecks(PluginChecks):
                 rig.compare()
 
         self.try_histories(claim, examples=10, more=(refused,))
+
+    @check()
+    def test_a_refused_bulk_load_leaves_nothing(self, work: Workload) -> None:
+        """What the plugin refuses it refuses of bulk loads too, each time: such a load is rolled back, and leaves
+        nothing in log and state; other loads go through before and after it."""
+        self.only("refuses")
+        works = [work for work in self.works() if issubclass(work.engine, BulkEngine)]
+        if not works:
+            raise SkipTest(f"the {work.engine.name} engine takes no bulk loads")
+
+        def claim(work: Workload, directory: Path) -> None:
+            with self.rig(work, directory / "store") as rig:
+                for number in range(2):
+                    assert rig.bulk(number), "a bulk load that is nothing special was refused"
+                    before = rig.store.positions().appended
+                    try:
+                        rig.store.bulk(self.refused_load())
+                    except RolledBack:
+                        assert rig.store.positions().appended == before, "a bulk load that was refused is in the log"
+                    else:
+                        raise AssertionError("the plugin declares `refuses`, and let the bulk load pass that "
+                                             "`refused_load` gives")
+                rig.compare()
+
+        self.try_once(claim, works)
 
     @check()
     def test_what_is_rolled_back_is_forgotten(self, work: Workload) -> None:

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...seams import Seams
 from ..contract import check
+from ..disks.faulty import FaultyFiles
 from ..workload import Workload
 from .base import History, PluginChecks
+from .rig import Rig
 
 _ON_THE_WAY = ("committing", "final", "logged", "published")
 _OBSERVING = ("published", "checkpointed", "sealed", "pruning", "closing")
+
+
+_MANY, _MEASURED = 200, 10
+
+
+def _cost(rig: Rig, files: FaultyFiles) -> tuple[int, int]:
+    """What some transactions cost: the instructions of the hooks, and the bytes that were read."""
+    before, rig.watch.steps = files.read_bytes, 0
+    for _ in range(_MEASURED):
+        rig.commit_number()
+        rig.settle()
+    steps, rig.watch.steps = rig.watch.steps, None
+    return steps, files.read_bytes - before
 
 
 class HookChecks(PluginChecks):
@@ -69,6 +85,31 @@ class HookChecks(PluginChecks):
                 assert took <= self.prompt_s, f"`{moment}` took {took:.1f} s, and commits wait for it"
 
         self.try_once(claim)
+
+    @check()
+    def test_a_transaction_costs_no_more_after_many(self, work: Workload) -> None:
+        """What a transaction costs in the plugin does not grow with those that came before it: not the instructions
+        that its hooks take, nor the bytes that are read through the store's files meanwhile. `logged` is given the
+        records; a plugin that reads the log goes on with a cursor."""
+
+        def claim(work: Workload, directory: Path) -> None:
+            files = FaultyFiles()
+            with self.rig(work, directory / "store", keep_logs="for ever", seams=Seams(files)) as rig:
+                rig.commit_number()
+                rig.settle()
+                early = _cost(rig, files)
+                for _ in range(2):
+                    rig.fill_segment()
+                for _ in range(_MANY):
+                    rig.commit_number()
+                rig.settle()
+                late = _cost(rig, files)
+            for what, few, many, noise in (("its hooks take {:,} instructions", early[0], late[0], 100),
+                                           ("{:,} bytes are read", early[1], late[1], 4096)):
+                told = what.format(many // _MEASURED), what.format(few // _MEASURED)
+                assert many <= 2 * few + noise * _MEASURED, f"{told[0]} for each late transaction; at first, {told[1]}"
+
+        self.try_once(claim, [self.work()])
 
     @check()
     def test_pruning_gets_on(self, work: Workload) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ...graph.bulk import BulkLoad
 from ...graph.engine import GraphEngine
 from ...graph.transaction import GraphTransaction
 from ...graph.view import GraphView
@@ -20,7 +21,7 @@ def memory_map() -> Workload:
 
 def graph_map() -> Workload:
     """Keys are nodes."""
-    return KeyValues(GraphEngine, put=_put, items=_items, get=_get, delete=_delete, above_seams=False)
+    return KeyValues(GraphEngine, put=_put, items=_items, get=_get, delete=_delete, bulk=_load, above_seams=False)
 
 
 def _node(tx: GraphTransaction, key: bytes) -> int | None:
@@ -44,6 +45,10 @@ def _delete(tx: GraphTransaction, key: bytes) -> None:
     node = _node(tx, key)
     assert node is not None
     tx.delete_node(node)
+
+
+def _load(new: dict[bytes, bytes]) -> BulkLoad:
+    return BulkLoad(nodes=[{"key": key, "value": value} for key, value in new.items()], labels="Key")
 
 
 def _items(view: GraphView) -> Iterable[tuple[bytes, bytes]]:

@@ -2,7 +2,7 @@
 
 Histories are steps, tuples of a kind and its arguments, so that Hypothesis can draw and shrink them:
 
-    ("commit", operations, durability)      ("roll back", operations)
+    ("commit", operations, durability)      ("roll back", operations)      ("bulk", number)
     ("checkpoint",)  ("prune",)  ("reopen",)  ("kill",)
 """
 
@@ -102,19 +102,36 @@ class Rig:
             with self.store.transaction(durability) as tx:
                 self.work.run(tx, model, operations)
         except RolledBack as error:
-            by_plugin = self.watches and any(raised is error.__cause__ for _, raised in self.watch.raised[before:])
-            if not by_plugin:
-                raise
-            if not self.may_refuse:
-                raise AssertionError(f"the plugin does not declare `refuses`, and raised {error.__cause__!r}, so that "
-                                     "a transaction was rolled back") from error
-            return False
+            return self._refused(error, before, "a transaction", self.may_refuse)
         except ConditionNotMet as error:
             raise Stuck(f"a commit did not get through: {error.message}") from error
         if tx.outcome is not None:
             self._outcomes.append(tx.outcome)
         self.model = model
         return True
+
+    def bulk(self, number: int) -> bool:
+        """Load in bulk what the workload's `bulk_load` gives for a number; whether it was loaded, and not refused. A
+        plugin that adds to drafts cannot add to this one, and may refuse it therefore. Raises as `commit`."""
+        model = self.tried = self.model.copy()
+        before = len(self.watch.raised) if self.watches else 0
+        try:
+            self.store.bulk(self.work.bulk_load(number, model))
+        except RolledBack as error:
+            return self._refused(error, before, "a bulk load", self.may_refuse or not self.has_model)
+        except ConditionNotMet as error:
+            raise Stuck(f"a bulk load did not get through: {error.message}") from error
+        self.model = model
+        return True
+
+    def _refused(self, error: RolledBack, before: int, what: str, may: bool) -> bool:
+        """False, where the plugin has refused it and may. Raises otherwise."""
+        if not self.watches or all(raised is not error.__cause__ for _, raised in self.watch.raised[before:]):
+            raise error
+        if not may:
+            raise AssertionError(f"the plugin does not declare `refuses`, and raised {error.__cause__!r}, so that "
+                                 f"{what} was rolled back") from error
+        return False
 
     def commit_number(self, *, many: int = 1, durability: Durability | None = None) -> bool:
         """Commit the next `many` numbered operations as one transaction."""
@@ -187,6 +204,8 @@ class Rig:
         kind, *rest = step
         if kind == "commit":
             return self.commit(*rest)
+        if kind == "bulk":
+            return self.bulk(*rest)
         if kind == "roll back":
             self.roll_back(*rest)
         elif kind == "checkpoint":

@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ...history import LogRange, Position, Record, SegmentInfo
 from ...owned_lock import Hold
 from ...plugins import Condition, Plugin, StoreHandle
 from ...store import Store
+from ..steps import each_step
 from .forking import watch_removals
 
 _MAY_COMMIT = frozenset({"opened", "closing"})
@@ -75,6 +77,7 @@ class Watch(Plugin):
         vetoes: what `pruning` returned, other than None.
         removed: what a child removed or renamed in `forked`, in words.
         told: every moment, in order.
+        steps: while it is not None, how many instructions the hooks took.
     """
 
     def __init__(self, plugin: Plugin, patience_s: float) -> None:
@@ -91,6 +94,7 @@ class Watch(Plugin):
         self.vetoes: list[Any] = []
         self.removed: list[str] = []
         self.told: list[str] = []
+        self.steps: int | None = None
         self._inside: dict[int, list[str]] = {}
         self._lock = threading.Lock()
         self._met = 0
@@ -127,14 +131,20 @@ class Watch(Plugin):
         inside = self._inside.setdefault(ident, [])
         inside.append(moment)
         started = time.monotonic()
+        counting = nullcontext() if self.steps is None else each_step(self._step)
         try:
-            return getattr(self.plugin, moment)(*args)
+            with counting:
+                return getattr(self.plugin, moment)(*args)
         except BaseException as error:
             self.raised.append((moment, error))
             raise
         finally:
             inside.pop()
             self.slowest[moment] = max(self.slowest.get(moment, 0.0), time.monotonic() - started)
+
+    def _step(self) -> None:
+        assert self.steps is not None
+        self.steps += 1
 
     def _with_draft(self, moment: str, draft: Transaction) -> None:
         before = draft.payload()

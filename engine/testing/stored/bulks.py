@@ -11,13 +11,13 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from ...errors import ConditionNotMet, DiskFull, OutcomeUnknown
+from ...errors import ConditionNotMet, DiskFull, OutcomeUnknown, RolledBack
 from ..contract import BULK, Contract, check
 from ..disks.faulty import FaultyFiles, is_log
 from ..disks.quiet import quiet_seams
 from ..raising import raises
 from ..workload import Operation, Workload
-from .ends import Holding, is_undone, kept_with
+from .ends import Holding, Vetoing, is_undone, kept_with
 from .modelled import PATIENCE_S, Modelled
 from .tails import log_of
 
@@ -59,6 +59,28 @@ class BulkChecks(Contract):
                 kept.shows(kept.last)
 
         self.prove(claim, examples=4, before=work.operations(), after=work.operations())
+
+    @check(BULK)
+    def test_a_veto_keeps_a_bulk_load_out(self, work: Workload) -> None:
+        """Plugins are asked of a bulk load as of any draft, and are shown the load itself. One that is refused, before
+        or after the last addition, ends `RolledBack` and leaves nothing, no file either."""
+        def claim(before: list[Operation], moment: str) -> None:
+            veto = Vetoing(moment)
+            with kept_with(work, before, plugins=[veto]) as kept:
+                def attempt() -> None:
+                    veto.refuses = True
+                    try:
+                        kept.bulk(1)
+                    finally:
+                        veto.refuses = False
+
+                is_undone(kept, attempt, RolledBack, f"a bulk load that was refused in {moment!r}")
+                assert veto.bulk is not None, "the plugin was asked, and not shown the load"
+                assert _attachments(kept) == 0, "the file of a load that was refused is there"
+                kept.bulk(5)
+                kept.shows(kept.last)
+
+        self.prove(claim, examples=2, before=work.operations(), moment=st.sampled_from(("committing", "final")))
 
     @check(BULK)
     def test_a_bulk_load_without_room_leaves_nothing(self, work: Workload) -> None:

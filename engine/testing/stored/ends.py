@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal, Self
 
 from hypothesis import strategies as st
@@ -33,6 +34,8 @@ from .tails import group_ends, segments_of
 
 SHORT_S = 0.02
 """The time-out of conditions that are to be late."""
+SOON_S = 10.0
+"""What waits for nobody has come back by then."""
 
 
 class Refused(Exception):
@@ -40,18 +43,22 @@ class Refused(Exception):
 
 
 class Vetoing(Plugin):
-    """Refuses at one moment, while it is told to."""
+    """Refuses at one moment, while it is told to. `bulk` is the load that it refused last, if it was one."""
 
     def __init__(self, moment: str) -> None:
         self.moment = moment
         self.refuses = False
+        self.bulk: Any = None
 
     def committing(self, draft: Transaction) -> None:
-        if self.refuses and self.moment == "committing":
-            raise Refused
+        self._refuse("committing", draft)
 
     def final(self, draft: Transaction) -> None:
-        if self.refuses and self.moment == "final":
+        self._refuse("final", draft)
+
+    def _refuse(self, moment: str, draft: Transaction) -> None:
+        if self.refuses and moment == self.moment:
+            self.bulk = draft.bulk
             raise Refused
 
 
@@ -101,6 +108,12 @@ def kept_with(work: Workload, before: list[Operation], **how: Any) -> Iterator[M
 def _is_new_log(path: Path) -> bool:
     """Whether it is a segment that is being allocated, which has no name of its own yet."""
     return path.suffix == ".new" and path.parent.name == "log"
+
+
+def _comes_back(doing: Future[Any], who: str) -> None:
+    if not wait([doing], SOON_S).done:
+        raise AssertionError(f"{who} waits for a callback of a commit's outcome that does not come back")
+    doing.result()
 
 
 def is_undone(kept: Modelled, attempt: Callable[[], object], ends: type[Exception], what: str,
@@ -301,6 +314,43 @@ class EndChecks(Contract):
         for gates, answer in kinds:
             self.prove(claim, examples=2, before=work.operations(), during=work.operations(), gates=st.just(gates),
                        answer=st.just(answer))
+
+    @check()
+    def test_a_slow_callback_holds_up_nobody(self, work: Workload) -> None:
+        """While a callback of a commit's outcome does not come back, its own commit is acknowledged, others are made,
+        shown and checkpointed, and whoever added it goes on."""
+        def claim(during: list[Operation]) -> None:
+            files, called, go = FaultyFiles(), Event(), Event()
+
+            def slow(outcome: Future[int]) -> None:
+                called.set()
+                go.wait(PATIENCE_S)
+
+            with ThreadPoolExecutor(2) as pool, kept_with(work, [], seams=Seams(files)) as kept:
+                def goes_on() -> None:
+                    kept.transact([*during, *work.numbered(2)])
+                    kept.store.checkpoint()
+                    kept.shows(kept.last)
+
+                held = files.hold("datasync", only=is_log) if kept.stages else None  # so that it is added in time
+                try:
+                    tx = kept.write(1, "pipelined")
+                    adding = pool.submit(tx.outcome.add_done_callback, slow)
+                    if held is not None:
+                        adding.result(PATIENCE_S)
+                        files.heal()
+                        held.go.set()
+                    assert called.wait(PATIENCE_S), "the callback of a commit's outcome was not called"
+                    _comes_back(adding, "whoever adds a callback")
+                    _comes_back(kept.write(3, "pipelined").outcome, "the outcome of another commit")
+                    _comes_back(pool.submit(goes_on), "another commit")
+                finally:
+                    files.heal()
+                    if held is not None:
+                        held.go.set()
+                    go.set()
+
+        self.prove(claim, examples=1, during=work.operations())
 
     @check()
     def test_nothing_is_visible_before_it_is_synced(self, work: Workload) -> None:
