@@ -22,13 +22,13 @@ demo: $(VENV)/installed-user
 	$(BIN)/python -m holdfast.benchmarks.demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
 
 short: $(VENV)/installed-short
 	HOLDFAST_PROFILE=default $(BIN)/python -m pytest -q -p no:cacheprovider @tests/short.txt $(ARGS)
 
 nightly: $(VENV)/installed-dev
-	HOLDFAST_PROFILE=nightly $(BIN)/python -m pytest -n 2 --timeout=0 $(ARGS)
+	HOLDFAST_PROFILE=nightly $(BIN)/python -m pytest -n 2 --dist worksteal --timeout=0 $(ARGS)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

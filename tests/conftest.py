@@ -1,5 +1,5 @@
-"""Fixtures of several files. And at the end of a run: which faults were not tried, so that nobody takes silence for
-success."""
+"""Fixtures of several files, what a run begins with, and of what coverage is counted. And at its end: which faults were
+not tried, so that nobody takes silence for success."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from store_kinds import KINDS, Kind
 
+from holdfast.engine.testing import Contract, current_profile
 from holdfast.engine.testing.disks.faulty import FaultyFiles
 
 pytest_plugins = ["holdfast.engine.testing.pytest_plugin"]
@@ -14,6 +15,27 @@ pytest_plugins = ["holdfast.engine.testing.pytest_plugin"]
 # How long an example takes is the machine's: nothing here is a timing test.
 settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("holdfast")
+
+
+LONGEST = ("hostile_requests", "mutated", "power_cuts", "killed_process")
+"""Parts of the names of tests that take minutes with larger profiles. They begin first: two processes share the tests,
+and none is to wait for the last one of the other."""
+COUNTED = "test_contracts_memory.py"
+
+
+def _counted(item: pytest.Item) -> bool:
+    """Whether coverage is counted, which doubles the time of a test: once for the suites if they try much, and never
+    for the zoo, which runs the same checks again."""
+    if isinstance(item, pytest.Function) and item.cls is not None and issubclass(item.cls, Contract):
+        return item.path.name == COUNTED or current_profile().name == "default"
+    return item.path.name != "test_zoo.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not any(part in item.nodeid for part in LONGEST))
+    for item in items:
+        if not _counted(item):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
