@@ -31,6 +31,7 @@ import pytest
 from workloads import WORKLOADS
 
 from holdfast.engine.testing import Contract, Operation
+from holdfast.engine.testing.contract import scratch
 from holdfast.engine.testing.killed.children import Child, Journal, Server
 from holdfast.engine.testing.killed.kills import Kills, how, told
 from holdfast.engine.testing.killed.worker import QUIET, drive
@@ -235,11 +236,11 @@ def lying_sync() -> str | None:
 
 
 class Ext4:
-    """A loop-mounted ext4 whose power can be cut."""
+    """A loop-mounted ext4 whose power can be cut. What it has written lies in `image`."""
 
-    def __init__(self, base: Path, size: int, name: str) -> None:
+    def __init__(self, base: Path, image: Path, size: int, name: str) -> None:
         require(name, no_mounts())
-        self.image, self.path = base / "disk.img", base / "disk"
+        self.image, self.path = image, base / "disk"
         self.path.mkdir()
         with self.image.open("wb") as file:
             file.truncate(size)
@@ -281,11 +282,14 @@ class Ext4:
 
 @contextmanager
 def ext4(base: Path, size: int, name: str) -> Iterator[Ext4]:
-    disk = Ext4(base, size, name)
-    try:
-        yield disk
-    finally:
-        disk.close()
+    """Its image is in memory where there is room: what a sync has written is there after a cut, wherever it lies, and a
+    real disk would only be waited for."""
+    with scratch() as memory:
+        disk = Ext4(base, memory / "disk.img", size, name)
+        try:
+            yield disk
+        finally:
+            disk.close()
 
 
 def last_words(child: Child, journal: Journal) -> int:
