@@ -51,7 +51,13 @@ class AnchoredFiles(Files):
 
     def open_directory(self, path: Path) -> Directory:
         self.look(path)
-        return self._files.open_directory(path)
+        directory = self._files.open_directory(path)
+        try:
+            self.look(path)
+        except DirectoryMoved:
+            directory.close()
+            raise
+        return directory
 
     def open(self, path: Path, mode: Literal["read", "write", "create"] = "read") -> File:
         self.look(path)

@@ -29,6 +29,7 @@ from .errors import ConditionNotMet, HoldfastError, OutcomeUnknown, RolledBack, 
 from .history import Attachment, LogRange, Record
 from .line import Line, Waiter, wake_all
 from .log.log import Batch, Log
+from .log.rooms import RoomNeeded
 from .plugins import Hooks
 from .seams import Seams
 from .stages import Stages
@@ -109,13 +110,29 @@ class Committer:
                 log may be another process's by now.
             What the engine raises as it stages: it is logged, and the caller must poison.
         """
+        while True:
+            try:
+                return self._append(payload, version, attachment, draft, barrier, promise)
+            except RoomNeeded as needed:
+                capacity = needed.capacity
+            self._make_room(capacity)
+
+    def _make_room(self, capacity: int) -> None:
+        """For a next segment. The mutex is not held: filling it takes long, and others go on meanwhile."""
+        try:
+            self.log.make_room(capacity)
+        except (OSError, MemoryError) as error:
+            raise RolledBack(f"no log segment could be made: {error!r}") from error
+
+    def _append(self, payload: bytes, version: int, attachment: Attachment | None, draft: Any, barrier: bool,
+                promise: bool) -> Record:
         with self.mutex:
             if self.poison is not None:
                 raise self.poisoned()
             if self._closing:
                 raise RolledBack("the store was closed meanwhile")
             try:
-                record = self.log.append(payload, version, attachment)
+                record = self.log.append(payload, version, attachment, at_once=True)
             except (OSError, MemoryError) as error:
                 raise RolledBack(f"no log segment could be made: {error!r}") from error
             self.stages.append(record.position, barrier=barrier)
@@ -432,19 +449,30 @@ class Committer:
     def heartbeat(self, *, start: bool = False) -> None:
         """Tell the log's readers that nothing happened, if nothing did and nobody is writing. `start`: also where that
         takes a new segment, if there is room for one."""
+        while (capacity := self._beat(start)) is not None:
+            try:
+                self._make_room(capacity)
+            except HoldfastError:  # no room, no descriptor: nothing was written
+                return
+
+    def _beat(self, start: bool) -> int | None:
+        """One try; the room that it needs first, or None."""
         me, woken = self._here(), []  # type: tuple[int, list[Waiter]]
         try:
             with self.mutex:
                 if self._leader is not None or self._log_waits() or self._closing or self.poison is not None:
-                    return
+                    return None
                 self._leader = me
+                capacity = None
                 try:
-                    batch = self.log.heartbeat(start=start)
-                except (HoldfastError, OSError):  # no room, no descriptor: nothing was written
+                    batch = self.log.heartbeat(start=start, at_once=True)
+                except RoomNeeded as needed:
+                    batch, capacity = None, needed.capacity
+                except (HoldfastError, OSError):  # the directory moved, for instance: nothing was written
                     batch = None
                 if batch is None:
                     self._leader = None
-                    return
+                    return capacity
             self.log.write(batch)
             with self.mutex:
                 self._hand_over(woken)
@@ -455,6 +483,7 @@ class Committer:
                 raise
         finally:
             wake_all(woken)
+        return None
 
     def runs_here(self) -> bool:
         """Whether this thread is its own."""
@@ -466,6 +495,7 @@ class Committer:
             self._closing = True
             self._kick.notify_all()
             self.moved.notify_all()
+        self.log.end_preparing()
         self._syncer.join()
         with self.mutex:  # a thread may still lead
             self._kick.wait_for(lambda: self._leader is None or self.poison is not None, 60)

@@ -13,8 +13,9 @@ from typing import Any
 from .contract import Context, Engine
 from .directory import Generation, Layout, Manifest
 from .errors import DiskFull
-from .log.log import SPARE, Log
+from .log.log import Log
 from .log.retention import SHARE, KeepLogs, plan_pruning
+from .log.rooms import SPARE
 from .readers import DIRECTORY as READERS
 from .seams import Files
 from .settings import Settings

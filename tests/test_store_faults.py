@@ -466,10 +466,10 @@ def test_a_promise_that_finds_no_segment_poisons_nothing(code: int, tmp_path: Pa
     with STAGING.open(tmp_path / "store") as store:
         commit(STAGING, store, 1)
     with STAGING.open(tmp_path / "store") as store:
-        def fails(need: int) -> None:
+        def fails(capacity: int) -> None:
             raise OSError(code, "injected")
 
-        monkeypatch.setattr(store.log, "_next_writer", fails)
+        monkeypatch.setattr(store.log, "make_room", fails)
         assert store.complete_until_us() == store.log.complete_us
         monkeypatch.undo()
         assert not store.poisoned

@@ -27,7 +27,7 @@ from holdfast.engine.source.local import LocalSource
 
 # --- the log -------------------------------------------------------------------------------------------------------
 
-_sync_group, _read, _append = SegmentWriter.sync_group, LogReading.read, Log.append
+_sync_group, _read, _make_room = SegmentWriter.sync_group, LogReading.read, Log.make_room
 
 
 @part(SegmentWriter, caught_by="EngineContract.test_nothing_is_acknowledged_before_it_is_synced")
@@ -68,7 +68,7 @@ class AnyOrder(Log):
     """A record is appended to a copy's log as it comes, whatever was there before it."""
 
     def append_record(self, record: Record) -> None:
-        self._enqueue(record)
+        self._enqueue(record, at_once=False)
 
 
 @part(
@@ -148,9 +148,9 @@ class NumberedBeforeRoom(Log):
     """A transaction has its number before there is room for it. When there is none the number is gone, and a later
     reader finds a hole."""
 
-    def append(self, payload: bytes, payload_version: int, attachment: Any = None) -> Record:
+    def make_room(self, capacity: int = 0) -> None:
         try:
-            return _append(self, payload, payload_version, attachment)
+            _make_room(self, capacity)
         except DiskFull:
             self.appended = Position(self.appended.txid + 1, self.appended.chain)
             raise

@@ -5,10 +5,11 @@ written. `take` hands the oldest batch to whoever syncs, and `write` puts it int
 `append`, `take` and `heartbeat` must be called under one lock (the store's), `write` by one thread at a time, outside
 of it; what is read (`reading.py`) is durable and may be read by any thread meanwhile.
 
-A batch belongs to one segment. When a record does not fit, `append` goes on in the next segment at once; `write`, when
-everything in the one before is written, starts the next, and seals the one before, whose footer then says that it is
-followed. So a segment under its own name always has a valid header, a segment takes records only where the one before
-is sealed, and one that took records and is gone is missed, the last one too.
+A batch belongs to one segment. When a record does not fit, `append` goes on in the next segment at once, whose room was
+made before that lock was taken (`make_room`); `write`, when everything in the one before is written, starts the next,
+and seals the one before, whose footer then says that it is followed. So a segment under its own name always has a valid
+header, a segment takes records only where the one before is sealed, and one that took records and is gone is missed,
+the last one too.
 
 After an opening the log goes on in its last segment, if that is small, and not in a new one each time.
 """
@@ -16,7 +17,6 @@ After an opening the log goes on in its last segment, if that is small, and not 
 from __future__ import annotations
 
 import logging
-import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,13 +38,13 @@ from .format import FRAME, GROUP_HEADER, SegmentHeader
 from .listing import Listing, recover
 from .reading import LogReading
 from .recovery import LogRecovery
+from .rooms import SPARE, RoomNeeded, Rooms
 from .segment import (
     FOOTER_ROOM,
     JOIN_BYTES,
     MAX_ATTACHMENTS,
     Segment,
     SegmentWriter,
-    allocate,
     is_segment,
     note_followed,
     segment_name,
@@ -62,7 +62,6 @@ logger = logging.getLogger("holdfast.store")
 
 PATIENCE_S = 60.0
 """For so long what is on its way to the disk waits for memory. A log that lacks it for longer counts as failed."""
-SPARE = re.compile(r"spare-([0-9]{1,18})\.seg")
 MIN_SEGMENT, MAX_SEGMENT = 128 << 10, 64 << 20
 
 
@@ -134,10 +133,11 @@ class Log(LogReading):
         self._writer: SegmentWriter | None = None  # where append goes on
         self._written: SegmentWriter | None = None  # where write is
         self._unfollowed: File | None = None  # the last segment, sealed, to be written to when it is followed
+        self._joinable: bytes | None = None  # what stands in it, if the log may go on in it
         self._held: Directory | None = None  # the log's directory, open from the first writing on
-        self._spare: tuple[File, Path] | None = None  # the next segment's file, open
-        self._spare_number = 0
-        self._spare_lock = seams.scheduler.lock()
+        self._opening = seams.scheduler.lock()  # around the opening of these
+        self._rooms = Rooms(directory, segment_bytes=self.options.segment_bytes, preallocate=self.options.preallocate,
+                            seams=seams)
         self._waiting = seams.scheduler.condition()
         self.consumers = Consumers(directory, self.base, seams, read_only=read_only)
 
@@ -226,20 +226,10 @@ class Log(LogReading):
         for name in names:
             if not (name.endswith(".new") or SPARE.fullmatch(name)) or files.is_directory(self.directory / name):
                 continue  # a segment, or none of ours
-            path = self.directory / name
             if name.endswith(".new"):
-                files.unlink(path)
+                files.unlink(self.directory / name)
             else:
-                # Good only while it was never written: zero and whole; it was synced before it got its name.
-                file = files.open(path, "write")
-                fit = (self.options.preallocate and file.size() == self.options.segment_bytes
-                       and not any(file.pread(65536, 0)))
-                if fit and self._spare is None:
-                    self._spare = file, path
-                    self._spare_number = int(name[6:-4])
-                else:
-                    file.close()
-                    files.unlink(path)
+                self._rooms.adopt(self.directory / name)
 
     def _look_at_attachments(self, *, sweep: bool) -> None:
         """All that records name must be there. After a crash there may be more: from loads that never were, and of
@@ -262,7 +252,7 @@ class Log(LogReading):
 
     def _start_now(self) -> None:
         """Start a segment at once, so that its header's history and epoch are durable. Raises `DiskFull`."""
-        self._writer = self._next_writer(0)
+        self._writer = self._next_writer(0, at_once=False)
         try:
             self._start(self._writer)
         except BaseException as error:
@@ -279,11 +269,17 @@ class Log(LogReading):
         """Commit time of the last appended record; the next is later."""
         return self._time
 
-    def append(self, payload: bytes, payload_version: int, attachment: Attachment | None = None) -> Record:
+    def append(self, payload: bytes, payload_version: int, attachment: Attachment | None = None, *,
+               at_once: bool = False) -> Record:
         """Number and chain a new record, and put it into the batch that is filling.
 
-        Raises:
-            DiskFull: no room for the next segment; nothing was logged.
+        Args:
+            payload, payload_version, attachment: what to log.
+            at_once: make no room for a next segment here: the lock is held, and that may take long.
+
+        Raises, and nothing was logged:
+            RoomNeeded: with `at_once`; call `make_room` without the lock, and then this again.
+            DiskFull, DirectoryMoved, OSError: there is no next segment.
             InvalidInput: the payload is too large.
         """
         if len(payload) > self.options.max_record_bytes:
@@ -296,7 +292,7 @@ class Log(LogReading):
             now = before + 1  # always later, so that a time up to which a copy is complete stays that
         txid, chain = self.appended
         record = Record.make(chain, txid + 1, self.epoch, now, payload_version, payload, attachment)
-        self._enqueue(record)
+        self._enqueue(record, at_once)
         return record
 
     def append_record(self, record: Record) -> None:
@@ -317,9 +313,9 @@ class Log(LogReading):
             self.epoch = record.epoch
         if record.time_us < self._time:  # the other log's times began anew here
             self._era, self._time = self.appended.txid, record.time_us - 1
-        self._enqueue(record)
+        self._enqueue(record, at_once=False)
 
-    def _enqueue(self, record: Record) -> None:
+    def _enqueue(self, record: Record, at_once: bool) -> None:
         header, payload = record.header, record.payload
         body = header + payload
         size = _FRAME + len(body)
@@ -327,7 +323,7 @@ class Log(LogReading):
         if (writer is None or writer.reserved + _GROUP + size > writer.limit
                 or writer.segment.header.epoch != record.epoch or writer.segment.header.era_txid != self._era
                 or (record.attachment is not None and writer.attachments >= MAX_ATTACHMENTS)):
-            writer = self._next_writer(_GROUP + size)
+            writer = self._next_writer(_GROUP + size, at_once)
         batches = self._batches
         batch = batches[-1] if batches else None
         frame = _frame(len(header), len(payload), xxh3_64_intdigest(body, writer.seed))
@@ -352,87 +348,90 @@ class Log(LogReading):
             writer.attachments += 1
             writer.segment.attachments.append((record.txid, *record.attachment))
 
-    def _next_writer(self, need: int) -> SegmentWriter:
+    def _next_writer(self, need: int, at_once: bool) -> SegmentWriter:
         """A writer for the segment after the present one, or for the last one if the log goes on in that: its room
-        taken, and every file open that it takes to start it. Raises `DiskFull`, `DirectoryMoved`, `OSError`."""
-        self.files.look(self.directory)  # the room may be taken already; the name is given when it is written
-        before, open_end = None, self._writer
-        if self._held is None:
-            self._held = self.files.open_directory(self.directory)
+        taken, and every file open that it takes to start it. Raises as `append`."""
+        self.files.look(self.directory)  # the room may be made already; the name is given when it is written
+        before, open_end, capacity = None, self._writer, self.options.segment_bytes
         if open_end is not None:
             before, size = open_end.segment, open_end.reserved
         elif len(self._segments):
             before = self._segments[-1]
             size = before.data_end
-            joined = self._joined(before, need)
-            if joined is not None:
-                self._forget_unfollowed()  # of an earlier try, which lacked room
-                return SegmentWriter(before, *self._room(self.options.segment_bytes), joined)
-            if self._unfollowed is None:
-                self._unfollowed = self.files.open(before.path, "write")
-        counts = (0, 0) if before is None else (before.header.bytes_before + size,
-                                                before.header.attachments_before + len(before.attachments))
-        header = SegmentHeader(self._seams.randomness.token(16), 1 if before is None else before.header.ordinal + 1,
-                               self.engine, self.history, self.epoch, self.appended, self._time, self._now(), *counts,
-                               self._era)
-        data_start = len(header.encode())
-        segment = Segment(self.files, self.directory / segment_name(header.ordinal), header, data_start)
-        return SegmentWriter(segment, *self._room(max(self.options.segment_bytes, data_start + need + FOOTER_ROOM)))
+        if open_end is None and before is not None and self._joinable is not None and self._joins(before, need):
+            segment, joined = before, self._joinable
+        else:
+            counts = (0, 0) if before is None else (before.header.bytes_before + size,
+                                                    before.header.attachments_before + len(before.attachments))
+            header = SegmentHeader(self._seams.randomness.token(16), 1 if before is None else before.header.ordinal + 1,
+                                   self.engine, self.history, self.epoch, self.appended, self._time, self._now(),
+                                   *counts, self._era)
+            data_start, joined = len(header.encode()), None
+            segment = Segment(self.files, self.directory / segment_name(header.ordinal), header, data_start)
+            capacity = max(capacity, data_start + need + FOOTER_ROOM)
+        opened = self._held is not None and (before is None or open_end is not None or self._unfollowed is not None)
+        room = self._rooms.take(capacity) if opened else None
+        if room is not None:
+            return SegmentWriter(segment, *room, joined)
+        if at_once:
+            raise RoomNeeded(capacity)
+        self.make_room(capacity)
+        return self._next_writer(need, at_once=True)
 
-    def _joined(self, last: Segment, need: int) -> bytes | None:
-        """What stands in the last segment, sealed before an opening, if the log can go on in it."""
+    def _joins(self, last: Segment, need: int) -> bool:
+        """Whether the log can go on in the last segment, sealed before an opening."""
         footer, header = last.footer, last.header
-        if (footer is None or footer.data_end > min(JOIN_BYTES, self.options.segment_bytes // 2)
-                or footer.data_end + need + FOOTER_ROOM > self.options.segment_bytes
-                or (header.history, header.epoch, header.era_txid) != (self.history, self.epoch, self._era)
-                or max(footer.last_time_us, footer.complete_us) > self._time):
-            return None
-        file = self.files.open(last.path)
-        try:
-            data = file.pread(footer.data_end, 0)
-        finally:
-            file.close()
-        return data if xxh3_128_digest(data) == footer.digest else None  # what is damaged is not copied
+        return (footer is not None and footer.data_end <= min(JOIN_BYTES, self.options.segment_bytes // 2)
+                and footer.data_end + need + FOOTER_ROOM <= self.options.segment_bytes
+                and (header.history, header.epoch, header.era_txid) == (self.history, self.epoch, self._era)
+                and max(footer.last_time_us, footer.complete_us) <= self._time)
 
-    def _room(self, capacity: int) -> tuple[File, Path, int]:
-        """An open file for a segment, its path, its capacity."""
-        with self._spare_lock:
-            spare = self._spare
-            if spare is not None and capacity == self.options.segment_bytes:
-                self._spare = None
-                return *spare, capacity
-            path = self._spare_path()
-            if self.options.preallocate:
-                file = self._allocate(path, capacity)
-            else:
-                path = path.with_suffix(".new")
-                self.files.unlink(path, missing_ok=True)
-                file = self.files.open(path, "create")
-            self._spare_number += 1
-            return file, path, capacity
+    def make_room(self, capacity: int = 0) -> None:
+        """Have everything ready that it takes to begin a next segment of `capacity` bytes (an ordinary one, without):
+        its room, zero-filled and synced, and all files open. Slow. By any thread, not under the lock of `append`.
 
-    def _allocate(self, path: Path, capacity: int) -> File:
+        Raises:
+            DiskFull, DirectoryMoved, OSError: nothing has changed.
+            RolledBack: after `end_preparing`.
+        """
+        self._make_room(capacity)
+        with self._opening:
+            if self._held is None:
+                self._held = self.files.open_directory(self.directory)
+            if self._writer is None and self._unfollowed is None and len(self._segments):
+                last = self._segments[-1]
+                file = self.files.open(last.path, "write")
+                try:
+                    if self._joins(last, 0):
+                        assert last.footer is not None
+                        data = file.pread(last.footer.data_end, 0)
+                        if xxh3_128_digest(data) == last.footer.digest:  # what is damaged is not copied
+                            self._joinable = data
+                except BaseException:
+                    file.close()
+                    raise
+                self._unfollowed = file
+
+    def _make_room(self, capacity: int) -> None:
         try:
-            return allocate(self.files, path, capacity)
+            self._rooms.make(capacity)
         except DiskFull as error:
             error.hint = self.when_full(error.hint)
             raise
 
-    def _spare_path(self) -> Path:
-        return self.directory / f"spare-{self._spare_number + 1}.seg"
-
     @property
     def wants_spare(self) -> bool:
-        return self.options.preallocate and self._spare is None
+        return self._rooms.wants_spare
 
     def prepare_spare(self) -> None:
-        """Zero-fill and sync the next segment. Called in the background. Raises `DiskFull`, `OSError`."""
-        with self._spare_lock:
-            if self.wants_spare:
-                path = self._spare_path()
-                spare = self._allocate(path, self.options.segment_bytes)
-                self._spare_number += 1
-                self._spare = spare, path
+        """Make room for an ordinary next segment, if room is taken in advance and there is none. Called in the
+        background. Raises `DiskFull`, `OSError`."""
+        if self.wants_spare:
+            self._make_room(0)
+
+    def end_preparing(self) -> None:
+        """No room is made from here on. Waits for who makes some: another process may have the directory next."""
+        self._rooms.end()
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -465,14 +464,16 @@ class Log(LogReading):
         before that is durable, the new one takes no records."""
         held, unfollowed = self._held, self._unfollowed
         assert held is not None
+        joined = len(self._segments) > 0 and self._segments[-1] is writer.segment
         self._patiently(lambda: writer.start(held))
         if unfollowed is not None:
-            self._patiently(lambda: note_followed(unfollowed, self._segments[-1]))
+            if not joined:
+                self._patiently(lambda: note_followed(unfollowed, self._segments[-1]))
             self._forget_unfollowed()
         self._seal(followed=True)
         self._written = writer
-        if len(self._segments) and self._segments[-1] is writer.segment:
-            return  # it went on in that
+        if joined:
+            return
         with self._listing:
             self._segments = self._segments.with_last(writer.segment)
 
@@ -499,13 +500,13 @@ class Log(LogReading):
                 self._waiting.wait(pause)
             pause = min(2 * pause, 1.0)
 
-    def heartbeat(self, *, start: bool = False) -> Batch | None:
+    def heartbeat(self, *, start: bool = False, at_once: bool = False) -> Batch | None:
         """A group without records, to be passed to `write`: a promise that nothing will be committed with the present
         time or an earlier one, whatever happens to the clock. Call it as `append`, with no batch waiting and none being
         written.
 
         None where it would promise nothing new; and without an open segment that has room, unless `start` says to begin
-        one. Raises `DiskFull` then.
+        one. Raises as `append` then, with `at_once` too.
         """
         now, writer = self._now(), self._writer
         if now <= self._time:
@@ -513,7 +514,7 @@ class Log(LogReading):
         if writer is None or writer is not self._written or writer.reserved + _GROUP > writer.limit:
             if not start or self._batches:
                 return None
-            writer = self._next_writer(_GROUP)
+            writer = self._next_writer(_GROUP, at_once)
         batch = Batch(writer, self.appended.txid + 1, now)
         self._writer, self._time = writer, now
         writer.reserved += _GROUP
@@ -594,16 +595,14 @@ class Log(LogReading):
         self._written = self._writer = None
         for writer in writers.values():
             writer.abandon()
-        spare, self._spare = self._spare, None
-        if spare is not None:
-            spare[0].close()
+        self._rooms.abandon()
         self._forget_unfollowed()
         held, self._held = self._held, None
         if held is not None:
             held.close()
 
     def _forget_unfollowed(self) -> None:
-        file, self._unfollowed = self._unfollowed, None
+        file, self._unfollowed, self._joinable = self._unfollowed, None, None
         if file is not None:
             file.close()
 

@@ -237,14 +237,15 @@ class SegmentWriter:
         self._digest = xxh3_128()
 
     def start(self, directory: Directory) -> None:
-        """Write and sync what the file starts with, and take the segment's name, durably. Nothing is opened here. What
-        lacked memory may be tried again."""
-        files, segment = self.segment.files, self.segment
+        """Write and sync what the file starts with, and take the segment's name in the log's directory, durably. What
+        lacked memory may be tried again. Nothing is opened here, and no path used: what is numbered belongs to this
+        log, wherever its directory was moved to."""
+        segment = self.segment
         data = segment.header.encode() if self._joins is None else self._joins
         if self._path != segment.path:
             self._file.pwrite(data, 0)
             self._file.sync()
-            files.rename(self._path, segment.path)
+            directory.rename(self._path.name, segment.path.name)
             self._path = self._file.path = segment.path
         directory.sync()
         self._joins = None

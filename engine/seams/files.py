@@ -122,8 +122,8 @@ else:
 
 
 class Directory:
-    """A directory that is held open: making its names durable needs no descriptor at the moment it matters, and what
-    its path leads to can be compared with it."""
+    """A directory that is held open: giving a name in it and making names durable needs no descriptor at the moment it
+    matters, and what its path leads to can be compared with it."""
 
     __slots__ = ("_fd", "path")
 
@@ -134,6 +134,10 @@ class Directory:
     def sync(self) -> None:
         """Make creations, renames and removals in it durable."""
         _sync(self._fd)
+
+    def rename(self, old: str, new: str) -> None:
+        """As `Files.rename`, of two names in it, whatever its path leads to now."""
+        os.replace(old, new, src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
     def is_at_path(self) -> bool:
         """Whether its path still leads to it. Nobody else gets its number while it is held."""

@@ -67,6 +67,10 @@ class FaultyDirectory(Directory):
         self._files.about_to("sync_directory", self.path)
         self._held.sync()
 
+    def rename(self, old: str, new: str) -> None:
+        self._files.about_to("rename", self.path / new)
+        self._held.rename(old, new)
+
     def is_at_path(self) -> bool:
         return self._held.is_at_path()
 

@@ -94,6 +94,9 @@ class SimDirectory(Directory):
     def sync(self) -> None:
         self._disk.do(Op("sync names", self._inode, label=self.path.name))
 
+    def rename(self, old: str, new: str) -> None:
+        self._disk.rename_within(self._inode, old, new)
+
     def is_at_path(self) -> bool:
         return self._disk._find(self.path) == self._inode
 
@@ -333,9 +336,18 @@ class SimDisk(Files):
         return path
 
     def rename(self, old: Path, new: Path) -> None:
-        number, source, target = self._walk(old), self._place(old), self._place(new)
+        self._rename(self._walk(old), self._place(old), self._place(new))
+
+    def rename_within(self, directory: int, old: str, new: str) -> None:
+        """Of two names in a directory that is held open."""
+        names = self._names_of(directory)
+        if old not in names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), old)
+        self._rename(names[old], (directory, old), (directory, new))
+
+    def _rename(self, number: int, source: tuple[int, str], target: tuple[int, str]) -> None:
         self.do(Op("names", number, names=((*source, None), (*target, number)),
-                   label=f"{old.name} to {new.name}", says="rename"))
+                   label=f"{source[1]} to {target[1]}", says="rename"))
 
     def can_be_swapped(self, path: Path) -> bool:
         return path not in self.mounts
