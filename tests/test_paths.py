@@ -5,17 +5,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from staging_memory import StagingMemory
+from store_kinds import until
 
 from holdfast import backup
 from holdfast.engine import GraphEngine, MemoryEngine, Settings, Store
 from holdfast.engine.errors import Damaged, DirectoryMoved, HoldfastError, InvalidInput
 from holdfast.engine.records import RecordsEngine
 from holdfast.engine.rocksdb import RocksEngine
+from holdfast.engine.seams import Seams
 from holdfast.engine.sqlite import SqliteEngine
+from holdfast.engine.testing.disks.faulty import FaultyFiles
 
 SMALL = Settings(segment_bytes=128 << 10, heartbeat_s=0)
 ENGINES = [MemoryEngine, SqliteEngine, RocksEngine]
@@ -216,6 +221,43 @@ def test_what_has_the_name_now_gets_nothing(move: Callable[[Path, Path], Callabl
         backup.run(store, tmp_path / "backup")
     assert _count(path, engine) == acked + 1
     assert _count(tmp_path / "other") == 1
+
+
+@pytest.mark.parametrize("move", [_renamed, _replaced, _parent_renamed])
+def test_what_has_a_number_goes_to_the_log_that_gave_it(move: Callable[[Path, Path], Callable[[], object]],
+                                                        tmp_path: Path) -> None:
+    """A commit was numbered in the next segment, whose name was given when it was written; the directory was renamed
+    in between, and the store was poisoned, with the outcome unknown. It goes into the directory that is held open, and
+    only what comes after it is refused."""
+    path = tmp_path / "parent" / "store"
+    path.parent.mkdir()
+    with Store.open(tmp_path / "other", MemoryEngine, settings=SMALL) as other:
+        _put(other, 1)
+    before, files = _snapshot(tmp_path / "other"), FaultyFiles()
+    with Store.open(path, StagingMemory, settings=SMALL, seams=Seams(files)) as store, ThreadPoolExecutor(2) as pool:
+        _put(store, 1)
+        held = files.hold("datasync")
+        first = pool.submit(_put, store, 2)
+        assert held.reached.wait(10)
+        second = pool.submit(_commit, store, StagingMemory, 3)
+        for n in range(4, 20):
+            with store.transaction("relaxed") as tx:
+                tx.put(b"%d" % n, bytes(20_000))
+        until(lambda: store.positions().appended == 19)
+        back = move(tmp_path, path)
+        held.go.set()
+        first.result(10)
+        second.result(10)
+        store.wait(19)
+        assert not store.poisoned
+        with pytest.raises(DirectoryMoved):
+            for n in range(20, 40):
+                _commit(store, StagingMemory, n)
+        acked = store.durable.txid
+        back()
+        assert _snapshot(tmp_path / "other") == before
+        _commit(store, StagingMemory, 0)
+    assert _count(path, StagingMemory) == acked + 1
 
 
 def _commit(store: Store[Any, Any], engine: Any, n: int) -> None:

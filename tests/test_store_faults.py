@@ -86,6 +86,32 @@ def test_a_failed_write_of_log_bytes_poisons(kind: Kind, what: str, after: int, 
         assert kind.numbers(again) == found | {100}
 
 
+@pytest.mark.parametrize("what", ["datasync", "sync", "sync_directory"])
+def test_a_sync_that_lacks_memory_is_not_tried_again(what: str, tmp_path: Path, files: FaultyFiles) -> None:
+    """What lacks memory is tried again, and so were syncs of a new segment's header, of its name and of a footer. But a
+    sync that failed, for whatever reason, may have dropped what it should have written, and the next one goes well."""
+    with STAGING.open(tmp_path / "store", settings=SMALL, seams=Seams(files)) as store:
+        commit(STAGING, store, 0)
+        until(lambda: not store.log.wants_spare)
+        failed: list[Path] = []
+
+        def fail(kind: str, path: Path) -> None:
+            if kind == what and (is_log(path) or path.name == "log"):
+                failed.append(path)
+                raise OSError(errno.ENOMEM, "injected")
+
+        files.before = fail
+        with pytest.raises(OutcomeUnknown):
+            for n in range(1, 40):
+                with store.transaction() as tx:
+                    tx.put(b"%d" % n, bytes(20_000))
+        files.heal()
+        assert len(failed) == 1
+        assert store.poisoned
+    with STAGING.open(tmp_path / "store") as again:
+        assert again.durable.txid >= (0 if what == "datasync" else 4)
+
+
 @pytest.mark.parametrize("kind", [STAGING, GRAPH], ids=["staging", "graph"])
 def test_poison_ends_everybody_in_line_and_open_drafts(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
     store = kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files))

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
@@ -56,7 +56,6 @@ AHEAD_US = 86_400_000_000
 """If commit times are this far ahead of the clock when the log is opened, the clock was wrong then, or is now."""
 FLOOR_US = 1_577_836_800_000_000
 """A clock before 2020 has not been set since the machine started."""
-T = TypeVar("T")
 
 logger = logging.getLogger("holdfast.store")
 
@@ -452,8 +451,7 @@ class Log(LogReading):
         writer, last = batch.writer, batch.last
         if writer is not self._written:
             self._start(writer)
-        data = self._patiently(lambda: writer.put_group(batch.frames, batch.length, batch.records, batch.first,
-                                                        batch.time_us))
+        data = writer.put_group(batch.frames, batch.length, batch.records, batch.first, batch.time_us, self._patiently)
         writer.sync_group(data, batch.first, batch.first_time_us, last, batch.time_us)
         if last is not None:
             self.end = last.position
@@ -465,10 +463,10 @@ class Log(LogReading):
         held, unfollowed = self._held, self._unfollowed
         assert held is not None
         joined = len(self._segments) > 0 and self._segments[-1] is writer.segment
-        self._patiently(lambda: writer.start(held))
+        writer.start(held, self._patiently)
         if unfollowed is not None:
             if not joined:
-                self._patiently(lambda: note_followed(unfollowed, self._segments[-1]))
+                note_followed(unfollowed, self._segments[-1], self._patiently)
             self._forget_unfollowed()
         self._seal(followed=True)
         self._written = writer
@@ -480,14 +478,14 @@ class Log(LogReading):
     def _seal(self, *, followed: bool) -> None:
         written = self._written
         if written is not None:
-            self._patiently(lambda: written.seal(followed=followed))
+            written.seal(self._patiently, followed=followed)
             info = written.segment.info()
             self._written = None
             self.on_sealed(info)
 
-    def _patiently(self, step: Callable[[], T]) -> T:
-        """Do what may be done again where memory is lacking: what is numbered cannot be taken back, so it waits. No
-        descriptor can be lacking here, since all are taken before a record is numbered."""
+    def _patiently(self, step: Callable[[], object]) -> object:
+        """Do what may be done again if memory is lacking: what is numbered cannot be taken back, so it waits. No
+        descriptor can be lacking here, since all are taken before a record is numbered. A sync is never done again."""
         pause, deadline = 0.01, self._seams.clock.monotonic() + PATIENCE_S
         while True:
             try:

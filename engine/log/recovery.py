@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ..errors import Damaged
 from ..seams import File, Files
 from .format import BadBytes, Group, later_watermark, read_groups
-from .segment import Segment, digest_of, write_footer
+from .segment import Segment, digest_of, once, write_footer
 
 _STEP = 1 << 20
 
@@ -80,7 +80,7 @@ def recover_segment(files: Files, segment: Segment, *, hold: bool, durable: int,
         for offset in range(watermark, data_end, _STEP):
             file.pwrite(file.pread(min(_STEP, data_end - offset), offset), offset)
         file.datasync()
-        write_footer(file, segment, digest_of(file, data_end).digest(), followed=followed)
+        write_footer(file, segment, digest_of(file, data_end).digest(), once, followed=followed)
         return LogRecovery(False, str(segment.path), data_end, cut, data_end - watermark)
     finally:
         file.close()

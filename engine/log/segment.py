@@ -8,7 +8,7 @@ sync of records writes no metadata. Sealing writes a footer behind the records a
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from xxhash import xxh3_64_intdigest, xxh3_128
@@ -39,6 +39,14 @@ JOIN_BYTES = 1 << 20
 """A last segment with no more data than this is gone on with after an opening, so that openings leave no files."""
 MAX_ATTACHMENTS = 100
 _ZEROS = bytes(1 << 20)
+Patiently = Callable[[Callable[[], object]], object]
+"""Does a step, and again if it lacked memory. No sync is such a step: of one that failed nothing is known, whatever it
+said, and the next one may go well without having written anything."""
+
+
+def once(step: Callable[[], object]) -> object:
+    """Where nothing is numbered yet, whoever lacks memory is told so."""
+    return step()
 
 
 def segment_name(ordinal: int) -> str:
@@ -236,17 +244,17 @@ class SegmentWriter:
         self._joins = joins
         self._digest = xxh3_128()
 
-    def start(self, directory: Directory) -> None:
-        """Write and sync what the file starts with, and take the segment's name in the log's directory, durably. What
-        lacked memory may be tried again. Nothing is opened here, and no path used: what is numbered belongs to this
-        log, wherever its directory was moved to."""
+    def start(self, directory: Directory, patiently: Patiently) -> None:
+        """Write and sync what the file starts with, and take the segment's name in the log's directory, durably.
+
+        Nothing is opened here, and no path used: what is numbered belongs to this log, wherever its directory is now.
+        """
         segment = self.segment
         data = segment.header.encode() if self._joins is None else self._joins
-        if self._path != segment.path:
-            self._file.pwrite(data, 0)
-            self._file.sync()
-            directory.rename(self._path.name, segment.path.name)
-            self._path = self._file.path = segment.path
+        patiently(lambda: self._file.pwrite(data, 0))
+        self._file.sync()
+        patiently(lambda: directory.rename(self._path.name, segment.path.name))
+        self._path = self._file.path = segment.path
         directory.sync()
         self._joins = None
         self._digest.update(data)
@@ -254,13 +262,14 @@ class SegmentWriter:
         segment.size = self._file.size()
         self.started = True
 
-    def put_group(self, frames: list[bytes], length: int, records: int, first: int, time_us: int) -> bytes:
-        """Write one group, and return it. What lacked memory may be tried again: the same bytes come to the same place,
-        and nobody has been told anything yet."""
+    def put_group(self, frames: list[bytes], length: int, records: int, first: int, time_us: int,
+                  patiently: Patiently) -> bytes:
+        """Write one group, and return it. What lacked memory is tried again: the same bytes come to the same place, and
+        nobody has been told anything yet."""
         offset = self.segment.data_end
         fields = GROUP_FIELDS.pack(GROUP_MAGIC, records, length, 0, first, first - 1, offset, time_us)
         data = b"".join((fields, xxh3_64_intdigest(fields, self.seed).to_bytes(8, "little"), *frames))
-        self._file.pwrite(data, offset)
+        patiently(lambda: self._file.pwrite(data, offset))
         return data
 
     def sync_group(self, data: bytes, first: int, first_time_us: int, last: Record | None, time_us: int) -> None:
@@ -274,12 +283,9 @@ class SegmentWriter:
         segment.data_end = offset + len(data)
         segment.complete_us = time_us
 
-    def seal(self, *, followed: bool) -> None:
-        """Write the footer, cut the file behind it, sync. What lacked memory may be tried again.
-
-        `followed`: the next segment has begun.
-        """
-        write_footer(self._file, self.segment, self._digest.digest(), followed=followed)
+    def seal(self, patiently: Patiently, *, followed: bool) -> None:
+        """Write the footer, cut the file behind it, sync. `followed`: the next segment has begun."""
+        write_footer(self._file, self.segment, self._digest.digest(), patiently, followed=followed)
         self._file.close()
 
     def abandon(self) -> None:
@@ -287,23 +293,23 @@ class SegmentWriter:
         self._file.close()
 
 
-def write_footer(file: File, segment: Segment, digest: bytes, *, followed: bool) -> None:
+def write_footer(file: File, segment: Segment, digest: bytes, patiently: Patiently, *, followed: bool) -> None:
     """Seal `segment` as it is known now: its data before `data_end` must be durable already."""
     footer = Footer(segment.end, segment.end.txid - segment.header.base.txid, segment.first_time_us,
                     segment.last_time_us, segment.complete_us, segment.data_end, digest, tuple(segment.index),
                     tuple(segment.attachments), followed)
     data = footer.encode()
-    file.pwrite(data, segment.data_end)
-    file.truncate(segment.data_end + len(data))
+    patiently(lambda: file.pwrite(data, segment.data_end))
+    patiently(lambda: file.truncate(segment.data_end + len(data)))
     file.sync()
     segment.footer = footer
     segment.size = segment.data_end + len(data)
 
 
-def note_followed(file: File, segment: Segment) -> None:
+def note_followed(file: File, segment: Segment, patiently: Patiently = once) -> None:
     """Say in the footer of a sealed segment that the next has begun. Torn, it is as if there were no footer."""
     assert segment.footer is not None
-    write_footer(file, segment, segment.footer.digest, followed=True)
+    write_footer(file, segment, segment.footer.digest, patiently, followed=True)
 
 
 def holds_records(files: Files, directory: Path) -> bool:
