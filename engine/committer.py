@@ -110,12 +110,38 @@ class Committer:
                 log may be another process's by now.
             What the engine raises as it stages: it is logged, and the caller must poison.
         """
-        while True:
-            try:
-                return self._append(payload, version, attachment, draft, barrier, promise)
-            except RoomNeeded as needed:
-                capacity = needed.capacity
-            self._make_room(capacity)
+        try:
+            with self.mutex:
+                if self.poison is not None:
+                    raise self.poisoned()
+                if self._closing:
+                    raise RolledBack("the store was closed meanwhile")
+                try:
+                    record = self.log.append(payload, version, attachment, at_once=True)
+                except (OSError, MemoryError) as error:
+                    raise RolledBack(f"no log segment could be made: {error!r}") from error
+                self.stages.append(record.position, barrier=barrier)
+                if self._staging is not None and not barrier:
+                    # Here, under the mutex: whoever leads could otherwise have it synced, and published, before the
+                    # engine has it.
+                    try:
+                        self._staging.stage(record, draft)
+                    except BaseException as error:
+                        self._unstaged = error
+                        raise
+                if self._keep:
+                    self._kept.append(record)
+                if not self._direct:
+                    self._unheard.append(record)
+                    self.unheard_bytes += len(payload)
+                    if promise:
+                        waiter = self._promised[record.txid] = Waiter(record.txid, outcome=Outcome(self.callbacks))
+                        self._line.join(waiter)
+            return record
+        except RoomNeeded as needed:
+            capacity = needed.capacity
+        self._make_room(capacity)
+        return self.append(payload, version, attachment, draft, barrier=barrier, promise=promise)
 
     def _make_room(self, capacity: int) -> None:
         """For a next segment. The mutex is not held: filling it takes long, and others go on meanwhile."""
@@ -123,36 +149,6 @@ class Committer:
             self.log.make_room(capacity)
         except (OSError, MemoryError) as error:
             raise RolledBack(f"no log segment could be made: {error!r}") from error
-
-    def _append(self, payload: bytes, version: int, attachment: Attachment | None, draft: Any, barrier: bool,
-                promise: bool) -> Record:
-        with self.mutex:
-            if self.poison is not None:
-                raise self.poisoned()
-            if self._closing:
-                raise RolledBack("the store was closed meanwhile")
-            try:
-                record = self.log.append(payload, version, attachment, at_once=True)
-            except (OSError, MemoryError) as error:
-                raise RolledBack(f"no log segment could be made: {error!r}") from error
-            self.stages.append(record.position, barrier=barrier)
-            if self._staging is not None and not barrier:
-                # Here, under the mutex: whoever leads could otherwise have it synced, and published, before the
-                # engine has it.
-                try:
-                    self._staging.stage(record, draft)
-                except BaseException as error:
-                    self._unstaged = error
-                    raise
-            if self._keep:
-                self._kept.append(record)
-            if not self._direct:
-                self._unheard.append(record)
-                self.unheard_bytes += len(payload)
-                if promise:
-                    waiter = self._promised[record.txid] = Waiter(record.txid, outcome=Outcome(self.callbacks))
-                    self._line.join(waiter)
-        return record
 
     def heard(self, log: LogRange) -> None:
         """Every listener has answered for a range: its records are no longer kept for them."""
@@ -293,7 +289,7 @@ class Committer:
                 with self.mutex:
                     if self._unstaged is not None:
                         raise self._unstaged
-                    stages.synced(end, self._synced_records(end.txid))
+                    stages.synced(end, () if self._direct else self._synced_records(end.txid))
                     self._settle(woken)
                     if end.txid < until:
                         batch = log.take()
@@ -305,7 +301,8 @@ class Committer:
                             if self._closing:
                                 self._kick.notify_all()
                         leads = False
-                wake_all(woken)
+                if woken:
+                    wake_all(woken)
                 if not self._direct:
                     self.on_synced()
         except BaseException as error:

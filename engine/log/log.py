@@ -486,12 +486,14 @@ class Log(LogReading):
     def _patiently(self, step: Callable[[], object]) -> object:
         """Do what may be done again if memory is lacking: what is numbered cannot be taken back, so it waits. No
         descriptor can be lacking here, since all are taken before a record is numbered. A sync is never done again."""
-        pause, deadline = 0.01, self._seams.clock.monotonic() + PATIENCE_S
+        pause, deadline = 0.01, 0.0
         while True:
             try:
                 return step()
             except (OSError, MemoryError) as error:
-                if not is_limit(error) or self._seams.clock.monotonic() >= deadline:
+                now = self._seams.clock.monotonic()
+                deadline = deadline or now + PATIENCE_S
+                if not is_limit(error) or now >= deadline:
                     raise
                 logger.warning("the log in %s waits: %r", self.directory, error)
             with self._waiting:
