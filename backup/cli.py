@@ -151,6 +151,8 @@ def backup(
     check: Annotated[str, typer.Option(help="How the target is looked at before log is added: sample, or all of "
                                             "it.")] = "sample",
     register: Annotated[bool, typer.Option(help="Have the source keep its log for the next run.")] = True,
+    max_record_bytes: Annotated[int, typer.Option(help="The largest transaction that is taken; more for a store whose "
+                                                       "own bound is larger.")] = 64 << 20,
     lease_ttl: Annotated[float, typer.Option(help="Seconds for which the source waits for a run that died.")] = 300.0,
     wait: Wait = 0.0,
     engine_option: EngineOptions = None,
@@ -166,8 +168,8 @@ def backup(
             report = run(uri, target, verify=verify, fallback=fallback and not incremental_only,
                          expect_store=expect_store, accept_branch=accept_branch, token=_token(token_file), tls=tls,
                          ca=ca, timeout=timeout, fold=None if no_fold else fold, keep_points=keep_points, full=full,
-                         check=check, register=register, lease_ttl=lease_ttl, wait=wait,
-                         options=_options(engine_option), progress=progress)
+                         check=check, register=register, max_record_bytes=max_record_bytes, lease_ttl=lease_ttl,
+                         wait=wait, options=_options(engine_option), progress=progress)
         _tell(report, as_json)
         if report.lost:
             raise SystemExit(POINTS_LOST)

@@ -26,7 +26,7 @@ from ..engine.seams import REAL, Seams
 from ..engine.settings import check_duration
 from ..engine.shown import printable, shown
 from ..engine.source.base import Source, SourceInfo, compare
-from ..engine.source.client import connect
+from ..engine.source.client import MAX_RECORD, connect
 from ..engine.source.local import LocalSource
 from ..engine.store import Store
 from ..engine.system import system_errors
@@ -43,7 +43,8 @@ from .uri import parse
 def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], *, verify: bool = True,
         fallback: bool = True, full: bool = False, check: str = "sample", register: bool = True,
         expect_store: str | bytes | None = None, accept_branch: str | bytes | None = None, token: str | None = None,
-        tls: bool | None = None, ca: str | Path | None = None, timeout: float = 30.0, lease_ttl: float = 300.0,
+        tls: bool | None = None, ca: str | Path | None = None, timeout: float = 30.0,
+        max_record_bytes: int = MAX_RECORD, lease_ttl: float = 300.0,
         wait: float = 0.0, fold: float | None = 1.0, keep_points: str = KEEP_POINTS, engine: AnyEngine | None = None,
         options: Options | None = None, progress: Progress | None = None, seams: Seams = REAL) -> Report:
     """Back up a running store.
@@ -64,6 +65,8 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         token, tls, ca: credential, whether to use TLS, and file of certificate authorities, for a URI; as in `connect`.
         timeout: seconds that one answer of the source may take, for a URI; ten times as long for an image that it
             makes first.
+        max_record_bytes: the largest payload of a transaction that is taken, for a URI; a store that was opened with a
+            larger one has to be known for it.
         lease_ttl: seconds for which the source waits for a run that died to be run again, which goes on then.
         wait: seconds to wait if somebody else writes to the target, verifies it or restores it.
         fold: fold log that is older than the points to be kept into the image, when it is larger than this share of it
@@ -91,6 +94,8 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
         raise SettingError(f"fold is a share of the image, 0 or more, not {shown(fold)}")
     check_duration("timeout", timeout)
     check_duration("lease_ttl", lease_ttl)
+    if type(max_record_bytes) is not int or max_record_bytes <= 0:
+        raise SettingError(f"max_record_bytes is a whole number of bytes above 0, not {shown(max_record_bytes)}")
     if check not in ("sample", "all"):
         raise SettingError(f"check is 'sample' or 'all', not {check!r}")
     cutoff_us(keep_points, 0)
@@ -99,7 +104,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
     layout = Layout(seams.files.resolve(target), seams.files)
     with system_errors(f"cannot look at {layout.root}"):
         detect(layout)
-    with opened_source(source, token, tls, ca, timeout) as asked:
+    with opened_source(source, token, tls, ca, timeout, max_record_bytes) as asked:
         info = asked.info()
         if expect_store is not None:
             _expect(info, expect_store)
@@ -143,7 +148,7 @@ def _run(job: Job, full: bool, fallback: bool) -> Report:
 
 @contextmanager
 def opened_source(source: str | Store[Any, Any] | Source, token: str | None, tls: bool | None, ca: str | Path | None,
-                  timeout: float) -> Iterator[Source]:
+                  timeout: float, max_record_bytes: int = MAX_RECORD) -> Iterator[Source]:
     """What a caller names as a source, for the block. Raises `SourceUnavailable`, `ClusterUnavailable`,
     `InvalidInput`."""
     if isinstance(source, Source):
@@ -156,7 +161,8 @@ def opened_source(source: str | Store[Any, Any] | Source, token: str | None, tls
         if uri.mode == "ha":
             raise ClusterUnavailable(f"{uri} names a cluster, and there is none yet")
         host, port = uri.addresses[0]
-        with connect(host, port, token=token, tls=tls, ca=ca, timeout=timeout) as remote:
+        with connect(host, port, token=token, tls=tls, ca=ca, timeout=timeout,
+                     max_record_bytes=max_record_bytes) as remote:
             yield remote
     else:
         raise InvalidInput(f"{shown(source)} is no source", hint="pass a URI, an open store, or a Source")

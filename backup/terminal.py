@@ -45,14 +45,15 @@ PROGRESS_S = 30.0
 _FLAGS = {
     "accept_branch": "--accept-branch", "check": "--check", "create": "--create", "expect_store": "--expect-store",
     "fallback": "--fallback", "fold": "--fold", "force": "--force", "full": "--full", "insecure": "--insecure",
-    "keep_points": "--keep-points", "lease_ttl": "--lease-ttl", "names": "--name",
+    "keep_points": "--keep-points", "lease_ttl": "--lease-ttl",
+    "max_record_bytes": "--max-record-bytes", "names": "--name",
     "online_backup_server": "--listen", "register": "--register", "timeout": "--timeout",
     "tls_certificate": "--tls-certificate", "tls_key": "--tls-key", "tls": "--tls", "to_txid": "--txid",
     "token": "--token-file", "verify": "--verify", "wait": "--wait", "ca": "--ca", "at": "--at",
 }
 """What an argument in Python is called on the command line."""
-_ALWAYS = ("accept_branch", "expect_store", "keep_points", "lease_ttl", "online_backup_server", "tls_certificate",
-           "tls_key", "to_txid")
+_ALWAYS = ("accept_branch", "expect_store", "keep_points", "lease_ttl", "max_record_bytes", "online_backup_server",
+           "tls_certificate", "tls_key", "to_txid")
 _ASSIGNED = re.compile(rf"\b({'|'.join(sorted(_FLAGS, key=len, reverse=True))})=(?:True\b|(False\b)|)")
 _NAMED = re.compile(rf"\b({'|'.join(_ALWAYS)})\b")
 

@@ -13,6 +13,7 @@ import pytest
 from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, small_chunks, tree, write
 
 from holdfast import backup
+from holdfast.backup.terminal import in_flags
 from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource, full_disk
 from holdfast.engine import document
 from holdfast.engine.contract import Engine, ImageFile
@@ -36,8 +37,10 @@ from holdfast.engine.errors import (
 from holdfast.engine.memory import MemoryEngine, MemoryView
 from holdfast.engine.records import RecordsEngine
 from holdfast.engine.seams import REAL, Files, Seams
+from holdfast.engine.settings import Settings
 from holdfast.engine.source.base import Confirmation, Grant, SourceInfo
 from holdfast.engine.source.local import LocalSource
+from holdfast.engine.source.service import BackupService
 from holdfast.engine.sqlite import SqliteEngine
 from holdfast.engine.store import Store
 from holdfast.replay.roll import roll
@@ -432,3 +435,25 @@ def test_io_error_is_itself(store: Store[Any, Any], tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Input/output"):
         backup.run(store, tmp_path / "target", seams=Seams(files=broken))
     assert backup.run(store, tmp_path / "target", seams=REAL).to_txid == 30
+
+
+def test_a_store_with_larger_transactions_is_backed_up_if_it_is_known_for_them(tmp_path: Path) -> None:
+    """What a source sends is bounded by its client, and no argument of a run raised that bound: a store that was opened
+    with a larger one could be backed up by the process that had it open, and by nobody else."""
+    token = "a-token-for-one-test"
+    service = BackupService(online_backup_server="127.0.0.1:0", token=token)
+    with Store.open(tmp_path / "store", MemoryEngine, plugins=[service],
+                    settings=Settings(max_record_bytes=80 << 20)) as store:
+        uri = store.backup_uri or ""
+        backup.run(uri, tmp_path / "target", token=token)
+        with store.transaction() as tx:
+            for n in range(66):
+                tx.put(b"%d" % n, bytes(1 << 20))
+        with pytest.raises(SourceRefused, match="at most 67,108,864 are taken") as told:
+            backup.run(uri, tmp_path / "target", token=token)
+        assert "--max-record-bytes" in in_flags(told.value.hint)
+        report = backup.run(uri, tmp_path / "target", token=token, max_record_bytes=80 << 20)
+        assert (report.kind, report.transactions) == ("incremental", 1)
+        assert digest_at(tmp_path / "target", MemoryEngine) == digest(store)
+        with pytest.raises(SettingError):
+            backup.run(uri, tmp_path / "target", token=token, max_record_bytes=0)

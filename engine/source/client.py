@@ -60,7 +60,7 @@ off; and after so many, nothing is asked for again."""
 _PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds before each attempt: the first retry is at once, since a kept connection may just have grown stale."""
 _STREAM_READ = 1 << 20
-_MAX_RECORD = 64 << 20
+MAX_RECORD = 64 << 20
 _SIZE = re.compile(r"bytes (?:\*|\d{1,18}-\d{1,18})/(\d{1,18})")
 _LOST = (OSError, http.client.HTTPException)
 
@@ -71,7 +71,7 @@ class HttpSource(Source):
     """A source at `host:port`. May be used from several threads."""
 
     def __init__(self, host: str, port: int, *, token: str | None = None, tls: ssl.SSLContext | None = None,
-                 timeout: float = 30.0, max_record_bytes: int = _MAX_RECORD, credential: Credential | None = None,
+                 timeout: float = 30.0, max_record_bytes: int = MAX_RECORD, credential: Credential | None = None,
                  seams: Seams = REAL) -> None:
         """
         Args:
@@ -345,7 +345,7 @@ class HttpSource(Source):
 
 
 def connect(host: str, port: int, *, token: str | None = None, tls: bool | None = None, ca: str | Path | None = None,
-            timeout: float = 30.0, max_record_bytes: int = _MAX_RECORD, seams: Seams = REAL) -> HttpSource:
+            timeout: float = 30.0, max_record_bytes: int = MAX_RECORD, seams: Seams = REAL) -> HttpSource:
     """A source at an address.
 
     Args:

@@ -332,8 +332,7 @@ class RecordReader:
         if kind == _RECORD and self._max_payload < payload_bytes <= MAX_PAYLOAD:
             raise SourceRefused(f"the source sends a transaction of {payload_bytes:,} bytes; at most "
                                 f"{self._max_payload:,} are taken",
-                                hint="if that is the store's max_record_bytes, say so: connect(..., max_record_bytes=)"
-                                )
+                                hint="if the store's transactions may be so large, say so with max_record_bytes")
         fits = {
             _RECORD: ID_BYTES < header_bytes <= ID_BYTES + MAX_RECORD_HEADER and payload_bytes <= MAX_PAYLOAD,
             _ENDED: header_bytes == 0 and payload_bytes == _END.size,
