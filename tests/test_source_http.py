@@ -136,6 +136,17 @@ def test_bodies_that_make_no_sense(store: MemoryStore, token: str) -> None:
     assert len(store.leases.list()) == before
 
 
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_a_body_that_is_not_packed_as_it_says(coding: str, store: MemoryStore, token: str,
+                                              caplog: pytest.LogCaptureFixture) -> None:
+    """It was told as a failure of the source, with a traceback in its log for each request."""
+    status, _, answer = request(store, token, "/v1/leases", method="POST", body=b"\x1f\x8b" + bytes(50),
+                                headers=f"Content-Encoding: {coding}\r\n")
+    assert status == 400, answer
+    assert "Traceback" not in caplog.text
+    assert "failed" not in caplog.text
+
+
 def test_routes_that_are_none(store: MemoryStore, token: str, lease: str) -> None:
     assert request(store, token, "/v2/store")[0] == 404
     assert request(store, token, "/v1/store", method="DELETE")[0] == 405

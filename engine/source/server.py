@@ -324,7 +324,7 @@ class SourceServer:
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 data = json.loads(await request.read())
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, web.RequestPayloadError) as error:  # the last: it is not packed as it says
             raise InvalidInput("the body is not JSON") from error
         if not isinstance(data, dict):
             raise InvalidInput("the body is not a JSON object")
