@@ -64,7 +64,7 @@ def _rocksdict() -> Any:
 
 
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES,
-             errno.EPERM, errno.EROFS, errno.ESTALE)
+             errno.EPERM, errno.EROFS, errno.ESTALE, errno.EFBIG)
 """What the system may have refused to RocksDB, which passes on its words."""
 
 

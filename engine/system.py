@@ -22,6 +22,8 @@ _LIMITS = {
                    "raise the limit (ulimit -v, or the container's), and try again"),
     errno.EAGAIN: ("the system has no more threads, processes or locks to give",
                    "raise the limit (ulimit -u, or the container's), and try again"),
+    errno.EFBIG: ("a file may not become so large here",
+                  "raise the limit (ulimit -f), or use a file system that holds larger files, and try again"),
 }
 _RIGHTS = {
     errno.EACCES: "this user may not",
@@ -38,7 +40,7 @@ _NO_THREAD = "can't start new thread"
 
 
 def is_limit(error: BaseException) -> bool:
-    """Whether an error says that the system has no more memory, open files or threads."""
+    """Whether an error says that the system has no more memory, open files or threads, or that no file may grow."""
     return (isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and str(error) == _NO_THREAD)
             or (isinstance(error, OSError) and error.errno in _LIMITS))
 

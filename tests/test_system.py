@@ -179,6 +179,38 @@ def test_errors_of_the_system_by_their_kind() -> None:
         assert told(other, "cannot open /x") is None
 
 
+@pytest.mark.parametrize("engine", [MemoryEngine, GraphEngine])
+def test_a_bound_on_the_size_of_files_is_a_limit(engine: Any, tmp_path: Path) -> None:
+    """Under `ulimit -f` the message was the system's alone, with exit code 1, and a checkpoint poisoned the store."""
+    code = f"""
+import resource, sys
+from pathlib import Path
+from holdfast.engine import {engine.__name__}, Store, errors
+root = Path(sys.argv[1])
+with Store.open(root, {engine.__name__}) as store:
+    for n in range(12):
+        with store.transaction() as tx:
+            tx.{"add_node('N', x=bytes(50_000))" if engine is GraphEngine else "put(b'%d' % n, bytes(50_000))"}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, resource.RLIM_INFINITY))
+    for attempt in (store.checkpoint, lambda: Store.open(root.with_name("new"), {engine.__name__})):
+        try:
+            attempt()
+            print("done")
+        except errors.LimitReached as error:
+            print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    store.checkpoint()
+    print(store.poisoned, store.positions().checkpointed)
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "store"], capture_output=True, text=True, timeout=60,
+                          check=False)
+    first, second, third = done.stdout.splitlines()
+    assert "made no checkpoint" in first
+    assert "may not become so large" in second
+    assert "ulimit -f" in second
+    assert third == "False 12"
+
+
 def test_no_more_threads_is_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container's limit on processes let the opening end in a bare RuntimeError. The store is whole, and not held."""
     seams = Seams()
