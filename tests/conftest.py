@@ -18,8 +18,10 @@ settings.load_profile("holdfast")
 
 
 LONGEST = ("hostile_requests", "mutated", "power_cuts", "killed_process")
-"""Parts of the names of tests that take minutes with larger profiles. They begin first: two processes share the tests,
-and none is to wait for the last one of the other."""
+"""Parts of the names of tests that take minutes with larger profiles. They begin first, since two processes share the
+tests and none is to wait for the last one of the other, and are given longer."""
+LONGEST_S = 1200
+ZOO = "test_zoo.py"
 COUNTED = "test_contracts_memory.py"
 
 
@@ -28,12 +30,18 @@ def _counted(item: pytest.Item) -> bool:
     for the zoo, which runs the same checks again."""
     if isinstance(item, pytest.Function) and item.cls is not None and issubclass(item.cls, Contract):
         return item.path.name == COUNTED or current_profile().name == "default"
-    return item.path.name != "test_zoo.py"
+    return item.path.name != ZOO
+
+
+def _long(item: pytest.Item) -> bool:
+    return item.path.name != ZOO and any(part in item.nodeid for part in LONGEST)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not any(part in item.nodeid for part in LONGEST))
+    items.sort(key=lambda item: not _long(item))
     for item in items:
+        if _long(item) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LONGEST_S))
         if not _counted(item):
             item.add_marker("no_cover")
 
