@@ -20,6 +20,7 @@ import pytest
 from holdfast import backup
 from holdfast.engine import GraphEngine, MemoryEngine, Store, errors, rocksdb, sqlite
 from holdfast.engine.errors import AccessDenied, DeviceFailed, DiskFull, HoldfastError, LimitReached, StoreClosed
+from holdfast.engine.graph.check import _guarded
 from holdfast.engine.graph.lmdbstate import Base
 from holdfast.engine.rocksdb import RocksEngine
 from holdfast.engine.seams import File, Files, Seams
@@ -133,7 +134,7 @@ def test_with_few_descriptors_a_healthy_store_is_not_damaged(engine: Any, tmp_pa
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE, errno.ENOMEM], ids=lambda n: errno.errorcode[n])
 def test_a_check_that_cannot_read_the_pages_finds_nothing(code: int, tmp_path: Path) -> None:
-    """The graph store's check told a disk that fails as an inconsistency of the state, and a backup as inconsistent."""
+    """A disk that fails ended the graph store's check in a bare `OSError`."""
     files = FaultyFiles()
     with Store.open(tmp_path / "s", GraphEngine, seams=Seams(files)) as store:
         with store.transaction() as tx:
@@ -145,6 +146,19 @@ def test_a_check_that_cannot_read_the_pages_finds_nothing(code: int, tmp_path: P
         files.heal()
         with store.snapshot() as view:
             assert list(view.check()) == []
+
+
+@pytest.mark.parametrize("refusal", [DeviceFailed("the disk failed"), LimitReached("no more memory")], ids=repr)
+def test_what_is_refused_in_the_middle_of_a_check_is_no_finding(refusal: HoldfastError) -> None:
+    """The graph store's check told it as an inconsistency, and a backup of a healthy store was inconsistent."""
+    def findings() -> Iterator[str]:
+        yield "something"
+        raise refusal
+
+    found = _guarded(findings(), "the state on disk", Base.__new__(Base))
+    assert next(found) == "something"
+    with pytest.raises(type(refusal)):
+        next(found)
 
 
 def test_what_a_library_is_refused_is_said_as_what_it_is(tmp_path: Path) -> None:
