@@ -11,20 +11,24 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 from weakref import ref
 
+from .backpressure import Backpressure
+from .committer import Committer
+from .contract import Engine
 from .directory import lock_text
 from .errors import DirectoryMoved, DiskFull, HoldfastError, LimitReached
-from .history import SegmentInfo
-from .log.log import AHEAD_US
+from .history import Position, SegmentInfo
+from .leases import Leases
+from .log.log import AHEAD_US, Log
 from .log.retention import SHARE, CautiousClock, KeepLogs, PrunePlan, plan_pruning
 from .opening import process_name
+from .plugins import Hooks
 from .readers import Reader, readers_in
-from .seams import DirectoryLock, Event
-
-if TYPE_CHECKING:
-    from .store import Store
+from .seams import DirectoryLock, Seams
+from .settings import Settings
 
 logger = logging.getLogger("holdfast.store")
 
@@ -33,17 +37,38 @@ PRUNE_EVERY_S = 30.0
 RETRY_S, RETRY_MOST_S = 1.0, 60.0
 
 
-class Housekeeper:
-    """See the module's text. `blocked`: why no checkpoint can be made now (no room, no descriptor), or None; `closing`:
-    it ends."""
+class Maintained(Protocol):
+    """What is maintained: a store, or in a test what stands for one."""
 
-    def __init__(self, store: Store[Any, Any], lock: DirectoryLock) -> None:
-        """`lock`: on the store's directory. What `holdfast info` shows of an open store is written there."""
+    directory: Path
+    engine: Engine[Any, Any]
+    log: Log
+    settings: Settings
+    seams: Seams
+    committer: Committer
+    leases: Leases
+    hooks: Hooks
+
+    @property
+    def poisoned(self) -> bool: ...
+    def checkpoint(self) -> Position: ...
+
+
+class Housekeeper:
+    """See the module's text."""
+
+    def __init__(self, store: Maintained, backpressure: Backpressure, lock: DirectoryLock) -> None:
+        """
+        Args:
+            store: what is maintained. It is not kept alive.
+            backpressure: where writers ask for checkpoints, and are told of them.
+            lock: on the store's directory. What `holdfast info` shows of an open store is written there.
+        """
         self._held = ref(store)
         self._hooks = store.hooks
         self._clock = store.seams.clock
-        self._wake = store.seams.scheduler.event()
-        self.closing = False
+        self._backpressure = backpressure
+        self._wake = backpressure.wanted
         self._sealed: deque[SegmentInfo] = deque()
         self._lock = lock
         known = None if store.settings.clock_is_right else store.log.last_time_us
@@ -57,24 +82,19 @@ class Housekeeper:
         self._spare_retry, self._spare_pause = 0.0, RETRY_S
         self._seen = store.log.end.txid
         self._pruning = store.seams.scheduler.lock()
-        self.blocked: DiskFull | LimitReached | DirectoryMoved | None = None
         store.log.on_sealed = self._on_sealed
         try:
-            self._task = store.seams.scheduler.spawn("holdfast-keep", partial(_keep, self._held, self, self._wake))
+            self._task = store.seams.scheduler.spawn("holdfast-keep", partial(_keep, self._held, self, backpressure))
         except BaseException:  # a signal's handler may raise when the thread runs already
             self._end()
             raise
 
     @property
-    def _store(self) -> Store[Any, Any]:
+    def _store(self) -> Maintained:
         """Not held on to, so that a store that everybody else has forgotten can be closed."""
         store = self._held()
         assert store is not None, "the thread and every caller hold it meanwhile"
         return store
-
-    def wake(self) -> None:
-        """There may be something to do."""
-        self._wake.set()
 
     def _on_sealed(self, info: SegmentInfo) -> None:
         self._sealed.append(info)
@@ -85,13 +105,13 @@ class Housekeeper:
         try:
             self._store.seams.files.look(self._store.directory)
         except DirectoryMoved as error:
-            if not isinstance(self.blocked, DirectoryMoved):
-                self.blocked = error
+            if not isinstance(self._backpressure.blocked, DirectoryMoved):
+                self._backpressure.blocked = error
                 logger.error("%s: commits go on until the next log segment or checkpoint is due", error)
-            self._store.notify_pressure()
+            self._backpressure.notify()
             return
-        if isinstance(self.blocked, DirectoryMoved):
-            self.blocked = None
+        if isinstance(self._backpressure.blocked, DirectoryMoved):
+            self._backpressure.blocked = None
             logger.warning("%s is back", self._store.directory)
         for duty in (self._spare, self._checkpoint, self._tell_sealed, self._heartbeat, self._leases, self._prune_log):
             try:
@@ -114,18 +134,18 @@ class Housekeeper:
         store = self._store
         if store.engine.pending_bytes() < store.settings.checkpoint_soft_bytes:
             return
-        if self.blocked is not None and self._clock.monotonic() < self._retry:
+        if self._backpressure.blocked is not None and self._clock.monotonic() < self._retry:
             return
         try:
             store.checkpoint()
-            self.blocked = None
+            self._backpressure.blocked = None
         except (DiskFull, LimitReached, DirectoryMoved) as error:
-            self.blocked = error
+            self._backpressure.blocked = error
             self._retry = self._clock.monotonic() + RETRY_S
             logger.warning("the checkpoint waits: %s", error)
         except HoldfastError as error:
             logger.error("no checkpoint: %s", error)
-        store.notify_pressure()
+        self._backpressure.notify()
 
     def _tell_sealed(self) -> None:
         while self._sealed:
@@ -233,7 +253,7 @@ class Housekeeper:
         return self._task.runs_here()
 
     def _end(self) -> None:
-        self.closing = True
+        self._backpressure.closing = True
         self._wake.set()
 
     def close(self) -> None:
@@ -242,13 +262,13 @@ class Housekeeper:
         self._tell_sealed()
 
 
-def _keep(held: ref[Store[Any, Any]], keeper: Housekeeper, wake: Event) -> None:
+def _keep(held: ref[Maintained], keeper: Housekeeper, backpressure: Backpressure) -> None:
     """The thread. It holds the store for a round only, and ends with it."""
-    while not keeper.closing:
-        wake.wait(TICK_S)
-        wake.clear()
+    while not backpressure.closing:
+        backpressure.wanted.wait(TICK_S)
+        backpressure.wanted.clear()
         store = held()
-        if store is None or keeper.closing or store.poisoned:
+        if store is None or backpressure.closing or store.poisoned:
             break
         keeper.round()
         del store

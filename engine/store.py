@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .acknowledger import Acknowledger
+from .backpressure import Backpressure
 from .committer import Committer
 from .contract import Engine, Image, StagingEngine, TxT, ViewT
 from .errors import (
@@ -126,24 +127,22 @@ class Store(Writing[TxT, ViewT]):
         self._writer = OwnedLock(seams)
         self._checkpointing = OwnedLock(seams)
         self._imaging = seams.scheduler.lock()
-        self._slow = min(settings.checkpoint_soft_bytes, settings.unwritten_bytes)
-        self._pressure = seams.scheduler.condition()
         self._ending = OwnedLock(seams)
         self._told_closing = False
         self._patience_s = settings.wait_s  # for an open transaction to end, before the store is closed
-        self._delayed_commits = 0
         self._checkpoints = 0
         self._pid = os.getpid()
         self.committer = Committer(self.log, self._stages, hooks, seams, relaxed_s=settings.relaxed_ms / 1000,
                                    staging=self._staging, on_fault=partial(_tell_fault, directory, hooks))
         self._acknowledger = None
         self._housekeeper = None
+        self.backpressure = Backpressure(self.engine, self.log, self.committer, settings, seams)
         try:
             if hooks.logged:
                 self._acknowledger = Acknowledger(self.committer, hooks, seams)
                 self.committer.on_synced = self._acknowledger.notice
             if opened.lock is not None:
-                self._housekeeper = Housekeeper(self, opened.lock)
+                self._housekeeper = Housekeeper(self, self.backpressure, opened.lock)
         except BaseException:
             self._stop_committing()
             raise
@@ -266,8 +265,8 @@ class Store(Writing[TxT, ViewT]):
             "store_id": self.history.store_id.hex(), "branch": self.history.branch.id.hex(), "epoch": self.log.epoch,
             "positions": asdict(self.positions()), "log": self.log.status(),
             "pending_bytes": self.engine.pending_bytes(), "checkpoints": self._checkpoints,
-            "delayed_commits": self._delayed_commits, "poisoned": str(self.committer.poison or "") or None,
-            "checkpoint_blocked": str(self._housekeeper.blocked or "") or None if self._housekeeper else None,
+            "delayed_commits": self.backpressure.delayed, "poisoned": str(self.committer.poison or "") or None,
+            "checkpoint_blocked": str(self.backpressure.blocked or "") or None,
             "leases": [asdict(lease) for lease in self.leases.list()],
             "consumers": [{"id": c.id, "name": c.name, "txid": c.position.txid, "seen_us": c.seen_us}
                           for c in self.log.consumers.list()],
@@ -374,7 +373,7 @@ class Store(Writing[TxT, ViewT]):
     def _refuse_closing(self) -> None:
         """Whoever has a lock, a bulk load without room for instance, may wait for the store to be closed, and closing
         for us. Raises `StoreClosed`."""
-        if self._unusable is not None or (self._housekeeper is not None and self._housekeeper.closing):
+        if self._unusable is not None or self.backpressure.closing:
             raise StoreClosed(f"{self.directory} is being closed")
 
     def _checkpoint_alone(self) -> Position:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic
 
+from .backpressure import Backpressure
 from .committer import Committer
 from .contract import BulkEngine, Durability, Engine, StagingEngine, TxT, ViewT
 from .errors import (
@@ -32,12 +33,11 @@ from .errors import (
     Unsupported,
 )
 from .history import Position, Record
-from .housekeeper import Housekeeper
 from .line import Waiter
 from .log.log import Log
 from .owned_lock import Hold, OwnedLock
 from .plugins import Hooks
-from .seams import Condition, Lock, Seams
+from .seams import Lock, Seams
 from .settings import Settings, check_duration
 from .shown import shown
 from .stages import Stages
@@ -108,7 +108,7 @@ class Writing(Generic[TxT, ViewT]):
     committer: Committer
     _stages: Stages
     _staging: StagingEngine[TxT, ViewT] | None
-    _housekeeper: Housekeeper | None
+    backpressure: Backpressure
     _handed: Position
     """The highest position that the engine may have in its files."""
     _unusable: str | None
@@ -118,10 +118,6 @@ class Writing(Generic[TxT, ViewT]):
     _checkpointing: OwnedLock
     _imaging: Lock
     """Held where the durable state changes or an image of it is made, unless the engine lets both happen at once."""
-    _pressure: Condition
-    _slow: int
-    """Pending or waiting bytes below which no bound can have been reached."""
-    _delayed_commits: int
 
     def transaction(self, durability: Durability | None = None) -> TransactionScope[TxT]:
         """A write transaction: `with store.transaction() as tx: …`.
@@ -143,10 +139,10 @@ class Writing(Generic[TxT, ViewT]):
     def _begin(self, hold: Hold) -> TxT:
         if self._unusable is not None or self.read_only:
             raise self._why_unusable()
-        slow = self._slow
+        slow = self.backpressure.slow
         if (self.engine.pending_bytes() >= slow or self.log.waiting_bytes >= slow
                 or self.committer.unheard_bytes >= slow):
-            self._relieve()
+            self.backpressure.wait(lambda: self._unusable is None)
         if self._writer.held_here():
             raise InvalidInput("this thread has a transaction open already", hint="end it before beginning another")
         hold.thread = self._writer.here()
@@ -171,50 +167,6 @@ class Writing(Generic[TxT, ViewT]):
         if self._unusable is None:
             return InvalidInput(f"{self.directory} is open read-only", hint="open it for writing")
         return StoreClosed(f"{self.directory} {self._unusable}")
-
-    def _relieve(self) -> None:
-        """Slow down: much is waiting to be checkpointed or written."""
-        settings, keeper = self.settings, self._housekeeper
-        assert keeper is not None
-        if self.engine.pending_bytes() >= settings.checkpoint_soft_bytes:
-            keeper.wake()
-        if not self._few_wait():
-            self._delayed_commits += 1
-            self.committer.sync_within(0.0)
-            caught_up = self.committer.wait_until(self._few_wait, settings.wait_s)
-            if not caught_up and self.committer.poison is None and self._unusable is None and not keeper.closing:
-                raise RolledBack(f"{settings.unwritten_bytes:,} bytes wait to be written, or for plugins to hear of "
-                                 f"them, and still did after {settings.wait_s} s",
-                                 hint="try again; the disk or a plugin is slow")
-        if self.engine.pending_bytes() < settings.checkpoint_hard_bytes:
-            return
-        self._delayed_commits += 1
-        deadline = self.seams.clock.monotonic() + settings.wait_s
-        with self._pressure:
-            while self.engine.pending_bytes() >= settings.checkpoint_hard_bytes:
-                if self._unusable is not None or self.committer.poison is not None:
-                    return  # the caller finds out
-                if keeper.closing:
-                    raise RolledBack("the store is being closed")
-                if (blocked := keeper.blocked) is not None:
-                    hard = settings.checkpoint_hard_bytes
-                    what = "no room for a checkpoint" if isinstance(blocked, DiskFull) else "no checkpoint can be made"
-                    raise type(blocked)(f"{what}, and {hard:,} bytes wait for it: {blocked.message}",
-                                        hint=blocked.hint) from blocked
-                if self.seams.clock.monotonic() >= deadline:
-                    raise RolledBack(f"the checkpoint did not catch up within {settings.wait_s} s",
-                                     hint="try again; a slower load or a larger checkpoint_hard_bytes avoids this")
-                keeper.wake()
-                self._pressure.wait(0.05)
-
-    def _few_wait(self) -> bool:
-        most = self.settings.unwritten_bytes
-        return self.log.waiting_bytes < most and self.committer.unheard_bytes < most
-
-    def notify_pressure(self) -> None:
-        """Used by the housekeeper: a checkpoint was made, or could not be."""
-        with self._pressure:
-            self._pressure.notify_all()
 
     def _roll_back(self, draft: TxT, hold: Hold) -> None:
         try:
