@@ -157,9 +157,9 @@ def test_an_opening_ahead_prunes_and_drops_nothing(tmp_path: Path) -> None:
         ahead = SetClock(clock.time_us + 400 * DAY, step_us=1)
         how = Settings(segment_bytes=128 << 10, heartbeat_s=0, clock_is_right=right)
         with Store.open(tmp_path / "s", MemoryEngine, settings=how, seams=Seams(clock=ahead)) as store:
-            pruned = store.prune()
+            store.prune()  # unless it did by itself
             assert len(store.log.consumers.list()) == left
-            assert (pruned > 0) is right, "an operator who knows can say so"
+            assert (store.log.base.txid > 0) is right, "an operator who knows can say so"
             assert (store.status()["clock_doubted_us"] > 399 * DAY) is not right
 
 
@@ -177,7 +177,8 @@ def test_it_is_believed_when_it_has_lasted(tmp_path: Path) -> None:
         assert store.prune() == 0
         later.seconds += BELIEVE_S + 1
         later.time_us += int(BELIEVE_S + 1) * 1_000_000
-        assert store.prune() > 0
+        store.prune()  # unless it did by itself
+        assert store.log.base.txid > 0
 
 
 def test_a_doubted_clock_is_said_wherever_somebody_looks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

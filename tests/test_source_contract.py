@@ -123,7 +123,8 @@ def test_a_prune_between_looking_and_pinning_is_seen(source: Source, store: Memo
     def late(owner: str, txid: int) -> Lease:
         if not grants:
             store.checkpoint()
-            assert store.prune() > 0
+            store.prune()  # unless it did by itself
+            assert store.log.base.txid > 0
         grants.append(grant_longest(owner, txid))
         return grants[-1]
 

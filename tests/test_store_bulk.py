@@ -158,8 +158,8 @@ def test_an_interrupt_after_it_was_logged_poisons_and_keeps_its_file(kind: Kind,
     commit(kind, store, 1)
     original = store.log.append
 
-    def interrupted(*args: Any) -> Any:
-        original(*args)
+    def interrupted(*args: Any, **how: Any) -> Any:
+        original(*args, **how)
         raise Interrupt
 
     monkeypatch.setattr(store.log, "append", interrupted)

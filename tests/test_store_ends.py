@@ -123,8 +123,8 @@ def test_logged_and_not_staged_is_never_built_upon(tmp_path: Path, where: str, m
     commit(STAGING, store, 0)
     original = store.log.append
 
-    def interrupted(*args: Any) -> Any:
-        original(*args)
+    def interrupted(*args: Any, **how: Any) -> Any:
+        original(*args, **how)
         raise Interrupt
 
     if where == "stage":

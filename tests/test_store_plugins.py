@@ -117,7 +117,8 @@ def test_sealed_and_pruning(tmp_path: Path) -> None:
         assert [s.ordinal for s in told.segments] == [1, 2, 3]
         assert all(s.sealed for s in told.segments)
         store.checkpoint()
-        assert store.prune() >= 3
+        store.prune()  # unless it did by itself
+        assert len(store.log.segments()) == 1
         assert ("told", "pruning") in told.notes
 
 
@@ -146,7 +147,8 @@ def test_pruning_can_be_vetoed_and_a_failure_is_a_veto(how: str, tmp_path: Path,
         assert ("not yet archived" if how == "vetoes" else "the log is kept") in caplog.text
         assert store.log.base.txid == 0
         keeper.keep = False
-        assert store.prune() >= 3
+        store.prune()  # unless it did by itself
+        assert len(store.log.segments()) == 1
 
 
 # --- committing and final --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +34,11 @@ def test_what_is_made_for_the_zoo_to_break_is_healthy(animal: Animal) -> None:
     for animal in ZOO for check in (animal.caught_by, *animal.also)])
 def test_each_animal_is_caught(animal: Animal, check: str) -> None:
     """Not by a slip of its own: one stood where it was called with other arguments by then, and any check would have
-    caught it."""
+    caught it. (Damaged bytes may well end in a `TypeError`, of what they are unpacked to.)"""
     error = hunt(animal, check)
-    assert not isinstance(error, (TypeError, NameError, AttributeError, ImportError)), "it is broken in another way"
+    slip = isinstance(error, (NameError, AttributeError, ImportError)) or (
+        isinstance(error, TypeError) and re.search(r"argument|callable", str(error)))
+    assert not slip, "it is broken in another way"
     message = zoo_page.told(error)
     assert f"what is broken: {check.partition('.')[2]}\n" in message
     assert message.partition("\n")[0].strip(), "the message begins without a word"
