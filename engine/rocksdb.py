@@ -12,7 +12,7 @@ whole state at the position that it holds.
 - *Damage.* Every block of a table file and every record of the manifest has RocksDB's checksum, verified when read, and
   the manifest names each table file with its size. An iterator that ends has to be asked whether it ended for that. A
   manifest whose end is cut off is one from an earlier time: the document is of that time too, and the log goes on from
-  there.
+  there. On some damaged manifests RocksDB does not come to an end when it opens them, and this engine cannot stop it.
 - *Read-only openings* leave no trace: RocksDB and rocksdict write into a directory that they open, so a private one is
   opened, with links to the table files and copies of the small ones. (RocksDB's own read-only mode ends the process by
   a signal on some damaged files; and rocksdict writes even then.)
@@ -129,7 +129,7 @@ def _write(database: Rdict, directory: Path, context: Context, changes: Overlay,
         raise DiskFull(f"{directory} has {free:,} bytes left, a checkpoint needs {needed:,}")
     unlogged = rocksdict.WriteOptions()
     unlogged.disable_wal = True
-    with _told(directory):
+    with _named(directory):  # no `DiskFull`, which would say that nothing has changed
         database.write(batch, unlogged)
         database.flush()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,21 @@ def test_what_is_made_for_the_zoo_to_break_is_healthy(animal: Animal) -> None:
         hunt(replace(animal, broken=animal.broken.__base__))
 
 
+def caught(animal: Animal, check: str) -> Exception:
+    """Mutations hit by lot, and now and then 40 of them all miss: so there are three tries."""
+    for _ in range(2):
+        with suppress(NotCaught):
+            return hunt(animal, check)
+    return hunt(animal, check)
+
+
 @pytest.mark.parametrize(("animal", "check"), [
     pytest.param(animal, check, id=f"{animal.name}-{check.partition('.test_')[2]}")
     for animal in ZOO for check in (animal.caught_by, *animal.also)])
 def test_each_animal_is_caught(animal: Animal, check: str) -> None:
     """Not by a slip of its own: one stood where it was called with other arguments by then, and any check would have
     caught it. (Damaged bytes may well end in a `TypeError`, of what they are unpacked to.)"""
-    error = hunt(animal, check)
+    error = caught(animal, check)
     slip = isinstance(error, (NameError, AttributeError, ImportError)) or (
         isinstance(error, TypeError) and re.search(r"argument|callable", str(error)))
     assert not slip, "it is broken in another way"

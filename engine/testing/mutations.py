@@ -25,8 +25,9 @@ import struct
 import time
 import traceback
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from itertools import compress
 from pathlib import Path
 from typing import NoReturn
@@ -70,9 +71,11 @@ class Subject:
         tree, older: its files, and as they once were.
     """
 
-    def __init__(self, tree: Tree, older: Tree) -> None:
+    def __init__(self, tree: Tree, older: Tree, *, spared: Sequence[str] = ()) -> None:
+        """`spared`: names, as patterns, of files that stay as they are."""
         self.tree, self.older = tree, older
-        self._names, self._state = sorted(tree), _state_of(tree)
+        self._names = sorted(name for name in tree if not any(fnmatch(Path(name).name, one) for one in spared))
+        self._state = _state_of(self._names)
         # Of the engine's own files the bytes that are not zero: much of a file is room.
         self._places = {name: array("Q", compress(range(len(tree[name])), tree[name])) for name in self._state}
 
@@ -105,8 +108,8 @@ class Subject:
         return None
 
 
-def _state_of(tree: Tree) -> list[str]:
-    return sorted(name for name in tree if "state" in Path(name).parts[:-1])
+def _state_of(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if "state" in Path(name).parts[:-1])
 
 
 def _place(drawn: random.Random, data: bytes) -> int:

@@ -34,11 +34,14 @@ class Workload(ABC):
         options: the engine's own options, for every opening.
         above_seams: the engine does all its file operations through the seams that it is given, so that a simulated
             disk can try every crash on it. Engines on a database library are below them, and are killed instead.
+        fragile: names, as patterns, of files that mutations leave alone, since the engine's library hangs or dies on
+            some of them and the engine can do nothing about it. Say so where the engine is described.
     """
 
     engine: type[Engine[Any, Any]]
     options: Mapping[str, Any] = {}
     above_seams: bool = True
+    fragile: tuple[str, ...] = ()
 
     @abstractmethod
     def operations(self) -> st.SearchStrategy[list[Operation]]:

@@ -133,7 +133,7 @@ def cases(work: Workload, root: Path, histories: list[Any]) -> list[Case]:
 
 def _stores(work: Workload, say: Say, root: Path, seed: int, mutations: int) -> None:
     made: list[Case] = pickle.loads((root / "cases").read_bytes())
-    subjects = [Subject(case.tree, case.older) for case in made]
+    subjects = [Subject(case.tree, case.older, spared=work.fragile) for case in made]
 
     def look(path: Path, mutation: Mutation, number: int) -> None:
         look_at_store(work, path, made[number % len(made)], mutation, read_only=number // 4 % 2 == 0)
