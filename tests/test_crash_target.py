@@ -23,7 +23,7 @@ from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.testing.disks.simfates import Dropped
 
 TRIES = current_profile().crash_states // 2
-EVERY = 3 if current_profile().times == 1 else 1
+EVERY = {1: 7, 2: 3}.get(current_profile().times, 1)
 """Of so many errors of the disk one is tried."""
 ENGINES = pytest.mark.parametrize("kind", ["memory", "records"])
 Scenario = Callable[[World, pytest.MonkeyPatch], Callable[[SimDisk], object]]
