@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from holdfast.engine.source.service import BackupService
 from holdfast.engine.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles
 
-SMALL = {"segment_bytes": 128 << 10, "keep_logs": "1 transactions", "heartbeat_s": 0}
+SMALL: dict[str, Any] = {"segment_bytes": 128 << 10, "keep_logs": "1 transactions", "heartbeat_s": 0}
 
 
 class Volume(FaultyFiles):
@@ -55,7 +56,7 @@ def write(store: Store, count: int) -> None:  # type: ignore[type-arg]
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A store with a consumer whose target is gone, and ten segments of log that are kept for it."""
-    with Store.open(tmp_path / "store", MemoryEngine, settings=Settings(**SMALL)) as store:  # type: ignore[arg-type]
+    with Store.open(tmp_path / "store", MemoryEngine, settings=Settings(**SMALL)) as store:
         backup.run(store, tmp_path / "2026-11-27")
         shutil.rmtree(tmp_path / "2026-11-27")
         write(store, 25)
@@ -68,7 +69,7 @@ def root(tmp_path: Path) -> Path:
 def test_a_full_disk_names_who_holds_the_log(root: Path) -> None:
     segments = len(list(root.rglob("*.seg")))
     files = Volume(root, segments)
-    settings = Settings(**SMALL)  # type: ignore[arg-type]
+    settings = Settings(**SMALL)
     with Store.open(root, MemoryEngine, settings=settings, seams=Seams(files=files)) as store:
         with pytest.raises(DiskFull, match="no room") as told:
             write(store, 25)
@@ -96,14 +97,14 @@ def test_a_consumer_is_dropped_where_no_byte_is_left_to_note_it(root: Path, capl
 
     files = Full(root, len(list(root.rglob("*.seg"))) - 2)
     files.free = lambda path: 1 << 30  # type: ignore[method-assign]
-    with Store.open(root, MemoryEngine, settings=Settings(**SMALL), seams=Seams(files=files)) as store:  # type: ignore[arg-type]
+    with Store.open(root, MemoryEngine, settings=Settings(**SMALL), seams=Seams(files=files)) as store:
         [consumer] = backup.consumers(store)
         backup.drop_consumer(store, consumer.id)
         assert "noted when there is room" in caplog.text
         assert backup.consumers(store) == []
         assert store.log.base.txid > 10
         assert document.read_bytes() != before
-    with Store.open(root, MemoryEngine, settings=Settings(**SMALL)) as store:  # type: ignore[arg-type]
+    with Store.open(root, MemoryEngine, settings=Settings(**SMALL)) as store:
         assert backup.consumers(store) == []
 
 
@@ -114,7 +115,7 @@ def test_half_of_a_small_disk_is_all_that_consumers_hold(root: Path, caplog: pyt
         def capacity(self, path: Path) -> int:
             return 40 * (128 << 10)
 
-    with Store.open(root, MemoryEngine, settings=Settings(**SMALL),  # type: ignore[arg-type]
+    with Store.open(root, MemoryEngine, settings=Settings(**SMALL),
                     seams=Seams(files=Small())) as store:
         for _ in range(40):
             store.checkpoint()
@@ -155,7 +156,7 @@ def test_a_store_that_is_open_read_only_drops_no_consumer(root: Path) -> None:
 
 def test_consumers_are_listed_and_dropped_across_a_network(root: Path) -> None:
     service = BackupService(online_backup_server="127.0.0.1:0", token="a-token-for-one-test")
-    with Store.open(root, MemoryEngine, settings=Settings(**SMALL), plugins=[service]) as store:  # type: ignore[arg-type]
+    with Store.open(root, MemoryEngine, settings=Settings(**SMALL), plugins=[service]) as store:
         [consumer] = backup.consumers(store.backup_uri or "", token="a-token-for-one-test")
         assert consumer == backup.consumers(store)[0]
         backup.drop_consumer(store.backup_uri or "", consumer.id, token="a-token-for-one-test")
@@ -167,9 +168,9 @@ def test_a_store_opens_on_a_full_disk_if_log_may_go(root: Path) -> None:
     """With smaller bounds, that is before anything is written."""
     seams = Seams(files=Volume(root, 3))
     with pytest.raises(DiskFull, match="1,000 bytes left") as told:
-        Store.open(root, MemoryEngine, settings=Settings(**SMALL), seams=seams)  # type: ignore[arg-type]
+        Store.open(root, MemoryEngine, settings=Settings(**SMALL), seams=seams)
     assert "2026-11-27" in told.value.hint
-    with Store.open(root, MemoryEngine, settings=Settings(**SMALL, consumer_bytes=1 << 16),  # type: ignore[arg-type]
+    with Store.open(root, MemoryEngine, settings=Settings(**SMALL, consumer_bytes=1 << 16),
                     seams=seams) as store:
         assert store.published.txid == 25
         with store.snapshot() as view:
@@ -186,7 +187,7 @@ def test_files_made_in_advance_go_first(root: Path) -> None:
             return 1000 if spare.exists() else 1 << 30
 
     before = len(list(root.rglob("0*.seg")))
-    with Store.open(root, MemoryEngine, settings=Settings(**SMALL),  # type: ignore[arg-type]
+    with Store.open(root, MemoryEngine, settings=Settings(**SMALL),
                     seams=Seams(files=Tight())) as store:
         assert store.log.base.txid == 0
     assert len(list(root.rglob("0*.seg"))) >= before
@@ -198,7 +199,7 @@ def test_a_plugin_that_keeps_log_is_not_passed_over(root: Path) -> None:
             return "mine"
 
     with pytest.raises(DiskFull):
-        Store.open(root, MemoryEngine, settings=Settings(**SMALL, consumer_bytes=1 << 16),  # type: ignore[arg-type]
+        Store.open(root, MemoryEngine, settings=Settings(**SMALL, consumer_bytes=1 << 16),
                    plugins=[Keeper()], seams=Seams(files=Volume(root, 3)))
-    with Store.open(root, MemoryEngine, settings=Settings(**SMALL)) as store:  # type: ignore[arg-type]
+    with Store.open(root, MemoryEngine, settings=Settings(**SMALL)) as store:
         assert store.log.base.txid == 0

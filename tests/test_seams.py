@@ -118,7 +118,7 @@ def live(seed: int, *, followed: bool) -> Life:
                 assert tx.outcome.result(60) == tx.txid
             turns.clock.sleep(70)
 
-    tasks = [turns.spawn(f"writer {n}", lambda n=n: write(n)) for n in range(WRITERS)]  # type: ignore[misc]
+    tasks = [turns.spawn(f"writer {n}", partial(write, n)) for n in range(WRITERS)]
     turns.clock.sleep(500)
     report = backup.run(store, TARGET, engine=StagingMemory, seams=seams)
     assert all(task.join(3600) for task in tasks)
