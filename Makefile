@@ -22,7 +22,7 @@ demo: $(VENV)/installed-user
 	$(BIN)/python -m holdfast.benchmarks.demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 short: $(VENV)/installed-short
 	HOLDFAST_PROFILE=default $(BIN)/python -m pytest -q -p no:cacheprovider @tests/short.txt $(ARGS)

@@ -3,11 +3,16 @@ not tried, so that nobody takes silence for success."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 from store_kinds import KINDS, Kind
 
-from holdfast.engine.testing import Contract, current_profile
 from holdfast.engine.testing.disks.faulty import FaultyFiles
 
 pytest_plugins = ["holdfast.engine.testing.pytest_plugin"]
@@ -17,20 +22,22 @@ settings.register_profile("holdfast", deadline=None, suppress_health_check=[Heal
 settings.load_profile("holdfast")
 
 
+MEMORY = Path("/dev/shm")
+MEMORY_NEEDED = 6 << 30
+if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_NEEDED:
+    # A third of the time would go to waiting for the disk. What is killed here are processes; where the power is cut,
+    # the disk is one that the test brings.
+    os.environ["TMPDIR"] = str(MEMORY)
+    tempfile.tempdir = None
+
 LONGEST = ("hostile_requests", "mutated", "power_cuts", "killed_process")
 """Parts of the names of tests that take minutes with larger profiles. They begin first, since two processes share the
 tests and none is to wait for the last one of the other, and are given longer."""
 LONGEST_S = 1200
 ZOO = "test_zoo.py"
-COUNTED = "test_contracts_memory.py"
-
-
-def _counted(item: pytest.Item) -> bool:
-    """Whether coverage is counted, which doubles the time of a test: once for the suites if they try much, and never
-    for the zoo, which runs the same checks again."""
-    if isinstance(item, pytest.Function) and item.cls is not None and issubclass(item.cls, Contract):
-        return item.path.name == COUNTED or current_profile().name == "default"
-    return item.path.name != ZOO
+NOT_COUNTED = re.compile(r"test_(zoo|contracts_(?!memory)|crash|faults|mutations|hostile|signals|formats|benchmarks)")
+"""Tests that go the same ways many times, and whose coverage is not counted, since this takes three times as long. Of
+the suites it is counted once."""
 
 
 def _long(item: pytest.Item) -> bool:
@@ -42,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _long(item) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(LONGEST_S))
-        if not _counted(item):
+        if NOT_COUNTED.match(item.path.name):
             item.add_marker("no_cover")
 
 

@@ -56,10 +56,10 @@ CONTRACTS: list[tuple[type[Contract], str, str]] = [
 
 def checks_page() -> str:
     rows = [f"| `{p.name}` | {p.times} | {p.steps} | {p.crash_states} | {p.kills} | {p.power_cuts} | "
-            f"{p.mutations} |" for p in PROFILES.values()]
+            f"{p.mutations} | {p.stride} |" for p in PROFILES.values()]
     parts = [HEAD, "\n".join(["| profile | times as many examples | steps of a history | crash states at a point | "
-                              "processes killed | power cuts | mutations of a store |",
-                              "| --- | --- | --- | --- | --- | --- | --- |", *rows, ""])]
+                              "processes killed | power cuts | mutations of a store | of places, one in |",
+                              "| --- | --- | --- | --- | --- | --- | --- | --- |", *rows, ""])]
     for contract, module, about in CONTRACTS:
         said = {check: contract.statement(check).replace("|", "\\|") for check in contract.checks()}
         rows = [f"| `{check}` | {statement} |" for check, statement in said.items()]

@@ -23,8 +23,6 @@ from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.testing.disks.simfates import Dropped
 
 TRIES = current_profile().crash_states // 2
-EVERY = {1: 7, 2: 3}.get(current_profile().times, 1)
-"""Of so many errors of the disk one is tried."""
 ENGINES = pytest.mark.parametrize("kind", ["memory", "records"])
 Scenario = Callable[[World, pytest.MonkeyPatch], Callable[[SimDisk], object]]
 
@@ -128,7 +126,7 @@ def test_a_run_whose_disk_fails(scenario: Scenario, monkeypatch: pytest.MonkeyPa
     world = World(WORKLOADS["memory"]())
     what = scenario(world, monkeypatch)
     end = world.source.last
-    for fault, left, done in world.faults(what, EVERY):
+    for fault, left, done in world.faults(what, current_profile().stride):
         try:
             world.is_whole(left, end if done else world.acked)
             assert world.back_up(left).to_txid == end
@@ -184,7 +182,7 @@ def test_a_restore_whose_disk_fails(force: bool, monkeypatch: pytest.MonkeyPatch
     world = World(WORKLOADS["memory"]())
     incremental(world, monkeypatch)(world.disk)
     end = _restored(world, force=force)
-    for fault, left, done in world.faults(lambda disk: world.restore(disk, force=force), EVERY):
+    for fault, left, done in world.faults(lambda disk: world.restore(disk, force=force), current_profile().stride):
         try:
             _looked_at(world, left, end, force=force, done=done)
         except Exception as error:

@@ -1,5 +1,5 @@
-"""A signal's handler that raises, Ctrl-C for one, at every place of a call where CPython runs such handlers: others
-commit or are refused, closing ends, and nothing that was acknowledged is missing.
+"""A signal's handler that raises, Ctrl-C for one, at places of a call where CPython runs such handlers, and at night at
+every one: others commit or are refused, closing ends, and nothing that was acknowledged is missing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +26,7 @@ from holdfast.engine.history import LogRange
 from holdfast.engine.plugins import Plugin
 from holdfast.engine.settings import Settings
 from holdfast.engine.store import Store
+from holdfast.engine.testing import current_profile
 
 Kit = Store[Any, Any]
 SETTINGS = Settings(heartbeat_s=0, wait_s=2, segment_bytes=128 << 10)
@@ -124,9 +126,7 @@ def test_an_interrupt_anywhere_hangs_nobody_and_loses_nothing(scene: str, leavin
     """The writer lock was never released, whoever led was gone, or those who were to be woken never were. `leaving`:
     the block of the store itself is left with the interrupt, whose traceback keeps everything alive."""
     kind, act, plugins = SCENES[scene]
-    place = 0
-    while True:
-        place += 1
+    for place in count(1, current_profile().stride):
         store = kind.open(tmp_path / f"{place}", settings=SETTINGS, plugins=plugins)
         commit(kind, store, 0)
         interrupting = Interrupting(place)

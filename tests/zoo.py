@@ -5,7 +5,7 @@ systems; its docstring tells which. `animal` registers it together with the chec
 methods of one of the kit's own classes, while it is let out, is registered with `part`: some properties are the kit's
 to keep and not the engine's, and a check of them must be able to fail too.
 
-`hunt` runs the one check on the one animal, in the default profile, and returns what an author would read.
+`hunt` runs the one check on the one animal and returns what an author would read.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from unittest import SkipTest
 from unittest.mock import patch
 
 import msgpack
+from hypothesis import Phase, settings
 from workloads import WORKLOADS
 
 from holdfast.engine.contract import Engine
 from holdfast.engine.history import Record
 from holdfast.engine.plugins import Plugin
-from holdfast.engine.testing import PROFILES, Contract, Workload
+from holdfast.engine.testing import PROFILES, Contract, Profile, Workload
 
 CONTRACTS = {"EngineContract": "holdfast.engine.testing", "ReplayContract": "holdfast.replay.testing",
              "BackupContract": "holdfast.backup.testing", "PluginContract": "holdfast.engine.testing"}
@@ -161,15 +162,24 @@ class NotCaught(Exception):
     """The check held although it should not."""
 
 
-def hunt(animal: Animal, caught_by: str | None = None) -> Exception:
+class Unshrunk(Contract):
+    """What a check fails on first, without the search for the shortest one, which takes most of the time."""
+
+    def _settings(self, examples: int) -> settings:
+        common = super()._settings(examples)
+        return settings(common, phases=[phase for phase in common.phases if phase is not Phase.shrink])
+
+
+def hunt(animal: Animal, caught_by: str | None = None, *, shrink: bool = True,
+         profile: Profile = PROFILES["default"]) -> Exception:
     """What the check that must catch an animal, or another one, raises.
 
     Raises:
         NotCaught: nothing, or it does not apply.
     """
     base, check = (caught_by or animal.caught_by).split(".")
-    suite = type(f"Test{animal.name}", (contract(base),),
-                 {**animal.members(), "quiet": True, "profile": PROFILES["default"]})()
+    suite = type(f"Test{animal.name}", (contract(base),) if shrink else (Unshrunk, contract(base)),
+                 {**animal.members(), "quiet": True, "profile": profile})()
     with animal.let_out():
         try:
             getattr(suite, check)()

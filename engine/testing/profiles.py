@@ -28,6 +28,8 @@ class Profile:
         power_cuts: of a real file system, for each engine that writes below the seams; a quarter for others.
         mutations: of the files of a store, and half as many of a backup's, for each engine.
         crash_states: of a simulated disk that are tried at each point where there are too many to try all.
+        stride: of what is tried at each place of a run (an error of the disk that stays, an interrupt), and costs a run
+            each time, one in so many. Odd, since what is tried comes in pairs: once, and lasting.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Profile:
     power_cuts: int
     mutations: int
     crash_states: int
+    stride: int
 
     def examples(self, count: int) -> int:
         """How many examples of a check that states `count`."""
@@ -44,9 +47,9 @@ class Profile:
 
 
 PROFILES = {profile.name: profile for profile in (
-    Profile("default", times=1, steps=30, kills=10, power_cuts=4, mutations=40, crash_states=6),
-    Profile("ci", times=2, steps=40, kills=100, power_cuts=104, mutations=2000, crash_states=40),
-    Profile("nightly", times=100, steps=80, kills=2000, power_cuts=2000, mutations=20_000, crash_states=500),
+    Profile("default", times=1, steps=30, kills=10, power_cuts=4, mutations=40, crash_states=6, stride=7),
+    Profile("ci", times=2, steps=40, kills=100, power_cuts=104, mutations=2000, crash_states=40, stride=3),
+    Profile("nightly", times=100, steps=80, kills=2000, power_cuts=2000, mutations=20_000, crash_states=500, stride=1),
 )}
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ..contract import ABOVE_SEAMS, Contract, check
 from ..disks.simdisk import SimDisk
 from ..disks.simfates import Drawn, Dropped, Fate, power_cuts
-from ..disks.simfaults import DiskFault, Injected, faults_of, lacks_of
+from ..disks.simfaults import DiskFault, Injected, faults_of, lacks_of, thinned
 from ..disks.simops import Op
 from ..figures import count
 from ..workload import Workload
@@ -131,8 +131,7 @@ class CrashChecks(Contract):
         clean.do(*script)
         with _unsaid():
             tried = sum(_fails(Run(work, empty.copy()), script, fault)
-                        for number, fault in enumerate(lacks_of(clean.disk.ops, openings))
-                        if not fault.lasting or number % self._lasting_ones == 0)
+                        for fault in thinned(lacks_of(clean.disk.ops, openings), self.effort.stride))
         count("crash states", work.engine.name, tried)
 
     def _failing(self, work: Workload, script: list[Step], disk: SimDisk | None, *, since: int = 0,
@@ -143,13 +142,8 @@ class CrashChecks(Contract):
         starts = [done for done, _ in clean.told[since:][: steps + 1]]
         end = starts[-1] if len(starts) > steps else len(clean.disk.ops)
         return sum(_fails(Run(work, disk and disk.copy()), script, fault)
-                   for number, fault in enumerate(faults_of(clean.disk.ops))
-                   if starts[0] <= fault.at < end and (not fault.lasting or number % self._lasting_ones == 0))
-
-    @property
-    def _lasting_ones(self) -> int:
-        """Of so many errors that stay, one is tried."""
-        return 8 if self.effort.times == 1 else 1
+                   for fault in thinned(faults_of(clean.disk.ops), self.effort.stride)
+                   if starts[0] <= fault.at < end)
 
     def _count(self, run: Run) -> None:
         count("crash states", run.work.engine.name, run.states)
