@@ -132,6 +132,7 @@ def test_an_interrupt_anywhere_hangs_nobody_and_loses_nothing(scene: str, leavin
         interrupting = Interrupting(place)
         acknowledged = {0}
         measuring = sys.gettrace()  # coverage
+        gc.disable()  # it would end stores of earlier places here, and be interrupted in what ends them
         sys.settrace(interrupting.trace)
         try:
             act(kind, store)
@@ -142,6 +143,7 @@ def test_an_interrupt_anywhere_hangs_nobody_and_loses_nothing(scene: str, leavin
                 store.__exit__(type(error), error, error.__traceback__)
         finally:
             sys.settrace(measuring)
+            gc.enable()
 
         def others(store: Kit = store, acknowledged: set[int] = acknowledged) -> None:
             with suppress(HoldfastError):
