@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from holdfast.engine.errors import HoldfastError, TargetInvalid
 from holdfast.engine.seams import Seams, Task
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store import Store
-from holdfast.engine.testing import Workload
+from holdfast.engine.testing import Workload, current_profile
 from holdfast.engine.testing.crashed.scripted import SETTINGS, Run
 from holdfast.engine.testing.disks.quiet import QuietScheduler, quiet_seams
 from holdfast.engine.testing.disks.simdisk import SimDisk
@@ -158,12 +157,12 @@ class World:
         count("crash states", "target", len(seen))
         self.local.forget()
 
-    def faults(self, what: Callable[[SimDisk], object], every: int) -> Iterator[tuple[DiskFault, SimDisk, bool]]:
-        """Each fault of the disk, or one of so many, while `what` is done, and what it leaves, to the next process and
-        after a power cut; and whether it was done all the same."""
+    def faults(self, what: Callable[[SimDisk], object]) -> Iterator[tuple[DiskFault, SimDisk, bool]]:
+        """As many faults of the disk as the profile wants, while `what` is done. Each with what it leaves, to the next
+        process and after a power cut, and whether it was done all the same."""
         clean = self.disk.copy()
         what(clean)
-        for fault in islice(faults_of(clean.ops), 0, None, every):
+        for fault in current_profile().some(faults_of(clean.ops)):
             disk = self.disk.copy()
             injected = Injected(disk, fault)
             done = True

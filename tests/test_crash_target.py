@@ -110,13 +110,13 @@ def test_a_run_is_cut_off(kind: str, scenario: Scenario, monkeypatch: pytest.Mon
 
 @SCENARIOS
 def test_the_rerun_is_cut_off_too(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what a crash leaves, some: the rerun, which clears up or goes on, is cut off at each of its points."""
+    """Of what a crash leaves, some: the rerun, which clears up or goes on, is cut off at points of its own."""
     world = World(WORKLOADS["memory"]())
     what = scenario(world, monkeypatch)
     halves = [left for left, done in world.crashes(what, 1) if not done]
     for half in halves[:: 1 + len(halves) // (4 * current_profile().times)]:
         world.disk = half
-        for left, _ in world.crashes(world.back_up, 1):
+        for left, _ in current_profile().some(world.crashes(world.back_up, 1)):
             world.is_whole(left, world.acked)
             assert world.back_up(left).to_txid == world.source.last
 
@@ -126,7 +126,7 @@ def test_a_run_whose_disk_fails(scenario: Scenario, monkeypatch: pytest.MonkeyPa
     world = World(WORKLOADS["memory"]())
     what = scenario(world, monkeypatch)
     end = world.source.last
-    for fault, left, done in world.faults(what, current_profile().stride):
+    for fault, left, done in world.faults(what):
         try:
             world.is_whole(left, end if done else world.acked)
             assert world.back_up(left).to_txid == end
@@ -182,7 +182,7 @@ def test_a_restore_whose_disk_fails(force: bool, monkeypatch: pytest.MonkeyPatch
     world = World(WORKLOADS["memory"]())
     incremental(world, monkeypatch)(world.disk)
     end = _restored(world, force=force)
-    for fault, left, done in world.faults(lambda disk: world.restore(disk, force=force), current_profile().stride):
+    for fault, left, done in world.faults(lambda disk: world.restore(disk, force=force)):
         try:
             _looked_at(world, left, end, force=force, done=done)
         except Exception as error:

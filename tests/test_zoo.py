@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import zoo_page
@@ -31,6 +32,7 @@ def test_what_is_made_for_the_zoo_to_break_is_healthy(animal: Animal) -> None:
         hunt(replace(animal, broken=animal.broken.__base__))
 
 
+@patch("holdfast.engine.testing.stored.ends.SOON_S", 1.0)  # what never comes back is waited for
 def caught(animal: Animal, check: str) -> Exception:
     """Mutations hit by lot, and now and then 40 of them all miss: then ten times as many are tried."""
     with suppress(NotCaught):

@@ -16,6 +16,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any, TypeVar
 from unittest import SkipTest
@@ -72,9 +73,7 @@ class Animal:
     @property
     def code(self) -> str:
         """Its source, without decorator and docstring."""
-        source = textwrap.dedent(inspect.getsource(self.broken))
-        source = source[re.search(r"^(class|def) ", source, re.M).start() :]  # type: ignore[union-attr]
-        return re.sub(r'\n    """.*?"""\n\n?', "\n", source, count=1, flags=re.S).rstrip()
+        return _code(self.broken)
 
     @property
     def lines(self) -> int:
@@ -111,6 +110,13 @@ class Animal:
                     if callable(member) or isinstance(member, (property, classmethod, staticmethod)):
                         stack.enter_context(patch.object(self.replaces, name, member))
             yield
+
+
+@cache
+def _code(broken: Any) -> str:
+    source = textwrap.dedent(inspect.getsource(broken))
+    source = source[re.search(r"^(class|def) ", source, re.M).start() :]  # type: ignore[union-attr]
+    return re.sub(r'\n    """.*?"""\n\n?', "\n", source, count=1, flags=re.S).rstrip()
 
 
 ANIMALS: list[Animal] = []

@@ -10,11 +10,16 @@ has printed.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ..errors import SettingError
 
 PROFILE_VARIABLE, SEED_VARIABLE, REPRODUCE_VARIABLE = "HOLDFAST_PROFILE", "HOLDFAST_SEED", "HOLDFAST_REPRODUCE"
+_GOLDEN = (5**0.5 - 1) / 2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +33,8 @@ class Profile:
         power_cuts: of a real file system, for each engine that writes below the seams; a quarter for others.
         mutations: of the files of a store, and half as many of a backup's, for each engine.
         crash_states: of a simulated disk that are tried at each point where there are too many to try all.
-        stride: of what is tried at each place of a run (an error of the disk that stays, an interrupt), and costs a run
-            each time, one in so many. Odd, since what is tried comes in pairs: once, and lasting.
+        stride: of what is tried at each place of a run (an error of the disk, an interrupt), and costs a run each time,
+            one in so many.
     """
 
     name: str
@@ -45,9 +50,14 @@ class Profile:
         """How many examples of a check that states `count`."""
         return count * self.times
 
+    def some(self, things: Iterable[T]) -> Iterator[T]:
+        """One in `stride`. Multiples of the golden ratio lie evenly: every third thing would always be of the same kind
+        where kinds take turns."""
+        return (thing for number, thing in enumerate(things) if number * _GOLDEN % 1 < 1 / self.stride)
+
 
 PROFILES = {profile.name: profile for profile in (
-    Profile("default", times=1, steps=30, kills=10, power_cuts=4, mutations=40, crash_states=6, stride=7),
+    Profile("default", times=1, steps=30, kills=10, power_cuts=4, mutations=40, crash_states=6, stride=8),
     Profile("ci", times=2, steps=40, kills=100, power_cuts=104, mutations=2000, crash_states=40, stride=3),
     Profile("nightly", times=100, steps=80, kills=2000, power_cuts=2000, mutations=20_000, crash_states=500, stride=1),
 )}

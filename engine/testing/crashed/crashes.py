@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ..contract import ABOVE_SEAMS, Contract, check
 from ..disks.simdisk import SimDisk
 from ..disks.simfates import Drawn, Dropped, Fate, power_cuts
-from ..disks.simfaults import DiskFault, Injected, faults_of, lacks_of, thinned
+from ..disks.simfaults import DiskFault, Injected, faults_of, lacks_of
 from ..disks.simops import Op
 from ..figures import count
 from ..workload import Workload
@@ -131,18 +131,18 @@ class CrashChecks(Contract):
         clean.do(*script)
         with _unsaid():
             tried = sum(_fails(Run(work, empty.copy()), script, fault)
-                        for fault in thinned(lacks_of(clean.disk.ops, openings), self.effort.stride))
+                        for fault in self.effort.some(lacks_of(clean.disk.ops, openings)))
         count("crash states", work.engine.name, tried)
 
     def _failing(self, work: Workload, script: list[Step], disk: SimDisk | None, *, since: int = 0,
                  steps: int = 10**6) -> int:
-        """Each fault of some `steps` of a script, from one on; how many different disks they left."""
+        """Faults of some `steps` of a script, from one on; how many different disks they left."""
         clean = Run(work, disk and disk.copy())
         clean.do(*script)
         starts = [done for done, _ in clean.told[since:][: steps + 1]]
         end = starts[-1] if len(starts) > steps else len(clean.disk.ops)
         return sum(_fails(Run(work, disk and disk.copy()), script, fault)
-                   for fault in thinned(faults_of(clean.disk.ops), self.effort.stride)
+                   for fault in self.effort.some(faults_of(clean.disk.ops))
                    if starts[0] <= fault.at < end)
 
     def _count(self, run: Run) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -109,12 +109,3 @@ def lacks_of(ops: list[Op], openings: int) -> Iterator[DiskFault]:
     for lasting in (False, True):
         yield from (DiskFault(at, "EMFILE", lasting) for at in range(openings))
         yield from (DiskFault(at, "ENOMEM", lasting) for at, op in enumerate(ops) if may_fail(op, "ENOMEM"))
-
-
-def thinned(faults: Iterable[DiskFault], stride: int) -> Iterator[DiskFault]:
-    """All that come once, and of those that last one in `stride`."""
-    lasting = 0
-    for fault in faults:
-        lasting += fault.lasting
-        if not fault.lasting or lasting % stride == 0:
-            yield fault
