@@ -28,8 +28,8 @@ from holdfast.engine.records import RecordsEngine
 from holdfast.engine.rocksdb import RocksEngine
 from holdfast.engine.seams import REAL, Seams
 from holdfast.engine.settings import Settings
+from holdfast.engine.source.limits import Limits
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.source.server import Limits
 from holdfast.engine.source.service import BackupService
 from holdfast.engine.sqlite import SqliteEngine
 from holdfast.engine.store import Store

@@ -20,8 +20,8 @@ from holdfast.engine.errors import StoreLocked
 from holdfast.engine.log.log import AHEAD_US, FLOOR_US
 from holdfast.engine.log.retention import BELIEVE_S, KeepLogs, plan_pruning
 from holdfast.engine.seams import Clock, Seams
+from holdfast.engine.source.limits import Counters
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.source.server import Counters
 from holdfast.engine.source.status import metrics, page
 from holdfast.engine.testing.disks.quiet import SetClock
 

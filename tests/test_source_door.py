@@ -30,7 +30,8 @@ from holdfast.engine.seams import REAL
 from holdfast.engine.source import door
 from holdfast.engine.source.client import HttpSource
 from holdfast.engine.source.door import Admission
-from holdfast.engine.source.server import Limits, SourceServer
+from holdfast.engine.source.limits import Limits
+from holdfast.engine.source.server import SourceServer
 from holdfast.engine.source.service import BackupService
 
 TOKEN = "0123456789abcdef-token"

@@ -30,8 +30,9 @@ from holdfast.engine.log.cursor import Cursor
 from holdfast.engine.seams import Clock
 from holdfast.engine.source.base import CHUNK_BYTES, Source
 from holdfast.engine.source.client import HttpSource, connect
+from holdfast.engine.source.limits import Limits
 from holdfast.engine.source.line import _Timed
-from holdfast.engine.source.server import Limits, SourceServer
+from holdfast.engine.source.server import SourceServer
 from holdfast.engine.source.service import BackupService
 
 

@@ -12,7 +12,7 @@ import pytest
 from holdfast.engine import BulkLoad, GraphStore, Settings
 from holdfast.engine.source.base import CHUNK_BYTES
 from holdfast.engine.source.client import connect
-from holdfast.engine.source.server import Limits
+from holdfast.engine.source.limits import Limits
 
 TOKEN = "a-token-of-some-length"
 

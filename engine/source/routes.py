@@ -29,19 +29,21 @@ import contextlib
 import re
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 
 from ..errors import HoldfastError, InvalidInput
 from ..history import Position, Record
+from ..pool import Pool
 from ..seams import Lock
+from ..store import Store
 from . import status, wire
 from .base import CHUNK_BYTES
+from .limits import Counters, Limits
 from .local import LocalSource
 
-if TYPE_CHECKING:
-    from .server import SourceServer
+T = TypeVar("T")
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _NUMBER = re.compile(r"\d{1,18}")
@@ -49,10 +51,27 @@ _BATCH_BYTES = 1 << 20
 _BATCH_RECORDS = 2000
 
 
+class Server(Protocol):
+    """What the handlers need of the server that calls them. `streams`, `patient`, `small`: its pools of threads."""
+
+    store: Store[Any, Any]
+    limits: Limits
+    counters: Counters
+    streams: Pool
+    patient: Pool
+    small: Pool
+
+    def proof(self, request: web.Request) -> str | None: ...
+    async def blocking(self, work: Callable[[], T], pool: Pool | None = None) -> T: ...
+    async def body(self, request: web.Request) -> dict[str, Any]: ...
+    async def write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None: ...
+    async def turn(self, slots: asyncio.Semaphore) -> None: ...
+
+
 class Routes:
     """The handlers of one server."""
 
-    def __init__(self, server: SourceServer, source: LocalSource) -> None:
+    def __init__(self, server: Server, source: LocalSource) -> None:
         self._server = server
         self._source = source
         self._store = server.store

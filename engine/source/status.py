@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..store import Store
+    from .limits import Counters
     from .local import LocalSource
-    from .server import Counters
 
 
 def metrics(source: LocalSource, store: Store[Any, Any], counters: Counters) -> str:
