@@ -12,10 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from random import Random
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .simdisk import SimDisk
+from typing import Protocol, Self, TypeVar
 
 FEW = 64
 """Up to so many states of a disk at one moment are tried all."""
@@ -155,7 +152,20 @@ FATES: dict[str, Callable[[], Fate]] = {
 _ALWAYS = 3
 
 
-def power_cuts(disk: SimDisk, *, tries: int, salt: int) -> Iterator[SimDisk]:
+class LosesPower(Protocol):
+    """A simulated disk."""
+
+    def breadth(self, bound: int) -> int:
+        """How many states a power cut now may leave, counted no further than `bound`."""
+
+    def crashed(self, fate: Fate) -> Self:
+        """The disk as a power cut now leaves it."""
+
+
+DiskT = TypeVar("DiskT", bound=LosesPower)
+
+
+def power_cuts(disk: DiskT, *, tries: int, salt: int) -> Iterator[DiskT]:
     """Disks as a power cut now may leave `disk`: all of them where they are no more than `FEW`, and `tries` otherwise.
 
     Some may be equal (`SimDisk.digest` tells). `salt` varies, from moment to moment, which are tried of many.
