@@ -17,17 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..engine import errors
-from .terminal import (
-    EXIT_CODES,
-    INTERRUPTED,
-    POINTS_LOST,
-    complain,
-    errors_told,
-    plain,
-    progress_told,
-    say,
-    say_done,
-)
+from .terminal import EXIT_CODES, INTERRUPTED, POINTS_LOST, complain, errors_told, plain, progress_told, say, say_done
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -35,8 +25,8 @@ if TYPE_CHECKING:
     import typer
     from typer.core import TyperGroup
 
-    from ..engine.contract import Engine
-    from ..engine.source.service import BackupService
+    from ..engine.contract.engine import Engine
+    from ..engine.source.http.service import BackupService
     from .report import Told
 else:
     try:
@@ -341,8 +331,8 @@ def serve(
 ) -> None:
     """Open a store and serve backups of it until SIGTERM or SIGINT."""
     with errors_told(as_json):
-        from ..engine.plugins import find_engine
-        from ..engine.source.service import BackupService
+        from ..engine.contract.registry import find_engine
+        from ..engine.source.http.service import BackupService
 
         kind = find_engine(_engine_to_serve(directory, engine, create, retire))
         service = BackupService(online_backup_server=listen, tls_certificate=tls_certificate, tls_key=tls_key,
@@ -383,7 +373,7 @@ def _token(file: Path | None) -> str | None:
     """The credential that a file holds. Raises `SettingError`."""
     if file is None:
         return None
-    from ..engine.seams import REAL
+    from ..engine.env import REAL
 
     try:
         return REAL.files.read(file).decode("ascii").strip()
@@ -393,8 +383,8 @@ def _token(file: Path | None) -> str | None:
 
 def _serve(directory: Path, kind: type[Engine[Any, Any]], service: BackupService, create: bool, options: dict[str, Any],
            as_json: bool, wait: Callable[[Any], Any]) -> None:
-    from ..engine.seams import REAL
-    from ..engine.store import Store
+    from ..engine.env import REAL
+    from ..engine.store.store import Store
 
     stop = REAL.scheduler.event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..engine.source.base import ConsumerState, Source
-from ..engine.store import Store
+from ..engine.source.interface import ConsumerState, Source
+from ..engine.store.store import Store
 from .run import opened_source
 
 

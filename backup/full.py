@@ -16,7 +16,7 @@ import contextlib
 import logging
 from dataclasses import dataclass, field, replace
 
-from ..engine.directory import Generation, Identity, Layout, Manifest
+from ..engine.env import Seams
 from ..engine.errors import (
     Damaged,
     DirectoryMoved,
@@ -26,10 +26,10 @@ from ..engine.errors import (
     SourceUnavailable,
     StoreNotFound,
 )
-from ..engine.history import ID_BYTES, Position
-from ..engine.log.log import Log
-from ..engine.seams import Seams
-from ..engine.source.base import CHUNK_BYTES, Grant, Source, SourceInfo
+from ..engine.model.positions import ID_BYTES, Position
+from ..engine.source.interface import CHUNK_BYTES, Grant, Source, SourceInfo
+from ..engine.store.layout import Generation, Identity, Layout, Manifest
+from ..engine.wal.log import Log
 from ..replay.copy import CopyState, begin, copy_image, kept_alive
 from ..replay.files import Progress
 from ..replay.roll import Fetched, fetch, history_at

@@ -16,12 +16,12 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..engine.directory import Generation, Manifest
+from ..engine.env import Seams
 from ..engine.errors import Damaged, DirectoryMoved, DiskFull, SettingError
-from ..engine.history import Position
-from ..engine.log.log import Log
-from ..engine.seams import Seams
-from ..engine.source.base import CHUNK_BYTES, compare
+from ..engine.model.positions import Position
+from ..engine.source.interface import CHUNK_BYTES, compare
+from ..engine.store.layout import Generation, Manifest
+from ..engine.wal.log import Log
 from ..replay.copy import kept_alive
 from ..replay.files import copy_durably, copy_files, link_or_copy
 from ..replay.roll import fetch

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
-from ..engine.directory import Layout, Manifest
+from ..engine.env import REAL, Seams
+from ..engine.env.system import system_errors
 from ..engine.errors import Damaged, RestorePointOutOfRange
-from ..engine.history import Record
-from ..engine.log.log import Log
-from ..engine.opening import steadily
-from ..engine.seams import REAL, Seams
-from ..engine.system import system_errors
+from ..engine.model.records import Record
+from ..engine.store.layout import Layout, Manifest
+from ..engine.store.opening import steadily
+from ..engine.wal.log import Log
 from .kept import kept, whole
 from .report import Bounds, Info
 from .target import LOG, bounds_of, image_bytes, tree_bytes

@@ -15,8 +15,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..engine.directory import Generation, Layout, Manifest
 from ..engine.errors import SettingError
+from ..engine.store.layout import Generation, Layout, Manifest
 from .report import Bounds
 
 KEEP_POINTS = "7 days"

@@ -11,10 +11,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import accumulate
 
-from ..engine.directory import Generation, Manifest
+from ..engine.env import Seams
 from ..engine.errors import Damaged
-from ..engine.log.log import Log
-from ..engine.seams import Seams
+from ..engine.store.layout import Generation, Manifest
+from ..engine.wal.log import Log
 from ..replay.files import DigestedFiles
 
 CHUNKS = 16

@@ -24,7 +24,9 @@ from pathlib import Path
 
 from xxhash import xxh3_64_hexdigest
 
-from ..engine.directory import Generation, Identity, Layout, Manifest
+from ..engine.env import REAL, Seams
+from ..engine.env.shown import shown
+from ..engine.env.system import system_errors
 from ..engine.errors import (
     Damaged,
     DirectoryMoved,
@@ -35,11 +37,9 @@ from ..engine.errors import (
     TargetInvalid,
     Unsupported,
 )
-from ..engine.history import ID_BYTES, Position
-from ..engine.log.log import Log
-from ..engine.seams import REAL, Seams
-from ..engine.shown import shown
-from ..engine.system import system_errors
+from ..engine.model.positions import ID_BYTES, Position
+from ..engine.store.layout import Generation, Identity, Layout, Manifest
+from ..engine.wal.log import Log
 from ..replay.files import Progress, silent
 from ..replay.roll import history_at, roll
 from .kept import kept, whole

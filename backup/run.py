@@ -13,23 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..engine.directory import Layout
-from ..engine.errors import (
-    ClusterUnavailable,
-    ForeignStore,
-    InvalidInput,
-    LogPruned,
-    SettingError,
-)
-from ..engine.leases import MAX_OWNER
-from ..engine.seams import REAL, Seams
-from ..engine.settings import check_duration
-from ..engine.shown import printable, shown
-from ..engine.source.base import Source, SourceInfo, compare
-from ..engine.source.client import MAX_RECORD, connect
+from ..engine.env import REAL, Seams
+from ..engine.env.shown import printable, shown
+from ..engine.env.system import system_errors
+from ..engine.errors import ClusterUnavailable, ForeignStore, InvalidInput, LogPruned, SettingError
+from ..engine.source.http.client import MAX_RECORD, connect
+from ..engine.source.interface import Source, SourceInfo, compare
 from ..engine.source.local import LocalSource
-from ..engine.store import Store
-from ..engine.system import system_errors
+from ..engine.store.layout import Layout
+from ..engine.store.leases import MAX_OWNER
+from ..engine.store.settings import check_duration
+from ..engine.store.store import Store
 from ..replay.files import Progress, silent
 from ..replay.roll import SourceDamaged
 from .full import Job, take_full

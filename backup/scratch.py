@@ -18,11 +18,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..engine.contract import Context, Engine
-from ..engine.directory import Generation, Manifest
+from ..engine.contract.engine import Context, Engine
+from ..engine.env import Seams
 from ..engine.errors import Inconsistent
-from ..engine.log.log import Log
-from ..engine.seams import Seams
+from ..engine.store.layout import Generation, Manifest
+from ..engine.wal.log import Log
 from ..replay.files import DigestedFiles, Progress, copy_files
 from ..replay.roll import roll
 from .target import AnyEngine, Options

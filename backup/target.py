@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..engine.anchored import AnchoredFiles
-from ..engine.contract import Engine
-from ..engine.directory import CopiedFile, Generation, Layout, Manifest
+from ..engine.contract.engine import Engine
+from ..engine.contract.registry import find_engine
+from ..engine.env import Clock, Files, Seams
+from ..engine.env.anchored import AnchoredFiles
 from ..engine.errors import (
     Damaged,
     LocksUnsupported,
@@ -34,9 +35,8 @@ from ..engine.errors import (
     UpgradeRequired,
     WrongEngine,
 )
-from ..engine.log.log import Log, LogOptions
-from ..engine.plugins import find_engine
-from ..engine.seams import Clock, Files, Seams
+from ..engine.store.layout import CopiedFile, Generation, Layout, Manifest
+from ..engine.wal.log import Log, LogOptions
 from .report import Bounds, iso
 
 logger = logging.getLogger("holdfast.backup")

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..engine import errors
-from ..engine.seams import REAL
+from ..engine.env import REAL
 
 if TYPE_CHECKING:
     from ..replay.files import Progress
@@ -164,7 +164,7 @@ def _failed(error: Exception, as_json: bool) -> int:
         with suppress(OSError):
             _write(sys.stderr, traceback.format_exc())
     if not isinstance(error, errors.HoldfastError):
-        from ..engine.system import told
+        from ..engine.env.system import told
 
         error = told(error, "cannot go on") or error
     if isinstance(error, errors.HoldfastError):

@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ..engine.directory import Generation, Layout, Manifest
+from ..engine.env import REAL, Seams
+from ..engine.env.system import system_errors
 from ..engine.errors import Damaged
-from ..engine.history import Position
-from ..engine.seams import REAL, Seams
-from ..engine.system import system_errors
+from ..engine.model.positions import Position
+from ..engine.store.layout import Generation, Layout, Manifest
 from ..replay.files import DigestedFiles, Progress, silent
 from .kept import kept, whole
 from .report import Bounds, VerifyReport

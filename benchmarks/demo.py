@@ -21,8 +21,8 @@ from pathlib import Path
 
 from .. import backup
 from ..engine import GraphStore
+from ..engine.builtin.graph import GraphView
 from ..engine.errors import HoldfastError, NotFound
-from ..engine.graph import GraphView
 from . import graphs
 from .child import Child, ChildFailed
 from .demo_writer import Write, count_writes, read_journals

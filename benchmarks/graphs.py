@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine import GraphStore
-from ..engine.graph import BulkLoad
+from ..engine.builtin.graph import BulkLoad
 
 Edges = NDArray[np.int64]
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ..engine import GraphStore
-from ..engine.settings import Settings
+from ..engine.store.settings import Settings
 from . import child
 from .traffic import edge_commits, many_threads
 

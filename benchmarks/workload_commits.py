@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 
 from ..engine import GraphStore
-from ..engine.log.format import FRAME, GROUP_HEADER
+from ..engine.wal.format import FRAME, GROUP_HEADER
 from . import graphs
 from .harness import Bench, Line, Samples
 from .peers import CommitLoop, LeaderLoop, PlainLoop, SyncerLoop, Waiter, pipelined

@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 
 from ..engine import GraphStore
-from ..engine.graph import GraphView
+from ..engine.builtin.graph import GraphView
 from . import graphs
 from .harness import Bench, Line
 from .sqlite_peer import SqliteGraph

@@ -14,11 +14,11 @@ from pathlib import Path
 from time import perf_counter
 
 from ..engine import GraphStore
-from ..engine.contract import Context
-from ..engine.directory import Layout
-from ..engine.graph import GraphEngine
-from ..engine.log.log import Log
-from ..engine.seams import REAL
+from ..engine.builtin.graph import GraphEngine
+from ..engine.contract.engine import Context
+from ..engine.env import REAL
+from ..engine.store.layout import Layout
+from ..engine.wal.log import Log
 from ..replay.roll import roll
 from .child import Child
 from .harness import Bench, Line, Samples

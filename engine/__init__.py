@@ -13,34 +13,30 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import errors
+from . import errors, renamed
 
 if not getattr(sys, "_is_gil_enabled", lambda: True)():
     raise ImportError("Holdfast does not run on a free-threaded Python yet: its reads without locks rest on the "
                       "interpreter lock. Use the ordinary build, or start this one with PYTHON_GIL=1.")
 
+renamed.install()
+
 if TYPE_CHECKING:
-    from .contract import (
-        Abilities,
-        BulkEngine,
-        Context,
-        Engine,
-        Image,
-        ImageFile,
-        StagingEngine,
-        Transaction,
-        View,
-    )
+    from .builtin.graph import BulkLoad, Edge, GraphEngine, GraphTransaction, GraphView, Node
+    from .builtin.graph.store import GraphStore
+    from .builtin.inplace.records import RecordsEngine
+    from .builtin.memory import MemoryEngine
+    from .contract.engine import Abilities, BulkEngine, Context, Engine, StagingEngine
+    from .contract.image import Image, ImageFile
+    from .contract.plugin import Condition, Plugin, StoreHandle
+    from .contract.transaction import Transaction
+    from .contract.view import View
     from .errors import ConditionNotMet, DiskFull, HoldfastError, OutcomeUnknown, RolledBack
-    from .graph import BulkLoad, Edge, GraphEngine, GraphTransaction, GraphView, Node
-    from .graph.store import GraphStore
-    from .history import Branch, History, LogRange, Position, Record
-    from .memory import MemoryEngine
-    from .plugins import Condition, Plugin, StoreHandle
-    from .records import RecordsEngine
-    from .settings import Settings
-    from .source.service import BackupService
-    from .store import Positions, Recovery, Store
+    from .model.positions import Branch, History, Position
+    from .model.records import LogRange, Record
+    from .source.http.service import BackupService
+    from .store.settings import Settings
+    from .store.store import Positions, Recovery, Store
 
 __all__ = [
     "Abilities", "BackupService", "Branch", "BulkEngine", "BulkLoad", "Condition", "ConditionNotMet", "Context",
@@ -51,18 +47,18 @@ __all__ = [
 ]
 
 _MODULES = {
-    ".contract": ("Abilities", "BulkEngine", "Context", "Engine",
-                  "Image", "ImageFile", "StagingEngine", "Transaction", "View"),
+    ".builtin.graph": ("BulkLoad", "Edge", "GraphEngine", "GraphTransaction", "GraphView", "Node"),
+    ".builtin.graph.store": ("GraphStore",),
+    ".builtin.inplace.records": ("RecordsEngine",),
+    ".builtin.memory": ("MemoryEngine",),
+    ".contract": ("Abilities", "BulkEngine", "Condition", "Context", "Engine", "Image", "ImageFile", "Plugin",
+                  "StagingEngine", "StoreHandle", "Transaction", "View"),
     ".errors": ("ConditionNotMet", "DiskFull", "HoldfastError", "OutcomeUnknown", "RolledBack"),
-    ".graph": ("BulkLoad", "Edge", "GraphEngine", "GraphTransaction", "GraphView", "Node"),
-    ".graph.store": ("GraphStore",),
-    ".history": ("Branch", "History", "LogRange", "Position", "Record"),
-    ".memory": ("MemoryEngine",),
-    ".plugins": ("Condition", "Plugin", "StoreHandle"),
-    ".records": ("RecordsEngine",),
-    ".settings": ("Settings",),
-    ".source.service": ("BackupService",),
-    ".store": ("Positions", "Recovery", "Store"),
+    ".model.positions": ("Branch", "History", "Position"),
+    ".model.records": ("LogRange", "Record"),
+    ".source.http.service": ("BackupService",),
+    ".store.settings": ("Settings",),
+    ".store.store": ("Positions", "Recovery", "Store"),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..engine import document
-from ..engine.contract import ImageFile
-from ..engine.directory import CopiedFile
+from ..engine.contract.image import ImageFile
+from ..engine.env import Files, Scheduler, Seams, Task
 from ..engine.errors import DirectoryMoved, HoldfastError, LeaseExpired, SourceRestarted
-from ..engine.history import Position
-from ..engine.seams import Files, Scheduler, Seams, Task
-from ..engine.source.base import CHUNK_BYTES, Grant, Source
+from ..engine.model import document
+from ..engine.model.positions import Position
+from ..engine.source.interface import CHUNK_BYTES, Grant, Source
+from ..engine.store.layout import CopiedFile
 from .files import Progress, check_names, copy_files, silent
 
 logger = logging.getLogger("holdfast.replay")

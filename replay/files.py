@@ -16,11 +16,11 @@ from typing import Any
 
 from xxhash import xxh3_128_digest
 
-from ..engine.contract import ImageFile
-from ..engine.directory import CopiedFile
+from ..engine.contract.image import ImageFile
+from ..engine.env import File, Files, Scheduler, Seams, Task, is_disk_full
 from ..engine.errors import Damaged, DiskFull, SourceRefused
-from ..engine.seams import File, Files, Scheduler, Seams, Task, is_disk_full
-from ..engine.source.base import CHUNK_BYTES
+from ..engine.source.interface import CHUNK_BYTES
+from ..engine.store.layout import CopiedFile
 
 SYNC_BYTES = 8 << 20
 """Bytes copied between two syncs, after each of which what is there is noted for a run that goes on; see `step`."""

@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..engine.contract import Engine
+from ..engine.contract.engine import Engine
 from ..engine.errors import Damaged, Diverged, SourceUnavailable, UnsupportedFormat
-from ..engine.history import Attachment, History, Position, Record
-from ..engine.log.log import Log
-from ..engine.opening import replay
-from ..engine.source.base import CHUNK_BYTES, Source
-from ..engine.source.wire import Garbled
+from ..engine.model.positions import History, Position
+from ..engine.model.records import Attachment, Record
+from ..engine.source.http.wire import Garbled
+from ..engine.source.interface import CHUNK_BYTES, Source
+from ..engine.store.opening import replay
+from ..engine.wal.log import Log
 from .files import Progress, silent
 
 logger = logging.getLogger("holdfast.replay")

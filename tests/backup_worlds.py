@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from holdfast.engine.contract import Engine
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.records import RecordsEngine
-from holdfast.engine.seams import REAL, Seams
-from holdfast.engine.settings import Settings
-from holdfast.engine.store import Store
+from holdfast.engine.builtin.inplace.records import RecordsEngine
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.contract.engine import Engine
+from holdfast.engine.env import REAL, Seams
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 
 SMALL = Settings(segment_bytes=128 << 10, heartbeat_s=0)
 ENGINES: tuple[type[Engine[Any, Any]], ...] = (MemoryEngine, RecordsEngine)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.engine.errors import DiskFull
-from holdfast.engine.settings import Settings
-from holdfast.engine.store import Store
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing import Workload
 from holdfast.engine.testing.killed.forks import Say
 

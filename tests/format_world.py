@@ -19,20 +19,20 @@ import pytest
 
 from holdfast import backup
 from holdfast.backup.testing.faults import WatchedSource
+from holdfast.engine.builtin.graph import BulkLoad, GraphEngine, GraphView
+from holdfast.engine.builtin.inplace.records import RecordsEngine
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.builtin.wrapped.overlay import PairsEngine
+from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
+from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
+from holdfast.engine.env import REAL, Seams
 from holdfast.engine.errors import Damaged, SourceUnavailable
-from holdfast.engine.graph import BulkLoad, GraphEngine, GraphView
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.pairs import PairsEngine
-from holdfast.engine.readers import ReaderLease
-from holdfast.engine.records import RecordsEngine
-from holdfast.engine.rocksdb import RocksEngine
-from holdfast.engine.seams import REAL, Seams
-from holdfast.engine.settings import Settings
-from holdfast.engine.source.limits import Limits
+from holdfast.engine.source.http.limits import Limits
+from holdfast.engine.source.http.service import BackupService
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.source.service import BackupService
-from holdfast.engine.sqlite import SqliteEngine
-from holdfast.engine.store import Store
+from holdfast.engine.store.reader_leases import ReaderLease
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.quiet import SetClock
 
 SETTINGS = Settings(segment_bytes=128 << 10, heartbeat_s=0)
@@ -78,7 +78,7 @@ def make_world(root: Path, patch: pytest.MonkeyPatch) -> World:
     made = World(root)
     patch.setenv("XDG_RUNTIME_DIR", str(root))
     patch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
-    patch.setattr("holdfast.engine.source.server.Limits", partial(Limits, heartbeat_seconds=0.05))
+    patch.setattr("holdfast.engine.source.http.server.Limits", partial(Limits, heartbeat_seconds=0.05))
     _make_small(made)
     _make_graph(made)
     _make_memory(made)
@@ -353,7 +353,7 @@ def _converse(store: Store[Any, Any], made: World) -> None:
         raise Damaged("a record is not what it was")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("holdfast.engine.source.routes._BATCH_RECORDS", 1)
+        patch.setattr("holdfast.engine.source.http.routes._BATCH_RECORDS", 1)
         patch.setattr("holdfast.engine.source.local.LocalSource.read_log", failing)
         ask("GET /v1/leases/{id}/log?after={txid}&chain={chain}&upto={txid}", f"{stream}&upto=4")
     ask("PUT /v1/consumers/{id}", "/v1/consumers/00ff", {"name": "test", "position": place})

@@ -9,9 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from holdfast.engine.contract import Context
-from holdfast.engine.graph import BulkLoad, Direction, GraphEngine, GraphTransaction, GraphView
-from holdfast.engine.history import Attachment, Position, Record, origin
+from holdfast.engine.builtin.graph import BulkLoad, Direction, GraphEngine, GraphTransaction, GraphView
+from holdfast.engine.contract.engine import Context
+from holdfast.engine.model.positions import Position, origin
+from holdfast.engine.model.records import Attachment, Record
 
 ORIGIN = origin(b"graph test store")
 

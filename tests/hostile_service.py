@@ -26,8 +26,8 @@ from unittest.mock import patch
 import hostile_requests
 from source_rig import client, new_store, port_of, put
 
-from holdfast.engine.source.door import Door
-from holdfast.engine.source.service import BackupService
+from holdfast.engine.source.http.door import Door
+from holdfast.engine.source.http.service import BackupService
 
 TOKEN = "the-one-and-only-token-of-this-test"
 BOUND_S = 10.0

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.engine.contract import Durability
-from holdfast.engine.graph import GraphTransaction, GraphView
-from holdfast.engine.store import Store
+from holdfast.engine.builtin.graph import GraphTransaction, GraphView
+from holdfast.engine.contract.transaction import Durability
+from holdfast.engine.store.store import Store
 
 Graph = Store[GraphTransaction, GraphView]
 Step = Callable[[Any], Any]

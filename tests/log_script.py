@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from holdfast.engine.history import Branch, History, Record, origin
-from holdfast.engine.log.log import Log, LogOptions
-from holdfast.engine.seams import Seams
+from holdfast.engine.env import Seams
+from holdfast.engine.model.positions import Branch, History, origin
+from holdfast.engine.model.records import Record
 from holdfast.engine.testing.disks.quiet import SetClock, quiet_seams
 from holdfast.engine.testing.disks.simdisk import SimDisk
+from holdfast.engine.wal.log import Log, LogOptions
 
 DIRECTORY = Path("/log")
 STORE_ID = b"store id 16bytes"

@@ -13,7 +13,7 @@ from random import Random
 from types import TracebackType
 from typing import Any
 
-from holdfast.engine.source import wire
+from holdfast.engine.source.http import wire
 
 ODD: tuple[Any, ...] = (
     None, True, -1, 0, 1, 2**63 - 1, 2**63, 2**64, 10**400, 1.5, 1e308, "", "x", "\x1b[2J", "\ud800", "../x",

@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.seams import Clock, Seams
-from holdfast.engine.settings import Settings
-from holdfast.engine.source import discovery
-from holdfast.engine.source.client import HttpSource, connect
-from holdfast.engine.source.service import BackupService
-from holdfast.engine.store import Store
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.env import Clock, Seams
+from holdfast.engine.source.http import discovery
+from holdfast.engine.source.http.client import HttpSource, connect
+from holdfast.engine.source.http.service import BackupService
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 
 VALUE = bytes(range(256)) * 2048
 MemoryStore = Store[Any, Any]

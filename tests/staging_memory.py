@@ -13,12 +13,16 @@ from typing import Any, BinaryIO, Self
 
 import msgpack
 
-from holdfast.engine.contract import Abilities, BulkEngine, Context, Image, StagingEngine
+from holdfast.engine.builtin.memory import MemoryTransaction, MemoryView
+from holdfast.engine.contract.engine import Abilities, BulkEngine, Context, StagingEngine
+from holdfast.engine.contract.image import Image
 from holdfast.engine.errors import InvalidInput
-from holdfast.engine.helpers import FileImage, changes_of, read_state, write_state
-from holdfast.engine.history import Position, Record
-from holdfast.engine.log.attachments import TRAILER
-from holdfast.engine.memory import MemoryTransaction, MemoryView
+from holdfast.engine.model.positions import Position
+from holdfast.engine.model.records import Record
+from holdfast.engine.toolkit.file_image import FileImage
+from holdfast.engine.toolkit.keyed_transaction import changes_of
+from holdfast.engine.toolkit.state_file import read_state, write_state
+from holdfast.engine.wal.attachments import TRAILER
 
 _MAGIC, _FILE = b"TESTSTAG", "state"
 

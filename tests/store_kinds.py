@@ -11,13 +11,14 @@ from typing import Any
 
 from staging_memory import StagingMemory
 
-from holdfast.engine.contract import Engine, StagingEngine, View
-from holdfast.engine.graph import GraphEngine
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.plugins import StoreHandle
-from holdfast.engine.records import RecordsEngine
-from holdfast.engine.settings import Settings
-from holdfast.engine.store import Store
+from holdfast.engine.builtin.graph import GraphEngine
+from holdfast.engine.builtin.inplace.records import RecordsEngine
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.contract.engine import Engine, StagingEngine
+from holdfast.engine.contract.plugin import StoreHandle
+from holdfast.engine.contract.view import View
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 
 QUIET = Settings(heartbeat_s=0)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import backup
+from holdfast.engine.env import Seams, Task
 from holdfast.engine.errors import HoldfastError, TargetInvalid
-from holdfast.engine.seams import Seams, Task
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.store import Store
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing import Workload, current_profile
 from holdfast.engine.testing.crashed.scripted import SETTINGS, Run
 from holdfast.engine.testing.disks.quiet import QuietScheduler, quiet_seams

@@ -14,13 +14,13 @@ from backup_worlds import SMALL, digest, open_store, small_chunks, write
 
 from holdfast import backup
 from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource, full_disk
-from holdfast.engine.contract import BulkEngine
+from holdfast.engine.builtin.memory import MemoryEngine, MemoryTransaction, MemoryView
+from holdfast.engine.contract.engine import BulkEngine
+from holdfast.engine.env import Files, Seams
 from holdfast.engine.errors import Damaged, DiskFull, SettingError, SourceUnavailable
-from holdfast.engine.history import Record
-from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
-from holdfast.engine.seams import Files, Seams
+from holdfast.engine.model.records import Record
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.store import Store
+from holdfast.engine.store.store import Store
 
 
 class BulkMemory(MemoryEngine, BulkEngine[MemoryTransaction, MemoryView]):

@@ -15,9 +15,12 @@ from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, small_c
 from holdfast import backup
 from holdfast.backup.terminal import in_flags
 from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource, full_disk
-from holdfast.engine import document
-from holdfast.engine.contract import Engine, ImageFile
-from holdfast.engine.directory import MANIFEST_MAGIC, Layout, Manifest
+from holdfast.engine.builtin.inplace.records import RecordsEngine
+from holdfast.engine.builtin.memory import MemoryEngine, MemoryView
+from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
+from holdfast.engine.contract.engine import Engine
+from holdfast.engine.contract.image import ImageFile
+from holdfast.engine.env import REAL, Files, Seams
 from holdfast.engine.errors import (
     ClusterUnavailable,
     DiskFull,
@@ -34,15 +37,13 @@ from holdfast.engine.errors import (
     TargetRetired,
     UnsupportedFormat,
 )
-from holdfast.engine.memory import MemoryEngine, MemoryView
-from holdfast.engine.records import RecordsEngine
-from holdfast.engine.seams import REAL, Files, Seams
-from holdfast.engine.settings import Settings
-from holdfast.engine.source.base import Confirmation, Grant, SourceInfo
+from holdfast.engine.model import document
+from holdfast.engine.source.http.service import BackupService
+from holdfast.engine.source.interface import Confirmation, Grant, SourceInfo
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.source.service import BackupService
-from holdfast.engine.sqlite import SqliteEngine
-from holdfast.engine.store import Store
+from holdfast.engine.store.layout import MANIFEST_MAGIC, Layout, Manifest
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 from holdfast.replay.roll import roll
 
 

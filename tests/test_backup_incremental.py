@@ -14,8 +14,10 @@ from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, tree, w
 
 from holdfast import backup
 from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource, full_disk
-from holdfast.engine.contract import Engine
-from holdfast.engine.directory import Layout, Manifest
+from holdfast.engine.builtin.inplace.records import RecordsEngine
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.contract.engine import Engine
+from holdfast.engine.env import Files, Seams
 from holdfast.engine.errors import (
     AheadOfSource,
     Damaged,
@@ -29,11 +31,9 @@ from holdfast.engine.errors import (
     SourceUnavailable,
     WrongEngine,
 )
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.records import RecordsEngine
-from holdfast.engine.seams import Files, Seams
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.store import Store
+from holdfast.engine.store.layout import Layout, Manifest
+from holdfast.engine.store.store import Store
 
 
 @pytest.fixture(params=ENGINES, ids=lambda e: e.name)

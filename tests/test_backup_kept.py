@@ -13,10 +13,10 @@ from backup_worlds import SMALL, digest, digest_at, open_store, tree, write
 
 from holdfast import backup
 from holdfast.backup.testing.world import moment
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.env import Files, Seams
 from holdfast.engine.errors import Damaged, InvalidInput, RestorePointOutOfRange, SettingError
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.seams import Files, Seams
-from holdfast.engine.store import Store
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.quiet import SetClock
 
 DAY = 86_400_000_000

@@ -13,10 +13,10 @@ from backup_worlds import open_store, tree, write
 
 from holdfast import backup
 from holdfast.backup.look import CHUNKS
+from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.errors import Damaged, SettingError
-from holdfast.engine.log.reading import NEWEST
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.store import Store
+from holdfast.engine.store.store import Store
+from holdfast.engine.wal.reading import NEWEST
 from holdfast.replay.files import DigestedFiles
 
 

@@ -18,11 +18,11 @@ from backup_worlds import digest, digest_at, open_store, tree, write
 
 from holdfast import backup
 from holdfast.backup.testing.faults import WatchedSource
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.env import Directory, Files, Seams
 from holdfast.engine.errors import DirectoryMoved
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.seams import Directory, Files, Seams
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.store import Store
+from holdfast.engine.store.store import Store
 
 
 @pytest.fixture

@@ -15,20 +15,14 @@ from workloads import WORKLOADS
 
 from holdfast import backup
 from holdfast.backup.target import held_for_reading
-from holdfast.engine.directory import Layout
-from holdfast.engine.errors import (
-    RestorePointOutOfRange,
-    SettingError,
-    StoreLocked,
-    TargetInvalid,
-    Unsupported,
-)
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.records import RecordsEngine
-from holdfast.engine.seams import REAL, Files, Seams
+from holdfast.engine.builtin.inplace.records import RecordsEngine
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
+from holdfast.engine.env import REAL, Files, Seams
+from holdfast.engine.errors import RestorePointOutOfRange, SettingError, StoreLocked, TargetInvalid, Unsupported
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.sqlite import SqliteEngine
-from holdfast.engine.store import Store
+from holdfast.engine.store.layout import Layout
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.simfates import Dropped
 
 

@@ -15,12 +15,12 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from source_rig import client, new_store, port_of, put
 
+from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.errors import NotAuthorized, SettingError, SourceUnavailable
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.source import discovery
-from holdfast.engine.source.client import connect
-from holdfast.engine.source.service import BackupService
-from holdfast.engine.store import Store
+from holdfast.engine.source.http import discovery
+from holdfast.engine.source.http.client import connect
+from holdfast.engine.source.http.service import BackupService
+from holdfast.engine.store.store import Store
 
 TOKEN = "0123456789abcdef-token"
 
@@ -91,7 +91,7 @@ def test_default_ports_one_after_the_other(tmp_path: Path, monkeypatch: pytest.M
         free = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         port = free.getsockname()[1]
         free.close()
-        monkeypatch.setattr("holdfast.engine.source.service.DEFAULT_PORTS", (base, port))
+        monkeypatch.setattr("holdfast.engine.source.http.service.DEFAULT_PORTS", (base, port))
         first = stack.enter_context(new_store(tmp_path / "a", service=BackupService()))
         assert first.backup_uri == f"single://127.0.0.1:{port}"
         second = stack.enter_context(new_store(tmp_path / "b", service=BackupService()))
@@ -104,7 +104,7 @@ def test_default_ports_one_after_the_other(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_default_ports_are_the_documented_ones() -> None:
-    from holdfast.engine.source import service
+    from holdfast.engine.source.http import service
 
     assert (service.DEFAULT_HOST, list(service.DEFAULT_PORTS)) == ("127.0.0.1", list(range(6362, 6373)))
 
@@ -175,10 +175,10 @@ def test_a_token_is_not_sent_in_the_clear_off_loopback() -> None:
 
 FORKER = """
 import os, sys
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.source.client import connect
-from holdfast.engine.source.service import BackupService
-from holdfast.engine.store import Store
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.source.http.client import connect
+from holdfast.engine.source.http.service import BackupService
+from holdfast.engine.store.store import Store
 
 store = Store.open(sys.argv[1], MemoryEngine, plugins=[BackupService(online_backup_server=":0")])
 port = int(store.backup_uri.rpartition(":")[2])

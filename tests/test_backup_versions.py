@@ -12,8 +12,8 @@ import pytest
 from backup_worlds import open_store, tree, write
 
 from holdfast import backup
+from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.errors import UnsupportedFormat, UpgradeRequired
-from holdfast.engine.memory import MemoryEngine
 from holdfast.engine.source.local import LocalSource
 
 

@@ -17,14 +17,15 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from workloads import WORKLOADS
 
 from holdfast.backup.testing import BackupContract
-from holdfast.engine.contract import Context, Engine, Image
+from holdfast.engine.builtin.memory import MemoryEngine, MemoryTransaction, MemoryView
+from holdfast.engine.contract.engine import Context, Engine
+from holdfast.engine.contract.image import Image
 from holdfast.engine.errors import SettingError
-from holdfast.engine.helpers import FileImage
-from holdfast.engine.history import Position
-from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
+from holdfast.engine.model.positions import Position
 from holdfast.engine.testing import PROFILES, STAGING, Contract, EngineContract, KeyValues, Operation, Workload, check
 from holdfast.engine.testing.alone.drafts import AloneChecks
 from holdfast.engine.testing.report import check_engine, installed_contracts
+from holdfast.engine.toolkit.file_image import FileImage
 from holdfast.replay.testing import ReplayContract
 
 LINE = re.compile(r"HOLDFAST_REPRODUCE=(\S+)")
@@ -109,7 +110,7 @@ def test_what_stores_log_does_not_drown_the_report(tmp_path: Path) -> None:
     """A script prints the report, and nothing of the crashes that were made on purpose."""
     script = tmp_path / "script.py"
     script.write_text(dedent("""
-        from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
+        from holdfast.engine.builtin.memory import MemoryEngine, MemoryTransaction, MemoryView
         from holdfast.engine.testing import KeyValues, check_engine
         from holdfast.engine.testing.crashed.crashes import CrashChecks
 
@@ -299,7 +300,7 @@ def test_an_example_that_cannot_be_seen_again_is_told_of(asked: str, why: str,
 ENGINE = """
     import os
 
-    from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
+    from holdfast.engine.builtin.memory import MemoryEngine, MemoryTransaction, MemoryView
 
     class Mine(MemoryEngine):
         @classmethod

@@ -23,9 +23,9 @@ from typer.testing import CliRunner, Result
 from holdfast import backup
 from holdfast.backup import cli, terminal
 from holdfast.engine import GraphStore, errors
-from holdfast.engine.memory import MemoryEngine, MemoryView
-from holdfast.engine.source.service import BackupService
-from holdfast.engine.store import Store
+from holdfast.engine.builtin.memory import MemoryEngine, MemoryView
+from holdfast.engine.source.http.service import BackupService
+from holdfast.engine.store.store import Store
 
 runner = CliRunner()
 

@@ -12,9 +12,9 @@ import pytest
 from staging_memory import StagingMemory
 from workloads import NUMBERED, TYPES, GraphWorkload, JournalWorkload, RecordsWorkload, keyed
 
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.rocksdb import RocksEngine
-from holdfast.engine.sqlite import SqliteEngine
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
+from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
 from holdfast.engine.testing import PROFILES, EngineContract, Operation, Workload
 
 CHECK = "test_what_is_committed_is_in_every_crash_image"

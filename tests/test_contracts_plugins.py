@@ -10,10 +10,11 @@ from concurrent.futures import Future
 from workloads import JournalWorkload, staging
 
 from holdfast.engine import BackupService
-from holdfast.engine.contract import Transaction
-from holdfast.engine.history import LogRange, Position, Record, SegmentInfo
-from holdfast.engine.memory import MemoryTransaction
-from holdfast.engine.plugins import Condition, Plugin, StoreHandle
+from holdfast.engine.builtin.memory import MemoryTransaction
+from holdfast.engine.contract.plugin import Condition, Plugin, StoreHandle
+from holdfast.engine.contract.transaction import Transaction
+from holdfast.engine.model.positions import Position
+from holdfast.engine.model.records import LogRange, Record, SegmentInfo
 from holdfast.engine.testing.plugins import PluginContract, memory_map
 from holdfast.engine.testing.workload import Operation
 

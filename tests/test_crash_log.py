@@ -26,13 +26,13 @@ from log_script import (
 )
 
 from holdfast.engine.errors import DiskFull
-from holdfast.engine.log.log import LogOptions
 from holdfast.engine.testing import current_profile
 from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.testing.disks.simfates import FATES, Drawn, Dropped, power_cuts
 from holdfast.engine.testing.disks.simfaults import Injected, faults_of
 from holdfast.engine.testing.disks.simops import Op
 from holdfast.engine.testing.figures import count
+from holdfast.engine.wal.log import LogOptions
 
 SCRIPTS = {True: everything(SMALL), False: everything(GROWING)}
 OPTIONS = pytest.mark.parametrize("options", [SMALL, GROWING], ids=["preallocated", "growing"])

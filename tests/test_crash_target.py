@@ -17,7 +17,7 @@ from target_rig import DEST, TARGET, World
 from workloads import WORKLOADS
 
 from holdfast.engine.errors import StoreExists, StoreNotFound, TargetRetired
-from holdfast.engine.store import Store
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing import current_profile
 from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.testing.disks.simfates import Dropped

@@ -22,12 +22,14 @@ import pytest
 from staging_memory import StagingMemory
 
 from holdfast import backup
-from holdfast.engine.contract import Durability, Engine, StagingEngine, View
-from holdfast.engine.graph import GraphEngine
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.records import RecordsEngine
-from holdfast.engine.settings import Settings
-from holdfast.engine.store import Store
+from holdfast.engine.builtin.graph import GraphEngine
+from holdfast.engine.builtin.inplace.records import RecordsEngine
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.contract.engine import Engine, StagingEngine
+from holdfast.engine.contract.transaction import Durability
+from holdfast.engine.contract.view import View
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing.stored.tails import copy_running, unlucky
 
 NODES = 12

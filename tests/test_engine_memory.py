@@ -10,7 +10,10 @@ import pytest
 from workloads import memory
 
 from holdfast.engine import helpers
-from holdfast.engine.contract import Context, Image
+from holdfast.engine.builtin.memory import MAX_KEY, MAX_VALUE, MemoryEngine
+from holdfast.engine.contract.engine import Context
+from holdfast.engine.contract.image import Image
+from holdfast.engine.env import File, Files, Seams
 from holdfast.engine.errors import (
     Damaged,
     DiskFull,
@@ -21,10 +24,8 @@ from holdfast.engine.errors import (
     UnsupportedFormat,
     UpgradeRequired,
 )
-from holdfast.engine.history import Record
-from holdfast.engine.memory import MAX_KEY, MAX_VALUE, MemoryEngine
-from holdfast.engine.seams import File, Files, Seams
-from holdfast.engine.store import Store
+from holdfast.engine.model.records import Record
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing.alone.driver import ORIGIN, Driver
 
 

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from workloads import WORKLOADS
 
-from holdfast.engine.contract import Context
+from holdfast.engine.builtin.wrapped.overlay import PairsEngine
+from holdfast.engine.contract.engine import Context
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, StoreClosed, UnsupportedFormat
-from holdfast.engine.history import Position
-from holdfast.engine.pairs import PairsEngine
+from holdfast.engine.model.positions import Position
 from holdfast.engine.testing.alone.driver import ORIGIN, Driver
 from holdfast.engine.testing.contract import scratch
 from holdfast.engine.testing.plugins.leftovers import descriptors

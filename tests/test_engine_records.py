@@ -12,13 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from workloads import RecordsWorkload
 
-from holdfast.engine import records
-from holdfast.engine.cells import CELL, Key
-from holdfast.engine.contract import Context, View
+from holdfast.engine.builtin.inplace import records
+from holdfast.engine.builtin.inplace.cells import CELL, Key
+from holdfast.engine.builtin.inplace.records import MAX_VALUE, OVERFLOW, VALUES, RecordsEngine
+from holdfast.engine.contract.engine import Context
+from holdfast.engine.contract.view import View
+from holdfast.engine.env import Files, Seams
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, NotFound, StoreClosed, UnsupportedFormat
-from holdfast.engine.history import Record
-from holdfast.engine.records import MAX_VALUE, OVERFLOW, VALUES, RecordsEngine
-from holdfast.engine.seams import Files, Seams
+from holdfast.engine.model.records import Record
 from holdfast.engine.testing import Operation
 from holdfast.engine.testing.alone.driver import ORIGIN, Driver
 from holdfast.engine.testing.disks.quiet import quiet_seams

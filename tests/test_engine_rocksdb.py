@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from workloads import WORKLOADS
 
-from holdfast.engine import rocksdb
+from holdfast.engine.builtin.wrapped import rocksdb
+from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
+from holdfast.engine.env import Files, Seams
 from holdfast.engine.errors import Damaged, DiskFull, StoreClosed, StoreLocked, Unsupported
-from holdfast.engine.rocksdb import RocksEngine
-from holdfast.engine.seams import Files, Seams
-from holdfast.engine.store import Store
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing.alone.driver import Driver
 from holdfast.engine.testing.contract import scratch
 

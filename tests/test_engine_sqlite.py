@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from workloads import WORKLOADS
 
-from holdfast.engine import document
+from holdfast.engine.builtin.wrapped.sqlite import _MAGIC, SqliteEngine, _connect, _sealer
 from holdfast.engine.errors import Damaged, DiskFull, UnsupportedFormat
-from holdfast.engine.sqlite import _MAGIC, SqliteEngine, _connect, _sealer
+from holdfast.engine.model import document
 from holdfast.engine.testing.alone.driver import Driver
 
 
@@ -219,7 +219,7 @@ def test_a_check_does_not_keep_others_from_reading(it: Driver, monkeypatch: pyte
         thread.join(5)
         return _connect(path, mode)
 
-    monkeypatch.setattr("holdfast.engine.sqlite._connect", watched)
+    monkeypatch.setattr("holdfast.engine.builtin.wrapped.sqlite._connect", watched)
     assert list(view.check()) == []
     assert read == [bytes([1]) * 10]
     view.close()
@@ -241,7 +241,7 @@ def test_a_log_that_a_private_copy_cannot_take_in_is_an_error(it: Driver, monkey
         connection.execute("PRAGMA busy_timeout = 0")
         return connection
 
-    monkeypatch.setattr("holdfast.engine.sqlite._connect", read_meanwhile)
+    monkeypatch.setattr("holdfast.engine.builtin.wrapped.sqlite._connect", read_meanwhile)
     with pytest.raises(OSError, match="did not move its log"):
         SqliteEngine.open(left, it.context, read_only=True)
     readers[0].close()

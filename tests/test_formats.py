@@ -22,7 +22,7 @@ from format_world import World, make_world
 from xxhash import xxh3_128_hexdigest
 
 from holdfast.engine import errors
-from holdfast.engine.source.wire import error_to_wire
+from holdfast.engine.source.http.wire import error_to_wire
 from holdfast.engine.testing import current_profile
 
 

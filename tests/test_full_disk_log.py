@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from holdfast import backup
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.contract.plugin import Plugin
+from holdfast.engine.env import Files, Seams
 from holdfast.engine.errors import DiskFull, NotFound, Unsupported
-from holdfast.engine.history import SegmentInfo
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.plugins import Plugin
-from holdfast.engine.seams import Files, Seams
-from holdfast.engine.settings import Settings
-from holdfast.engine.source.service import BackupService
-from holdfast.engine.store import Store
+from holdfast.engine.model.records import SegmentInfo
+from holdfast.engine.source.http.service import BackupService
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles
 
 SMALL: dict[str, Any] = {"segment_bytes": 128 << 10, "keep_logs": "1 transactions", "heartbeat_s": 0}

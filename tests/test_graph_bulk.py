@@ -13,10 +13,10 @@ from graph_rig import Model, Rig, compare
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holdfast.engine.builtin.graph import BulkLoad, BulkResult, Direction, GraphEngine, GraphView, adjacency, bulk
+from holdfast.engine.env import Files
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, UnsupportedFormat
-from holdfast.engine.graph import BulkLoad, BulkResult, Direction, GraphEngine, GraphView, adjacency, bulk
-from holdfast.engine.seams import Files
-from holdfast.engine.store import Store
+from holdfast.engine.store.store import Store
 
 
 @pytest.fixture

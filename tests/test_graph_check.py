@@ -10,12 +10,9 @@ import lmdb
 import pytest
 from graph_rig import Rig
 
-from holdfast.engine import document
-from holdfast.engine.contract import Context
-from holdfast.engine.errors import Damaged
-from holdfast.engine.graph import GraphEngine, adjacency
-from holdfast.engine.graph.check import _Stored
-from holdfast.engine.graph.lmdbstate import (
+from holdfast.engine.builtin.graph import GraphEngine, adjacency
+from holdfast.engine.builtin.graph.check import _Stored
+from holdfast.engine.builtin.graph.lmdbstate import (
     DATABASES,
     LABEL_KEY,
     NODE_BLOCK,
@@ -26,8 +23,11 @@ from holdfast.engine.graph.lmdbstate import (
     id_key,
     sealers,
 )
-from holdfast.engine.graph.values import value_digest
-from holdfast.engine.sealed import Tally
+from holdfast.engine.builtin.graph.values import value_digest
+from holdfast.engine.contract.engine import Context
+from holdfast.engine.errors import Damaged
+from holdfast.engine.model import document
+from holdfast.engine.toolkit.sealed import Tally
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from graph_rig import Rig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.engine.contract import Context
+from holdfast.engine.builtin.graph import Edge, GraphEngine, GraphTransaction, Node, adjacency, checkpoint
+from holdfast.engine.contract.engine import Context
 from holdfast.engine.errors import Damaged
-from holdfast.engine.graph import Edge, GraphEngine, GraphTransaction, Node, adjacency, checkpoint
 
 
 @pytest.fixture
@@ -420,7 +420,7 @@ def test_only_what_nobody_has_is_taken_apart(rig: Rig, monkeypatch: pytest.Monke
         taken.append(len(parts[0]))
         original(parts, pace)
 
-    monkeypatch.setattr("holdfast.engine.graph.engine.dismantle", dismantle)
+    monkeypatch.setattr("holdfast.engine.builtin.graph.engine.dismantle", dismantle)
     tx = rig.engine.begin()
     node = tx.add_node("A", k=1)
     rig.commit(tx)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from graph_rig import Rig
 
-from holdfast.engine.contract import Context
+from holdfast.engine.builtin.graph import GraphEngine
+from holdfast.engine.builtin.graph.pages import free_pages, read_metas
+from holdfast.engine.contract.engine import Context
+from holdfast.engine.env import REAL
 from holdfast.engine.errors import Damaged, InvalidInput
-from holdfast.engine.graph import GraphEngine
-from holdfast.engine.graph.pages import free_pages, read_metas
-from holdfast.engine.seams import REAL
 
 
 @pytest.fixture

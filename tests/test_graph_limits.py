@@ -13,10 +13,10 @@ import lmdb
 import pytest
 from graph_rig import Rig
 
-from holdfast.engine.contract import Context
+from holdfast.engine.builtin.graph import GraphEngine, lmdbstate
+from holdfast.engine.contract.engine import Context
 from holdfast.engine.errors import Damaged, DiskFull
-from holdfast.engine.graph import GraphEngine, lmdbstate
-from holdfast.engine.store import Store
+from holdfast.engine.store.store import Store
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def test_no_memory_for_any_map_is_no_damage(state: Path, monkeypatch: pytest.Mon
 _CHILD = """
 import logging, sys
 from pathlib import Path
-from holdfast.engine.contract import Context
-from holdfast.engine.graph import GraphEngine
+from holdfast.engine.contract.engine import Context
+from holdfast.engine.builtin.graph import GraphEngine
 logging.basicConfig(format="%(message)s")
 engine = GraphEngine.open(Path(sys.argv[1]), Context(), read_only=sys.argv[2] == "read")
 room = engine._lmdb.env.info()["map_size"]

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from holdfast.engine.contract import Context
+from holdfast.engine.builtin.graph import BulkLoad, GraphEngine, GraphTransaction, GraphView, adjacency
+from holdfast.engine.contract.engine import Context
 from holdfast.engine.errors import InvalidInput
-from holdfast.engine.graph import BulkLoad, GraphEngine, GraphTransaction, GraphView, adjacency
 
 LABELS, KINDS, KEYS = ("A", "B", "C"), ("X", "Y"), ("k", "l")
 VALUES: tuple[Any, ...] = (1, 1.0, True, "v", b"v", [1, {"a": 2}], {"b": 1, "a": [2.5]})

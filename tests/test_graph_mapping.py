@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from graph_rig import Rig
 
-from holdfast.engine.contract import Context
-from holdfast.engine.graph import BulkLoad, GraphEngine, mapping
-from holdfast.engine.graph.lmdbstate import LmdbState
+from holdfast.engine.builtin.graph import BulkLoad, GraphEngine, mapping
+from holdfast.engine.builtin.graph.lmdbstate import LmdbState
+from holdfast.engine.contract.engine import Context
 
 EDGES = 300_000
 

@@ -10,12 +10,12 @@ import lmdb
 import pytest
 from graph_rig import ORIGIN, Rig
 
-from holdfast.engine.contract import Context
+from holdfast.engine.builtin.graph import BulkLoad, GraphEngine, GraphView, lmdbstate
+from holdfast.engine.contract.engine import Context
+from holdfast.engine.env import File, Files, Seams
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, NotFound, StoreNotFound, StorePoisoned
-from holdfast.engine.graph import BulkLoad, GraphEngine, GraphView, lmdbstate
-from holdfast.engine.seams import File, Files, Seams
-from holdfast.engine.settings import Settings
-from holdfast.engine.store import Store
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_an_lmdb_error_ends_checkpoints(rig: Rig, monkeypatch: pytest.MonkeyPatc
         def fail(*args: Any) -> None:
             raise lmdb.DiskError("injected")
 
-        patch.setattr("holdfast.engine.graph.engine.write_state", fail)
+        patch.setattr("holdfast.engine.builtin.graph.engine.write_state", fail)
         with pytest.raises(lmdb.DiskError):
             rig.engine.checkpoint(rig.end)
     with pytest.raises(StorePoisoned):

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from graph_rig import Rig
 
-from holdfast.engine.contract import Context
+from holdfast.engine.builtin.graph import BulkLoad, GraphEngine, lmdbstate
+from holdfast.engine.builtin.graph.pages import Meta, Tree, check_pages, newest_meta
+from holdfast.engine.contract.engine import Context
+from holdfast.engine.env import Files
 from holdfast.engine.errors import Damaged, HoldfastError
-from holdfast.engine.graph import BulkLoad, GraphEngine, lmdbstate
-from holdfast.engine.graph.pages import Meta, Tree, check_pages, newest_meta
-from holdfast.engine.seams import Files
 
 PAGE = 4096
 ROOT = 40

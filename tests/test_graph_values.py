@@ -14,8 +14,8 @@ from graph_rig import Rig
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.engine.builtin.graph import Edge, GraphTransaction, Node, values
 from holdfast.engine.errors import InvalidInput, NotFound, StoreClosed
-from holdfast.engine.graph import Edge, GraphTransaction, Node, values
 
 _scalars = st.one_of(st.booleans(), st.integers(-(1 << 63), (1 << 63) - 1), st.floats(allow_nan=False),
                      st.text(max_size=20), st.binary(max_size=20),

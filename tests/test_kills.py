@@ -16,9 +16,9 @@ from unittest import SkipTest
 import pytest
 from workloads import WORKLOADS, keyed
 
+from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.errors import SettingError
-from holdfast.engine.history import Position
-from holdfast.engine.memory import MemoryEngine
+from holdfast.engine.model.positions import Position
 from holdfast.engine.testing import PROFILES, KeyValues, Workload
 from holdfast.engine.testing.killed.children import Journal, Server
 from holdfast.engine.testing.killed.kills import KillChecks, script
@@ -106,7 +106,7 @@ def test_a_workload_without_a_name_is_skipped_and_said_why() -> None:
 
 SCRIPT = """
     import sys
-    from holdfast.engine.memory import MemoryEngine
+    from holdfast.engine.builtin.memory import MemoryEngine
     from holdfast.engine.testing import KeyValues, check_engine
     from holdfast.engine.testing.killed.kills import KillChecks
 

@@ -28,9 +28,9 @@ from ldbc import (
     run_threads,
 )
 
-from holdfast.engine.graph import GraphEngine
-from holdfast.engine.settings import Settings
-from holdfast.engine.store import Store
+from holdfast.engine.builtin.graph import GraphEngine
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 
 SECONDS = 0.4
 WRITERS, READERS = 4, 3

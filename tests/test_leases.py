@@ -9,10 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from holdfast.engine.calm import EVERY_S
+from holdfast.engine.env import Clock, Seams
+from holdfast.engine.env.calm import EVERY_S
 from holdfast.engine.errors import InvalidInput, LeaseExpired, StoreClosed, TooManyLeases
-from holdfast.engine.leases import Lease, Leases, LeaseTable
-from holdfast.engine.seams import Clock, Seams
+from holdfast.engine.store.leases import Lease, Leases, LeaseTable
 
 MAX, TTL, AGE = 3, 10.0, 50.0
 

@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_kinds import STAGING, until
 
-from holdfast.engine.callbacks import Callbacks, Outcome
+from holdfast.engine.contract.plugin import Condition, Plugin
+from holdfast.engine.env import REAL
 from holdfast.engine.errors import ConditionNotMet, HoldfastError, RolledBack
-from holdfast.engine.history import LogRange, Position
-from holdfast.engine.line import Line, Waiter
-from holdfast.engine.plugins import Condition, Plugin
-from holdfast.engine.seams import REAL
-from holdfast.engine.settings import Settings
-from holdfast.engine.stages import Stages
+from holdfast.engine.model.positions import Position
+from holdfast.engine.model.records import LogRange
+from holdfast.engine.store.callbacks import Callbacks, Outcome
+from holdfast.engine.store.commit_queue import Line, Waiter
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.watermarks import Stages
 from holdfast.engine.testing.steps import steps
 
 

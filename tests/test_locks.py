@@ -13,8 +13,8 @@ import pytest
 
 from holdfast import backup
 from holdfast.engine import GraphEngine, MemoryEngine, Store
+from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.errors import LocksUnsupported, StoreLocked
-from holdfast.engine.records import RecordsEngine
 
 NONE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from log_world import GROWING, HERE, HISTORY, SMALL, START, STORE_ID, World, contents
 
 from holdfast.engine.errors import AheadOfSource, DiskFull, InvalidInput, LogPruned, SettingError
-from holdfast.engine.history import Branch, History, Record
-from holdfast.engine.log.log import LogOptions
+from holdfast.engine.model.positions import Branch, History
+from holdfast.engine.model.records import Record
 from holdfast.engine.testing.disks.simops import Op
+from holdfast.engine.wal.log import LogOptions
 
 # --- append and read -------------------------------------------------------------------------------------------------
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from log_world import GROWING, HERE, SMALL, START, World
 
-from holdfast.engine import document
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, UnsupportedFormat
-from holdfast.engine.history import Record
-from holdfast.engine.log.consumers import MAX_CONSUMERS, UNKNOWN, Consumer
-from holdfast.engine.log.log import Log
-from holdfast.engine.log.retention import KeepLogs, plan_pruning
+from holdfast.engine.model import document
+from holdfast.engine.model.records import Record
 from holdfast.engine.testing.disks.simfates import Dropped
 from holdfast.engine.testing.disks.simops import Op
+from holdfast.engine.wal.consumers import MAX_CONSUMERS, UNKNOWN, Consumer
+from holdfast.engine.wal.log import Log
+from holdfast.engine.wal.retention import KeepLogs, plan_pruning
 
 # --- attachments -----------------------------------------------------------------------------------------------------
 

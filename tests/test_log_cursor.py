@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_world import GROWING, HERE, HISTORY, SMALL, World, contents
 
+from holdfast.engine.env import File
 from holdfast.engine.errors import AheadOfSource, Damaged, Diverged, HoldfastError, LogPruned
-from holdfast.engine.history import Position
-from holdfast.engine.log.log import Log
-from holdfast.engine.seams import File
+from holdfast.engine.model.positions import Position
 from holdfast.engine.testing import current_profile
 from holdfast.engine.testing.disks.simdisk import SimDisk
+from holdfast.engine.wal.log import Log
 
 
 class Metered(SimDisk):

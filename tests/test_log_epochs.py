@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.engine.env import REAL
 from holdfast.engine.errors import InvalidInput
-from holdfast.engine.history import Branch, History, origin
-from holdfast.engine.log.log import Log, LogOptions
-from holdfast.engine.seams import REAL
+from holdfast.engine.model.positions import Branch, History, origin
+from holdfast.engine.wal.log import Log, LogOptions
 
 START = origin(b"s" * 16)
 HISTORY = History(b"s" * 16, (Branch(b"b" * 16, START),))

@@ -10,15 +10,15 @@ from random import Random
 import pytest
 from log_script import DIRECTORY, HISTORY, SMALL, START, begin, opened, payload
 
+from holdfast.engine.env import Seams
 from holdfast.engine.errors import Damaged, HoldfastError, UnsupportedFormat
-from holdfast.engine.history import Position
-from holdfast.engine.log.format import GROUP_HEADER
-from holdfast.engine.log.log import Log
-from holdfast.engine.log.segment import Segment
-from holdfast.engine.seams import Seams
+from holdfast.engine.model.positions import Position
 from holdfast.engine.testing.disks.quiet import SeededRandomness, SetClock, quiet_seams
 from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.testing.disks.simfates import FATES, Fate
+from holdfast.engine.wal.format import GROUP_HEADER
+from holdfast.engine.wal.log import Log
+from holdfast.engine.wal.segment import Segment
 
 
 def three_segments(*, clean: bool) -> SimDisk:

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from log_world import HISTORY, World, contents
 
 from holdfast.engine.errors import LogPruned, SettingError
-from holdfast.engine.history import Position, SegmentInfo
-from holdfast.engine.log.consumers import Consumer
-from holdfast.engine.log.reading import LogReading
-from holdfast.engine.log.retention import BELIEVE_S, CautiousClock, KeepLogs, PrunePlan, plan_pruning
-from holdfast.engine.log.segment import Segment
+from holdfast.engine.model.positions import Position
+from holdfast.engine.model.records import SegmentInfo
 from holdfast.engine.testing.disks.quiet import SetClock
 from holdfast.engine.testing.disks.simops import Op
+from holdfast.engine.wal.consumers import Consumer
+from holdfast.engine.wal.reading import LogReading
+from holdfast.engine.wal.retention import BELIEVE_S, CautiousClock, KeepLogs, PrunePlan, plan_pruning
+from holdfast.engine.wal.segment import Segment
 
 
 @pytest.mark.parametrize(("said", "meant"), [

@@ -12,13 +12,13 @@ import pytest
 from log_world import SMALL, World
 from store_kinds import MEMORY, STAGING, Kind, commit, until
 
+from holdfast.engine.env import File, Seams
 from holdfast.engine.errors import DiskFull, RolledBack
-from holdfast.engine.log.log import Log
-from holdfast.engine.log.rooms import RoomNeeded
-from holdfast.engine.seams import File, Seams
-from holdfast.engine.settings import Settings
-from holdfast.engine.store import Store
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles
+from holdfast.engine.wal.log import Log
+from holdfast.engine.wal.rooms import RoomNeeded
 
 SETTINGS = Settings(heartbeat_s=0, segment_bytes=128 << 10)
 LARGE = 300_000

@@ -10,9 +10,9 @@ import pytest
 from log_world import GROWING, HERE, HISTORY, SMALL, World, contents
 
 from holdfast.engine.errors import Damaged
-from holdfast.engine.log.log import Log, LogOptions
-from holdfast.engine.log.segment import Segment
 from holdfast.engine.testing.disks.simdisk import SimDisk
+from holdfast.engine.wal.log import Log, LogOptions
+from holdfast.engine.wal.segment import Segment
 
 OPTIONS = pytest.mark.parametrize("options", [SMALL, GROWING], ids=["preallocated", "growing"])
 

@@ -16,14 +16,14 @@ from store_kinds import until
 
 from holdfast import backup
 from holdfast.engine import MemoryEngine, Settings, Store
+from holdfast.engine.env import Clock, Seams
 from holdfast.engine.errors import StoreLocked
-from holdfast.engine.log.log import AHEAD_US, FLOOR_US
-from holdfast.engine.log.retention import BELIEVE_S, KeepLogs, plan_pruning
-from holdfast.engine.seams import Clock, Seams
-from holdfast.engine.source.limits import Counters
+from holdfast.engine.source.http.limits import Counters
+from holdfast.engine.source.http.status import metrics, page
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.source.status import metrics, page
 from holdfast.engine.testing.disks.quiet import SetClock
+from holdfast.engine.wal.log import AHEAD_US, FLOOR_US
+from holdfast.engine.wal.retention import BELIEVE_S, KeepLogs, plan_pruning
 
 DAY = AHEAD_US
 YEARS = 9 * 365 * DAY

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from holdfast.engine.backpressure import Backpressure
+from holdfast.engine.env import REAL, DirectoryLock
 from holdfast.engine.errors import DirectoryMoved, DiskFull, RolledBack
-from holdfast.engine.history import Position
-from holdfast.engine.housekeeper import Housekeeper
-from holdfast.engine.leases import Leases
-from holdfast.engine.plugins import Hooks
-from holdfast.engine.seams import REAL, DirectoryLock
-from holdfast.engine.settings import Settings
+from holdfast.engine.model.positions import Position
+from holdfast.engine.store.backpressure import Backpressure
+from holdfast.engine.store.hooks import Hooks
+from holdfast.engine.store.leases import Leases
+from holdfast.engine.store.maintenance import Housekeeper
+from holdfast.engine.store.settings import Settings
 
 SETTINGS = Settings(checkpoint_soft_bytes=100, checkpoint_hard_bytes=200, unwritten_bytes=100_000, wait_s=0.2,
                     heartbeat_s=0, clock_is_right=True)

@@ -22,7 +22,7 @@ from holdfast.backup.run import run
 from holdfast.backup.testing.world import SETTINGS, World
 from holdfast.backup.verify import verify
 from holdfast.engine.errors import HoldfastError
-from holdfast.engine.store import Store
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing.contract import Contract, check
 from holdfast.engine.testing.killed.forks import Say
 from holdfast.engine.testing.killed.mutated import shown, tried

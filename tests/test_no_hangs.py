@@ -19,6 +19,9 @@ from staging_memory import StagingMemory
 from store_kinds import until
 
 from holdfast.engine import Store
+from holdfast.engine.builtin.memory import MemoryTransaction, MemoryView
+from holdfast.engine.contract.plugin import Condition, Plugin
+from holdfast.engine.env import REAL, Files, Seams
 from holdfast.engine.errors import (
     ConditionNotMet,
     Damaged,
@@ -28,11 +31,9 @@ from holdfast.engine.errors import (
     RolledBack,
     StoreClosed,
 )
-from holdfast.engine.history import LogRange, Position, Record, SegmentInfo
-from holdfast.engine.memory import MemoryTransaction, MemoryView
-from holdfast.engine.plugins import Condition, Plugin
-from holdfast.engine.seams import REAL, Files, Seams
-from holdfast.engine.settings import Settings
+from holdfast.engine.model.positions import Position
+from holdfast.engine.model.records import LogRange, Record, SegmentInfo
+from holdfast.engine.store.settings import Settings
 from holdfast.engine.testing import KeyValues
 from holdfast.engine.testing.beside import Beside
 from holdfast.engine.testing.disks.quiet import quiet_seams

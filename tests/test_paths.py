@@ -15,11 +15,11 @@ from store_kinds import until
 
 from holdfast import backup
 from holdfast.engine import GraphEngine, MemoryEngine, Settings, Store
+from holdfast.engine.builtin.inplace.records import RecordsEngine
+from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
+from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
+from holdfast.engine.env import Seams
 from holdfast.engine.errors import Damaged, DirectoryMoved, HoldfastError, InvalidInput
-from holdfast.engine.records import RecordsEngine
-from holdfast.engine.rocksdb import RocksEngine
-from holdfast.engine.seams import Seams
-from holdfast.engine.sqlite import SqliteEngine
 from holdfast.engine.testing.disks.faulty import FaultyFiles
 
 SMALL = Settings(segment_bytes=128 << 10, heartbeat_s=0)

@@ -20,14 +20,15 @@ from typing import Any
 import pytest
 from store_kinds import STAGING
 
+from holdfast.engine.contract.plugin import Plugin, StoreHandle
+from holdfast.engine.env import REAL, Clock, DirectoryLock, Files, Seams
 from holdfast.engine.errors import LogPruned, StoreClosed, StoreLocked
-from holdfast.engine.history import Record, SegmentInfo, origin
-from holdfast.engine.plugins import Plugin, StoreHandle
-from holdfast.engine.readers import PATIENCE_S, ReaderLease, readers_in
-from holdfast.engine.seams import REAL, Clock, DirectoryLock, Files, Seams
-from holdfast.engine.settings import Settings
+from holdfast.engine.model.positions import origin
+from holdfast.engine.model.records import Record, SegmentInfo
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.store import Store
+from holdfast.engine.store.reader_leases import PATIENCE_S, ReaderLease, readers_in
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 
 Kit = Store[Any, Any]
 SETTINGS = Settings(heartbeat_s=0, segment_bytes=128 << 10, keep_logs="1 transactions")

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.backup.testing.faults import Nth, WatchedSource
-from holdfast.engine.contract import ImageFile
+from holdfast.engine.contract.image import ImageFile
+from holdfast.engine.env import REAL, Files, Seams
 from holdfast.engine.errors import Damaged, DiskFull, LeaseExpired, SourceRefused, SourceUnavailable
-from holdfast.engine.seams import REAL, Files, Seams
-from holdfast.engine.source.base import CHUNK_BYTES
+from holdfast.engine.source.interface import CHUNK_BYTES
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.testing.disks.faulty import FaultyFiles
 from holdfast.replay import files as copying

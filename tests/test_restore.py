@@ -16,8 +16,10 @@ from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, tree, w
 
 from holdfast import backup
 from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource, full_disk
-from holdfast.engine.contract import Engine
-from holdfast.engine.directory import Generation, Layout, Manifest
+from holdfast.engine.builtin.inplace.records import RecordsEngine
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.contract.engine import Engine
+from holdfast.engine.env import Files, Seams
 from holdfast.engine.errors import (
     Damaged,
     DeviceFailed,
@@ -32,14 +34,12 @@ from holdfast.engine.errors import (
     Unsupported,
     WrongEngine,
 )
-from holdfast.engine.log.log import Log
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.records import RecordsEngine
-from holdfast.engine.seams import Files, Seams
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.store import Store
+from holdfast.engine.store.layout import Generation, Layout, Manifest
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles
 from holdfast.engine.testing.disks.quiet import SetClock
+from holdfast.engine.wal.log import Log
 
 HOUR = 3600 * 1_000_000
 

@@ -24,15 +24,15 @@ from turns import Turns
 import holdfast.engine
 from holdfast import backup
 from holdfast.engine import Condition, LogRange, Plugin, Settings, Store
-from holdfast.engine.anchored import AnchoredFiles
-from holdfast.engine.callbacks import Callbacks, Outcome
-from holdfast.engine.helpers import changes_of
-from holdfast.engine.plugins import StoreHandle
-from holdfast.engine.rocksdb import RocksEngine
-from holdfast.engine.seams import Files, Seams
-from holdfast.engine.sqlite import SqliteEngine
+from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
+from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
+from holdfast.engine.contract.plugin import StoreHandle
+from holdfast.engine.env import Files, Seams
+from holdfast.engine.env.anchored import AnchoredFiles
+from holdfast.engine.store.callbacks import Callbacks, Outcome
 from holdfast.engine.testing.disks.quiet import SeededRandomness, quiet_seams
 from holdfast.engine.testing.disks.simdisk import SimDisk
+from holdfast.engine.toolkit.keyed_transaction import changes_of
 
 PRIMARY, STANDBY, TARGET = Path("/primary"), Path("/standby"), Path("/target")
 WRITERS, WRITES = 3, 25
@@ -260,7 +260,7 @@ def test_every_engine_lives_by_simulated_threads(monkeypatch: pytest.MonkeyPatch
         for path, least in ((tmp_path / "store", 30), (tmp_path / "target", report.to_txid)):
             with kind.open(path, create=False, read_only=True, seams=seams) as store:
                 assert len(kind.numbers(store)) >= least
-        assert [line for line in past if not line.endswith(" by holdfast.engine.seams.files")] == []
+        assert [line for line in past if not line.endswith(" by holdfast.engine.env.files")] == []
     assert not turns.failed
     assert not turns.running()
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from graph_rig import Rig
 
+from holdfast.engine.builtin.graph import BulkLoad
+from holdfast.engine.env.shown import shown, type_name
 from holdfast.engine.errors import HoldfastError, InvalidInput, NotFound, SettingError
-from holdfast.engine.graph import BulkLoad
-from holdfast.engine.log.log import LogOptions
-from holdfast.engine.settings import Settings
-from holdfast.engine.shown import shown, type_name
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.wal.log import LogOptions
 
 HUGE = 10**5000
 

@@ -21,11 +21,11 @@ import pytest
 from store_kinds import MEMORY, STAGING, Kind, commit
 
 import holdfast.engine
+from holdfast.engine.contract.plugin import Plugin
 from holdfast.engine.errors import HoldfastError
-from holdfast.engine.history import LogRange
-from holdfast.engine.plugins import Plugin
-from holdfast.engine.settings import Settings
-from holdfast.engine.store import Store
+from holdfast.engine.model.records import LogRange
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing import current_profile
 
 Kit = Store[Any, Any]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.engine.seams import File
+from holdfast.engine.env import File
 from holdfast.engine.testing import PROFILES, Profile
 from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.testing.disks.simfates import FEW, Drawn, Dropped, Fate, power_cuts

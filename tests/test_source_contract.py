@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from source_rig import VALUE, LeapingClock, MemoryStore, client, new_store, put
 
-from holdfast.engine.contract import Image
+from holdfast.engine.builtin.inplace.records import RecordsEngine
+from holdfast.engine.contract.image import Image
 from holdfast.engine.errors import (
     AheadOfSource,
     DiskFull,
@@ -22,15 +23,14 @@ from holdfast.engine.errors import (
     StoreClosed,
     TooManyLeases,
 )
-from holdfast.engine.history import Position
-from holdfast.engine.leases import Lease
-from holdfast.engine.records import RecordsEngine
-from holdfast.engine.settings import Settings
+from holdfast.engine.model.positions import Position
 from holdfast.engine.source import local as local_module
-from holdfast.engine.source.base import CHUNK_BYTES, Grant, Source
+from holdfast.engine.source.http.service import BackupService
+from holdfast.engine.source.interface import CHUNK_BYTES, Grant, Source
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.source.service import BackupService
-from holdfast.engine.store import Store
+from holdfast.engine.store.leases import Lease
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 
 SMALL_LOG = Settings(segment_bytes=128 << 10, keep_logs="1 transactions", heartbeat_s=0)
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from source_rig import ask, client, new_store, port_of, put, token_of
 
+from holdfast.engine.env import REAL, Files, Seams
 from holdfast.engine.errors import (
     HoldfastError,
     LimitReached,
@@ -26,11 +27,10 @@ from holdfast.engine.errors import (
     SettingError,
     SourceUnavailable,
 )
-from holdfast.engine.seams import REAL, Files, Seams
-from holdfast.engine.source import discovery
-from holdfast.engine.source.client import connect
-from holdfast.engine.source.discovery import Entry, Publication
-from holdfast.engine.source.service import BackupService
+from holdfast.engine.source.http import discovery
+from holdfast.engine.source.http.client import connect
+from holdfast.engine.source.http.discovery import Entry, Publication
+from holdfast.engine.source.http.service import BackupService
 
 TOKEN = "0123456789abcdef-token"
 ENTRY = Entry(host="127.0.0.1", port=7777, scheme="http", token="x" * 20, key="ab" * 32, instance="cd" * 16,
@@ -132,7 +132,7 @@ def test_a_directory_that_others_may_enter_is_passed_over(tmp_path: Path, privat
     shared(tmp_path).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SettingError, match="not a private directory"):
         new_store(tmp_path / "store")
-    monkeypatch.setattr("holdfast.engine.source.service.DEFAULT_PORTS", (0,))
+    monkeypatch.setattr("holdfast.engine.source.http.service.DEFAULT_PORTS", (0,))
     with new_store(tmp_path / "store", service=BackupService()) as store:  # nobody asked for it: the store opens
         assert store.backup_uri is None
 

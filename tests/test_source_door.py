@@ -22,17 +22,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from source_rig import LeapingClock, MemoryStore, ask, client, new_store, port_of, put, token_of
 
-from holdfast.engine import calm
-from holdfast.engine.calm import Calm
+from holdfast.engine.env import REAL, calm
+from holdfast.engine.env.calm import Calm
+from holdfast.engine.env.pool import Pool
 from holdfast.engine.errors import LeaseExpired, StoreClosed
-from holdfast.engine.pool import Pool
-from holdfast.engine.seams import REAL
-from holdfast.engine.source import door
-from holdfast.engine.source.client import HttpSource
-from holdfast.engine.source.door import Admission
-from holdfast.engine.source.limits import Limits
-from holdfast.engine.source.server import SourceServer
-from holdfast.engine.source.service import BackupService
+from holdfast.engine.source.http import door
+from holdfast.engine.source.http.client import HttpSource
+from holdfast.engine.source.http.door import Admission
+from holdfast.engine.source.http.limits import Limits
+from holdfast.engine.source.http.server import SourceServer
+from holdfast.engine.source.http.service import BackupService
 
 TOKEN = "0123456789abcdef-token"
 

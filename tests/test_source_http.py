@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from source_rig import VALUE, MemoryStore, Proxy, ask, client, new_store, port_of, put, token_of
 from xxhash import xxh3_128_hexdigest
 
+from holdfast.engine.env import Clock
 from holdfast.engine.errors import (
     Damaged,
     LeaseExpired,
@@ -26,14 +27,13 @@ from holdfast.engine.errors import (
     SourceRestarted,
     SourceUnavailable,
 )
-from holdfast.engine.log.cursor import Cursor
-from holdfast.engine.seams import Clock
-from holdfast.engine.source.base import CHUNK_BYTES, Source
-from holdfast.engine.source.client import HttpSource, connect
-from holdfast.engine.source.limits import Limits
-from holdfast.engine.source.line import _Timed
-from holdfast.engine.source.server import SourceServer
-from holdfast.engine.source.service import BackupService
+from holdfast.engine.source.http.client import HttpSource, connect
+from holdfast.engine.source.http.limits import Limits
+from holdfast.engine.source.http.line import _Timed
+from holdfast.engine.source.http.server import SourceServer
+from holdfast.engine.source.http.service import BackupService
+from holdfast.engine.source.interface import CHUNK_BYTES, Source
+from holdfast.engine.wal.cursor import Cursor
 
 
 @pytest.fixture(scope="module")
@@ -476,7 +476,7 @@ def test_a_stream_with_nothing_to_send_shows_that_it_lives(store: MemoryStore, b
             yield record
 
     monkeypatch.setattr(Cursor, "read", slow)
-    monkeypatch.setattr("holdfast.engine.source.routes._BATCH_RECORDS", 100)
+    monkeypatch.setattr("holdfast.engine.source.http.routes._BATCH_RECORDS", 100)
     with HttpSource("127.0.0.1", bounded[1], token="t", timeout=5) as source:
         grant = source.lease("test", image=True)
         path = f"/v1/leases/{grant.id}/log?after={grant.position.txid}&chain={grant.position.chain.hex()}&upto=320"

@@ -14,13 +14,13 @@ import pytest
 from lying_rig import Answer, Liar, Lie, lie_by_chance
 from source_rig import VALUE, MemoryStore, new_store, port_of, put, token_of
 
+from holdfast.engine.env.shown import printable
 from holdfast.engine.errors import HoldfastError, SourceRefused, SourceUnavailable
-from holdfast.engine.history import Position
-from holdfast.engine.shown import printable
-from holdfast.engine.source import client as client_module
-from holdfast.engine.source.base import CHUNK_BYTES
-from holdfast.engine.source.client import AT_WORK, PATIENCE, HttpSource, connect
-from holdfast.engine.source.wire import Garbled
+from holdfast.engine.model.positions import Position
+from holdfast.engine.source.http import client as client_module
+from holdfast.engine.source.http.client import AT_WORK, PATIENCE, HttpSource, connect
+from holdfast.engine.source.http.wire import Garbled
+from holdfast.engine.source.interface import CHUNK_BYTES
 
 HEARTBEAT = struct.pack("<III", 3, 0, 0)
 TIMEOUT = 0.4

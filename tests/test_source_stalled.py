@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from holdfast.engine import BulkLoad, GraphStore, Settings
-from holdfast.engine.source.base import CHUNK_BYTES
-from holdfast.engine.source.client import connect
-from holdfast.engine.source.limits import Limits
+from holdfast.engine.source.http.client import connect
+from holdfast.engine.source.http.limits import Limits
+from holdfast.engine.source.interface import CHUNK_BYTES
 
 TOKEN = "a-token-of-some-length"
 

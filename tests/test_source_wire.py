@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.engine import errors
-from holdfast.engine.contract import ImageFile
+from holdfast.engine.contract.image import ImageFile
 from holdfast.engine.errors import Damaged, HoldfastError, LeaseExpired, LogPruned, SourceRefused, SourceUnavailable
-from holdfast.engine.history import Attachment, Branch, History, Position, Record, origin
-from holdfast.engine.source import wire
-from holdfast.engine.source.base import Confirmation, Grant, SourceInfo
+from holdfast.engine.model.positions import Branch, History, Position, origin
+from holdfast.engine.model.records import Attachment, Record
+from holdfast.engine.source.http import wire
+from holdfast.engine.source.interface import Confirmation, Grant, SourceInfo
 
 START = origin(bytes(16))
 

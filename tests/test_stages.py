@@ -9,8 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from holdfast.engine.history import LogRange, Position
-from holdfast.engine.stages import Stages
+from holdfast.engine.model.positions import Position
+from holdfast.engine.model.records import LogRange
+from holdfast.engine.store.watermarks import Stages
 
 
 def at(txid: int) -> Position:

@@ -15,22 +15,17 @@ from typing import Any
 import pytest
 from store_kinds import GRAPH, MEMORY, QUIET, STAGING, Kind, commit, until
 
-from holdfast.engine import GraphStore, callbacks
-from holdfast.engine.contract import Image
-from holdfast.engine.errors import (
-    ConditionNotMet,
-    InvalidInput,
-    OutcomeUnknown,
-    RolledBack,
-    SettingError,
-    Unsupported,
-)
-from holdfast.engine.history import Position, Record
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.plugins import Plugin
-from holdfast.engine.seams import Seams
-from holdfast.engine.settings import Settings
-from holdfast.engine.store import Store
+from holdfast.engine import GraphStore
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.contract.image import Image
+from holdfast.engine.contract.plugin import Plugin
+from holdfast.engine.env import Seams
+from holdfast.engine.errors import ConditionNotMet, InvalidInput, OutcomeUnknown, RolledBack, SettingError, Unsupported
+from holdfast.engine.model.positions import Position
+from holdfast.engine.model.records import Record
+from holdfast.engine.store import callbacks
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing.beside import Beside
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log, is_state
 

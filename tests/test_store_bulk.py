@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 from store_kinds import GRAPH, MEMORY, QUIET, RECORDS, STAGING, Kind, commit, until
 
-from holdfast.engine.contract import Transaction
+from holdfast.engine.builtin.graph import BulkLoad
+from holdfast.engine.contract.plugin import Condition, Plugin
+from holdfast.engine.contract.transaction import Transaction
+from holdfast.engine.env import Seams
 from holdfast.engine.errors import (
     ConditionNotMet,
     Damaged,
@@ -24,12 +27,9 @@ from holdfast.engine.errors import (
     StorePoisoned,
     Unsupported,
 )
-from holdfast.engine.graph import BulkLoad
-from holdfast.engine.history import LogRange
-from holdfast.engine.plugins import Condition, Plugin
-from holdfast.engine.seams import Seams
-from holdfast.engine.settings import Settings
-from holdfast.engine.store import Store
+from holdfast.engine.model.records import LogRange
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from store_kinds import GRAPH, MEMORY, QUIET, STAGING, Kind, commit, until
 
+from holdfast.engine.contract.plugin import Condition, Plugin
+from holdfast.engine.env import Seams
 from holdfast.engine.errors import ConditionNotMet, OutcomeUnknown
-from holdfast.engine.history import LogRange
-from holdfast.engine.plugins import Condition, Plugin
-from holdfast.engine.seams import Seams
-from holdfast.engine.settings import Settings
+from holdfast.engine.model.records import LogRange
+from holdfast.engine.store.settings import Settings
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
 
 

@@ -13,14 +13,14 @@ import pytest
 from store_kinds import MEMORY, QUIET, STAGING, Kind, commit, until
 
 from holdfast import backup
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.contract.plugin import Plugin
+from holdfast.engine.env import Scheduler, Seams, Task
 from holdfast.engine.errors import InvalidInput, LimitReached, RolledBack, StoreClosed, StoreLocked
-from holdfast.engine.history import LogRange, Record
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.plugins import Plugin
-from holdfast.engine.seams import Scheduler, Seams, Task
-from holdfast.engine.settings import Settings
-from holdfast.engine.source.service import BackupService
-from holdfast.engine.store import Store
+from holdfast.engine.model.records import LogRange, Record
+from holdfast.engine.source.http.service import BackupService
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from store_kinds import GRAPH, MEMORY, QUIET, RECORDS, STAGING, Kind, commit, until
 
+from holdfast.engine.contract.plugin import Plugin
+from holdfast.engine.env import Seams
 from holdfast.engine.errors import (
     DiskFull,
     HoldfastError,
@@ -25,11 +27,9 @@ from holdfast.engine.errors import (
     StoreClosed,
     StorePoisoned,
 )
-from holdfast.engine.log.log import Log
-from holdfast.engine.plugins import Plugin
-from holdfast.engine.seams import Seams
-from holdfast.engine.settings import Settings
+from holdfast.engine.store.settings import Settings
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log, is_state
+from holdfast.engine.wal.log import Log
 
 SMALL = Settings(heartbeat_s=0, segment_bytes=128 << 10)
 

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from store_kinds import MEMORY, QUIET, STAGING, Kind, commit, until
 
-from holdfast.engine.contract import Transaction
+from holdfast.engine.contract.plugin import Condition, Plugin, StoreHandle
+from holdfast.engine.contract.transaction import Transaction
+from holdfast.engine.env import Clock, Files, Seams
 from holdfast.engine.errors import (
     InvalidInput,
     OutcomeUnknown,
@@ -22,11 +24,10 @@ from holdfast.engine.errors import (
     StoreClosed,
     StoreLocked,
 )
-from holdfast.engine.history import LogRange, Position, Record, SegmentInfo
-from holdfast.engine.plugins import Condition, Plugin, StoreHandle
-from holdfast.engine.seams import Clock, Files, Seams
-from holdfast.engine.settings import Settings
-from holdfast.engine.store import Store
+from holdfast.engine.model.positions import Position
+from holdfast.engine.model.records import LogRange, Record, SegmentInfo
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
 
 

@@ -18,14 +18,15 @@ import lmdb
 import pytest
 
 from holdfast import backup
-from holdfast.engine import GraphEngine, MemoryEngine, Store, errors, rocksdb, sqlite
+from holdfast.engine import GraphEngine, MemoryEngine, Store, errors
+from holdfast.engine.builtin.graph.check import _guarded
+from holdfast.engine.builtin.graph.lmdbstate import Base
+from holdfast.engine.builtin.wrapped import rocksdb, sqlite
+from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
+from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
+from holdfast.engine.env import File, Files, Seams
+from holdfast.engine.env.system import is_limit, told
 from holdfast.engine.errors import AccessDenied, DeviceFailed, DiskFull, HoldfastError, LimitReached, StoreClosed
-from holdfast.engine.graph.check import _guarded
-from holdfast.engine.graph.lmdbstate import Base
-from holdfast.engine.rocksdb import RocksEngine
-from holdfast.engine.seams import File, Files, Seams
-from holdfast.engine.sqlite import SqliteEngine
-from holdfast.engine.system import is_limit, told
 from holdfast.engine.testing.disks.faulty import FaultyFiles
 
 KINDS = {errno.EMFILE: LimitReached, errno.ENFILE: LimitReached, errno.ENOMEM: LimitReached, errno.EAGAIN: LimitReached,
@@ -253,7 +254,7 @@ def test_no_right_to_a_file_is_said(made: Path) -> None:
 
 def test_the_command_has_an_exit_code_for_limits(made: Path) -> None:
     """Exit code 5 told a nightly job that its backup was lost, where the process had too few descriptors."""
-    code = ("from holdfast.backup.cli import main; from holdfast.engine.seams import Files\n"
+    code = ("from holdfast.backup.cli import main; from holdfast.engine.env import Files\n"
             "def refuse(*_): raise OSError(24, 'Too many open files', 'STORE')\n"
             "Files.open = Files.read = refuse; main()")
     done = subprocess.run([sys.executable, "-c", code, "verify", str(made / "b")], capture_output=True, text=True,

@@ -19,9 +19,9 @@ from backup_worlds import SMALL, open_store, write
 import holdfast.backup
 from holdfast import backup
 from holdfast.backup import terminal
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.source.service import BackupService
-from holdfast.engine.store import Store
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.source.http.service import BackupService
+from holdfast.engine.store.store import Store
 
 MAIN = "from holdfast.backup.cli import main; main()"
 
@@ -175,8 +175,8 @@ def test_hints_speak_of_options_and_not_of_arguments() -> None:
         assert not arguments.search(terminal.in_flags(text)), text
 
 
-HEAVY = ("numpy", "lmdb", "aiohttp", "rich", "sqlite3", "rocksdict", "asyncio", "holdfast.engine.graph",
-         "holdfast.engine.source.server")
+HEAVY = ("numpy", "lmdb", "aiohttp", "rich", "sqlite3", "rocksdict", "asyncio", "holdfast.engine.builtin.graph",
+         "holdfast.engine.source.http.server")
 
 
 def loaded(arguments: list[str]) -> set[str]:

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from holdfast import backup
 from holdfast.backup.report import iso
 from holdfast.backup.testing.faults import Nth, WatchedSource
-from holdfast.engine.contract import Engine
+from holdfast.engine.builtin.memory import MemoryEngine, MemoryView
+from holdfast.engine.contract.engine import Engine
+from holdfast.engine.env import File, Files, Seams
 from holdfast.engine.errors import (
     Damaged,
     HoldfastError,
@@ -27,8 +29,6 @@ from holdfast.engine.errors import (
     StoreNotFound,
     TargetInvalid,
 )
-from holdfast.engine.memory import MemoryEngine, MemoryView
-from holdfast.engine.seams import File, Files, Seams
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.testing.disks.quiet import SetClock
 

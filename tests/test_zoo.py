@@ -14,8 +14,8 @@ import pytest
 import zoo_page
 from zoo import CAGES, CONTRACTS, MAX_LINES, Animal, NotCaught, all_animals, contract, hunt
 
-from holdfast.engine.history import Position
-from holdfast.engine.plugins import Plugin
+from holdfast.engine.contract.plugin import Plugin
+from holdfast.engine.model.positions import Position
 from holdfast.engine.testing import PROFILES
 
 ZOO = all_animals()

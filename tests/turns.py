@@ -15,7 +15,7 @@ from random import Random
 from types import TracebackType
 from typing import Any, TypeVar
 
-from holdfast.engine.seams import Clock, Condition, Event, Lock, Scheduler, Task
+from holdfast.engine.env import Clock, Condition, Event, Lock, Scheduler, Task
 
 T = TypeVar("T")
 

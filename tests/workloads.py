@@ -9,15 +9,16 @@ from typing import Any
 from hypothesis import strategies as st
 from staging_memory import StagingMemory
 
-from holdfast.engine.contract import Engine, View
-from holdfast.engine.graph.bulk import BulkLoad
-from holdfast.engine.graph.engine import GraphEngine
-from holdfast.engine.graph.transaction import GraphTransaction
-from holdfast.engine.graph.view import GraphView
-from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
-from holdfast.engine.records import RecordsEngine, RecordsTransaction, RecordsView
-from holdfast.engine.rocksdb import RocksEngine
-from holdfast.engine.sqlite import SqliteEngine
+from holdfast.engine.builtin.graph.bulk import BulkLoad
+from holdfast.engine.builtin.graph.engine import GraphEngine
+from holdfast.engine.builtin.graph.transaction import GraphTransaction
+from holdfast.engine.builtin.graph.view import GraphView
+from holdfast.engine.builtin.inplace.records import RecordsEngine, RecordsTransaction, RecordsView
+from holdfast.engine.builtin.memory import MemoryEngine, MemoryTransaction, MemoryView
+from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
+from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
+from holdfast.engine.contract.engine import Engine
+from holdfast.engine.contract.view import View
 from holdfast.engine.testing import KeyValues, Operation, Workload
 from holdfast.engine.testing.workload import pick, text_of
 

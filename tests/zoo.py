@@ -26,9 +26,9 @@ import msgpack
 from hypothesis import Phase, settings
 from workloads import WORKLOADS
 
-from holdfast.engine.contract import Engine
-from holdfast.engine.history import Record
-from holdfast.engine.plugins import Plugin
+from holdfast.engine.contract.engine import Engine
+from holdfast.engine.contract.plugin import Plugin
+from holdfast.engine.model.records import Record
 from holdfast.engine.testing import PROFILES, Contract, Profile, Workload
 
 CONTRACTS = {"EngineContract": "holdfast.engine.testing", "ReplayContract": "holdfast.replay.testing",

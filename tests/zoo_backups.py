@@ -18,15 +18,17 @@ from holdfast.backup.full import Job, take_full
 from holdfast.backup.report import Bounds, Report
 from holdfast.backup.restore import _in_place, _point
 from holdfast.backup.target import Patience, bring_into_force
-from holdfast.engine.contract import Context, Engine, ImageFile
-from holdfast.engine.directory import Generation, Identity, Layout, Manifest
-from holdfast.engine.history import Attachment, History, Position, Record
-from holdfast.engine.log.log import Log
-from holdfast.engine.log.reading import LogReading
-from holdfast.engine.seams import Files, Seams
-from holdfast.engine.source.base import Confirmation, Source, SourceInfo, compare
-from holdfast.engine.source.client import HttpSource
+from holdfast.engine.contract.engine import Context, Engine
+from holdfast.engine.contract.image import ImageFile
+from holdfast.engine.env import Files, Seams
+from holdfast.engine.model.positions import History, Position
+from holdfast.engine.model.records import Attachment, Record
+from holdfast.engine.source.http.client import HttpSource
+from holdfast.engine.source.interface import Confirmation, Source, SourceInfo, compare
 from holdfast.engine.source.local import LocalSource
+from holdfast.engine.store.layout import Generation, Identity, Layout, Manifest
+from holdfast.engine.wal.log import Log
+from holdfast.engine.wal.reading import LogReading
 from holdfast.replay.files import DigestedFiles, Progress, silent
 from holdfast.replay.roll import Fetched, fetch
 
@@ -164,7 +166,7 @@ def knows_no_branches(info: SourceInfo, history: History, end: Position, accept_
 
 
 @part(
-    "holdfast.engine.opening._retire",
+    "holdfast.engine.store.opening._retire",
     caught_by="BackupContract.test_a_target_opened_for_writing_is_a_store_of_its_own")
 def still_a_backup(generation: Generation, manifest: Manifest, kind: Any, context: Context) -> Manifest:
     """A backup that is opened for writing is still taken for a backup, and the next incremental goes on top of what was
@@ -208,7 +210,7 @@ def says_nothing(job: Job, before: tuple[Generation, Manifest] | None, why: str)
 
 
 @part(
-    "holdfast.engine.document.decode",
+    "holdfast.engine.model.document.decode",
     caught_by="BackupContract.test_a_flipped_byte_in_a_document_is_found_or_harmless",
     also=["BackupContract.test_any_flipped_byte_is_found_or_harmless"])
 def trusts_documents(data: bytes, magic: bytes, version: int, path: Path) -> dict[str, Any]:
@@ -219,7 +221,7 @@ def trusts_documents(data: bytes, magic: bytes, version: int, path: Path) -> dic
 
 
 @part(
-    "holdfast.engine.opening.verify_attachment", "holdfast.engine.log.reading.verify_attachment",
+    "holdfast.engine.store.opening.verify_attachment", "holdfast.engine.wal.reading.verify_attachment",
     caught_by="BackupContract.test_a_flipped_byte_in_a_bulk_load_is_found_or_harmless", on="staging")
 def trusts_attachments(files: Files, path: Path, attachment: Attachment) -> None:
     """Files of bulk loads have checksums in the records that name them, and nobody compares them."""

@@ -8,11 +8,11 @@ from typing import Any
 from staging_memory import StagingMemory
 from zoo import animal
 
-from holdfast.engine.contract import Image, ImageFile
-from holdfast.engine.helpers import FileImage
-from holdfast.engine.history import Position
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.records import RecordsEngine
+from holdfast.engine.builtin.inplace.records import RecordsEngine
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.contract.image import Image, ImageFile
+from holdfast.engine.model.positions import Position
+from holdfast.engine.toolkit.file_image import FileImage
 
 
 class ReadByName(Image):

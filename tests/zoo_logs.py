@@ -10,20 +10,21 @@ from typing import Any
 from xxhash import xxh3_128_digest
 from zoo import part
 
-from holdfast.engine.contract import Engine
+from holdfast.engine.contract.engine import Engine
+from holdfast.engine.env import File, Files
 from holdfast.engine.errors import DiskFull
-from holdfast.engine.history import Position, Record
-from holdfast.engine.leases import Lease, Leases, LeaseTable
-from holdfast.engine.log.cursor import Cursor
-from holdfast.engine.log.listing import Listing, recover
-from holdfast.engine.log.log import Log
-from holdfast.engine.log.reading import LogReading
-from holdfast.engine.log.recovery import LogRecovery
-from holdfast.engine.log.segment import SegmentWriter
-from holdfast.engine.opening import replay
-from holdfast.engine.seams import File, Files
-from holdfast.engine.source.base import Confirmation
+from holdfast.engine.model.positions import Position
+from holdfast.engine.model.records import Record
+from holdfast.engine.source.interface import Confirmation
 from holdfast.engine.source.local import LocalSource
+from holdfast.engine.store.leases import Lease, Leases, LeaseTable
+from holdfast.engine.store.opening import replay
+from holdfast.engine.wal.cursor import Cursor
+from holdfast.engine.wal.listing import Listing, recover
+from holdfast.engine.wal.log import Log
+from holdfast.engine.wal.reading import LogReading
+from holdfast.engine.wal.recovery import LogRecovery
+from holdfast.engine.wal.segment import SegmentWriter
 
 # --- the log -------------------------------------------------------------------------------------------------------
 
@@ -72,7 +73,7 @@ class AnyOrder(Log):
 
 
 @part(
-    "holdfast.engine.log.recovery.later_watermark",
+    "holdfast.engine.wal.recovery.later_watermark",
     caught_by="EngineContract.test_a_flipped_byte_in_the_log_is_found")
 def damage_is_a_torn_tail(file: File, seed: int, offset: int) -> int | None:
     """Recovery stops at the first bad byte and takes all that follows for a torn end. Transactions that were
@@ -93,7 +94,7 @@ class _Anything(int):
 
 
 @part(
-    "holdfast.engine.log.format.xxh3_64_intdigest",
+    "holdfast.engine.wal.format.xxh3_64_intdigest",
     caught_by="EngineContract.test_a_flipped_byte_in_the_log_is_found")
 def checksums_not_compared(data: bytes, seed: int = 0) -> int:
     """Groups and records have checksums, and the reader does not look at them."""
@@ -113,21 +114,21 @@ class _AnyDigest(bytes):
 
 
 @part(
-    "holdfast.engine.log.format.xxh3_128_digest",
+    "holdfast.engine.wal.format.xxh3_128_digest",
     caught_by="BackupContract.test_a_flipped_byte_in_the_log_is_found_or_harmless")
 def footers_not_compared(data: bytes) -> bytes:
     """What a sealed segment says of itself has a checksum, and the reader takes it on trust."""
     return _AnyDigest(xxh3_128_digest(data))
 
 
-@part("holdfast.engine.log.recovery.LogRecovery", caught_by="EngineContract.test_a_flipped_byte_in_the_log_is_found")
+@part("holdfast.engine.wal.recovery.LogRecovery", caught_by="EngineContract.test_a_flipped_byte_in_the_log_is_found")
 def nobody_is_told(*found: Any) -> LogRecovery:
     """What recovery cuts off the log's end is told nobody: that a disk loses what it was given goes unnoticed for
     years."""
     return LogRecovery(clean=False)
 
 
-@part("holdfast.engine.log.log.recover", caught_by="EngineContract.test_reading_only_changes_nothing")
+@part("holdfast.engine.wal.log.recover", caught_by="EngineContract.test_reading_only_changes_nothing")
 def recovers_to_read(files: Files, directory: Path, ordinals: list[int], *, engine_txid: int, read_only: bool
                      ) -> tuple[Listing, LogRecovery]:
     """Whoever opens a store to read it recovers its log, and cuts it: while the writer still runs, or in the only
@@ -225,7 +226,7 @@ class AlwaysConfirms(LocalSource):
 
 
 @part(
-    "holdfast.engine.opening._need_replay", "holdfast.engine.opening._durable_end",
+    "holdfast.engine.store.opening._need_replay", "holdfast.engine.store.opening._durable_end",
     caught_by="ReplayContract.test_a_copy_that_is_not_replayed_far_enough_does_not_open")
 def opens_half_a_copy(*asked: Any) -> None:
     """A moving copy is opened although its log ends before the point from which it counts. Nobody asks its manifest."""

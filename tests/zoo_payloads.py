@@ -12,11 +12,13 @@ import msgpack
 from staging_memory import StagingMemory
 from zoo import altered, animal
 
-from holdfast.engine.helpers import changes_of, read_state, write_state
-from holdfast.engine.history import Position, Record
-from holdfast.engine.log.attachments import TRAILER
-from holdfast.engine.memory import MemoryEngine, MemoryTransaction
-from holdfast.engine.records import RecordsEngine, RecordsTransaction
+from holdfast.engine.builtin.inplace.records import RecordsEngine, RecordsTransaction
+from holdfast.engine.builtin.memory import MemoryEngine, MemoryTransaction
+from holdfast.engine.model.positions import Position
+from holdfast.engine.model.records import Record
+from holdfast.engine.toolkit.keyed_transaction import changes_of
+from holdfast.engine.toolkit.state_file import read_state, write_state
+from holdfast.engine.wal.attachments import TRAILER
 
 # --- payloads ----------------------------------------------------------------------------------------------------
 

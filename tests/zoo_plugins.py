@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 
 from zoo import animal
 
-from holdfast.engine.contract import Transaction
+from holdfast.engine.contract.plugin import Condition, Plugin, StoreHandle
+from holdfast.engine.contract.transaction import Transaction
 from holdfast.engine.errors import HoldfastError, InvalidInput
-from holdfast.engine.helpers import changes_of
-from holdfast.engine.history import LogRange, Position, Record, SegmentInfo
-from holdfast.engine.plugins import Condition, Plugin, StoreHandle
-from holdfast.engine.store import Store
+from holdfast.engine.model.positions import Position
+from holdfast.engine.model.records import LogRange, Record, SegmentInfo
+from holdfast.engine.store.store import Store
+from holdfast.engine.toolkit.keyed_transaction import changes_of
 
 
 class Counter(Plugin):

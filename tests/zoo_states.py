@@ -13,14 +13,18 @@ import msgpack
 from staging_memory import StagingMemory
 from zoo import animal
 
-from holdfast.engine import helpers, memory
-from holdfast.engine.contract import Context, Image
+from holdfast.engine import helpers
+from holdfast.engine.builtin import memory
+from holdfast.engine.builtin.inplace.records import RecordsEngine
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.contract.engine import Context
+from holdfast.engine.contract.image import Image
+from holdfast.engine.env import File, Files, Seams
 from holdfast.engine.errors import Damaged, DiskFull
-from holdfast.engine.helpers import FileImage, read_state, write_state
-from holdfast.engine.history import Position, Record
-from holdfast.engine.memory import MemoryEngine
-from holdfast.engine.records import RecordsEngine
-from holdfast.engine.seams import File, Files, Seams
+from holdfast.engine.model.positions import Position
+from holdfast.engine.model.records import Record
+from holdfast.engine.toolkit.file_image import FileImage
+from holdfast.engine.toolkit.state_file import read_state, write_state
 
 
 class Scratch(Files):

@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 
 from zoo import part
 
-from holdfast.engine.callbacks import Outcome
-from holdfast.engine.committer import Committer
-from holdfast.engine.log.attachments import AttachmentWriter
-from holdfast.engine.log.retention import PrunePlan, plan_pruning
-from holdfast.engine.seams import Files
-from holdfast.engine.stages import Stages
-from holdfast.engine.writing import TransactionScope, Writing
+from holdfast.engine.env import Files
+from holdfast.engine.store.callbacks import Outcome
+from holdfast.engine.store.group_commit import Committer
+from holdfast.engine.store.watermarks import Stages
+from holdfast.engine.store.write_path import TransactionScope, Writing
+from holdfast.engine.wal.attachments import AttachmentWriter
+from holdfast.engine.wal.retention import PrunePlan, plan_pruning
 
 _advance, _fail, _ask_plugins = Stages._advance, Committer.fail, Writing._ask_plugins
 
@@ -133,7 +133,8 @@ class SoonEnough(Committer):
         self.sync_within(1.0)
 
 
-@part("holdfast.engine.housekeeper.plan_pruning", caught_by="EngineContract.test_pruning_takes_nothing_that_is_needed")
+@part("holdfast.engine.store.maintenance.plan_pruning",
+      caught_by="EngineContract.test_pruning_takes_nothing_that_is_needed")
 def forgets_the_checkpoint(segments: Any, *, floor: int, **how: Any) -> PrunePlan:
     """Pruning keeps what the settings say, and does not ask how far the state on disk has come."""
     return plan_pruning(segments, floor=1 << 62, **how)

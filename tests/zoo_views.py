@@ -13,11 +13,12 @@ from staging_memory import StagingMemory, _changed
 from xxhash import xxh3_128_digest as _digest
 from zoo import animal
 
-from holdfast.engine.cells import CellFiles
-from holdfast.engine.contract import Context
-from holdfast.engine.history import Position, Record
-from holdfast.engine.memory import MemoryEngine, MemoryTransaction, MemoryView
-from holdfast.engine.records import RecordsEngine
+from holdfast.engine.builtin.inplace.cells import CellFiles
+from holdfast.engine.builtin.inplace.records import RecordsEngine
+from holdfast.engine.builtin.memory import MemoryEngine, MemoryTransaction, MemoryView
+from holdfast.engine.contract.engine import Context
+from holdfast.engine.model.positions import Position
+from holdfast.engine.model.records import Record
 
 
 @animal(caught_by="EngineContract.test_a_held_view_stays_the_same")

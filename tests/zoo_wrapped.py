@@ -8,15 +8,15 @@ from pathlib import Path
 
 from zoo import animal, part
 
-from holdfast.engine.graph.checkpoint import Pace, dismantle
-from holdfast.engine.graph.engine import GraphEngine
-from holdfast.engine.graph.image import LmdbImage
-from holdfast.engine.graph.overlay import Layer
-from holdfast.engine.history import Position
-from holdfast.engine.pairs import Overlay, encode_state
-from holdfast.engine.rocksdb import _MAGIC, _POSITION, RocksEngine, _rocksdict
-from holdfast.engine.sealed import SEAL, Sealer
-from holdfast.engine.sqlite import SqliteEngine, SqliteSnapshot
+from holdfast.engine.builtin.graph.checkpoint import Pace, dismantle
+from holdfast.engine.builtin.graph.engine import GraphEngine
+from holdfast.engine.builtin.graph.image import LmdbImage
+from holdfast.engine.builtin.graph.overlay import Layer
+from holdfast.engine.builtin.wrapped.overlay import Overlay, encode_state
+from holdfast.engine.builtin.wrapped.rocksdb import _MAGIC, _POSITION, RocksEngine, _rocksdict
+from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine, SqliteSnapshot
+from holdfast.engine.model.positions import Position
+from holdfast.engine.toolkit.sealed import SEAL, Sealer
 
 
 @animal(caught_by="EngineContract.test_a_held_view_stays_the_same")
@@ -95,7 +95,7 @@ class WrittenToMemory(RocksEngine):
         self._database.write(batch, unlogged)
 
 
-@part("holdfast.engine.graph.engine.let_go", caught_by="EngineContract.test_a_held_view_stays_the_same",
+@part("holdfast.engine.builtin.graph.engine.let_go", caught_by="EngineContract.test_a_held_view_stays_the_same",
       on="graph")
 def takes_apart_what_is_held(layers: list[Layer], pace: Pace) -> None:
     """What a checkpoint has written is taken apart at once, to give its memory back early, although views still read

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from hypothesis import strategies as st
 
-from ...engine.contract import BulkEngine
+from ...engine.contract.engine import BulkEngine
 from ...engine.testing.contract import check
 from ...engine.testing.stored.machine import machine_for
 from ...engine.testing.workload import Operation, Workload

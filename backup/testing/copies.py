@@ -10,10 +10,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ...engine.contract import View
+from ...engine.contract.view import View
 from ...engine.errors import Inconsistent, LogPruned
+from ...engine.source.http.service import BackupService
 from ...engine.source.local import LocalSource
-from ...engine.source.service import BackupService
 from ...engine.testing.beside import Beside
 from ...engine.testing.contract import BULK, STABLE_IMAGE, Contract, check
 from ...engine.testing.plugins.leftovers import descriptors

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from ...engine.env import REAL
 from ...engine.errors import HoldfastError
-from ...engine.log.format import FRAME, GROUP_HEADER, BadBytes, read_footer, read_groups, read_header
-from ...engine.seams import REAL
 from ...engine.testing.contract import BULK, Contract, check
 from ...engine.testing.stored.tails import tree
 from ...engine.testing.workload import Workload
+from ...engine.wal.format import FRAME, GROUP_HEADER, BadBytes, read_footer, read_groups, read_header
 from .failures import spread
 from .world import World, seen_in, world
 

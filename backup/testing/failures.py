@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from ...engine.directory import Layout
+from ...engine.env import REAL, Seams
 from ...engine.errors import DiskFull, SourceUnavailable
-from ...engine.seams import REAL, Seams
 from ...engine.source.local import LocalSource
+from ...engine.store.layout import Layout
 from ...engine.testing.contract import Contract, check
 from ...engine.testing.workload import Workload
 from .faults import DyingDisk, Killed, Nth, WatchedSource, full_disk

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Condition
 
-from ...engine.history import Position, Record
-from ...engine.source.base import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo
+from ...engine.model.positions import Position
+from ...engine.model.records import Record
+from ...engine.source.interface import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo
 from ...engine.testing.disks.faulty import FaultyFiles
 
 PATIENCE_S = 30

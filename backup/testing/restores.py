@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from hypothesis import strategies as st
 
+from ...engine.env import Seams
 from ...engine.errors import InvalidInput, StoreExists, StoreLocked
-from ...engine.seams import Seams
 from ...engine.testing.contract import Contract, check
 from ...engine.testing.disks.quiet import SetClock
 from ...engine.testing.raising import raises

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from ...engine.contract import Durability, Engine, Transaction
+from ...engine.contract.engine import Engine
+from ...engine.contract.plugin import Plugin
+from ...engine.contract.transaction import Durability, Transaction
+from ...engine.env import REAL, Seams
 from ...engine.errors import RestorePointOutOfRange
-from ...engine.plugins import Plugin
-from ...engine.seams import REAL, Seams
-from ...engine.settings import Settings
-from ...engine.source.base import Source
+from ...engine.source.interface import Source
 from ...engine.source.local import LocalSource
-from ...engine.store import Store
+from ...engine.store.settings import Settings
+from ...engine.store.store import Store
 from ...engine.testing.contract import scratch
 from ...engine.testing.raising import raises
 from ...engine.testing.stored.modelled import Modelled

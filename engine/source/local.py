@@ -12,7 +12,8 @@ import logging
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from ..contract import Image
+from ..contract.image import Image
+from ..env.shown import printable
 from ..errors import (
     AheadOfSource,
     DiskFull,
@@ -25,17 +26,17 @@ from ..errors import (
     SourceUnavailable,
     Unsupported,
 )
-from ..history import Position, Record
-from ..log.attachments import NAME as ATTACHMENT_NAME
-from ..shown import printable
-from .base import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo
-from .wire import HEX_ID
+from ..model.positions import Position
+from ..model.records import Record
+from ..wal.attachments import NAME as ATTACHMENT_NAME
+from .http.wire import HEX_ID
+from .interface import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo
 
 if TYPE_CHECKING:
-    from ..leases import Lease, LeaseState
-    from ..log.cursor import Cursor
-    from ..seams import File
-    from ..store import Store
+    from ..env import File
+    from ..store.leases import Lease, LeaseState
+    from ..store.store import Store
+    from ..wal.cursor import Cursor
 
 logger = logging.getLogger("holdfast.store")
 

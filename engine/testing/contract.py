@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, given, reproduce_failure, seed, setti
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from ..contract import BulkEngine, StagingEngine
+from ..contract.engine import BulkEngine, StagingEngine
 from ..errors import SettingError
 from .profiles import REPRODUCE_VARIABLE, Profile, current_profile, current_seed
 from .workload import Workload

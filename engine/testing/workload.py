@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from ..contract import Engine, StagingEngine, View
+from ..contract.engine import Engine, StagingEngine
+from ..contract.view import View
 
 T = TypeVar("T")
 Operation = tuple[Any, ...]

@@ -6,9 +6,9 @@ hand.
 
 from __future__ import annotations
 
-from ...engine.contract import Context
+from ...engine.contract.engine import Context
+from ...engine.env import REAL
 from ...engine.errors import LeaseExpired
-from ...engine.seams import REAL
 from ...engine.source.local import LocalSource
 from ...engine.testing.alone.driver import put_files
 from ...engine.testing.contract import Contract, check

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from ...engine.contract import Context, Image
-from ...engine.history import Position
+from ...engine.contract.engine import Context
+from ...engine.contract.image import Image
+from ...engine.model.positions import Position
 from ...engine.testing.alone.drafts import begun, several
 from ...engine.testing.alone.driver import Driver, driven, read_image
 from ...engine.testing.beside import Beside

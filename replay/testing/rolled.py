@@ -14,8 +14,8 @@ from threading import Lock
 from typing import Any
 from unittest.mock import patch
 
-from ...engine.contract import BulkEngine, Context, Engine
-from ...engine.directory import Identity, Layout, Manifest
+from ...engine.contract.engine import BulkEngine, Context, Engine
+from ...engine.env import REAL
 from ...engine.errors import (
     AheadOfSource,
     Damaged,
@@ -26,12 +26,12 @@ from ...engine.errors import (
     LogPruned,
     OtherBranch,
 )
-from ...engine.history import Branch, History, Position, Record
-from ...engine.log.log import Log, LogOptions
-from ...engine.seams import REAL
-from ...engine.settings import Settings
-from ...engine.source.base import Confirmation, compare
+from ...engine.model.positions import Branch, History, Position
+from ...engine.model.records import Record
+from ...engine.source.interface import Confirmation, compare
 from ...engine.source.local import LocalSource
+from ...engine.store.layout import Identity, Layout, Manifest
+from ...engine.store.settings import Settings
 from ...engine.testing.alone.drafts import several
 from ...engine.testing.contract import Contract, check, scratch
 from ...engine.testing.disks.quiet import SetClock, quiet_seams
@@ -39,6 +39,7 @@ from ...engine.testing.raising import raises
 from ...engine.testing.stored.modelled import Modelled
 from ...engine.testing.stored.tails import copy_running, state_of
 from ...engine.testing.workload import Operation, Workload
+from ...engine.wal.log import Log, LogOptions
 from .. import copy, files
 from ..roll import fetch, history_at, roll
 

@@ -17,9 +17,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ...contract import BulkEngine, Engine, Image, StagingEngine
+from ...contract.engine import BulkEngine, Engine, StagingEngine
+from ...contract.image import Image
 from ...errors import InvalidInput
-from ...history import Position
+from ...model.positions import Position
 from ..beside import LIMIT_S, Beside, at_each_line, lines_of
 from ..contract import ABOVE_SEAMS, BACKGROUND_CHECKPOINT, BULK, STAGING, Contract, check
 from ..disks.quiet import quiet_seams

@@ -10,7 +10,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ...contract import Abilities, Context, View
+from ...contract.engine import Abilities, Context
+from ...contract.view import View
 from ...errors import HoldfastError
 from ..contract import Contract, check, scratch
 from ..disks.quiet import quiet_seams

@@ -13,10 +13,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ...contract import BulkEngine, Context, Engine, Image, StagingEngine, View
-from ...history import Attachment, Position, Record, origin
-from ...log.attachments import AttachmentWriter
-from ...seams import REAL, Files, Seams
+from ...contract.engine import BulkEngine, Context, Engine, StagingEngine
+from ...contract.image import Image
+from ...contract.view import View
+from ...env import REAL, Files, Seams
+from ...model.positions import Position, origin
+from ...model.records import Attachment, Record
+from ...wal.attachments import AttachmentWriter
 from ..contract import scratch
 from ..stored.modelled import difference
 from ..stored.tails import copy_running

@@ -20,9 +20,9 @@ from unittest import SkipTest
 
 from hypothesis import strategies as st
 
-from ...contract import Image
+from ...contract.image import Image
 from ...errors import DiskFull, ForeignStore, StoreClosed, UnsupportedFormat, UpgradeRequired
-from ...history import ID_BYTES, Position
+from ...model.positions import ID_BYTES, Position
 from ..contract import ABOVE_SEAMS, READ_ONLY_REPLAY, Contract, check
 from ..disks.quiet import quiet_seams
 from ..disks.simdisk import SimDisk

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DiskFull, HoldfastError, LimitReached, OutcomeUnknown, RolledBack, StorePoisoned
-from ...settings import Settings
-from ...store import Store
+from ...store.settings import Settings
+from ...store.store import Store
 from ..disks.quiet import QuietScheduler, quiet_seams
 from ..disks.simdisk import SimDisk
 from ..disks.simfates import Dropped

@@ -6,7 +6,7 @@ import contextlib
 
 from hypothesis import strategies as st
 
-from ...contract import BulkEngine
+from ...contract.engine import BulkEngine
 from ..workload import Operation, Workload, sampled
 from .scripted import Run, Step
 

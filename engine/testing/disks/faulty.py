@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import Literal
 
-from ...seams import Directory, DirectoryLock, File, Files
+from ...env import Directory, DirectoryLock, File, Files
 
 Kind = Literal["create", "pread", "pwrite", "datasync", "sync", "truncate", "reserve", "make_directory", "rename",
                "exchange", "unlink", "remove_tree", "open_directory", "sync_directory"]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TypeVar, cast
 
-from ...seams import Clock, Event, Files, Lock, Randomness, Scheduler, Seams, Task
+from ...env import Clock, Event, Files, Lock, Randomness, Scheduler, Seams, Task
 
 T = TypeVar("T")
 

@@ -25,8 +25,8 @@ from typing import Literal
 
 from xxhash import xxh3_128
 
+from ...env import Directory, DirectoryLock, File, Files
 from ...errors import StoreLocked
-from ...seams import Directory, DirectoryLock, File, Files
 from .simfates import Fate
 from .simops import Inode, Op, fated_change, rename, sectors_of
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
-from ...contract import Engine
-from ...store import Store
+from ...contract.engine import Engine
+from ...store.store import Store
 from ..contract import CHECKSUMS, Contract, check, scratch
 from ..figures import count
 from ..mutations import Mutation, Subject, Tree, files_of, mutated

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import HoldfastError, OutcomeUnknown, RolledBack
-from ...settings import Settings
-from ...store import Store
+from ...store.settings import Settings
+from ...store.store import Store
 from ..stored.modelled import difference
 from ..workload import Operation, Workload
 from .forks import Say

@@ -15,9 +15,9 @@ from unittest import SkipTest
 
 from hypothesis import strategies as st
 
-from ...contract import BulkEngine
+from ...contract.engine import BulkEngine
+from ...contract.plugin import Plugin
 from ...errors import SettingError
-from ...plugins import Plugin
 from ..contract import Contract, scratch
 from ..workload import Operation, Workload
 from .maps import graph_map, memory_map

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from unittest import SkipTest
 
-from ...contract import BulkEngine, Context, Transaction
+from ...contract.engine import BulkEngine, Context
+from ...contract.plugin import Plugin
+from ...contract.transaction import Transaction
 from ...errors import RolledBack
-from ...history import origin
-from ...plugins import Plugin
+from ...model.positions import origin
 from ..contract import check
 from ..workload import Workload
 from .base import History, PluginChecks

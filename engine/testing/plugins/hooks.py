@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...seams import Seams
+from ...env import Seams
 from ..contract import check
 from ..disks.faulty import FaultyFiles
 from ..workload import Workload

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ...contract.plugin import Plugin, StoreHandle
+from ...env import Seams
 from ...errors import OutcomeUnknown, PluginError
-from ...plugins import Plugin, StoreHandle
-from ...seams import Seams
 from ..contract import check
 from ..disks.faulty import FaultyFiles, is_log
 from ..elsewhere import back_again, go_to_one_of_two

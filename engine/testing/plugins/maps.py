@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ...graph.bulk import BulkLoad
-from ...graph.engine import GraphEngine
-from ...graph.transaction import GraphTransaction
-from ...graph.view import GraphView
-from ...memory import MemoryEngine, MemoryTransaction, MemoryView
+from ...builtin.graph.bulk import BulkLoad
+from ...builtin.graph.engine import GraphEngine
+from ...builtin.graph.transaction import GraphTransaction
+from ...builtin.graph.view import GraphView
+from ...builtin.memory import MemoryEngine, MemoryTransaction, MemoryView
 from ..workload import KeyValues, Workload
 
 

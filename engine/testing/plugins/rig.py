@@ -16,11 +16,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...contract import Durability, View
+from ...contract.plugin import Plugin
+from ...contract.transaction import Durability
+from ...contract.view import View
+from ...env import REAL, Seams
 from ...errors import ConditionNotMet, RolledBack
-from ...plugins import Plugin
-from ...seams import REAL, Seams
-from ...settings import Settings
+from ...store.settings import Settings
 from ..workload import Operation, Workload
 from .watching import Stuck, Watch, WatchedStore
 

@@ -22,12 +22,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...contract import Transaction
+from ...contract.plugin import Condition, Plugin, StoreHandle
+from ...contract.transaction import Transaction
+from ...env.owned_lock import Hold
 from ...errors import InvalidInput
-from ...history import LogRange, Position, Record, SegmentInfo
-from ...owned_lock import Hold
-from ...plugins import Condition, Plugin, StoreHandle
-from ...store import Store
+from ...model.positions import Position
+from ...model.records import LogRange, Record, SegmentInfo
+from ...store.store import Store
 from ..steps import each_step
 from .forking import watch_removals
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from ...contract import Durability
+from ...contract.transaction import Durability
 from ..workload import Operation
 from .modelled import Modelled
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from ...contract import View
+from ...contract.view import View
 from ...errors import Damaged, DeviceFailed, HoldfastError, LimitReached
-from ...log.format import FRAME, GROUP_HEADER, TRAILER
+from ...wal.format import FRAME, GROUP_HEADER, TRAILER
 from ..contract import ABOVE_SEAMS, CHECKSUMS, Contract, check, scratch
 from ..disks.faulty import FaultyFiles
 from ..disks.quiet import quiet_seams

@@ -18,12 +18,12 @@ from typing import Any, Literal, Self
 
 from hypothesis import strategies as st
 
-from ...contract import Durability, Transaction
+from ...contract.plugin import Condition, Plugin
+from ...contract.transaction import Durability, Transaction
+from ...env import Seams
 from ...errors import ConditionNotMet, DiskFull, OutcomeUnknown, RolledBack, StorePoisoned
-from ...history import LogRange
-from ...plugins import Condition, Plugin
-from ...seams import Seams
-from ...store import Store
+from ...model.records import LogRange
+from ...store.store import Store
 from ..contract import STAGING, Contract, check, scratch
 from ..disks.faulty import FaultyFiles, is_log
 from ..disks.quiet import quiet_seams

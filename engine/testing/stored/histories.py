@@ -14,10 +14,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ...contract import BulkEngine, Context, Durability, Engine
+from ...contract.engine import BulkEngine, Context, Engine
+from ...contract.transaction import Durability
+from ...env import Files, Seams
 from ...errors import DiskFull, LogPruned, StorePoisoned
-from ...history import Position, Record
-from ...seams import Files, Seams
+from ...model.positions import Position
+from ...model.records import Record
 from ..contract import Contract, check, scratch
 from ..disks.faulty import FaultyFiles, is_log
 from ..disks.quiet import quiet_seams

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from ...contract import Durability, Transaction
-from ...history import LogRange, Position, Record
-from ...plugins import Plugin, StoreHandle
+from ...contract.plugin import Plugin, StoreHandle
+from ...contract.transaction import Durability, Transaction
+from ...model.positions import Position
+from ...model.records import LogRange, Record
 from ..contract import Contract, check, scratch
 from ..raising import raises, refuses_changes
 from ..workload import Operation, Workload, of_each_kind

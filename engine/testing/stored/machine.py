@@ -24,7 +24,9 @@ from typing import ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ...contract import BulkEngine, Durability, View
+from ...contract.engine import BulkEngine
+from ...contract.transaction import Durability
+from ...contract.view import View
 from ...errors import StoreLocked
 from ..contract import scratch
 from ..raising import raises

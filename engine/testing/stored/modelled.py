@@ -14,11 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ...contract import Durability, Engine, StagingEngine, Transaction, View
-from ...plugins import Plugin
-from ...seams import REAL, Seams
-from ...settings import Settings
-from ...store import Recovery, Store
+from ...contract.engine import Engine, StagingEngine
+from ...contract.plugin import Plugin
+from ...contract.transaction import Durability, Transaction
+from ...contract.view import View
+from ...env import REAL, Seams
+from ...store.settings import Settings
+from ...store.store import Recovery, Store
 from ..workload import Operation, Workload
 from .tails import copy_running, tree
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ...contract import BulkEngine
+from ...contract.engine import BulkEngine
 from ..alone.driver import read_image
 from ..contract import Contract, check, scratch
 from ..elsewhere import back_again, go_to_one_of_two

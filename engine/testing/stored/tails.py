@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ...env import REAL
 from ...errors import Damaged
-from ...log.format import BadBytes, read_footer, read_groups, read_header
-from ...seams import REAL
+from ...wal.format import BadBytes, read_footer, read_groups, read_header
 
 TAILS = ("as it is", "noise behind", "torn")
 EVERYTHING = 1 << 62

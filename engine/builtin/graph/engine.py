@@ -1,0 +1,253 @@
+"""`GraphEngine`: the state behind a graph store.
+
+Three things make it up: the durable state in LMDB, the overlay of layers over it, and one tuple `(base, layers, bound)`
+that says what views show. Whoever wants a view takes that tuple, whole and without a lock; whoever changes it replaces
+it under `_lock`, which is only ever held for moments. A checkpoint freezes the active layer and begins another, writes
+the frozen ones to LMDB with nothing locked but other checkpoints, and puts the new base under the layers that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+from weakref import ref
+
+import lmdb
+
+from ...contract.engine import Abilities, BulkEngine, Context, StagingEngine
+from ...errors import DiskFull, StorePoisoned
+from ...model.positions import Position
+from ...model.records import Record
+from ...toolkit.sealed import Tally
+from . import bulk, mapping, payload
+from .checkpoint import Pace, StateWriter, dismantle, pages_needed, write_state
+from .image import LmdbImage
+from .lmdbstate import TALLIED, Base, LmdbState, encode_meta
+from .overlay import EMPTY, Indexes, Layer, Marks
+from .transaction import GraphTransaction
+from .view import GraphView
+
+State = tuple[Base, tuple[Layer, ...], int]
+
+
+class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTransaction, GraphView]):
+    """A property graph on LMDB.
+
+    Options:
+        map_size: the most bytes the state may ever take. Address space, not disk; 1 TiB. A bulk load is refused
+            unless it is sure to fit, since it could not be taken back once it is logged.
+        cache_bytes: about how much memory may keep adjacency lists that were read; 64 MiB, 0 for none.
+    """
+
+    name: ClassVar[str] = "graph"
+    state_format: ClassVar[int] = 2
+    payload_version: ClassVar[int] = 1
+    reads_payloads: ClassVar[frozenset[int]] = frozenset({1})
+    abilities: ClassVar[Abilities] = Abilities(atomic=True, image="stable", background_checkpoint=True,
+                                               shared_readers=True, replays_in_memory=True)
+
+    @classmethod
+    def create(cls, directory: Path, position: Position, context: Context) -> None:
+        state = LmdbState(directory, context, create=True, grows=True)
+        try:
+            with state.env.begin(write=True) as txn:
+                document = encode_meta(context.store_id, position, EMPTY, {}, {name: Tally() for name in TALLIED})
+                txn.put(b"state", document, db=state.dbs["meta"])
+        except lmdb.Error as error:
+            raise state.at_open(error) from error
+        finally:
+            state.close()
+        context.seams.files.sync_directory(directory)
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False,
+             adopt: Position | None = None) -> GraphEngine:
+        state = LmdbState(directory, context, read_only=read_only, grows=not read_only and adopt is None)
+        try:
+            return cls(state, context, adopt)
+        except BaseException:
+            state.close()
+            raise
+
+    def __init__(self, state: LmdbState, context: Context, adopt: Position | None) -> None:
+        self._lmdb = state
+        self._context = context
+        self._is_copy = adopt is not None
+        self._clock = context.seams.clock
+        base = Base(state, adopt)
+        self._tokens = state.read_tokens(base)
+        self._lock = context.seams.scheduler.lock()
+        self._checkpointing = context.seams.scheduler.lock()
+        self._state: State = (base, (Layer(),), base.position.txid)
+        self._staged = base.position.txid
+        self._marks = base.marks
+        self._position = base.position
+        self._refused: Position | None = None
+        self._broken: BaseException | None = None
+
+    @property
+    def position(self) -> Position:
+        return self._position
+
+    # --- the newest state --------------------------------------------------------------------------------------------
+
+    def begin(self) -> GraphTransaction:
+        marks = self._marks
+        tokens = self._tokens
+        if tokens.highest >= marks.next_token:
+            tokens.cut(marks.next_token)
+        state = self._state
+        return GraphTransaction(state[0], state[1], self._staged + 1, marks, tokens)
+
+    def stage(self, record: Record, draft: GraphTransaction) -> None:
+        changes = draft.changes
+        if changes.txid != record.txid:
+            raise ValueError(f"a draft made for transaction {changes.txid} cannot be transaction {record.txid}")
+        marks = draft.marks()
+        with self._lock:
+            self._state[1][0].add(changes, marks, len(record.payload))
+        self._marks = marks
+        self._staged = record.txid
+
+    def apply(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self._tokens.cut(self._marks.next_token)
+            changes, marks = payload.decode(record.txid, record.payload, self._state[1][0], self._tokens)
+            with self._lock:
+                self._state[1][0].add(changes, marks, len(record.payload))
+            self._marks = marks
+            self._staged = record.txid
+        if records:
+            self.publish(records[-1].position)
+
+    def publish(self, position: Position) -> None:
+        with self._lock:
+            base, layers, bound = self._state
+            if position.txid > bound:
+                self._state = (base, layers, position.txid)
+
+    def view(self) -> GraphView:
+        base, layers, bound = self._state
+        return GraphView(base, layers, bound, self._tokens)
+
+    def staged_view(self) -> GraphView:
+        with self._lock:
+            base, layers, _ = self._state
+            return GraphView(base, layers, self._staged, self._tokens)
+
+    def pending_bytes(self) -> int:
+        layers = self._state[1]
+        return layers[0].size if len(layers) == 1 else sum(layer.size for layer in layers)
+
+    # --- the durable state -------------------------------------------------------------------------------------------
+
+    def checkpoint(self, upto: Position) -> Position:
+        with self._checkpointing:
+            if upto.txid > self._position.txid:
+                if upto.txid < self._state[0].txid:
+                    self._position = upto  # adopted below what it holds: that is durable already
+                else:
+                    # What the map had no room for is tried again as it was frozen, or each attempt would add a layer.
+                    if self._refused is not None and self._position.txid < self._refused.txid < upto.txid:
+                        self._write(self._refused)
+                    self._write(upto)
+                    if self._is_copy:  # most of its pages are written once and not read again
+                        self._lmdb.mapping.passed(mapping.ROOM)
+            return self._position
+
+    def write_bulk(self, load: Any, out: BinaryIO) -> bytes:
+        draft = self.begin()
+        try:
+            return bulk.encode(load, draft, out, self._reserve)
+        finally:
+            draft.close()
+
+    def _reserve(self, loaded: bulk.Loaded) -> None:
+        """Make room for a bulk load before it is logged, since it must be applied then. Raises `DiskFull`."""
+        with self._checkpointing:
+            # Not as the load's draft has the durable state: a checkpoint may have come since, and what it wrote is no
+            # longer pending.
+            with self.staged_view() as view:
+                pages = loaded.pages(view)
+            base, layers, _ = self._state
+            # What is pending counts twice: a checkpoint may write it first, and the load then copies what that wrote.
+            pages += 2 * pages_needed(self._lmdb, base, layers)
+            if pages > (room := self._lmdb.room()):
+                size = self._lmdb.page_size
+                raise DiskFull(f"with what is pending the load may take {pages * size:,} bytes, and map_size leaves "
+                               f"{room * size:,}",
+                               hint="nothing was written; reopen with a larger map_size")
+            self._lmdb.keep_place()
+            self._lmdb.reserve(pages)
+
+    def apply_bulk(self, record: Record, path: Path) -> None:
+        with self._checkpointing:
+            self._tokens.cut(self._marks.next_token)
+            loaded = bulk.read(self._context.seams.files, path, record.payload)
+            for token, kind, value in loaded.tokens:
+                self._tokens.add(token, kind, value)
+
+            def write(writer: StateWriter, indexes: Indexes) -> Marks:
+                return bulk.apply(loaded, writer, indexes, self._tokens)
+
+            with self.staged_view() as view:
+                pages = loaded.pages(view)
+            self._write(record.position, write, pages)
+            self._marks = loaded.marks
+            self._staged = record.txid
+
+    def _write(self, upto: Position, more: Callable[[StateWriter, Indexes], Marks] | None = None,
+               more_pages: int = 0) -> None:
+        """Write what is pending up to a transaction, and `more`; what is left becomes the state over a new base."""
+        if self._broken is not None:
+            raise StorePoisoned("an earlier write to LMDB failed") from self._broken
+        self._lmdb.keep_place()  # for the new base: what is written must be shown
+        base, layers, _ = self._state
+        self._lmdb.reserve(pages_needed(self._lmdb, base, layers) + more_pages)
+        with self._lock:
+            base, frozen, bound = self._state
+            if next(iter(frozen[0].marks), upto.txid + 1) <= upto.txid:
+                self._state = (base, (Layer(), *frozen), bound)
+            else:  # the active layer holds nothing that is to be written
+                frozen = frozen[1:]
+        try:
+            write_state(self._lmdb, base, frozen, upto, self._tokens, self._clock, more)
+        except lmdb.MapFullError as error:
+            if more is None:
+                self._refused = upto
+            raise DiskFull(f"the state does not fit in map_size, {self._lmdb.env.info()['map_size']:,} bytes",
+                           hint="nothing was written; reopen with a larger map_size") from error
+        except BaseException as error:
+            # LMDB may take later commits although this one's pages never reached the disk.
+            self._broken = error
+            raise
+        self._lmdb.trim()
+        fresh = Base(self._lmdb)
+        with self._lock:
+            _, layers, bound = self._state
+            kept = tuple(layer for layer in layers[1:] if layer.last > upto.txid)
+            self._state = (fresh, (layers[0], *kept), max(bound, upto.txid))
+            self._position = upto
+        done = [layer for layer in frozen if layer.last <= upto.txid]
+        del base, frozen, layers, kept
+        let_go(done, Pace(self._clock))
+
+    def image(self) -> LmdbImage:
+        with self._checkpointing:
+            return self._lmdb.image(self._position)
+
+    def close(self) -> None:
+        with self._checkpointing:
+            self._lmdb.close()
+
+
+def let_go(layers: list[Layer], pace: Pace) -> None:
+    """Forget layers, and take those apart bit by bit that nobody else has. One that a view or a draft has goes with
+    it."""
+    while layers:
+        layer = layers.pop()
+        there, parts = ref(layer), layer.parts()
+        del layer
+        if there() is None:
+            dismantle(parts, pace)

@@ -1,0 +1,315 @@
+"""Finding things through the layers of the overlay and the state below them.
+
+A reader is a base, layers over it, newest first, and a bound (see `overlay.py`). For views the bound is what was
+published when they were made; a draft looks at everything, its own changes as the newest layer.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import lmdb
+import numpy as np
+import numpy.typing as npt
+
+from ...env.shown import shown
+from ...errors import InvalidInput, NotFound, StoreClosed
+from . import adjacency
+from .lmdbstate import (
+    EDGE_BLOCK,
+    EDGE_ENTRY,
+    LABEL_KEY,
+    LABEL_WINDOW,
+    NODE_BLOCK,
+    PRESENT,
+    ROW_KEY,
+    Base,
+    KeptLists,
+    id_key,
+)
+from .overlay import IN, OUT, Indexes, Layer, Marks, list_changes, newest
+from .tokens import TYPE, Tokens
+from .values import decode_map, encode_value
+
+Direction = Literal["out", "in", "both"]
+Int64 = npt.NDArray[np.int64]
+_SIDES: dict[str, tuple[int, ...]] = {"out": (OUT,), "in": (IN,), "both": (OUT, IN)}
+_first = struct.Struct("<q").unpack_from
+_pack_key = adjacency.pack_key
+_label_u32 = struct.Struct("<I").unpack_from
+Plan = tuple[int, KeptLists]
+_SEVERAL = -1
+_FEW = 4
+"""With so many edge types or fewer, asking for the list of each is quicker than looking which a node has."""
+
+
+class Lookups:
+    """What views and drafts have in common below their public face. `node` and `edge` are ids, any int."""
+
+    __slots__ = ()
+
+    _base: Base
+    _layers: Sequence[Layer]
+    _bound: int
+    _tokens: Tokens
+    _get: Callable[..., bytes | None]
+    _plans: dict[tuple[str | None, str], Plan]
+    _keeps: bool
+    """Whether what was read stays right: a draft changes."""
+
+    def _marks(self) -> Marks:
+        for layer in self._layers:
+            marks = layer.marks.get(self._bound)
+            if marks is not None:
+                return marks
+        return self._base.marks
+
+    def _indexes(self) -> Indexes:
+        for layer in self._layers:
+            event = newest(layer.indexes, self._bound)
+            if event is not None:
+                indexes: Indexes = event[1]
+                return indexes
+        return self._base.indexes
+
+    def _failed(self, node: object, error: Exception) -> Exception:
+        return self._base.failed(error) if isinstance(error, lmdb.Error) else NotFound(f"no node {shown(node)}")
+
+    def _read(self, pack: Callable[..., bytes], *key: int) -> bytes | None:
+        try:
+            return self._get(pack(*key))
+        except (struct.error, lmdb.Error) as error:
+            raise self._failed(key[0], error) from error
+
+    def _stored(self, db: str, key: bytes) -> bytes | None:
+        return self._base.stored(db, key)
+
+    def _labels(self, node: int) -> int:
+        """The token of a node's label set; 0 where there is no node."""
+        bound = self._bound
+        for layer in self._layers:
+            if node in layer.nodes:
+                event = newest(layer.nodes[node], bound)
+                if event is not None:
+                    labels: int = event[1]
+                    return labels
+        base = self._base
+        try:
+            number, at = divmod(node, NODE_BLOCK)
+            block = base.node_blocks.get(number) or base.node_block(number)
+        except struct.error:
+            return 0
+        return 0 if block is None else int(_label_u32(block, 4 * at)[0])
+
+    def _props(self, node: int) -> bytes:
+        for layer in self._layers:
+            event = newest(layer.props.get(node), self._bound)
+            if event is not None:
+                packed: bytes = event[1]
+                return packed
+        return self._stored("node_props", id_key(node)) or b"" if self._base.node_props else b""
+
+    def _edge(self, edge: int) -> tuple[int, int, int] | None:
+        """(source, target, type token), or None."""
+        for layer in self._layers:
+            event = newest(layer.edges.get(edge), self._bound)
+            if event is not None:
+                return (event[1], event[2], event[3]) if event[4] else None
+        try:
+            number, at = divmod(edge, EDGE_BLOCK)
+            block = self._base.edge_blocks.get(number) or self._base.edge_block(number)
+        except struct.error:
+            return None
+        if block is None:
+            return None
+        source, target, kind, flags = EDGE_ENTRY.unpack_from(block, at * EDGE_ENTRY.size)
+        return (source, target, kind) if flags & PRESENT else None
+
+    def _edge_props(self, edge: int) -> bytes:
+        for layer in self._layers:
+            event = newest(layer.edge_props.get(edge), self._bound)
+            if event is not None:
+                packed: bytes = event[1]
+                return packed
+        return self._stored("edge_props", id_key(edge)) or b"" if self._base.edge_props else b""
+
+    def _named(self, packed: bytes) -> dict[str, Any]:
+        name = self._tokens.name
+        return {name(token): value for token, value in decode_map(packed).items()} if packed else {}
+
+    def _column(self, node: int, lane: int, kept: KeptLists) -> bytes:
+        """The neighbours in one list, packed; a view keeps it. Raises `NotFound`."""
+        events = [layer.adjacency[lane][node] for layer in self._layers
+                  if lane in layer.adjacency and node in layer.adjacency[lane]]
+        block = self._read(_pack_key, node, lane) or b""
+        # The usual cases: as it stands in LMDB, and with some edges added since, which are summed up.
+        if not events and not len(block) & 8:
+            column = block[: len(block) >> 1]
+        elif len(events) == 1 and not len(block) & 8 and type(events[0][3]) is bytes and (
+                events[0][0] <= self._bound and _first(events[0][3])[0] > self._base.txid):
+            column = block[: len(block) >> 1] + events[0][3][8:]
+        else:
+            column = adjacency.pack(self._list(node, lane)[0])
+        if not column and not self._labels(node):
+            raise NotFound(f"no node {shown(node)}")
+        if self._keeps:
+            kept.keep(node, column)
+        return column
+
+    def _plan(self, type: str | None, direction: Direction) -> Plan:
+        """For one type and direction: its lane, and the lists that are kept. The lane is `_SEVERAL` where that is no
+        one lane; 0 where nothing has the type.
+
+        With an overlay, a view keeps lists of its own; without, all views of a base share theirs.
+        """
+        sides = _SIDES.get(direction)
+        if sides is None:
+            raise InvalidInput(f"direction={shown(direction)}", hint='"out", "in" or "both"')
+        kinds = self._kinds(type)
+        lane = _SEVERAL if len(sides) > 1 or len(kinds) > 1 else kinds[0] << 1 | sides[0] if kinds else 0
+        limit = self._base.state.cache_bytes
+        if lane > 0 and not any(lane in layer.adjacency for layer in self._layers):
+            kept = self._base.lists.setdefault(lane, KeptLists(limit))
+        else:
+            kept = KeptLists(limit // 4)
+        plan = self._plans[type, direction] = (lane, kept)
+        return plan
+
+    def _kinds(self, type: str | None) -> list[int]:
+        """The tokens of one edge type, or of all."""
+        if type is None:
+            return self._tokens.types
+        kind = self._tokens.ids.get((TYPE, type))
+        return [] if kind is None else [kind]
+
+    def _lists(self, node: int, type: str | None, direction: Direction) -> list[tuple[list[int], list[int], int]]:
+        """A node's adjacency lists: (neighbours, edge ids, lane) each. Raises `NotFound`."""
+        sides = _SIDES.get(direction)
+        if sides is None:
+            raise InvalidInput(f"direction={shown(direction)}", hint='"out", "in" or "both"')
+        kinds = self._kinds(type)
+        if len(kinds) <= _FEW:
+            lanes = [kind << 1 | side for kind in kinds for side in sides]
+        else:
+            lanes = [lane for lane in self._lanes(node) if lane & 1 in sides]
+        lists = [(*self._list(node, lane), lane) for lane in lanes]
+        if not any(edges for _, edges, _ in lists):
+            if not self._labels(node):
+                raise NotFound(f"no node {shown(node)}")
+            return []
+        return lists
+
+    def _lanes(self, node: int) -> list[int]:
+        """The lanes in which a node may have edges, ascending."""
+        lanes = {lane for layer in self._layers for lane, lists in list(layer.adjacency.items()) if node in lists}
+        try:
+            cursor = self._base.txn.cursor(self._base.dbs["adjacency"])
+            more = cursor.set_range(_pack_key(node, 0))
+            opened = self._base.state.sealers["adjacency"].opened
+            while more:
+                key, sealed = cursor.item()
+                opened(key, sealed)
+                found, lane = adjacency.unpack_key(key)
+                if found != node:
+                    break
+                lanes.add(lane)
+                more = cursor.set_range(_pack_key(node, lane + 1))
+        except (struct.error, lmdb.Error) as error:
+            raise self._failed(node, error) from error
+        return sorted(lanes)
+
+    def _list(self, node: int, lane: int) -> tuple[list[int], list[int]]:
+        """One adjacency list: neighbours and edge ids."""
+        changes = list_changes(self._layers, node, lane, self._base.txid, self._bound)
+        key = self._key(node, lane)
+        try:
+            neighbours, edges = adjacency.read(self._get(key), key, self._base.earlier_blocks)
+        except lmdb.Error as error:
+            raise self._base.failed(error) from error
+        if not changes:
+            return neighbours, edges
+        added = sorted((edge, neighbour) for edge, neighbour in changes.items() if neighbour is not None)
+        if len(added) < len(changes) or (edges and added[0][0] <= edges[-1]):
+            kept = [(e, n) for e, n in zip(edges, neighbours, strict=True) if e not in changes]
+            added = sorted(kept + added)
+            edges, neighbours = [], []
+        edges += [edge for edge, _ in added]
+        neighbours += [neighbour for _, neighbour in added]
+        return neighbours, edges
+
+    def _key(self, node: int, lane: int) -> bytes:
+        try:
+            return _pack_key(node, lane)
+        except struct.error as error:
+            raise NotFound(f"no node {shown(node)}") from error
+
+    def _matches(self, node: int, label: int, filters: dict[int, bytes]) -> bool:
+        labels = self._labels(node)
+        if not labels or (label and label not in self._tokens.label_tokens(labels)):
+            return False
+        properties = decode_map(self._props(node))
+        return all(key in properties and encode_value(properties[key]) == value for key, value in filters.items())
+
+    def _candidates(self, index: int, digest: bytes) -> set[int]:
+        """Nodes that an index names for a value; some may not match (any more)."""
+        found: set[int] = set()
+        for layer in self._layers:
+            found.update(list(layer.rows.get((index, digest), ())))
+        prefix = ROW_KEY.pack(index, digest, 0)[:-8]
+        found.update(ROW_KEY.unpack(key)[2] for key, _ in self._base.rows("index", prefix=prefix))
+        return found
+
+    def _scan(self, label: int) -> Iterator[int]:
+        """The nodes with a label (token), or all (0), ascending."""
+        changed: set[int] = set()
+        for layer in self._layers:
+            changed.update(list(layer.nodes if not label else layer.labels.get(label, ())))
+        fresh = [node for node in sorted(changed) if self._has_label(node, label)]
+        done = 0
+        overlays = [layer.nodes for layer in self._layers if layer.nodes]
+        for first, block in self._blocks("labels" if label else "nodes", label):
+            if label:
+                ids = (np.flatnonzero(np.unpackbits(block, bitorder="little")) + first).tolist()
+            else:
+                ids = (np.flatnonzero(block.view("<u4")) + first).tolist()
+            if overlays:
+                # What some layer has changed is in `fresh`, or was there already and is looked up.
+                ids = [node for node in ids if node not in changed and (
+                    not any(node in nodes for nodes in overlays) or self._has_label(node, label))]
+            split = bisect_left(fresh, first + (LABEL_WINDOW if label else NODE_BLOCK), done)
+            yield from sorted(ids + fresh[done:split]) if split > done else ids
+            done = split
+        yield from fresh[done:]
+
+    def _has_label(self, node: int, label: int) -> bool:
+        labels = self._labels(node)
+        return labels != 0 and (not label or label in self._tokens.label_tokens(labels))
+
+    def _blocks(self, db: str, label: int = 0) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """The blocks of one database of the base: the first id that stands in each, and its bytes."""
+        per = {"nodes": NODE_BLOCK, "edges": EDGE_BLOCK, "labels": LABEL_WINDOW}[db]
+        prefix = LABEL_KEY.pack(label, 0)[:4] if label else b""
+        for key, value in self._base.rows(db, prefix=prefix):
+            yield int.from_bytes(key[len(prefix):], "big") * per, np.frombuffer(value, np.uint8)
+
+
+class Closed:
+    """What stands in the place of a closed reader's parts: every use raises `StoreClosed`."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what tools ask of any object
+            raise AttributeError(name)
+        return self._raise()
+
+    def _raise(self, *args: Any, **kwargs: Any) -> Any:
+        raise StoreClosed(f"this {self._what} is closed", hint="take another one")
+
+    __call__ = __iter__ = __len__ = __getitem__ = __setitem__ = _raise

@@ -1,0 +1,315 @@
+"""`GraphTransaction`: a draft that reads as a view does, its own changes included, and changes the graph.
+
+Every call validates before it changes anything, so one that raises leaves the draft as it was. Changes go into a layer
+of the draft's own (`Changes`), which lies over the store's for reading and becomes the payload and, once logged, part
+of the store's active layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...contract.transaction import Transaction
+from ...env.shown import shown
+from ...errors import InvalidInput, NotFound
+from . import payload
+from .lmdbstate import Base
+from .lookups import Closed
+from .overlay import Changes, Layer, Marks
+from .reads import Reads
+from .tokens import KEY, LABEL, LABELS, TYPE, Tokens, Value
+from .values import check_id, check_labels, check_name, check_properties, decode_map, encode_map, value_digest
+
+_CLOSED: Any = Closed("transaction")
+_EVERYTHING = 1 << 63
+_tuple = tuple.__new__
+_MAX_TOKEN = (1 << 31) - 1
+
+
+class GraphTransaction(Reads, Transaction):
+    """The calls that change the graph; those that read it are `Reads`'s. Properties are given by name, or as a mapping
+    where a key is no identifier or is the name of an argument; given both ways, the names win.
+
+    Raises (any of them):
+        InvalidInput: an id that is no integer; a label, type, key or value that cannot be stored (see `values.py` for
+            the limits).
+        NotFound: a node or edge that is not there.
+        StoreClosed: the transaction has ended.
+    """
+
+    __slots__ = (
+        "_base",
+        "_bound",
+        "_get",
+        "_layers",
+        "_next_edge",
+        "_next_node",
+        "_next_token",
+        "_number_of_edges",
+        "_number_of_nodes",
+        "_plans",
+        "_tokens",
+        "changes",
+    )
+    _keeps = False
+
+    def __init__(self, base: Base, layers: tuple[Layer, ...], txid: int, marks: Marks, tokens: Tokens) -> None:
+        Transaction.__init__(self)
+        self.changes = changes = Changes(txid, layers[0])
+        self._base = base
+        self._get = base.get
+        self._layers = (changes, *layers)
+        self._bound = _EVERYTHING
+        self._tokens = tokens
+        self._plans = {}
+        self._next_node, self._next_edge, self._next_token, self._number_of_nodes, self._number_of_edges = marks
+
+    # --- nodes -------------------------------------------------------------------------------------------------------
+
+    def add_node(self, *labels: str, properties: Mapping[str, Any] | None = None, **more: Any) -> int:
+        """Add a node; its id."""
+        self.writable()
+        names = check_labels(labels)
+        packed, cells = self._merged(b"", properties, more) if properties or more else (b"", {})
+        node = self._next_node
+        self._next_node = node + 1
+        self._number_of_nodes += 1
+        label_set, tokens = self._label_set(names)
+        self.changes.set_node(node, label_set, tokens)
+        if packed:
+            self.changes.set_props(node, packed)
+            self._note_rows(node, tokens, cells)
+        return node
+
+    def delete_node(self, node: int, detach: bool = False) -> None:
+        """Delete a node. One that still has edges is refused, unless `detach`, which deletes them too."""
+        self.writable()
+        node = check_id(node, "a node")
+        if not self._labels(node):
+            raise NotFound(f"no node {shown(node)}")
+        edges = {edge for lane in self._lanes(node) for edge in self._list(node, lane)[1]}
+        if edges and not detach:
+            raise InvalidInput(f"node {node} still has {len(edges)} edges", hint="pass detach=True to delete them too")
+        for edge in sorted(edges):
+            self.delete_edge(edge)
+        if self._props(node):
+            self.changes.set_props(node, b"")
+        self.changes.set_node(node, 0, ())
+        self._number_of_nodes -= 1
+
+    def add_label(self, node: int, *labels: str) -> None:
+        """Give a node these labels as well."""
+        self._relabel(node, check_labels(labels), ())
+
+    def remove_label(self, node: int, *labels: str) -> None:
+        """Take these labels from a node. Those that it does not have are passed over."""
+        self._relabel(node, (), check_labels(labels))
+
+    def _relabel(self, node: int, more: tuple[str, ...], fewer: tuple[str, ...]) -> None:
+        self.writable()
+        node = check_id(node, "a node")
+        before = self._label_names(node)
+        names = check_labels((set(before) | set(more)) - set(fewer))
+        if names == before:
+            return
+        label_set, tokens = self._label_set(names)
+        self.changes.set_node(node, label_set, tokens)
+        self._note_rows(node, tokens, self._props(node))
+
+    def set_properties(self, node: int, properties: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Set some properties of a node; the others stay."""
+        self.writable()
+        node = check_id(node, "a node")
+        labels = self._labels(node)
+        if not labels:
+            raise NotFound(f"no node {shown(node)}")
+        if properties or more:
+            packed, cells = self._merged(self._props(node), properties, more)
+            self.changes.set_props(node, packed)
+            self._note_rows(node, self._tokens.label_tokens(labels), cells)
+
+    def remove_property(self, node: int, key: str) -> None:
+        """Take a property from a node; fine if it has none of this key."""
+        self.writable()
+        node = check_id(node, "a node")
+        check_name(key, "property key")
+        if not self._labels(node):
+            raise NotFound(f"no node {shown(node)}")
+        cells = decode_map(self._props(node))
+        if cells.pop(self._known(KEY, key), None) is not None:
+            self.changes.set_props(node, encode_map(cells))
+
+    # --- edges -------------------------------------------------------------------------------------------------------
+
+    def add_edge(self, source: int, type: str, target: int, /, properties: Mapping[str, Any] | None = None,
+                 **more: Any) -> int:
+        """Add an edge of a type from `source` to `target`; its id. Several between the same two nodes are several."""
+        if self._state is not None:
+            self.writable()
+        if source.__class__ is not int or target.__class__ is not int:
+            source, target = check_id(source, "a node"), check_id(target, "a node")
+        kind = self._tokens.ids.get((TYPE, type))
+        if kind is None:
+            check_name(type, "edge type")
+        if not self._labels(source):
+            raise NotFound(f"no node {shown(source)}")
+        if not self._labels(target):
+            raise NotFound(f"no node {shown(target)}")
+        packed = self._merged(b"", properties, more)[0] if properties or more else b""
+        if kind is None:
+            kind = self.token(TYPE, type)
+        edge = self._next_edge
+        self._next_edge = edge + 1
+        self._number_of_edges += 1
+        if self.changes.set_edge(edge, source, target, kind, True):
+            self._plans.clear()
+        if packed:
+            self.changes.set_edge_props(edge, packed)
+        return edge
+
+    def delete_edge(self, edge: int) -> None:
+        """Delete an edge."""
+        self.writable()
+        edge = check_id(edge, "an edge")
+        found = self._edge(edge)
+        if found is None:
+            raise NotFound(f"no edge {shown(edge)}")
+        if self._edge_props(edge):
+            self.changes.set_edge_props(edge, b"")
+        if self.changes.set_edge(edge, *found, False):
+            self._plans.clear()
+        self._number_of_edges -= 1
+
+    def set_edge_properties(self, edge: int, properties: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Set some properties of an edge; the others stay."""
+        self.writable()
+        edge = check_id(edge, "an edge")
+        if self._edge(edge) is None:
+            raise NotFound(f"no edge {shown(edge)}")
+        if properties or more:
+            packed, _ = self._merged(self._edge_props(edge), properties, more)
+            self.changes.set_edge_props(edge, packed)
+
+    def remove_edge_property(self, edge: int, key: str) -> None:
+        """Take a property from an edge; fine if it has none of this key."""
+        self.writable()
+        edge = check_id(edge, "an edge")
+        check_name(key, "property key")
+        if self._edge(edge) is None:
+            raise NotFound(f"no edge {shown(edge)}")
+        cells = decode_map(self._edge_props(edge))
+        if cells.pop(self._known(KEY, key), None) is not None:
+            self.changes.set_edge_props(edge, encode_map(cells))
+
+    # --- indexes -----------------------------------------------------------------------------------------------------
+
+    def create_index(self, label: str, key: str) -> None:
+        """Index the nodes with this label by this property, for `nodes(label, key=value)`. Those that are there are
+        indexed by the next checkpoint; until then the call answers by looking at each node of the label."""
+        self.writable()
+        check_name(label, "label")
+        check_name(key, "property key")
+        indexes = dict(self._indexes())
+        if (self._known(LABEL, label), self._known(KEY, key)) in indexes:
+            raise InvalidInput(f"there is an index on {label}.{key}", hint="use it, or drop it first")
+        where = (self.token(LABEL, label), self.token(KEY, key))
+        indexes[where] = self._next_token
+        self._next_token += 1
+        self.changes.set_indexes(indexes)
+
+    def drop_index(self, label: str, key: str) -> None:
+        """Drop a property index."""
+        self.writable()
+        check_name(label, "label")
+        check_name(key, "property key")
+        indexes = dict(self._indexes())
+        if indexes.pop((self._known(LABEL, label), self._known(KEY, key)), None) is None:
+            raise NotFound(f"no index on {label}.{key}")
+        self.changes.set_indexes(indexes)
+
+    def _note_rows(self, node: int, labels: tuple[int, ...], cells: dict[int, Any] | bytes) -> None:
+        """Let the indexes of the overlay know that a node has these labels and properties."""
+        indexes = self._indexes()
+        if indexes:
+            held = decode_map(cells) if isinstance(cells, bytes) else cells
+            for (label, key), index in indexes.items():
+                if label in labels and key in held:
+                    self.changes.set_row(index, value_digest(held[key]), node)
+
+    # --- tokens ------------------------------------------------------------------------------------------------------
+
+    def _known(self, kind: str, value: Value) -> int:
+        """The token, or -1."""
+        return self._tokens.ids.get((kind, value), -1)
+
+    def token(self, kind: str, value: Value) -> int:
+        """The token, a new one if there is none. It goes into the shared table at once, where nothing of it shows to
+        views; should this draft be rolled back, the next one takes it out (`Tokens.cut`)."""
+        token = self._tokens.ids.get((kind, value))
+        if token is None:
+            token = self._next_token
+            if token > _MAX_TOKEN:
+                raise InvalidInput("this store has used all of its 2,147,483,647 names")
+            self._next_token = token + 1
+            self._tokens.add(token, kind, value)
+            self.changes.add_token(token, kind, value)
+            self._plans.clear()
+        return token
+
+    def label_set(self, names: tuple[str, ...]) -> int:
+        """The token of a set of checked labels."""
+        return self._label_set(names)[0]
+
+    def property_map(self, properties: Mapping[str, Any]) -> bytes:
+        """The bytes of checked properties. Raises `InvalidInput` where they are too large."""
+        return self._merged(b"", properties, {})[0]
+
+    def _label_set(self, names: tuple[str, ...]) -> tuple[int, tuple[int, ...]]:
+        """The token of a set of labels, and theirs."""
+        tokens = tuple(sorted([self.token(LABEL, name) for name in names]))
+        return self.token(LABELS, tokens), tokens
+
+    def _label_names(self, node: int) -> tuple[str, ...]:
+        labels = self._labels(node)
+        if not labels:
+            raise NotFound(f"no node {shown(node)}")
+        return self._tokens.label_names(labels)
+
+    def _merged(self, packed: bytes, properties: Mapping[str, Any] | None,
+                more: dict[str, Any]) -> tuple[bytes, dict[int, Any]]:
+        """A property map with some properties set: its bytes, and tokens to values. Raises before it changes anything.
+        """
+        changed = {**check_properties(properties), **more} if properties is not None else more
+        check_properties(more)
+        cells = decode_map(packed)
+        new: list[str] = []
+        for key, value in changed.items():
+            token = self._known(KEY, key)
+            if token < 0:
+                token = self._next_token + len(new)
+                new.append(key)
+            cells[token] = value
+        packed = encode_map(cells)
+        for key in new:
+            self.token(KEY, key)
+        return packed, cells
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def marks(self) -> Marks:
+        """Allocation marks and counts after this draft."""
+        return _tuple(Marks, (self._next_node, self._next_edge, self._next_token, self._number_of_nodes,
+                              self._number_of_edges))
+
+    def _marks(self) -> Marks:
+        return self.marks()
+
+    def payload(self) -> bytes:
+        changes = self.changes
+        if changes.edges or changes.nodes or changes.props or changes.edge_props or changes.indexes is not None:
+            return payload.encode(changes, self.marks())
+        return b""
+
+    def close(self) -> None:
+        self._base = self._get = self._layers = self._plans = _CLOSED

@@ -1,0 +1,58 @@
+"""`GraphView`: a consistent read view of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ...contract.view import View
+from . import check, walk
+from .lmdbstate import Base
+from .lookups import Closed, Int64
+from .overlay import Layer
+from .reads import Edge, Reads
+from .tokens import TYPE, Tokens
+
+_CLOSED: Any = Closed("view")
+
+
+class GraphView(Reads, View):
+    """What the graph was at one transaction. Close it, or use it in a `with`: while it is open, the room of what was
+    deleted since is not used again, and where views hold some 2,000 checkpoints' states there can be no further
+    checkpoint. From any thread. `Reads` has the calls."""
+
+    __slots__ = ("_base", "_bound", "_get", "_layers", "_plans", "_tokens")
+    _keeps = True
+
+    def __init__(self, base: Base, layers: tuple[Layer, ...], bound: int, tokens: Tokens) -> None:
+        self._base = base
+        self._get = base.get
+        self._layers = layers
+        self._bound = bound
+        self._tokens = tokens
+        self._plans = {}
+
+    @property
+    def txid(self) -> int:
+        return self._bound
+
+    def all_edges(self, type: str | None = None) -> Iterator[Edge]:
+        """Every edge, or every one of a type, by id."""
+        kind = self._type(type)
+        return iter(()) if kind < 0 else walk.all_edges(self, kind)
+
+    def edge_arrays(self, type: str | None = None) -> tuple[Int64, Int64, Int64]:
+        """Every edge, or every one of a type, by id: sources, targets and edge ids, arrays of the caller's own."""
+        return walk.edge_arrays(self, self._type(type))
+
+    def _type(self, type: str | None) -> int:
+        return 0 if type is None else self._tokens.ids.get((TYPE, type), -1)
+
+    def digest(self) -> bytes:
+        return walk.digest(self)
+
+    def check(self) -> Iterator[str]:
+        return check.check(self, self._bound)
+
+    def close(self) -> None:
+        self._base = self._get = self._layers = self._plans = _CLOSED

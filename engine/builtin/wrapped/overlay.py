@@ -1,0 +1,379 @@
+"""Keys and values in a database that somebody else wrote: what engines over such databases have in common.
+
+The database holds what is checkpointed, and its own document of the position, in one and the same transaction of its
+own. What came since stands in memory, as an *overlay* of absolute values by key (None: deleted): a commit is then as
+quick as the log, needs no room in the database, and is not durable in two places. A view is a snapshot of the database
+under a dictionary that no longer changes; a checkpoint writes the overlay to the database and puts a newer snapshot
+under what is left of it. Since the overlay is absolute, an entry over a snapshot that has it already changes nothing.
+
+There are two overlays: what is published, and, for drafts, what is appended beside it. Each is handed out as it is and
+copied by the first change after that. Snapshots are counted, and closed with the last view or draft that uses them.
+
+What is left to write for a database is `create` and `open`, `_snapshot`, `_write` (a checkpoint), `_copy` (an image, as
+files of their own, so that it stays as it is while the database moves on) and `_close`. `sqlite.py` and `rocksdb.py`
+are two such engines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import heapq
+import os
+import weakref
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ...contract.engine import Context, StagingEngine
+from ...contract.image import Image
+from ...contract.view import View
+from ...env import Files, is_disk_full
+from ...errors import Damaged, DiskFull, StoreClosed, Unsupported
+from ...model import document
+from ...model.positions import Position
+from ...model.records import Record
+from ...toolkit.digest import unordered_digest
+from ...toolkit.file_image import FileImage
+from ...toolkit.keyed_transaction import changes_of
+from ..memory import MAX_KEY, MAX_VALUE, MemoryTransaction
+
+RUN_BYTES = 256 << 10
+"""Snapshots read pairs in runs of about so many bytes: few calls where pairs are small, little memory where they are
+large."""
+IMAGE_PREFIX = "image-"
+"""Of directories that hold an image until its files are open; what a killed process left is swept."""
+
+Overlay = Mapping[bytes, bytes | None]
+
+
+class Snapshot(ABC):
+    """The database as it was, whatever is written meanwhile. Used from any thread; `StoreClosed` once closed."""
+
+    @abstractmethod
+    def get(self, key: bytes) -> bytes | None:
+        """A value, or None. Raises `Damaged`."""
+
+    @abstractmethod
+    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
+        """All pairs, by key. Raises `Damaged`, at the latest behind the last one."""
+
+    @abstractmethod
+    def check(self) -> Iterator[str]:
+        """What the database itself finds wrong, beyond what reading all pairs shows."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of it. Called once."""
+
+
+class _Base:
+    """A snapshot, and by how many it is used: the engine while it is the newest, views, drafts."""
+
+    __slots__ = ("snapshot", "users")
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.users = 1
+
+
+class _Layer:
+    """An overlay that is handed out as it is, and copied by the first change after that."""
+
+    __slots__ = ("_changes", "_lent")
+
+    def __init__(self) -> None:
+        self._changes: dict[bytes, bytes | None] = {}
+        self._lent = False
+
+    def lend(self) -> Overlay:
+        self._lent = True
+        return self._changes
+
+    def peek(self) -> Overlay:
+        """As it is until the next change: for a draft, which ends with that change."""
+        return self._changes
+
+    def add(self, changes: Overlay) -> None:
+        if self._lent:
+            self._changes, self._lent = dict(self._changes), False
+        self._changes.update(changes)
+
+    def drop(self, written: Overlay) -> None:
+        """Forget what the database has: entries that are those very objects."""
+        absent = object()
+        self._changes = {k: v for k, v in self._changes.items() if written.get(k, absent) is not v}
+        self._lent = False
+
+
+class PairsView(View):
+    """A view. It holds a snapshot of the database, so close it."""
+
+    def __init__(self, engine: PairsEngine, base: _Base, overlay: Overlay, txid: int) -> None:
+        self._engine = engine
+        self._base = base
+        self._overlay = overlay
+        self._txid = txid
+        self._closed = False
+
+    @property
+    def txid(self) -> int:
+        return self._txid
+
+    def get(self, key: bytes) -> bytes | None:
+        """A value, or None. Raises `Damaged`, `StoreClosed`."""
+        self._check_open()
+        return self._overlay[key] if key in self._overlay else self._base.snapshot.get(key)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys and values, by key. Raises `Damaged`, `StoreClosed`."""
+        self._check_open()
+        overlay = self._overlay
+        below = (pair for pair in self._base.snapshot.pairs() if pair[0] not in overlay)
+        above = sorted((key, value) for key, value in overlay.items() if value is not None)
+        for pair in heapq.merge(below, above):
+            self._check_open()
+            yield pair
+
+    def digest(self) -> bytes:
+        return unordered_digest(b"%d:%b%b" % (len(key), key, value) for key, value in self.items())
+
+    def check(self) -> Iterator[str]:
+        self._check_open()
+        try:
+            yield from self._base.snapshot.check()
+            for key, value in self.items():
+                if not 1 <= len(key) <= MAX_KEY:
+                    yield f"key {key[:64]!r} has {len(key):,} bytes"
+                if len(value) > MAX_VALUE:
+                    yield f"the value of key {key[:64]!r} has {len(value):,} bytes"
+        except Damaged as error:
+            yield error.message
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._engine.release(self._base)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosed("this view is closed", hint="take another snapshot")
+
+
+class PairsTransaction(MemoryTransaction):
+    """A draft over the newest state, as the memory engine's: `get`, `put`, `delete`."""
+
+    __slots__ = ("_view",)
+
+    def __init__(self, view: PairsView) -> None:
+        super().__init__(view)
+        self._view = view
+
+    def close(self) -> None:
+        self._view.close()
+
+
+class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
+    """See the module's text."""
+
+    def __init__(self, directory: Path, context: Context, position: Position) -> None:
+        """The subclass's database is open by now. `position` is the one it holds, or adopts."""
+        self._directory = directory
+        self._seams = context.seams
+        self._position = self._published = position
+        self._shown, self._newest = _Layer(), _Layer()
+        self._staged = position.txid
+        self._waiting: deque[tuple[Position, Overlay, int]] = deque()  # staged, not published; with bytes of payload
+        self._pending = 0
+        self._lock = context.seams.scheduler.lock()  # guards all above and below; held for moments
+        self._checkpointing = context.seams.scheduler.lock()
+        self._pid = os.getpid()
+        self._base = _Base(self._snapshot())
+        self._bases = {self._base}
+        _open_engines.add(self)
+
+    _read_only = False
+    """Whether it was opened read-only: the subclass sets it."""
+
+    # --- the author's ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _snapshot(self) -> Snapshot:
+        """Of what the database holds now. Raises `Damaged`."""
+
+    @abstractmethod
+    def _write(self, changes: Overlay, position: Position) -> None:
+        """Bring the database to `position`, durably and all or nothing: set these values, delete where it is None.
+
+        Raises:
+            DiskFull: nothing changed.
+        """
+
+    def _settle(self) -> None:
+        """After a write, when the newest snapshot has it: tidy the database up."""
+
+    @abstractmethod
+    def _copy(self, place: Path) -> Position:
+        """Make a directory `place` whose files are the database as of one position, which is returned. They are read
+        soon and never synced. Raises `DiskFull`, `Damaged`."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Close the database; every snapshot is closed."""
+
+    # --- the newest state --------------------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> Position:
+        return self._position
+
+    def begin(self) -> PairsTransaction:
+        with self._lock:
+            return PairsTransaction(self._look(self._newest.peek(), self._staged))
+
+    def stage(self, record: Record, draft: PairsTransaction) -> None:
+        self._take(record, draft.changes)
+
+    def apply(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self._take(record, dict(changes_of(record)))
+            self.publish(record.position)
+
+    def _take(self, record: Record, changes: Overlay) -> None:
+        with self._lock:
+            self._newest.add(changes)
+            self._staged = record.txid
+            self._waiting.append((record.position, changes, len(record.payload)))
+            self._pending += len(record.payload)
+
+    def publish(self, position: Position) -> None:
+        with self._lock:
+            while self._waiting and self._waiting[0][0].txid <= position.txid:
+                self._published, changes, _ = self._waiting.popleft()
+                self._shown.add(changes)
+
+    def view(self) -> PairsView:
+        with self._lock:
+            return self._look(self._shown.lend(), self._published.txid)
+
+    def staged_view(self) -> PairsView:
+        with self._lock:
+            return self._look(self._newest.lend(), self._staged)
+
+    def _look(self, overlay: Overlay, txid: int) -> PairsView:
+        self._base.users += 1
+        return PairsView(self, self._base, overlay, txid)
+
+    def release(self, base: _Base) -> None:
+        """Used by views: one user less."""
+        if self._pid != os.getpid():
+            return  # carried across a fork: the database is the parent's, and a lock may be held for good
+        with self._lock:
+            base.users -= 1
+            last = base.users == 0 and base in self._bases
+            if last:
+                self._bases.discard(base)
+        if last:
+            base.snapshot.close()
+
+    def pending_bytes(self) -> int:
+        return self._pending
+
+    # --- the durable state -------------------------------------------------------------------------------------------
+
+    def checkpoint(self, upto: Position) -> Position:
+        with self._checkpointing:
+            if upto.txid > self._position.txid:
+                with self._lock:
+                    changes, reached = self._shown.lend(), self._published
+                    size = self._pending - sum(size for *_, size in self._waiting)
+                self._write(changes, reached)
+                self._renew()
+                with self._lock:
+                    self._shown.drop(changes)
+                    # What is staged stays: the next checkpoint may write an older value of the same key, and a newer
+                    # one that happens to be the very object written now (None, b"") must still stand above that.
+                    staged = {key for _, waiting, _ in self._waiting for key in waiting}
+                    self._newest.drop({key: value for key, value in changes.items() if key not in staged})
+                    self._position = reached
+                    self._pending -= size
+                self._settle()
+            return self._position
+
+    def _renew(self) -> None:
+        """Put a newer snapshot under the overlays."""
+        base = _Base(self._snapshot())
+        with self._lock:
+            old, self._base = self._base, base
+            self._bases.add(base)
+        self.release(old)
+
+    def image(self) -> Image:
+        if self._read_only:
+            raise Unsupported(f"the {self.name} engine makes an image beside its files, and {self._directory} is open "
+                              "read-only", hint="back up from the store when it is open for writing")
+        files = self._seams.files
+        place = self._directory / f"{IMAGE_PREFIX}{self._seams.randomness.token(8).hex()}"
+        try:
+            position = self._copy(place)
+            return FileImage(self._seams, place, files.list(place), position, own=True)
+        except BaseException as error:
+            files.remove_tree(place)
+            if is_disk_full(error):
+                raise DiskFull(f"no room for an image in {self._directory}") from error
+            raise
+
+    def close(self) -> None:
+        with self._checkpointing:
+            with self._lock:
+                bases, self._bases = self._bases, set()
+            for base in bases:
+                base.snapshot.close()
+            if bases:
+                self._close()
+            _open_engines.discard(self)
+
+
+def sweep(files: Files, directory: Path) -> None:
+    """Remove what an image that was being made left when its process died."""
+    for name in files.list(directory):
+        if name.startswith(IMAGE_PREFIX):
+            files.remove_tree(directory / name)
+
+
+def encode_state(context: Context, magic: bytes, version: int, position: Position, **more: int) -> bytes:
+    """The document that a database holds of its state: whose it is, where it is, and what else the engine keeps."""
+    return document.encode(magic, version, {"store_id": context.store_id, "txid": position.txid,
+                                            "chain": position.chain, **more})
+
+
+def decode_state(context: Context, data: bytes, magic: bytes, version: int,
+                 path: Path) -> tuple[Position, dict[str, int]]:
+    """What `encode_state` was given. Raises `Damaged`, `UnsupportedFormat`, `ForeignStore`."""
+    body = document.decode(data, magic, version, path)
+    try:
+        context.check_store(body.pop("store_id"), path)
+        return Position(body.pop("txid"), body.pop("chain")), body
+    except KeyError as error:
+        raise Damaged(f"lacks {error} in the document of its state", path=str(path)) from error
+
+
+def adopted(held: Position, adopt: Position | None, path: Path) -> Position:
+    """Where a state is that holds `held`. Raises `Damaged` where it cannot be what `adopt` says it is: these databases
+    are copied as of one position, never less."""
+    if adopt is not None and (held.txid < adopt.txid or (held.txid == adopt.txid and held != adopt)):
+        raise Damaged(f"holds the state at {held}, where it should be at {adopt}", path=str(path))
+    return held if adopt is None else adopt
+
+
+_open_engines: weakref.WeakSet[PairsEngine] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # A database that was open at a fork is the parent's. Closing it here, as the interpreter does with objects that go,
+    # could tidy files away from under the parent; so one reference too many keeps each for as long as the child lives.
+    for engine in list(_open_engines):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

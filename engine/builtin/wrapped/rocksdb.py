@@ -1,0 +1,280 @@
+"""The RocksDB engine: keys and values in RocksDB, through rocksdict (`pip install 'holdfast[rocksdb]'`).
+
+RocksDB holds what is checkpointed (`pairs.py` has the rest). The log is the kit's, so RocksDB's own is off: a
+checkpoint is one write batch, the document of the position under the empty key in it, and a flush. A flush puts whole
+batches into a table file and then names that file, synced, in RocksDB's manifest; so what is found again is always a
+whole state at the position that it holds.
+
+- *The image* is what RocksDB calls a checkpoint: hard links to its table files, which never change, and a manifest of
+  its own. Table files need no room a second time; those that are merged meanwhile live on in the image.
+- *Snapshots* are iterators. RocksDB shows an iterator the state that it was made on, tables and memory both. (The
+  snapshot objects of rocksdict 0.3 do so only for single keys; their iterators show later writes.)
+- *Damage.* Every block of a table file and every record of the manifest has RocksDB's checksum, verified when read, and
+  the manifest names each table file with its size. An iterator that ends has to be asked whether it ended for that. A
+  manifest whose end is cut off is one from an earlier time: the document is of that time too, and the log goes on from
+  there. On some damaged manifests RocksDB does not come to an end when it opens them, and this engine cannot stop it.
+- *Read-only openings* leave no trace: RocksDB and rocksdict write into a directory that they open, so a private one is
+  opened, with links to the table files and copies of the small ones. (RocksDB's own read-only mode ends the process by
+  a signal on some damaged files; and rocksdict writes even then.)
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from ...contract.engine import Abilities, Context
+from ...env.scratch import ScratchDirectory
+from ...env.system import system_errors
+from ...errors import Damaged, DiskFull, HoldfastError, InvalidInput, StoreClosed, StoreLocked, Unsupported
+from ...model.positions import Position
+from .overlay import RUN_BYTES, Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
+
+if TYPE_CHECKING:
+    from rocksdict import Rdict
+
+logger = logging.getLogger("holdfast.rocksdb")
+
+_MAGIC = b"HFROCKS\0"
+_POSITION = b""
+"""The key of the document; those of pairs have at least one byte."""
+_FIRST = b"\0"
+_NOTES = "rocksdict-config.json"
+"""What rocksdict remembers of its options. It writes the file anew at each opening, without a sync, and does not open
+what has half of it; we give all options each time and do without it."""
+_TABLE = ".sst"
+_SPARE_ROOM = 1 << 20
+_OPEN_FILES = 512
+"""Table files that are open at a time. RocksDB's default is all of them, opened by 16 threads when the store is."""
+
+
+def _rocksdict() -> Any:
+    """Raises `Unsupported` where it is not installed."""
+    try:
+        import rocksdict
+    except ImportError as error:
+        raise Unsupported("the rocksdb engine needs rocksdict, which is not installed",
+                          hint="pip install 'holdfast[rocksdb]'") from error
+    return rocksdict
+
+
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES,
+             errno.EPERM, errno.EROFS, errno.ESTALE, errno.EFBIG)
+"""What the system may have refused to RocksDB, which passes on its words."""
+
+
+@contextmanager
+def _told(directory: Path) -> Iterator[None]:
+    """RocksDB's errors, which rocksdict raises as plain exceptions with a text, as the kit's."""
+    with system_errors(f"cannot use {directory}"), _named(directory):
+        yield
+
+
+@contextmanager
+def _named(directory: Path) -> Iterator[None]:
+    """As `_told`, with `OSError` for what the system refuses."""
+    try:
+        yield
+    except (HoldfastError, OSError, MemoryError):
+        raise
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"RocksDB takes a path only if it is text, and {directory} is not",
+                           hint="choose another directory") from error
+    except Exception as error:
+        text = str(error)
+        if "instance already closed" in text:
+            raise StoreClosed(f"{directory} is closed") from error
+        if "lock hold by current process" in text or "While lock file" in text:
+            raise StoreLocked(f"RocksDB says: {text}") from error
+        for number in _REFUSALS:
+            if os.strerror(number) in text:
+                raise OSError(number, text, str(directory)) from error
+        if text.startswith("IO error") and "No such file" not in text:
+            raise OSError(errno.EIO, text, str(directory)) from error
+        raise Damaged(f"RocksDB says: {text}", path=str(directory)) from error
+
+
+def _open(directory: Path, *, create: bool = False, private: bool = False) -> Rdict:
+    rocksdict = _rocksdict()
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(create)
+    options.set_error_if_exists(create)
+    options.set_keep_log_file_num(1)
+    options.set_max_open_files(_OPEN_FILES)
+    options.set_max_file_opening_threads(1)
+    options.set_paranoid_checks(True)
+    options.set_disable_auto_compactions(private)  # which would write all of it once more, for a reader
+    with _told(directory):
+        made: Rdict = rocksdict.Rdict(str(directory), options)
+    return made
+
+
+def _write(database: Rdict, directory: Path, context: Context, changes: Overlay, document: bytes) -> None:
+    """One batch, flushed. Raises `DiskFull` beforehand: a RocksDB that ran out of room itself writes nothing more until
+    it is opened again."""
+    rocksdict = _rocksdict()
+    batch = rocksdict.WriteBatch(raw_mode=True)
+    for key, value in changes.items():
+        if value is None:
+            batch.delete(key)
+        else:
+            batch.put(key, value)
+    batch.put(_POSITION, document)
+    if (free := context.seams.files.free(directory)) < (needed := batch.size_in_bytes() + _SPARE_ROOM):
+        raise DiskFull(f"{directory} has {free:,} bytes left, a checkpoint needs {needed:,}")
+    unlogged = rocksdict.WriteOptions()
+    unlogged.disable_wal = True
+    with _named(directory):  # no `DiskFull`, which would say that nothing has changed
+        database.write(batch, unlogged)
+        database.flush()
+
+
+class RocksSnapshot(Snapshot):
+    """An iterator, moved about by whoever reads."""
+
+    def __init__(self, database: Rdict, directory: Path, context: Context) -> None:
+        self._directory = directory
+        self._lock = context.seams.scheduler.lock()
+        with _told(directory):
+            self._iterator: Any = database.iter()
+
+    def get(self, key: bytes) -> bytes | None:
+        with self._lock, self._told():
+            found = self._run(key, 1)
+        return found[0][1] if found and found[0][0] == key else None
+
+    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
+        start = _FIRST
+        while True:
+            with self._lock, self._told():
+                run = self._run(start, RUN_BYTES)
+            if not run:
+                return
+            yield from run
+            start = run[-1][0] + b"\0"
+
+    def _run(self, start: bytes, room: int) -> list[tuple[bytes, bytes]]:
+        """Pairs from `start` on, until they fill the room; none only at the end."""
+        iterator, run = self._iterator, []
+        iterator.seek(start)
+        while room > 0:
+            if not iterator.valid():
+                iterator.status()  # raises where it ended for another reason than the end
+                break
+            key, value = iterator.key(), iterator.value()
+            run.append((key, value))
+            room -= len(key) + len(value) + 1  # the document's key is empty
+            iterator.next()
+        return run
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        if self._iterator is None:
+            raise StoreClosed(f"{self._directory} is closed")
+        with _told(self._directory):
+            yield
+
+    def check(self) -> Iterator[str]:
+        yield from ()  # reading all pairs reads, and verifies, every block
+
+    def close(self) -> None:
+        with self._lock:
+            self._iterator = None  # RocksDB stays open until the last iterator is gone
+
+
+class RocksEngine(PairsEngine):
+    """See the module's text. It takes no options."""
+
+    name = "rocksdb"
+    state_format = 2
+    payload_version = 1
+    reads_payloads = frozenset({1})
+    abilities = Abilities(atomic=True, image="stable", background_checkpoint=True, replays_in_memory=True)
+
+    @classmethod
+    def create(cls, directory: Path, position: Position, context: Context) -> None:
+        context.accept_options()
+        database = _open(directory, create=True)
+        try:
+            _write(database, directory, context, {}, encode_state(context, _MAGIC, cls.state_format, position))
+        finally:
+            with _told(directory):
+                database.close()
+        context.seams.files.sync_directory(directory)
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Self:
+        context.accept_options()
+        if not read_only:
+            sweep(context.seams.files, directory)
+            context.seams.files.unlink(directory / _NOTES, missing_ok=True)
+            return cls(directory, context, directory, adopt)
+        files, private = context.seams.files, ScratchDirectory(context.seams.files)
+        try:
+            for name in files.list(directory):
+                path = directory / name
+                if path.suffix == _TABLE:
+                    files.symlink(files.absolute(path), private.path / name)
+                elif name != _NOTES and not files.is_directory(path):
+                    files.copy_file(path, private.path / name)
+            return cls(directory, context, private.path, adopt, private=private)
+        except BaseException:
+            private.cleanup()
+            raise
+
+    def __init__(self, directory: Path, context: Context, opened: Path, adopt: Position | None, *,
+                 private: ScratchDirectory | None = None) -> None:
+        self._context = context
+        self._opened = opened
+        self._private = private
+        self._read_only = private is not None
+        self._database = _open(opened, private=private is not None)
+        try:
+            super().__init__(directory, context, adopted(self._held(directory), adopt, directory))
+        except BaseException:
+            self._close_database()
+            raise
+
+    def _held(self, directory: Path) -> Position:
+        """The position of what RocksDB holds now, in its memory too."""
+        snapshot = self._snapshot()
+        try:
+            document = snapshot.get(_POSITION)
+        finally:
+            snapshot.close()
+        if document is None:
+            raise Damaged("holds no document of its state", path=str(directory))
+        return decode_state(self._context, document, _MAGIC, self.state_format, directory)[0]
+
+    def _snapshot(self) -> RocksSnapshot:
+        return RocksSnapshot(self._database, self._opened, self._context)
+
+    def _write(self, changes: Overlay, position: Position) -> None:
+        document = encode_state(self._context, _MAGIC, self.state_format, position)
+        _write(self._database, self._directory, self._context, changes, document)
+
+    def _copy(self, place: Path) -> Position:
+        with self._checkpointing:
+            position = self._held(self._directory)  # not ours: what a failed write left in memory goes into the image
+            with _told(self._directory):
+                _rocksdict().Checkpoint(self._database).create_checkpoint(str(place))
+        self._seams.files.unlink(place / _NOTES, missing_ok=True)
+        return position
+
+    def _close(self) -> None:
+        self._close_database()
+        if self._private is not None:
+            self._private.cleanup()
+
+    def _close_database(self) -> None:
+        """Raises nothing. RocksDB raises here what its own threads met before, such as a bad block, and flushes what a
+        failed write left, which is in the log."""
+        try:
+            self._database.close()
+        except Exception as error:
+            logger.warning("%s was not closed in order: %s", self._opened, error)

@@ -1,0 +1,51 @@
+"""Engines and plugins by their names: the entry-point groups `holdfast.engines` and `holdfast.plugins`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from typing import Any
+
+from ..env.shown import shown
+from ..errors import SettingError
+from .plugin import Plugin
+
+
+def listed(plugins: Iterable[Plugin | str]) -> list[Plugin]:
+    """Plugins given as objects and as names of registered ones, as objects. Raises `SettingError`."""
+    if isinstance(plugins, str) or not isinstance(plugins, Iterable):
+        raise SettingError(f"plugins={shown(plugins)} is no list",
+                           hint="pass a list of plugins, or of registered names")
+    return [find_plugin(plugin) if isinstance(plugin, str) else plugin for plugin in plugins]
+
+
+def find_plugin(name: str) -> Plugin:
+    """Make the plugin registered as `name` in the entry-point group `holdfast.plugins`.
+
+    Raises:
+        SettingError: there is none, or it cannot be made.
+    """
+    plugin: Plugin = _find("holdfast.plugins", name, Plugin)()
+    return plugin
+
+
+def find_engine(name: str) -> Any:
+    """The engine class registered as `name` in the entry-point group `holdfast.engines`.
+
+    Raises:
+        SettingError: there is none.
+    """
+    from .engine import Engine
+
+    return _find("holdfast.engines", name, Engine)
+
+
+def _find(group: str, name: str, base: type) -> Any:
+    found = {point.name: point for point in entry_points(group=group)}
+    if name not in found:
+        raise SettingError(f"no {base.__name__.lower()} named {name!r}",
+                           hint=f"installed: {', '.join(sorted(found)) or 'none'}")
+    made = found[name].load()
+    if not (isinstance(made, type) and issubclass(made, base)):
+        raise SettingError(f"{group} entry {name!r} is not a subclass of {base.__name__}")
+    return made

@@ -1,0 +1,89 @@
+"""What the system refuses, in the kit's own words: each call that users make ends in `system_errors`.
+
+That a file cannot be opened says nothing about its bytes, so nothing here is `Damaged`. What is missing (a file that is
+not there) is left to whoever knows whether it has to be there.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import AccessDenied, DeviceFailed, DiskFull, HoldfastError, InvalidInput, LimitReached
+from . import is_disk_full
+
+_LIMITS = {
+    errno.EMFILE: ("this process cannot open any more files",
+                   "raise its limit on open files (ulimit -n), and try again"),
+    errno.ENFILE: ("this machine cannot open any more files",
+                   "raise its limit on open files (fs.file-max on Linux), and try again"),
+    errno.ENOMEM: ("there is no more memory or address space",
+                   "raise the limit (ulimit -v, or the container's), and try again"),
+    errno.EAGAIN: ("the system has no more threads, processes or locks to give",
+                   "raise the limit (ulimit -u, or the container's), and try again"),
+    errno.EFBIG: ("a file may not become so large here",
+                  "raise the limit (ulimit -f), or use a file system that holds larger files, and try again"),
+}
+_RIGHTS = {
+    errno.EACCES: "this user may not",
+    errno.EPERM: "this user may not",
+    errno.EROFS: "the file system is read-only",
+}
+_NAMES = {
+    errno.ENAMETOOLONG: "a name is too long, or all of the path is",
+    errno.ELOOP: "links lead in a circle",
+}
+_DEVICE = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ETIMEDOUT, errno.EHOSTDOWN,
+                     errno.ENOTCONN})
+_NO_THREAD = "can't start new thread"
+
+
+def is_limit(error: BaseException) -> bool:
+    """Whether an error says that the system has no more memory, open files or threads, or that no file may grow."""
+    return (isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and str(error) == _NO_THREAD)
+            or (isinstance(error, OSError) and error.errno in _LIMITS))
+
+
+def told(error: BaseException, doing: str) -> HoldfastError | None:
+    """An error of the system as one of the kit's, or None where it is another kind of error.
+
+    >>> told(OSError(errno.EMFILE, "Too many open files", "/data/CURRENT"), "cannot open /data").message
+    'cannot open /data: this process cannot open any more files (/data/CURRENT)'
+    """
+    if isinstance(error, HoldfastError):
+        return None
+    if isinstance(error, MemoryError):
+        what, hint = _LIMITS[errno.ENOMEM]
+        return LimitReached(f"{doing}: {what}", hint=hint)
+    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
+        what, hint = _LIMITS[errno.EAGAIN]
+        return LimitReached(f"{doing}: {what}", hint=hint)
+    if not isinstance(error, OSError):
+        return None
+    where = f" ({error.filename})" if error.filename is not None else ""
+    if is_disk_full(error):
+        return DiskFull(f"{doing}: no room{where}")
+    if error.errno in _LIMITS:
+        what, hint = _LIMITS[error.errno]
+        return LimitReached(f"{doing}: {what}{where}", hint=hint)
+    if error.errno in _RIGHTS:
+        return AccessDenied(f"{doing}: {_RIGHTS[error.errno]}{where}",
+                            hint="mount it writable, or open it read-only" if error.errno == errno.EROFS else None)
+    if error.errno in _NAMES:
+        return InvalidInput(f"{doing}: {_NAMES[error.errno]}{where}", hint="choose another path")
+    if error.errno in _DEVICE:
+        return DeviceFailed(f"{doing}: {error.strerror}{where}")
+    return None
+
+
+@contextmanager
+def system_errors(doing: str) -> Iterator[None]:
+    """Raise what the system refuses within the block as an error of the kit. `doing` begins the message: "cannot open
+    X"."""
+    try:
+        yield
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (mine := told(error, doing)) is None:
+            raise
+        raise mine from error

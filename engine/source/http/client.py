@@ -1,0 +1,448 @@
+"""The source that is a store across a network.
+
+Blocking, over HTTP/1.1 and the standard library's client: one kept connection per thread, so that a lease can be
+renewed beside a copy, and every answer with a bound on time (`line`) and on memory: nothing that a source says is
+believed before it was looked at. What can be asked twice is asked again when the connection
+breaks, with growing pauses; a piece of a file is the unit of that, since only a whole piece can be compared with its
+digest, and a record stream goes on after the last record it handed on. A bad digest or chain counts as a broken
+connection: it is fetched again, and is `Damaged` when it stays bad.
+
+Each answer names the *instance*, one opening of one store. A lease that was granted by another than the one that
+answers is gone with it: `SourceRestarted`. An answer that names none does not come from a source.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import logging
+import os
+import re
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from ...env import REAL, Seams
+from ...env.shown import printable
+from ...env.system import is_limit, system_errors, told
+from ...errors import (
+    HoldfastError,
+    InvalidInput,
+    LeaseExpired,
+    NotAuthorized,
+    NotFound,
+    SettingError,
+    SourceRefused,
+    SourceRestarted,
+    SourceUnavailable,
+)
+from ...model.positions import Position
+from ...model.records import Record
+from ..interface import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo
+from . import discovery, wire
+from .line import Credential, Line
+
+logger = logging.getLogger("holdfast.source")
+
+MAX_ANSWER = 8 << 20
+"""Longest JSON answer that is read, in bytes: an image may have many files."""
+AT_WORK = 10
+"""So many time-outs an answer may take before it begins, if the source first has to make an image or to wait for its
+publication. What the client's user says of time bounds this too."""
+CONFIRM_TIMEOUT = 35.0
+"""Seconds that a confirmation takes at the longest, before the answer begins."""
+PATIENCE = 4
+"""So many time-outs a record stream may keep us waiting in all, its bytes apart, alive or not, before it counts as cut
+off; and after so many, nothing is asked for again."""
+_PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds before each attempt: the first retry is at once, since a kept connection may just have grown stale."""
+_STREAM_READ = 1 << 20
+MAX_RECORD = 64 << 20
+_SIZE = re.compile(r"bytes (?:\*|\d{1,18}-\d{1,18})/(\d{1,18})")
+_LOST = (OSError, http.client.HTTPException)
+
+T = TypeVar("T")
+
+
+class HttpSource(Source):
+    """A source at `host:port`. May be used from several threads."""
+
+    def __init__(self, host: str, port: int, *, token: str | None = None, tls: ssl.SSLContext | None = None,
+                 timeout: float = 30.0, max_record_bytes: int = MAX_RECORD, credential: Credential | None = None,
+                 seams: Seams = REAL) -> None:
+        """
+        Args:
+            host, port: where it listens.
+            token: its credential.
+            tls: a client-side context, or None for plain HTTP.
+            timeout: seconds that an answer may take, to which come what its bytes take at `SLOWEST`; `AT_WORK` times
+                as long where the source makes an image first; of a record stream, seconds that nothing may come, and
+                `PATIENCE` times as long that no record may come.
+            max_record_bytes: the largest payload of a transaction that is taken; the setting of the store's.
+            credential: in place of `token`, where to look for one.
+            seams: files, locks and pauses.
+        """
+        self.host, self.port = host, port
+        self._credential = credential or Credential(token, "was given")
+        self._tls = tls
+        self._timeout = timeout
+        self._max_record = max_record_bytes
+        self._seams = seams
+        self._lock = seams.scheduler.lock()
+        self._open: set[Line] = set()
+        self._kept: dict[int, Line] = {}  # by thread
+        self._closing = seams.scheduler.event()
+        self._instance: str | None = None
+        self._granted: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"HttpSource({self._place})"
+
+    @property
+    def _place(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    # --- the interface ---------------------------------------------------------------------------------------------
+
+    def info(self) -> SourceInfo:
+        return self._json("GET", "/v1/store", "information about a store", wire.info_from_wire)
+
+    def chain_at(self, txid: int) -> bytes:
+        found = self._json("GET", f"/v1/store/chain/{_count(txid)}", "a position", wire.position_from_wire)
+        if found.txid != txid:
+            raise SourceRefused(f"the source answers for transaction {found.txid}, not {txid}")
+        return found.chain
+
+    def lease(self, owner: str, *, image: bool, after: Position | None = None, ttl: float = 60.0) -> Grant:
+        body = {"owner": owner, "image": image, "ttl": ttl,
+                "after": None if after is None else wire.position_to_wire(after)}
+        # Asked once: a second request would take a second lease.
+        grant = self._json("POST", "/v1/leases", "a lease", wire.grant_from_wire, body=body, attempts=1,
+                           first=AT_WORK * self._timeout if image else 0.0)
+        with self._lock:
+            self._granted[grant.id] = grant.instance
+        return grant
+
+    def renew(self, lease_id: str) -> None:
+        self._json("PUT", f"/v1/leases/{_id(lease_id)}", "a renewal", dict, lease=lease_id)
+
+    def release(self, lease_id: str) -> None:
+        try:
+            self._json("DELETE", f"/v1/leases/{_id(lease_id)}", "a release", dict, lease=lease_id, attempts=2)
+        except (SourceUnavailable, LeaseExpired) as error:
+            logger.info("lease %s is not released, it will expire: %s", lease_id, error)
+        with self._lock:
+            self._granted.pop(lease_id, None)
+
+    def confirm(self, lease_id: str) -> Confirmation:
+        return self._json("POST", f"/v1/leases/{_id(lease_id)}/confirm", "a confirmation", wire.confirmation_from_wire,
+                          lease=lease_id, first=min(CONFIRM_TIMEOUT, AT_WORK * self._timeout))
+
+    def read_image(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
+        return self._piece(lease_id, f"image/{quote(name)}", offset, length)
+
+    def read_attachment(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
+        return self._piece(lease_id, f"attachments/{quote(name, safe='')}", offset, length)
+
+    def read_log(self, lease_id: str, after: Position, upto: int) -> Iterator[Record]:
+        reader = wire.RecordReader(after, self._max_record)
+        failures, begun = 0, self._seams.clock.monotonic()
+        while not reader.ended:
+            before = reader.position.txid
+            try:
+                yield from self._stream(lease_id, reader, upto)
+            except (wire.Garbled, SourceUnavailable, *_LOST) as error:
+                failures += 1
+                if reader.position.txid > before:
+                    failures, begun = 1, self._seams.clock.monotonic()
+                self._pause_or_give_up(failures, len(_PAUSES), error, begun)
+                reader = wire.RecordReader(reader.position, self._max_record)
+        if reader.position.txid < upto:
+            raise SourceRefused(f"the source sent the log up to {reader.position.txid}, not {upto}")
+
+    def register(self, consumer_id: str, name: str, position: Position) -> None:
+        self._json("PUT", f"/v1/consumers/{_id(consumer_id)}", "a registration", dict,
+                   body={"name": name, "position": wire.position_to_wire(position)})
+
+    def consumers(self) -> list[ConsumerState]:
+        return self._json("GET", "/v1/consumers", "a list of consumers", wire.consumers_from_wire)
+
+    def drop(self, consumer_id: str) -> None:
+        # Asked once: the second time it would be gone already.
+        self._json("DELETE", f"/v1/consumers/{_id(consumer_id)}", "a release", dict, attempts=1)
+
+    def close(self) -> None:
+        """Close the connections. Leases stay: a later run may go on under them, or they expire."""
+        self._closing.set()
+        with self._lock:
+            connections, self._open = self._open, set()
+        for connection in connections:
+            connection.close()
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    def _json(self, method: str, path: str, what: str, make: Callable[[Any], T], *, body: Any = None,
+              lease: str | None = None, attempts: int = len(_PAUSES), first: float = 0.0) -> T:
+        def once() -> T:
+            with self._answer(method, path, body=body, lease=lease, first=first, fresh=attempts == 1) as answer:
+                return wire.parse(what, make, _load(answer))
+
+        return self._again(once, attempts)
+
+    def _piece(self, lease_id: str, path: str, offset: int, length: int) -> bytes:
+        if not 0 <= length <= CHUNK_BYTES or offset < 0:
+            raise InvalidInput(f"{length} bytes from {offset} on are asked for; {CHUNK_BYTES} at once is the most")
+        if not length:
+            return b""
+
+        def once() -> bytes:
+            wanted = {"Range": f"bytes={offset}-{offset + length - 1}"}
+            with self._answer("GET", f"/v1/leases/{_id(lease_id)}/{path}", lease=lease_id, headers=wanted) as answer:
+                size = _SIZE.fullmatch(answer.headers.get("Content-Range", ""))
+                if size is not None and offset + length > int(size[1]):
+                    raise InvalidInput(f"{path} has {size[1]} bytes, and {length} from {offset} on are asked for")
+                if answer.length != length:
+                    raise wire.Garbled(f"{answer.length} bytes come where {length} were asked for")
+                data = answer.read(length)
+                _check(answer, data)
+                return data
+
+        return self._again(once, len(_PAUSES))
+
+    def _stream(self, lease_id: str, reader: wire.RecordReader, upto: int) -> Iterator[Record]:
+        """One answer's records. The connection is the stream's alone, since others are used while it is read."""
+        after = reader.position
+        path = f"/v1/leases/{_id(lease_id)}/log?after={after.txid}&chain={after.chain.hex()}&upto={_count(upto)}"
+        with self._answer("GET", path, lease=lease_id, own=True) as answer:
+            while not reader.ended:
+                data = answer.read1(_STREAM_READ)
+                if not data:
+                    raise ConnectionError("the record stream was cut off")
+                yield from reader.feed(data)
+
+    def _again(self, once: Callable[[], T], attempts: int) -> T:
+        failures, begun = 0, self._seams.clock.monotonic()
+        while True:
+            try:
+                return once()
+            except (wire.Garbled, SourceUnavailable, *_LOST) as error:
+                failures += 1
+                self._pause_or_give_up(failures, attempts, error, begun)
+
+    def _pause_or_give_up(self, failures: int, attempts: int, error: Exception, begun: float) -> None:
+        """Wait before the next attempt, or raise what the failure means. What has taken `PATIENCE` times the time-out
+        since it was `begun` is not tried again."""
+        if isinstance(error, SourceRestarted):
+            raise error
+        if is_limit(error):  # on this side
+            raise told(error, f"cannot ask {self._place}") or error from error
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise NotAuthorized(f"{self._place} could not prove who it is: {printable(error.verify_message)}",
+                                hint="name the certificate authority with ca=, and the host as in its certificate"
+                                ) from error
+        if self._seams.clock.monotonic() - begun >= PATIENCE * self._timeout:
+            attempts = failures
+        if self._instance is None:
+            attempts = min(attempts, 2)  # nobody was there yet: no use in insisting
+        if failures >= attempts or self._closing.wait(_PAUSES[min(failures - 1, len(_PAUSES) - 1)]):
+            if isinstance(error, HoldfastError):
+                raise error
+            hint = None
+            if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+                hint = "it speaks no TLS; where the network is yours, say tls=False (--no-tls)"
+            elif isinstance(error, TimeoutError):
+                longer = 2 * self._timeout
+                hint = f"check that the store is running; if it is only slow, give it longer: timeout={longer:g}"
+            raise SourceUnavailable(f"no answer from {self._place}: {_shown(error)}", hint=hint) from error
+        logger.info("asking %s again: %s", self._place, _shown(error))
+
+    @contextmanager
+    def _answer(self, method: str, path: str, *, body: Any = None, lease: str | None = None,
+                headers: dict[str, str] | None = None, first: float = 0.0, own: bool = False,
+                fresh: bool = False) -> Iterator[http.client.HTTPResponse]:
+        """Ask, and give the answer if it is a good one. It may begin within `first` seconds, if that is more than the
+        time-out; the rest must come within the time-out and what its bytes take at `SLOWEST`. Afterwards the connection
+        is kept if the answer was read to its end, and closed if not, or if it is the `own` one of a record stream,
+        which has `PATIENCE` times as long; what was raised in between closes it too.
+
+        Raises:
+            OSError, http.client.HTTPException: the connection broke.
+            HoldfastError: what the source says.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        sent = {} if body is None else {"Content-Type": "application/json"}
+        line = self._line(own, fresh)
+        answer: http.client.HTTPResponse | None = None
+        kept = False
+        try:
+            if line.sock is None:
+                line.open()
+            line.allow(max(self._timeout, first), PATIENCE * self._timeout if own else self._timeout)
+            if line.token:
+                sent["Authorization"] = f"Bearer {line.token}"
+            try:
+                line.request(method, path, body=data, headers={**sent, **(headers or {})})
+                answer = line.getresponse()
+            except (ValueError, AttributeError, TypeError, LookupError) as error:  # of Python's parser, not ours
+                raise SourceRefused(f"what {self._place} answers cannot be read: {_shown(error)}",
+                                    hint="check the address") from error
+            self._judge(answer, lease, line)
+            yield answer
+            kept = answer.isclosed() and not answer.will_close and not own
+        finally:
+            if not kept:
+                if answer is not None:
+                    answer.close()  # it holds the socket too
+                self._drop(line)
+
+    def _judge(self, answer: http.client.HTTPResponse, lease: str | None, line: Line) -> None:
+        """Raises what an answer other than a good one means."""
+        instance = answer.headers.get(wire.INSTANCE_HEADER)
+        if instance is None or not wire.HEX_ID.fullmatch(instance):
+            if answer.status in (502, 503, 504):
+                raise SourceUnavailable(f"{self._place} answers {answer.status} {printable(answer.reason)[:100]}")
+            raise SourceRefused(f"what answers at {self._place} is no Holdfast source (status {answer.status})",
+                                hint="check the address")
+        with self._lock:
+            expected = self._granted.get(lease, self._instance) if lease is not None else None
+            if self._instance is None or lease is None:
+                self._instance = instance
+        if expected is not None and expected != instance:
+            raise SourceRestarted(f"the source at {self._place} has been restarted since the lease was granted")
+        if answer.status not in (200, 201, 206):
+            error = wire.error_from_wire(_load(answer))
+            if isinstance(error, NotAuthorized):
+                raise NotAuthorized(f"{error.message}; the token {line.whence}")
+            raise error
+
+    # --- connections -----------------------------------------------------------------------------------------------
+
+    def _line(self, own: bool, fresh: bool) -> Line:
+        if self._closing.is_set():
+            raise SourceUnavailable(f"the connection to {self._place} was closed")
+        here = self._seams.scheduler.here()
+        kept = self._kept.get(here)
+        if kept is not None and (kept.sock is None or fresh):
+            self._drop(kept)
+            kept = None
+        if kept is not None and not own:
+            return kept
+        made = Line(self.host, self.port, tls=self._tls, credential=self._credential, timeout=self._timeout,
+                    seams=self._seams)
+        with self._lock:
+            self._open.add(made)
+        if not own:
+            self._kept[here] = made
+        return made
+
+    def _drop(self, line: Line) -> None:
+        with self._lock:
+            self._open.discard(line)
+        line.close()
+
+
+def connect(host: str, port: int, *, token: str | None = None, tls: bool | None = None, ca: str | Path | None = None,
+            timeout: float = 30.0, max_record_bytes: int = MAX_RECORD, seams: Seams = REAL) -> HttpSource:
+    """A source at an address.
+
+    Args:
+        host, port: where it listens.
+        token: its credential. Without one: what a service of this user on this machine has published for exactly this
+            address, if what listens there proves to be that service; else the environment's HOLDFAST_TOKEN.
+        tls: whether to use TLS. Without it: on loopback as that service has published, else always. False sends the
+            token in the clear; say it only where the network is yours.
+        ca: file of the certificate authority that the source's certificate comes from, else the system's.
+        timeout: seconds that an answer may take; see `HttpSource`.
+        max_record_bytes: the largest payload of a transaction that is taken.
+        seams: files, locks and pauses.
+
+    Raises:
+        SettingError: `ca` cannot be read.
+        LimitReached: this process can open no more files.
+    """
+    credential = _credential(host, port, token, seams)
+    if tls is None:
+        with system_errors(f"cannot look for a service at {host}:{port}"):
+            near = [e for name in _loopbacks(host) for e in discovery.find(seams.files, name, port)]
+        tls = ca is not None or (any(e.scheme == "https" for e in near) if near else not is_loopback(host))
+    context = None
+    if tls:
+        try:
+            context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+        except (OSError, ValueError) as error:
+            raise SettingError(f"the certificate authority {ca} cannot be read: {error}") from error
+    return HttpSource(host, port, credential=credential, tls=context, timeout=timeout,
+                      max_record_bytes=max_record_bytes, seams=seams)
+
+
+def _credential(host: str, port: int, token: str | None, seams: Seams) -> Credential:
+    """The one order in which tokens are looked for; see `connect`."""
+    given = token is not None
+    if token is None:
+        token = os.environ.get("HOLDFAST_TOKEN") or None
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise SettingError("a token is printable ASCII")
+    if given:
+        return Credential(token, "was given")
+    whence = ("comes from the environment's HOLDFAST_TOKEN" if token else
+              "is neither given, nor in HOLDFAST_TOKEN, nor has a service of this user published one for this address")
+    hosts = _loopbacks(host) or [host]
+    return Credential(token, whence, lambda: [e for name in hosts for e in discovery.find(seams.files, name, port)])
+
+
+def _loopbacks(host: str) -> list[str]:
+    """The addresses that a host of this machine, as it is written, may stand for; none for any other."""
+    if not is_loopback(host):
+        return []
+    return ["127.0.0.1", "::1"] if host.lower().rstrip(".") == "localhost" else [host]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as it is written, is this machine itself."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _shown(error: Exception) -> str:
+    """What an error says, with nothing in it that a terminal would take for more than text."""
+    return printable(str(error) or type(error).__name__)[:300]
+
+
+def _check(answer: http.client.HTTPResponse, data: bytes) -> None:
+    """Raises what says that these are not all the bytes that were sent."""
+    if answer.length:
+        raise http.client.IncompleteRead(data, answer.length)
+    if answer.headers.get(wire.DIGEST_HEADER) != wire.digest(data):
+        raise wire.Garbled(f"{len(data)} bytes changed on the way")
+
+
+def _load(answer: http.client.HTTPResponse) -> Any:
+    """The JSON of a whole answer."""
+    data = answer.read(MAX_ANSWER + 1)
+    if len(data) > MAX_ANSWER:
+        raise SourceRefused(f"the source's answer is longer than {MAX_ANSWER} bytes")
+    _check(answer, data)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise SourceRefused("the source's answer is not JSON", hint="the other end speaks another protocol") from error
+
+
+def _count(number: int) -> int:
+    if number < 0:
+        raise InvalidInput(f"{number} is no transaction's number")
+    return number
+
+
+def _id(text: str) -> str:
+    if not wire.HEX_ID.fullmatch(text):
+        raise NotFound(f"{text[:40]!r} is no id", hint="ids are 2 to 64 hex digits")
+    return text

@@ -1,0 +1,346 @@
+"""The network end of a store: HTTP/1.1 in a thread of its own, with its own event loop.
+
+The loop only moves bytes between sockets; what can block runs in threads. There are three bounded pools of them, so
+that no kind of work waits for another: one to read and send what streams hold, as many threads as there may be streams;
+one for what may take long without being a stream, images being made and confirmations; and one for all that is small.
+So clients that read slowly, or images that take their time, keep no renewal waiting, and no lease expires for them.
+
+What a stranger can send or withhold is bounded: connections (`door`), request line, headers, body, time for each of
+them, streams at once, the time in which a piece of an answer must be taken, and lines in the log (`calm`). A client
+that is slow or dead loses its connection; the store notices nothing.
+
+Every request but `/v1/health` needs the bearer token, and a Host header that is an address or a name this service is
+known by, so that a web page whose name was bound to our address gets nowhere. `routes` says what can be asked.
+"""
+
+from __future__ import annotations
+
+import asyncio  # noqa: TID251  real sockets, and their time
+import hmac
+import ipaddress
+import json
+import logging
+import os
+import re
+import select  # noqa: TID251  as above
+import socket  # noqa: TID251  as above
+import ssl
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aiohttp import HttpVersion11, web
+from aiohttp.typedefs import Handler
+
+from ...env.calm import Calm, library_logger
+from ...env.pool import Pool
+from ...errors import HoldfastError, InvalidInput, NotAuthorized, SourceRefused, SourceUnavailable
+from ..local import LocalSource
+from . import discovery
+from .door import Door
+from .limits import Counters, Limits
+from .routes import Routes
+from .wire import CHALLENGE_HEADER, DIGEST_HEADER, INSTANCE_HEADER, digest, error_to_wire
+
+if TYPE_CHECKING:
+    from ...env import Clock, Task
+    from ...store.store import Store
+
+logger = logging.getLogger("holdfast.source")
+
+T = TypeVar("T")
+
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::\d{0,5})?")
+_NONCE = re.compile(r"[0-9a-f]{32,64}")
+
+
+class SourceServer:
+    """Serves one store on one listening socket, which it owns. Made, `start`ed, `stop`ped; not used again."""
+
+    def __init__(self, store: Store[Any, Any], sock: socket.socket, *, token: str, key: str = "",
+                 tls: ssl.SSLContext | None = None, names: frozenset[str] = frozenset(),
+                 limits: Limits | None = None) -> None:
+        """
+        Args:
+            store: what is served.
+            sock: bound, not yet listening.
+            token: the credential that every request must carry.
+            key: what proofs are keyed by (hex); see `discovery`. Without it none is given.
+            tls: a server-side context, or None for plain HTTP.
+            names: host names, in lower case, under which clients may know this service; addresses are always fine.
+            limits: bounds.
+        """
+        self.store = store
+        self.limits = limits or Limits()
+        self.counters = Counters()
+        self._socket = sock
+        self._token = token.encode()
+        self._key = key
+        self._tls = tls
+        self._names = names | {"localhost"}
+        clock, scheduler = store.seams.clock, store.seams.scheduler
+        self.streams = Pool("holdfast-stream", self.limits.streams, scheduler)
+        self.patient = Pool("holdfast-patient", self.limits.patient, scheduler)
+        self.small = Pool("holdfast-source-io", self.limits.threads, scheduler)
+        self._calm = Calm(logger, clock)
+        self._door: Door | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._web: web.Server | None = None
+        self._task: Task | None = None
+        self._stopped = False
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Listen. Raises what keeps it from it."""
+        ready: Future[None] = Future()
+
+        def work() -> None:
+            try:
+                asyncio.run(self._serve(ready))
+            except BaseException as error:
+                if not ready.done():
+                    ready.set_exception(error)
+                else:
+                    logger.exception("the backup service has stopped")
+
+        self._task = self.store.seams.scheduler.spawn("holdfast-source", work)
+        ready.result()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Close all connections and end; streams under way break off. Fine to call twice, and where `start` was
+        interrupted: then it ends as soon as it has begun."""
+        self._stopped = True
+        loop, stopping = self._loop, self._stopping
+        if loop is not None and stopping is not None:
+            self._loop = None
+            loop.call_soon_threadsafe(stopping.set)
+            if self._task is not None and not self._task.join(timeout):
+                logger.warning("the backup service has not stopped within %s s", timeout)
+        self._socket.close()
+
+    def forked(self) -> None:
+        """In a forked child: let go of the sockets without a word to the peers. The loop is the parent's alone.
+
+        Each descriptor is pointed at /dev/null rather than closed, since objects of the parent's loop still own its
+        number and would close whatever got that number next.
+        """
+        self._loop = None
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # noqa: TID251  to take the sockets' numbers
+        try:
+            for fd in self._descriptors():
+                os.dup2(null, fd, inheritable=False)
+        finally:
+            os.close(null)
+
+    def _descriptors(self) -> list[int]:
+        listener = self._socket.fileno()
+        visitors = [] if self._door is None else self._door.sockets()
+        return [*([listener] if listener >= 0 else []), *visitors]
+
+    async def _serve(self, ready: Future[None]) -> None:
+        limits = self.limits
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, what: self._calm.say("loop", str(what.get("message", "")),
+                                                                  what.get("exception")))
+        app = web.Application(middlewares=[self._guard], client_max_size=limits.body_bytes)
+        app.add_routes(Routes(self, LocalSource(self.store)).table())
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=limits.idle_seconds,
+                               logger=library_logger(self._calm, "a request that is none"),
+                               max_line_size=limits.line_bytes, max_field_size=limits.line_bytes, shutdown_timeout=0.2)
+        try:
+            await runner.setup()
+            self._web = runner.server
+            assert runner.server is not None
+            self._door = Door(self._socket, runner.server, tls=self._tls, connections=limits.connections,
+                              silent_seconds=limits.silent_seconds, handshake_seconds=limits.handshake_seconds,
+                              header_seconds=limits.header_seconds, refused=self._count_refused, calm=self._calm)
+            self._stopping = asyncio.Event()
+            self._loop = loop
+            ready.set_result(None)
+            if not self._stopped:
+                await self._stopping.wait()
+        finally:
+            if self._door is not None:
+                self._door.close()
+            await runner.cleanup()
+            for pool in (self.streams, self.patient, self.small):
+                pool.close()
+
+    # --- connections -----------------------------------------------------------------------------------------------
+
+    def _count_refused(self) -> None:
+        self.counters.refused += 1
+
+    async def blocking(self, work: Callable[[], T], pool: Pool | None = None) -> T:
+        """Run `work` in a pool: the one for what is small, unless it is said."""
+        return await asyncio.wrap_future((pool or self.small).submit(work))
+
+    # --- every request passes here ---------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self.counters.requests += 1
+        try:
+            assert self._door is not None
+            self._door.asked(request.protocol)
+            if self._admit(request):
+                self._door.trust(request.protocol)
+            response = await handler(request)
+        except web.HTTPException as error:  # no such route, method or size
+            response = web.json_response(
+                {"error": "SourceRefused", "message": f"{request.method} {request.path[:200]}: {error.reason}",
+                 "hint": "see the source's interface"}, status=error.status)
+        except (ConnectionError, TimeoutError) as error:
+            self._calm.say("broken", f"{request.method} {request.path} broken off: {error or type(error).__name__}",
+                           level=logging.INFO)
+            return self._broken_off(request)
+        except HoldfastError as error:
+            response = self._refusal(error)
+        except Exception as error:
+            self._calm.say("failed", f"{request.method} {request.path} failed", error)
+            if request.writer.output_size:  # the answer has begun
+                return self._broken_off(request)
+            response = self._refusal(error)
+        response.headers.setdefault(INSTANCE_HEADER, self.store.instance)
+        return await self._finish(request, response)
+
+    def _refusal(self, error: Exception) -> web.Response:
+        status, body = error_to_wire(error)
+        self.counters.refused += 1
+        response = web.json_response(body, status=status)
+        if status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
+
+    async def _finish(self, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        """Send what is small here, so that the bound on time holds for it too."""
+        try:
+            async with asyncio.timeout(self.limits.write_seconds):
+                if isinstance(response, web.Response) and isinstance(response.body, bytes):
+                    response.headers[DIGEST_HEADER] = digest(response.body)
+                await response.prepare(request)
+                await response.write_eof()
+        except (ConnectionError, TimeoutError):
+            self._abort(request)
+        return response
+
+    def _broken_off(self, request: web.Request) -> web.StreamResponse:
+        self._abort(request)
+        return web.Response(status=503)  # goes nowhere: the connection is gone
+
+    @staticmethod
+    def _abort(request: web.Request) -> None:
+        if request.transport is not None:
+            request.transport.abort()
+
+    def _admit(self, request: web.Request) -> bool:
+        """Whether the token was shown. Raises `SourceRefused`, `NotAuthorized`."""
+        host = request.headers.get("Host")
+        if host is None and request.version < HttpVersion11:
+            host = "localhost"  # no browser leaves it out, so no web page comes this way; probes do
+        if not self._knows(host or ""):
+            raise SourceRefused("the Host header names somebody else",
+                                hint="use the service's address, or add the name to the service's names")
+        if request.path == "/v1/health":
+            return False
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token):
+            raise NotAuthorized("the token is missing" if not given else "the token is wrong")
+        return True
+
+    def proof(self, request: web.Request) -> str | None:
+        """What shows a client that this is the service whose entry it has read, if it asks."""
+        nonce = request.headers.get(CHALLENGE_HEADER, "")
+        reached = None if request.transport is None else request.transport.get_extra_info("sockname")
+        if not self._key or reached is None or not _NONCE.fullmatch(nonce):
+            return None
+        return discovery.proof(self._key, nonce, reached[:2])
+
+    def _knows(self, host: str) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match[1] or match[2]
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name.lower().rstrip(".") in self._names
+        return True
+
+    # --- for the routes --------------------------------------------------------------------------------------------
+
+    async def body(self, request: web.Request) -> dict[str, Any]:
+        """The JSON object a request brings. Raises `InvalidInput`."""
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                data = json.loads(await request.read())
+        except (ValueError, RecursionError, web.RequestPayloadError) as error:  # the last: it is not packed as it says
+            raise InvalidInput("the body is not JSON") from error
+        if not isinstance(data, dict):
+            raise InvalidInput("the body is not a JSON object")
+        return data
+
+    async def write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+        """Send a piece. Raises `TimeoutError` or `ConnectionError` where the client does not take it.
+
+        A large piece of a body of known length goes from a thread straight into the socket, as a file does with
+        `sendfile`, where no TLS stands between: the event loop's transport would copy it about, at half the speed.
+        """
+        view = memoryview(data)
+        transport = request.transport
+        framed = self._tls is not None or response.content_length is None
+        if len(view) < _DIRECT or framed or transport is None:
+            for at in range(0, len(view), _SLICE):
+                async with asyncio.timeout(self.limits.write_seconds):
+                    await response.write(view[at : at + _SLICE])
+        else:
+            async with asyncio.timeout(self.limits.write_seconds):
+                while transport.get_write_buffer_size():  # the answer's head
+                    await asyncio.sleep(0.001)
+            if transport.is_closing():
+                raise ConnectionResetError("the client has gone")
+            # A duplicate, closed when the thread is done, so that its number cannot become another file's meanwhile.
+            sock = os.dup(transport.get_extra_info("socket").fileno())
+            seconds = self.limits.write_seconds * -(-len(view) // _SLICE)
+            try:
+                sending = self.streams.submit(partial(_send, sock, view, transport.is_closing, seconds,
+                                                      self.store.seams.clock))
+            except BaseException:
+                os.close(sock)
+                raise
+            sending.add_done_callback(lambda _: os.close(sock))
+            await asyncio.wrap_future(sending)
+        self.counters.sent_bytes += len(view)
+
+    async def turn(self, slots: asyncio.Semaphore) -> None:
+        """Wait for a turn to stream. Raises `SourceUnavailable`."""
+        try:
+            async with asyncio.timeout(self.limits.busy_seconds):
+                await slots.acquire()
+        except TimeoutError:
+            raise SourceUnavailable("the source serves as many streams as it may", hint="try again later") from None
+
+
+_SLICE = 1 << 20
+_DIRECT = 256 << 10
+_POLL_SECONDS = 0.25
+
+
+def _send(sock: int, view: memoryview, closing: Callable[[], bool], seconds: float, clock: Clock) -> None:
+    """Write all of `view` to a socket that does not block, within so many seconds. Raises `TimeoutError`,
+    `ConnectionError`."""
+    ready = select.poll()
+    ready.register(sock, select.POLLOUT)
+    end = clock.monotonic() + seconds
+    while view:
+        try:
+            view = view[os.write(sock, view) :]
+        except BlockingIOError:
+            if closing():
+                raise ConnectionResetError("the connection is being closed") from None
+            if clock.monotonic() >= end:
+                raise TimeoutError("the client does not take what it asked for") from None
+            ready.poll(_POLL_SECONDS * 1000)

@@ -1,0 +1,262 @@
+"""The backup service: the plugin that puts a store on the network.
+
+By default it listens on loopback, on port 6362 or the next free one up to 6372, with a token made for this opening that
+only this user's processes can find (`discovery`). It listens only when the token can be found. A port that was asked
+for by name and is taken is an error when the store opens; so is a place for the token that is missing, where the token
+was made here. With the default address either means that the store opens and says that the service is off. Any other
+address than loopback needs TLS and a credential, or the word `insecure`; a token is needed even then.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import os
+import re
+import socket  # noqa: TID251  real sockets
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...contract.plugin import Plugin, StoreHandle
+from ...env.system import is_limit, told
+from ...errors import SettingError
+from ...store.store import Store
+from .discovery import Entry, Publication
+
+if TYPE_CHECKING:
+    from .server import SourceServer
+
+logger = logging.getLogger("holdfast.source")
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORTS = range(6362, 6373)
+_SEND_BUFFER = 4 << 20
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?")
+
+
+class _Address(NamedTuple):
+    host: str
+    port: int
+
+
+class BackupService(Plugin):
+    """Serves leases, image and log of the store it is given to. One object serves one store at a time."""
+
+    def __init__(self, *, online_backup_enabled: bool = True, online_backup_server: str | None = None,
+                 tls_certificate: str | Path | None = None, tls_key: str | Path | None = None,
+                 token: str | None = None, names: tuple[str, ...] = (), insecure: bool = False) -> None:
+        """
+        Args:
+            online_backup_enabled: False: do nothing.
+            online_backup_server: `host:port`, or `:port` for loopback. Port 0 takes any free one.
+            tls_certificate, tls_key: PEM files; the key may be in the certificate's file.
+            token: a fixed credential, of 16 printable ASCII characters or more. Without it, one is made per opening.
+            names: further host names under which clients may know this service.
+            insecure: listen off loopback without TLS, or without a credential of your own (a token is made then, as on
+                loopback). Whoever can listen in on the network can read what passes, the token included.
+
+        Raises:
+            SettingError: a setting makes no sense, or files cannot be read.
+        """
+        self._enabled = online_backup_enabled
+        self._asked = None if online_backup_server is None else _parse(online_backup_server)
+        self._tls = _context(tls_certificate, tls_key)
+        if token is not None and not re.fullmatch(r"[!-~]{16,}", token):
+            raise SettingError("a token is at least 16 printable ASCII characters without spaces")
+        self._fixed_token = token
+        self._names = frozenset(name.lower().rstrip(".") for name in names)
+        self._insecure = insecure
+        self._store: Store[Any, Any] | None = None
+        self._server: SourceServer | None = None
+        self._publication: Publication | None = None
+        if self._asked is not None and self._enabled:
+            self._check_safe(_resolve(self._asked))
+
+    def opened(self, store: StoreHandle) -> None:
+        if not self._enabled:
+            return
+        if self._store is not None:
+            raise SettingError("this BackupService serves a store already", hint="make one for each store")
+        assert isinstance(store, Store)  # a source reads more of it than other plugins may rely on
+        self._store = store
+        try:
+            self._serve(store)
+        except SettingError as error:
+            self.closing(store)
+            if self._asked is not None:
+                raise
+            logger.warning("the backup service is off: %s", error)
+        except BaseException:
+            self.closing(store)
+            raise
+
+    def closing(self, store: StoreHandle) -> None:
+        mine = self._store
+        if mine is None or store is not mine:
+            return
+        self._store = None
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
+            mine.backup_uri = None
+        publication, self._publication = self._publication, None
+        if publication is not None:
+            publication.withdraw()
+
+    def forked(self) -> None:
+        """In a forked child: keep neither socket nor entry; the parent goes on with both."""
+        server, self._server = self._server, None
+        publication, self._publication = self._publication, None
+        self._store = None
+        if server is not None:
+            server.forked()
+        if publication is not None:
+            publication.abandon()
+
+    def _serve(self, store: Store[Any, Any]) -> None:
+        """Raises `SettingError` where there is no way to."""
+        if self._asked is not None:
+            family, address = _resolve(self._asked)
+            try:
+                self._serve_at(store, _bind(family, address))
+            except OSError as error:
+                if is_limit(error):
+                    raise told(error, "cannot serve backups") or error from error
+                raise SettingError(f"online_backup_server: cannot listen on {self._asked.host}:{self._asked.port}: "
+                                   f"{error.strerror or error}",
+                                   hint="name a free port and an address of this machine, or leave the setting out"
+                                   ) from error
+            return
+        for port in DEFAULT_PORTS:
+            try:
+                self._serve_at(store, _bind(socket.AF_INET, (DEFAULT_HOST, port)))
+                return
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise SettingError(f"cannot listen on {DEFAULT_HOST}: {error}") from error
+        raise SettingError(f"ports {DEFAULT_PORTS[0]} to {DEFAULT_PORTS[-1]} of {DEFAULT_HOST} are all taken")
+
+    def _serve_at(self, store: Store[Any, Any], sock: socket.socket) -> None:
+        """Serve on a bound socket, which is closed if that fails. First everything is ready and can be found, then it
+        listens: who finds somebody listening finds the token too.
+
+        Raises:
+            OSError: somebody else listens there.
+            SettingError: nobody could find the token.
+        """
+        from .server import SourceServer  # only those who serve pay for loading aiohttp
+
+        server: SourceServer | None = None
+        try:
+            host, port = sock.getsockname()[:2]
+            made = store.seams.randomness.token
+            entry = Entry(host=host, port=port, scheme="http" if self._tls is None else "https",
+                          token=self._fixed_token or made(24).hex(), key=made(32).hex(), instance=store.instance,
+                          store_id=store.history.store_id.hex(), branch=store.history.branch.id.hex(),
+                          path=str(store.directory), pid=os.getpid())
+            names = self._names | {socket.gethostname().lower()}
+            if self._asked is not None:
+                names |= {self._asked.host.lower().rstrip(".")}
+            server = SourceServer(store, sock, token=entry.token, key=entry.key, tls=self._tls, names=names)
+            self._publish(entry, store)
+            sock.listen(128)
+            server.start()
+        except BaseException:
+            if self._publication is not None:
+                self._publication.withdraw()
+                self._publication = None
+            if server is not None:
+                server.stop()
+            sock.close()
+            raise
+        self._server = server
+        shown = socket.gethostname() if ipaddress.ip_address(host.partition("%")[0]).is_unspecified else host
+        store.backup_uri = f"single://{f'[{shown}]' if ':' in shown else shown}:{port}"
+        logger.info("backup service of %s on %s", store.directory, store.backup_uri)
+
+    def _publish(self, entry: Entry, store: Store[Any, Any]) -> None:
+        self._publication = Publication(entry, store.seams)
+        try:
+            self._publication.start()
+        except SettingError as error:
+            if self._fixed_token is None:
+                raise
+            logger.warning("local clients must name the token themselves: %s", error.message)
+
+    # --- addresses -------------------------------------------------------------------------------------------------
+
+    def _check_safe(self, resolved: tuple[socket.AddressFamily, tuple[Any, ...]]) -> None:
+        if ipaddress.ip_address(str(resolved[1][0]).partition("%")[0]).is_loopback or self._insecure:
+            return
+        if self._tls is None or self._fixed_token is None:
+            raise SettingError("online_backup_server: an address other than loopback needs TLS and a credential",
+                               hint="give tls_certificate, tls_key and token, or say insecure=True")
+
+
+def _parse(text: str) -> _Address:
+    host, colon, port = text.strip().rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        known = _is_address(host)
+    else:
+        host = host or DEFAULT_HOST
+        known = ":" not in host and (_is_address(host) or _NAME.fullmatch(host) is not None)
+    if not colon or not known or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535:
+        raise SettingError(f"online_backup_server: {text!r} is no address",
+                           hint='say "host:port", "[IPv6]:port", or ":port" for loopback')
+    return _Address(host, int(port))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _resolve(asked: _Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(asked.host, asked.port, type=socket.SOCK_STREAM,
+                                                      flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise SettingError(f"online_backup_server: {asked.host} is not known: {error.strerror or error}") from error
+    return family, address
+
+
+def _bind(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
+    """A socket that has an address, and does not listen yet."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # what is accepted inherits it
+        sock.bind(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _no_password() -> str:
+    """What is asked for a pass phrase; without it OpenSSL asks on the terminal, and waits."""
+    raise SettingError("tls_key: the key has a pass phrase, and there is nobody to type it",
+                       hint="name a file with the key in the clear (openssl pkey -in KEY -out FILE), readable by this "
+                            "user only")
+
+
+def _context(certificate: str | Path | None, key: str | Path | None) -> ssl.SSLContext | None:
+    if certificate is None:
+        if key is not None:
+            raise SettingError("tls_key without tls_certificate")
+        return None
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except SettingError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
+        raise SettingError(f"tls_certificate, tls_key: {certificate} cannot be used: {error}",
+                           hint="name PEM files of a certificate chain and its private key") from error
+    return context

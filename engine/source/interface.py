@@ -1,0 +1,200 @@
+"""The source: whatever hands out leases, images and log. A local store is one, and so is one across a network.
+
+Recovery aside, everything that copies or follows a store talks to this interface only. A copy goes so: `lease` with an
+image; `read_image` until every byte is there; `confirm`, which says that the lease held throughout and how far the copy
+must be replayed (p1); `read_log` from p0; `register` as a consumer, so that the log after it is kept; `release`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from ..contract.image import ImageFile
+from ..errors import AheadOfSource, Diverged, ForeignStore, OtherBranch
+from ..model.positions import History, Position
+from ..model.records import Record
+
+CHUNK_BYTES = 4 << 20
+"""What is read, checksummed and sent in one piece, at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceInfo:
+    """What a source is and where it stands.
+
+    Attributes:
+        instance: random id (hex) of this opening of the store; another one after a restart.
+        history: store id and branches.
+        engine, state_format, payload_version: whose state its images hold, its version, and that of the payloads that
+            it writes. They are those of the engine that opened the store.
+        durable, published: watermarks. Backups read up to `published`.
+        log_base: the position before the first record that its log still has.
+        complete_until_us: every transaction committed up to this time is at or below `published`.
+        path: where the store is, for people.
+    """
+
+    instance: str
+    history: History
+    engine: str
+    state_format: int
+    payload_version: int
+    durable: Position
+    published: Position
+    log_base: Position
+    complete_until_us: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A lease as granted.
+
+    Attributes:
+        id: names it in every later call.
+        instance: of the source that granted it.
+        ttl: seconds until it expires unless renewed; any use of it renews it.
+        position: the log after here is kept while it lasts; p0 of the image if there is one.
+        image_id: names the image, None for a lease on log only.
+        files: of the image.
+        moving: whether the image's bytes may change while they are read.
+        time_us: commit time of the transaction at `position`; 0 where it is not known.
+    """
+
+    id: str
+    instance: str
+    ttl: float
+    position: Position
+    image_id: str | None = None
+    files: tuple[ImageFile, ...] = ()
+    moving: bool = False
+    time_us: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """The source's word, after the last byte, that the lease held throughout.
+
+    Attributes:
+        p1: the copy counts only when replayed to here.
+        published: what was published at this moment, p1 or later.
+        complete_until_us: as in `SourceInfo`.
+    """
+
+    p1: Position
+    published: Position
+    complete_until_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerState:
+    """A registered consumer, and what it costs.
+
+    Attributes:
+        id, name: as it was registered.
+        position: the log after here is kept for it.
+        seen_us: when it last registered.
+        held_bytes: of log after its position: what could not be pruned even if nobody else needed it.
+    """
+
+    id: str
+    name: str
+    position: Position
+    seen_us: int
+    held_bytes: int
+
+
+class Source(ABC):
+    """See the module's text. Every method may raise `SourceUnavailable`, `SourceRefused`, `NotAuthorized`; those that
+    take a lease raise `LeaseExpired` where it no longer holds, and `SourceRestarted` where it was another process's."""
+
+    @abstractmethod
+    def info(self) -> SourceInfo: ...
+
+    @abstractmethod
+    def chain_at(self, txid: int) -> bytes:
+        """The chain at `txid`. Raises `LogPruned` where it can no longer be produced, `AheadOfSource` beyond the
+        durable end."""
+
+    @abstractmethod
+    def lease(self, owner: str, *, image: bool, after: Position | None = None, ttl: float = 60.0) -> Grant:
+        """Hold an image and the log after it, or (`image=False`) the log after the position `after`.
+
+        Raises:
+            LogPruned: the log after `after` is gone.
+            Diverged: the source has another chain there.
+            TooManyLeases, DiskFull.
+        """
+
+    @abstractmethod
+    def renew(self, lease_id: str) -> None: ...
+
+    @abstractmethod
+    def release(self, lease_id: str) -> None:
+        """Give it back; fine if it is gone already."""
+
+    @abstractmethod
+    def read_image(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
+        """Exactly these bytes, at most `CHUNK_BYTES`, checked for what they met on the way. Raises `Damaged`."""
+
+    @abstractmethod
+    def confirm(self, lease_id: str) -> Confirmation: ...
+
+    @abstractmethod
+    def read_log(self, lease_id: str, after: Position, upto: int) -> Iterator[Record]:
+        """Every record after `after`, up to and with `upto`, in order, chain checked; a gap is an error.
+
+        Raises `LogPruned`, `Diverged`, `Damaged`, `AheadOfSource` (upto beyond what is published)."""
+
+    @abstractmethod
+    def read_attachment(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
+        """Bytes of an attachment that a record in the leased log names."""
+
+    @abstractmethod
+    def register(self, consumer_id: str, name: str, position: Position) -> None:
+        """Keep the log after `position` for this consumer, durably, within the source's bounds, until it registers a
+        later position."""
+
+    @abstractmethod
+    def consumers(self) -> list[ConsumerState]:
+        """All that are registered, the one that is farthest behind first. Costs their number."""
+
+    @abstractmethod
+    def drop(self, consumer_id: str) -> None:
+        """Keep no log for this consumer any more, durably. If it comes again, it is registered anew. Raises
+        `NotFound`."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+def compare(info: SourceInfo, history: History, end: Position, *, accept_branch: bytes | None = None) -> None:
+    """Whether a copy with this history, ending at `end`, may go on from the source `info` as far as branches tell.
+    The chain at `end` remains to be matched: `Source.lease(after=end)` does that.
+
+    Raises:
+        ForeignStore, OtherBranch, AheadOfSource, Diverged.
+    """
+    theirs, ours = info.history, history
+    if theirs.store_id != ours.store_id:
+        raise ForeignStore(f"the source is store {theirs.store_id.hex()}, the copy is of store {ours.store_id.hex()}")
+    if theirs.branch.id != ours.branch.id and accept_branch != theirs.branch.id:
+        raise OtherBranch(f"the source is on branch {theirs.branch.id.hex()}, which left its last one at transaction "
+                          f"{theirs.branch.start.txid}; the copy is on branch {ours.branch.id.hex()}")
+    if ours.branches != theirs.branches[: len(ours.branches)]:
+        raise Diverged("the copy is on a branch that the source never was on")
+    if len(theirs.branches) > len(ours.branches) and end.txid > theirs.branches[len(ours.branches)].start.txid:
+        raise Diverged(f"the source left the copy's branch at transaction "
+                       f"{theirs.branches[len(ours.branches)].start.txid}, and the copy goes on to {end.txid}")
+    if end.txid > info.durable.txid:
+        raise AheadOfSource(f"the copy ends at transaction {end.txid}, the source at {info.durable.txid}")

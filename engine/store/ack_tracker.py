@@ -1,0 +1,164 @@
+"""Conditions on acknowledgement: asks the plugins that listen to *logged*, and watches what they answer.
+
+One thread asks every listener about each synced range, in order, never on the thread that syncs. A condition that is
+met moves the stages. One whose time is over, or that failed, ends the wait of the commits in its range with
+`ConditionNotMet`; if it gates publication it stays open, otherwise the transactions count as acknowledged.
+
+Conditions that are open stand in a heap by their deadlines, and those that failed come to the thread by themselves. So
+it looks only at what is due, however many are open.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from ..contract.plugin import Condition
+from ..env import Seams
+from ..model.records import LogRange
+from .group_commit import Committer
+from .hooks import Hooks
+
+_LOOK_S = 60.0
+"""Time-outs may be longer than a lock can wait: look this often, in seconds."""
+_SPARE = 64
+"""The heap is rid of conditions that were met when they are more than those still open, and this many."""
+
+
+def _is_one(condition: object) -> bool:
+    return (isinstance(condition, Condition) and isinstance(condition.met, Future)
+            and isinstance(condition.timeout, int | float) and not math.isnan(condition.timeout))
+
+
+@dataclass(slots=True)
+class _Watched:
+    first: int
+    last: int
+    listener: int
+    condition: Condition
+
+
+class Acknowledger:
+    """See the module's text. It stops when the committer is poisoned, or on `close`."""
+
+    def __init__(self, committer: Committer, hooks: Hooks, seams: Seams) -> None:
+        self._committer = committer
+        self._hooks = hooks
+        self._clock = seams.clock
+        self._due: list[tuple[float, int, _Watched]] = []  # a heap; met conditions may still stand in it
+        self._number = count()
+        self._failed: deque[_Watched] = deque()
+        self._news = seams.scheduler.event()
+        self._closing = False
+        try:
+            self._task = seams.scheduler.spawn("holdfast-ack", self._run)
+        except BaseException:  # a signal's handler may raise when the thread runs already
+            self._end()
+            raise
+
+    def notice(self) -> None:
+        """Something was synced."""
+        self._news.set()
+
+    def _run(self) -> None:
+        try:
+            self._watch()
+        except BaseException as error:  # nobody else would end the wait of those who commit
+            self._committer.fail(error)
+
+    def _watch(self) -> None:
+        committer = self._committer
+        while not self._closing and committer.poison is None:
+            self._news.wait(self._pause())
+            self._news.clear()
+            while True:
+                with committer.mutex:
+                    log = committer.stages.next_unanswered()
+                if log is None:
+                    break
+                self._ask(log)
+            self._give_up()
+
+    def _pause(self) -> float | None:
+        if not self._due:
+            return None
+        return min(_LOOK_S, max(0.0, self._due[0][0] - self._clock.monotonic()))
+
+    def _ask(self, log: LogRange) -> None:
+        now = self._clock.monotonic()
+        answers = []
+        for listener, hook in enumerate(self._hooks.logged):
+            try:
+                condition = hook(log)
+                if condition is not None and not _is_one(condition):
+                    raise TypeError(f"the hook returned {condition!r}, which is no Condition")
+            except BaseException as error:  # this thread must go on, whatever a plugin does
+                failed: Future[Any] = Future()
+                failed.set_exception(error)
+                condition = Condition(met=failed, timeout=0.0, gates_publication=False, name=repr(hook))
+            if condition is not None:
+                answers.append(_Watched(log.first, log.last, listener, condition))
+        with self._committer.mutex:
+            self._committer.stages.answered(log.last, [(w.listener, w.condition.gates_publication) for w in answers])
+            self._committer.heard(log)
+        self._committer.settle()
+        for watched in answers:
+            heapq.heappush(self._due, (now + watched.condition.timeout, next(self._number), watched))
+            watched.condition.met.add_done_callback(self._when_done(watched))
+
+    def _when_done(self, watched: _Watched) -> Callable[[Future[Any]], None]:
+        def done(met: Future[Any]) -> None:
+            if not met.cancelled() and met.exception() is None:
+                with self._committer.mutex:
+                    self._committer.stages.met(watched.listener, watched.last)
+                self._committer.settle()
+            else:
+                self._failed.append(watched)
+                self._news.set()
+
+        return done
+
+    def _give_up(self) -> None:
+        """End the wait for conditions that failed or whose time is over."""
+        while self._failed:
+            watched = self._failed.popleft()
+            met = watched.condition.met
+            self._expire(watched, "was cancelled" if met.cancelled() else f"failed: {met.exception()}")
+        now, due = self._clock.monotonic(), self._due
+        while due and due[0][0] <= now:
+            watched = heapq.heappop(due)[2]
+            if not watched.condition.met.done():  # else it is met, or comes as a failed one
+                self._expire(watched, f"was not met within {watched.condition.timeout} s")
+        stages = self._committer.stages
+        if len(due) > 2 * stages.open_conditions() + _SPARE:
+            due[:] = [entry for entry in due if stages.is_open(entry[2].listener, entry[2].last)]
+            heapq.heapify(due)
+
+    def _expire(self, watched: _Watched, why: str) -> None:
+        committer = self._committer
+        with committer.mutex:
+            if not committer.stages.is_open(watched.listener, watched.last):
+                return
+        committer.give_up(watched.first, watched.last,
+                          f"is durable here, but the condition of {watched.condition.name} {why}")
+        with committer.mutex:
+            committer.stages.expired(watched.listener, watched.last)
+        committer.settle()
+
+    def runs_here(self) -> bool:
+        """Whether this thread is its own."""
+        return self._task.runs_here()
+
+    def _end(self) -> None:
+        self._closing = True
+        self._news.set()
+
+    def close(self) -> None:
+        self._end()
+        self._task.join()

@@ -1,0 +1,94 @@
+"""Backpressure: two bounds that slow writers down.
+
+What is appended and not yet written (or not yet heard of by a plugin that listens), and what is applied and not yet
+checkpointed, is held in memory. A writer that comes while either is too much waits, within `Settings.wait_s`. The
+writers and the store's maintenance share this object: writers say here that a checkpoint is wanted, and maintenance
+says here that one was made, or why none can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..contract.engine import Engine
+from ..env import Seams
+from ..errors import DirectoryMoved, DiskFull, LimitReached, RolledBack
+from ..wal.log import Log
+from .group_commit import Committer
+from .settings import Settings
+
+
+class Backpressure:
+    """See the module's text. From any thread.
+
+    Attributes:
+        slow: pending or waiting bytes below which no bound can have been reached.
+        delayed: how many transactions had to wait.
+        wanted: set when maintenance has something to do.
+        blocked: why no checkpoint can be made now (no room, no descriptor, the directory is gone), or None.
+        closing: maintenance ends, so nobody may wait for it.
+    """
+
+    def __init__(self, engine: Engine[Any, Any], log: Log, committer: Committer, settings: Settings,
+                 seams: Seams) -> None:
+        self._engine = engine
+        self._log = log
+        self._committer = committer
+        self._settings = settings
+        self._clock = seams.clock
+        self._changed = seams.scheduler.condition()
+        self.slow = min(settings.checkpoint_soft_bytes, settings.unwritten_bytes)
+        self.delayed = 0
+        self.wanted = seams.scheduler.event()
+        self.blocked: DiskFull | LimitReached | DirectoryMoved | None = None
+        self.closing = False
+
+    def notify(self) -> None:
+        """A checkpoint was made, or could not be."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait(self, usable: Callable[[], bool]) -> None:
+        """Wait until neither bound is reached. Returns early if the store is poisoned or no longer `usable`: the caller
+        finds out. Called where `slow` bytes are pending or waiting.
+
+        Raises:
+            RolledBack: a bound was still reached after `wait_s`, or the store is being closed.
+            DiskFull, LimitReached, DirectoryMoved: no checkpoint can be made.
+        """
+        settings, committer, pending = self._settings, self._committer, self._engine.pending_bytes
+        if pending() >= settings.checkpoint_soft_bytes:
+            self.wanted.set()
+        if not self._few_wait():
+            self.delayed += 1
+            committer.sync_within(0.0)
+            caught_up = committer.wait_until(self._few_wait, settings.wait_s)
+            if not caught_up and committer.poison is None and usable() and not self.closing:
+                raise RolledBack(f"{settings.unwritten_bytes:,} bytes wait to be written, or for plugins to hear of "
+                                 f"them, and still did after {settings.wait_s} s",
+                                 hint="try again; the disk or a plugin is slow")
+        if pending() < settings.checkpoint_hard_bytes:
+            return
+        self.delayed += 1
+        deadline = self._clock.monotonic() + settings.wait_s
+        with self._changed:
+            while pending() >= settings.checkpoint_hard_bytes:
+                if not usable() or committer.poison is not None:
+                    return
+                if self.closing:
+                    raise RolledBack("the store is being closed")
+                if (blocked := self.blocked) is not None:
+                    hard = settings.checkpoint_hard_bytes
+                    what = "no room for a checkpoint" if isinstance(blocked, DiskFull) else "no checkpoint can be made"
+                    raise type(blocked)(f"{what}, and {hard:,} bytes wait for it: {blocked.message}",
+                                        hint=blocked.hint) from blocked
+                if self._clock.monotonic() >= deadline:
+                    raise RolledBack(f"the checkpoint did not catch up within {settings.wait_s} s",
+                                     hint="try again; a slower load or a larger checkpoint_hard_bytes avoids this")
+                self.wanted.set()
+                self._changed.wait(0.05)
+
+    def _few_wait(self) -> bool:
+        most = self._settings.unwritten_bytes
+        return self._log.waiting_bytes < most and self._committer.unheard_bytes < most

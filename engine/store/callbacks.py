@@ -1,0 +1,111 @@
+"""Outcomes of commits as futures, and the thread that runs their callbacks.
+
+Whoever made a transaction durable resolves its outcome, and must go on at once: other commits wait for that thread. So
+callbacks do not run there. One thread of the store's runs them all, one after the other, in the order in which the
+outcomes were resolved. It is started for the first of them. A callback that is slow holds up later callbacks, and
+nothing else: it may commit, wait for commits, and close the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from ..env import Event, Seams, Task
+from ..env.owned_lock import LOOK_S
+
+logger = logging.getLogger("holdfast.store")
+
+CLOSE_S = 5.0
+"""So long, in seconds, `close` waits for callbacks that are still to be run. Those left are run after it."""
+
+
+class Callbacks:
+    """See the module's text. `scheduler`, `clock`: theirs, and of those who wait for outcomes."""
+
+    def __init__(self, seams: Seams) -> None:
+        self.scheduler, self.clock = seams.scheduler, seams.clock
+        self._changed = seams.scheduler.condition()
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._task: Task | None = None
+        self._closing = False
+
+    def add(self, call: Callable[[], object]) -> None:
+        """Run `call` in the thread, after those that were added before."""
+        with self._changed:
+            self._waiting.append(call)
+            self._changed.notify()
+            if self._task is None:
+                self._closing = False
+                self._task = self.scheduler.spawn("holdfast-callbacks", self._run)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    if self._closing:
+                        self._task = None
+                        return
+                    self._changed.wait()
+                call = self._waiting.popleft()
+            try:
+                call()
+            except BaseException:  # the thread is everybody's
+                logger.exception("a callback of a commit's outcome raised")
+            del call  # what it holds must not wait for the next one
+
+    def close(self) -> None:
+        """Let the thread end when nothing is left to run, and wait for that, within bounds."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            task = self._task
+        if task is not None and not task.runs_here() and not task.join(CLOSE_S):
+            logger.warning("the store is closed while callbacks of its commits still run")
+
+
+class Outcome(Future[int]):
+    """The outcome of one commit: done, with the transaction's txid or an error, when it is acknowledged.
+
+    A `concurrent.futures.Future` as any, except that its callbacks run in a thread of the store's, also those that are
+    added when it is done. It cannot be cancelled, since the transaction is on its way.
+    """
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        super().__init__()
+        self._callbacks = callbacks
+        self._ended: Event | None = None  # when somebody waits
+        self.set_running_or_notify_cancel()
+
+    def add_done_callback(self, fn: Callable[[Future[int]], Any]) -> None:
+        """Call `fn` with this future when it is done, in the store's thread for callbacks."""
+        super().add_done_callback(lambda done: self._callbacks.add(partial(fn, done)))
+
+    def result(self, timeout: float | None = None) -> int:
+        self._wait(timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._wait(timeout)
+        return super().exception(0)
+
+    def _wait(self, timeout: float | None) -> None:
+        """Wait as the store's own threads do, which the base class would not. Raises `TimeoutError`."""
+        if self.done():
+            return
+        clock = self._callbacks.clock
+        deadline = None if timeout is None else clock.monotonic() + timeout
+        ended = self._ended
+        if ended is None:
+            ended = self._callbacks.scheduler.event()
+            super().add_done_callback(lambda _: ended.set())  # in the thread that resolves it
+            self._ended = ended
+        while not self.done():  # looked at from time to time: a signal may keep that thread from its callbacks
+            left = LOOK_S if deadline is None else min(LOOK_S, deadline - clock.monotonic())
+            if left <= 0:
+                raise TimeoutError
+            ended.wait(left)

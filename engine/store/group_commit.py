@@ -1,0 +1,498 @@
+"""Group commit: threads around the log and the stages.
+
+Whoever commits appends under the mutex, and then either *leads* (takes the oldest batch, writes and syncs it outside of
+the mutex, moves the stages, wakes whom that concerns) or stands in line, because somebody is leading. Whoever arrives
+while a sync runs is in the batch of the next. A leader leads until its own transaction is durable and hands over to
+somebody in line, so with one thread a commit is one sync in that very thread and no switch. What no thread waits for
+(pipelined, relaxed), and everything where plugins hold acknowledgements, is led by the *syncer* thread.
+
+Where plugins hold acknowledgements, whoever will wait is in line from the moment of appending: a condition may fail
+before he comes.
+
+A write or sync that fails poisons: nothing is tried again, everybody in line ends `OutcomeUnknown`.
+
+A signal's handler may raise in the main thread after any call and at the start of any function. So who leads says so in
+the block whose handler gives the lead up; who is to be woken is noted before he leaves the line, and woken whatever
+happens; and waking somebody twice does no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ..contract.engine import StagingEngine
+from ..env import Seams
+from ..errors import ConditionNotMet, HoldfastError, OutcomeUnknown, RolledBack, StorePoisoned
+from ..model.records import Attachment, LogRange, Record
+from ..wal.log import Batch, Log
+from ..wal.rooms import RoomNeeded
+from .callbacks import Callbacks, Outcome
+from .commit_queue import Line, Waiter, wake_all
+from .hooks import Hooks
+from .watermarks import Stages
+
+logger = logging.getLogger("holdfast.store")
+
+
+class Committer:
+    """See the module's text.
+
+    Attributes:
+        mutex: guards log appends, the stages and the line.
+        moved: notified when a stage moved and somebody watches (`wait_until`).
+        poison: the error that poisoned, or None.
+        on_synced: called after each sync where plugins hold acknowledgements.
+        callbacks: runs those of outcomes.
+        unheard_bytes: payloads kept for plugins that listen to *logged* and have not answered yet.
+    """
+
+    def __init__(self, log: Log, stages: Stages, hooks: Hooks, seams: Seams, *, relaxed_s: float,
+                 staging: StagingEngine[Any, Any] | None, on_fault: Callable[[BaseException], None]) -> None:
+        """
+        Args:
+            log, stages, hooks, seams: what it works on.
+            relaxed_s: the bound for relaxed commits, seconds.
+            staging: the engine, if it stages. It is given records, and told what is published, under the mutex.
+            on_fault: called once when poisoned.
+        """
+        self.log = log
+        self.stages = stages
+        self.mutex = seams.scheduler.lock()
+        self.moved = seams.scheduler.condition(self.mutex)
+        self.poison: BaseException | None = None
+        self._unstaged: BaseException | None = None  # why a record is in the log and not in the engine: publish nothing
+        self.on_synced: Callable[[], None] = lambda: None
+        self._watchers = 0
+        self._hooks = hooks
+        self._seams = seams
+        self._here = seams.scheduler.here
+        self._staging = staging
+        self._on_fault = on_fault
+        self._relaxed_s = relaxed_s
+        self._direct = not hooks.logged
+        self._leader: int | None = None  # the thread that leads
+        self.callbacks = Callbacks(seams)
+        self._line = Line()
+        self._promised: dict[int, Waiter] = {}  # those in line since they were appended
+        self._unheard: deque[Record] = deque()  # appended, not yet synced, to be told to listeners
+        self.unheard_bytes = 0
+        self._kept: deque[Record] = deque()
+        self._keep = bool(hooks.published)
+        self._telling = seams.scheduler.lock()
+        self._closing = False
+        self._due: float | None = None
+        self._kick = seams.scheduler.condition(self.mutex)
+        try:
+            self._syncer = seams.scheduler.spawn("holdfast-sync", self._run_syncer)
+        except BaseException:  # a signal's handler may raise when the thread runs already
+            with self.mutex:
+                self._closing = True
+                self._kick.notify_all()
+            raise
+
+    # --- committing ------------------------------------------------------------------------------------------------
+
+    def append(self, payload: bytes, version: int, attachment: Attachment | None, draft: Any, *, barrier: bool,
+               promise: bool) -> Record:
+        """Append a record. The writer lock is held.
+
+        Args:
+            payload, version, attachment: what to log.
+            draft: what to stage. At a barrier nothing is.
+            barrier: it is one (see `stages`).
+            promise: `wait` or `outcome` will be called for it.
+
+        Raises:
+            RolledBack (DiskFull, StorePoisoned), InvalidInput: nothing was logged. So it is once `close` has begun: the
+                log may be another process's by now.
+            What the engine raises as it stages: it is logged, and the caller must poison.
+        """
+        try:
+            with self.mutex:
+                if self.poison is not None:
+                    raise self.poisoned()
+                if self._closing:
+                    raise RolledBack("the store was closed meanwhile")
+                try:
+                    record = self.log.append(payload, version, attachment, at_once=True)
+                except (OSError, MemoryError) as error:
+                    raise RolledBack(f"no log segment could be made: {error!r}") from error
+                self.stages.append(record.position, barrier=barrier)
+                if self._staging is not None and not barrier:
+                    # Here, under the mutex: whoever leads could otherwise have it synced, and published, before the
+                    # engine has it.
+                    try:
+                        self._staging.stage(record, draft)
+                    except BaseException as error:
+                        self._unstaged = error
+                        raise
+                if self._keep:
+                    self._kept.append(record)
+                if not self._direct:
+                    self._unheard.append(record)
+                    self.unheard_bytes += len(payload)
+                    if promise:
+                        waiter = self._promised[record.txid] = Waiter(record.txid, outcome=Outcome(self.callbacks))
+                        self._line.join(waiter)
+            return record
+        except RoomNeeded as needed:
+            capacity = needed.capacity
+        self._make_room(capacity)
+        return self.append(payload, version, attachment, draft, barrier=barrier, promise=promise)
+
+    def _make_room(self, capacity: int) -> None:
+        """For a next segment. The mutex is not held: filling it takes long, and others go on meanwhile."""
+        try:
+            self.log.make_room(capacity)
+        except (OSError, MemoryError) as error:
+            raise RolledBack(f"no log segment could be made: {error!r}") from error
+
+    def heard(self, log: LogRange) -> None:
+        """Every listener has answered for a range: its records are no longer kept for them."""
+        self.unheard_bytes -= sum(len(record.payload) for record in log.records)
+
+    def wait(self, txid: int) -> None:
+        """Lead, or stand in line, until `txid` is acknowledged.
+
+        Raises:
+            ConditionNotMet, OutcomeUnknown.
+        """
+        if not self._direct:
+            self.outcome(txid).result()
+            return
+        me, waiter = self._here(), None
+        try:
+            with self.mutex:
+                if self._leader is None and self.stages.durable.txid < txid and self.poison is None:
+                    self._leader = me
+                    batch = self.log.take()
+                else:
+                    waiter, batch = self._stand_in_line(txid, me), None
+                    if waiter is None:
+                        return
+            if waiter is not None:
+                self._wait_in_line(waiter)
+            if self._leader == me:
+                self._lead(batch, txid, me)
+        except BaseException as error:  # a signal, for instance: others must not wait for one who has left
+            if self._leader == me and waiter is None:
+                self.fail(error)  # a batch may have been taken
+            self._leave(me)
+            raise
+
+    def _wait_in_line(self, waiter: Waiter) -> None:
+        assert waiter.gate is not None
+        waiter.gate.acquire()
+        if waiter.error is not None:
+            raise waiter.error
+        if self.stages.acknowledged.txid < waiter.txid and self._leader != waiter.thread:
+            raise self.unknown(waiter.txid)  # whatever happened to whoever woke it
+
+    def _leave(self, thread: int) -> None:
+        """A thread neither waits nor leads any more."""
+        woken: list[Waiter] = []
+        try:
+            with self.mutex:
+                self._line.leave(thread)
+                if self._leader == thread:
+                    self._hand_over(woken)
+        finally:
+            wake_all(woken)
+
+    def _stand_in_line(self, txid: int, thread: int | None = None, outcome: Outcome | None = None) -> Waiter | None:
+        """With the mutex held: a thread does, or an outcome. None if there is nothing to wait for. Raises
+        `OutcomeUnknown`."""
+        if self.stages.acknowledged.txid >= txid:
+            return None
+        if self.poison is not None:
+            raise self.unknown(txid)
+        gate = None
+        if outcome is None:
+            gate = self._seams.scheduler.lock()
+            gate.acquire()
+        waiter = Waiter(txid, thread, gate, outcome)
+        self._line.join(waiter)
+        if self._leader is None and self._log_waits():
+            self._kick.notify()
+        return waiter
+
+    def outcome(self, txid: int) -> Outcome:
+        """A future that is done, with `txid` or an error, when it is acknowledged."""
+        promised = None if self._direct else self._claim(txid)
+        if promised is not None:
+            assert promised.outcome is not None
+            return promised.outcome
+        outcome = Outcome(self.callbacks)
+        try:
+            with self.mutex:
+                waiter = self._stand_in_line(txid, outcome=outcome)
+        except OutcomeUnknown as error:
+            outcome.set_exception(error)
+        else:
+            if waiter is None:
+                outcome.set_result(txid)
+        return outcome
+
+    def watch(self, txid: int) -> Waiter:
+        """Who is in line for `txid` since it was appended, where plugins listen. Its `done` and `error` may be asked in
+        `wait_until`."""
+        waiter = self._claim(txid)
+        assert waiter is not None
+        return waiter
+
+    def _claim(self, txid: int) -> Waiter | None:
+        with self.mutex:
+            promised = self._promised.pop(txid, None)
+            if promised is not None:
+                self._kick.notify()
+            return promised
+
+    def sync_within(self, seconds: float | None = None) -> None:
+        """See to it that what is appended is synced soon: within the bound for relaxed commits, or `seconds`."""
+        due = self._seams.clock.monotonic() + (self._relaxed_s if seconds is None else seconds)
+        with self.mutex:
+            if self._due is None or due < self._due:
+                self._due = due
+                self._kick.notify()
+
+    def wait_until(self, reached: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until `reached()` (asked under the mutex), or the store is poisoned or closing; whether it was."""
+        with self.mutex:
+            self._watchers += 1
+            try:
+                self.moved.wait_for(lambda: reached() or self.poison is not None or self._closing, timeout)
+                return reached()
+            finally:
+                self._watchers -= 1
+
+    def _log_waits(self) -> bool:
+        return self.stages.appended.txid > self.stages.durable.txid
+
+    # --- leading ---------------------------------------------------------------------------------------------------
+
+    def _lead(self, batch: Batch | None, until: int, me: int) -> None:
+        """Write and sync batch after batch until `until` is durable, then hand over. `_leader` is `me`, this thread.
+        Without a batch it takes the oldest one."""
+        log, stages = self.log, self.stages
+        woken: list[Waiter] = []
+        leads = True
+        try:
+            if batch is None:
+                with self.mutex:
+                    batch = log.take()
+            while leads:
+                assert batch is not None
+                end = log.write(batch)
+                with self.mutex:
+                    if self._unstaged is not None:
+                        raise self._unstaged
+                    stages.synced(end, () if self._direct else self._synced_records(end.txid))
+                    self._settle(woken)
+                    if end.txid < until:
+                        batch = log.take()
+                    else:
+                        if stages.appended.txid > end.txid:
+                            self._hand_over(woken)
+                        else:
+                            self._leader = self._due = None
+                            if self._closing:
+                                self._kick.notify_all()
+                        leads = False
+                if woken:
+                    wake_all(woken)
+                if not self._direct:
+                    self.on_synced()
+        except BaseException as error:
+            if self._leader == me:
+                self.fail(error)
+            wake_all(woken)
+            if leads and isinstance(error, Exception):
+                raise self.unknown(until) from error
+            raise
+        if self._keep:
+            self._tell_published()
+
+    def _synced_records(self, txid: int) -> tuple[Record, ...]:
+        """With the mutex held: what the listeners are to be told of a sync up to `txid`."""
+        unheard, records = self._unheard, []
+        while unheard and unheard[0].txid <= txid:
+            records.append(unheard.popleft())
+        return tuple(records)
+
+    def _hand_over(self, woken: list[Waiter]) -> None:
+        """With the mutex held: somebody else leads what is still to be written, and is to be woken for it."""
+        durable = self.stages.durable.txid
+        if self._direct and self._log_waits():
+            waiter = self._line.next_thread(durable, woken)
+            if waiter is not None:
+                self._leader = waiter.thread
+                return
+        self._leader = None
+        self._kick.notify()
+
+    def _settle(self, woken: list[Waiter]) -> None:
+        """With the mutex held, after the stages moved: publish, and say whom to wake."""
+        stages = self.stages
+        if self._staging is not None:
+            self._staging.publish(stages.published)
+        self._line.take_upto(stages.acknowledged.txid, woken)
+        if self._watchers:
+            self.moved.notify_all()
+
+    def settle(self) -> None:
+        """Somebody else moved the stages: publish, wake, tell."""
+        woken: list[Waiter] = []
+        try:
+            with self.mutex:
+                self._settle(woken)
+        except BaseException as error:  # the engine's, or a signal's: nobody would wake those in line
+            self.fail(error)
+            raise
+        finally:
+            wake_all(woken)
+        if self._keep:
+            self._tell_published()
+
+    def give_up(self, first: int, last: int, why: str) -> None:
+        """End the wait of everybody in line for `first` to `last` with `ConditionNotMet`."""
+        woken: list[Waiter] = []
+        try:
+            with self.mutex:
+                self._line.take_between(
+                    first, last, lambda txid: ConditionNotMet(f"transaction {txid} {why}", txid=txid), woken)
+                if self._watchers:
+                    self.moved.notify_all()
+        finally:
+            wake_all(woken)
+
+    def _tell_published(self) -> None:
+        with self._telling:  # so that the hooks see the records in order
+            records = []
+            with self.mutex:
+                published = self.stages.published.txid
+                while self._kept and self._kept[0].txid <= published:
+                    records.append(self._kept.popleft())
+            if records:
+                self._hooks.tell("published", records)
+
+    # --- poison ----------------------------------------------------------------------------------------------------
+
+    def fail(self, error: BaseException) -> None:
+        """Poison: what is on disk is not known any more, or the engine's state is not what was logged."""
+        woken: list[Waiter] = []
+        try:
+            with self.mutex:
+                first = self.poison is None
+                if first:
+                    self.poison = error
+                self._leader = None
+                self._line.take_between(0, self._line.last, self.unknown, woken)
+                self.moved.notify_all()
+                self._kick.notify_all()
+        finally:
+            wake_all(woken)
+        if first:
+            self._on_fault(error)
+
+    def unknown(self, txid: int) -> OutcomeUnknown:
+        why = "the store was closed meanwhile" if self.poison is None else f"the store is poisoned ({self.poison!r})"
+        error = OutcomeUnknown(f"transaction {txid} may or may not be durable: {why}", txid=txid)
+        error.__cause__ = self.poison
+        return error
+
+    def poisoned(self) -> StorePoisoned:
+        error = StorePoisoned(f"the store takes no more writes, since one failed: {self.poison}")
+        error.__cause__ = self.poison
+        return error
+
+    # --- background ------------------------------------------------------------------------------------------------
+
+    def _run_syncer(self) -> None:
+        """Lead what no committing thread leads."""
+        me = self._here()
+        while True:
+            with self.mutex:
+                while not self._must_lead():
+                    if self.poison is not None or (self._closing and self._leader is None):
+                        return
+                    self._kick.wait(self._pause())
+                self._leader, self._due = me, None
+                until = self.stages.appended.txid
+                batch = self.log.take()
+            try:
+                self._lead(batch, until, me)
+            except OutcomeUnknown:
+                return
+
+    def _must_lead(self) -> bool:
+        if self._leader is not None or self.poison is not None or not self._log_waits():
+            return False
+        if self._closing or self._line.last > self.stages.durable.txid:
+            return True
+        return self._due is not None and self._due <= self._seams.clock.monotonic()
+
+    def _pause(self) -> float | None:
+        """Seconds until relaxed commits are due; None: until somebody kicks."""
+        if self._due is None or self._leader is not None:
+            return None
+        if not self._log_waits():
+            self._due = None
+            return None
+        return max(0.0, self._due - self._seams.clock.monotonic())
+
+    def heartbeat(self, *, start: bool = False) -> None:
+        """Tell the log's readers that nothing happened, if nothing did and nobody is writing. `start`: also where that
+        takes a new segment, if there is room for one."""
+        while (capacity := self._beat(start)) is not None:
+            try:
+                self._make_room(capacity)
+            except HoldfastError:  # no room, no descriptor: nothing was written
+                return
+
+    def _beat(self, start: bool) -> int | None:
+        """One try; the room that it needs first, or None."""
+        me, woken = self._here(), []  # type: tuple[int, list[Waiter]]
+        try:
+            with self.mutex:
+                if self._leader is not None or self._log_waits() or self._closing or self.poison is not None:
+                    return None
+                self._leader = me
+                capacity = None
+                try:
+                    batch = self.log.heartbeat(start=start, at_once=True)
+                except RoomNeeded as needed:
+                    batch, capacity = None, needed.capacity
+                except (HoldfastError, OSError):  # the directory moved, for instance: nothing was written
+                    batch = None
+                if batch is None:
+                    self._leader = None
+                    return capacity
+            self.log.write(batch)
+            with self.mutex:
+                self._hand_over(woken)
+        except BaseException as error:
+            if self._leader == me:
+                self.fail(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            wake_all(woken)
+        return None
+
+    def runs_here(self) -> bool:
+        """Whether this thread is its own."""
+        return self._syncer.runs_here()
+
+    def close(self) -> None:
+        """Sync what is appended and stop. The caller holds the writer lock for good, so nothing more is appended."""
+        with self.mutex:
+            self._closing = True
+            self._kick.notify_all()
+            self.moved.notify_all()
+        self.log.end_preparing()
+        self._syncer.join()
+        with self.mutex:  # a thread may still lead
+            self._kick.wait_for(lambda: self._leader is None or self.poison is not None, 60)

@@ -1,0 +1,67 @@
+"""The plugins of one store, sorted by the moments that they listen to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ..contract.plugin import Condition, Plugin, StoreHandle
+from ..contract.transaction import Transaction
+from ..env import Scheduler
+from ..env.shown import shown
+from ..errors import SettingError
+from ..model.positions import Position
+from ..model.records import LogRange, Record, SegmentInfo
+
+logger = logging.getLogger("holdfast.plugins")
+
+
+_MOMENTS = ("committing", "final", "logged", "published", "checkpointed", "sealed", "pruning", "fault", "forked")
+
+
+class Hooks:
+    """The plugins of one store, sorted by moment: an attribute per moment holds the bound hooks that override it.
+    `closing` holds those of the plugins that were opened."""
+
+    closing: tuple[Callable[[StoreHandle], None], ...]
+    committing: tuple[Callable[[Transaction], None], ...]
+    final: tuple[Callable[[Transaction], None], ...]
+    logged: tuple[Callable[[LogRange], Condition | None], ...]
+    published: tuple[Callable[[Sequence[Record]], None], ...]
+    checkpointed: tuple[Callable[[Position], None], ...]
+    sealed: tuple[Callable[[SegmentInfo], None], ...]
+    pruning: tuple[Callable[[Sequence[SegmentInfo]], str | None], ...]
+    fault: tuple[Callable[[BaseException], None], ...]
+    forked: tuple[Callable[[], None], ...]
+
+    def __init__(self, plugins: Iterable[Plugin], scheduler: Scheduler) -> None:
+        self.plugins = tuple(plugins)
+        self._scheduler = scheduler
+        for plugin in self.plugins:
+            if not isinstance(plugin, Plugin):
+                raise SettingError(f"{shown(plugin)} is not a plugin", hint="pass objects of Plugin subclasses")
+        self.closing = ()
+        for moment in _MOMENTS:
+            setattr(self, moment, self._overriding(moment, self.plugins))
+
+    @staticmethod
+    def _overriding(moment: str, plugins: Iterable[Plugin]) -> tuple[Callable[..., Any], ...]:
+        return tuple(getattr(p, moment) for p in plugins if getattr(type(p), moment) is not getattr(Plugin, moment))
+
+    def open(self, store: StoreHandle) -> None:
+        """Tell *opened*, in order. What one raises, this raises, and those from that one on will not be told *closing*.
+        """
+        for plugin in self.plugins:
+            plugin.opened(store)
+            self.closing += self._overriding("closing", [plugin])
+
+    def tell(self, moment: str, *args: Any) -> None:
+        """Call every hook of an observing moment; what they raise is logged and goes no further."""
+        for hook in getattr(self, moment):
+            try:
+                hook(*args)
+            except BaseException as error:
+                if not isinstance(error, Exception) and self._scheduler.is_main():
+                    raise  # it may be a signal's; in the kit's own threads it would end what others wait for
+                logger.exception("plugin hook %s raised", getattr(hook, "__qualname__", hook))

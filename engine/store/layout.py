@@ -1,0 +1,314 @@
+"""Where things are: the one layout that a store and a backup target share.
+
+    DIR/
+      LOCK               held by whoever writes here: store, backup, fold, restore
+      STORE              who this is: store id and engine (a document)
+      CURRENT            the name of the generation in force (a line of text)
+      gen-000001/
+        MANIFEST         in a backup target only: what the image is and what must be replayed (a document)
+        state/           the engine's durable state, or in a target the image
+        log/             segments and attachments, and the list of consumers
+      scratch-…/         in a backup target only: a copy of an image that is being checked
+
+A generation is a state and the log after it. In a live store the state moves with the checkpoints; in a target it is
+frozen. A new generation is made under another name and comes into force when `CURRENT` is replaced, durably; what it
+replaces is removed after that, and what nobody names is rubbish.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..env import Files
+from ..errors import Damaged, InvalidInput, LocksUnsupported, StoreNotFound
+from ..model import document
+from ..model.positions import ID_BYTES, History, Position
+from ..wal.segment import holds_records
+from .reader_leases import DIRECTORY as READERS
+
+STORE_MAGIC, STORE_VERSION = b"HFSTORE\0", 1
+MANIFEST_MAGIC, MANIFEST_VERSION = b"HFMANIF\0", 1
+_GENERATION = re.compile(r"gen-(\d{6})")
+_SCRATCH = re.compile("scratch-[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The paths of one generation."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "MANIFEST"
+
+
+def lock_text(owner: str, doubted_s: int) -> str:
+    """What the lock file says: who holds it, and whether he doubts the clock."""
+    return f"{owner}\n" + (f"doubts the clock by {doubted_s} s\n" if doubted_s else "")
+
+
+_DOUBTED = re.compile(r"^doubts the clock by (\d{1,15}) s$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the `STORE` document says."""
+
+    store_id: bytes
+    engine: str
+    created_us: int
+
+
+class Layout:
+    """The directory of a store or target."""
+
+    def __init__(self, root: str | os.PathLike[str], files: Files) -> None:
+        self.root = files.absolute(root)
+        self.files = files
+
+    @property
+    def lock_path(self) -> Path:
+        return self.root / "LOCK"
+
+    def doubted_s(self) -> int | None:
+        """By how many seconds whoever has this store open doubts the clock; None: nobody has, or it cannot be known."""
+        try:
+            if not self.files.is_locked(self.lock_path):
+                return None
+            found = _DOUBTED.search(self.files.read(self.lock_path)[:200].decode("utf-8", "replace"))
+        except (OSError, LocksUnsupported):
+            return None
+        return int(found[1]) if found else 0
+
+    def is_store(self) -> bool:
+        """Whether a whole store or target is here."""
+        return self.files.exists(self.root / "STORE") and self.files.exists(self.root / "CURRENT")
+
+    def is_empty(self, *, or_finished: bool = False) -> bool:
+        """Whether nothing is here but perhaps a lock file and the rests of a store that was never finished. A store
+        that has only lost its `CURRENT` is none: its log has records. `or_finished`: or a backup that is whole, and
+        whose run died before it came into force."""
+        if not self.files.is_directory(self.root):
+            return not self.files.exists(self.root)
+        return not self.is_store() and all(self._is_rest(n, or_finished) for n in self.files.list(self.root))
+
+    def _is_rest(self, name: str, or_finished: bool) -> bool:
+        if name in {"LOCK", "STORE", "STORE.new", "CURRENT.new", READERS}:
+            return True
+        if not _GENERATION.fullmatch(name.removesuffix(".partial")):
+            return False
+        found = Generation(self.root / name)
+        if name.endswith(".partial"):
+            return True
+        if self.files.exists(found.manifest):
+            return or_finished
+        return not holds_records(self.files, found.log)
+
+    def foreign(self) -> list[str]:
+        """The names here that neither a store nor a target has, whole or in part."""
+        ours = {"LOCK", "STORE", "STORE.new", "CURRENT", "CURRENT.new", READERS}
+        return [n for n in self.files.list(self.root) if n not in ours and not _SCRATCH.fullmatch(n)
+                and not _GENERATION.fullmatch(n.removesuffix(".partial"))]
+
+    def clear(self) -> None:
+        """Remove all that is a store's, but for the lock file. The caller holds the lock, and knows that it does not
+        matter."""
+        if self.files.exists(self.root / "CURRENT"):  # half of the rest gone, it must be no store any more
+            self.files.unlink(self.root / "CURRENT")
+            self.files.sync_directory(self.root)
+        foreign = self.foreign()
+        for name in self.files.list(self.root):
+            path = self.root / name
+            if name in foreign:
+                continue
+            if self.files.is_directory(path):
+                self.files.remove_tree(path)
+            elif path != self.lock_path:
+                self.files.unlink(path)
+
+    def settle_names(self, generation: Generation) -> None:
+        """Make durable what is here and in a generation. A process that was killed, or whose disk failed, may have left
+        names that are in memory only. What is built on them must not outlast them: log that is pruned, say, because of
+        a checkpoint whose rename a power cut would take back."""
+        with contextlib.suppress(PermissionError):  # a parent that we may not read is not of our making
+            self.files.sync_directory(self.root.parent)
+        for path in (self.root, generation.path, generation.state, generation.log):
+            self.files.sync_directory(path)
+
+    def read_identity(self) -> Identity:
+        """Raises `StoreNotFound` or `Damaged`."""
+        path = self.root / "STORE"
+        try:
+            body = document.read(self.files, path, STORE_MAGIC, STORE_VERSION)
+            identity = Identity(body["store_id"], body["engine"], body["created_us"])
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if self.files.exists(self.root / "CURRENT"):  # which is written last
+                raise Damaged("is missing", path=str(path)) from error
+            raise StoreNotFound(f"no store in {self.root}") from error
+        except KeyError as error:
+            raise Damaged(f"lacks the field {error}", path=str(path)) from error
+        if len(identity.store_id) != ID_BYTES:
+            raise Damaged("has a store id of the wrong length", path=str(path))
+        return identity
+
+    def write_identity(self, identity: Identity) -> None:
+        document.write(self.files, self.root / "STORE", STORE_MAGIC, STORE_VERSION,
+                       {"store_id": identity.store_id, "engine": identity.engine, "created_us": identity.created_us})
+
+    def generation(self, number: int) -> Generation:
+        return Generation(self.root / f"gen-{number:06d}")
+
+    def current(self) -> Generation:
+        """The generation in force. Raises `StoreNotFound` or `Damaged`."""
+        path = self.root / "CURRENT"
+        try:
+            name = self.files.read(path).decode("ascii", "replace").strip()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StoreNotFound(f"no store in {self.root}: it was never finished, or its CURRENT is gone") from error
+        if not _GENERATION.fullmatch(name):
+            raise Damaged(f"names {name!r}, which is no generation", path=str(path), offset=0)
+        generation = Generation(self.root / name)
+        if not self.files.is_directory(generation.path):
+            raise Damaged(f"names {name}, which is not there", path=str(path), offset=0)
+        return generation
+
+    def next_generation(self) -> Generation:
+        """The paths for a generation after every one that is here. Nothing is made."""
+        numbers = [0]
+        if self.files.is_directory(self.root):
+            numbers += [int(m[1]) for n in self.files.list(self.root) if (m := _GENERATION.match(n))]
+        return self.generation(max(numbers) + 1)
+
+    def switch(self, generation: Generation) -> None:
+        """Bring a whole, durable generation into force, durably."""
+        self.files.write_durably(self.root / "CURRENT", f"{generation.name}\n".encode())
+
+    def scratch(self, number: bytes) -> Path:
+        """The path for a scratch copy, told from others by 8 random bytes. Nothing is made."""
+        return self.root / f"scratch-{number.hex()}"
+
+    def sweep_scratch(self) -> None:
+        """Remove scratch copies that died with their process: the caller holds the lock, so that none is in use."""
+        for name in self.files.list(self.root):
+            if _SCRATCH.fullmatch(name):
+                self.files.remove_tree(self.root / name)
+
+    def sweep(self, keep: Collection[str] = ()) -> list[str]:
+        """Remove scratch copies, and generations that are neither in force nor to be kept (the caller holds the lock);
+        their names."""
+        self.sweep_scratch()
+        current = self.current().name
+        rubbish = [n for n in self.files.list(self.root)
+                   if _GENERATION.fullmatch(n.removesuffix(".partial")) and n != current and n not in keep]
+        for name in rubbish:
+            self.files.remove_tree(self.root / name)
+        return rubbish
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedFile:
+    """One file of an image as it was copied: xxh3-128 over each `Manifest.chunk_bytes` of it, in order."""
+
+    name: str
+    size: int
+    digests: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the `MANIFEST` document of a target says.
+
+    Attributes:
+        target_id: random id of this target; it names it as a consumer of the source's log.
+        history: the source's, when the image was taken.
+        engine, state_format: whose image it is.
+        p0: the image holds everything up to here.
+        p1: it opens only when replayed to here, at least.
+        moving: whether the bytes may be of any mixture between p0 and p1. If not, p0 = p1.
+        chunk_bytes: what one digest of `files` covers.
+        files: the image, file by file.
+        created_us: when the image was whole.
+        runs: one map a backup run, oldest first: kind, source, started_us, ended_us, from, to (txids), and so on.
+        older: the generations whose restore points are kept, oldest first: what each restores to.
+        retired_us: when the target was opened for writing, or None while it is a backup.
+        retired_branch: id of the branch that was begun then.
+        settled: since then a checkpoint has passed p1, so that the state no longer counts as a copy taken from p0 on.
+    """
+
+    target_id: bytes
+    history: History
+    engine: str
+    state_format: int
+    p0: Position
+    p1: Position
+    moving: bool
+    chunk_bytes: int
+    files: tuple[CopiedFile, ...]
+    created_us: int
+    runs: tuple[dict[str, Any], ...] = field(default=())
+    older: tuple[Mapping[str, Any], ...] = field(default=())
+    retired_us: int | None = None
+    retired_branch: bytes | None = None
+    settled: bool = False
+
+    @property
+    def noted_end(self) -> Position:
+        """How far the log reached when the last run was noted."""
+        return Position(*self.runs[-1]["end"]) if self.runs else self.p1
+
+    def write(self, files: Files, generation: Generation) -> None:
+        body = {
+            "target_id": self.target_id, "history": self.history.to_wire(), "engine": self.engine,
+            "state_format": self.state_format, "p0": list(self.p0), "p1": list(self.p1), "moving": self.moving,
+            "chunk_bytes": self.chunk_bytes, "files": [[f.name, f.size, b"".join(f.digests)] for f in self.files],
+            "created_us": self.created_us, "runs": list(self.runs),
+            "older": [dict(one) for one in self.older], "retired_us": self.retired_us,
+            "retired_branch": self.retired_branch, "settled": self.settled,
+        }
+        document.write(files, generation.manifest, MANIFEST_MAGIC, MANIFEST_VERSION, body)
+
+    @classmethod
+    def read(cls, files: Files, generation: Generation) -> Manifest | None:
+        """The manifest, or None where the generation is no target's. Raises `Damaged`, `UnsupportedFormat`."""
+        path = generation.manifest
+        try:
+            body = document.read(files, path, MANIFEST_MAGIC, MANIFEST_VERSION)
+        except FileNotFoundError:
+            return None
+        try:
+            copied = tuple(CopiedFile(n, s, tuple(d[i : i + 16] for i in range(0, len(d), 16)))
+                           for n, s, d in body["files"])
+            return cls(body["target_id"], History.from_wire(body["history"]), body["engine"], body["state_format"],
+                       Position(*body["p0"]), Position(*body["p1"]), body["moving"], body["chunk_bytes"], copied,
+                       body["created_us"], tuple(body["runs"]), tuple(body.get("older", ())),
+                       body["retired_us"], body["retired_branch"],
+                       body["settled"])
+        except (KeyError, TypeError, ValueError, InvalidInput) as error:
+            raise Damaged(f"lacks or garbles a field: {error}", path=str(path)) from error
+
+    def retire(self, now_us: int, branch_id: bytes) -> Manifest:
+        """The same, opened for writing as a store of its own."""
+        return replace(self, retired_us=now_us, retired_branch=branch_id)
+
+    def settle(self) -> Manifest:
+        """The same, its image overtaken by a checkpoint of the store it has become."""
+        return replace(self, settled=True, files=())

@@ -1,0 +1,293 @@
+"""Leases: the right to read one image and the log after it, until released or expired.
+
+`LeaseTable` holds the rules and nothing else: no thread, no clock, no I/O; time comes in as monotonic seconds. A lease
+is *held*, then *dead* (released, or over its time), then *freed*. Dead comes first: whoever reads under a dead lease
+gets `LeaseExpired` at its next piece. Freed comes when the last of those readers has let go: only then is the image
+closed and the log no longer pinned, so nothing is ever taken from under a read. A lease is over when it was not used or
+renewed for its time to live, or when it reached the greatest age, however often renewed.
+
+`Leases` is the one table of a store with the lock and the clock around it. The store asks it for the `floor` when it
+prunes its log; `frozen` gives the floor and lets no lease in while the log's beginning moves. Images are closed outside
+of the lock, since that may be slow.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..env import REAL, Seams
+from ..env.calm import Calm
+from ..errors import InvalidInput, LeaseExpired, StoreClosed, TooManyLeases
+
+logger = logging.getLogger("holdfast.leases")
+
+MAX_OWNER = 200
+"""Longest name of an owner, in characters."""
+
+
+class Closable(Protocol):
+    """What a lease holds beside the log: an image."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Lease:
+    """One lease.
+
+    Attributes:
+        id: names it; random.
+        owner: who took it, for people.
+        txid: the log after this transaction is kept for it.
+        image: what is closed when the lease is freed.
+        ttl: seconds it lasts after its last use.
+        granted, touched: monotonic seconds.
+        uses: readers that have not let go yet.
+        dead: no reader may go on.
+    """
+
+    id: str
+    owner: str
+    txid: int
+    image: Closable | None
+    ttl: float
+    granted: float
+    touched: float
+    uses: int = 0
+    dead: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseState:
+    """A lease as it is shown: ages and times in seconds."""
+
+    id: str
+    owner: str
+    txid: int
+    has_image: bool
+    ttl: float
+    age: float
+    remaining: float
+    uses: int
+    dead: bool
+
+
+class LeaseTable:
+    """The rules. Not thread-safe, except that `floor` may be read at any time."""
+
+    def __init__(self, *, max_leases: int = 16, max_ttl: float = 3600.0, max_age: float = 7 * 86400.0) -> None:
+        """
+        Args:
+            max_leases: how many may exist at once, dead ones that are still being read included.
+            max_ttl: seconds; a longer wish is cut to this.
+            max_age: seconds from grant to the end, whatever happens.
+        """
+        self.max_leases = max_leases
+        self.max_ttl = max_ttl
+        self.max_age = max_age
+        self._leases: dict[str, Lease] = {}
+        self._floor: int | None = None
+
+    def grant(self, id: str, owner: str, now: float, ttl: float, txid: int, image: Closable | None = None) -> Lease:
+        """Give a lease that keeps the log after `txid`.
+
+        Raises:
+            TooManyLeases: the number is reached; the message names who holds them.
+            InvalidInput: a time to live, an owner or an id that makes no sense.
+        """
+        if not 0 < ttl < float("inf"):
+            raise InvalidInput(f"a lease cannot live for {ttl} seconds", hint="give a positive number of seconds")
+        if not owner or len(owner) > MAX_OWNER:
+            raise InvalidInput(f"a lease's owner is a text of 1 to {MAX_OWNER} characters")
+        if id in self._leases:
+            raise InvalidInput(f"there is a lease {id} already")
+        if len(self._leases) >= self.max_leases:
+            owners = ", ".join(sorted({lease.owner for lease in self._leases.values()}))
+            raise TooManyLeases(f"all {self.max_leases} leases are taken, by: {owners}")
+        lease = Lease(id, owner, txid, image, min(ttl, self.max_ttl), now, now)
+        self._leases[id] = lease
+        self._settle()
+        return lease
+
+    def furnish(self, id: str, now: float, ttl: float, txid: int, image: Closable) -> Lease:
+        """Hang the image on a lease that was granted before the image was made, and raise its pin to the image's
+        position. Its time begins anew. Raises `LeaseExpired`; the image is then still the caller's."""
+        lease = self._live(id, now)
+        if txid < lease.txid or lease.image is not None:
+            raise InvalidInput(f"the image at transaction {txid} does not fit the lease on {lease.txid}")
+        lease.txid, lease.image, lease.ttl, lease.touched = txid, image, min(ttl, self.max_ttl), now
+        self._settle()
+        return lease
+
+    def renew(self, id: str, now: float) -> Lease:
+        """Begin its time to live anew, and say whether it still holds. Raises `LeaseExpired`."""
+        lease = self._live(id, now)
+        lease.touched = now
+        return lease
+
+    def use(self, id: str, now: float) -> Lease:
+        """A reader begins; it is a renewal too. Raises `LeaseExpired`."""
+        lease = self.renew(id, now)
+        lease.uses += 1
+        return lease
+
+    def end_use(self, lease: Lease, now: float) -> Lease | None:
+        """A reader has let go. Returns the lease if that freed it."""
+        lease.uses -= 1
+        if lease.dead or self._over(lease, now):
+            return self._bury(lease)
+        lease.touched = now
+        return None
+
+    def release(self, id: str) -> Lease | None:
+        """End a lease; fine if it is gone. Returns it if that freed it."""
+        lease = self._leases.get(id)
+        return None if lease is None else self._bury(lease)
+
+    def expire(self, now: float) -> list[Lease]:
+        """End every lease whose time is over. Returns those that are freed now."""
+        over = [lease for lease in self._leases.values() if lease.dead or self._over(lease, now)]
+        return [freed for lease in over if (freed := self._bury(lease)) is not None]
+
+    def floor(self) -> int | None:
+        """The lowest transaction after which some lease still needs the log, or None without leases."""
+        return self._floor
+
+    def list(self, now: float) -> list[LeaseState]:
+        """All leases, the oldest first."""
+        return [LeaseState(id=lease.id, owner=lease.owner, txid=lease.txid, has_image=lease.image is not None,
+                           ttl=lease.ttl, age=now - lease.granted, remaining=max(0.0, self._deadline(lease) - now),
+                           uses=lease.uses, dead=lease.dead) for lease in self._leases.values()]
+
+    def _deadline(self, lease: Lease) -> float:
+        return min(lease.touched + lease.ttl, lease.granted + self.max_age)
+
+    def _over(self, lease: Lease, now: float) -> bool:
+        return now >= self._deadline(lease)
+
+    def _live(self, id: str, now: float) -> Lease:
+        lease = self._leases.get(id)
+        if lease is None:
+            raise LeaseExpired(f"there is no lease {id[:40]}: it expired, was released or never was")
+        if lease.dead or self._over(lease, now):
+            lease.dead = True  # even if nobody calls `expire` before the clock is asked again
+            raise LeaseExpired(f"the lease {id} of {lease.owner} no longer holds")
+        return lease
+
+    def _bury(self, lease: Lease) -> Lease | None:
+        lease.dead = True
+        if lease.uses or self._leases.pop(lease.id, None) is None:
+            return None
+        self._settle()
+        return lease
+
+    def _settle(self) -> None:
+        self._floor = min((lease.txid for lease in self._leases.values()), default=None)
+
+
+class Leases:
+    """The leases of one open store, for all threads."""
+
+    def __init__(self, seams: Seams = REAL, table: LeaseTable | None = None) -> None:
+        self._seams = seams
+        self._table = table or LeaseTable()
+        self._calm = Calm(logger, seams.clock)  # how many leases expire is up to whoever takes them
+        self._guard = seams.scheduler.condition()
+        self._closed = False
+        self._readers = 0
+
+    def grant(self, owner: str, ttl: float, txid: int) -> Lease:
+        """As `LeaseTable.grant`, under a fresh random id. Raises `StoreClosed` too."""
+        self.sweep()
+        id = self._seams.randomness.token(16).hex()
+        with self._guard:
+            if self._closed:
+                raise StoreClosed("the store is closed")
+            return self._table.grant(id, owner, self._now(), ttl, txid)
+
+    def grant_longest(self, owner: str, txid: int) -> Lease:
+        """A lease with the longest time to live, to stand while an image is made."""
+        return self.grant(owner, self._table.max_ttl, txid)
+
+    def furnish(self, id: str, ttl: float, txid: int, image: Closable) -> Lease:
+        with self._guard:
+            return self._table.furnish(id, self._now(), ttl, txid, image)
+
+    def renew(self, id: str) -> Lease:
+        with self._guard:
+            return self._table.renew(id, self._now())
+
+    def release(self, id: str) -> None:
+        with self._guard:
+            freed = self._table.release(id)
+        self._close([] if freed is None else [freed])
+
+    @contextmanager
+    def using(self, id: str) -> Iterator[Lease]:
+        """Read under a lease: what it covers stays until the block ends, whatever happens to the lease meanwhile.
+
+        Raises:
+            LeaseExpired: it does not hold now. Within the block, `renew` says whether it still does.
+        """
+        with self._guard:
+            lease = self._table.use(id, self._now())
+            self._readers += 1
+        try:
+            yield lease
+        finally:
+            with self._guard:
+                freed = self._table.end_use(lease, self._now())
+            self._close([] if freed is None else [freed])
+            with self._guard:
+                self._readers -= 1
+                self._guard.notify_all()
+
+    def sweep(self) -> None:
+        """End the leases whose time is over, and free those that nobody reads any more."""
+        with self._guard:
+            freed = self._table.expire(self._now())
+        for lease in freed:
+            self._calm.say("expired", f"lease {lease.id} of {lease.owner} expired")
+        self._close(freed)
+
+    def floor(self) -> int | None:
+        """The log after this transaction must stay; None: no lease needs any."""
+        return self._table.floor()
+
+    @contextmanager
+    def frozen(self) -> Iterator[int | None]:
+        """Hold the floor still while the log's beginning is moved: no lease is granted or freed within the block."""
+        self.sweep()
+        with self._guard:
+            yield self._table.floor()
+
+    def list(self) -> list[LeaseState]:
+        with self._guard:
+            return self._table.list(self._now())
+
+    def close(self, timeout: float = 5.0) -> None:
+        """End all leases, and wait up to `timeout` seconds for those who read under them to let go; an image that is
+        still read then is closed when its reader ends."""
+        with self._guard:
+            self._closed = True
+            freed = [lease for state in self._table.list(self._now())
+                     if (lease := self._table.release(state.id)) is not None]
+        self._close(freed)
+        with self._guard:
+            if not self._guard.wait_for(lambda: self._readers == 0, timeout):
+                logger.warning("the store closes while leases are still being read")
+
+    def _now(self) -> float:
+        return self._seams.clock.monotonic()
+
+    def _close(self, freed: Iterable[Lease]) -> None:
+        for lease in freed:
+            if lease.image is not None:
+                try:
+                    lease.image.close()
+                except Exception as error:
+                    self._calm.say("closing", f"closing the image of lease {lease.id}", error, level=logging.ERROR)

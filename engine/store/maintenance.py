@@ -1,0 +1,275 @@
+"""What a store does in the background: checkpoints, the next segment, heartbeats, pruning, expiry of leases.
+
+One thread, woken when there is something to do and once in a while. Each duty is a method that does what is due now and
+raises nothing: what goes wrong is logged, or poisons the store where the state's durability is concerned.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+from weakref import ref
+
+from ..contract.engine import Engine
+from ..env import DirectoryLock, Seams
+from ..errors import DirectoryMoved, DiskFull, HoldfastError, LimitReached
+from ..model.positions import Position
+from ..model.records import SegmentInfo
+from ..wal.log import AHEAD_US, Log
+from ..wal.retention import SHARE, CautiousClock, KeepLogs, PrunePlan, plan_pruning
+from .backpressure import Backpressure
+from .group_commit import Committer
+from .hooks import Hooks
+from .layout import lock_text
+from .leases import Leases
+from .opening import process_name
+from .reader_leases import Reader, readers_in
+from .settings import Settings
+
+logger = logging.getLogger("holdfast.store")
+
+TICK_S = 0.5
+PRUNE_EVERY_S = 30.0
+RETRY_S, RETRY_MOST_S = 1.0, 60.0
+
+
+class Maintained(Protocol):
+    """What is maintained: a store, or in a test what stands for one."""
+
+    directory: Path
+    engine: Engine[Any, Any]
+    log: Log
+    settings: Settings
+    seams: Seams
+    committer: Committer
+    leases: Leases
+    hooks: Hooks
+
+    @property
+    def poisoned(self) -> bool: ...
+    def checkpoint(self) -> Position: ...
+
+
+class Housekeeper:
+    """See the module's text."""
+
+    def __init__(self, store: Maintained, backpressure: Backpressure, lock: DirectoryLock) -> None:
+        """
+        Args:
+            store: what is maintained. It is not kept alive.
+            backpressure: where writers ask for checkpoints, and are told of them.
+            lock: on the store's directory. What `holdfast info` shows of an open store is written there.
+        """
+        self._held = ref(store)
+        self._hooks = store.hooks
+        self._clock = store.seams.clock
+        self._backpressure = backpressure
+        self._wake = backpressure.wanted
+        self._sealed: deque[SegmentInfo] = deque()
+        self._lock = lock
+        known = None if store.settings.clock_is_right else store.log.last_time_us
+        self.calendar = CautiousClock(self._clock, known)
+        self._doubts = False
+        self._tell_doubt()
+        self._keep = KeepLogs.parse(store.settings.keep_logs)
+        self._beat = self._clock.monotonic()
+        self._prune = self._clock.monotonic() + PRUNE_EVERY_S
+        self._retry = 0.0
+        self._spare_retry, self._spare_pause = 0.0, RETRY_S
+        self._seen = store.log.end.txid
+        self._pruning = store.seams.scheduler.lock()
+        store.log.on_sealed = self._on_sealed
+        try:
+            self._task = store.seams.scheduler.spawn("holdfast-keep", partial(_keep, self._held, self, backpressure))
+        except BaseException:  # a signal's handler may raise when the thread runs already
+            self._end()
+            raise
+
+    @property
+    def _store(self) -> Maintained:
+        """Not held on to, so that a store that everybody else has forgotten can be closed."""
+        store = self._held()
+        assert store is not None, "the thread and every caller hold it meanwhile"
+        return store
+
+    def _on_sealed(self, info: SegmentInfo) -> None:
+        self._sealed.append(info)
+        self._wake.set()
+
+    def round(self) -> None:
+        """Do what is due now. If the directory has moved, nothing: it is said once, and looked at again each time."""
+        try:
+            self._store.seams.files.look(self._store.directory)
+        except DirectoryMoved as error:
+            if not isinstance(self._backpressure.blocked, DirectoryMoved):
+                self._backpressure.blocked = error
+                logger.error("%s: commits go on until the next log segment or checkpoint is due", error)
+            self._backpressure.notify()
+            return
+        if isinstance(self._backpressure.blocked, DirectoryMoved):
+            self._backpressure.blocked = None
+            logger.warning("%s is back", self._store.directory)
+        for duty in (self._spare, self._checkpoint, self._tell_sealed, self._heartbeat, self._leases, self._prune_log):
+            try:
+                duty()
+            except BaseException:  # a plugin's, too: the other duties go on
+                logger.exception("%s of %s", duty.__name__.strip("_"), self._store.directory)
+
+    def _spare(self) -> None:
+        log = self._store.log
+        if log.wants_spare and self._clock.monotonic() >= self._spare_retry:
+            try:
+                log.prepare_spare()
+                self._spare_pause = RETRY_S
+            except (HoldfastError, OSError) as error:  # a commit that needs one makes its own, and says so
+                self._spare_retry = self._clock.monotonic() + self._spare_pause
+                logger.warning("no segment could be prepared, the next try is in %g s: %s", self._spare_pause, error)
+                self._spare_pause = min(2 * self._spare_pause, RETRY_MOST_S)
+
+    def _checkpoint(self) -> None:
+        store = self._store
+        if store.engine.pending_bytes() < store.settings.checkpoint_soft_bytes:
+            return
+        if self._backpressure.blocked is not None and self._clock.monotonic() < self._retry:
+            return
+        try:
+            store.checkpoint()
+            self._backpressure.blocked = None
+        except (DiskFull, LimitReached, DirectoryMoved) as error:
+            self._backpressure.blocked = error
+            self._retry = self._clock.monotonic() + RETRY_S
+            logger.warning("the checkpoint waits: %s", error)
+        except HoldfastError as error:
+            logger.error("no checkpoint: %s", error)
+        self._backpressure.notify()
+
+    def _tell_sealed(self) -> None:
+        while self._sealed:
+            self._hooks.tell("sealed", self._sealed.popleft())
+            self._prune = 0.0
+
+    def _heartbeat(self) -> None:
+        interval = self._store.settings.heartbeat_s
+        if not interval:
+            return
+        now, end = self._clock.monotonic(), self._store.log.end.txid
+        if end != self._seen:
+            self._seen, self._beat = end, now
+        elif now - self._beat >= interval:
+            self._beat = now
+            self._store.committer.heartbeat()
+
+    def _leases(self) -> None:
+        self._store.leases.sweep()
+
+    def _prune_log(self) -> None:
+        if self._clock.monotonic() >= self._prune:
+            self._prune = self._clock.monotonic() + PRUNE_EVERY_S
+            self.prune()
+            self._tell_doubt()
+
+    def _tell_doubt(self) -> None:
+        """Say once that the clock is doubted, and once that it is no more."""
+        doubted_us = self.calendar.doubted_us
+        if (doubted_us > 0) == self._doubts:
+            return
+        self._doubts, directory = doubted_us > 0, self._store.directory
+        if self._doubts:
+            logger.log(logging.WARNING if doubted_us > AHEAD_US else logging.INFO,
+                       "the clock has leapt %.1f hours ahead of what was known of the time in %s, or that was not open "
+                       "for so long: for an hour nothing is deleted for its age (if the clock is right, say "
+                       "clock_is_right=True when you open it)", doubted_us / 3.6e9, directory)
+        else:
+            logger.info("the clock is believed again in %s", directory)
+        with suppress(OSError):  # no room: it is told above
+            self._lock.tell(lock_text(process_name(), doubted_us // 1_000_000))
+
+    def prune(self) -> list[SegmentInfo]:
+        """Delete what `keep_logs`, leases, consumers and the last checkpoint allow; the segments that went."""
+        with self._pruning:
+            # Plugins are asked outside of the locks that leases and readers wait for; so it is planned once more after.
+            with self._planned() as (plan, _):
+                wished = plan.segments
+            if not wished or self._vetoed(wished):
+                return []
+            with self._planned() as (plan, lagging):
+                log = self._store.log
+                for reader in lagging:
+                    logger.warning("a process that reads lags too far behind, at transaction %d: its log is no longer "
+                                   "kept", reader.after)
+                    self._store.seams.files.unlink(reader.path, missing_ok=True)
+                for consumer in plan.dropped:
+                    logger.warning("consumer %s (%s) lags too far behind, at transaction %d: its log is no longer kept",
+                                   consumer.id, consumer.name, consumer.position.txid)
+                    log.consumers.drop(consumer.id)
+                doomed = list(plan.segments[: len(wished)])
+                if doomed:
+                    log.prune(doomed)
+                log.consumers.settle()
+                return doomed
+
+    @contextmanager
+    def _planned(self) -> Iterator[tuple[PrunePlan, list[Reader]]]:
+        """What may go, and which readers lag too far for it. No lease and no reader comes in within the block. A plan
+        changes nothing: a plugin may still say no."""
+        store = self._store
+        with (store.leases.frozen() as leased,
+              readers_in(store.directory, process_name(), store.seams) as readers):
+            yield self._plan(leased, readers)
+
+    def _plan(self, leased: int | None, readers: list[Reader]) -> tuple[PrunePlan, list[Reader]]:
+        store, settings, log = self._store, self._store.settings, self._store.log
+        most = store.seams.files.capacity(log.directory) // SHARE
+        lag = min(settings.consumer_bytes, most)
+        lagging = [reader for reader in readers if log.size_after(reader.after) > lag]
+        floors = [store.engine.position.txid]
+        if leased is not None:
+            floors.append(leased)
+        floors += [reader.after for reader in readers if reader not in lagging]
+        plan = plan_pruning(log.oldest(), size=log.size(), base=log.base.txid, newest=log.end.txid, held=log.size_after,
+                            keep=self._keep.within(most), floor=min(floors), consumers=log.consumers.list(),
+                            consumer_bytes=lag, consumer_hours=settings.consumer_days * 24,
+                            now_us=self.calendar.now_us())
+        return plan, lagging
+
+    def _vetoed(self, segments: tuple[SegmentInfo, ...]) -> bool:
+        for hook in self._store.hooks.pruning:
+            try:
+                why = hook(segments)
+            except Exception:
+                logger.exception("a plugin failed on pruning: the log is kept")
+                return True
+            if why is not None:
+                logger.info("a plugin keeps %d segments: %s", len(segments), why)
+                return True
+        return False
+
+    def runs_here(self) -> bool:
+        """Whether this thread is its own."""
+        return self._task.runs_here()
+
+    def _end(self) -> None:
+        self._backpressure.closing = True
+        self._wake.set()
+
+    def close(self) -> None:
+        self._end()
+        self._task.join()
+        self._tell_sealed()
+
+
+def _keep(held: ref[Maintained], keeper: Housekeeper, backpressure: Backpressure) -> None:
+    """The thread. It holds the store for a round only, and ends with it."""
+    while not backpressure.closing:
+        backpressure.wanted.wait(TICK_S)
+        backpressure.wanted.clear()
+        store = held()
+        if store is None or backpressure.closing or store.poisoned:
+            break
+        keeper.round()
+        del store

@@ -1,0 +1,76 @@
+"""Room to open a store on a file system that is full.
+
+An opening needs a little (lock tables, a seal, a document), and so does a checkpoint, without which no log can go. So
+what may be deleted is deleted before anything is written: files that were made in advance, and the log that neither the
+state, nor a reader, nor a consumer within its bounds needs. If a plugin has a say in what goes, nothing but the former.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ..contract.engine import Context, Engine
+from ..env import Files
+from ..errors import DiskFull
+from ..wal.log import Log
+from ..wal.retention import SHARE, KeepLogs, plan_pruning
+from ..wal.rooms import SPARE
+from .layout import Generation, Layout, Manifest
+from .reader_leases import DIRECTORY as READERS
+from .settings import Settings
+
+logger = logging.getLogger("holdfast.store")
+
+ROOM_TO_OPEN = 1 << 20
+
+
+def need_room(files: Files, layout: Layout, hint: str | None = None) -> None:
+    """A full file system is an error here, before a library maps a file that it cannot fill and dies of it."""
+    if (free := files.free(layout.root)) < ROOM_TO_OPEN:
+        raise DiskFull(f"{layout.root} has {free:,} bytes left, opening a store needs {ROOM_TO_OPEN:,}", hint=hint)
+
+
+def make_room(layout: Layout, kind: type[Engine[Any, Any]], context: Context, settings: Settings, *,
+              prune: bool) -> None:
+    """See the module's text. The caller holds the lock; a store is there.
+
+    Raises:
+        DiskFull: there is not enough room all the same; the hint names who holds the log.
+    """
+    files = context.seams.files
+    if files.free(layout.root) >= ROOM_TO_OPEN:
+        return
+    generation = layout.current()
+    for name in files.list(generation.log):
+        if SPARE.fullmatch(name):
+            files.unlink(generation.log / name)
+    manifest = Manifest.read(files, generation)
+    hint = None
+    if manifest is None or manifest.settled:
+        hint = _prune(layout, generation, kind, context, settings, prune=prune)
+    need_room(files, layout, hint)
+
+
+def _prune(layout: Layout, generation: Generation, kind: type[Engine[Any, Any]], context: Context, settings: Settings,
+           *, prune: bool) -> str:
+    """Delete the log that need not be kept; who holds what is left, in words."""
+    files, seams = context.seams.files, context.seams
+    engine = kind.open(generation.state, context, read_only=True)
+    position = engine.position
+    engine.close()
+    log = Log.open(generation.log, engine_position=position, read_only=True, options=settings.log_options, seams=seams)
+    readers = files.list(layout.root / READERS) if files.is_directory(layout.root / READERS) else []
+    if prune and not any(name.startswith("after-") and files.is_locked(layout.root / READERS / name)
+                         for name in readers):
+        most = files.capacity(log.directory) // SHARE
+        plan = plan_pruning(log.oldest(), size=log.size(), base=log.base.txid, newest=log.end.txid,
+                            held=log.size_after, keep=KeepLogs.parse(settings.keep_logs).within(most),
+                            floor=position.txid, consumers=log.consumers.list(),
+                            consumer_bytes=min(settings.consumer_bytes, most), consumer_hours=float("inf"),
+                            now_us=log.last_time_us)  # no clock makes anything old here
+        if plan.segments:
+            logger.warning("%s is full: %d segments of log that nobody needs are deleted", layout.root,
+                           len(plan.segments))
+            log.prune(list(plan.segments))
+    return log.when_full(DiskFull.hint)

@@ -1,0 +1,86 @@
+"""The settings of a store, with their defaults and bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..contract.transaction import Durability
+from ..env import LONGEST_WAIT_S
+from ..env.shown import shown
+from ..errors import SettingError
+from ..wal.log import LogOptions
+from ..wal.retention import KeepLogs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a store behaves. Sizes are whole numbers of bytes above 0, times are finite and above 0; what makes no sense
+    raises `SettingError`.
+
+    Attributes:
+        durability: of commits that do not say. `synced`: the commit returns when it is acknowledged. `pipelined`: it
+            returns when it is appended, and `outcome` of the transaction is a future that is done when it is
+            acknowledged. `relaxed`: it returns when it is appended, and is synced within `relaxed_ms`; a crash before
+            that loses it (the newest ones only, never one in the middle).
+        relaxed_ms: see there.
+        segment_bytes: size of a log segment, 128 KiB to 64 MiB.
+        max_record_bytes: the largest payload of one transaction.
+        unwritten_bytes: how much may be appended and not yet written; later transactions wait.
+        keep_logs: how much log to keep, whichever bound comes first: "7 days, 4 GiB", "1000 transactions", "for ever".
+            But for the last, at most half of the file system.
+        consumer_bytes, consumer_days: how far a registered consumer (a backup target) may lag before it is dropped; at
+            most by half of the file system.
+        checkpoint_soft_bytes: this much not yet checkpointed starts a checkpoint.
+        checkpoint_hard_bytes: this much makes commits wait for it.
+        heartbeat_s: an idle log says so this often; 0 for never.
+        wait_s: how long a commit waits at a bound before it gives up with `RolledBack`.
+        clock_is_right: take it from the operator that the clock is right: what is deleted for its age, log and
+            consumers, is aged by it at once. Otherwise a clock that is ahead of the log's last time at the opening is
+            believed when the store has been open for an hour.
+        hook_s: how long a plugin may take over a draft. It holds up every other commit meanwhile, so a draft over which
+            one took longer is rolled back.
+    """
+
+    durability: Durability = "synced"
+    relaxed_ms: int = 100
+    segment_bytes: int = 16 << 20
+    max_record_bytes: int = 64 << 20
+    unwritten_bytes: int = 32 << 20
+    keep_logs: str = "7 days, 4 GiB"
+    consumer_bytes: int = 16 << 30
+    consumer_days: float = 14
+    checkpoint_soft_bytes: int = 64 << 20
+    checkpoint_hard_bytes: int = 256 << 20
+    heartbeat_s: float = 10
+    wait_s: float = 60
+    hook_s: float = 5
+    clock_is_right: bool = False
+
+    def __post_init__(self) -> None:
+        if self.durability not in ("synced", "pipelined", "relaxed"):
+            raise SettingError(f"durability is 'synced', 'pipelined' or 'relaxed', not {shown(self.durability)}")
+        for name in ("segment_bytes", "max_record_bytes", "unwritten_bytes", "consumer_bytes", "checkpoint_soft_bytes",
+                     "checkpoint_hard_bytes"):
+            value = getattr(self, name)
+            if type(value) is not int or value <= 0:
+                raise SettingError(f"{name} is a whole number of bytes above 0, not {shown(value)}")
+        if self.checkpoint_soft_bytes > self.checkpoint_hard_bytes:
+            raise SettingError("checkpoint_soft_bytes is above checkpoint_hard_bytes")
+        for name, seconds in (("relaxed_ms", 0.001), ("consumer_days", 86_400), ("wait_s", 1), ("hook_s", 1)):
+            check_duration(name, getattr(self, name), seconds)
+        if self.heartbeat_s != 0:
+            check_duration("heartbeat_s", self.heartbeat_s)
+        KeepLogs.parse(self.keep_logs)
+        LogOptions(segment_bytes=self.segment_bytes)
+
+    @property
+    def log_options(self) -> LogOptions:
+        return LogOptions(segment_bytes=self.segment_bytes, max_record_bytes=self.max_record_bytes)
+
+
+def check_duration(name: str, value: object, seconds: float = 1) -> None:
+    """Raises `SettingError` where `value` is no length of time above 0, in units of so many seconds, that a thread can
+    wait for."""
+    most = LONGEST_WAIT_S / seconds
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise SettingError(f"{name} is a number above 0 and at most {most:,.0f}, not {shown(value)}")

@@ -1,0 +1,548 @@
+"""The store: an engine driven by a log, open in one process.
+
+    writers ─► draft ─► hooks ─► log: append ─► group fsync ─► (held acks) ─► publish ─► views ─► readers
+                                                                                │
+                                                                           checkpoint ─► image
+
+Here is how it opens, shows where it stands, reads, checkpoints and closes; how it writes is in `writing.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..contract.engine import Engine, StagingEngine, TxT, ViewT
+from ..contract.image import Image
+from ..contract.plugin import Plugin
+from ..contract.registry import listed
+from ..env import REAL, Seams
+from ..env.owned_lock import Hold, OwnedLock
+from ..env.shown import shown
+from ..env.system import is_limit, system_errors, told
+from ..errors import (
+    ConditionNotMet,
+    DirectoryMoved,
+    DiskFull,
+    HoldfastError,
+    InvalidInput,
+    LimitReached,
+    PluginError,
+    SettingError,
+    StoreClosed,
+    Unsupported,
+)
+from ..model.positions import History, Position
+from .ack_tracker import Acknowledger
+from .backpressure import Backpressure
+from .group_commit import Committer
+from .hooks import Hooks
+from .leases import Leases
+from .maintenance import Housekeeper
+from .opening import Opened, follow, open_for_writing, open_to_read
+from .settings import Settings
+from .watermarks import Stages
+from .write_path import Writing
+
+logger = logging.getLogger("holdfast.store")
+
+_open_stores: weakref.WeakSet[Store[Any, Any]] = weakref.WeakSet()
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """The stages of a store, as txids."""
+
+    appended: int
+    durable: int
+    acknowledged: int
+    published: int
+    checkpointed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What opening a store found and did.
+
+    Attributes:
+        clean: it had been closed properly.
+        replayed: transactions replayed over the engine's durable state.
+        cut_bytes, cut_path, cut_offset: a torn end of the log that was cut; it held nothing acknowledged.
+        rewritten_bytes: bytes written again because they were perhaps in memory only.
+    """
+
+    clean: bool
+    replayed: int
+    cut_bytes: int
+    cut_path: str | None
+    cut_offset: int
+    rewritten_bytes: int
+
+
+class Store(Writing[TxT, ViewT]):
+    """See the module's text. Made by `open`; a context manager; safe to use from any number of threads.
+
+    Attributes:
+        directory: where it is.
+        instance: random id of this opening, hex.
+        engine, log, leases, hooks, settings, seams: its parts.
+        options: the engine's own, as it was opened with.
+        state_format, payload_version: the engine's, as it was opened with.
+        recovery: what opening found.
+        read_only: whether it was opened so.
+        backup_uri: where its backup service answers, or None.
+    """
+
+    def __init__(self, directory: Path, opened: Opened, hooks: Hooks, options: Mapping[str, Any], settings: Settings,
+                 seams: Seams) -> None:
+        self.directory = directory
+        self.instance = seams.randomness.token(16).hex()
+        self.engine: Engine[TxT, ViewT] = opened.engine
+        self.state_format, self.payload_version = self.engine.state_format, self.engine.payload_version
+        self.log = opened.log
+        self.hooks = hooks
+        self.options = options
+        self.settings = settings
+        self.seams = seams
+        self.leases = Leases(seams)
+        self.backup_uri: str | None = None
+        self.read_only = opened.lock is None
+        found = opened.log.recovery
+        self.recovery = Recovery(found.clean, opened.replayed, found.cut_bytes, found.path if found.cut_bytes else None,
+                                 found.cut_offset, found.rewritten_bytes)
+        self._opened = opened
+        self._staging = self.engine if isinstance(self.engine, StagingEngine) else None
+        end = self.log.end
+        if self._staging is not None:
+            self._staging.publish(end)
+        self._handed = end
+        self._stages = Stages(end, self.engine.position, len(hooks.logged))
+        self._unusable: str | None = None
+        self._writer = OwnedLock(seams)
+        self._checkpointing = OwnedLock(seams)
+        self._imaging = seams.scheduler.lock()
+        self._ending = OwnedLock(seams)
+        self._told_closing = False
+        self._patience_s = settings.wait_s  # for an open transaction to end, before the store is closed
+        self._checkpoints = 0
+        self._pid = os.getpid()
+        self.committer = Committer(self.log, self._stages, hooks, seams, relaxed_s=settings.relaxed_ms / 1000,
+                                   staging=self._staging, on_fault=partial(_tell_fault, directory, hooks))
+        self._acknowledger = None
+        self._housekeeper = None
+        self.backpressure = Backpressure(self.engine, self.log, self.committer, settings, seams)
+        try:
+            if hooks.logged:
+                self._acknowledger = Acknowledger(self.committer, hooks, seams)
+                self.committer.on_synced = self._acknowledger.notice
+            if opened.lock is not None:
+                self._housekeeper = Housekeeper(self, self.backpressure, opened.lock)
+        except BaseException:
+            self._stop_committing()
+            raise
+        _open_stores.add(self)
+
+    @classmethod
+    def open(cls, directory: str | Path, engine: type[Engine[TxT, ViewT]], *, create: bool = True,
+             read_only: bool = False, plugins: Iterable[Plugin | str] = (), options: Mapping[str, Any] | None = None,
+             settings: Settings | None = None, seams: Seams = REAL) -> Self:
+        """Open the store in `directory`, and recover it.
+
+        Args:
+            directory: of a store or of a backup. Opening a backup for writing makes it a store of its own.
+            engine: the engine's class.
+            create: make an empty store if there is none.
+            read_only: change no byte. Shows the log up to the end that is known to be durable. Where nobody writes the
+                store at that moment, nobody can until this one is closed.
+            plugins: objects, or names registered in the entry-point group `holdfast.plugins`.
+            options: the engine's own. One that is a `Path` is made absolute.
+            settings, seams: see there.
+
+        Raises:
+            StoreLocked, StoreNotFound, StoreExists, WrongEngine, Damaged, UnsupportedFormat, UpgradeRequired, DiskFull,
+            LimitReached, AccessDenied, DeviceFailed, SettingError, PluginError.
+        """
+        root = seams.files.absolute(directory)
+        settings = Settings() if settings is None else settings
+        if not isinstance(settings, Settings):
+            raise SettingError(f"{shown(settings)} is no Settings", hint="pass settings=Settings(…)")
+        if options is not None and not isinstance(options, Mapping):
+            raise SettingError(f"the engine's options are a mapping, not {shown(options)}")
+        options = {name: seams.files.absolute(value) if isinstance(value, Path) else value
+                   for name, value in (options or {}).items()}
+        hooks = Hooks(listed(plugins), seams.scheduler)
+        with system_errors(f"cannot open {root}"):
+            if read_only:
+                opened = open_to_read(root, engine, options=options, settings=settings, seams=seams)
+            else:
+                opened = open_for_writing(root, engine, create=create, options=options, settings=settings, seams=seams,
+                                          prune=not hooks.pruning)
+            try:
+                store = cls(root, opened, hooks, options, settings, opened.seams)
+            except BaseException:  # no more threads, for instance
+                opened.log.abandon()
+                opened.release()
+                raise
+        if store.recovery.cut_bytes and not read_only:
+            logger.warning("%s was not closed properly: %d bytes of a torn group were cut at byte %d of %s", root,
+                           store.recovery.cut_bytes, store.recovery.cut_offset, store.recovery.cut_path)
+        try:
+            if opened.manifest is not None and not read_only:
+                store.checkpoint()  # so that the copy's p0 and p1 need no longer be remembered
+            hooks.open(store)
+        except BaseException as error:
+            store.close()
+            if isinstance(error, HoldfastError) or not isinstance(error, Exception):
+                raise
+            limit = told(error, f"cannot open {root}, since a plugin could not start") if is_limit(error) else None
+            raise limit or PluginError(f"a plugin could not start: {error}") from error
+        opened.undo = None
+        return store
+
+    # --- where it stands -------------------------------------------------------------------------------------------
+
+    @property
+    def history(self) -> History:
+        return self.log.history
+
+    @property
+    def durable(self) -> Position:
+        return self._stages.durable
+
+    @property
+    def published(self) -> Position:
+        return self._stages.published
+
+    @property
+    def handed(self) -> Position:
+        """The highest position that the engine may have in its files: what a moving image must be replayed to."""
+        return self._handed
+
+    @property
+    def poisoned(self) -> bool:
+        return self.committer.poison is not None
+
+    @property
+    def closed(self) -> bool:
+        return self._unusable is not None
+
+    def positions(self) -> Positions:
+        s = self._stages
+        # From the last to the first: each read moves on at most, so what comes before is never behind what comes after.
+        checkpointed, published, acknowledged = s.checkpointed.txid, s.published.txid, s.acknowledged.txid
+        return Positions(durable=s.durable.txid, appended=s.appended.txid, acknowledged=acknowledged,
+                         published=published, checkpointed=checkpointed)
+
+    def complete_until_us(self) -> int:
+        """Every transaction with a commit time up to this one is published, and none will come later: a promise that
+        is in the log when this returns, so that neither a crash nor a clock that is put back breaks it."""
+        if self._unusable is not None:
+            raise self._why_unusable()
+        if not self.read_only:
+            self.committer.heartbeat(start=True)
+        with self.committer.mutex:
+            if self._stages.published.txid == self._stages.appended.txid:
+                return self.log.complete_us
+            published = self._stages.published.txid
+        return self.log.time_of(published)
+
+    @property
+    def clock_doubted_us(self) -> int:
+        """By how many microseconds the clock is ahead of the time by which log and consumers grow old; 0: it is
+        believed. See the setting `clock_is_right`."""
+        return 0 if self._housekeeper is None else self._housekeeper.calendar.doubted_us
+
+    def status(self) -> dict[str, Any]:
+        """Everything an operator asks for, as plain values."""
+        return {
+            "directory": str(self.directory), "engine": self.engine.name, "instance": self.instance,
+            "store_id": self.history.store_id.hex(), "branch": self.history.branch.id.hex(), "epoch": self.log.epoch,
+            "positions": asdict(self.positions()), "log": self.log.status(),
+            "pending_bytes": self.engine.pending_bytes(), "checkpoints": self._checkpoints,
+            "delayed_commits": self.backpressure.delayed, "poisoned": str(self.committer.poison or "") or None,
+            "checkpoint_blocked": str(self.backpressure.blocked or "") or None,
+            "leases": [asdict(lease) for lease in self.leases.list()],
+            "consumers": [{"id": c.id, "name": c.name, "txid": c.position.txid, "seen_us": c.seen_us}
+                          for c in self.log.consumers.list()],
+            "clock_doubted_us": self.clock_doubted_us,
+            "backup_uri": self.backup_uri, "read_only": self.read_only,
+        }
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def snapshot(self, *, unsynced: bool = False, at_least: int | None = None) -> ViewT:
+        """A read view of everything published.
+
+        Args:
+            unsynced: show also what is appended and not yet synced or acknowledged (engines that stage).
+            at_least: wait until this transaction is published.
+
+        Raises:
+            StoreClosed, Unsupported, ConditionNotMet (`at_least` is not published within the setting `wait_s`),
+            StorePoisoned (with `unsynced`).
+        """
+        if self._unusable is not None:
+            raise self._why_unusable()
+        if at_least is not None and self._stages.published.txid < at_least:
+            self.committer.sync_within(0.0)
+            if not self.committer.wait_until(lambda: self._stages.published.txid >= at_least, self.settings.wait_s):
+                raise ConditionNotMet(f"transaction {at_least} is not published", txid=at_least,
+                                      hint="it is not committed yet, or waits for a condition; ask again later")
+        if unsynced:
+            if self._staging is None:
+                raise Unsupported(f"the {self.engine.name} engine does not stage", hint="leave out unsynced=")
+            if self.committer.poison is not None:  # what is staged and not published may never have been
+                raise self.committer.poisoned()
+            staged: ViewT = self._staging.staged_view()
+            return staged
+        view: ViewT = self.engine.view()
+        return view
+
+    def refresh(self) -> int:
+        """Read-only stores: show what the writer in another process has made durable since; the last txid shown.
+
+        Raises:
+            LogPruned, Unsupported: it went too far to be followed; open it again.
+            Whatever the engine or the disk raises, a signal's handler too: where that was in the middle of a
+            transaction, nothing is shown any more, and the store has to be opened again.
+        """
+        if not self.read_only:
+            raise InvalidInput(f"{self.directory} is not open read-only",
+                               hint="a store that writes is always up to date")
+        replayed = self._writer.run(self._refresh, lambda: None)  # one at a time
+        if replayed:
+            logger.debug("%s: %d more transactions", self.directory, replayed)
+        return self.log.end.txid
+
+    def _refresh(self) -> int:
+        """How many transactions came; with the writer lock held."""
+        if self._unusable is not None:
+            raise self._why_unusable()
+        before = self.log.end
+        try:
+            replayed = follow(self._opened, self.seams)
+            log = self.log
+            self._stages.append(log.end)
+            self._stages.synced(log.end)
+            if self._staging is not None:
+                self._staging.publish(log.end)
+        except BaseException:
+            if self._opened.half_way:
+                self._unusable = "was interrupted as it was refreshed"
+            raise
+        self._opened.half_way = False
+        assert log.end.txid >= before.txid
+        return replayed
+
+    def image(self) -> Image:
+        """The engine's image, for a source. Hold a lease on the log after the present checkpoint first."""
+        if self._unusable is not None:
+            raise self._why_unusable()
+        if self._opened.reader is not None:
+            raise Unsupported(f"{self.directory} is open read-only beside its writer, which goes on meanwhile",
+                              hint="back up from the writer's service")
+        self.seams.files.look(self.directory)
+        with self._no_image_beside():
+            return self.engine.image()
+
+    # --- checkpoints and pruning -----------------------------------------------------------------------------------
+
+    def checkpoint(self) -> Position:
+        """Make the engine's durable state hold everything published; the position it reached.
+
+        Raises:
+            DiskFull, LimitReached, DirectoryMoved: try again when there is room, or more of what ran out, or when it is
+                back where it was.
+            StorePoisoned: the engine failed in the middle; the store is poisoned.
+        """
+        if self._unusable is not None or self.read_only:
+            raise self._why_unusable()
+        beside = self.engine.abilities.background_checkpoint
+        if not beside and self._writer.held_here():
+            raise InvalidInput("this thread has a transaction open", hint="end it before asking for a checkpoint")
+        if beside:
+            return self._checkpointing.run(self._checkpoint, self._refuse_closing)
+        return self._writer.run(self._checkpoint_alone, self._refuse_closing)
+
+    def _refuse_closing(self) -> None:
+        """Whoever has a lock, a bulk load without room for instance, may wait for the store to be closed, and closing
+        for us. Raises `StoreClosed`."""
+        if self._unusable is not None or self.backpressure.closing:
+            raise StoreClosed(f"{self.directory} is being closed")
+
+    def _checkpoint_alone(self) -> Position:
+        """With the writer lock held."""
+        return self._checkpointing.run(self._checkpoint, self._refuse_closing)
+
+    def _checkpoint(self) -> Position:
+        if self.committer.poison is not None:
+            raise self.committer.poisoned()
+        self.seams.files.look(self.directory)
+        upto = self._stages.published
+        if upto.txid > self.engine.position.txid:
+            if upto.txid > self._handed.txid:
+                self._handed = upto
+            try:
+                with self._no_image_beside():
+                    reached = self.engine.checkpoint(upto)
+            except (DiskFull, LimitReached, DirectoryMoved) as error:
+                if isinstance(error, DiskFull):
+                    error.hint = self.log.when_full(error.hint)
+                raise
+            except BaseException as error:
+                if isinstance(error, OSError) and is_limit(error):  # a file that could not be opened, say
+                    raise LimitReached(f"{self.directory} made no checkpoint: {error}") from error
+                self.committer.fail(error)
+                if isinstance(error, Exception):
+                    raise self.committer.poisoned() from error
+                raise
+            self._stages.checkpoint(reached)
+            self._checkpoints += 1
+            self.hooks.tell("checkpointed", reached)
+        self._settle_manifest()
+        return self.engine.position
+
+    def _settle_manifest(self) -> None:
+        manifest = self._opened.manifest
+        if manifest is not None and self.engine.position.txid >= manifest.p1.txid:
+            manifest.settle().write(self.seams.files, self._opened.generation)
+            self._opened.manifest = None
+
+    def prune(self) -> int:
+        """Delete the log that need not be kept, now; how many segments went."""
+        if self._unusable is not None or self._housekeeper is None:
+            raise self._why_unusable()
+        return len(self._housekeeper.prune())
+
+    # --- ending ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop plugins, sync and seal the log, checkpoint, let go. Fine to call twice; where a signal interrupts it,
+        call it again, and it goes on.
+
+        Raises:
+            InvalidInput: this thread has a transaction open, or it is one that closing waits for: it runs a plugin's
+                hook in the background.
+        """
+        if self._pid != os.getpid():
+            return  # carried across a fork: nothing of it is ours
+        if self._writer.held_here() and self._unusable is None:
+            raise InvalidInput("this thread has a transaction open", hint="end it before closing the store")
+        if any(part is not None and part.runs_here()
+               for part in (self.committer, self._acknowledger, self._housekeeper)):
+            raise InvalidInput("closing the store would wait for this very thread",
+                               hint="close it in a thread of your own, not in a hook")
+        if not self._ending.held_here():  # a plugin's *closing* may come by here
+            self._ending.run(self._close, lambda: None)  # whoever comes second waits until it is closed
+
+    def _close(self) -> None:
+        if self._opened.released:
+            return
+        if not self._told_closing:
+            self._told_closing = True
+            self.hooks.tell("closing", self)
+        if self._housekeeper is not None:
+            self._housekeeper.close()
+        # An open transaction of another thread ends first, within bounds.
+        hold = Hold(self.seams.scheduler.here())
+        try:
+            if not self._writer.take(hold, self._patience_s):
+                logger.error("%s is closed while a transaction is open", self.directory)
+            self._unusable = "is closed"
+            self._stop_committing()
+            self.leases.close()
+            try:
+                if not self.read_only and not self._opened.engine_closed:
+                    self._leave_in_order()
+            finally:
+                self._opened.release()
+                _open_stores.discard(self)
+        finally:
+            try:  # so that who waits for it learns that the store is closed
+                self._writer.release(hold)
+            finally:
+                self._writer.release(hold)
+
+    def _stop_committing(self) -> None:
+        self.committer.close()
+        if self._acknowledger is not None:
+            self._acknowledger.close()
+        self.committer.give_up(0, 1 << 63, "was not acknowledged before the store was closed")
+        self.committer.callbacks.close()
+
+    def _leave_in_order(self) -> None:
+        if self.committer.poison is not None:
+            self.log.abandon()
+            return
+        try:
+            self._checkpointing.run(self._checkpoint, lambda: None)
+        except HoldfastError as error:
+            logger.warning("%s is closed without a checkpoint: %s", self.directory, error)
+        try:
+            self.log.close()
+        except (OSError, HoldfastError):
+            logger.exception("the log of %s could not be sealed; the next opening recovers it", self.directory)
+            self.log.abandon()
+
+    def abandon_after_fork(self) -> None:
+        """In a child process: neither lock nor socket nor log is ours."""
+        self._unusable = f"was carried across a fork; it is open in process {self._pid}"
+        self.hooks.tell("forked")
+        self.log.abandon()
+        if self._opened.lock is not None:
+            self._opened.lock.abandon()
+        if self._opened.reader is not None:
+            self._opened.reader.abandon()
+        if self._opened.still is not None:
+            self._opened.still.abandon()
+
+    def __del__(self) -> None:
+        """Nobody has it any more, and nobody has closed it: close it, so that others can open it, and say so. Its
+        threads do not hold it; a plugin may, such as the backup service, and who has a transaction open does."""
+        opened: Opened | None = getattr(self, "_opened", None)
+        if (opened is None or opened.released or not self.seams.scheduler.closes_forgotten or self._pid != os.getpid()
+                or sys.is_finalizing()):
+            return
+        self._patience_s = 0.0  # whoever had a transaction open is gone as well
+        try:
+            if self._housekeeper is not None and self._housekeeper.runs_here():
+                self.seams.scheduler.spawn("holdfast-forgotten", self.close)
+            else:
+                self.close()
+        finally:
+            warnings.warn(f"the store in {self.directory} was never closed, and has been closed now that nobody has it "
+                          "any more", ResourceWarning, stacklevel=2)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if error is not None and self._unusable is None and self._writer.held_here():
+            # A signal's handler raised where a transaction was to end, which holds the writer lock still.
+            holder = self._writer.holder
+            if holder is not None:
+                self._writer.release(holder)
+        self.close()
+
+
+def _tell_fault(directory: Path, hooks: Hooks, error: BaseException) -> None:
+    logger.error("%s is poisoned and takes no more writes: %s", directory, error)
+    hooks.tell("fault", error)
+
+
+def _after_fork_in_child() -> None:
+    for store in list(_open_stores):
+        store.abandon_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

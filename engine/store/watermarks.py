@@ -1,0 +1,128 @@
+"""The stages of transactions, as a state machine without threads or I/O.
+
+    appended ≥ durable ≥ acknowledged, publishable ≥ published ≥ checkpointed
+
+Each is a position that only moves forward. Events come in (`append`, `synced`, `answered`, `met`, `expired`, `lift`,
+`checkpoint`), and the stages move as far as they may. Who waits for what is the store's business.
+
+With no plugin that listens to *logged*, durable is acknowledged and publishable at once. With listeners, each synced
+range waits until every one of them has answered, with a condition or without; then acknowledgement waits for all its
+conditions, publication for those that gate it. Meeting a condition meets all earlier ones of the same listener.
+
+So a listener holds everything from its first open condition on, and nothing else has to be looked at: an event costs
+the number of listeners, and what it opens or ends, however many conditions are open.
+
+A *barrier* is a transaction that somebody must still apply to the engine after it has become publishable (a bulk load,
+or any transaction of an engine that does not stage). Nothing is appended behind it until it is lifted.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+
+from ..model.positions import Position
+from ..model.records import LogRange, Record
+
+
+class Stages:
+    """See the module's text. All attributes are read-only to others."""
+
+    __slots__ = ("_answered", "_barrier", "_gating", "_open", "_unacknowledged", "_unanswered", "_unpublished",
+                 "acknowledged", "appended", "checkpointed", "durable", "listeners", "publishable", "published")
+
+    def __init__(self, end: Position, checkpointed: Position, listeners: int = 0) -> None:
+        self.appended = self.durable = self.acknowledged = self.publishable = self.published = end
+        self.checkpointed = checkpointed
+        self.listeners = listeners
+        self._barrier: int | None = None
+        self._unanswered: deque[LogRange] = deque()
+        self._answered = end.txid  # every listener has answered up to here
+        self._unacknowledged: deque[Position] = deque()  # ends of synced ranges
+        self._unpublished: deque[Position] = deque()
+        # By listener, in order: the last transaction of each range that its condition holds, and of those it gates.
+        self._open: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(listeners)]
+        self._gating: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(listeners)]
+
+    def append(self, position: Position, *, barrier: bool = False) -> None:
+        """A record was appended."""
+        assert self._barrier is None, "appended behind a barrier"
+        self.appended = position
+        if barrier:
+            self._barrier = position.txid
+
+    def synced(self, position: Position, records: tuple[Record, ...] = ()) -> None:
+        """Everything up to `position` is on stable storage. `records`: what is new, for the listeners."""
+        first = self.durable.txid + 1
+        self.durable = position
+        if not self.listeners:
+            self.acknowledged = self.publishable = position
+            if self._barrier is None or position.txid < self._barrier:
+                self.published = position
+        elif position.txid >= first:
+            self._unanswered.append(LogRange(first, position.txid, records))
+            self._unacknowledged.append(position)
+            self._unpublished.append(position)
+
+    def next_unanswered(self) -> LogRange | None:
+        """The oldest synced range that the listeners have not been asked about; it counts as asked now."""
+        return self._unanswered.popleft() if self._unanswered else None
+
+    def answered(self, last: int, conditions: Sequence[tuple[int, bool]]) -> None:
+        """Every listener has answered for the range that ends with `last`: (listener, whether it gates publication), if
+        with a condition. Ranges are answered in their order."""
+        for listener, gates in conditions:
+            self._open[listener][last] = None
+            if gates:
+                self._gating[listener][last] = None
+        self._answered = last
+        self._advance()
+
+    def met(self, listener: int, last: int) -> None:
+        """A listener's condition for everything up to `last` is met."""
+        for held in (self._open[listener], self._gating[listener]):
+            while held and next(iter(held)) <= last:
+                held.popitem(last=False)
+        self._advance()
+
+    def expired(self, listener: int, last: int) -> None:
+        """The time for a listener's condition on a range is over. One that gates publication stays open."""
+        if last not in self._gating[listener]:
+            self._open[listener].pop(last, None)
+        self._advance()
+
+    def is_open(self, listener: int, last: int) -> bool:
+        """Whether a listener's condition on the range that ends with `last` is still waited for."""
+        return last in self._open[listener]
+
+    def open_conditions(self) -> int:
+        """How many conditions are still waited for."""
+        return sum(map(len, self._open))
+
+    def lift(self, position: Position) -> None:
+        """The transaction at the barrier is in the engine's state."""
+        assert self._barrier == position.txid
+        assert self.publishable.txid >= position.txid
+        self._barrier = None
+        self.published = self.publishable
+
+    def checkpoint(self, position: Position) -> None:
+        """The engine's durable state reached `position`."""
+        if position.txid > self.checkpointed.txid:
+            self.checkpointed = position
+
+    def _advance(self) -> None:
+        self.publishable = self._passed(self._unpublished, self._gating, self.publishable)
+        self.acknowledged = self._passed(self._unacknowledged, self._open, self.acknowledged)
+        if self._barrier is None or self.publishable.txid < self._barrier:
+            self.published = self.publishable
+
+    def _passed(self, ends: deque[Position], held: list[OrderedDict[int, None]], before: Position) -> Position:
+        """The last of `ends` that was answered and comes before the first that is held; those passed are removed."""
+        upto = self._answered
+        for of_listener in held:
+            if of_listener:
+                upto = min(upto, next(iter(of_listener)) - 1)
+        while ends and ends[0].txid <= upto:
+            before = ends.popleft()
+        return before

@@ -1,0 +1,21 @@
+"""A digest of items that does not depend on their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from xxhash import xxh3_128_digest, xxh3_128_intdigest
+
+from .keyed_transaction import _pack
+
+
+def unordered_digest(items: Iterable[bytes], *marks: int) -> bytes:
+    """16 bytes over a multiset of encoded items, in whatever order they come, and some numbers, in theirs.
+
+    Hashes are added, not xor-ed: two equal items do not cancel out.
+    """
+    total = count = 0
+    for item in items:
+        total += xxh3_128_intdigest(item)
+        count += 1
+    return xxh3_128_digest(_pack([(total % (1 << 128)).to_bytes(16, "little"), count, *marks]))

@@ -1,0 +1,113 @@
+"""An image of files that do not change, or that change in place while they are copied."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..contract.image import Image, ImageFile
+from ..env import File, Seams
+from ..errors import Damaged, InvalidInput, StoreClosed
+from ..model.positions import Position
+
+MAX_HELD = 64
+"""So many files an image may hold open: there may be sixteen, and a process may often open no more than 1,024."""
+
+logger = logging.getLogger("holdfast.store")
+
+
+class FileImage(Image):
+    """An image of plain files, which survives what the engine does to them meanwhile.
+
+    Files of the engine's own directory are held open, so that they may be replaced or deleted: that is for a few.
+    Where there may be many, link or copy them into a directory that is the image's own: of that a file is open while
+    it is read and no longer, and the directory goes with the image. Sizes are those at the time it is made; what a file
+    grows by later belongs to later transactions.
+    """
+
+    def __init__(self, seams: Seams, directory: Path, names: Sequence[str], position: Position, *,
+                 own: bool = False) -> None:
+        """
+        Args:
+            seams, directory: as usual.
+            names: of its files, in `directory`.
+            position: what the image is of.
+            own: `directory` is the image's own, and is removed when the image is closed.
+
+        Raises:
+            OSError: a file cannot be opened, or is not there; nothing stays open then.
+            InvalidInput: more than `MAX_HELD` files, and the directory is not the image's own.
+        """
+        if not own and len(names) > MAX_HELD:
+            raise InvalidInput(f"an image cannot hold {len(names)} files open, {MAX_HELD} is the most",
+                               hint="link or copy them into a directory, and say own=True")
+        self.position = position
+        self._files = seams.files
+        self._directory = directory
+        self._own = own
+        self._lock = seams.scheduler.lock()
+        self._reading = 0
+        self._closed = False
+        self._held: dict[str, File] = {}
+        if own:
+            self._sizes = {name: seams.files.size(directory / name) for name in names}
+        else:
+            try:
+                for name in names:
+                    self._held[name] = seams.files.open(directory / name, "read")
+                self._sizes = {name: file.size() for name, file in self._held.items()}
+            except BaseException:
+                self._let_go()
+                raise
+        self.files = tuple(ImageFile(name, size) for name, size in self._sizes.items())
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """As `Image.read`.
+
+        Raises:
+            InvalidInput: no such file or range.
+            Damaged: the file was cut short below its image.
+            StoreClosed: the image was closed.
+        """
+        size = self._sizes.get(name)
+        if size is None or offset < 0 or length < 0 or offset + length > size:
+            raise InvalidInput(f"the image has no bytes {offset} to {offset + length} of {name!r}")
+        with self._lock:  # counted, so that `close` never takes a file from under a read
+            if self._closed:
+                raise StoreClosed("this image is closed", hint="take another lease")
+            self._reading += 1
+        try:
+            data = self._held[name].pread(length, offset) if not self._own else self._read_own(name, offset, length)
+        finally:
+            with self._lock:
+                self._reading -= 1
+                last = self._closed and not self._reading
+            if last:
+                self._let_go()
+        if len(data) != length:
+            raise Damaged("was cut short", path=name, offset=offset + len(data))
+        return data
+
+    def _read_own(self, name: str, offset: int, length: int) -> bytes:
+        file = self._files.open(self._directory / name, "read")
+        try:
+            return file.pread(length, offset)
+        finally:
+            file.close()
+
+    def close(self) -> None:
+        with self._lock:
+            last = not self._closed and not self._reading
+            self._closed = True
+        if last:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for file in self._held.values():
+            file.close()
+        if self._own:
+            try:
+                self._files.remove_tree(self._directory)
+            except OSError as error:  # the engine's next opening removes it
+                logger.warning("%s of an image that is done with cannot be removed: %s", self._directory, error)

@@ -1,0 +1,44 @@
+"""A transaction that collects changes of keys."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+import msgpack
+
+from ..contract.transaction import Transaction
+from ..errors import Damaged
+from ..model.records import Record
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class KeyedDraft(Transaction, Generic[K, V]):
+    """A draft whose changes are values by key, each the whole new value: what msgpack packs, tuples included.
+
+    Subclasses put into `changes`, after `self.writable()` and after they have refused bad input.
+    """
+
+    __slots__ = ("changes",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes: dict[K, V] = {}
+
+    def payload(self) -> bytes:
+        return _pack(list(self.changes.items())) if self.changes else b""
+
+
+def changes_of(record: Record) -> list[tuple[Any, Any]]:
+    """The changes in a record whose draft was a `KeyedDraft`. Raises `Damaged` where its payload is no such thing."""
+    try:
+        changes = msgpack.unpackb(record.payload, use_list=False) if record.payload else ()
+        return [(key, value) for key, value in changes]
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise Damaged(f"the payload of transaction {record.txid} is not a list of changes: {error}") from error
+
+
+def _pack(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed

@@ -1,0 +1,144 @@
+"""Consumers: those for whom log is kept although no lease is open, such as a backup target between two runs.
+
+They stand in the document `CONSUMERS` beside the segments, so that they survive a restart. One that lags beyond its
+bounds is dropped by name, not silently.
+
+It is a help and holds no data, so a store opens without it. One that is damaged is set aside. Who stood in it is not
+known then, so one consumer stands for them all, who needs all the log that is there: it is listed, may be dropped, and
+goes when it lags too far, like any other; meanwhile they register again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..env import Seams
+from ..errors import Damaged, DiskFull, InvalidInput, UnsupportedFormat
+from ..model import document
+from ..model.positions import Position
+
+CONSUMERS_MAGIC, CONSUMERS_VERSION = b"HFCONSUM", 1
+UNKNOWN = "0" * 32
+"""The id of the consumer that stands for those in a damaged document."""
+MAX_CONSUMERS = 1000
+MAX_NAME = 500
+
+logger = logging.getLogger("holdfast.store")
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """One consumer: the log after `position` is kept for it. `seen_us` is when it last registered."""
+
+    id: str
+    name: str
+    position: Position
+    seen_us: int
+
+
+class Consumers:
+    """The consumers of one log. Thread-safe; every change is durable when the call returns, but for a drop on a full
+    disk: it is what makes room there, so it counts at once, and is written when there is some (`settle`)."""
+
+    def __init__(self, directory: Path, base: Position, seams: Seams, *, read_only: bool) -> None:
+        """
+        Args:
+            directory, seams: as usual.
+            base: where the log begins now.
+            read_only: leave a damaged document where it is.
+
+        Raises:
+            UnsupportedFormat.
+        """
+        self._path = directory / "CONSUMERS"
+        self._seams = seams
+        self._lock = seams.scheduler.lock()
+        self._all: dict[str, Consumer] = {}
+        self._unwritten = False
+        if seams.files.exists(self._path):
+            data = seams.files.read(self._path)
+            try:
+                self._all = _decoded(data, self._path)
+            except Damaged as error:
+                self._rebuild(data, base, error, read_only=read_only)
+
+    def _rebuild(self, data: bytes, base: Position, error: Damaged, *, read_only: bool) -> None:
+        """Go on without the document: a copy is kept beside it before it is replaced."""
+        aside = self._aside()
+        logger.warning("%s. For whom log is kept is not known, so all that is there now is kept, within the bounds for "
+                       "consumers%s", error.message, "" if read_only else f"; set aside: {aside.name}")
+        unknown = Consumer(UNKNOWN, f"whoever stood in {aside.name}, which is damaged", base,
+                           self._seams.clock.now_us())
+        self._all = {UNKNOWN: unknown}
+        if not read_only:
+            try:
+                self._seams.files.write_durably(aside, data)
+                self._save(self._all)
+            except (DiskFull, OSError) as failure:
+                logger.warning("%s is not replaced yet: %s", self._path, failure)
+
+    def _aside(self) -> Path:
+        number = 1
+        while self._seams.files.exists(aside := self._path.with_name(f"{self._path.name}.damaged-{number}")):
+            number += 1
+        return aside
+
+    def list(self) -> list[Consumer]:
+        return sorted(self._all.values(), key=lambda c: c.position.txid)
+
+    def register(self, id: str, name: str, position: Position) -> None:
+        """Add one, or move it to a later position. An earlier one than before is ignored.
+
+        Raises:
+            InvalidInput: too many, or a name that is too long.
+        """
+        if not 0 < len(id) <= 64 or len(name) > MAX_NAME:
+            raise InvalidInput("a consumer's id has 1 to 64 characters and its name at most 500")
+        with self._lock:
+            known = self._all.get(id)
+            if known is None and len(self._all) >= MAX_CONSUMERS:
+                raise InvalidInput(f"there are {MAX_CONSUMERS} consumers already", hint="drop those no longer used")
+            if known is not None and known.position.txid > position.txid:
+                position = known.position
+            self._save({**self._all, id: Consumer(id, name, position, self._seams.clock.now_us())})
+
+    def drop(self, id: str) -> bool:
+        """Forget one; whether it was there."""
+        with self._lock:
+            if id not in self._all:
+                return False
+            left = {k: v for k, v in self._all.items() if k != id}
+            try:
+                self._save(left)
+            except DiskFull as error:
+                logger.warning("consumer %s is dropped, and noted when there is room: %s", id, error.message)
+                self._all, self._unwritten = left, True
+            return True
+
+    def settle(self) -> None:
+        """Write what a drop found no room for."""
+        with self._lock:
+            if self._unwritten:
+                with contextlib.suppress(DiskFull):
+                    self._save(self._all)
+
+    def _save(self, consumers: dict[str, Consumer]) -> None:
+        body = {"consumers": [[c.id, c.name, c.position.txid, c.position.chain, c.seen_us] for c in consumers.values()]}
+        document.write(self._seams.files, self._path, CONSUMERS_MAGIC, CONSUMERS_VERSION, body)
+        self._all, self._unwritten = consumers, False
+
+
+def _decoded(data: bytes, path: Path) -> dict[str, Consumer]:
+    try:
+        body = document.decode(data, CONSUMERS_MAGIC, CONSUMERS_VERSION, path)
+    except UnsupportedFormat as error:
+        if document.is_whole(data):
+            raise
+        raise Damaged("does not match its checksum", path=str(path)) from error
+    try:
+        return {i: Consumer(i, n, Position(t, c), s) for i, n, t, c, s in body["consumers"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"lacks or garbles a field: {error}", path=str(path)) from error

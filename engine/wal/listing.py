@@ -1,0 +1,144 @@
+"""The segments of a log, oldest first, each read when it is asked for; and how their end is found at an opening.
+
+Opening a log reads its last two segments, and the first for where the log begins. Any other is known by its name only,
+until somebody wants what is in it; so an opening costs the same however many there are. That none is missing in the
+middle the ordinals in the names tell. What is wrong *in* a segment in the middle is found when it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from ..env import Files
+from ..errors import Damaged
+from .recovery import LogRecovery, recover_segment
+from .segment import Segment, note_followed, segment_name
+
+
+class Listing:
+    """Never changed but by reading what was not read yet, so that readers may hold it; several threads at once may."""
+
+    def __init__(self, files: Files, directory: Path, slots: list[Segment | int]) -> None:
+        """`slots`: segments, or the ordinals of those that were not read; the last one was."""
+        self._files = files
+        self._directory = directory
+        self._slots = slots
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __iter__(self) -> Iterator[Segment]:
+        for at in range(len(self._slots)):
+            yield self[at]
+
+    def __getitem__(self, at: int) -> Segment:
+        """Raises `Damaged`; `FileNotFoundError` for one that another process has pruned meanwhile."""
+        slot = self._slots[at]
+        if isinstance(slot, int):
+            slot = self._slots[at] = self._load(slot, self._slots[at + 1])
+        return slot
+
+    def _load(self, ordinal: int, following: Segment | int) -> Segment:
+        segment = Segment.load(self._files, self._directory / segment_name(ordinal))
+        if segment.header.ordinal != ordinal:
+            raise Damaged(f"says it is segment {segment.header.ordinal}", path=str(segment.path), offset=0)
+        if isinstance(following, int) and segment.footer is None:
+            following = Segment.load(self._files, self._directory / segment_name(following))
+        if isinstance(following, Segment):
+            if segment.footer is None:  # its footer is damaged: its records may do without
+                recover_segment(self._files, segment, durable=following.header.base.txid, hold=False, read_only=True)
+            check_followed(segment, following)
+        return segment
+
+    def read_already(self) -> list[Segment]:
+        return [slot for slot in self._slots if isinstance(slot, Segment)]
+
+    def with_last(self, segment: Segment) -> Listing:
+        return Listing(self._files, self._directory, [*self._slots, segment])
+
+    def with_first(self, segments: list[Segment]) -> Listing:
+        return Listing(self._files, self._directory, [*segments, *self._slots])
+
+    def without_first(self, count: int) -> Listing:
+        return Listing(self._files, self._directory, self._slots[count:])
+
+    def at_or_before(self, txid: int) -> int:
+        """Where the last segment stands that starts at or before `txid`; the first one without."""
+        low, high = 0, len(self) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            try:
+                before = self[middle].first <= txid
+            except FileNotFoundError:
+                before = True  # another process has pruned it, or it is missed when one reads up to it
+            low, high = (middle, high) if before else (low, middle - 1)
+        return low
+
+    def bytes_from(self, at: int) -> int:
+        """Bytes of the segments from this place on, without their footers."""
+        last = self[-1]
+        return last.header.bytes_before + last.data_end - self[at].header.bytes_before
+
+    def attachments(self) -> int:
+        """How many attachments the records name."""
+        last = self[-1]
+        return last.header.attachments_before + len(last.attachments) - self[0].header.attachments_before
+
+
+def check_followed(segment: Segment, following: Segment) -> None:
+    """Raises `Damaged` unless `following` goes on where `segment` ends."""
+    same = following.header.history.store_id == segment.header.history.store_id
+    if following.header.base != segment.end or not same:
+        raise Damaged(f"starts after {following.header.base}, and the one before ends at {segment.end}",
+                      path=str(following.path))
+
+
+def recover(files: Files, directory: Path, ordinals: list[int], *, engine_txid: int,
+            read_only: bool) -> tuple[Listing, LogRecovery]:
+    """Recover the end of the log in `directory`.
+
+    Args:
+        files, directory: where it is.
+        ordinals: of the segments that are there, ascending; at least one.
+        engine_txid: the engine's durable state holds this transaction, so the log must.
+        read_only: change nothing, and leave out the last group if it is not known to be durable.
+
+    Raises:
+        Damaged, UnsupportedFormat.
+    """
+    if ordinals[-1] - ordinals[0] != len(ordinals) - 1:
+        after = next(b for a, b in pairwise(ordinals) if b != a + 1)
+        raise Damaged("the segment before this one is missing", path=str(directory / segment_name(after)))
+    ends = [Segment.load(files, directory / segment_name(ordinal)) for ordinal in ordinals[-2:]]
+    for segment in ends:
+        if segment.path.name != segment_name(segment.header.ordinal):
+            raise Damaged(f"says it is segment {segment.header.ordinal}", path=str(segment.path), offset=0)
+    last = ends[-1]
+    if len(ends) == 2:
+        _recover_followed(files, *ends, read_only=read_only)
+    recovery = LogRecovery()
+    if last.footer is None:
+        recovery = recover_segment(files, last, hold=read_only, durable=engine_txid, read_only=read_only)
+    elif last.footer.followed:
+        missing = directory / segment_name(last.header.ordinal + 1)
+        raise Damaged(f"is missing; {last.path.name} says that it was begun, so its transactions, after "
+                      f"{last.end.txid}, are lost", path=str(missing))
+    if last.end.txid < engine_txid:
+        raise Damaged(f"the log ends at transaction {last.end.txid}, the engine's state holds {engine_txid}",
+                      path=str(last.path))
+    return Listing(files, directory, [*ordinals[:-2], *ends]), recovery
+
+
+def _recover_followed(files: Files, segment: Segment, last: Segment, *, read_only: bool) -> None:
+    """A crash may have come when `last` had begun, and `segment` was not sealed yet, or does not say that."""
+    if segment.footer is None:
+        recover_segment(files, segment, hold=False, durable=last.header.base.txid, read_only=read_only, followed=True)
+    check_followed(segment, last)
+    if segment.footer is not None and not segment.footer.followed and not read_only:
+        file = files.open(segment.path, "write")
+        try:
+            note_followed(file, segment)
+        finally:
+            file.close()

@@ -1,0 +1,175 @@
+"""Retention: which segments may go. Pure: facts in, a plan out.
+
+Whole segments are pruned, oldest first, and never one that holds a transaction after a lease's position, a registered
+consumer's, or the last checkpoint. `keep_logs` says how much more is kept: as soon as the log exceeds any of its
+bounds, the oldest segments go. A consumer that lags beyond its own bounds is dropped, so that a forgotten target does
+not fill the disk. On a small disk both have less: log is kept to be of use later, and commits need the room now. So
+what is kept for them is at most half of the file system (`SHARE`), but for a `keep_logs` of "for ever".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from ..env import Clock
+from ..env.shown import shown
+from ..errors import SettingError
+from ..model.records import SegmentInfo
+from .consumers import Consumer
+
+LEAP_US = 60_000_000
+"""By so many microseconds more than time has passed the wall clock may move on before that is a leap."""
+BELIEVE_S = 3600.0
+SHARE = 2
+
+_UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+          "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_HOURS = {"hour": 1, "hours": 1, "day": 24, "days": 24}
+_HINT = 'say for example "7 days, 4 GiB", "100000 transactions" or "for ever"'
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepLogs:
+    """How much log to keep, whichever bound comes first. All None: for ever.
+
+    >>> KeepLogs.parse("7 days, 4 GiB")
+    KeepLogs(bytes=4294967296, hours=168.0, transactions=None)
+    >>> KeepLogs.parse("for ever")
+    KeepLogs(bytes=None, hours=None, transactions=None)
+    >>> KeepLogs.parse("1000 transactions").transactions
+    1000
+    """
+
+    bytes: int | None = None
+    hours: float | None = None
+    transactions: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> KeepLogs:
+        """Raises `SettingError`."""
+        if not isinstance(text, str):
+            raise SettingError(f"keep_logs is a text, not {shown(text)}", hint=_HINT)
+        said = text.strip().lower()
+        if said in ("for ever", "forever"):
+            return cls()
+        values: dict[str, float] = {}
+        for part in said.split(","):
+            match = _PART.fullmatch(part.strip())
+            if match is None:
+                raise SettingError(f"keep_logs: {part.strip()!r} is not understood", hint=_HINT)
+            amount, unit = float(match[1]), match[2]
+            if unit in _UNITS:
+                values["bytes"] = amount * _UNITS[unit]
+            elif unit in _HOURS:
+                values["hours"] = amount * _HOURS[unit]
+            elif unit in ("transaction", "transactions"):
+                values["transactions"] = amount
+            else:
+                raise SettingError(f"keep_logs: {unit!r} is no unit",
+                                   hint="units are KiB, MiB, GiB, hours, days, transactions")
+        return cls(bytes=int(values["bytes"]) if "bytes" in values else None, hours=values.get("hours"),
+                   transactions=int(values["transactions"]) if "transactions" in values else None)
+
+    def within(self, most: int) -> KeepLogs:
+        """The same, and at most so many bytes; "for ever" stays what it is.
+
+        >>> KeepLogs.parse("7 days").within(5), KeepLogs().within(5)
+        (KeepLogs(bytes=5, hours=168.0, transactions=None), KeepLogs(bytes=None, hours=None, transactions=None))
+        """
+        if self == KeepLogs():
+            return self
+        return replace(self, bytes=most if self.bytes is None else min(self.bytes, most))
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePlan:
+    """What may be deleted now, and which consumers have to be dropped for it."""
+
+    segments: tuple[SegmentInfo, ...]
+    dropped: tuple[Consumer, ...]
+
+
+def plan_pruning(oldest: Iterable[SegmentInfo], *, size: int, base: int, newest: int, held: Callable[[int], int],
+                 keep: KeepLogs, floor: int, consumers: Sequence[Consumer], consumer_bytes: int, consumer_hours: float,
+                 now_us: int) -> PrunePlan:
+    """Plan a pruning. Changes nothing, and costs what it takes away: no segment after the first that stays is looked
+    at.
+
+    Args:
+        oldest: all segments but the last one, which always stays; the oldest first.
+        size: bytes of the whole log.
+        base, newest: the transaction it begins after, and its last one.
+        held: how many bytes of log there are from the segment on that holds the transaction after this one.
+        keep: the bounds asked for.
+        floor: every transaction after this one is needed (the least of checkpoint and leases).
+        consumers: registered ones.
+        consumer_bytes, consumer_hours: how far a consumer may lag.
+        now_us: the time.
+    """
+    dropped = []
+    for consumer in consumers:
+        lag_us = now_us - consumer.seen_us
+        if newest > consumer.position.txid and (
+                consumer.position.txid < base  # what it needs is gone already
+                or lag_us > consumer_hours * 3_600_000_000 or held(consumer.position.txid) > consumer_bytes):
+            dropped.append(consumer)
+        else:
+            floor = min(floor, consumer.position.txid)
+    pruned: list[SegmentInfo] = []
+    undated: list[SegmentInfo] = []  # of a clock that was ahead: they are older than what comes after them
+    by_age = keep.hours is not None
+    for segment in oldest:
+        over = ((keep.bytes is not None and size > keep.bytes)
+                or (keep.hours is not None and now_us - segment.last_time_us > keep.hours * 3_600_000_000)
+                or (keep.transactions is not None and newest - segment.last >= keep.transactions))
+        if not segment.sealed or segment.last > floor or not (over or (by_age and segment.last_time_us > now_us)):
+            break
+        undated.append(segment)
+        if over:
+            pruned += undated
+            size -= sum(s.size for s in undated)
+            undated.clear()
+    return PrunePlan(tuple(pruned), tuple(dropped))
+
+
+class CautiousClock:
+    """The time by which log and consumers count as old: the wall clock's, but where it leaps forward that is believed
+    only after `BELIEVE_S` seconds. A clock that is wrong for a moment would have deleted what nobody can bring back.
+
+    At the start it cannot be told from a leap that the store was closed for a while. So time goes on from what was last
+    known, and the clock is believed after an hour here too. A store that is never open that long is one opening behind.
+    """
+
+    def __init__(self, clock: Clock, known_us: int | None = None) -> None:
+        """`known_us`: the last time that is known to have been, or None to believe the clock at once."""
+        self._clock = clock
+        monotonic = clock.monotonic()
+        self._offset = self._offset_at(monotonic)
+        self._leapt: float | None = None
+        if known_us is not None:
+            known = known_us - int(monotonic * 1e6)
+            if self._offset > known + LEAP_US:
+                self._offset, self._leapt = known, monotonic
+
+    @property
+    def doubted_us(self) -> int:
+        """By how much the wall clock is ahead of what is believed; 0 if it is believed."""
+        return 0 if self._leapt is None else max(0, self._offset_at(self._clock.monotonic()) - self._offset)
+
+    def now_us(self) -> int:
+        """The time, microseconds since the Unix epoch."""
+        monotonic = self._clock.monotonic()
+        offset = self._offset_at(monotonic)
+        if offset <= self._offset + LEAP_US:
+            self._leapt, self._offset = None, offset
+        elif self._leapt is None:
+            self._leapt = monotonic
+        elif monotonic - self._leapt >= BELIEVE_S:
+            self._leapt, self._offset = None, offset
+        return self._offset + int(monotonic * 1e6)
+
+    def _offset_at(self, monotonic: float) -> int:
+        return self._clock.now_us() - int(monotonic * 1e6)

@@ -1,0 +1,336 @@
+"""One segment file: made, written as the open one, sealed, read.
+
+A segment is *started* under its ordinal name only when its header is synced, so a file of that name always has a valid
+header. Where room is taken in advance, the file was zero-filled and synced under a spare name long before, so that a
+sync of records writes no metadata. Sealing writes a footer behind the records and cuts the file there.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from xxhash import xxh3_64_intdigest, xxh3_128
+
+from ..env import Directory, File, Files, is_disk_full
+from ..errors import Damaged, DiskFull, UnsupportedFormat
+from ..model.positions import Position
+from ..model.records import Record, SegmentInfo
+from .format import (
+    GROUP_FIELDS,
+    GROUP_MAGIC,
+    BadBytes,
+    Footer,
+    Group,
+    IndexEntry,
+    SegmentHeader,
+    read_footer,
+    read_groups,
+    read_header,
+)
+
+FOOTER_ROOM = 32 << 10
+"""Kept free at a segment's end, so that sealing it needs no room."""
+INDEX_EVERY = 16 << 10
+MAX_INDEX = 400
+"""So many places at most are in a segment's index; of more, every other one is left out. So a place is found by reading
+16 KiB in a small segment, and 1/200 of a large one."""
+JOIN_BYTES = 1 << 20
+"""A last segment with no more data than this is gone on with after an opening, so that openings leave no files."""
+MAX_ATTACHMENTS = 100
+_ZEROS = bytes(1 << 20)
+Patiently = Callable[[Callable[[], object]], object]
+"""Does a step, and again if it lacked memory. No sync is such a step: of one that failed nothing is known, whatever it
+said, and the next one may go well without having written anything."""
+
+
+def once(step: Callable[[], object]) -> object:
+    """Where nothing is numbered yet, whoever lacks memory is told so."""
+    return step()
+
+
+def segment_name(ordinal: int) -> str:
+    return f"{ordinal:012d}.seg"
+
+
+def is_segment(name: str) -> bool:
+    """Whether a file of this name in a log's directory is one of its segments."""
+    return len(name) == 16 and name.endswith(".seg") and name.isascii() and name[:12].isdigit()
+
+
+def allocate(files: Files, path: Path, size: int) -> File:
+    """Make a zero-filled file, which gets its name when it is synced, and keep it open: starting a segment in it then
+    needs no descriptor. Raises `DiskFull`, `OSError`, leaving nothing."""
+    beside = path.with_suffix(".new")
+    file = None
+    try:
+        files.unlink(beside, missing_ok=True)
+        file = files.open(beside, "create")
+        for offset in range(0, size, len(_ZEROS)):
+            file.pwrite(_ZEROS[: size - offset], offset)
+        file.sync()
+        files.rename(beside, path)
+        file.path = path
+    except BaseException as error:
+        if file is not None:
+            file.close()
+        files.unlink(beside, missing_ok=True)
+        if is_disk_full(error):
+            raise DiskFull(f"no room for {size:,} bytes of log in {path.parent}") from error
+        raise
+    return file
+
+
+class Segment:
+    """A started segment. `end` is the position after its last durable record, `data_end` where it ends in the file."""
+
+    def __init__(self, files: Files, path: Path, header: SegmentHeader, data_start: int) -> None:
+        self.files = files
+        self.path = path
+        self.header = header
+        self.data_start = data_start
+        self.first = header.base.txid + 1
+        self.end = header.base
+        self.data_end = data_start
+        self.first_time_us = self.last_time_us = header.base_time_us
+        self.complete_us = header.base_time_us
+        self.index: list[IndexEntry] = []
+        self._index_every = INDEX_EVERY
+        self.attachments: list[tuple[int, str, int, bytes]] = []
+        self.footer: Footer | None = None
+        self.size = 0
+
+    def info(self) -> SegmentInfo:
+        return SegmentInfo(self.path, self.header.ordinal, self.first, self.end.txid, self.first_time_us,
+                           self.last_time_us, self.complete_us, max(self.size, self.data_end), self.footer is not None,
+                           self.header.epoch, self.header.history)
+
+    @classmethod
+    def load(cls, files: Files, path: Path) -> Segment:
+        """Read header and footer. An unsealed one has `footer` None and knows of no records yet."""
+        file = files.open(path)
+        try:
+            header, data_start = read_header(file)
+            segment = cls(files, path, header, data_start)
+            segment.size = file.size()
+            if footer := read_footer(file):
+                segment.take_footer(footer)
+        finally:
+            file.close()
+        return segment
+
+    def take_footer(self, footer: Footer) -> None:
+        """It is sealed, and this is what it says of itself."""
+        self.footer = footer
+        self.end, self.data_end = footer.last, footer.data_end
+        self.first_time_us, self.last_time_us = footer.first_time_us, footer.last_time_us
+        self.complete_us = footer.complete_us
+        self.index, self.attachments = list(footer.places), list(footer.attachments)
+
+    def note(self, group: Group) -> None:
+        """Take a group, durable at the end of what was known, into account."""
+        if group.records:
+            first, last = group.records[0], group.records[-1]
+            self.note_records(group.offset, first.txid, first.time_us, last)
+            for record in group.records:
+                if record.attachment is not None:
+                    self.attachments.append((record.txid, *record.attachment))
+        self.data_end = group.end
+        self.complete_us = max(self.complete_us, group.time_us)
+
+    def note_records(self, offset: int, first: int, first_time_us: int, last: Record) -> None:
+        if first == self.first:
+            self.first_time_us = first_time_us
+        if not self.index or offset - self.index[-1].offset >= self._index_every:
+            entry = IndexEntry(first, first_time_us, offset, self.end.chain)
+            if len(self.index) < MAX_INDEX:
+                self.index.append(entry)
+            else:  # never changed but at its end: others read it
+                self.index, self._index_every = [*self.index[::2], entry], 2 * self._index_every
+        self.last_time_us = last.time_us
+        self.end = last.position
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def groups(self, start: IndexEntry | None = None, data_end: int | None = None) -> Iterator[Group]:
+        """Durable groups from `start` (from the beginning without). Raises `Damaged`."""
+        end = self.data_end if data_end is None else data_end
+        offset = start.offset if start else self.data_start
+        before = Position(start.txid - 1, start.chain) if start else self.header.base
+        file = self.files.open(self.path)
+        try:
+            for group in read_groups(file, self.header.seed, offset, end, before):
+                offset = group.end
+                yield group
+        except BadBytes as bad:
+            raise Damaged(bad.reason, path=str(self.path), offset=bad.offset) from bad
+        finally:
+            file.close()
+        if offset != end:
+            raise Damaged("zeros where records were", path=str(self.path), offset=offset)
+
+    def place_of_txid(self, txid: int) -> IndexEntry | None:
+        """The last index entry at or before `txid`."""
+        index = self.index
+        at = bisect.bisect_right(index, txid, key=lambda e: e.txid)
+        return index[at - 1] if at else None
+
+    def place_of_time(self, time_us: int) -> IndexEntry | None:
+        """The last index entry that starts before any transaction later than `time_us`."""
+        index = self.index
+        at = bisect.bisect_right(index, time_us, key=lambda e: e.time_us)
+        return index[at - 1] if at else None
+
+    def verify(self) -> None:
+        """Read every byte and compare with what header and footer say. Raises `Damaged`."""
+        end, expected = self.header.base, self.end  # an open segment may get longer meanwhile
+        passed = end == expected
+        attachments = []
+        for group in self.groups():
+            for record in group.records:
+                end = record.position
+                passed = passed or end == expected
+                if record.attachment is not None:
+                    attachments.append((record.txid, *record.attachment))
+        if (not passed or (self.footer is not None and end != self.end)
+                or attachments != [a for a in self.attachments if a[0] <= end.txid]):
+            raise Damaged(f"ends at {end}, and should at {expected}", path=str(self.path))
+        self.verify_bytes()
+
+    def verify_bytes(self) -> None:
+        """Read every byte and compare with the footer's checksum, if it has one. Raises `Damaged`."""
+        if self.footer is None:
+            return
+        file = self.files.open(self.path)
+        try:
+            digest = digest_of(file, self.footer.data_end).digest()
+        finally:
+            file.close()
+        if digest != self.footer.digest:
+            raise Damaged("does not match its checksum", path=str(self.path))
+
+
+def digest_of(file: File, end: int) -> xxh3_128:
+    """xxh3-128 over the bytes before `end`, to be gone on with."""
+    digest = xxh3_128()
+    for offset in range(0, end, len(_ZEROS)):
+        digest.update(file.pread(min(len(_ZEROS), end - offset), offset))
+    return digest
+
+
+class SegmentWriter:
+    """The open end of a segment. `reserved` is ahead of `segment.data_end` by what is appended and not yet written.
+
+    It goes on in a sealed segment where it was given one (`joins`): that is written once more, to another file, which
+    then takes its name. So a crash leaves it sealed or open, and who reads it meanwhile reads the same bytes.
+    """
+
+    def __init__(self, segment: Segment, file: File, path: Path, capacity: int, joins: bytes | None = None) -> None:
+        """
+        Args:
+            segment: the one to be begun, or to be gone on with.
+            file, path: what it is written to, open: a spare, or an empty file. It takes the segment's name at `start`.
+            capacity: room in it, the footer's included.
+            joins: the bytes that `segment` has already.
+        """
+        self.segment = segment
+        self.seed = segment.header.seed
+        self.limit = capacity - FOOTER_ROOM
+        self.reserved = segment.data_end
+        self.attachments = len(segment.attachments)
+        self.started = False
+        self._file = file
+        self._path = path
+        self._joins = joins
+        self._digest = xxh3_128()
+
+    def start(self, directory: Directory, patiently: Patiently) -> None:
+        """Write and sync what the file starts with, and take the segment's name in the log's directory, durably.
+
+        Nothing is opened here, and no path used: what is numbered belongs to this log, wherever its directory is now.
+        """
+        segment = self.segment
+        data = segment.header.encode() if self._joins is None else self._joins
+        patiently(lambda: self._file.pwrite(data, 0))
+        self._file.sync()
+        patiently(lambda: directory.rename(self._path.name, segment.path.name))
+        self._path = self._file.path = segment.path
+        directory.sync()
+        self._joins = None
+        self._digest.update(data)
+        segment.footer = None
+        segment.size = self._file.size()
+        self.started = True
+
+    def put_group(self, frames: list[bytes], length: int, records: int, first: int, time_us: int,
+                  patiently: Patiently) -> bytes:
+        """Write one group, and return it. What lacked memory is tried again: the same bytes come to the same place, and
+        nobody has been told anything yet."""
+        offset = self.segment.data_end
+        fields = GROUP_FIELDS.pack(GROUP_MAGIC, records, length, 0, first, first - 1, offset, time_us)
+        data = b"".join((fields, xxh3_64_intdigest(fields, self.seed).to_bytes(8, "little"), *frames))
+        patiently(lambda: self._file.pwrite(data, offset))
+        return data
+
+    def sync_group(self, data: bytes, first: int, first_time_us: int, last: Record | None, time_us: int) -> None:
+        """Sync the group that was put: when this returns, it is durable."""
+        segment = self.segment
+        offset = segment.data_end
+        self._file.datasync()
+        self._digest.update(data)
+        if last is not None:
+            segment.note_records(offset, first, first_time_us, last)
+        segment.data_end = offset + len(data)
+        segment.complete_us = time_us
+
+    def seal(self, patiently: Patiently, *, followed: bool) -> None:
+        """Write the footer, cut the file behind it, sync. `followed`: the next segment has begun."""
+        write_footer(self._file, self.segment, self._digest.digest(), patiently, followed=followed)
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Close the file as it is; one that has no segment's name yet goes at the next opening."""
+        self._file.close()
+
+
+def write_footer(file: File, segment: Segment, digest: bytes, patiently: Patiently, *, followed: bool) -> None:
+    """Seal `segment` as it is known now: its data before `data_end` must be durable already."""
+    footer = Footer(segment.end, segment.end.txid - segment.header.base.txid, segment.first_time_us,
+                    segment.last_time_us, segment.complete_us, segment.data_end, digest, tuple(segment.index),
+                    tuple(segment.attachments), followed)
+    data = footer.encode()
+    patiently(lambda: file.pwrite(data, segment.data_end))
+    patiently(lambda: file.truncate(segment.data_end + len(data)))
+    file.sync()
+    segment.footer = footer
+    segment.size = segment.data_end + len(data)
+
+
+def note_followed(file: File, segment: Segment, patiently: Patiently = once) -> None:
+    """Say in the footer of a sealed segment that the next has begun. Torn, it is as if there were no footer."""
+    assert segment.footer is not None
+    write_footer(file, segment, segment.footer.digest, patiently, followed=True)
+
+
+def holds_records(files: Files, directory: Path) -> bool:
+    """Whether anything was ever written to the log in a directory, which need not be one, nor whole."""
+    if not files.is_directory(directory):
+        return False
+    for name in files.list(directory):
+        if is_segment(name):
+            try:
+                segment = Segment.load(files, directory / name)
+            except (Damaged, UnsupportedFormat):
+                return True
+            if segment.footer is not None:
+                if segment.end != segment.header.base:
+                    return True
+                continue
+            file = files.open(segment.path)
+            try:
+                if file.pread(len(GROUP_MAGIC), segment.data_start) == GROUP_MAGIC:
+                    return True
+            finally:
+                file.close()
+    return False
