@@ -162,8 +162,8 @@ def test_hints_speak_of_options_and_not_of_arguments() -> None:
     """Of every message and hint that the command line may show, none names an argument of Python's."""
     root = Path(holdfast.backup.__file__).parents[1]
     spoken = []
-    for path in sorted([*root.glob("backup/*.py"), *root.glob("engine/*.py"), *root.glob("engine/source/*.py"),
-                        *root.glob("replay/*.py")]):
+    paths = [path for top in ("backup", "engine", "replay") for path in (root / top).rglob("*.py")]
+    for path in sorted(path for path in paths if "testing" not in path.parts):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.keyword) and node.arg == "hint":
                 spoken += [part.value for part in ast.walk(node.value) if isinstance(part, ast.Constant)
