@@ -7,6 +7,7 @@ must be replayed (p1); `read_log` from p0; `register` as a consumer, so that the
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from ..errors import AheadOfSource, Diverged, ForeignStore, OtherBranch
 from ..model.positions import History, Position
 from ..model.records import Record
 
+HEX_ID = re.compile(r"[0-9a-f]{2,64}")
+"""Ids of instances and of consumers, as texts."""
 CHUNK_BYTES = 4 << 20
 """What is read, checksummed and sent in one piece, at most."""
 

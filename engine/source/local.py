@@ -29,8 +29,7 @@ from ..errors import (
 from ..model.positions import Position
 from ..model.records import Record
 from ..wal.attachments import NAME as ATTACHMENT_NAME
-from .http.wire import HEX_ID
-from .interface import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo
+from .interface import CHUNK_BYTES, HEX_ID, Confirmation, ConsumerState, Grant, Source, SourceInfo
 
 if TYPE_CHECKING:
     from ..env import File

@@ -20,13 +20,14 @@ from ...engine.contract.engine import Context
 from ...engine.contract.image import Image
 from ...engine.model.positions import Position
 from ...engine.testing.alone.drafts import begun, several
-from ...engine.testing.alone.driver import Driver, driven, read_image
+from ...engine.testing.alone.driver import Driver, driven
 from ...engine.testing.beside import Beside
 from ...engine.testing.contract import ABOVE_SEAMS, Contract, check
 from ...engine.testing.disks.quiet import quiet_seams
 from ...engine.testing.disks.simdisk import SimDisk
 from ...engine.testing.disks.simfates import power_cuts
 from ...engine.testing.disks.simops import Op
+from ...engine.testing.stored.tails import read_image
 from ...engine.testing.workload import Operation, Workload
 
 Todo = list[list[Operation]]

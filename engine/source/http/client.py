@@ -42,7 +42,7 @@ from ...errors import (
 )
 from ...model.positions import Position
 from ...model.records import Record
-from ..interface import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo
+from ..interface import CHUNK_BYTES, HEX_ID, Confirmation, ConsumerState, Grant, Source, SourceInfo
 from . import discovery, wire
 from .line import Credential, Line
 
@@ -302,7 +302,7 @@ class HttpSource(Source):
     def _judge(self, answer: http.client.HTTPResponse, lease: str | None, line: Line) -> None:
         """Raises what an answer other than a good one means."""
         instance = answer.headers.get(wire.INSTANCE_HEADER)
-        if instance is None or not wire.HEX_ID.fullmatch(instance):
+        if instance is None or not HEX_ID.fullmatch(instance):
             if answer.status in (502, 503, 504):
                 raise SourceUnavailable(f"{self._place} answers {answer.status} {printable(answer.reason)[:100]}")
             raise SourceRefused(f"what answers at {self._place} is no Holdfast source (status {answer.status})",
@@ -443,6 +443,6 @@ def _count(number: int) -> int:
 
 
 def _id(text: str) -> str:
-    if not wire.HEX_ID.fullmatch(text):
+    if not HEX_ID.fullmatch(text):
         raise NotFound(f"{text[:40]!r} is no id", hint="ids are 2 to 64 hex digits")
     return text

@@ -28,7 +28,6 @@ file or attachment that could lead out of a directory is not right.
 from __future__ import annotations
 
 import json
-import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -44,7 +43,7 @@ from ...model.positions import ID_BYTES, Branch, History, Position
 from ...model.records import Attachment, Record
 from ...wal.attachments import NAME as ATTACHMENT_NAME
 from ...wal.format import MAX_RECORD_HEADER
-from ..interface import Confirmation, ConsumerState, Grant, SourceInfo
+from ..interface import HEX_ID, Confirmation, ConsumerState, Grant, SourceInfo
 
 INSTANCE_HEADER = "Holdfast-Instance"
 DIGEST_HEADER = "Holdfast-Digest"
@@ -61,7 +60,6 @@ MAX_TTL = 7 * 86400.0
 MAX_COUNT = (1 << 63) - 1
 MAX_TIME_US = 253_402_300_799_999_999
 """The end of the year 9999, after which no calendar here goes on."""
-HEX_ID = re.compile(r"[0-9a-f]{2,64}")
 
 T = TypeVar("T")
 

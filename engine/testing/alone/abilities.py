@@ -27,9 +27,10 @@ from ..disks.quiet import quiet_seams
 from ..disks.simdisk import SimDisk
 from ..disks.simops import Op
 from ..raising import raises
+from ..stored.tails import read_image
 from ..workload import Operation, Workload
 from .drafts import Held, begun, several
-from .driver import Driver, driven, read_image
+from .driver import Driver, driven
 
 _MANY, _LARGE = 40, 10
 """Transactions that are applied while others look, and numbers in each."""

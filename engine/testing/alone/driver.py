@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ...contract.engine import BulkEngine, Context, Engine, StagingEngine
-from ...contract.image import Image
 from ...contract.view import View
 from ...env import REAL, Files, Seams
 from ...model.positions import Position, origin
@@ -22,7 +21,7 @@ from ...model.records import Attachment, Record
 from ...wal.attachments import AttachmentWriter
 from ..contract import scratch
 from ..stored.modelled import difference
-from ..stored.tails import copy_running
+from ..stored.tails import copy_running, read_image
 from ..workload import Operation, Workload
 
 ORIGIN = origin(b"a store's own id")
@@ -286,11 +285,6 @@ def driven(work: Workload, seams: Seams = REAL) -> Iterator[Driver]:
             yield it
         finally:
             it.close()
-
-
-def read_image(image: Image) -> dict[str, bytes]:
-    """Every byte of an image, by name."""
-    return {file.name: image.read(file.name, 0, file.size) for file in image.files}
 
 
 def put_files(files: Files, directory: Path, contents: Mapping[str, bytes]) -> None:

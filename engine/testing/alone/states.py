@@ -27,10 +27,10 @@ from ..contract import ABOVE_SEAMS, READ_ONLY_REPLAY, Contract, check
 from ..disks.quiet import quiet_seams
 from ..disks.simdisk import SimDisk
 from ..disks.simfaults import DiskFault, Injected
-from ..stored.tails import tree
+from ..stored.tails import read_image, tree
 from ..workload import Operation, Workload
 from .drafts import Step, begun, histories, several, take
-from .driver import ORIGIN, Driver, driven, read_image
+from .driver import ORIGIN, Driver, driven
 
 _OPENINGS = 30
 _SPARE = 8

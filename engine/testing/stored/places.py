@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 
 from ...contract.engine import BulkEngine
-from ..alone.driver import read_image
 from ..contract import Contract, check, scratch
 from ..elsewhere import back_again, go_to_one_of_two
 from ..workload import Operation, Workload
 from .modelled import Modelled
-from .tails import tree
+from .tails import read_image, tree
 
 
 class PlaceChecks(Contract):

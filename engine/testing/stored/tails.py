@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ...contract.image import Image
 from ...env import REAL
 from ...errors import Damaged
 from ...wal.format import BadBytes, read_footer, read_groups, read_header
@@ -25,6 +26,11 @@ def tree(path: Path) -> dict[str, bytes]:
     """Every file below a directory, but for the note of who holds its lock."""
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*"))
             if p.is_file() and p.name != "LOCK"}
+
+
+def read_image(image: Image) -> dict[str, bytes]:
+    """Every byte of an image, by name."""
+    return {file.name: image.read(file.name, 0, file.size) for file in image.files}
 
 
 def copy_running(store: Path, image: Path) -> None:
