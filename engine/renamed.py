@@ -17,6 +17,7 @@ from typing import Any
 _HERE = __name__.rpartition(".")[0]
 
 MODULES = {
+    "directory": ("store.layout",),
     "graph": ("builtin.graph",),
     "graph.store": ("builtin.graph.store",),
     "helpers": ("toolkit", "toolkit.state_file", "toolkit.file_image"),
