@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from workloads import memory
 
-from holdfast.engine import helpers
+from holdfast.engine import toolkit
 from holdfast.engine.builtin.memory import MAX_KEY, MAX_VALUE, MemoryEngine
 from holdfast.engine.contract.engine import Context
 from holdfast.engine.contract.image import Image
@@ -77,16 +77,16 @@ def test_every_flipped_byte_of_the_state_is_found(it: Driver) -> None:
 
 def test_other_state_formats_are_named(it: Driver) -> None:
     path = it.directory / "state"
-    helpers.write_state(it.context, path, b"HFMEMORY", 2, ORIGIN, b"\x80")
+    toolkit.write_state(it.context, path, b"HFMEMORY", 2, ORIGIN, b"\x80")
     with pytest.raises(UnsupportedFormat, match="state format 2"):
         MemoryEngine.open(it.directory, it.context)
-    helpers.write_state(it.context, path, b"HFMEMORY", 0, ORIGIN, b"\x80")
+    toolkit.write_state(it.context, path, b"HFMEMORY", 0, ORIGIN, b"\x80")
     with pytest.raises(UpgradeRequired, match="state format 0"):
         MemoryEngine.open(it.directory, it.context)
 
 
 def test_a_state_that_is_no_dictionary_is_damage(it: Driver) -> None:
-    helpers.write_state(it.context, it.directory / "state", b"HFMEMORY", 1, ORIGIN, b"\x81")
+    toolkit.write_state(it.context, it.directory / "state", b"HFMEMORY", 1, ORIGIN, b"\x81")
     with pytest.raises(Damaged, match="no dictionary"):
         MemoryEngine.open(it.directory, it.context)
 
@@ -159,7 +159,7 @@ def test_closing_an_image_waits_for_a_read_in_flight(it: Driver) -> None:
             seen.append("closed")
             super().close()
 
-    assert isinstance(image, helpers.FileImage)
+    assert isinstance(image, toolkit.FileImage)
     image._held["state"] = Slow(image._held["state"].path, image._held["state"].fileno())
     assert len(image.read("state", 0, size)) == size
     assert seen == ["closed"]
@@ -197,16 +197,16 @@ def test_a_payload_that_is_no_list_of_changes_is_damage(it: Driver) -> None:
 
 
 def test_digests_count_items_and_keep_marks_in_order() -> None:
-    assert helpers.unordered_digest([b"x", b"y"]) == helpers.unordered_digest([b"y", b"x"])
-    assert helpers.unordered_digest([b"x", b"x"]) != helpers.unordered_digest([b"y", b"y"])
-    assert helpers.unordered_digest([], 1, 2) != helpers.unordered_digest([], 2, 1)
+    assert toolkit.unordered_digest([b"x", b"y"]) == toolkit.unordered_digest([b"y", b"x"])
+    assert toolkit.unordered_digest([b"x", b"x"]) != toolkit.unordered_digest([b"y", b"y"])
+    assert toolkit.unordered_digest([], 1, 2) != toolkit.unordered_digest([], 2, 1)
 
 
 def test_a_state_file_says_whose_it_is(it: Driver) -> None:
     """A source that handed out the image of another store, under right checksums, went unnoticed: the position was the
     copy's, and nothing in the state said of which store it was."""
     ours, theirs = (Context(it.context.seams, store_id=bytes([n]) * 16) for n in (1, 2))
-    helpers.write_state(ours, it.directory / "state", b"HFMEMORY", 1, ORIGIN, b"\x80")
+    toolkit.write_state(ours, it.directory / "state", b"HFMEMORY", 1, ORIGIN, b"\x80")
     MemoryEngine.open(it.directory, ours).close()
     MemoryEngine.open(it.directory, Context()).close()  # without a store, there is nothing to compare
     with pytest.raises(ForeignStore, match="01010101"):

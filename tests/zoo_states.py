@@ -13,7 +13,6 @@ import msgpack
 from staging_memory import StagingMemory
 from zoo import animal
 
-from holdfast.engine import helpers
 from holdfast.engine.builtin import memory
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine
@@ -23,6 +22,7 @@ from holdfast.engine.env import File, Files, Seams
 from holdfast.engine.errors import Damaged, DiskFull
 from holdfast.engine.model.positions import Position
 from holdfast.engine.model.records import Record
+from holdfast.engine.toolkit import state_file
 from holdfast.engine.toolkit.file_image import FileImage
 from holdfast.engine.toolkit.state_file import read_state, write_state
 
@@ -80,7 +80,7 @@ class ReadsAnyFormat(MemoryEngine):
     @classmethod
     def open(cls, directory: Path, context: Context, **how: Any) -> Any:
         data = context.seams.files.read(directory / "state")
-        found = helpers._HEAD.unpack_from(data)[1]
+        found = state_file._HEAD.unpack_from(data)[1]
         as_found: Any = type("AsFound", (MemoryEngine,), {"state_format": found})
         engine = as_found.open(directory, context, **how)
         engine.__class__ = cls
