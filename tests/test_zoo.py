@@ -104,4 +104,11 @@ def test_the_zoo_is_large() -> None:
 def test_the_page_is_in_step() -> None:
     """`python tests/zoo_page.py` writes it. Messages hold times and places, so the page's own are taken."""
     text = PAGE.read_text(encoding="utf-8")
-    assert text == zoo_page.page(zoo_page.messages_in(text)), "run: python tests/zoo_page.py"
+    messages = zoo_page.messages_in(text)
+    assert text == zoo_page.page(messages), "run: python tests/zoo_page.py"
+    assert set(messages) == set(zoo_page.STORIES)
+    assert all(messages.values()), "a message is empty: run: python tests/zoo_page.py"
+
+
+def test_the_page_tells_a_story_of_each_cage() -> None:
+    assert {animal.broken.__module__ for animal in zoo_page.told_in_full()} == set(CAGES)

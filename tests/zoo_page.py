@@ -1,9 +1,9 @@
-"""Writes `docs/zoo.md`: each animal's story, its code, and the message that an author gets.
+"""Writes `docs/zoo.md`: a dozen animals with story, code and message, and one table of them all.
 
     python tests/zoo_page.py
 
-The messages are what the checks really say when this is run, so it takes about as long as `test_zoo.py`, which holds
-everything else on the page in step.
+The messages are what the checks really say when this is run, so the dozen are hunted, which takes some seconds.
+`test_zoo.py` holds everything else on the page in step.
 """
 
 from __future__ import annotations
@@ -17,11 +17,18 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from zoo import MAX_LINES, Animal, all_animals, hunt
+from zoo import CAGES, MAX_LINES, Animal, all_animals, hunt
 
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 WIDTH = 116
+MESSAGE_LINES = 12
 
+STORIES = (
+    "LostUpdate", "DeletesNotRedone", "SyncsAgain", "UnsyncedState", "ImageInBetween", "damage_is_a_torn_tail",
+    "SilentGap", "CallsBackAtOnce", "ConfirmsTooEarly", "SameBranchAfterRestore", "CopiesTheFileAlone",
+    "BlocksInLogged",
+)
+"""The animals that are told of in full, by their names, in the order of the cages."""
 TITLES = {
     "zoo_views": "Views, drafts and digests", "zoo_payloads": "Payloads and redo", "zoo_states": "The durable state",
     "zoo_images": "Images", "zoo_logs": "Log, leases and replay", "zoo_stores": "The store",
@@ -30,14 +37,29 @@ TITLES = {
 }
 _INTRODUCTION = """# The zoo
 
-Who checks the checks? Below are {count} engines, plugins and parts of the kit, each of them wrong in one way that has
-bitten real systems, and otherwise like one that passes. The suite must catch every one of them, in the default profile,
-by the check that is named with it; and every check must catch at least one. `tests/test_zoo.py` holds it to both.
+Who checks the checks? The zoo is {count} engines, plugins and parts of the kit. Each is wrong in one way that has
+bitten real systems, and is otherwise like one that passes. `tests/test_zoo.py` checks two things. Each animal is
+caught, in the default profile, by the check that is named with it. Each check catches at least one animal, since a
+check that catches nothing could hold by accident.
 
-Each is shown with the lines in which it differs from its base, {most} at most, and with the message that its author
-would get. If a message of yours looks like one of these, the story above it may be yours too.
+Below, {told} animals are shown in full, and [a table](#all-animals) lists them all. Story and code of each stand in
+`tests/zoo_*.py`. `python tests/zoo_page.py` writes this page from them.
 
-This page is written by `python tests/zoo_page.py`.
+## Stories
+
+Each animal is shown with the lines in which it differs from its base, {most} at most, and with the message that its
+author would get. If a message of yours looks like one of these, the story above it may be yours too. Two parts of a
+message are left out here: the property in words, which [checks.md](checks.md) has, and the line that shows the
+failure again.
+"""
+_TABLE = """
+## All animals
+
+What is wrong is the first sentence of the story. A row in bold names the file in which the animals below it stand.
+[checks.md](checks.md) says what each check proves.
+
+| animal | what is wrong | caught by |
+| --- | --- | --- |
 """
 
 
@@ -52,8 +74,9 @@ def told(error: Exception) -> str:
 
 def _shortened(message: str) -> str:
     """As much of a message as a reader of the page needs, in lines that fit it."""
-    lines = [part for line in message.split("\n") for part in _wrapped(line)]
-    return "\n".join(lines if len(lines) <= 30 else [*lines[:18], "  …", *lines[-10:]])
+    found, _, _ = message.partition("\nwhat is broken:")
+    lines = [part for line in found.rstrip().split("\n") for part in _wrapped(line)]
+    return "\n".join(lines if len(lines) <= MESSAGE_LINES else [*lines[: MESSAGE_LINES - 5], "  …", *lines[-4:]])
 
 
 def _wrapped(line: str) -> list[str]:
@@ -65,26 +88,49 @@ def page(messages: Mapping[str, str]) -> str:
     """The page's text.
 
     Args:
-        messages: by the animals' names.
+        messages: by the names of the animals in `STORIES`; without one, its place stays empty.
+
+    Raises:
+        KeyError: a name in `STORIES` is not that of an animal, or a cage has no title.
     """
     animals = all_animals()
-    parts = [_INTRODUCTION.format(count=len(animals), most=MAX_LINES)]
-    for cage, title in TITLES.items():
-        parts.append(f"\n## {title}\n")
-        parts += [_entry(animal, messages.get(animal.name, "")) for animal in animals
-                  if animal.broken.__module__ == cage]
+    parts = [_INTRODUCTION.format(count=len(animals), told=len(STORIES), most=MAX_LINES)]
+    parts += [_entry(animal, messages.get(animal.name, "")) for animal in told_in_full()]
+    parts.append(_TABLE)
+    for cage in CAGES:
+        parts.append(f"| **{TITLES[cage]}**: `tests/{cage}.py` | | |\n")
+        parts += [_row(animal) for animal in animals if animal.broken.__module__ == cage]
     return "".join(parts)
 
 
+def told_in_full() -> list[Animal]:
+    """The animals of `STORIES`."""
+    named = {animal.name: animal for animal in all_animals()}
+    return [named[name] for name in STORIES]
+
+
 def _entry(animal: Animal, message: str) -> str:
-    contract, _, check = animal.caught_by.partition(".")
-    statement = f"Caught by `{contract}.{check}`"
+    statement = f"Caught by `{animal.caught_by}`"
     if animal.replaces is not None:
         names = animal.replaces if isinstance(animal.replaces, tuple) else (
             f"{animal.replaces.__module__}.{animal.replaces.__qualname__}",)
         statement = f"In the place of {', '.join(f'`{name}`' for name in names)}. " + statement
     return (f"\n### {animal.name}\n\n{animal.story}\n\n```python\n{animal.code}\n```\n\n{statement}:\n\n"
             f"```text\n{message}\n```\n")
+
+
+def _row(animal: Animal) -> str:
+    """A check's name says which one it is without that of its contract: one class of tests has them all."""
+    _, _, check = animal.caught_by.partition(".")
+    name = f"`{animal.name}`"
+    if animal.name in STORIES:
+        name = f"[{name}](#{animal.name.lower()})"
+    wrong = _first_sentence(animal.story).replace("|", "\\|")
+    return f"| {name} | {wrong} | `{check}` |\n"
+
+
+def _first_sentence(story: str) -> str:
+    return re.split(r"(?<=[.?!])\s+(?=[^a-z])", " ".join(story.split()), maxsplit=1)[0]
 
 
 def messages_in(text: str) -> dict[str, str]:
@@ -95,7 +141,7 @@ def messages_in(text: str) -> dict[str, str]:
 
 def main() -> None:
     logging.disable(logging.CRITICAL)
-    messages = {animal.name: _shortened(told(hunt(animal))) for animal in all_animals()}
+    messages = {animal.name: _shortened(told(hunt(animal))) for animal in told_in_full()}
     PAGE.write_text(page(messages), encoding="utf-8")
 
 
