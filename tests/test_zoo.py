@@ -19,7 +19,8 @@ from holdfast.engine.model.positions import Position
 from holdfast.engine.testing import PROFILES
 
 ZOO = all_animals()
-PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "zoo.md"
 
 
 @pytest.mark.parametrize("animal", [
@@ -112,3 +113,11 @@ def test_the_page_is_in_step() -> None:
 
 def test_the_page_tells_a_story_of_each_cage() -> None:
     assert {animal.broken.__module__ for animal in zoo_page.told_in_full()} == set(CAGES)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(PAGE.parent.glob("*.md"))], ids=lambda page: page.stem)
+def test_no_page_is_too_long_to_read(page: Path) -> None:
+    """The formats are looked up and not read: every byte has its row. If the zoo outgrows its page, tell fewer
+    stories."""
+    lines = len(page.read_text(encoding="utf-8").splitlines())
+    assert lines <= 500 or page.name == "formats.md", f"{page.name} has {lines} lines"
