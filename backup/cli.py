@@ -215,7 +215,7 @@ def _options(given: list[str] | None) -> dict[str, Any]:
     for text in given or ():
         name, equals, value = text.partition("=")
         if not name or not equals:
-            raise errors.InvalidInput(f"{text!r} is no engine option", hint="write NAME=VALUE")
+            raise errors.InvalidInput(f"{text!r} is not an engine option", hint="write NAME=VALUE")
         try:
             options[name] = json.loads(value)
         except ValueError:
@@ -229,7 +229,7 @@ def _time(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        raise errors.InvalidInput(f"{text!r} is no time", hint="write 2026-03-01T12:00:00Z") from None
+        raise errors.InvalidInput(f"{text!r} is not a time", hint="write 2026-03-01T12:00:00Z") from None
 
 
 @app.command()
@@ -313,7 +313,7 @@ def serve(
     create: Annotated[bool, typer.Option("--create", help="Make an empty store of the engine that --engine names "
                                                           "where there is none.")] = False,
     retire: Annotated[bool, typer.Option("--retire", help="Serve a backup too, which becomes a store of its own then "
-                                                          "and is no backup any more.")] = False,
+                                                          "and is no longer a backup.")] = False,
     engine: EngineName = None,
     listen: Annotated[str | None, typer.Option(help="host:port of the backup service; :port means loopback. Default: "
                                                     "127.0.0.1:6362 or the next free one.")] = None,

@@ -44,7 +44,7 @@ def cutoff_us(keep: str, now_us: int) -> int:
         return NONE
     match = _PERIOD.fullmatch(text)
     if match is None:
-        raise SettingError(f"keep_points={keep!r} is no period",
+        raise SettingError(f"keep_points={keep!r} is not a period",
                            hint='say for example "7 days", "12 hours", "for ever" or "none"')
     return max(0, now_us - int(float(match[1]) * _UNITS[match[2]] * 1_000_000))
 

@@ -1,8 +1,8 @@
 """`restore`: make a store from a backup, as of any point between the backup's bounds.
 
 Image copied (each chunk against its digest), log replayed to the point, state checkpointed exactly there, and an empty
-log that goes on from there on a new branch. Where nothing was before, that is made in place: it is no store until the
-last document, `CURRENT`, is there. With `force`, it is made beside what it replaces, and the two swap names in one
+log that goes on from there on a new branch. If nothing was there before, that is made in place: it is not a store until
+the last document, `CURRENT`, is there. With `force`, it is made beside what it replaces, and the two swap names in one
 step. A directory that cannot be swapped, a mount point above all, gets a new generation instead, which comes into force
 in one step too; that can be where the store there is the same one. A restore that fails leaves nothing behind but an
 empty directory with a lock file; one that dies leaves the destination without a store or as it was, and the next one
@@ -95,7 +95,7 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
     Raises:
         RestorePointOutOfRange: the point is not within the backup's bounds, which the message names.
         StoreExists, StoreLocked: the destination is taken.
-        TargetInvalid: there is no backup at `target`, or what is at `dest` is no store that can be replaced.
+        TargetInvalid: there is no backup at `target`, or what is at `dest` is not a store that can be replaced.
         TargetRetired: there was a backup at `target`, until somebody opened it for writing.
         Unsupported: with `force`: the two directories cannot swap names, and what is there is another store.
         InvalidInput, Damaged, UnsupportedFormat, UpgradeRequired, SettingError.
@@ -105,9 +105,9 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
     if to_txid is not None and at is not None:
         raise InvalidInput("to_txid and at both say where to stop", hint="give one of them")
     if to_txid is not None and type(to_txid) is not int:
-        raise InvalidInput(f"to_txid={shown(to_txid)} is no whole number")
+        raise InvalidInput(f"to_txid={shown(to_txid)} is not a whole number")
     if at is not None and not isinstance(at, datetime):
-        raise InvalidInput(f"at={shown(at)} is no datetime")
+        raise InvalidInput(f"at={shown(at)} is not a datetime")
     if at is not None and at.tzinfo is None:
         raise InvalidInput(f"the time {at} says no time zone", hint="add one: 2026-03-01T12:00:00+01:00, or a final Z")
     files, started = seams.files, seams.clock.monotonic()
@@ -169,7 +169,7 @@ def _chosen(layout: Layout, to_txid: int | None, at: datetime | None, seams: Sea
                 return
         if newest.older:
             asked = f"transaction {to_txid}" if at is None else iso(_micros(at))
-            raise RestorePointOutOfRange(f"{asked} is no point of this backup, which restores to "
+            raise RestorePointOutOfRange(f"{asked} is not a point of this backup, which restores to "
                                          f"{whole(layout, newest, bounds)}", hint=refused.hint) from refused
         raise refused
 
@@ -215,9 +215,10 @@ def _destination(final: Path, identity: Identity, force: bool, patience: Patienc
     if not force:
         raise StoreExists(f"{final} is not empty", hint="choose another directory, or replace it with force")
     if not there.files.is_directory(final) or not (there.is_store() or there.is_empty()):
-        raise TargetInvalid(f"{final} is no store or backup, so it is not replaced", hint="choose another directory")
+        raise TargetInvalid(f"{final} is neither a store nor a backup, so it is not replaced",
+                            hint="choose another directory")
     if foreign := there.foreign():
-        raise TargetInvalid(f"{final} also holds what is no store's, so it is not replaced: {', '.join(foreign)}",
+        raise TargetInvalid(f"{final} also holds what is not a store's, so it is not replaced: {', '.join(foreign)}",
                             hint="move that elsewhere, or choose another directory")
     with held(there, seams) as (there, inner), locked(there, "restore", patience):
         way = _beside if there.files.can_be_swapped(final) else _renewed

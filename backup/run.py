@@ -159,7 +159,7 @@ def opened_source(source: str | Store[Any, Any] | Source, token: str | None, tls
                      max_record_bytes=max_record_bytes) as remote:
             yield remote
     else:
-        raise InvalidInput(f"{shown(source)} is no source", hint="pass a URI, an open store, or a Source")
+        raise InvalidInput(f"{shown(source)} is not a source", hint="pass a URI, an open store, or a Source")
 
 
 def _owner(root: Path) -> str:
@@ -170,7 +170,8 @@ def _owner(root: Path) -> str:
 def _hex(value: str | bytes, what: str) -> str:
     text = value.hex() if isinstance(value, bytes) else value.strip().lower()
     if not 8 <= len(text) <= 32 or not set(text) <= set("0123456789abcdef"):
-        raise InvalidInput(f"{what}={shown(value)} is no id", hint="ids are 32 hex digits; the first 8 or more will do")
+        raise InvalidInput(f"{what}={shown(value)} is not an id",
+                           hint="ids are 32 hex digits; the first 8 or more will do")
     return text
 
 

@@ -48,7 +48,7 @@ def parse(text: str) -> BackupUri:
     """Raises `InvalidInput`, saying what is wrong."""
     mode, separator, rest = text.partition("://")
     if not separator:
-        raise InvalidInput(f"{text!r} is no backup address", hint=_HINT)
+        raise InvalidInput(f"{text!r} is not a backup address", hint=_HINT)
     if mode not in ("single", "ha"):
         raise InvalidInput(f"{text!r} has the mode {mode!r}, which is neither single nor ha", hint=_HINT)
     addresses = tuple(_address(text, part) for part in rest.removesuffix("/").split(","))
@@ -64,18 +64,18 @@ def _address(text: str, part: str) -> Address:
     if part.startswith("["):
         host, bracket, port = part[1:].partition("]")
         if not bracket or not _IPV6.fullmatch(host) or ":" not in host or (port and not port.startswith(":")):
-            raise InvalidInput(f"{part!r} in {text!r} is no IPv6 address in brackets", hint="write [::1]:6362")
+            raise InvalidInput(f"{part!r} in {text!r} is not an IPv6 address in brackets", hint="write [::1]:6362")
         return Address(host, DEFAULT_PORT if not port else _port(text, port[1:]))
     host, colon, port = part.partition(":")
     if ":" in port:
         raise InvalidInput(f"{part!r} in {text!r} has more than one colon",
                            hint="put IPv6 addresses in brackets: [::1]:6362")
     if not _HOST.fullmatch(host):
-        raise InvalidInput(f"{host!r} in {text!r} is no host name", hint=_HINT)
+        raise InvalidInput(f"{host!r} in {text!r} is not a host name", hint=_HINT)
     return Address(host, DEFAULT_PORT if not colon else _port(text, port))
 
 
 def _port(text: str, port: str) -> int:
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
-        raise InvalidInput(f"{port!r} in {text!r} is no port", hint="ports are 1 to 65535; the default is 6362")
+        raise InvalidInput(f"{port!r} in {text!r} is not a port", hint="ports are 1 to 65535; the default is 6362")
     return int(port)

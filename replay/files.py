@@ -316,7 +316,7 @@ def check_names(listed: Sequence[ImageFile]) -> None:
         proper = parts and f.name == "/".join(parts) and ".." not in parts and not set(f.name) & {"\0", "\\"}
         proper = proper and f.name not in folders and max(map(len, map(os.fsencode, parts))) <= MAX_NAME
         if not proper or parts[0] == "/" or f.name in seen:
-            raise SourceRefused(f"the source lists the image file {f.name!r}, which is no proper name",
+            raise SourceRefused(f"the source lists the image file {f.name!r}, which is not a proper name",
                                 hint="do not use this source")
         if f.size < 0:
             raise SourceRefused(f"the source lists {f.name!r} with {f.size} bytes", hint="do not use this source")
@@ -349,7 +349,7 @@ class DigestedFiles:
                 try:
                     self._open[name] = self._files.open(path)
                 except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-                    raise Damaged(f"is no file any more: {error.strerror}", path=str(path)) from error
+                    raise Damaged(f"is no longer a file: {error.strerror}", path=str(path)) from error
                 if self._open[name].size() != copied.size:
                     raise Damaged(f"has {self._open[name].size():,} bytes, and had {copied.size:,} when it was copied",
                                   path=str(path))

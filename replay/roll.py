@@ -73,7 +73,7 @@ def _asking() -> Iterator[None]:
 def fetch(source: Source, lease_id: str, log: Log, upto: Position, history: History, *,
           reads: Collection[int] | None = None, progress: Progress = silent) -> Fetched:
     """Append what the source has after `log.end`, up to `upto`, and sync it. The source is on `history`, of which the
-    log's is a beginning: the log goes on on each new branch where that branch began.
+    log's is a beginning: the log continues on each new branch where that branch began.
 
     Args:
         source, lease_id, log, upto, history: see above.

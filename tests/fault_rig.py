@@ -294,7 +294,7 @@ def ext4(base: Path, size: int, name: str) -> Iterator[Ext4]:
 
 def last_words(child: Child, journal: Journal) -> int:
     """End a child whose disk is gone, and note what it said until then; how it ended, as `Child.end` says it. A read
-    that failed may have ended it before: what it could no longer do is no fault of the store's."""
+    that failed may have ended it before: what it could no longer do is not the store's fault."""
     child.kill()
     for message in child.messages():
         if message[0] != "broken":

@@ -105,7 +105,7 @@ def _take_file(taken: Directory, name: str, data: bytes, *, in_force: bool) -> N
     need(in_force or not name.startswith("gen-"), f"{name} is of a generation that is not in force")
     last = name.rpartition("/")[2]
     if what == "text":
-        need(re.fullmatch(rb"[ -~]+\n", data), f"{name} is no line of text")
+        need(re.fullmatch(rb"[ -~]+\n", data), f"{name} is not a line of text")
     elif what == "zeros":
         need(not any(data), f"{name} is not zeros")
     elif what.startswith("document "):
@@ -184,7 +184,7 @@ def take_segment(page: Page, data: bytes) -> Segment:
         at = end
     if any(data[at:]):
         found, _ = page.take("footer", data, at)
-        need(found["start"] == at, f"bytes {at} to {found['start']} are no group")
+        need(found["start"] == at, f"bytes {at} to {found['start']} are not a group")
         segment.footer = page.unpack("footer", found["body"])
         _check_footer(segment, data, at)
     return segment

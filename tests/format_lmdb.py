@@ -34,7 +34,7 @@ class Lmdb:
             free += numbers[1 : numbers[0] + 1]
         self.databases: dict[str, list[tuple[bytes, bytes]]] = {}
         for key, value, flags in self._walk(meta["main"]):
-            need(flags == 2, f"{key!r} is no database")
+            need(flags == 2, f"{key!r} is not a database")
             self.databases[key.decode()] = [(k, v) for k, v, f in self._walk(page.whole("LMDB tree", value)) if f != 2]
         need(len(free) == len(set(free)) and not self.used & set(free), "free pages that are used")
         need(self.used | set(free) == set(range(meta["last_page"] + 1)), "pages that are neither used nor free")

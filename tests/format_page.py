@@ -312,10 +312,10 @@ class Page:
             need(not match[1] or len(value) == 2 * int(match[1]), f"{value!r} is not {kind}")
             return bytes.fromhex(value)
         if match := re.fullmatch(r"\[(.+)\]", kind):
-            need(type(value) is list, f"{value!r} is no list")
+            need(type(value) is list, f"{value!r} is not a list")
             return [self.value(match[1], item) for item in value]
         if match := re.fullmatch(r"\{(\w+): (.+)\}", kind):
-            need(type(value) is dict, f"{value!r} is no map")
+            need(type(value) is dict, f"{value!r} is not a map")
             return {self.value(match[1], k): self.value(match[2], v) for k, v in value.items()}
         if kind.startswith("packed "):
             need(type(value) is bytes, f"{value!r} is not binary")

@@ -119,7 +119,7 @@ class Storm:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=None if plain else self.tls)
         said = b""
         try:
-            if plain and self.tls is not None:  # what is no handshake, or the beginning of one
+            if plain and self.tls is not None:  # neither a handshake nor the beginning of one
                 writer.write(drawn.choice((request(drawn), b"\x16\x03\x01" + drawn.randbytes(drawn.choice((2, 300))),
                                            b"\x16\x03\x01\x40\x00\x01", b"\x80\x2e\x01\x03\x01", b"")))
                 return said

@@ -305,7 +305,7 @@ def test_refuses_a_target_that_was_opened_for_writing(store: Store[Any, Any], tm
 
 
 def test_an_opening_for_writing_that_fails_leaves_the_backup(tmp_path: Path) -> None:
-    """SQLite writes to its file as soon as it opens it, before a manifest could say that this is no backup any more."""
+    """SQLite writes to its file as soon as it opens it, before a manifest could say that this is no longer a backup."""
     with Store.open(tmp_path / "store", SqliteEngine, settings=SMALL) as store:
         for n in range(5):
             with store.transaction() as tx:
@@ -378,7 +378,7 @@ def test_expected_store(store: Store[Any, Any], tmp_path: Path) -> None:
     with pytest.raises(ForeignStore, match="00000000"):
         backup.run(store, tmp_path / "another", expect_store="0" * 32)
     assert not (tmp_path / "another").exists()
-    with pytest.raises(InvalidInput, match="no id"):
+    with pytest.raises(InvalidInput, match="not an id"):
         backup.run(store, tmp_path / "another", expect_store="mine")
 
 
@@ -413,7 +413,7 @@ def test_no_name_from_a_source_leads_out_of_the_target(tmp_path: Path, name: str
 
     with open_store(tmp_path / "store") as store:
         write(store, 1)
-        with pytest.raises(SourceRefused, match="no proper name"):
+        with pytest.raises(SourceRefused, match="not a proper name"):
             backup.run(Evil(LocalSource(store)), tmp_path / "in" / "target")
     assert [p.name for p in (tmp_path / "in").rglob("*")] == ["target", "LOCK"]
 

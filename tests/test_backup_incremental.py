@@ -217,7 +217,7 @@ def test_twin_that_left_before_the_targets_end(store: Store[Any, Any], tmp_path:
 
 
 def test_full_backup_of_a_store_with_branches(store: Store[Any, Any], tmp_path: Path) -> None:
-    """Its image may be older than its last branch: the target's log goes on on that branch where it began."""
+    """Its image may be older than its last branch: the target's log continues on that branch where it began."""
     with Store.open(tmp_path / "target", type(store.engine), settings=SMALL) as twin:
         write(twin, 5, 3)
         backup.run(twin, tmp_path / "second")

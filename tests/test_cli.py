@@ -264,7 +264,7 @@ def test_serve_is_backed_up_and_stops_when_told(tmp_path: Path, number: signal.S
 
 @pytest.mark.usefixtures("runtime")
 def test_paths_that_are_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file's name is bytes, and these are no UTF-8."""
+    """A file's name is bytes, and these are not UTF-8."""
     place = os.fsencode(tmp_path) + b"/\xff"
     store, target, restored = (Path(os.fsdecode(place + end)) for end in (b"store", b"target", b"restored"))
     monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")

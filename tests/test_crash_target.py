@@ -2,7 +2,7 @@
 
 Each thing that is done to a target (a full backup, an incremental, a fold, a full one that takes another's place, a
 restore, its opening as a store) is recorded once, and cut off at each point between two operations. What is found then
-is no backup, where none was finished before; or it is one, verified, whole, and shows the source's model at its end,
+is not a backup, where none was finished before; or it is one, verified, whole, and shows the source's model at its end,
 which is not before the last run that returned. A rerun then succeeds, and leaves nothing behind.
 """
 
@@ -191,7 +191,7 @@ def test_a_restore_whose_disk_fails(force: bool, monkeypatch: pytest.MonkeyPatch
 
 
 def test_its_opening_for_writing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is a backup still, or is retired; either way it opens for writing, at its end, and is no backup then."""
+    """It is a backup still, or is retired; either way it opens for writing, at its end, and is not a backup then."""
     world = World(WORKLOADS["memory"]())
     incremental(world, monkeypatch)(world.disk)
     world.acked = end = world.source.last

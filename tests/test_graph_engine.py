@@ -410,7 +410,7 @@ def test_views_of_an_old_base_let_go_of_it(rig: Rig) -> None:
 
 
 def test_only_what_nobody_has_is_taken_apart(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether a layer could be emptied hung on `sys.getrefcount(layer) == 2`, which is no promise of Python's: 3.14
+    """Whether a layer could be emptied hung on `sys.getrefcount(layer) == 2`, which Python does not promise: 3.14
     borrows references without counting them, and a view that was held lost its data."""
     monkeypatch.setattr("sys.getrefcount", lambda _: 2)
     taken: list[int] = []

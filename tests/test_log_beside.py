@@ -205,7 +205,7 @@ def test_who_is_unknown_keeps_log_within_the_bounds() -> None:
 
 
 def test_consumers_of_another_version_are_refused_by_name() -> None:
-    """They are no damage: a later release wrote them, and this one would write over what it does not understand."""
+    """They are not damage: a later release wrote them, and this one would write over what it does not understand."""
     world = World()
     world.log.close()
     document.write(world.disk, HERE / "CONSUMERS", b"HFCONSUM", 2, {"consumers": []})

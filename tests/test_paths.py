@@ -114,7 +114,7 @@ def test_what_cannot_be_a_path_is_told_in_words(given: Any, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("engine", [GraphEngine, *ENGINES])
 def test_a_path_need_not_be_text(engine: Any, tmp_path: Path) -> None:
-    """LMDB and SQLite were given a path of bytes that are no characters as text, which it cannot be. RocksDB takes
+    """LMDB and SQLite were given a path of bytes that are not characters as text, which it cannot be. RocksDB takes
     nothing else, and that was told as damage."""
     place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff"))
     if engine is RocksEngine:

@@ -144,7 +144,7 @@ def test_times_that_cannot_be_meant(world: World, tmp_path: Path) -> None:
     with pytest.raises(RestorePointOutOfRange, match="before this backup begins"):
         backup.restore(world.target, tmp_path / "another", at=datetime(1969, 7, 20, tzinfo=UTC))
     for wrong in ({"to_txid": "3"}, {"to_txid": 3.0}, {"at": "2026-01-01T00:00:00Z"}, {"at": moment(0).date()}):
-        with pytest.raises(InvalidInput, match=r"is no (whole number|datetime)"):
+        with pytest.raises(InvalidInput, match=r"is not a (whole number|datetime)"):
             backup.restore(world.target, tmp_path / "another", **wrong)
     for at, east in ((datetime.max, -5), (datetime.min, 5)):  # years that UTC does not have any more
         with pytest.raises(RestorePointOutOfRange):
@@ -328,7 +328,7 @@ def test_force_replaces_nothing_that_is_not_a_stores(world: World, tmp_path: Pat
 
 
 def test_a_first_backup_that_died_is_not_cleared_away(world: World, tmp_path: Path) -> None:
-    """It is no backup yet, and the next run goes on with it."""
+    """It is not a backup yet, and the next run goes on with it."""
     with open_store(tmp_path / "store", world.engine) as store:
         write(store, 1)
         dying = WatchedSource(LocalSource(store), Nth(1, lambda: SourceUnavailable("gone"), "confirm"))

@@ -312,7 +312,7 @@ def test_somebody_else_there() -> None:
         thread.start()
         try:
             with (connect("127.0.0.1", server.server_port, token="x") as source,
-                  pytest.raises(SourceRefused, match="no Holdfast source")):
+                  pytest.raises(SourceRefused, match="not a Holdfast source")):
                 source.info()
         finally:
             server.shutdown()

@@ -132,7 +132,7 @@ def test_a_condition_that_fails_before_the_commit_stands_in_line(gates: bool, tm
             pool.submit(commit, STAGING, store, 1).result(30)
 
 
-@pytest.mark.parametrize("what", ["raises", "returns nonsense", "returns a time-out that is no number"])
+@pytest.mark.parametrize("what", ["raises", "returns nonsense", "returns a time-out that is not a number"])
 def test_a_hook_that_fails_is_a_condition_not_met(what: str, tmp_path: Path) -> None:
     class Fails(Plugin):
         def logged(self, batch: LogRange) -> Condition | None:

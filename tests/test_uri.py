@@ -25,14 +25,16 @@ def test_reads(text: str, addresses: list[tuple[str, int]]) -> None:
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("localhost:6362", "no backup address"), ("", "no backup address"), ("single:/localhost", "no backup address"),
+    ("localhost:6362", "not a backup address"), ("", "not a backup address"),
+    ("single:/localhost", "not a backup address"),
     ("http://localhost", "neither single nor ha"), ("Single://a", "neither single nor ha"),
-    ("single://", "no host name"), ("single://a b", "no host name"), ("single://a/b", "no host name"),
-    ("single://user@a", "no host name"), ("ha://a,,b", "no host name"), ("ha://a,", "no host name"),
-    ("single://a,b", "takes one"), ("single://a:", "no port"), ("single://a:0", "no port"), ("single://a:x", "no port"),
-    ("single://a:65536", "no port"), ("single://a:+1", "no port"), ("single://a:٣", "no port"),
-    ("single://::1", "more than one colon"), ("single://[::1", "no IPv6"), ("single://[a]:1", "no IPv6"),
-    ("single://[::1]7000", "no IPv6"),
+    ("single://", "not a host name"), ("single://a b", "not a host name"), ("single://a/b", "not a host name"),
+    ("single://user@a", "not a host name"), ("ha://a,,b", "not a host name"), ("ha://a,", "not a host name"),
+    ("single://a,b", "takes one"), ("single://a:", "not a port"), ("single://a:0", "not a port"),
+    ("single://a:x", "not a port"),
+    ("single://a:65536", "not a port"), ("single://a:+1", "not a port"), ("single://a:٣", "not a port"),
+    ("single://::1", "more than one colon"), ("single://[::1", "not an IPv6"), ("single://[a]:1", "not an IPv6"),
+    ("single://[::1]7000", "not an IPv6"),
 ])
 def test_refuses(text: str, says: str) -> None:
     with pytest.raises(InvalidInput, match=says) as caught:

@@ -14,7 +14,7 @@ from .plugin import Plugin
 def listed(plugins: Iterable[Plugin | str]) -> list[Plugin]:
     """Plugins given as objects and as names of registered ones, as objects. Raises `SettingError`."""
     if isinstance(plugins, str) or not isinstance(plugins, Iterable):
-        raise SettingError(f"plugins={shown(plugins)} is no list",
+        raise SettingError(f"plugins={shown(plugins)} is not a list",
                            hint="pass a list of plugins, or of registered names")
     return [find_plugin(plugin) if isinstance(plugin, str) else plugin for plugin in plugins]
 

@@ -210,11 +210,11 @@ class Files:
         so every path goes through here when it is given. Links are left as they are.
 
         Raises:
-            InvalidInput: `path` is no text that can be a path; or it is relative, and that directory is gone.
+            InvalidInput: `path` is not a text that can be a path; or it is relative, and that directory is gone.
         """
         text = path if isinstance(path, str) else str(path) if isinstance(path, os.PathLike) else ""
         if not text or "\0" in text:
-            raise InvalidInput(f"{shown(path)} is no path", hint="give a text, or a pathlib.Path")
+            raise InvalidInput(f"{shown(path)} is not a path", hint="give a text, or a pathlib.Path")
         try:
             return Path(text).absolute()
         except FileNotFoundError as error:
@@ -274,8 +274,8 @@ class Files:
         os.replace(old, new)
 
     def can_be_swapped(self, path: Path) -> bool:
-        """Whether another directory can take the name of this one: it is no mount point, as far as can be seen, and its
-        parent may be written to."""
+        """Whether another directory can take the name of this one: it is not a mount point, as far as can be seen, and
+        its parent may be written to."""
         if os.path.ismount(path) or not os.access(path.parent, os.W_OK | os.X_OK):
             return False
         here = os.fsencode(os.path.realpath(path))

@@ -53,7 +53,7 @@ class DirectoryLock:
     def release(self) -> None:
         """Let go of it, also where a child that was forked meanwhile still has the descriptor."""
         if self._fd >= 0:
-            with contextlib.suppress(OSError):  # closing it lets go of it too
+            with contextlib.suppress(OSError):  # closing it releases it too
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
         self.abandon()
 

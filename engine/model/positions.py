@@ -2,7 +2,7 @@
 
 `chain(n) = xxh3-128(chain(n-1) ‖ header(n) ‖ payload(n))`, and chain(0) is made from the store's id. The header says
 how long the payload is, so the concatenation has one reading. Two stores whose chains agree at a txid agree, accidents
-aside, on every transaction up to it. It is no defence against forgery.
+aside, on every transaction up to it. It is not a defence against forgery.
 """
 from __future__ import annotations
 

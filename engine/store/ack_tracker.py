@@ -97,7 +97,7 @@ class Acknowledger:
             try:
                 condition = hook(log)
                 if condition is not None and not _is_one(condition):
-                    raise TypeError(f"the hook returned {condition!r}, which is no Condition")
+                    raise TypeError(f"the hook returned {condition!r}, which is not a Condition")
             except BaseException as error:  # this thread must go on, whatever a plugin does
                 failed: Future[Any] = Future()
                 failed.set_exception(error)

@@ -185,7 +185,7 @@ class Layout:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreNotFound(f"no store in {self.root}: it was never finished, or its CURRENT is gone") from error
         if not _GENERATION.fullmatch(name):
-            raise Damaged(f"names {name!r}, which is no generation", path=str(path), offset=0)
+            raise Damaged(f"names {name!r}, which is not a generation", path=str(path), offset=0)
         generation = Generation(self.root / name)
         if not self.files.is_directory(generation.path):
             raise Damaged(f"names {name}, which is not there", path=str(path), offset=0)
@@ -288,7 +288,7 @@ class Manifest:
 
     @classmethod
     def read(cls, files: Files, generation: Generation) -> Manifest | None:
-        """The manifest, or None where the generation is no target's. Raises `Damaged`, `UnsupportedFormat`."""
+        """The manifest, or None where the generation is not a target's. Raises `Damaged`, `UnsupportedFormat`."""
         path = generation.manifest
         try:
             body = document.read(files, path, MANIFEST_MAGIC, MANIFEST_VERSION)

@@ -273,7 +273,7 @@ def _retire(generation: Generation, manifest: Manifest, kind: type[Engine[Any, A
 
 
 def _begin_branch(manifest: Manifest, log: Log) -> None:
-    """Let the log of what was a backup go on on its own branch, durably, if it does not yet."""
+    """Continue the log of what was a backup on a branch of its own, durably, unless that is done already."""
     if not manifest.settled:
         _need_replay(manifest, log)
     assert manifest.retired_branch is not None

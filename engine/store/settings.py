@@ -79,7 +79,7 @@ class Settings:
 
 
 def check_duration(name: str, value: object, seconds: float = 1) -> None:
-    """Raises `SettingError` where `value` is no length of time above 0, in units of so many seconds, that a thread can
+    """Raises `SettingError` if `value` is not a length of time above 0, in units of so many seconds, that a thread can
     wait for."""
     most = LONGEST_WAIT_S / seconds
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:

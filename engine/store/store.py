@@ -174,7 +174,7 @@ class Store(Writing[TxT, ViewT]):
         root = seams.files.absolute(directory)
         settings = Settings() if settings is None else settings
         if not isinstance(settings, Settings):
-            raise SettingError(f"{shown(settings)} is no Settings", hint="pass settings=Settings(…)")
+            raise SettingError(f"{shown(settings)} is not a Settings", hint="pass settings=Settings(…)")
         if options is not None and not isinstance(options, Mapping):
             raise SettingError(f"the engine's options are a mapping, not {shown(options)}")
         options = {name: seams.files.absolute(value) if isinstance(value, Path) else value

@@ -415,7 +415,7 @@ class Writing(Generic[TxT, ViewT]):
             ConditionNotMet: not within `timeout` seconds.
             OutcomeUnknown: the store is poisoned.
             InvalidInput: there is no such transaction yet.
-            SettingError: `timeout` is no length of time.
+            SettingError: `timeout` is not a length of time.
         """
         if timeout is not None and timeout != 0:
             check_duration("timeout", timeout)

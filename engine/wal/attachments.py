@@ -38,7 +38,7 @@ class AttachmentWriter(io.RawIOBase):
     def __init__(self, files: Files, directory: Path, name: str, expected: Attachment | None = None) -> None:
         super().__init__()
         if not NAME.fullmatch(name):
-            raise InvalidInput(f"{name!r} is no attachment name", hint="attachment names are made by the kit")
+            raise InvalidInput(f"{name!r} is not an attachment name", hint="attachment names are made by the kit")
         self._open = False
         self._files = files
         self._final = directory / name

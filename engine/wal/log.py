@@ -537,7 +537,7 @@ class Log(LogReading):
             raise
 
     def extend_history(self, history: History, epoch: int | None = None) -> None:
-        """Go on on a new branch, or in a new epoch: a new segment whose header names it, durable on return.
+        """Continue on a new branch, or in a new epoch: a new segment whose header names it, durable on return.
 
         Nothing may be waiting to be written. Raises `DiskFull`.
         """

@@ -230,5 +230,5 @@ class LogReading:
     def attachment_path(self, name: str) -> Path:
         """Raises `InvalidInput` where `name` is not of the form that the kit gives."""
         if not ATTACHMENT_NAME.fullmatch(name):
-            raise InvalidInput(f"{name!r} is no attachment name", hint="attachment names are made by the kit")
+            raise InvalidInput(f"{name!r} is not an attachment name", hint="attachment names are made by the kit")
         return self.directory / "attachments" / name

@@ -68,7 +68,7 @@ class KeepLogs:
             elif unit in ("transaction", "transactions"):
                 values["transactions"] = amount
             else:
-                raise SettingError(f"keep_logs: {unit!r} is no unit",
+                raise SettingError(f"keep_logs: {unit!r} is not a unit",
                                    hint="units are KiB, MiB, GiB, hours, days, transactions")
         return cls(bytes=int(values["bytes"]) if "bytes" in values else None, hours=values.get("hours"),
                    transactions=int(values["transactions"]) if "transactions" in values else None)

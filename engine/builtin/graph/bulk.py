@@ -315,7 +315,7 @@ def read(files: Files, path: Path, payload: bytes) -> Loaded:
         magic, version, uniform, kind, _, first_node, nodes, first_edge, edges, node_bytes, edge_bytes = (
             _HEAD.unpack_from(data))
         if magic != _MAGIC:
-            raise Damaged("is no bulk load", path=str(path), offset=0)
+            raise Damaged("is not a bulk load", path=str(path), offset=0)
         if version != _VERSION:
             raise UnsupportedFormat(f"{path} has bulk format version {version}; this release reads {_VERSION}")
         at = _HEAD.size
@@ -333,7 +333,7 @@ def read(files: Files, path: Path, payload: bytes) -> Loaded:
                       uniform, sets, first_edge, kind, sources, targets, data[at : at + node_bytes],
                       data[at + node_bytes : at + node_bytes + edge_bytes])
     except (ValueError, TypeError, struct.error, msgpack.UnpackException) as error:
-        raise Damaged(f"is no bulk load: {error}", path=str(path)) from error
+        raise Damaged(f"is not a bulk load: {error}", path=str(path)) from error
 
 
 def apply(loaded: Loaded, writer: StateWriter, indexes: Indexes, tokens: Tokens) -> Marks:

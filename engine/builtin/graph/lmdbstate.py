@@ -127,7 +127,7 @@ class Base:
         state: whose it is.
         meta: the file's page that says where it is.
         node_blocks, edge_blocks: some blocks by number, which were checked when they were read: whether a node is there
-            is asked more often than anything, and LMDB lets go of the interpreter lock for each answer.
+            is asked more often than anything, and LMDB releases the interpreter lock for each answer.
         lists: adjacency lists that were read, by lane.
         sound: all of it was verified.
     """

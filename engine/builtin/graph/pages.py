@@ -91,7 +91,7 @@ def read_metas(file: File) -> list[Meta]:
         meta = Meta(page_size, Tree(*_TREE.unpack(free)), Tree(*_TREE.unpack(main)), last, txn, page)
         if magic != _MAGIC or version != _VERSION or number != slot or flags != _P_META or last < 1 or (
                 (meta.free.pad, meta.free.flags, meta.main.pad, meta.main.flags) != (page_size, _INTEGER_KEYS, 0, 0)):
-            raise Damaged("is no LMDB file of a known version", path=path, offset=slot * page_size + HEADER)
+            raise Damaged("is not an LMDB file of a known version", path=path, offset=slot * page_size + HEADER)
         found.append(meta)
     return found
 
@@ -127,7 +127,7 @@ def check_pages(file: File, meta: Meta) -> None:
     free = pages.free()
     for name, value, flags in pages.tree(meta.main, "the databases", collect=True):
         if flags != _F_SUBDATA or len(value) != _TREE.size:
-            raise pages.damaged(f"{name!r} is no database")
+            raise pages.damaged(f"{name!r} is not a database")
         tree = Tree(*_TREE.unpack(value))
         if tree.pad or tree.flags:
             raise pages.damaged(f"{name!r} is a database of another kind")

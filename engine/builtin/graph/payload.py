@@ -61,7 +61,7 @@ def decode(txid: int, payload: bytes, below: Layer, tokens: Tokens) -> tuple[Cha
     """The changes of transaction `txid`, to go on top of layer `below`. New tokens go into `tokens` at once.
 
     Raises:
-        Damaged: it is no payload of this engine.
+        Damaged: it is not a payload of this engine.
     """
     changes = Changes(txid, below)
     try:

@@ -29,11 +29,11 @@ _MAX_TOKEN = (1 << 31) - 1
 
 class GraphTransaction(Reads, Transaction):
     """The calls that change the graph; those that read it are `Reads`'s. Properties are given by name, or as a mapping
-    where a key is no identifier or is the name of an argument; given both ways, the names win.
+    where a key is not an identifier or is the name of an argument; given both ways, the names win.
 
     Raises (any of them):
-        InvalidInput: an id that is no integer; a label, type, key or value that cannot be stored (see `values.py` for
-            the limits).
+        InvalidInput: an id that is not an integer; a label, type, key or value that cannot be stored (see `values.py`
+            for the limits).
         NotFound: a node or edge that is not there.
         StoreClosed: the transaction has ended.
     """

@@ -145,7 +145,7 @@ def _check_nested(key: str, value: object, depth: int, seen: list[int]) -> None:
         if kind is dict:
             for name, item in value.items():  # type: ignore[attr-defined]
                 if type(name) is not str:
-                    raise InvalidInput(f"property {key!r} holds a dict with a key that is no str")
+                    raise InvalidInput(f"property {key!r} holds a dict with a key that is not a str")
                 _check_nested(key, item, depth + 1, seen)
         else:
             for item in value:  # type: ignore[attr-defined]
@@ -198,7 +198,7 @@ def value_digest(value: Any) -> bytes:
 
 
 def _canonical(value: Any) -> Any:
-    """The same value with the keys of its dicts in order, since order is no part of a dict's value."""
+    """The same value with the keys of its dicts in order, since order is not part of a dict's value."""
     if type(value) is dict:
         return {key: _canonical(value[key]) for key in sorted(value)}
     if type(value) is list:

@@ -305,7 +305,7 @@ class HttpSource(Source):
         if instance is None or not HEX_ID.fullmatch(instance):
             if answer.status in (502, 503, 504):
                 raise SourceUnavailable(f"{self._place} answers {answer.status} {printable(answer.reason)[:100]}")
-            raise SourceRefused(f"what answers at {self._place} is no Holdfast source (status {answer.status})",
+            raise SourceRefused(f"what answers at {self._place} is not a Holdfast source (status {answer.status})",
                                 hint="check the address")
         with self._lock:
             expected = self._granted.get(lease, self._instance) if lease is not None else None
@@ -438,11 +438,11 @@ def _load(answer: http.client.HTTPResponse) -> Any:
 
 def _count(number: int) -> int:
     if number < 0:
-        raise InvalidInput(f"{number} is no transaction's number")
+        raise InvalidInput(f"{number} is not a transaction's number")
     return number
 
 
 def _id(text: str) -> str:
     if not HEX_ID.fullmatch(text):
-        raise NotFound(f"{text[:40]!r} is no id", hint="ids are 2 to 64 hex digits")
+        raise NotFound(f"{text[:40]!r} is not an id", hint="ids are 2 to 64 hex digits")
     return text

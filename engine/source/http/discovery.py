@@ -183,7 +183,7 @@ class Publication:
 
 
 def places(files: Files) -> list[Path]:
-    """The directories in which entries are, whether or not they exist."""
+    """The directories in which entries are, whether they exist or not."""
     user = os.getuid()
     private = [os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{user}"]
     shared = [os.environ.get("TMPDIR", ""), *SHARED]

@@ -102,7 +102,7 @@ class Line(http.client.HTTPConnection):
         try:
             addresses = [info[4] for info in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)]
         except UnicodeError:
-            raise OSError(f"{self.host[:100]!r} is no host name") from None
+            raise OSError(f"{self.host[:100]!r} is not a host name") from None
         known = [a for a in addresses if any(e.answers_at(str(a[0])) for e in entries)]
         failed: OSError | None = None
         for address in dict.fromkeys([*known, *addresses]):

@@ -294,7 +294,7 @@ class _Batches:
 
 def _number(text: str, what: str) -> int:
     if not _NUMBER.fullmatch(text):
-        raise InvalidInput(f"{what}: {text[:40]!r} is no number")
+        raise InvalidInput(f"{what}: {text[:40]!r} is not a number")
     return int(text)
 
 

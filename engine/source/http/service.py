@@ -204,7 +204,7 @@ def _parse(text: str) -> _Address:
         host = host or DEFAULT_HOST
         known = ":" not in host and (_is_address(host) or _NAME.fullmatch(host) is not None)
     if not colon or not known or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535:
-        raise SettingError(f"online_backup_server: {text!r} is no address",
+        raise SettingError(f"online_backup_server: {text!r} is not an address",
                            hint='say "host:port", "[IPv6]:port", or ":port" for loopback')
     return _Address(host, int(port))
 

@@ -141,19 +141,19 @@ def _id(text: Any) -> bytes:
 
 def _count(number: Any) -> int:
     if type(number) is not int or not 0 <= number <= MAX_COUNT:
-        raise ValueError(f"{str(number)[:40]!r} is no count")
+        raise ValueError(f"{str(number)[:40]!r} is not a count")
     return number
 
 
 def _time(number: Any) -> int:
     if _count(number) > MAX_TIME_US:
-        raise ValueError(f"{number} is no time")
+        raise ValueError(f"{number} is not a time")
     return int(number)
 
 
 def _text(text: Any) -> str:
     if not isinstance(text, str):
-        raise TypeError(f"a {type(text).__name__} is no text")
+        raise TypeError(f"a {type(text).__name__} is not a text")
     text.encode()  # raises where it holds half a character, which JSON can and no file may
     return text
 
