@@ -1,15 +1,14 @@
-# make demo   the main job on a real graph, in a virtual environment of its own
-# make test   the whole suite
-# make short PYTHON=python3.12  a part of it (tests/short.txt) that takes a minute or two, on another Python
-# make check  linting, strict typing, layers
-# make nightly  the suites for as long as they take; see docs/faults.md
+# The targets say after their ## what they do, and `make help` lists them.
 
 PYTHON ?= python3
 # Each Python has an environment of its own: .venv, .venv-python3.12.
 VENV := .venv$(addprefix -,$(filter-out python3,$(notdir $(PYTHON))))
 BIN := $(VENV)/bin
 
-.PHONY: demo test short nightly check bench clean
+.PHONY: help demo test short nightly check bench clean
+
+help: ## list the targets; what `make` alone does
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,25 +17,27 @@ $(VENV)/installed-%: pyproject.toml
 		-e '.[cli,testing,benchmarks]' $(if $(filter user,$*),,--group $*)
 	touch $@
 
-demo: $(VENV)/installed-user
+demo: $(VENV)/installed-user ## the main job on a real graph: load, back up, kill, recover, restore, compare
 	$(BIN)/python -m holdfast.benchmarks.demo
 
-test: $(VENV)/installed-dev
+test: $(VENV)/installed-dev ## the whole suite; ARGS=… goes to pytest
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-short: $(VENV)/installed-short
+short: $(VENV)/installed-short ## a minute or two of it (tests/short.txt); PYTHON=python3.12 takes another Python
 	HOLDFAST_PROFILE=default $(BIN)/python -m pytest -q -p no:cacheprovider @tests/short.txt $(ARGS)
 
-nightly: $(VENV)/installed-dev
+nightly: $(VENV)/installed-dev ## the suites for as long as they take; see docs/faults.md
 	HOLDFAST_PROFILE=nightly $(BIN)/python -m pytest -n 2 --dist worksteal --timeout=0 $(ARGS)
 
-check: $(VENV)/installed-dev
+check: $(VENV)/installed-dev ## linting, strict typing, layers, spelling, prose
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_prose.py
 
-bench: $(VENV)/installed-user
+bench: $(VENV)/installed-user ## every benchmark beside its peers; takes long, see CONTRIBUTING.md for one alone
 	$(BIN)/python -m holdfast.benchmarks
 
-clean:
+clean: ## remove the environments and what tools have left
 	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage dist
