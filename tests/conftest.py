@@ -35,9 +35,12 @@ LONGEST = ("hostile_requests", "mutated", "power_cuts", "killed_process")
 tests and none is to wait for the last one of the other, and are given longer."""
 LONGEST_S = 1200
 ZOO = "test_zoo.py"
-NOT_COUNTED = re.compile(r"test_(zoo|contracts_(?!memory)|crash|faults|mutations|hostile|signals|formats|benchmarks)")
+NOT_COUNTED = re.compile(
+    r"test_(zoo|contracts_(?!memory)|crash|faults|mutations|hostile|signals|formats|benchmarks|kills|restore|store_faults"
+    r"|store_locks|backup_(full|incremental|bulk|moved|places)|graph_(machine|bulk|values|pages)|ldbc|source_lies|docs"
+    r"|check_engine|terminal|cli|log_recovery)")
 """Tests that go the same ways many times, and whose coverage is not counted, since this takes three times as long. Of
-the suites it is counted once."""
+the suites it is counted once, for the memory engine."""
 
 
 def _long(item: pytest.Item) -> bool:
