@@ -105,7 +105,6 @@ def _bounded(*command: str | Path) -> subprocess.CompletedProcess[str]:
                           env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, check=False)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the bound is not kept")
 def test_a_bound_on_address_space_makes_a_readers_map_smaller(state: Path) -> None:
     """A map of 1 TiB has no place under `ulimit -v`: a healthy store was called damaged. Who only reads takes the
     largest map that leaves room for the rest of the process, and says so."""
@@ -115,7 +114,6 @@ def test_a_bound_on_address_space_makes_a_readers_map_smaller(state: Path) -> No
     assert "no address space for map_size" in done.stderr
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the bound is not kept")
 def test_a_store_is_not_opened_for_writing_with_a_smaller_map_than_was_asked_for(tmp_path: Path) -> None:
     """It was served with a smaller map and a line in the log: it would have come to that bound much later, with
     `DiskFull` on a disk that has room."""
