@@ -36,7 +36,6 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
     name = "staging-memory"
     state_format = 1
     payload_version = 1
-    reads_payloads = frozenset({1})
     abilities = Abilities(atomic=True, image="stable", background_checkpoint=True, shared_readers=True,
                           replays_in_memory=True)
 

@@ -211,3 +211,13 @@ def test_a_state_file_says_whose_it_is(it: Driver) -> None:
     MemoryEngine.open(it.directory, Context()).close()  # without a store, there is nothing to compare
     with pytest.raises(ForeignStore, match="01010101"):
         MemoryEngine.open(it.directory, theirs, adopt=ORIGIN)
+
+
+def test_an_engine_that_says_nothing_reads_the_payloads_that_it_writes() -> None:
+    class Later(MemoryEngine):
+        payload_version = 2
+
+    class Both(Later):
+        reads_payloads = frozenset({1, 2})
+
+    assert [kind.reads_payloads for kind in (MemoryEngine, Later, Both)] == [{1}, {2}, {1, 2}]

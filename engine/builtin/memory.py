@@ -108,7 +108,6 @@ class MemoryEngine(Engine[MemoryTransaction, MemoryView]):
     name = "memory"
     state_format = 1
     payload_version = 1
-    reads_payloads = frozenset({1})
     abilities = Abilities(atomic=True, image="stable", replays_in_memory=True)
 
     @classmethod

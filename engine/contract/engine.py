@@ -101,6 +101,13 @@ TxT = TypeVar("TxT", bound=Transaction)
 ViewT = TypeVar("ViewT", bound=View)
 
 
+class _OwnPayloads:
+    """The payload version that a class writes, alone."""
+
+    def __get__(self, engine: object, kind: type[Engine[Any, Any]]) -> frozenset[int]:
+        return frozenset({kind.payload_version})
+
+
 class Engine(ABC, Generic[TxT, ViewT]):
     """A state, driven by a log. See the module's text for what the kit promises.
 
@@ -108,13 +115,13 @@ class Engine(ABC, Generic[TxT, ViewT]):
         name: the engine's name, as it stands in every file.
         state_format: version of the state on disk that this code writes.
         payload_version: version of the payloads that this code writes.
-        reads_payloads: the payload versions that `apply` takes.
+        reads_payloads: the payload versions that `apply` takes; that which this code writes, if it says nothing.
     """
 
     name: ClassVar[str]
     state_format: ClassVar[int]
     payload_version: ClassVar[int]
-    reads_payloads: ClassVar[frozenset[int]]
+    reads_payloads: ClassVar[frozenset[int]] = _OwnPayloads()  # type: ignore[assignment]  # a value by each class
     abilities: ClassVar[Abilities]
 
     @classmethod

@@ -43,7 +43,6 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
     name: ClassVar[str] = "graph"
     state_format: ClassVar[int] = 2
     payload_version: ClassVar[int] = 1
-    reads_payloads: ClassVar[frozenset[int]] = frozenset({1})
     abilities: ClassVar[Abilities] = Abilities(atomic=True, image="stable", background_checkpoint=True,
                                                shared_readers=True, replays_in_memory=True)
 

@@ -341,7 +341,6 @@ class RecordsEngine(Engine[RecordsTransaction, RecordsView]):
     name = "records"
     state_format = 1
     payload_version = 1
-    reads_payloads = frozenset({1})
     abilities = Abilities(atomic=False, image="moving", background_checkpoint=True, replays_in_memory=True)
 
     @classmethod

@@ -193,7 +193,6 @@ class RocksEngine(PairsEngine):
     name = "rocksdb"
     state_format = 2
     payload_version = 1
-    reads_payloads = frozenset({1})
     abilities = Abilities(atomic=True, image="stable", background_checkpoint=True, replays_in_memory=True)
 
     @classmethod

@@ -202,7 +202,6 @@ class SqliteEngine(PairsEngine):
     name = "sqlite"
     state_format = 2
     payload_version = 1
-    reads_payloads = frozenset({1})
     abilities = Abilities(atomic=True, image="stable", background_checkpoint=True, replays_in_memory=True)
 
     @classmethod
