@@ -99,7 +99,7 @@ class RedoChecks(Contract):
                         it.compare_state(opened, upto, f"a copy {what}, taken from {p0} on and replayed to {upto},")
                         opened.close()
 
-        self.prove(claim, examples=20, before=several(work, 2), during=several(work, 2), after=several(work, 1),
+        self.prove(claim, examples=12, before=several(work, 2), during=several(work, 2), after=several(work, 1),
                    data=st.data())
 
     @check(ABOVE_SEAMS)

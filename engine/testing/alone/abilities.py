@@ -82,7 +82,7 @@ class AbilityChecks(Contract):
                 it.reopen()
                 it.compare_state(what="a view after what was staged was reopened")
 
-        self.prove(claim, examples=20, todo=several(work, 3), share=st.sampled_from((0.0, 0.5, 1.0)))
+        self.prove(claim, examples=12, todo=several(work, 3), share=st.sampled_from((0.0, 0.5, 1.0)))
 
     @check(BULK)
     def test_a_bulk_load_is_one_transaction(self, work: Workload) -> None:
@@ -118,7 +118,7 @@ class AbilityChecks(Contract):
                     it.compare_state(replayed, what="a copy from before a bulk load, replayed,")
                     assert it.digest(replayed) == it.digest(), "a replayed bulk load gives another digest"
 
-        self.prove(claim, examples=20, before=several(work, 2), after=several(work, 2))
+        self.prove(claim, examples=12, before=several(work, 2), after=several(work, 2))
 
     @check()
     def test_a_view_in_the_middle_of_applying_is_whole(self, work: Workload) -> None:
@@ -230,7 +230,7 @@ class AbilityChecks(Contract):
             it.compare_state(what="a view after a checkpoint beside which others went on, and a reopening")
             it.close()
 
-        self.prove(claim, examples=30, before=work.operations(), beside=several(work, 4))
+        self.prove(claim, examples=16, before=work.operations(), beside=several(work, 4))
 
 
     @check(BACKGROUND_CHECKPOINT)

@@ -120,7 +120,7 @@ class AloneChecks(Contract):
                     take(it, step)
                     it.compare_state()
 
-        self.prove(claim, examples=50, steps=histories(work, 10))
+        self.prove(claim, examples=25, steps=histories(work, 10))
 
     @check()
     def test_a_held_view_stays_the_same(self, work: Workload) -> None:
@@ -150,7 +150,7 @@ class AloneChecks(Contract):
                 held.let_go()
                 it.compare_state()
 
-        self.prove(claim, examples=20, todo=several(work, 3))
+        self.prove(claim, examples=12, todo=several(work, 3))
 
     @check()
     def test_a_rolled_back_draft_leaves_nothing(self, work: Workload) -> None:
@@ -178,7 +178,7 @@ class AloneChecks(Contract):
                 it.reopen()
                 it.compare_state(what="a view after rolled-back drafts, a checkpoint and a reopening")
 
-        self.prove(claim, examples=30, kept=several(work, 3), dropped=several(work, 2))
+        self.prove(claim, examples=16, kept=several(work, 3), dropped=several(work, 2))
 
     @check()
     def test_a_payload_holds_all_its_draft_changed(self, work: Workload) -> None:
@@ -210,7 +210,7 @@ class AloneChecks(Contract):
                 tx.close()
                 it.compare_state(what="a view after a draft whose payload was asked for on the way")
 
-        self.prove(claim, examples=30, first=work.operations(), second=work.operations())
+        self.prove(claim, examples=16, first=work.operations(), second=work.operations())
 
     @check()
     def test_ids_of_durable_transactions_never_return(self, work: Workload) -> None:
@@ -228,7 +228,7 @@ class AloneChecks(Contract):
                 it.compare_state()
 
         then = st.sampled_from(("checkpoint reopen", "reopen", "checkpoint"))
-        self.prove(claim, examples=60, todo=st.lists(st.tuples(work.operations(), then), min_size=1, max_size=4))
+        self.prove(claim, examples=30, todo=st.lists(st.tuples(work.operations(), then), min_size=1, max_size=4))
 
     @check()
     def test_applying_in_batches_is_applying_one_by_one(self, work: Workload) -> None:
@@ -247,7 +247,7 @@ class AloneChecks(Contract):
                         other.compare_state(what=what)
                         assert other.digest() == digest, f"{what} has another digest"
 
-        self.prove(claim, examples=30, todo=several(work, 5, at_least=2))
+        self.prove(claim, examples=16, todo=several(work, 5, at_least=2))
 
     @check()
     def test_the_digest_follows_the_content(self, work: Workload) -> None:
@@ -286,7 +286,7 @@ class AloneChecks(Contract):
                     if content != other:
                         assert digest != other_digest, f"different contents have one digest: {other_what}, and {what}"
 
-        self.prove(claim, examples=30, todo=several(work, 3))
+        self.prove(claim, examples=16, todo=several(work, 3))
 
     @check()
     def test_the_same_operations_make_the_same_payloads(self, work: Workload) -> None:
@@ -304,7 +304,7 @@ class AloneChecks(Contract):
                     it.close()
             assert payloads[0] == payloads[1], "the same operations made different payloads; time or chance is in them"
 
-        self.prove(claim, examples=20, todo=several(work, 3))
+        self.prove(claim, examples=12, todo=several(work, 3))
 
     @check()
     def test_two_engines_share_nothing(self, work: Workload) -> None:
@@ -326,7 +326,7 @@ class AloneChecks(Contract):
                 it.reopen()
                 it.compare_state(what="a view of one of two engines, after the other was closed")
 
-        self.prove(claim, examples=20, here=several(work, 2), there=several(work, 2))
+        self.prove(claim, examples=12, here=several(work, 2), there=several(work, 2))
 
 
 def _swapped(operations: list[Operation]) -> list[Operation]:

@@ -61,7 +61,7 @@ class StateChecks(Contract):
                 it.close()
                 _look_at_files(it, "the state after it was closed", at)
 
-        self.prove(claim, examples=20, todo=st.lists(st.tuples(work.operations(), st.integers(0, 2)), min_size=1,
+        self.prove(claim, examples=12, todo=st.lists(st.tuples(work.operations(), st.integers(0, 2)), min_size=1,
                                                      max_size=3))
 
     @check()
@@ -86,7 +86,7 @@ class StateChecks(Contract):
                 it.checkpoint()
                 assert it.engine.position == at == it.end, f"all is checkpointed, and the position is {at}"
 
-        self.prove(claim, examples=20, todo=several(work, 4), asked=st.integers(0, 4))
+        self.prove(claim, examples=12, todo=several(work, 4), asked=st.integers(0, 4))
 
     @check()
     def test_a_killed_process_loses_nothing_that_was_logged(self, work: Workload) -> None:
@@ -105,7 +105,7 @@ class StateChecks(Contract):
                 it.commit(work.numbered(61))
                 it.compare_state(what="a view after recovery and another transaction")
 
-        self.prove(claim, examples=20, steps=histories(work, 5))
+        self.prove(claim, examples=12, steps=histories(work, 5))
 
     @check()
     def test_a_checkpoint_frees_what_waits_for_it(self, work: Workload) -> None:
@@ -194,7 +194,7 @@ class StateChecks(Contract):
                     it.compare_state(engine, what="a view of a state opened read-only, and replayed,")
                 _same_files(it, found, "a replay into a read-only opening")
 
-        self.prove(claim, examples=20, before=several(work, 2), after=several(work, 3))
+        self.prove(claim, examples=12, before=several(work, 2), after=several(work, 3))
 
     @check()
     def test_an_image_is_what_it_is_declared_to_be(self, work: Workload) -> None:
@@ -221,7 +221,7 @@ class StateChecks(Contract):
                 for image, first in taken:
                     _look_at_image(it, image, first)
 
-        self.prove(claim, examples=20, before=several(work, 2), during=several(work, 3))
+        self.prove(claim, examples=12, before=several(work, 2), during=several(work, 3))
 
     @check()
     def test_an_image_outlives_its_files(self, work: Workload) -> None:
@@ -272,7 +272,7 @@ class StateChecks(Contract):
                     assert settled.position == it.end, f"checkpointed at {it.end}, it opens at {settled.position}"
                     it.compare_state(settled, what="a copy that was adopted, replayed and checkpointed")
 
-        self.prove(claim, examples=20, todo=several(work, 4), share=st.sampled_from((0.0, 0.5, 1.0)),
+        self.prove(claim, examples=12, todo=several(work, 4), share=st.sampled_from((0.0, 0.5, 1.0)),
                    checkpoint=st.booleans())
 
     @check()

@@ -44,7 +44,7 @@ class HookChecks(PluginChecks):
                          for _, answer in watch.answers if answer is not None and not self.holds]
                 assert not asked, asked[0]
 
-        self.try_histories(claim, examples=25)
+        self.try_histories(claim, examples=14)
 
     @check()
     def test_it_commits_nothing_within_a_hook(self, work: Workload) -> None:

@@ -108,7 +108,7 @@ class DamageChecks(Contract):
                 end = group_ends(segment)[0][-1].offset
                 self._must_be_found(kept, whole, segment, int(share * end), mask)
 
-            self.prove(claim, examples=30, which=st.integers(0, 1), share=st.floats(0, 1), mask=st.integers(1, 255))
+            self.prove(claim, examples=16, which=st.integers(0, 1), share=st.floats(0, 1), mask=st.integers(1, 255))
 
     @check()
     def test_a_flipped_byte_in_the_log_of_a_closed_store_is_found(self, work: Workload) -> None:
@@ -150,7 +150,7 @@ class DamageChecks(Contract):
             for path in sorted(state_of(whole).rglob("*")):
                 for offset in places_in(path) if path.is_file() else ():
                     self._must_be_found(kept, whole, path, offset, 1)
-        self.prove(claim, examples=20, several=st.lists(work.operations(), max_size=2), closed=st.booleans(),
+        self.prove(claim, examples=12, several=st.lists(work.operations(), max_size=2), closed=st.booleans(),
                    which=st.integers(0, 9), share=st.floats(0, 1), mask=st.integers(1, 255))
 
     @check(ABOVE_SEAMS)
