@@ -84,7 +84,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable, raising=False)
 
 
-def low(limit: int = 500) -> type[Seen]:
+def low(limit: int = 100) -> type[Seen]:
     """The contract with a limit that numbers exceed, and nothing seen yet."""
     return type("Low", (Seen,), {"limit": limit, "seen": []})
 
@@ -277,7 +277,7 @@ def test_a_failure_can_be_seen_again(name: str, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(AssertionError) as repeated:
         getattr(again(), name)()
     assert str(repeated.value) == str(caught.value)
-    assert str(caught.value) == "501 is above the limit", "and it is the shortest"
+    assert str(caught.value) == "101 is above the limit", "and it is the shortest"
     assert len(again.seen) == 1 < len(first.seen), "one example only"
     other = low(1 << 60)
     next(check for check in (other().test_sums_are_small, other().test_numbers_are_small) if check.__name__ != name)()
