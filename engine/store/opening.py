@@ -289,11 +289,11 @@ def replay(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_b
         Damaged, DiskFull.
     """
     batch: list[Record] = []
-    count = size = 0
+    count, size, reads = 0, 0, engine.reads_payloads
     for record in cursor.read(upto):
-        if record.payload_version not in engine.reads_payloads:
+        if record.payload_version not in reads:
             raise UnsupportedFormat(f"transaction {record.txid} has payload version {record.payload_version}; "
-                                    f"this {engine.name} engine reads {sorted(engine.reads_payloads)}")
+                                    f"this {engine.name} engine reads {sorted(reads)}")
         count += 1
         if record.attachment is not None:
             if batch:
