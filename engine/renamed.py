@@ -1,4 +1,4 @@
-"""Modules by the names that they had in release 0.1: they work until release 0.3, and warn.
+"""Modules by the names that they had before `engine/` was laid out in rooms: they work until release 0.3, and warn.
 
 A finder behind all others, so that it costs nothing until such a name is asked for.
 """

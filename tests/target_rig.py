@@ -140,14 +140,17 @@ class World:
 
     # --- crashes ---------------------------------------------------------------------------------------------------
 
-    def crashes(self, what: Callable[[SimDisk], object], tries: int) -> Iterator[tuple[SimDisk, bool]]:
-        """Every disk, once, that a power cut may leave while `what` is done, and whether it had been done by then."""
+    def crashes(self, what: Callable[[SimDisk], object], tries: int, *,
+                thinned: bool = False) -> Iterator[tuple[SimDisk, bool]]:
+        """Every disk, once, that a power cut may leave while `what` is done, and whether it had been done by then. If
+        `thinned`, after as many of the operations as the profile wants."""
         recording = self.disk.copy()
         self.local.dying = True
         what(recording)
         self.local.dying = False
         seen: set[tuple[bytes, bool]] = set()
-        for ops, at in enumerate(self.disk.points(recording.ops)):
+        points = enumerate(self.disk.points(recording.ops))
+        for ops, at in current_profile().some(points) if thinned else points:
             done = ops == len(recording.ops)
             for left in (at.killed(), *power_cuts(at, tries=tries, salt=ops)):
                 key = left.digest(), done

@@ -115,7 +115,9 @@ class Animal:
 @cache
 def _code(broken: Any) -> str:
     source = textwrap.dedent(inspect.getsource(broken))
-    source = source[re.search(r"^(class|def) ", source, re.M).start() :]  # type: ignore[union-attr]
+    begins = re.search(r"^(class|def) ", source, re.M)
+    assert begins is not None
+    source = source[begins.start() :]
     return re.sub(r'\n    """.*?"""\n\n?', "\n", source, count=1, flags=re.S).rstrip()
 
 

@@ -12,8 +12,8 @@ class View(ABC):
     """A consistent read view at one position, which later transactions do not change. A context manager.
 
     What reads it raises `Damaged` only of bytes that were read and are wrong. What the system refuses (a disk that
-    fails, no more memory or descriptors) says nothing of the bytes: `system.told` makes `DeviceFailed`, `LimitReached`
-    and their like of it. The same holds of drafts.
+    fails, no more memory or descriptors) says nothing of the bytes: `env.system.told` makes `DeviceFailed`,
+    `LimitReached` and their like of it. The same holds of drafts.
     """
 
     @property

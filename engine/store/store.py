@@ -4,7 +4,7 @@
                                                                                 │
                                                                            checkpoint ─► image
 
-Here is how it opens, shows where it stands, reads, checkpoints and closes; how it writes is in `writing.py`.
+Here is how it opens, shows where it stands, reads, checkpoints and closes; how it writes is in `write_path.py`.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Profile:
         power_cuts: of a real file system, for each engine that writes below the seams; a quarter for others.
         mutations: of the files of a store, and half as many of a backup's, for each engine.
         crash_states: of a simulated disk that are tried at each point where there are too many to try all.
-        stride: of what is tried at each place of a run (an error of the disk, an interrupt), and costs a run each time,
+        stride: of what is tried at each place of a run (an error of the disk, a crash), and costs a run each time,
             one in so many.
     """
 
@@ -58,7 +58,7 @@ class Profile:
 
 PROFILES = {profile.name: profile for profile in (
     Profile("default", times=1, steps=30, kills=10, power_cuts=4, mutations=40, crash_states=6, stride=8),
-    Profile("ci", times=1, steps=40, kills=30, power_cuts=28, mutations=2000, crash_states=12, stride=5),
+    Profile("ci", times=1, steps=40, kills=30, power_cuts=28, mutations=2000, crash_states=12, stride=3),
     Profile("nightly", times=100, steps=80, kills=2000, power_cuts=2000, mutations=20_000, crash_states=500, stride=1),
 )}
 

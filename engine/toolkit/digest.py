@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgpack
 from xxhash import xxh3_128_digest, xxh3_128_intdigest
-
-from .keyed_transaction import _pack
 
 
 def unordered_digest(items: Iterable[bytes], *marks: int) -> bytes:
@@ -18,4 +17,4 @@ def unordered_digest(items: Iterable[bytes], *marks: int) -> bytes:
     for item in items:
         total += xxh3_128_intdigest(item)
         count += 1
-    return xxh3_128_digest(_pack([(total % (1 << 128)).to_bytes(16, "little"), count, *marks]))
+    return xxh3_128_digest(msgpack.packb([(total % (1 << 128)).to_bytes(16, "little"), count, *marks]))

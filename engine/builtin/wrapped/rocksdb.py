@@ -1,6 +1,6 @@
 """The RocksDB engine: keys and values in RocksDB, through rocksdict (`pip install 'holdfast[rocksdb]'`).
 
-RocksDB holds what is checkpointed (`pairs.py` has the rest). The log is the kit's, so RocksDB's own is off: a
+RocksDB holds what is checkpointed (`overlay.py` has the rest). The log is the kit's, so RocksDB's own is off: a
 checkpoint is one write batch, the document of the position under the empty key in it, and a flush. A flush puts whole
 batches into a table file and then names that file, synced, in RocksDB's manifest; so what is found again is always a
 whole state at the position that it holds.

@@ -1,6 +1,6 @@
 """The SQLite engine: keys and values in a table of the standard library's sqlite3. How a foreign database is wrapped.
 
-SQLite holds what is checkpointed (`pairs.py` has the rest). A checkpoint is one SQLite transaction, synced, that also
+SQLite holds what is checkpointed (`overlay.py` has the rest). A checkpoint is one SQLite transaction, synced, that also
 stores the position; so whatever the power does, SQLite's own recovery finds the table exactly at it.
 
 - *Write-ahead mode* (WAL), because there a view's read transaction neither waits for a checkpoint nor holds one up.
@@ -10,8 +10,8 @@ stores the position; so whatever the power does, SQLite's own recovery finds the
 - *The image* is a file of its own, made by `VACUUM INTO`: the database file alone is not a state while there is a log
   beside it, and its free pages still hold what was deleted. It needs as much room as the live data.
 - *Damage.* SQLite's pages have no checksums. Each value is sealed, and the document of the state has their tally
-  (`sealed.py`): a row that changed is found when it is read, one that is missing when all are. That a key is *not*
-  there is taken from SQLite's tree as it is; `check` walks all of it.
+  (`toolkit/sealed.py`): a row that changed is found when it is read, one that is missing when all are. That a key is
+  *not* there is taken from SQLite's tree as it is; `check` walks all of it.
 - *Read-only openings* leave no trace: `immutable` lets SQLite read a file without locks and side files. A log that was
   left by a killed process is not read in that way, so then a private copy is opened.
 """

@@ -1,6 +1,6 @@
 """What plugins are told of a store's life, and what they may add to it: an engine must let them.
 
-The contract for plugins of one's own is `PluginContract` in `plugins.py`; here they are a means to look at an engine.
+The contract for plugins of one's own is `PluginContract` (`testing/plugins/`); here they are a means to look at one.
 """
 
 from __future__ import annotations
