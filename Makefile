@@ -23,8 +23,8 @@ demo: $(VENV)/installed-user ## the main job on a real graph: load, back up, kil
 test: $(VENV)/installed-dev ## the whole suite; ARGS=… goes to pytest
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-short: $(VENV)/installed-short ## a minute or two of it (tests/short.txt); PYTHON=python3.12 takes another Python
-	HOLDFAST_PROFILE=default $(BIN)/python -m pytest -q -p no:cacheprovider @tests/short.txt $(ARGS)
+short: $(VENV)/installed-short ## a minute or two of it (tests/short.txt), on the disk; PYTHON=python3.12 takes another
+	HOLDFAST_PROFILE=default TMPDIR=$${TMPDIR:-/tmp} $(BIN)/python -m pytest -q -p no:cacheprovider @tests/short.txt $(ARGS)
 
 nightly: $(VENV)/installed-dev ## the suites for as long as they take; see docs/faults.md
 	HOLDFAST_PROFILE=nightly $(BIN)/python -m pytest -n 2 --dist worksteal --timeout=0 $(ARGS)

@@ -26,7 +26,7 @@ MEMORY = Path("/dev/shm")
 MEMORY_NEEDED = 6 << 30
 if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_NEEDED:
     # A third of the time would go to waiting for the disk. What is killed here are processes; where the power is cut,
-    # the disk is one that the test brings.
+    # the disk is one that the test brings. `make short` stays on the machine's own disk.
     os.environ["TMPDIR"] = str(MEMORY)
     tempfile.tempdir = None
 
