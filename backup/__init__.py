@@ -6,9 +6,9 @@
 
 `run` takes a backup of a running store, full the first time and incremental afterwards; `restore` makes a store of it,
 as of its end, a transaction or a time; `verify` proves that it is whole; `info` tells what a directory is;
-`consumers` and `drop_consumer` say for whom a store keeps log, and end it.
+`slots` and `drop_slot` say for whom a store keeps log, and end it.
 
-A name is imported when it is first used. `run`, `restore`, `verify`, `info` and `consumers` are functions here, and the
+A name is imported when it is first used. `run`, `restore`, `verify`, `info` and `slots` are functions here, and the
 modules that they stand in are called the same; importing such a module does not hide the function.
 """
 
@@ -20,11 +20,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .consumers import consumers, drop_consumer
     from .info import info, transactions
     from .report import Bounds, Info, Report, RestoreReport, VerifyReport
     from .restore import restore
     from .run import run
+    from .slots import drop_slot, slots
     from .uri import BackupUri, parse
     from .verify import verify
 
@@ -35,18 +35,18 @@ __all__ = [
     "Report",
     "RestoreReport",
     "VerifyReport",
-    "consumers",
-    "drop_consumer",
+    "drop_slot",
     "info",
     "parse",
     "restore",
     "run",
+    "slots",
     "transactions",
     "verify",
 ]
 
 _MODULES = {
-    ".consumers": ("consumers", "drop_consumer"),
+    ".slots": ("slots", "drop_slot"),
     ".info": ("info", "transactions"),
     ".report": ("Bounds", "Info", "Report", "RestoreReport", "VerifyReport"),
     ".restore": ("restore",),
@@ -54,11 +54,17 @@ _MODULES = {
     ".uri": ("BackupUri", "parse"),
     ".verify": ("verify",),
 }
+_OLD = {"consumers": "slots", "drop_consumer": "drop_slot"}
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
 
 class _Package(ModuleType):
     def __getattr__(self, name: str) -> Any:
+        if name in _OLD:
+            from ..engine.renamed import warn
+
+            warn(f"{__name__}.{name}", new := _OLD[name])
+            return getattr(self, new)
         if name not in _WHERE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(_WHERE[name], __name__), name)

@@ -1,4 +1,4 @@
-"""The command line: `holdfast backup`, `restore`, `verify`, `info`, `log`, `consumers`, `serve`.
+"""The command line: `holdfast backup`, `restore`, `verify`, `info`, `log`, `slots`, `serve`.
 
 Thin: each command calls the library function of its name, and imports it only then. With `--json` standard output holds
 one JSON object (JSON lines for `log`), an error too, wrong usage included: `{"error": class, "message": ..., "hint":
@@ -47,7 +47,7 @@ class _Commands(TyperGroup):
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
              standalone_mode: bool = True, windows_expand_args: bool = True, **extra: Any) -> Any:
-        given = sys.argv[1:] if args is None else args
+        given = args = _by_new_names(sys.argv[1:] if args is None else args)
         as_json = standalone_mode and "--json" in given
         try:
             done = super().main(args, prog_name, complete_var, standalone_mode and not as_json, windows_expand_args,
@@ -62,12 +62,28 @@ class _Commands(TyperGroup):
         return sys.exit(done) if as_json else done
 
 
+logger = logging.getLogger("holdfast")
+
+_RENAMED = {"consumers": "slots", "--fold": "--compact", "--no-fold": "--no-compact", "--retire": "--promote"}
+
+
+def _by_new_names(args: Sequence[str]) -> list[str]:
+    """The arguments, with old names replaced by those of now. It says so."""
+    found, end = list(args), args.index("--") if "--" in args else len(args)
+    for n, given in enumerate(found[:end]):
+        old = given.partition("=")[0]
+        if old in _RENAMED and (n == 0) == (old == "consumers"):
+            logger.warning("%s is %s now; the old name goes with release 0.3", old, _RENAMED[old])
+            found[n] = _RENAMED[old] + given[len(old):]
+    return found
+
+
 _NAMES = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   rich_markup_mode=None, context_settings=_NAMES, epilog=_HELP)
-consumers_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings=_NAMES,
-                            help="Say for whom a running store keeps log, or end it for one.")
-app.add_typer(consumers_app, name="consumers")
+slots_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings=_NAMES,
+                        help="Say for whom a running store keeps log, or end it for one.")
+app.add_typer(slots_app, name="slots")
 
 
 def _version(wanted: bool) -> None:
@@ -132,9 +148,9 @@ def backup(
     tls: Tls = None,
     ca: Ca = None,
     timeout: Timeout = 30.0,
-    fold: Annotated[float, typer.Option(help="Fold the log into the image when it is larger than this share of "
+    compact: Annotated[float, typer.Option(help="Compact the log into the image when it is larger than this share of "
                                              "it.")] = 1.0,
-    no_fold: Annotated[bool, typer.Option("--no-fold", help="Never fold.")] = False,
+    no_compact: Annotated[bool, typer.Option("--no-compact", help="Never compact.")] = False,
     keep_points: Annotated[str, typer.Option(help="How long restore points are kept: \"12 hours\", \"for ever\", "
                                                   "\"none\".", metavar="PERIOD")] = "7 days",
     full: Annotated[bool, typer.Option("--full", help="Take a full one, as a new generation, in any case.")] = False,
@@ -157,9 +173,9 @@ def backup(
         with progress_told(as_json) as progress:
             report = run(uri, target, verify=verify, fallback=fallback and not incremental_only,
                          expect_store=expect_store, accept_branch=accept_branch, token=_token(token_file), tls=tls,
-                         ca=ca, timeout=timeout, fold=None if no_fold else fold, keep_points=keep_points, full=full,
-                         check=check, register=register, max_record_bytes=max_record_bytes, lease_ttl=lease_ttl,
-                         wait=wait, options=_options(engine_option), progress=progress)
+                         ca=ca, timeout=timeout, compact=None if no_compact else compact, keep_points=keep_points,
+                         full=full, check=check, register=register, max_record_bytes=max_record_bytes,
+                         lease_ttl=lease_ttl, wait=wait, options=_options(engine_option), progress=progress)
         _tell(report, as_json)
         if report.lost:
             raise SystemExit(POINTS_LOST)
@@ -278,15 +294,15 @@ def log(
                     f"{len(record.payload):>10,} bytes  {record.chain.hex()}{bulk}")
 
 
-@consumers_app.command("list")
-def list_consumers(uri: Uri, token_file: TokenFile = None, tls: Tls = None, ca: Ca = None, timeout: Timeout = 30.0,
-                   as_json: Json = False) -> None:
+@slots_app.command("list")
+def list_slots(uri: Uri, token_file: TokenFile = None, tls: Tls = None, ca: Ca = None, timeout: Timeout = 30.0,
+               as_json: Json = False) -> None:
     """List for whom a running store keeps log, and how much each holds back, the furthest behind first."""
     with errors_told(as_json):
-        from .consumers import consumers
         from .report import iso, size_of
+        from .slots import slots
 
-        for one in consumers(uri, token=_token(token_file), tls=tls, ca=ca, timeout=timeout):
+        for one in slots(uri, token=_token(token_file), tls=tls, ca=ca, timeout=timeout):
             if as_json:
                 say(json.dumps({"id": one.id, "name": one.name, "txid": one.position.txid, "seen": iso(one.seen_us),
                                 "held_bytes": one.held_bytes}))
@@ -295,16 +311,16 @@ def list_consumers(uri: Uri, token_file: TokenFile = None, tls: Tls = None, ca: 
                     f"holds back {size_of(one.held_bytes)}: {one.name}")
 
 
-@consumers_app.command("drop")
-def drop_consumer(uri: Uri, consumer: Annotated[str, typer.Argument(help="Its id, as listed.", metavar="ID")],
-                  token_file: TokenFile = None, tls: Tls = None, ca: Ca = None, timeout: Timeout = 30.0,
-                  as_json: Json = False) -> None:
-    """Keep no more log for a consumer, for instance a backup that was removed."""
+@slots_app.command("drop")
+def drop_slot(uri: Uri, slot: Annotated[str, typer.Argument(help="Its id, as listed.", metavar="ID")],
+              token_file: TokenFile = None, tls: Tls = None, ca: Ca = None, timeout: Timeout = 30.0,
+              as_json: Json = False) -> None:
+    """Keep no more log for a slot, for instance a backup that was removed."""
     with errors_told(as_json):
-        from .consumers import drop_consumer as drop
+        from .slots import drop_slot as drop
 
-        drop(uri, consumer, token=_token(token_file), tls=tls, ca=ca, timeout=timeout)
-        say_done(json.dumps({"dropped": consumer}) if as_json else f"{consumer} is dropped: no log is kept for it")
+        drop(uri, slot, token=_token(token_file), tls=tls, ca=ca, timeout=timeout)
+        say_done(json.dumps({"dropped": slot}) if as_json else f"{slot} is dropped: no log is kept for it")
 
 
 @app.command()
@@ -312,7 +328,7 @@ def serve(
     directory: Annotated[Path, _argument("The store.", metavar="DIR")],
     create: Annotated[bool, typer.Option("--create", help="Make an empty store of the engine that --engine names "
                                                           "where there is none.")] = False,
-    retire: Annotated[bool, typer.Option("--retire", help="Serve a backup too, which becomes a store of its own then "
+    promote: Annotated[bool, typer.Option("--promote", help="Serve a backup too, which becomes a store of its own then "
                                                           "and is no longer a backup.")] = False,
     engine: EngineName = None,
     listen: Annotated[str | None, typer.Option(help="host:port of the backup service; :port means loopback. Default: "
@@ -334,13 +350,13 @@ def serve(
         from ..engine.contract.registry import find_engine
         from ..engine.source.http.service import BackupService
 
-        kind = find_engine(_engine_to_serve(directory, engine, create, retire))
+        kind = find_engine(_engine_to_serve(directory, engine, create, promote))
         service = BackupService(online_backup_server=listen, tls_certificate=tls_certificate, tls_key=tls_key,
                                 token=_own_token(token_file), names=tuple(name or ()), insecure=insecure)
         _serve(directory, kind, service, create, _options(engine_option), as_json, lambda stop: stop.wait())
 
 
-def _engine_to_serve(directory: Path, engine: str | None, create: bool, retire: bool) -> str:
+def _engine_to_serve(directory: Path, engine: str | None, create: bool, promote: bool) -> str:
     """The name of the engine to open a directory with.
 
     Raises:
@@ -358,9 +374,9 @@ def _engine_to_serve(directory: Path, engine: str | None, create: bool, retire: 
             return engine
         error.hint = "check the path, or make one with --create"
         raise
-    if found.kind == "backup" and not retire:
+    if found.kind == "backup" and not promote:
         raise errors.StoreNotFound(f"{directory} is a backup, and no store", hint="restore it, and serve what comes of "
-                                   "that; or say --retire: then it becomes a store and takes no more backups")
+                                   "that; or say --promote: then it becomes a store and takes no more backups")
     return engine or found.engine
 
 

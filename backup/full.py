@@ -1,9 +1,9 @@
 """A full backup: image and log of a source as a new generation of the target.
 
-It is made in `gen-N.partial`: image copied, confirmed by the source, log from p0 to what was published at that moment
-over it, and all of it replayed and checked elsewhere. Only then does it get its manifest and its name, and comes into
-force; whatever the target held before stays in force until then, and as an older generation after that, as long as its
-restore points are to be kept. So a transaction committed while the image was being
+It is made in `gen-N.partial`: image copied, confirmed by the source, log from its position to what was published at
+that moment over it, and all of it replayed and checked elsewhere. Only then does it get its manifest and its name, and
+comes into force; whatever the target held before stays in force until then, and as an older generation after that, as
+long as its restore points are to be kept. So a transaction committed while the image was being
 copied is in the backup, and one that is inconsistent never becomes the backup.
 
 If the source goes away half-way, or the process dies, what is synced stays for the next run, which goes on under the
@@ -16,7 +16,7 @@ import contextlib
 import logging
 from dataclasses import dataclass, field, replace
 
-from ..engine.env import Seams
+from ..engine.env import Env
 from ..engine.errors import (
     Damaged,
     DirectoryMoved,
@@ -63,13 +63,13 @@ class Job:
     source: Source
     info: SourceInfo
     layout: Layout
-    seams: Seams
+    env: Env
     owner: str
     origin: str
     verify: bool
     check: str
     accept_branch: bytes | None
-    fold: float | None
+    compact: float | None
     cutoff_us: int
     engine: AnyEngine | None
     options: Options
@@ -122,7 +122,7 @@ class Job:
 
     def report(self, kind: str, why: str, manifest: Manifest, bounds: Bounds, branch: bytes, fetched: Fetched, *,
                from_txid: int, image: int = 0, resumed: int = 0, verified: bool = False,
-               folded: bool = False, before: Bounds | None = None) -> Report:
+               compacted: bool = False, before: Bounds | None = None) -> Report:
         whole_now = whole(self.layout, manifest, bounds)
         dropped = () if before is None else gone(before, whole_now)
         new_gap = before is not None and not set(whole_now.gaps) <= set(before.gaps)
@@ -130,8 +130,8 @@ class Job:
                       store_id=manifest.history.store_id.hex(), branch=branch.hex(), engine=manifest.engine,
                       from_txid=from_txid, to_txid=bounds.last, image_bytes=image, resumed_bytes=resumed,
                       log_bytes=fetched.bytes, transactions=fetched.records, started_us=self.started_us,
-                      ended_us=self.seams.clock.now_us(), seconds=self.seams.clock.monotonic() - self.started,
-                      bounds=whole_now, verified=verified, folded=folded, dropped=dropped,
+                      ended_us=self.env.clock.now_us(), seconds=self.env.clock.monotonic() - self.started,
+                      bounds=whole_now, verified=verified, compacted=compacted, dropped=dropped,
                       lost=(new_gap and not self.asked) or (bool(dropped) and (self.cutoff_us == NONE or self.damaged)),
                       notes=tuple(self.notes))
 
@@ -140,12 +140,12 @@ class Job:
         then. One that is damaged is named with what is wrong, and does not count as restoring to anything."""
         damage = ""
         try:
-            with open_log(generation, manifest, read_only=True, seams=self.seams) as log:
+            with open_log(generation, manifest, read_only=True, env=self.env) as log:
                 bounds = bounds_of(manifest, log)
-                look(generation, manifest, log, self.seams, number=1, every=self.check == "all")
+                look(generation, manifest, log, self.env, number=1, every=self.check == "all")
         except Damaged as error:
             damage, self.damaged = error.message, True
-            bounds = Bounds(first=manifest.p1.txid, last=manifest.noted_end.txid, first_time_us=None,
+            bounds = Bounds(first=manifest.consistent_from.txid, last=manifest.noted_end.txid, first_time_us=None,
                             last_time_us=None, complete_until_us=manifest.runs[-1]["complete_until_us"])
             self.notes.append(f"{generation.name}, which was in force, is damaged: {damage}")
         return whole(self.layout, manifest, bounds), (*manifest.older, older_one(generation, bounds, damage))
@@ -163,24 +163,24 @@ def take_full(job: Job, before: tuple[Generation, Manifest] | None, why: str) ->
         Inconsistent: the copy was checked and found wrong; what was in force still is.
         DiskFull, Damaged, LeaseExpired, SourceUnavailable, SourceRestarted, TooManyLeases, SettingError.
     """
-    files, seams, source = job.layout.files, job.seams, job.source
+    files, env, source = job.layout.files, job.env, job.source
     at_hand = job.at_hand(job.info.engine)
     engine = engine_named(job.info.engine, job.engine) if job.verify else None
     place = _place(job.layout)
     stood, older = (None, ()) if before is None else job.stand(*before)
     past = before[1] if before else None
-    target_id = past.target_id if past else seams.randomness.token(ID_BYTES)
-    state = begin(source, place.path, job.owner, target_id, seams=seams, ttl=job.lease_ttl)
+    target_id = past.target_id if past else env.randomness.token(ID_BYTES)
+    state = begin(source, place.path, job.owner, target_id, env=env, ttl=job.lease_ttl)
     grant = state.grant
     resumed = sum(min(f.size, len(state.digests.get(f.name, ())) * CHUNK_BYTES) for f in grant.files)
     try:
-        with kept_alive(source, grant, seams.scheduler):
+        with kept_alive(source, grant, env.scheduler):
             job.ask_again(grant)  # before all the bytes are copied
             manifest, bounds, fetched = _copy(job, place, state, past, why, at_hand)
             manifest = replace(manifest, older=needed(older, job.cutoff_us))
             if engine is not None:
-                with open_log(place, manifest, read_only=True, seams=seams) as log, rolled(
-                        place, manifest, log, engine=engine, options=job.options, seams=seams,
+                with open_log(place, manifest, read_only=True, env=env) as log, rolled(
+                        place, manifest, log, engine=engine, options=job.options, env=env,
                         scratch=place.path / "work", progress=job.progress) as opened:
                     check(opened, "the copy")
                 manifest.runs[-1]["verified"] = True
@@ -220,33 +220,35 @@ def _copy(job: Job, place: Generation, state: CopyState, before: Manifest | None
           engine: AnyEngine | None) -> tuple[Manifest, Bounds, Fetched]:
     """Image and log, whole and durable; what their manifest says, which is not written yet, and what they restore
     to."""
-    seams, source, grant = job.seams, job.source, state.grant
-    copied = copy_image(source, state, place.path, seams=seams, progress=job.progress)
+    env, source, grant = job.env, job.source, state.grant
+    copied = copy_image(source, state, place.path, env=env, progress=job.progress)
     confirmed = source.confirm(grant.id)
     info = job.ask_again(grant)
-    seams.files.remove_tree(place.log)
+    env.files.remove_tree(place.log)
     log = Log.create(place.log, history_at(info.history, grant.position), grant.position, engine=info.engine,
-                     last_time_us=grant.time_us, options=LOG, seams=seams)
+                     last_time_us=grant.time_us, options=LOG, env=env)
     try:
         fetched = fetch(source, grant.id, log, confirmed.published, info.history,
                         reads=None if engine is None else engine.reads_payloads, progress=job.progress)
         end = log.end
-        p1 = confirmed.p1 if grant.moving else grant.position
-        if log.chain_at(p1.txid) != p1.chain:
-            raise Diverged(f"the source confirmed the copy at {p1}, and its log has another transaction there")
+        consistent_from = confirmed.consistent_from if grant.moving else grant.position
+        if log.chain_at(consistent_from.txid) != consistent_from.chain:
+            raise Diverged(f"the source confirmed the copy at {consistent_from}, and its log has another "
+                           "transaction there")
         log.close()
     except BaseException:
         log.abandon()
         raise
     run = {"kind": "full", "why": why, "source": job.origin, "started_us": job.started_us,
-           "ended_us": seams.clock.now_us(), "from": 0, "to": end.txid, "end": list(end),
+           "ended_us": env.clock.now_us(), "from": 0, "to": end.txid, "end": list(end),
            "complete_until_us": confirmed.complete_until_us, "image_bytes": image_bytes(copied),
            "log_bytes": fetched.bytes, "transactions": fetched.records, "verified": False,
            "payloads": sorted(fetched.payloads)}
     manifest = Manifest(
         target_id=before.target_id if before else state.target_id, history=info.history, engine=info.engine,
-        state_format=info.state_format, p0=grant.position, p1=p1, moving=grant.moving, chunk_bytes=CHUNK_BYTES,
-        files=copied, created_us=seams.clock.now_us(), runs=with_run(before, run) if before else (run,))
+        state_format=info.state_format, image_position=grant.position, consistent_from=consistent_from,
+        moving=grant.moving, chunk_bytes=CHUNK_BYTES, files=copied, created_us=env.clock.now_us(),
+        runs=with_run(before, run) if before else (run,))
     return manifest, bounds_of(manifest, log), fetched
 
 
@@ -257,4 +259,4 @@ def _identify(job: Job, manifest: Manifest) -> None:
     except StoreNotFound:
         identity = None
     if identity is None or (identity.store_id, identity.engine) != (manifest.history.store_id, manifest.engine):
-        job.layout.write_identity(Identity(manifest.history.store_id, manifest.engine, job.seams.clock.now_us()))
+        job.layout.write_identity(Identity(manifest.history.store_id, manifest.engine, job.env.clock.now_us()))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
-from ..engine.env import REAL, Seams
+from ..engine.env import REAL, Env
 from ..engine.env.system import system_errors
 from ..engine.errors import Damaged, RestorePointOutOfRange
 from ..engine.model.records import Record
@@ -19,45 +19,46 @@ from .report import Bounds, Info
 from .target import LOG, bounds_of, image_bytes, tree_bytes
 
 
-def info(path: str | os.PathLike[str], *, seams: Seams = REAL) -> Info:
+def info(path: str | os.PathLike[str], *, env: Env = REAL) -> Info:
     """What a store or backup is. It may be written meanwhile.
 
     Raises:
         StoreNotFound, Damaged, UnsupportedFormat, LimitReached, AccessDenied, DeviceFailed.
     """
-    layout = Layout(seams.files.resolve(path), seams.files)
+    layout = Layout(env.files.resolve(path), env.files)
     with system_errors(f"cannot look at {layout.root}"):
-        return steadily(layout, seams, lambda: _look(layout, str(path), seams))
+        return steadily(layout, env, lambda: _look(layout, str(path), env))
 
 
-def _look(layout: Layout, path: str, seams: Seams) -> Info:
+def _look(layout: Layout, path: str, env: Env) -> Info:
     identity = layout.read_identity()
     generation = layout.current()
-    manifest = Manifest.read(seams.files, generation)
-    kind = "store" if manifest is None else "backup" if manifest.retired_us is None else "retired backup"
-    log = Log.open(generation.log, read_only=True, options=LOG, seams=seams)
+    manifest = Manifest.read(env.files, generation)
+    kind = "store" if manifest is None else "backup" if manifest.promoted_us is None else "promoted backup"
+    log = Log.open(generation.log, read_only=True, options=LOG, env=env)
     try:
         if manifest is not None and kind == "backup":
             bounds, state = whole(layout, manifest, bounds_of(manifest, log)), image_bytes(manifest.files)
         else:  # what was a backup prunes its log, and moves its state, like any store
             bounds = Bounds(first=log.base.txid, last=log.end.txid, first_time_us=log.time_of(log.base.txid) or None,
                             last_time_us=log.time_of(log.end.txid) or None, complete_until_us=log.complete_us)
-            state = tree_bytes(generation.state, seams.files)
+            state = tree_bytes(generation.state, env.files)
         segments = log.segments()
         if layout.current() != generation:
             raise Damaged("names another generation by now", path=str(layout.root / "CURRENT"))
         facts: dict[str, Any] = {} if manifest is None else {
-            "target_id": manifest.target_id.hex(), "image_first": manifest.p0.txid, "image_last": manifest.p1.txid,
-            "moving": manifest.moving, "runs": tuple(_shown(r) for r in manifest.runs),
+            "target_id": manifest.target_id.hex(), "image_first": manifest.image_position.txid,
+            "image_last": manifest.consistent_from.txid, "moving": manifest.moving,
+            "runs": tuple(_shown(r) for r in manifest.runs),
             "older": tuple(dict(one) for _, one in reversed(kept(layout, manifest))),
-            "retired_us": manifest.retired_us}
+            "promoted_us": manifest.promoted_us}
         return Info(
             kind=kind, path=path, store_id=identity.store_id.hex(), engine=identity.engine,
             created_us=identity.created_us, generation=generation.name, bounds=bounds, image_bytes=state,
             branches=tuple({"id": b.id.hex(), "from_txid": b.start.txid} for b in log.history.branches),
-            log_bytes=tree_bytes(generation.log, seams.files), log_clean=segments[-1].sealed, segments=len(segments),
+            log_bytes=tree_bytes(generation.log, env.files), log_clean=segments[-1].sealed, segments=len(segments),
             times_since=since if (since := log.status()["times_since"]) > log.base.txid + 1 else None,
-            clock_behind=max(0, log.last_time_us - seams.clock.now_us()) / 1e6,
+            clock_behind=max(0, log.last_time_us - env.clock.now_us()) / 1e6,
             clock_doubted=layout.doubted_s() if kind != "backup" else None, **facts)
     finally:
         log.close()
@@ -69,18 +70,18 @@ def _shown(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def transactions(path: str | os.PathLike[str], *, first: int | None = None, last: int | None = None,
-                 seams: Seams = REAL) -> Iterator[Record]:
+                 env: Env = REAL) -> Iterator[Record]:
     """The records in the log of a store or backup, from `first` to `last`, both included; all of them, without.
 
     Raises:
         RestorePointOutOfRange: they are not all in this log.
         StoreNotFound, Damaged, UnsupportedFormat.
     """
-    return _transactions(Layout(seams.files.resolve(path), seams.files), first, last, seams)
+    return _transactions(Layout(env.files.resolve(path), env.files), first, last, env)
 
 
-def _transactions(layout: Layout, first: int | None, last: int | None, seams: Seams) -> Iterator[Record]:
-    with system_errors(f"cannot look at {layout.root}"), closing(_opened(layout, seams)) as log:
+def _transactions(layout: Layout, first: int | None, last: int | None, env: Env) -> Iterator[Record]:
+    with system_errors(f"cannot look at {layout.root}"), closing(_opened(layout, env)) as log:
         begin = log.base.txid + 1 if first is None else first
         end = log.end.txid if last is None else last
         if begin <= log.base.txid or end > log.end.txid:
@@ -91,6 +92,6 @@ def _transactions(layout: Layout, first: int | None, last: int | None, seams: Se
             yield from log.read(begin - 1, end)
 
 
-def _opened(layout: Layout, seams: Seams) -> Log:
+def _opened(layout: Layout, env: Env) -> Log:
     layout.read_identity()
-    return steadily(layout, seams, lambda: Log.open(layout.current().log, read_only=True, options=LOG, seams=seams))
+    return steadily(layout, env, lambda: Log.open(layout.current().log, read_only=True, options=LOG, env=env))

@@ -1,9 +1,9 @@
 """Restore points, and how long they are kept.
 
-Those of a stated period stay (`keep_points`, 7 days without): a fold takes only log that is older into the image, and a
-full backup in the place of another leaves that one as an *older generation*, until all its points are of before the
-period. The manifest of the generation in force names the older ones, each with what it restores to; a generation that
-it does not name is rubbish. So the manifest without a name comes first, durably, and the removal after it.
+Those of a stated period stay (`keep_points`, 7 days without): a compaction takes only log that is older into the image,
+and a full backup in the place of another leaves that one as an *older generation*, until all its points are of before
+the period. The manifest of the generation in force names the older ones, each with what it restores to; a generation
+that it does not name is rubbish. So the manifest without a name comes first, durably, and the removal after it.
 
 The period ends now by the target's clock or by the source's, whichever is earlier: points do not go because one clock
 leapt.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import accumulate
 
-from ..engine.env import Seams
+from ..engine.env import Env
 from ..engine.errors import Damaged
 from ..engine.store.layout import Generation, Manifest
 from ..engine.wal.log import Log
@@ -21,21 +21,21 @@ CHUNKS = 16
 """How many chunks of the image one look reads."""
 
 
-def look(generation: Generation, manifest: Manifest, log: Log, seams: Seams, *, number: int, every: bool) -> None:
+def look(generation: Generation, manifest: Manifest, log: Log, env: Env, *, number: int, every: bool) -> None:
     """Compare what is there with what the manifest and the log's footers say. Which sample is taken follows from
     `number`, which grows by one from look to look.
 
     Raises:
         Damaged: something is missing, or not what it was.
     """
-    files = seams.files
+    files = env.files
     for copied in manifest.files:
         path = generation.state / copied.name
         size = files.size(path) if files.exists(path) else None
         if size != copied.size:
             raise Damaged("is missing" if size is None else f"has {size:,} bytes, and had {copied.size:,} when it was "
                           "copied", path=str(path))
-    with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams) as image:
+    with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, env) as image:
         if every:
             image.verify()
             log.verify()

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from ..engine.renamed import attribute
+
 
 def iso(time_us: int) -> str:
     """
@@ -115,7 +117,7 @@ class Report(Told):
         started_us, ended_us, seconds: when, and how long.
         bounds: what the target can be restored to now.
         verified: whether the copy was replayed and checked in this run.
-        folded: whether log that is older than the points to be kept was folded into a new image.
+        compacted: whether log that is older than the points to be kept was compacted into a new image.
         dropped: transactions, first and last, that could be restored to before the run and cannot any more.
         lost: whether restore points are missing that nobody let go by a period: there is a new gap that was not asked
             for, what was there is damaged, or none were to be kept. The command line's exit code says so.
@@ -140,7 +142,8 @@ class Report(Told):
     seconds: float
     bounds: Bounds
     verified: bool = False
-    folded: bool = False
+    compacted: bool = False
+    folded = attribute("folded", "compacted")
     dropped: tuple[tuple[int, int], ...] = ()
     lost: bool = False
     notes: tuple[str, ...] = field(default=())
@@ -161,8 +164,8 @@ class Report(Told):
         lines.append(f"restores to {self.bounds}")
         if self.kind == "full":
             lines.append("checked: replayed, and found consistent" if self.verified else "not checked")
-        if self.folded:
-            lines.append("folded older log into the image")
+        if self.compacted:
+            lines.append("compacted older log into the image")
         if self.dropped:
             lines.append(f"no longer restores to transaction {spans(self.dropped)}")
         return "\n  ".join([*lines, *self.notes])
@@ -232,17 +235,17 @@ class Info(Told):
     """What a directory is.
 
     Attributes:
-        kind: `store`, `backup`, or `retired backup` (opened for writing since).
+        kind: `store`, `backup`, or `promoted backup` (opened for writing since).
         branches: from the first to the present one: id and the transaction it began after.
         generation: the one in force.
-        image_first, image_last: p0 and p1 of a backup's image; for a store both are None.
+        image_first, image_last: between which transactions a backup's image was copied; for a store both are None.
         moving: whether a backup's image moved while it was copied.
         bounds: of a backup, or for a store, and for what was a backup, what its log holds.
         image_bytes, log_bytes: on disk, of the generation in force.
         older: of a backup: the older generations that are kept, with what each restores to.
         log_clean: whether the log's last segment is sealed.
         runs: of a backup, oldest first.
-        retired_us: when a backup was opened for writing.
+        promoted_us: when a backup was opened for writing.
         times_since: commit times before this transaction are of a clock that was ahead, so that later ones may be
             earlier; None: all are in order.
         clock_behind: by how many seconds this machine's clock is behind the log's last time: one of the two is wrong.
@@ -268,7 +271,8 @@ class Info(Told):
     moving: bool | None = None
     runs: tuple[dict[str, Any], ...] = ()
     older: tuple[dict[str, Any], ...] = ()
-    retired_us: int | None = None
+    promoted_us: int | None = None
+    retired_us = attribute("retired_us", "promoted_us")
     times_since: int | None = None
     clock_behind: float = 0.0
     clock_doubted: int | None = None
@@ -296,8 +300,8 @@ class Info(Told):
                      f"{self.segments} segments ({self.generation})")
         lines += [f"kept     {one['generation']}, for transaction {one['first']} to {one['last']}"
                   f"{', damaged: ' + one['damage'] if one['damage'] else ''}" for one in self.older]
-        if self.retired_us is not None:
-            lines.append(f"opened for writing at {iso(self.retired_us)}: no longer a backup")
+        if self.promoted_us is not None:
+            lines.append(f"opened for writing at {iso(self.promoted_us)}: no longer a backup")
         shown = self.runs[-10:]
         if len(shown) < len(self.runs):
             lines.append(f"runs     {len(self.runs)}, the last {len(shown)} of them:")

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from xxhash import xxh3_64_hexdigest
 
-from ..engine.env import REAL, Seams
+from ..engine import renamed
+from ..engine.env import REAL, Env
 from ..engine.env.shown import shown
 from ..engine.env.system import system_errors
 from ..engine.errors import (
@@ -73,10 +74,11 @@ MAX_NAME = 255
 """Bytes that a name in a directory may have."""
 
 
+@renamed.arguments(seams="env")
 def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_txid: int | None = None,
             at: datetime | None = None, force: bool = False, wait: float = 0.0,
             engine: AnyEngine | None = None, options: Options | None = None, progress: Progress | None = None,
-            seams: Seams = REAL) -> RestoreReport:
+            env: Env = REAL) -> RestoreReport:
     """Restore a backup into a directory.
 
     Args:
@@ -90,13 +92,13 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
         engine: the engine class; found by the backup's engine name, without.
         options: the engine's own.
         progress: told (stage, done, total).
-        seams: files, clock, randomness and threads.
+        env: files, clock, randomness and threads.
 
     Raises:
         RestorePointOutOfRange: the point is not within the backup's bounds, which the message names.
         StoreExists, StoreLocked: the destination is taken.
         TargetInvalid: there is no backup at `target`, or what is at `dest` is not a store that can be replaced.
-        TargetRetired: there was a backup at `target`, until somebody opened it for writing.
+        TargetPromoted: there was a backup at `target`, until somebody opened it for writing.
         Unsupported: with `force`: the two directories cannot swap names, and what is there is another store.
         InvalidInput, Damaged, UnsupportedFormat, UpgradeRequired, SettingError.
         DiskFull, LimitReached, AccessDenied, DeviceFailed: the system's part; run it again.
@@ -110,35 +112,35 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
         raise InvalidInput(f"at={shown(at)} is not a datetime")
     if at is not None and at.tzinfo is None:
         raise InvalidInput(f"the time {at} says no time zone", hint="add one: 2026-03-01T12:00:00+01:00, or a final Z")
-    files, started = seams.files, seams.clock.monotonic()
+    files, started = env.files, env.clock.monotonic()
     layout, final = Layout(files.resolve(target), files), files.resolve(dest)
-    source_root, patience = layout.root, waited(wait, seams)
+    source_root, patience = layout.root, waited(wait, env)
     if final == source_root or source_root in final.parents or final in source_root.parents:
         raise InvalidInput(f"{final} and the backup {source_root} lie within one another", hint="restore elsewhere")
     with system_errors(f"cannot restore to {final}"):
         refuse_inside(final, files)
-    with (system_errors(f"cannot restore {layout.root} to {final}"), held(layout, seams) as (layout, seams),
+    with (system_errors(f"cannot restore {layout.root} to {final}"), held(layout, env) as (layout, env),
           held_for_reading(layout, patience)):
         engine = engine_named(read_target(layout)[1].engine, engine)
-        with _chosen(layout, to_txid, at, seams) as (generation, manifest, log, point):
+        with _chosen(layout, to_txid, at, env) as (generation, manifest, log, point):
             compare_versions(engine, manifest.state_format, payload_versions(manifest), f"the backup in {layout.root}")
-            identity = Identity(manifest.history.store_id, engine.name, seams.clock.now_us())
-            with _destination(final, identity, force, patience, seams) as (made, seams):
-                with copied_state(generation, manifest, made.state, engine, options or {}, seams,
+            identity = Identity(manifest.history.store_id, engine.name, env.clock.now_us())
+            with _destination(final, identity, force, patience, env) as (made, env):
+                with copied_state(generation, manifest, made.state, engine, options or {}, env,
                                   durable=True, progress=progress or silent) as opened:
                     rolled = roll(opened, log, point, durable=True, progress=progress or silent)
                 position = rolled.position
                 time_us = log.time_of(point)
-                branch = seams.randomness.token(ID_BYTES)
-                _begin_log(made, log, position, branch, time_us=time_us, engine=engine, seams=seams)
+                branch = env.randomness.token(ID_BYTES)
+                _begin_log(made, log, position, branch, time_us=time_us, engine=engine, env=env)
     return RestoreReport(
         source=str(target), destination=str(dest), store_id=manifest.history.store_id.hex(), branch=branch.hex(),
         engine=manifest.engine, txid=position.txid, time_us=(time_us or None) if position.txid else None,
-        image_bytes=image_bytes(manifest.files), transactions=rolled.records, seconds=seams.clock.monotonic() - started)
+        image_bytes=image_bytes(manifest.files), transactions=rolled.records, seconds=env.clock.monotonic() - started)
 
 
 @contextlib.contextmanager
-def _chosen(layout: Layout, to_txid: int | None, at: datetime | None, seams: Seams
+def _chosen(layout: Layout, to_txid: int | None, at: datetime | None, env: Env
             ) -> Iterator[tuple[Generation, Manifest, Log, int]]:
     """The newest generation that restores to the point asked for, and the transaction that it is.
 
@@ -148,7 +150,7 @@ def _chosen(layout: Layout, to_txid: int | None, at: datetime | None, seams: Sea
     """
     current, newest = read_target(layout)
     with contextlib.ExitStack() as opened:
-        log = opened.enter_context(open_log(current, newest, read_only=True, seams=seams))
+        log = opened.enter_context(open_log(current, newest, read_only=True, env=env))
         bounds = bounds_of(newest, log)
         try:
             point = _point(log, bounds, to_txid, at)
@@ -162,7 +164,7 @@ def _chosen(layout: Layout, to_txid: int | None, at: datetime | None, seams: Sea
             with contextlib.suppress(RestorePointOutOfRange):
                 if manifest is None:
                     raise Damaged("is missing", path=str(generation.manifest))
-                log = opened.enter_context(open_log(generation, manifest, read_only=True, seams=seams))
+                log = opened.enter_context(open_log(generation, manifest, read_only=True, env=env))
                 point = _point(log, bounds_of(manifest, log), to_txid, at)
                 logger.info("restoring from %s, which %s has taken the place of", told["generation"], current.name)
                 yield generation, manifest, log, point
@@ -199,17 +201,17 @@ def _point(log: Log, bounds: Bounds, to_txid: int | None, at: datetime | None) -
 
 
 @contextlib.contextmanager
-def _destination(final: Path, identity: Identity, force: bool, patience: Patience, seams: Seams
-                 ) -> Iterator[tuple[Generation, Seams]]:
-    """A generation to fill with state and log through these seams, in a directory that is locked. At the end of the
+def _destination(final: Path, identity: Identity, force: bool, patience: Patience, env: Env
+                 ) -> Iterator[tuple[Generation, Env]]:
+    """A generation to fill with state and log through these env, in a directory that is locked. At the end of the
     block the store is at `final`, durably.
 
     Raises:
         StoreExists, StoreLocked, TargetInvalid, Unsupported, DirectoryMoved.
     """
-    there = Layout(final, seams.files)
+    there = Layout(final, env.files)
     if _is_free(there):
-        with _in_place(there, identity, patience, seams) as made:
+        with _in_place(there, identity, patience, env) as made:
             yield made
         return
     if not force:
@@ -220,9 +222,9 @@ def _destination(final: Path, identity: Identity, force: bool, patience: Patienc
     if foreign := there.foreign():
         raise TargetInvalid(f"{final} also holds what is not a store's, so it is not replaced: {', '.join(foreign)}",
                             hint="move that elsewhere, or choose another directory")
-    with held(there, seams) as (there, inner), locked(there, "restore", patience):
+    with held(there, env) as (there, inner), locked(there, "restore", patience):
         way = _beside if there.files.can_be_swapped(final) else _renewed
-        with way(there, identity, inner if way is _renewed else seams) as made:
+        with way(there, identity, inner if way is _renewed else env) as made:
             yield made
 
 
@@ -233,16 +235,16 @@ def _is_free(there: Layout) -> bool:
 
 
 @contextlib.contextmanager
-def _in_place(there: Layout, identity: Identity, patience: Patience, seams: Seams
-              ) -> Iterator[tuple[Generation, Seams]]:
+def _in_place(there: Layout, identity: Identity, patience: Patience, env: Env
+              ) -> Iterator[tuple[Generation, Env]]:
     make_root(there)
-    with held(there, seams) as (there, seams), locked(there, "restore", patience, new=True):
+    with held(there, env) as (there, env), locked(there, "restore", patience, new=True):
         if not _is_free(there):
             raise StoreExists(f"{there.root} is not empty: another restore was faster")
         there.clear()
         try:
             made = there.generation(1)
-            yield made, seams
+            yield made, env
             there.write_identity(identity)
             there.switch(made)
         except BaseException:
@@ -252,7 +254,7 @@ def _in_place(there: Layout, identity: Identity, patience: Patience, seams: Seam
 
 
 @contextlib.contextmanager
-def _renewed(there: Layout, identity: Identity, seams: Seams) -> Iterator[tuple[Generation, Seams]]:
+def _renewed(there: Layout, identity: Identity, env: Env) -> Iterator[tuple[Generation, Env]]:
     """A new generation of the store in `there`, which is locked: for a directory that cannot be swapped with another.
     What says whose store it is stays as it is, since the two documents could not be replaced in one step.
 
@@ -272,7 +274,7 @@ def _renewed(there: Layout, identity: Identity, seams: Seams) -> Iterator[tuple[
     fresh = there.next_generation()
     place = Generation(fresh.path.with_name(f"{fresh.name}.partial"))
     try:
-        yield place, seams
+        yield place, env
         bring_into_force(there, place)
     except BaseException:
         with contextlib.suppress(OSError, DirectoryMoved):
@@ -282,10 +284,10 @@ def _renewed(there: Layout, identity: Identity, seams: Seams) -> Iterator[tuple[
 
 
 @contextlib.contextmanager
-def _beside(there: Layout, identity: Identity, seams: Seams) -> Iterator[tuple[Generation, Seams]]:
+def _beside(there: Layout, identity: Identity, env: Env) -> Iterator[tuple[Generation, Env]]:
     """A generation in a place beside `there`, which is locked, to be swapped with it. Whose lock is held has no other
     restore, so what lies there under such a name is of one that died."""
-    files, final = seams.files, there.root  # what is swapped is not at its path any more, as `there` would object
+    files, final = env.files, there.root  # what is swapped is not at its path any more, as `there` would object
     prefix = f".{final.name}.restore-"
     if len(os.fsencode(prefix)) + 16 > MAX_NAME:
         prefix = f".{xxh3_64_hexdigest(os.fsencode(final.name))}.restore-"
@@ -295,12 +297,12 @@ def _beside(there: Layout, identity: Identity, seams: Seams) -> Iterator[tuple[G
         files.sync_directory(final.parent)  # one of them may be what was replaced, and whether it was is to be certain
     for name in dead:
         files.remove_tree(final.parent / name)
-    made = Layout(final.with_name(prefix + seams.randomness.token(8).hex()), files)
+    made = Layout(final.with_name(prefix + env.randomness.token(8).hex()), files)
     files.make_directory(made.root)
     swapped = False
     try:
         with locked(made, "restore"):
-            with held(made, seams) as (inside, inner):
+            with held(made, env) as (inside, inner):
                 yield made.generation(1), inner
                 inside.write_identity(identity)
                 inside.switch(made.generation(1))
@@ -316,10 +318,10 @@ def _beside(there: Layout, identity: Identity, seams: Seams) -> Iterator[tuple[G
 
 
 def _begin_log(made: Generation, log: Log, position: Position, branch: bytes, *, time_us: int, engine: AnyEngine,
-               seams: Seams) -> None:
+               env: Env) -> None:
     """The log that goes on from a state at `position`, on a branch of its own."""
     history = history_at(log.history, position).extended(branch, position)
     epoch = next((r.epoch for r in log.read(position.txid - 1, position.txid)), 0) if position != log.base else (
         log.segments()[0].epoch)
     Log.create(made.log, history, position, engine=engine.name, epoch=epoch, last_time_us=time_us, options=LOG,
-               seams=seams).close()
+               env=env).close()

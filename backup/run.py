@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..engine.env import REAL, Seams
+from ..engine import renamed
+from ..engine.env import REAL, Env
 from ..engine.env.shown import printable, shown
 from ..engine.env.system import system_errors
 from ..engine.errors import ClusterUnavailable, ForeignStore, InvalidInput, LogPruned, SettingError
@@ -34,13 +35,14 @@ from .target import AnyEngine, Options, detect, finish_switch, held, locked, mak
 from .uri import parse
 
 
+@renamed.arguments(fold="compact", seams="env")
 def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], *, verify: bool = True,
         fallback: bool = True, full: bool = False, check: str = "sample", register: bool = True,
         expect_store: str | bytes | None = None, accept_branch: str | bytes | None = None, token: str | None = None,
         tls: bool | None = None, ca: str | Path | None = None, timeout: float = 30.0,
         max_record_bytes: int = MAX_RECORD, lease_ttl: float = 300.0,
-        wait: float = 0.0, fold: float | None = 1.0, keep_points: str = KEEP_POINTS, engine: AnyEngine | None = None,
-        options: Options | None = None, progress: Progress | None = None, seams: Seams = REAL) -> Report:
+        wait: float = 0.0, compact: float | None = 1.0, keep_points: str = KEEP_POINTS, engine: AnyEngine | None = None,
+        options: Options | None = None, progress: Progress | None = None, env: Env = REAL) -> Report:
     """Back up a running store.
 
     Args:
@@ -63,17 +65,17 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
             larger one has to be known for it.
         lease_ttl: seconds for which the source waits for a run that died to be run again, which goes on then.
         wait: seconds to wait if somebody else writes to the target, verifies it or restores it.
-        fold: fold log that is older than the points to be kept into the image, when it is larger than this share of it
-            (and than 64 MiB). None: never.
-        keep_points: how long restore points are kept: "7 days", "12 hours", "for ever"; with "none" a fold takes all of
-            the log, and a full backup the place of what was there.
+        compact: compact log that is older than the points to be kept into the image, when it is larger than this share
+            of it (and than 64 MiB). None: never.
+        keep_points: how long restore points are kept: "7 days", "12 hours", "for ever"; with "none" a compaction takes
+            all of the log, and a full backup the place of what was there.
         engine: the engine class. Without it, an open store's own, or the one registered by the source's name for it.
         options: the engine's own, for opening the copy. Without them, an open store's.
         progress: told (stage, done, total).
-        seams: files, clock, randomness and threads.
+        env: files, clock, randomness and threads.
 
     Raises:
-        TargetInvalid, TargetRetired, ForeignStore, OtherBranch, Diverged, AheadOfSource, LogPruned, StoreLocked:
+        TargetInvalid, TargetPromoted, ForeignStore, OtherBranch, Diverged, AheadOfSource, LogPruned, StoreLocked:
             refused; nothing was changed.
         UpgradeRequired, UnsupportedFormat: the engine here does not read what the source or the target has; likewise.
         SourceUnavailable, SourceRestarted, SourceRefused, NotAuthorized, LeaseExpired, TooManyLeases,
@@ -84,8 +86,8 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
             target is as after a run that died.
         DiskFull, LimitReached, AccessDenied, DeviceFailed, InvalidInput, SettingError.
     """
-    if fold is not None and (type(fold) not in (int, float) or not fold >= 0):
-        raise SettingError(f"fold is a share of the image, 0 or more, not {shown(fold)}")
+    if compact is not None and (type(compact) not in (int, float) or not compact >= 0):
+        raise SettingError(f"compact is a share of the image, 0 or more, not {shown(compact)}")
     check_duration("timeout", timeout)
     check_duration("lease_ttl", lease_ttl)
     if type(max_record_bytes) is not int or max_record_bytes <= 0:
@@ -93,9 +95,9 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
     if check not in ("sample", "all"):
         raise SettingError(f"check is 'sample' or 'all', not {check!r}")
     cutoff_us(keep_points, 0)
-    patience = waited(wait, seams)
-    started_us, started = seams.clock.now_us(), seams.clock.monotonic()
-    layout = Layout(seams.files.resolve(target), seams.files)
+    patience = waited(wait, env)
+    started_us, started = env.clock.now_us(), env.clock.monotonic()
+    layout = Layout(env.files.resolve(target), env.files)
     with system_errors(f"cannot look at {layout.root}"):
         detect(layout)
     with opened_source(source, token, tls, ca, timeout, max_record_bytes) as asked:
@@ -109,9 +111,9 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
             options = source.options if isinstance(source, Store) else {}
         with system_errors(f"cannot back up to {layout.root}"):
             make_root(layout)
-            with held(layout, seams) as (layout, seams), locked(layout, "backup", patience):
-                job = Job(source=asked, info=info, layout=layout, seams=seams, owner=_owner(layout.root), origin=origin,
-                          verify=verify, check=check, accept_branch=_branch(info, accept_branch), fold=fold,
+            with held(layout, env) as (layout, env), locked(layout, "backup", patience):
+                job = Job(source=asked, info=info, layout=layout, env=env, owner=_owner(layout.root), origin=origin,
+                          verify=verify, check=check, accept_branch=_branch(info, accept_branch), compact=compact,
                           cutoff_us=cutoff_us(keep_points, min(started_us, info.complete_until_us)), engine=engine,
                           options=options, registers=register, lease_ttl=lease_ttl, progress=progress or silent,
                           started_us=started_us, started=started)
@@ -163,7 +165,7 @@ def opened_source(source: str | Store[Any, Any] | Source, token: str | None, tls
 
 
 def _owner(root: Path) -> str:
-    """How this run, and its target as a consumer of log, is called at the source."""
+    """How this run, and its target's slot, is called at the source."""
     return printable(f"backup to {root} on {socket.gethostname()}")[:MAX_OWNER]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.contract.engine import Context, Engine
-from ..engine.env import Seams
+from ..engine.env import Env
 from ..engine.errors import Inconsistent
 from ..engine.store.layout import Generation, Manifest
 from ..engine.wal.log import Log
@@ -43,13 +43,13 @@ def fits_memory(engine: AnyEngine, log: Log) -> bool:
 
 @contextmanager
 def copied_state(generation: Generation, manifest: Manifest, into: Path, engine: AnyEngine, options: Options,
-                 seams: Seams, *, durable: bool, progress: Progress) -> Iterator[Engine[Any, Any]]:
-    """The image copied to `into`, opened as a state to be replayed from p0. `into` remains. Raises `Damaged`,
+                 env: Env, *, durable: bool, progress: Progress) -> Iterator[Engine[Any, Any]]:
+    """The image copied to `into`, opened as a state to be replayed from its position. `into` remains. Raises `Damaged`,
     `DiskFull`."""
-    with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams) as image:
-        copy_files(image.read, image.listed, into, seams=seams, durable=durable, progress=progress,
+    with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, env) as image:
+        copy_files(image.read, image.listed, into, env=env, durable=durable, progress=progress,
                    stage="replay image")
-    opened = engine.open(into, Context(seams, options, store_id=manifest.history.store_id), adopt=manifest.p0)
+    opened = engine.open(into, Context(env, options, store_id=manifest.history.store_id), at=manifest.image_position)
     try:
         yield opened
     finally:
@@ -58,7 +58,7 @@ def copied_state(generation: Generation, manifest: Manifest, into: Path, engine:
 
 @contextmanager
 def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyEngine, options: Options,
-           scratch: Path, seams: Seams, progress: Progress, in_memory: bool = True,
+           scratch: Path, env: Env, progress: Progress, in_memory: bool = True,
            upto: int | None = None) -> Iterator[Engine[Any, Any]]:
     """An engine at the end of the log, or at transaction `upto`, without a byte of the generation changed. `scratch`
     does not exist before, nor after; where this user cannot make it, a directory for temporary files takes its place.
@@ -67,8 +67,8 @@ def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyE
         Damaged, DiskFull, UpgradeRequired, UnsupportedFormat.
     """
     if in_memory and fits_memory(engine, log):
-        context = Context(seams, options, store_id=manifest.history.store_id)
-        opened = engine.open(generation.state, context, read_only=True, adopt=manifest.p0)
+        context = Context(env, options, store_id=manifest.history.store_id)
+        opened = engine.open(generation.state, context, read_only=True, at=manifest.image_position)
         try:
             roll(opened, log, log.end.txid if upto is None else upto, durable=False, progress=progress)
             yield opened
@@ -76,18 +76,18 @@ def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyE
             opened.close()
         return
     try:
-        seams.files.make_directory(scratch)
+        env.files.make_directory(scratch)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        scratch = seams.files.make_scratch_directory()
+        scratch = env.files.make_scratch_directory()
     try:
-        with copied_state(generation, manifest, scratch, engine, options, seams, durable=False,
+        with copied_state(generation, manifest, scratch, engine, options, env, durable=False,
                           progress=progress) as opened:
             roll(opened, log, log.end.txid if upto is None else upto, durable=True, progress=progress)
             yield opened
     finally:
-        seams.files.remove_tree(scratch)
+        env.files.remove_tree(scratch)
 
 
 def check(engine: Engine[Any, Any], where: str) -> None:

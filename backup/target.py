@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from ..engine.contract.engine import Engine
 from ..engine.contract.registry import find_engine
-from ..engine.env import Clock, Files, Seams
+from ..engine.env import Clock, Env, Files
 from ..engine.env.anchored import AnchoredFiles
 from ..engine.errors import (
     Damaged,
@@ -30,7 +30,7 @@ from ..engine.errors import (
     StoreLocked,
     StoreNotFound,
     TargetInvalid,
-    TargetRetired,
+    TargetPromoted,
     UnsupportedFormat,
     UpgradeRequired,
     WrongEngine,
@@ -76,11 +76,11 @@ class Patience:
                 self.clock.sleep(min(_LOOK_S, left))
 
 
-def waited(seconds: float, seams: Seams) -> Patience:
+def waited(seconds: float, env: Env) -> Patience:
     """`Patience` for so many seconds from now. Raises `SettingError`."""
     if type(seconds) not in (int, float) or not 0 <= seconds < float("inf"):
         raise SettingError(f"wait is a number of seconds, 0 or more, not {seconds!r}")
-    return Patience(seams.clock, seams.clock.monotonic() + seconds) if seconds else Patience()
+    return Patience(env.clock, env.clock.monotonic() + seconds) if seconds else Patience()
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def locked(layout: Layout, what: str, patience: Patience | None = None, *, new: 
 
 @contextmanager
 def held_for_reading(layout: Layout, patience: Patience | None = None) -> Iterator[None]:
-    """Keep backup and fold away from a target while it is read. Raises `StoreLocked`."""
+    """Keep backup and compaction away from a target while it is read. Raises `StoreLocked`."""
     lock = (patience or Patience()).take(lambda: layout.files.lock_shared(layout.lock_path))
     try:
         yield
@@ -117,16 +117,16 @@ def held_for_reading(layout: Layout, patience: Patience | None = None) -> Iterat
 
 
 @contextmanager
-def held(layout: Layout, seams: Seams) -> Iterator[tuple[Layout, Seams]]:
+def held(layout: Layout, env: Env) -> Iterator[tuple[Layout, Env]]:
     """A directory, held open for the block: each use of a path in it raises `DirectoryMoved` once that path leads
     elsewhere, so that a run neither writes to what has come in its place, nor takes what is missing there for damage.
     One that is not there is not held."""
     if not layout.files.is_directory(layout.root):
-        yield layout, seams
+        yield layout, env
         return
-    anchored = AnchoredFiles(seams.files, layout.root, "run it again, with the path that it has now")
+    anchored = AnchoredFiles(env.files, layout.root, "run it again, with the path that it has now")
     try:
-        yield Layout(layout.root, anchored), replace(seams, files=anchored)
+        yield Layout(layout.root, anchored), replace(env, files=anchored)
     finally:
         anchored.let_go()
 
@@ -156,7 +156,7 @@ def detect(layout: Layout) -> bool:
     """Whether a backup is here (True), or nothing that matters (False). Changes nothing.
 
     Raises:
-        TargetInvalid, TargetRetired: something else is here, or this is a place within something else.
+        TargetInvalid, TargetPromoted: something else is here, or this is a place within something else.
         Damaged, UnsupportedFormat: it cannot be read.
     """
     refuse_inside(layout.root, layout.files)
@@ -175,7 +175,7 @@ def read_target(layout: Layout) -> tuple[Generation, Manifest]:
 
     Raises:
         TargetInvalid: there is no backup here.
-        TargetRetired: there was one, until somebody opened it for writing.
+        TargetPromoted: there was one, until somebody opened it for writing.
         Damaged, UnsupportedFormat.
     """
     try:
@@ -188,27 +188,27 @@ def read_target(layout: Layout) -> tuple[Generation, Manifest]:
     manifest = Manifest.read(layout.files, generation)
     if manifest is None:
         raise TargetInvalid(f"{layout.root} is a store, not a backup: {generation.name} has no MANIFEST")
-    if manifest.retired_us is not None:
-        raise TargetRetired(f"{layout.root} was opened for writing at {iso(manifest.retired_us)}, so it is a store of "
-                            "its own and no longer a backup")
+    if manifest.promoted_us is not None:
+        raise TargetPromoted(f"{layout.root} was opened for writing at {iso(manifest.promoted_us)}, so it is a store "
+                             "of its own and no longer a backup")
     if manifest.history.store_id != identity.store_id or manifest.engine != identity.engine:
         raise Damaged("is of another store than the directory it is in", path=str(generation.manifest))
     return generation, manifest
 
 
 @contextmanager
-def open_log(generation: Generation, manifest: Manifest, *, read_only: bool, seams: Seams) -> Iterator[Log]:
+def open_log(generation: Generation, manifest: Manifest, *, read_only: bool, env: Env) -> Iterator[Log]:
     """A target's log, held against what its manifest says of it. Raises `Damaged`, `UnsupportedFormat`."""
     end = manifest.noted_end
-    log = Log.open(generation.log, engine_position=end, read_only=read_only, options=LOG, seams=seams)
+    log = Log.open(generation.log, engine_position=end, read_only=read_only, options=LOG, env=env)
     try:
-        if log.base != manifest.p0:
-            raise Damaged(f"the log starts after {log.base}, and the image is of {manifest.p0}",
+        if log.base != manifest.image_position:
+            raise Damaged(f"the log starts after {log.base}, and the image is of {manifest.image_position}",
                           path=str(generation.log))
         if log.history.store_id != manifest.history.store_id:
             raise Damaged("the log is another store's", path=str(generation.log))
-        if log.chain_at(manifest.p1.txid) != manifest.p1.chain:
-            raise Damaged(f"the log has another transaction {manifest.p1.txid} than the manifest",
+        if log.chain_at(manifest.consistent_from.txid) != manifest.consistent_from.chain:
+            raise Damaged(f"the log has another transaction {manifest.consistent_from.txid} than the manifest",
                           path=str(generation.log))
         yield log
     finally:
@@ -217,7 +217,7 @@ def open_log(generation: Generation, manifest: Manifest, *, read_only: bool, sea
 
 def bounds_of(manifest: Manifest, log: Log) -> Bounds:
     """What this image and log restore to."""
-    first = manifest.p1.txid if manifest.moving else manifest.p0.txid
+    first = manifest.consistent_from.txid if manifest.moving else manifest.image_position.txid
     last, noted = log.end, manifest.noted_end
     complete: int = manifest.runs[-1]["complete_until_us"] if manifest.runs else 0
     if last.txid > noted.txid:  # a run died before it was noted
@@ -269,7 +269,7 @@ def finish_switch(layout: Layout) -> None:
         if not name.startswith("gen-") or name.endswith(".partial") or name <= in_force:
             continue
         manifest = Manifest.read(files, Generation(layout.root / name))
-        if manifest is not None and manifest.retired_us is None and manifest.history.store_id == store_id:
+        if manifest is not None and manifest.promoted_us is None and manifest.history.store_id == store_id:
             layout.switch(Generation(layout.root / name))
             return
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ..engine.env import REAL, Seams
+from ..engine import renamed
+from ..engine.env import REAL, Env
 from ..engine.env.system import system_errors
 from ..engine.errors import Damaged
 from ..engine.model.positions import Position
@@ -36,8 +37,9 @@ from .target import (
 )
 
 
+@renamed.arguments(seams="env")
 def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngine | None = None,
-           options: Options | None = None, progress: Progress | None = None, seams: Seams = REAL) -> VerifyReport:
+           options: Options | None = None, progress: Progress | None = None, env: Env = REAL) -> VerifyReport:
     """Check a backup.
 
     Args:
@@ -46,25 +48,25 @@ def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngi
         engine: the engine class; found by the backup's engine name, without.
         options: the engine's own.
         progress: told (stage, done, total).
-        seams: files, clock, randomness and threads.
+        env: files, clock, randomness and threads.
 
     Raises:
         Damaged: bytes are missing or changed; the message says where.
         Inconsistent: the bytes are what was copied, and the state that comes of them is wrong.
-        TargetInvalid, TargetRetired, StoreLocked, UnsupportedFormat, UpgradeRequired, DiskFull, SettingError.
+        TargetInvalid, TargetPromoted, StoreLocked, UnsupportedFormat, UpgradeRequired, DiskFull, SettingError.
         LimitReached, AccessDenied, DeviceFailed, DirectoryMoved: it could not be read, and what it is worth is not
             known.
     """
-    started, told = seams.clock.monotonic(), progress or silent
-    layout, patience = Layout(seams.files.resolve(target), seams.files), waited(wait, seams)
-    with (system_errors(f"cannot verify {layout.root}"), held(layout, seams) as (layout, seams),
+    started, told = env.clock.monotonic(), progress or silent
+    layout, patience = Layout(env.files.resolve(target), env.files), waited(wait, env)
+    with (system_errors(f"cannot verify {layout.root}"), held(layout, env) as (layout, env),
           held_for_reading(layout, patience)):
         generation, manifest = read_target(layout)
         engine = engine_named(manifest.engine, engine)
-        how = Checking(layout, engine, options or {}, seams, told)
+        how = Checking(layout, engine, options or {}, env, told)
         found, notes = [how.verified(generation, manifest)], []
         for older, one in kept(layout, manifest):
-            before = Manifest.read(seams.files, older)
+            before = Manifest.read(env.files, older)
             if one["damage"] or before is None:
                 notes.append(f"{older.name}, an older generation, is damaged and was not looked at: {one['damage']}")
             else:
@@ -75,7 +77,7 @@ def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngi
             engine=manifest.engine, bounds=whole(layout, manifest, newest.bounds),
             image_bytes=sum(f.image_bytes for f in found), log_bytes=sum(f.log_bytes for f in found),
             attachment_bytes=sum(f.attachment_bytes for f in found), transactions=sum(f.transactions for f in found),
-            digest=newest.digest.hex(), notes=tuple(notes), seconds=seams.clock.monotonic() - started)
+            digest=newest.digest.hex(), notes=tuple(notes), seconds=env.clock.monotonic() - started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +100,16 @@ class Checking:
     layout: Layout
     engine: AnyEngine
     options: Options
-    seams: Seams
+    env: Env
     progress: Progress
 
     def verified(self, generation: Generation, manifest: Manifest) -> Verified:
         """Read and replay one generation. Raises what `verify` does."""
-        layout, seams, told = self.layout, self.seams, self.progress
+        layout, env, told = self.layout, self.env, self.progress
         compare_versions(self.engine, manifest.state_format, payload_versions(manifest),
                          f"the backup in {layout.root}")
-        with open_log(generation, manifest, read_only=True, seams=seams) as log:
-            with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, seams) as image:
+        with open_log(generation, manifest, read_only=True, env=env) as log:
+            with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, env) as image:
                 image_bytes = image.verify(told)
             log.verify()
             for run in manifest.runs:
@@ -117,10 +119,10 @@ class Checking:
                                   path=str(generation.log))
             bounds = bounds_of(manifest, log)
             with rolled(generation, manifest, log, engine=self.engine, options=self.options,
-                        scratch=layout.scratch(seams.randomness.token(8)), seams=seams, progress=told) as opened:
+                        scratch=layout.scratch(env.randomness.token(8)), env=env, progress=told) as opened:
                 check(opened, str(layout.root))
                 with opened.view() as view:
                     digest = view.digest()
             return Verified(bounds, log.history.branch.id, image_bytes, log.size(),
-                            tree_bytes(generation.log / "attachments", seams.files), log.end.txid - log.base.txid,
+                            tree_bytes(generation.log / "attachments", env.files), log.end.txid - log.base.txid,
                             digest)

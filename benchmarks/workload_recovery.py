@@ -51,7 +51,7 @@ def _seconds_to_open(store: Path, place: Path) -> float:
 def _replay(store: Path, place: Path) -> tuple[float, float]:
     """Transactions a second, and MiB of log a second, from an empty state on disk to the log's end."""
     shutil.copytree(store, place)
-    log = Log.open(Layout(place, REAL.files).current().log, seams=REAL)
+    log = Log.open(Layout(place, REAL.files).current().log, env=REAL)
     size = sum(segment.size for segment in log.segments() if segment.sealed)
     state = place / "replayed"
     state.mkdir()

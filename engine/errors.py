@@ -6,6 +6,10 @@ one of four ways: it returns, or it raises one of `RolledBack`, `ConditionNotMet
 
 from __future__ import annotations
 
+from typing import Any
+
+from .renamed import warn
+
 
 class HoldfastError(Exception):
     """Base of all errors. `str()` gives the message and the hint.
@@ -268,7 +272,7 @@ class TargetInvalid(HoldfastError):
     hint = "name an existing backup, or an empty or new directory to back up to"
 
 
-class TargetRetired(TargetInvalid):
+class TargetPromoted(TargetInvalid):
     """The target was opened for writing as a store of its own, so it is no longer a backup."""
 
     hint = "take a full backup into a new directory"
@@ -294,3 +298,10 @@ class Inconsistent(HoldfastError):
     def __init__(self, message: str, *, findings: tuple[str, ...] = (), hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.findings = findings
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TargetRetired":
+        warn(name, "TargetPromoted")
+        return TargetPromoted
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,18 +1,23 @@
-"""Modules by the names that they had before `engine/` was laid out in rooms: they work until release 0.3, and warn.
+"""What is called by another name now: modules, classes, arguments, attributes. The old names work until release 0.3,
+and warn.
 
-A finder behind all others, so that it costs nothing until such a name is asked for.
+Modules have a finder behind all others, so that they cost nothing until such a name is asked for.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _HERE = __name__.rpartition(".")[0]
 
@@ -37,6 +42,57 @@ MODULES = {
 }
 """Old names, below this package, and where what they held is now."""
 
+CLASSES = {"KeyedDraft": "KeyedTransaction", "Seams": "Env"}
+"""What these modules held by another name."""
+
+
+def warn(old: str, new: str, depth: int = 1) -> None:
+    """Say that `old` is called `new`, to whoever called the function that is `depth` calls up from here."""
+    warnings.warn(f"{old} is {new} now; the old name goes with release 0.3", DeprecationWarning, stacklevel=depth + 2)
+
+
+def arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: the call takes these keywords (old=new) by their old names too."""
+
+    def mark(call: Callable[P, R]) -> Callable[P, R]:
+        @wraps(call)
+        def renamed(*args: P.args, **given: P.kwargs) -> R:
+            for old in names.keys() & given.keys():
+                warn(f"the argument {old}=", f"{names[old]}=")
+                given[names[old]] = given.pop(old)
+            return call(*args, **given)
+
+        return renamed
+
+    return mark
+
+
+def attribute(old: str, new: str) -> Any:
+    """The attribute `new` by its old name, for reading."""
+
+    def read(it: object) -> Any:
+        warn(f"the attribute {old}", new)
+        return getattr(it, new)
+
+    return property(read)
+
+
+def parameter(kind: type, name: str, old: str, new: str) -> None:
+    """Let callers say `new=` to a class method of `kind` that its author wrote with `old=`."""
+    method = kind.__dict__.get(name)
+    if not isinstance(method, classmethod) or old not in method.__func__.__code__.co_varnames:
+        return
+    warn(f"the argument {old}= of {kind.__name__}.{name}", f"{new}=", 2)
+    call = method.__func__
+
+    @wraps(call)
+    def renamed(*args: Any, **given: Any) -> Any:
+        if new in given:
+            given[old] = given.pop(new)
+        return call(*args, **given)
+
+    setattr(kind, name, classmethod(renamed))
+
 
 class _Loader(Loader):
     def __init__(self, places: tuple[str, ...]) -> None:
@@ -46,14 +102,14 @@ class _Loader(Loader):
         name, places = module.__name__, self._places
 
         def find(attribute: str) -> Any:
+            attribute = CLASSES.get(attribute, attribute)
             for place in places:
                 if hasattr(there := import_module(place), attribute):
                     return getattr(there, attribute)
             raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
 
         module.__dict__["__getattr__"] = find
-        warnings.warn(f"{name} is {' and '.join(places)} now; the old name goes with release 0.3", DeprecationWarning,
-                      stacklevel=2)
+        warn(name, " and ".join(places))
 
 
 class Finder(MetaPathFinder):

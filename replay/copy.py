@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..engine.contract.image import ImageFile
-from ..engine.env import Files, Scheduler, Seams, Task
+from ..engine.env import Env, Files, Scheduler, Task
 from ..engine.errors import DirectoryMoved, HoldfastError, LeaseExpired, SourceRestarted
 from ..engine.model import document
 from ..engine.model.positions import Position
@@ -68,13 +68,13 @@ class CopyState:
             return None
 
 
-def begin(source: Source, place: Path, owner: str, target_id: bytes, *, seams: Seams, ttl: float) -> CopyState:
+def begin(source: Source, place: Path, owner: str, target_id: bytes, *, env: Env, ttl: float) -> CopyState:
     """Go on with the copy in `place` if its lease still holds; else clear `place` and ask for a new lease.
 
     Raises:
         TooManyLeases, DiskFull, SourceUnavailable, SourceRefused.
     """
-    state = CopyState.read(seams.files, place)
+    state = CopyState.read(env.files, place)
     if state is not None and state.grant.instance == source.info().instance:
         try:
             source.renew(state.grant.id)
@@ -82,16 +82,16 @@ def begin(source: Source, place: Path, owner: str, target_id: bytes, *, seams: S
             logger.info("the lease of the copy in %s is over: it starts anew", place)
         else:
             return state
-    seams.files.remove_tree(place)
+    env.files.remove_tree(place)
     grant = source.lease(owner, image=True, ttl=ttl)
     try:
         check_names(grant.files)
-        seams.files.make_directory(place)
+        env.files.make_directory(place)
         state = CopyState(grant, target_id)
-        state.write(seams.files, place)
+        state.write(env.files, place)
     except Exception:
         with contextlib.suppress(OSError, DirectoryMoved):
-            seams.files.remove_tree(place)
+            env.files.remove_tree(place)
         with contextlib.suppress(HoldfastError):
             source.release(grant.id)
         raise
@@ -123,7 +123,7 @@ def kept_alive(source: Source, grant: Grant, scheduler: Scheduler) -> Iterator[N
             task.join()
 
 
-def copy_image(source: Source, state: CopyState, place: Path, *, seams: Seams,
+def copy_image(source: Source, state: CopyState, place: Path, *, env: Env,
                progress: Progress = silent) -> tuple[CopiedFile, ...]:
     """Bring the leased image whole and durable to `place/state`, from wherever `state` stands.
 
@@ -138,7 +138,7 @@ def copy_image(source: Source, state: CopyState, place: Path, *, seams: Seams,
 
     def synced(digests: dict[str, list[bytes]]) -> None:
         state.digests = digests
-        state.write(seams.files, place)
+        state.write(env.files, place)
 
-    return copy_files(read, grant.files, place / "state", seams=seams, done=state.digests, on_synced=synced,
+    return copy_files(read, grant.files, place / "state", env=env, done=state.digests, on_synced=synced,
                       progress=progress)

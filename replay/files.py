@@ -17,7 +17,7 @@ from typing import Any
 from xxhash import xxh3_128_digest
 
 from ..engine.contract.image import ImageFile
-from ..engine.env import File, Files, Scheduler, Seams, Task, is_disk_full
+from ..engine.env import Env, File, Files, Scheduler, Task, is_disk_full
 from ..engine.errors import Damaged, DiskFull, SourceRefused
 from ..engine.source.interface import CHUNK_BYTES
 from ..engine.store.layout import CopiedFile
@@ -53,7 +53,7 @@ Reader = Callable[[str, int, int], bytes]
 """(name, offset, length) -> exactly these bytes of an image's file."""
 
 
-def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, seams: Seams,
+def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, env: Env,
                done: Mapping[str, Sequence[bytes]] | None = None, durable: bool = True,
                on_synced: Callable[[dict[str, list[bytes]]], None] | None = None,
                progress: Progress = silent, stage: str = "copy") -> tuple[CopiedFile, ...]:
@@ -63,7 +63,7 @@ def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, seams: 
         read: where the bytes come from.
         listed: what to copy.
         into: made where it is missing.
-        seams: files and threads.
+        env: files and threads.
         done: digests of leading chunks that are there already, by file name.
         durable: sync files and directories. Without it the copy is for this process only.
         on_synced: told, now and then, the digests of all chunks that are synced so far.
@@ -72,7 +72,7 @@ def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, seams: 
     Raises:
         DiskFull: no room; checked before the first byte.
     """
-    files = seams.files
+    files = env.files
     check_names(listed)
     files.make_directory(into)
     digests = {f.name: _there(f, into, (done or {}).get(f.name, ()), files) for f in listed}
@@ -82,8 +82,8 @@ def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, seams: 
     needed, room = total - taken + SPARE_BYTES, files.free(into)  # an earlier run may have reserved more than it copied
     if room < needed:
         raise DiskFull(f"{into} needs {needed:,} bytes and its file system has {room:,} left")
-    ahead = _Ahead(read, _pieces(listed, digests), seams.scheduler)
-    copier = _Copier(ahead.take, into, digests, seams, durable, on_synced, partial(progress, stage), there, total)
+    ahead = _Ahead(read, _pieces(listed, digests), env.scheduler)
+    copier = _Copier(ahead.take, into, digests, env, durable, on_synced, partial(progress, stage), there, total)
     try:
         for entry in listed:
             copier.copy(entry)
@@ -190,17 +190,17 @@ class _Ahead:
 class _Copier:
     """The state of one `copy_files`: what is read, what is being synced meanwhile, and what is told."""
 
-    def __init__(self, take: Callable[[], bytes], into: Path, digests: dict[str, list[bytes]], seams: Seams,
+    def __init__(self, take: Callable[[], bytes], into: Path, digests: dict[str, list[bytes]], env: Env,
                  durable: bool, on_synced: Callable[[dict[str, list[bytes]]], None] | None,
                  progress: Callable[[int, int], None], done: int, total: int) -> None:
-        self.take, self.into, self.seams, self.durable = take, into, seams, durable
+        self.take, self.into, self.env, self.durable = take, into, env, durable
         self.digests, self.on_synced, self.progress = digests, on_synced, progress
         self.done, self.total = done, total
         self.untold = 0
         self.sync: _Sync | None = None
 
     def copy(self, entry: ImageFile) -> None:
-        files, chunks = self.seams.files, self.digests[entry.name]
+        files, chunks = self.env.files, self.digests[entry.name]
         path = self.into / entry.name
         if path.parent != self.into:
             files.make_directory(path.parent)
@@ -241,7 +241,7 @@ class _Copier:
         self.settle()
         if before is not None:
             self._tell(entry, before.chunks, before.size)
-        self.sync = _Sync(file, len(self.digests[entry.name]), unsynced, self.seams.scheduler)
+        self.sync = _Sync(file, len(self.digests[entry.name]), unsynced, self.env.scheduler)
 
     def _keep(self, entry: ImageFile, file: File, chunks: int) -> None:
         """What came is to be gone on with, to the last chunk; unless a sync has failed, after which none counts."""
@@ -326,11 +326,11 @@ def check_names(listed: Sequence[ImageFile]) -> None:
 class DigestedFiles:
     """Reads an image that was copied before, and checks each chunk against the digest that was taken then."""
 
-    def __init__(self, state: Path, copied: Sequence[CopiedFile], chunk_bytes: int, seams: Seams) -> None:
-        self._state, self._files, self._chunk_bytes = state, seams.files, chunk_bytes
+    def __init__(self, state: Path, copied: Sequence[CopiedFile], chunk_bytes: int, env: Env) -> None:
+        self._state, self._files, self._chunk_bytes = state, env.files, chunk_bytes
         self._copied = {c.name: c for c in copied}
         self._open: dict[str, File] = {}
-        self._lock = seams.scheduler.lock()
+        self._lock = env.scheduler.lock()
 
     @property
     def listed(self) -> tuple[ImageFile, ...]:

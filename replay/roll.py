@@ -5,7 +5,7 @@ log, and the next `fetch` goes on after it. An attachment is whole and synced be
 appended.
 
 `roll` brings an engine from where it was opened to a transaction, by the same loop as recovery, and makes the state
-durable there. It is what restore, verify and fold do. Memory is bounded: by payload bytes for each `apply`, and by
+durable there. It is what restore, verify and compact do. Memory is bounded: by payload bytes for each `apply`, and by
 `pending_bytes` for what waits for a checkpoint.
 """
 

@@ -11,7 +11,7 @@ import pytest
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.contract.engine import Engine
-from holdfast.engine.env import REAL, Seams
+from holdfast.engine.env import REAL, Env
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
 
@@ -19,9 +19,9 @@ SMALL = Settings(segment_bytes=128 << 10, heartbeat_s=0)
 ENGINES: tuple[type[Engine[Any, Any]], ...] = (MemoryEngine, RecordsEngine)
 
 
-def open_store(path: Path, engine: type[Engine[Any, Any]] = MemoryEngine, seams: Seams = REAL,
+def open_store(path: Path, engine: type[Engine[Any, Any]] = MemoryEngine, env: Env = REAL,
                settings: Settings = SMALL) -> Store[Any, Any]:
-    return Store.open(path, engine, settings=settings, seams=seams)
+    return Store.open(path, engine, settings=settings, env=env)
 
 
 def write(store: Store[Any, Any], seed: int, count: int = 1, size: int = 100) -> None:

@@ -32,7 +32,7 @@ def full_disk(work: Workload, say: Say, disk: Path) -> None:
             while _wrote(work, store, count):
                 count += 1
                 assert count < 5000, "the disk never was full"
-            assert not store.poisoned, f"a full disk poisoned the store: {store.committer.poison}"
+            assert not store.poisoned, f"a full disk poisoned the store: {store.group_commit.poison}"
             for _ in range(3):
                 _shows(work, store, count)
                 count += _wrote(work, store, count)

@@ -25,7 +25,7 @@ from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.builtin.wrapped.overlay import PairsEngine
 from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
-from holdfast.engine.env import REAL, Seams
+from holdfast.engine.env import REAL, Env
 from holdfast.engine.errors import Damaged, SourceUnavailable
 from holdfast.engine.source.http.limits import Limits
 from holdfast.engine.source.http.service import BackupService
@@ -77,7 +77,7 @@ def make_world(root: Path, patch: pytest.MonkeyPatch) -> World:
     """Everything there is to be taken apart, below `root`."""
     made = World(root)
     patch.setenv("XDG_RUNTIME_DIR", str(root))
-    patch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
+    patch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
     patch.setattr("holdfast.engine.source.http.server.Limits", partial(Limits, heartbeat_seconds=0.05))
     _make_small(made)
     _make_graph(made)
@@ -103,7 +103,7 @@ def _graph_content(store: Store[Any, GraphView]) -> dict[str, Any]:
 
 def _heartbeat(store: Store[Any, Any]) -> None:
     end = store.log.segments()[-1].size, store.log.complete_us
-    store.committer.heartbeat()
+    store.group_commit.heartbeat()
     assert (store.log.segments()[-1].size, store.log.complete_us) != end
 
 
@@ -172,22 +172,22 @@ def _make_graph(made: World) -> None:
         reader.advance(store.published.txid)
         made.keep("graph", "graph, open", _graph_content(store))
         reader.release()
-        assert backup.run(store.backup_uri or "", made.path("graph target"), fold=None).kind == "full"
+        assert backup.run(store.backup_uri or "", made.path("graph target"), compact=None).kind == "full"
         with store.transaction() as tx:
             tx.add_edge(tx.add_node("Late", name="late"), "KNOWS", 1)
             tx.delete_node(2, detach=True)
         _heartbeat(store)
-        assert backup.run(store.backup_uri or "", made.path("graph target"), fold=None).kind == "incremental"
+        assert backup.run(store.backup_uri or "", made.path("graph target"), compact=None).kind == "incremental"
         made.content["graph target"] = made.content["graph"] = _graph_content(store)
         _converse(store, made)
     backup.restore(made.path("graph target"), made.path("graph restored"), to_txid=8)
     with Store.open(made.path("graph restored"), GraphEngine, read_only=True) as store:
         made.content["graph restored"] = _graph_content(store)
-    made.keep("graph target", "graph retired", None)
-    with Store.open(made.path("graph retired"), GraphEngine, settings=SETTINGS) as store:
+    made.keep("graph target", "graph promoted", None)
+    with Store.open(made.path("graph promoted"), GraphEngine, settings=SETTINGS) as store:
         with store.transaction() as tx:
             tx.add_node("New", name="twin")
-        made.content["graph retired"] = _graph_content(store)
+        made.content["graph promoted"] = _graph_content(store)
 
 
 def _make_memory(made: World) -> None:
@@ -220,8 +220,8 @@ def _make_memory(made: World) -> None:
         with store.transaction() as tx:
             tx.put(b"more", b"")
             tx.delete(b"large 1")
-        report = backup.run(store, target, fold=0.0, keep_points="none")
-        assert report.folded
+        report = backup.run(store, target, compact=0.0, keep_points="none")
+        assert report.compacted
         backup.run(store, target, full=True)
         made.content["memory target"] = made.content["memory"] = content(store)
 
@@ -268,7 +268,7 @@ def _make_records(made: World) -> None:
             tx.delete(1)
         _heartbeat(store)
         made.content["records"] = content(store)
-    with Store.open(made.path("records"), RecordsEngine, settings=SETTINGS, seams=Seams(clock=SetClock())) as store:
+    with Store.open(made.path("records"), RecordsEngine, settings=SETTINGS, env=Env(clock=SetClock())) as store:
         with store.transaction() as tx:  # by a clock that has gone back to long before the heartbeat
             tx.insert(b"late")
         made.content["records"] = content(store)
@@ -293,7 +293,7 @@ def _make_pairs(made: World, name: str, engine: type[PairsEngine]) -> None:
         with store.transaction() as tx:
             tx.put(b"more", b"")
             tx.delete(b"key 1")
-        backup.run(store, made.path(f"{name} target"), engine=engine, fold=None)
+        backup.run(store, made.path(f"{name} target"), engine=engine, compact=None)
         made.content[f"{name} target"] = made.content[name] = content(store)
 
 

@@ -30,7 +30,7 @@ HEADERS = ("Content-Length: -1", "Content-Length: 5\r\nContent-Length: 6", "Cont
            "Content-Length: 10\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked, identity",
            "Transfer-Encoding: \x0bchunked", "Range: bytes=" + "0-1," * 800, "Range: bytes=99999999999999999999-",
            "Expect: 100-continue", "Upgrade: websocket\r\nConnection: Upgrade", "Connection: close",
-           "Host: a\r\nHost: b", " folded: x", "no colon", ": nameless", "X: " + "y" * 9000, "X: a\r\n b",
+           "Host: a\r\nHost: b", " compacted: x", "no colon", ": nameless", "X: " + "y" * 9000, "X: a\r\n b",
            "Content-Encoding: gzip",
            "X-\x00: 1", "Accept-Encoding: " + "gzip," * 500, "Holdfast-Instance: \x1b[2J")
 CHUNKS = (b"5\r\nhello\r\n0\r\n\r\n", b"ffffffffffffffff\r\n", b"-1\r\n\r\n", b"5;" + b"e" * 5000 + b"\r\n", b"zz\r\n",

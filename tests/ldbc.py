@@ -1,6 +1,7 @@
 """The transactions and checkers of the LDBC ACID suite, on the graph store.
 
-A transaction is a list of steps, each a call with the draft or view. `Access` takes them together, as the store means
+A transaction is a list of steps, each a call with the transaction or view. `Access` takes them together, as the store
+means
 them: all writes in one transaction, all reads from one snapshot. `Apart` is a deliberately weaker store over the same
 one: each step is a transaction, or a snapshot, by itself. Between two steps both call `between`, with which a test puts
 other transactions there; that is how each checker is seen to find its anomaly.

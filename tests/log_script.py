@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from holdfast.engine.env import Seams
+from holdfast.engine.env import Env
 from holdfast.engine.model.positions import Branch, History, origin
 from holdfast.engine.model.records import Record
-from holdfast.engine.testing.disks.quiet import SetClock, quiet_seams
+from holdfast.engine.testing.disks.quiet import SetClock, quiet_env
 from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.wal.log import Log, LogOptions
 
@@ -27,7 +27,7 @@ class Script:
 
     disk: SimDisk
     log: Log
-    seams: Seams
+    env: Env
     records: list[Record] = field(default_factory=list)
     acknowledged: list[tuple[int, int]] = field(default_factory=list)  # operations done, txid
     pruned: list[tuple[int, int]] = field(default_factory=list)  # operations done before a pruning, new base
@@ -54,8 +54,8 @@ class Script:
 
 def begin(options: LogOptions = SMALL, disk: SimDisk | None = None) -> Script:
     disk = disk or SimDisk()
-    seams = quiet_seams(disk)
-    return Script(disk, Log.create(DIRECTORY, HISTORY, START, engine="memory", options=options, seams=seams), seams)
+    env = quiet_env(disk)
+    return Script(disk, Log.create(DIRECTORY, HISTORY, START, engine="memory", options=options, env=env), env)
 
 
 @cache
@@ -84,7 +84,7 @@ def go_through(script: Script, options: LogOptions) -> None:
     script.append(payload(8, 30_000))
     script.append(payload(9, 200_000), b"ten")
     script.log.close()
-    script.log = Log.open(DIRECTORY, options=options, seams=script.seams)
+    script.log = Log.open(DIRECTORY, options=options, env=script.env)
     script.append(b"eleven")
     script.log.extend_history(script.log.history.extended(b"another branch 1", script.log.end))
     script.append(b"twelve", payload(13, 700))
@@ -92,15 +92,15 @@ def go_through(script: Script, options: LogOptions) -> None:
     script.append(b"fourteen")
     script.log.close()
     for n in (15, 16):  # in the last segment, which is small
-        script.log = Log.open(DIRECTORY, options=options, seams=script.seams)
+        script.log = Log.open(DIRECTORY, options=options, env=script.env)
         script.append(payload(n, 300))
         script.log.close()
     assert [s.last for s in script.log.segments()][-2:] == [11, 16]
 
 
 def opened(disk: SimDisk, options: LogOptions, seed: int = 1) -> Log:
-    seams = quiet_seams(disk, clock=SetClock(1_800_000_000_000_000), seed=seed)
-    return Log.open(DIRECTORY, options=options, seams=seams)
+    env = quiet_env(disk, clock=SetClock(1_800_000_000_000_000), seed=seed)
+    return Log.open(DIRECTORY, options=options, env=env)
 
 
 def assert_prefix(log: Log, script: Script, ops: int, *, grown: bytes | None = None) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.engine.env import Seams
+from holdfast.engine.env import Env
 from holdfast.engine.model.positions import Branch, History, origin
 from holdfast.engine.model.records import Record
-from holdfast.engine.testing.disks.quiet import SetClock, quiet_seams
+from holdfast.engine.testing.disks.quiet import SetClock, quiet_env
 from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.wal.log import Log, LogOptions
 
@@ -25,14 +25,14 @@ class World:
     def __init__(self, options: LogOptions = SMALL, *, step_us: int = 1000) -> None:
         self.disk = SimDisk()
         self.clock = SetClock(step_us=step_us)
-        self.seams: Seams = quiet_seams(self.disk, clock=self.clock)
+        self.env: Env = quiet_env(self.disk, clock=self.clock)
         self.options = options
-        self.log = Log.create(HERE, HISTORY, START, engine="memory", options=options, seams=self.seams)
+        self.log = Log.create(HERE, HISTORY, START, engine="memory", options=options, env=self.env)
 
     def reopen(self, *, close: bool = True) -> Log:
         if close:
             self.log.close()
-        self.log = Log.open(HERE, options=self.options, seams=self.seams)
+        self.log = Log.open(HERE, options=self.options, env=self.env)
         return self.log
 
     def commit(self, *payloads: bytes) -> list[Record]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.engine.builtin.memory import MemoryEngine
-from holdfast.engine.env import Clock, Seams
+from holdfast.engine.env import Clock, Env
 from holdfast.engine.source.http import discovery
 from holdfast.engine.source.http.client import HttpSource, connect
 from holdfast.engine.source.http.service import BackupService
@@ -33,7 +33,7 @@ class LeapingClock(Clock):
 
 def new_store(directory: Path, *, clock: Clock | None = None, service: BackupService | None = None,
               settings: Settings | None = None) -> MemoryStore:
-    return Store.open(directory, MemoryEngine, seams=Seams(clock=clock or Clock()),
+    return Store.open(directory, MemoryEngine, env=Env(clock=clock or Clock()),
                       plugins=[service or BackupService(online_backup_server="127.0.0.1:0")],
                       settings=settings or Settings(segment_bytes=128 << 10, heartbeat_s=0))
 
@@ -56,7 +56,7 @@ def client(store: MemoryStore, **options: Any) -> HttpSource:
 
 def token_of(store: MemoryStore) -> str:
     """The token, as a local client finds it."""
-    [entry] = discovery.find(store.seams.files, "127.0.0.1", port_of(store))
+    [entry] = discovery.find(store.env.files, "127.0.0.1", port_of(store))
     return entry.token
 
 

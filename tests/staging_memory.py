@@ -45,21 +45,21 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
         write_state(context, directory / _FILE, _MAGIC, 1, position, msgpack.packb({}))
 
     @classmethod
-    def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Self:
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False, at: Position | None = None) -> Self:
         context.accept_options()
         position, body = read_state(context, directory / _FILE, _MAGIC, 1)
-        return cls(directory, context, msgpack.unpackb(body), adopt or position)
+        return cls(directory, context, msgpack.unpackb(body), at or position)
 
     def __init__(self, directory: Path, context: Context, state: dict[bytes, bytes], position: Position) -> None:
         self._directory = directory
         self._context = context
-        self._seams = context.seams
+        self._env = context.env
         self._position = position
         self._published: tuple[dict[bytes, bytes], Position] = state, position  # replaced as one, never changed
         self._newest: tuple[dict[bytes, bytes], Position] = state, position
         self._waiting: deque[Record] = deque()
         self._pending: Any = 0
-        self._file_lock = context.seams.scheduler.lock()  # so that an image is of the position that it says
+        self._file_lock = context.env.scheduler.lock()  # so that an image is of the position that it says
 
     @property
     def position(self) -> Position:
@@ -68,7 +68,7 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
     def begin(self) -> MemoryTransaction:
         return MemoryTransaction(self._newest[0])
 
-    def stage(self, record: Record, draft: MemoryTransaction) -> None:
+    def stage(self, record: Record, tx: MemoryTransaction) -> None:
         self._newest = _changed(self._newest[0], record), record.position
         self._pending += len(record.payload)
         self._waiting.append(record)
@@ -103,7 +103,7 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
         return b"bulk"
 
     def apply_bulk(self, record: Record, path: Path) -> None:
-        content = self._seams.files.read(path)[: -TRAILER.size]
+        content = self._env.files.read(path)[: -TRAILER.size]
         unpacker = msgpack.Unpacker()
         unpacker.feed(content)
         state = {**self._published[0], **dict(unpacker)}
@@ -125,7 +125,7 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
 
     def image(self) -> Image:
         with self._file_lock:
-            return FileImage(self._seams, self._directory, (_FILE,), self._position)
+            return FileImage(self._env, self._directory, (_FILE,), self._position)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -30,7 +30,7 @@ class Kind:
     shown: Callable[[Any], set[int]]
 
     @property
-    def stages(self) -> bool:
+    def watermarks(self) -> bool:
         return issubclass(self.engine, StagingEngine)
 
     def open(self, directory: Path, **kwargs: Any) -> Store[Any, Any]:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import backup
-from holdfast.engine.env import Seams, Task
+from holdfast.engine.env import Env, Task
 from holdfast.engine.errors import HoldfastError, TargetInvalid
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store.store import Store
 from holdfast.engine.testing import Workload, current_profile
 from holdfast.engine.testing.crashed.scripted import SETTINGS, Run
-from holdfast.engine.testing.disks.quiet import QuietScheduler, quiet_seams
+from holdfast.engine.testing.disks.quiet import QuietScheduler, quiet_env
 from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.testing.disks.simfates import Dropped, power_cuts
 from holdfast.engine.testing.disks.simfaults import DiskFault, Injected, faults_of
@@ -86,8 +86,8 @@ class World:
         """The source's store was opened."""
         self.local = KeptLeases(self.source.store)
 
-    def seams(self, disk: SimDisk) -> Seams:
-        return replace(quiet_seams(disk, seed=7), scheduler=TargetScheduler())
+    def env(self, disk: SimDisk) -> Env:
+        return replace(quiet_env(disk, seed=7), scheduler=TargetScheduler())
 
     def write(self, count: int = 1) -> None:
         for _ in range(count):
@@ -97,13 +97,13 @@ class World:
     def back_up(self, disk: SimDisk | None = None, **how: Any) -> backup.Report:
         """A run to its end; on this world's disk, without another."""
         how.setdefault("keep_points", self.keep)
-        report = backup.run(self.local, TARGET, engine=self.work.engine, seams=self.seams(disk or self.disk), **how)
+        report = backup.run(self.local, TARGET, engine=self.work.engine, env=self.env(disk or self.disk), **how)
         if disk is None:
             self.acked = report.to_txid
         return report
 
     def restore(self, disk: SimDisk, **how: Any) -> backup.RestoreReport:
-        return backup.restore(TARGET, DEST, engine=self.work.engine, seams=self.seams(disk), **how)
+        return backup.restore(TARGET, DEST, engine=self.work.engine, env=self.env(disk), **how)
 
     # --- what is there ---------------------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class World:
         """The target is a backup, is verified, and shows the model at its end, which is returned; or none is there,
         which is right only where no run has returned."""
         try:
-            report = backup.verify(TARGET, engine=self.work.engine, seams=self.seams(disk))
+            report = backup.verify(TARGET, engine=self.work.engine, env=self.env(disk))
         except TargetInvalid:
             if least is None:
                 return None
@@ -124,7 +124,7 @@ class World:
     def shows(self, disk: SimDisk, path: Path, txid: int, **how: Any) -> Store[Any, Any]:
         """A store there is at `txid` and shows its model."""
         store: Store[Any, Any] = Store.open(path, self.work.engine, create=False, settings=SETTINGS,
-                                            seams=self.seams(disk), **how)
+                                            env=self.env(disk), **how)
         assert store.published.txid == txid, f"{path} ends at transaction {store.published.txid}, not {txid}"
         with store.snapshot() as view:
             expected = self.work.expected(self.source.models[txid])

@@ -1,4 +1,4 @@
-"""Bulk loads in backups: the attachment is copied before the record that names it, checked, replayed, and folded."""
+"""Bulk loads in backups: the attachment is copied before the record that names it, checked, replayed, and compacted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from holdfast import backup
 from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource, full_disk
 from holdfast.engine.builtin.memory import MemoryEngine, MemoryTransaction, MemoryView
 from holdfast.engine.contract.engine import BulkEngine
-from holdfast.engine.env import Files, Seams
+from holdfast.engine.env import Env, Files
 from holdfast.engine.errors import Damaged, DiskFull, SettingError, SourceUnavailable
 from holdfast.engine.model.records import Record
 from holdfast.engine.source.local import LocalSource
@@ -102,10 +102,10 @@ def test_source_or_disk_fails_at_every_point(store: Store[Any, Any], tmp_path: P
         dying = Nth(n, lambda: SourceUnavailable("gone")) if kind == "source" else Nth(0, Killed)
         files = {"source": Files(), "kill": DyingDisk(fail_at=n), "full": full_disk(n)}[kind]
         try:
-            backup.run(WatchedSource(LocalSource(store), dying), target, seams=Seams(files=files), fold=None)
+            backup.run(WatchedSource(LocalSource(store), dying), target, env=Env(files=files), compact=None)
         except (SourceUnavailable, Killed, DiskFull):
             assert backup.verify(target, engine=BulkMemory).bounds.last in range(5, 17)
-            backup.run(store, target, fold=None)
+            backup.run(store, target, compact=None)
             assert_whole(target, store)
             return True
         assert_whole(target, store)
@@ -116,9 +116,9 @@ def test_source_or_disk_fails_at_every_point(store: Store[Any, Any], tmp_path: P
         assert tried > 7
 
 
-def test_folds(store: Store[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
-    assert backup.run(store, tmp_path / "target", fold=0.0, keep_points="none").folded
+def test_compacts(store: Store[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
+    assert backup.run(store, tmp_path / "target", compact=0.0, keep_points="none").compacted
     assert not list((tmp_path / "target").glob("gen-*/log/attachments/*"))
     assert_whole(tmp_path / "target", store)
 

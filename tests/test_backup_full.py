@@ -20,7 +20,7 @@ from holdfast.engine.builtin.memory import MemoryEngine, MemoryView
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
 from holdfast.engine.contract.engine import Engine
 from holdfast.engine.contract.image import ImageFile
-from holdfast.engine.env import REAL, Files, Seams
+from holdfast.engine.env import REAL, Env, Files
 from holdfast.engine.errors import (
     ClusterUnavailable,
     DiskFull,
@@ -34,7 +34,7 @@ from holdfast.engine.errors import (
     SourceUnavailable,
     StoreLocked,
     TargetInvalid,
-    TargetRetired,
+    TargetPromoted,
     UnsupportedFormat,
 )
 from holdfast.engine.model import document
@@ -75,7 +75,7 @@ def test_full(store: Store[Any, Any], tmp_path: Path) -> None:
     report = backup.run(store, target)
     assert (report.kind, report.from_txid, report.to_txid, report.verified) == ("full", 0, 30, True)
     assert report.bounds.last == 30
-    assert report.target_id in [c.id for c in store.log.consumers.list()]
+    assert report.target_id in [c.id for c in store.log.slots.list()]
     assert leases(store) == 0
     assert beside(target) == ["store", "target"], "no scratch copy stays"
     assert sorted(p.name for p in target.iterdir()) == ["CURRENT", "LOCK", "STORE", "gen-000001"]
@@ -179,7 +179,7 @@ def test_disk_full_at_every_write(store: Store[Any, Any], tmp_path: Path) -> Non
     for n in count(1):
         target, disk = tmp_path / f"target{n}", full_disk(n)
         try:
-            backup.run(store, target, seams=Seams(files=disk))
+            backup.run(store, target, env=Env(files=disk))
         except DiskFull:
             assert leases(store) == 0
             assert not target.exists() or not [p for p in target.iterdir() if "partial" in p.name]
@@ -197,7 +197,7 @@ def test_no_room_is_known_before_the_first_byte(store: Store[Any, Any], tmp_path
 
     reads = Nth(0, Killed, "image")
     with pytest.raises(DiskFull, match="1,000 left"):
-        backup.run(WatchedSource(LocalSource(store), reads), tmp_path / "target", seams=Seams(files=Small()))
+        backup.run(WatchedSource(LocalSource(store), reads), tmp_path / "target", env=Env(files=Small()))
     assert reads.count == 0
 
 
@@ -205,7 +205,7 @@ def test_killed_at_every_step(store: Store[Any, Any], tmp_path: Path) -> None:
     for n in count(1):
         target, disk = tmp_path / f"target{n}", DyingDisk(fail_at=n)
         try:
-            backup.run(store, target, seams=Seams(files=disk))
+            backup.run(store, target, env=Env(files=disk))
         except Killed:
             if Layout(target, Files()).is_store():
                 assert backup.verify(target).bounds.last == 30, "what is in force is whole"
@@ -298,10 +298,10 @@ def test_refuses_a_target_that_was_opened_for_writing(store: Store[Any, Any], tm
         assert len(twin.history.branches) == len(store.history.branches) + 1
     before = tree(tmp_path / "target")
     for refused in (backup.run, lambda s, t: backup.verify(t), lambda s, t: backup.restore(t, tmp_path / "r")):
-        with pytest.raises(TargetRetired, match="opened for writing at 20"):
+        with pytest.raises(TargetPromoted, match="opened for writing at 20"):
             refused(store, tmp_path / "target")
     assert tree(tmp_path / "target") == before
-    assert backup.info(tmp_path / "target").kind == "retired backup"
+    assert backup.info(tmp_path / "target").kind == "promoted backup"
 
 
 def test_an_opening_for_writing_that_fails_leaves_the_backup(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_an_opening_for_writing_that_fails_leaves_the_backup(tmp_path: Path) -> 
                 tx.put(b"%d" % n, b"value")
         backup.run(store, tmp_path / "target")
     with pytest.raises(DiskFull):
-        Store.open(tmp_path / "target", SqliteEngine, settings=SMALL, seams=Seams(files=full_disk(1)))
+        Store.open(tmp_path / "target", SqliteEngine, settings=SMALL, env=Env(files=full_disk(1)))
     with pytest.raises(InvalidInput, match="unknown engine option"):
         Store.open(tmp_path / "target", SqliteEngine, settings=SMALL, options={"cache": 1})
     assert backup.verify(tmp_path / "target").bounds.last == 5
@@ -383,7 +383,7 @@ def test_expected_store(store: Store[Any, Any], tmp_path: Path) -> None:
 
 
 def test_bad_arguments(store: Store[Any, Any], tmp_path: Path) -> None:
-    for wrong in ({"fold": -1.0}, {"timeout": 0.0}, {"lease_ttl": 0.0}, {"fold": math.nan}, {"timeout": math.nan},
+    for wrong in ({"compact": -1.0}, {"timeout": 0.0}, {"lease_ttl": 0.0}, {"compact": math.nan}, {"timeout": math.nan},
                   {"lease_ttl": math.inf}, {"timeout": "5"}):
         with pytest.raises(SettingError):
             backup.run(store, tmp_path / "target", **wrong)
@@ -427,15 +427,16 @@ def test_moving_image_is_told_from_a_stable_one(tmp_path: Path) -> None:
             manifest = Manifest.read(Files(), Layout(tmp_path / f"{kind.name}.bak", Files()).current())
             assert manifest is not None
             assert manifest.moving == (kind is RecordsEngine)
-            assert report.bounds.first == (manifest.p1 if manifest.moving else manifest.p0).txid
+            first = manifest.consistent_from if manifest.moving else manifest.image_position
+            assert report.bounds.first == first.txid
 
 
 def test_io_error_is_itself(store: Store[Any, Any], tmp_path: Path) -> None:
     broken = DyingDisk(9, lambda: OSError(errno.EIO, "Input/output error"),
                        frozenset({"datasync", "sync", "sync_directory"}))
     with pytest.raises(OSError, match="Input/output"):
-        backup.run(store, tmp_path / "target", seams=Seams(files=broken))
-    assert backup.run(store, tmp_path / "target", seams=REAL).to_txid == 30
+        backup.run(store, tmp_path / "target", env=Env(files=broken))
+    assert backup.run(store, tmp_path / "target", env=REAL).to_txid == 30
 
 
 def test_a_store_with_larger_transactions_is_backed_up_if_it_is_known_for_them(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Incremental backups: what they append, what they refuse, falling back to a full, folding, and dying half-way."""
+"""Incremental backups: what they append, what they refuse, falling back to a full, compaction, and dying half-way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.contract.engine import Engine
-from holdfast.engine.env import Files, Seams
+from holdfast.engine.env import Env, Files
 from holdfast.engine.errors import (
     AheadOfSource,
     Damaged,
@@ -59,8 +59,8 @@ def assert_whole(target: Path, store: Store[Any, Any]) -> None:
 
 def pruned(store: Store[Any, Any]) -> None:
     """Make the store forget log that the target still needs."""
-    for consumer in store.log.consumers.list():
-        store.log.consumers.drop(consumer.id)
+    for slot in store.log.slots.list():
+        store.log.slots.drop(slot.id)
     store.checkpoint()
     write(store, 9, 2, size=90_000)
     store.checkpoint()
@@ -78,8 +78,8 @@ def test_appends_what_is_new(store: Store[Any, Any], tmp_path: Path) -> None:
     again = backup.run(store, tmp_path / "target")
     assert (again.from_txid, again.to_txid, again.transactions) == (35, 35, 0)
     assert again.bounds.complete_until_us >= report.bounds.complete_until_us
-    consumer = next(c for c in store.log.consumers.list() if c.id == report.target_id)
-    assert consumer.position.txid == 35
+    slot = next(c for c in store.log.slots.list() if c.id == report.target_id)
+    assert slot.position.txid == 35
     assert LocalSource(store).leases() == []
     runs = backup.info(tmp_path / "target").runs
     assert [(r["kind"], r["from"], r["to"]) for r in runs] == [
@@ -140,7 +140,7 @@ def test_killed_at_every_step(store: Store[Any, Any], tmp_path: Path) -> None:
         target = tmp_path / f"target{n}"
         shutil.copytree(tmp_path / "target", target)
         try:
-            backup.run(store, target, seams=Seams(files=DyingDisk(fail_at=n)))
+            backup.run(store, target, env=Env(files=DyingDisk(fail_at=n)))
         except Killed:
             assert backup.verify(target).bounds.last in range(20, 36)
             assert backup.run(store, target).to_txid == 35
@@ -155,7 +155,7 @@ def test_disk_full_at_every_write(store: Store[Any, Any], tmp_path: Path) -> Non
         target = tmp_path / f"target{n}"
         shutil.copytree(tmp_path / "target", target)
         try:
-            backup.run(store, target, seams=Seams(files=full_disk(n)))
+            backup.run(store, target, env=Env(files=full_disk(n)))
         except DiskFull:
             assert backup.verify(target).bounds.last in range(20, 36)
             assert backup.run(store, target).to_txid == 35
@@ -265,7 +265,7 @@ def test_fallback_that_dies_keeps_the_old_backup(store: Store[Any, Any], tmp_pat
         target = tmp_path / f"target{n}"
         shutil.copytree(tmp_path / "target", target)
         try:
-            backup.run(store, target, seams=Seams(files=DyingDisk(fail_at=n)))
+            backup.run(store, target, env=Env(files=DyingDisk(fail_at=n)))
         except Killed:
             assert backup.verify(target).digest in (old.hex(), digest(store).hex())
             assert backup.run(store, target).to_txid == store.published.txid
@@ -301,22 +301,23 @@ def test_target_that_lost_log_is_damaged(store: Store[Any, Any], tmp_path: Path)
             use()
 
 
-# --- folding ---------------------------------------------------------------------------------------------------------
+# --- compaction
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_folds_a_log_that_has_outgrown_its_image(store: Store[Any, Any], tmp_path: Path,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
-    assert not backup.run(store, tmp_path / "target", fold=None).folded
-    report = backup.run(store, tmp_path / "target", fold=0.0, keep_points="none")
-    assert report.folded
+    monkeypatch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
+    assert not backup.run(store, tmp_path / "target", compact=None).compacted
+    report = backup.run(store, tmp_path / "target", compact=0.0, keep_points="none")
+    assert report.compacted
     assert (report.bounds.first, report.bounds.last) == (35, 35)
     assert "no longer restores to transaction" in str(report)
     assert_whole(tmp_path / "target", store)
     with pytest.raises(RestorePointOutOfRange):
         backup.restore(tmp_path / "target", tmp_path / "r", to_txid=34)
     write(store, 4, 5)
-    report = backup.run(store, tmp_path / "target", fold=None)
+    report = backup.run(store, tmp_path / "target", compact=None)
     assert (report.kind, report.from_txid, report.to_txid) == ("incremental", 35, 40)
     assert_whole(tmp_path / "target", store)
     backup.restore(tmp_path / "target", tmp_path / "r", to_txid=37)
@@ -325,39 +326,39 @@ def test_folds_a_log_that_has_outgrown_its_image(store: Store[Any, Any], tmp_pat
                                                                          "incremental"]
 
 
-def test_a_fold_that_dies_keeps_the_backup(store: Store[Any, Any], tmp_path: Path,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
+def test_a_compact_that_dies_keeps_the_backup(store: Store[Any, Any], tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
     for n in count(1, 3):
         target = tmp_path / f"target{n}"
         shutil.copytree(tmp_path / "target", target)
         try:
-            backup.run(store, target, fold=0.0, keep_points="none", seams=Seams(files=DyingDisk(fail_at=n)))
+            backup.run(store, target, compact=0.0, keep_points="none", env=Env(files=DyingDisk(fail_at=n)))
         except Killed:
             assert backup.verify(target).bounds.last in range(20, 36)
-            assert backup.run(store, target, fold=0.0, keep_points="none").folded
+            assert backup.run(store, target, compact=0.0, keep_points="none").compacted
             assert_whole(target, store)
         else:
             break
     assert n > 30
 
 
-def test_no_room_to_fold_is_told(store: Store[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
+def test_no_room_to_compact_is_told(store: Store[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
 
     class Small(Files):
         def free(self, path: Path) -> int:
             return 1000
 
-    report = backup.run(store, tmp_path / "target", fold=0.0, keep_points="none", seams=Seams(files=Small()))
-    assert not report.folded
-    assert "could not be folded" in str(report)
+    report = backup.run(store, tmp_path / "target", compact=0.0, keep_points="none", env=Env(files=Small()))
+    assert not report.compacted
+    assert "could not be compacted" in str(report)
     assert_whole(tmp_path / "target", store)
 
 
-def test_an_inconsistent_fold_is_an_error_and_keeps_the_backup(store: Store[Any, Any], tmp_path: Path,
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
+def test_an_inconsistent_compact_is_an_error_and_keeps_the_backup(store: Store[Any, Any], tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
 
     def wrong(*args: Any) -> None:
         raise Inconsistent("all wrong")
@@ -365,16 +366,17 @@ def test_an_inconsistent_fold_is_an_error_and_keeps_the_backup(store: Store[Any,
     with monkeypatch.context() as patch:
         patch.setattr("holdfast.backup.incremental.check", wrong)
         with pytest.raises(Inconsistent):
-            backup.run(store, tmp_path / "target", fold=0.0, keep_points="none")
+            backup.run(store, tmp_path / "target", compact=0.0, keep_points="none")
     assert_whole(tmp_path / "target", store)
     assert backup.info(tmp_path / "target").bounds.first <= 20
 
 
-def test_another_engine_does_not_fold(store: Store[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
+def test_another_engine_does_not_compact(store: Store[Any, Any], tmp_path: Path,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
     other = MemoryEngine if type(store.engine) is RecordsEngine else RecordsEngine
     with pytest.raises(WrongEngine):
-        backup.run(store, tmp_path / "target", fold=0.0, keep_points="none", engine=other)
+        backup.run(store, tmp_path / "target", compact=0.0, keep_points="none", engine=other)
 
 
 def test_manifest_remembers_a_bounded_number_of_runs(store: Store[Any, Any], tmp_path: Path,

@@ -1,4 +1,4 @@
-"""Restore points that are kept for a period: over a fold, and over a full backup in the place of an incremental.
+"""Restore points that are kept for a period: over a compaction, and over a full backup in the place of an incremental.
 
 Both took every earlier point away, with exit 0 and a line on standard output."""
 
@@ -14,7 +14,7 @@ from backup_worlds import SMALL, digest, digest_at, open_store, tree, write
 from holdfast import backup
 from holdfast.backup.testing.world import moment
 from holdfast.engine.builtin.memory import MemoryEngine
-from holdfast.engine.env import Files, Seams
+from holdfast.engine.env import Env, Files
 from holdfast.engine.errors import Damaged, InvalidInput, RestorePointOutOfRange, SettingError
 from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.quiet import SetClock
@@ -28,8 +28,8 @@ class Kept:
     def __init__(self, root: Path, files: Files | None = None) -> None:
         self.root, self.target = root, root / "target"
         self.clock = SetClock()
-        self.seams = Seams(clock=self.clock, files=files or Files())
-        self.store = open_store(root / "store", MemoryEngine, Seams(clock=self.clock))
+        self.env = Env(clock=self.clock, files=files or Files())
+        self.store = open_store(root / "store", MemoryEngine, Env(clock=self.clock))
         self.digests = {0: digest(self.store)}
         self.times: dict[int, int] = {}
 
@@ -41,7 +41,7 @@ class Kept:
             self.digests[txid], self.times[txid] = digest(self.store), self.store.log.time_of(txid)
 
     def back_up(self, **how: Any) -> backup.Report:
-        return backup.run(self.store, self.target, seams=self.seams, **how)
+        return backup.run(self.store, self.target, env=self.env, **how)
 
     def lose_log(self) -> None:
         """What the next incremental needs is gone at the source."""
@@ -49,8 +49,8 @@ class Kept:
         self.split()
         self.add()
         self.store.checkpoint()
-        for consumer in self.store.log.consumers.list():
-            self.store.log.consumers.drop(consumer.id)
+        for slot in self.store.log.slots.list():
+            self.store.log.slots.drop(slot.id)
         self.store.log.prune(self.store.log.segments()[:-1])
 
     def split(self) -> None:
@@ -65,12 +65,12 @@ class Kept:
             place = self.root / f"restored-{txid}-{at}"
             if any(low <= txid <= high for low, high in bounds.gaps):
                 with pytest.raises(RestorePointOutOfRange, match="but not to"):
-                    backup.restore(self.target, place, seams=self.seams, **how)
+                    backup.restore(self.target, place, env=self.env, **how)
                 continue
-            assert backup.restore(self.target, place, seams=self.seams, **how).txid == txid
+            assert backup.restore(self.target, place, env=self.env, **how).txid == txid
             assert digest_at(place, MemoryEngine) == self.digests[txid]
-            Seams().files.remove_tree(place)
-        assert backup.verify(self.target, seams=self.seams).bounds == bounds
+            Env().files.remove_tree(place)
+        assert backup.verify(self.target, env=self.env).bounds == bounds
         return bounds
 
 
@@ -102,8 +102,8 @@ def test_a_full_backup_in_anothers_place_keeps_its_points(it: Kept) -> None:
     assert [one["last"] for one in backup.info(it.target).older] == [3]
     assert "kept     gen-000001, for transaction 0 to 3" in str(backup.info(it.target))
     with pytest.raises(RestorePointOutOfRange):
-        backup.restore(it.target, it.root / "between", at=moment(it.times[4]), seams=it.seams)
-    assert backup.restore(it.target, it.root / "old", at=moment(it.times[2]), seams=it.seams).txid == 2
+        backup.restore(it.target, it.root / "between", at=moment(it.times[4]), env=it.env)
+    assert backup.restore(it.target, it.root / "old", at=moment(it.times[2]), env=it.env).txid == 2
 
 
 def test_points_go_when_they_are_older_than_the_period(it: Kept) -> None:
@@ -116,7 +116,7 @@ def test_points_go_when_they_are_older_than_the_period(it: Kept) -> None:
     it.add()
     ahead = SetClock()
     ahead.time_us = it.clock.time_us + 400 * DAY
-    report = backup.run(it.store, it.target, seams=Seams(clock=ahead))
+    report = backup.run(it.store, it.target, env=Env(clock=ahead))
     assert (report.dropped, len(generations(it.target))) == ((), 2)
     it.clock.time_us += 2 * DAY
     it.add()
@@ -150,24 +150,24 @@ def _five_days(it: Kept) -> None:
         it.add(2)
         it.split()
         it.clock.time_us += DAY
-        it.back_up(fold=None)
+        it.back_up(compact=None)
     it.add()
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_fold_takes_only_what_is_older_than_the_period(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                         links: bool) -> None:
+def test_a_compact_takes_only_what_is_older_than_the_period(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                            links: bool) -> None:
     class NoLinks(Files):
         def link(self, old: Path, new: Path) -> None:
             raise PermissionError("no links here")
 
-    monkeypatch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
+    monkeypatch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
     it = Kept(tmp_path, Files() if links else NoLinks())
     _five_days(it)
-    was = it.back_up(fold=None).bounds
-    assert not it.back_up(fold=0.0).folded, "nothing is 7 days old"
-    report = it.back_up(fold=0.0, keep_points="60 hours")
-    assert report.folded
+    was = it.back_up(compact=None).bounds
+    assert not it.back_up(compact=0.0).compacted, "nothing is 7 days old"
+    report = it.back_up(compact=0.0, keep_points="60 hours")
+    assert report.compacted
     assert was.first < report.bounds.first
     assert it.times[report.bounds.first] < it.clock.time_us - 2.5 * DAY <= it.times[report.bounds.first + 1]
     assert report.dropped == ((was.first, report.bounds.first - 1),)
@@ -177,10 +177,10 @@ def test_a_fold_takes_only_what_is_older_than_the_period(tmp_path: Path, monkeyp
     it.compare(at=True)
     it.add(2)
     it.split()
-    report = it.back_up(fold=0.0, keep_points="60 hours")
-    assert (report.kind, report.transactions, report.folded) == ("incremental", 2, False)
+    report = it.back_up(compact=0.0, keep_points="60 hours")
+    assert (report.kind, report.transactions, report.compacted) == ("incremental", 2, False)
     it.compare()
-    assert it.back_up(fold=0.0, keep_points="none").bounds.first == report.bounds.last
+    assert it.back_up(compact=0.0, keep_points="none").bounds.first == report.bounds.last
     it.store.close()
 
 
@@ -200,12 +200,12 @@ def test_a_damaged_generation_stays_and_is_named(it: Kept) -> None:
     assert "gen-000001, which was in force, is damaged" in str(report)
     assert (report.dropped, report.lost) == (((0, 4),), True)
     assert report.bounds.gaps == ()
-    assert "was not looked at" in str(backup.verify(it.target, seams=it.seams))
+    assert "was not looked at" in str(backup.verify(it.target, env=it.env))
     assert "damaged: " in str(backup.info(it.target))
     with pytest.raises(Damaged):
-        backup.restore(it.target, it.root / "restored", to_txid=3, seams=it.seams)
+        backup.restore(it.target, it.root / "restored", to_txid=3, env=it.env)
     image.write_bytes(whole)
-    assert backup.restore(it.target, it.root / "restored", to_txid=3, seams=it.seams).txid == 3
+    assert backup.restore(it.target, it.root / "restored", to_txid=3, env=it.env).txid == 3
 
 
 def test_an_opening_that_fails_costs_no_points(it: Kept) -> None:

@@ -71,12 +71,12 @@ def test_a_ruined_target_takes_no_log(tmp_path: Path, taken: tuple[object, Path]
     RUINS[ruin](target)
     before = tree(target)
     with open_store(tmp_path / "store", MemoryEngine) as store:
-        known = store.log.consumers.list()
+        known = store.log.slots.list()
         with pytest.raises(Damaged) as told:
             backup.run(store, target)
         assert "--full" in told.value.hint
         assert {**tree(target), "LOCK": before["LOCK"]} == before
-        assert [c.position for c in store.log.consumers.list()] == [c.position for c in known]
+        assert [c.position for c in store.log.slots.list()] == [c.position for c in known]
         report = backup.run(store, target, full=True)
         assert (report.kind, report.to_txid) == ("full", store.published.txid)
         write(store, 20)

@@ -19,7 +19,7 @@ from backup_worlds import digest, digest_at, open_store, tree, write
 from holdfast import backup
 from holdfast.backup.testing.faults import WatchedSource
 from holdfast.engine.builtin.memory import MemoryEngine
-from holdfast.engine.env import Directory, Files, Seams
+from holdfast.engine.env import Directory, Env, Files
 from holdfast.engine.errors import DirectoryMoved
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store.store import Store
@@ -107,11 +107,11 @@ def test_wherever_in_a_run_it_is(store: Store[Any, Any], other: Path, tmp_path: 
     """Before each use of a name. What is there then is not touched, and what was moved is gone on with."""
     before, moved, target = tree(other), tmp_path / "moved", tmp_path / "target"
 
-    def moves(run: Callable[[Seams], object], path: Path) -> Iterator[int]:
+    def moves(run: Callable[[Env], object], path: Path) -> Iterator[int]:
         for at in range(1, 1000):
             moving = Moving(path, other, at, str(path))
             try:
-                run(Seams(files=Looked(moving)))
+                run(Env(files=Looked(moving)))
             except DirectoryMoved:
                 assert moving.done
             if not moving.done:
@@ -121,23 +121,23 @@ def test_wherever_in_a_run_it_is(store: Store[Any, Any], other: Path, tmp_path: 
             os.rename(path, other)
             os.rename(moved, path)
 
-    def restore_anew(seams: Seams) -> None:
+    def restore_anew(env: Env) -> None:
         shutil.rmtree(tmp_path / "restored", ignore_errors=True)
-        backup.restore(target, tmp_path / "restored", seams=seams)
+        backup.restore(target, tmp_path / "restored", env=env)
 
-    ways: list[tuple[Callable[[Seams], object], Path]] = [
-        (lambda seams: backup.run(store, target, seams=seams), target),
-        (lambda seams: backup.run(store, target, seams=seams), target),
-        (lambda seams: backup.run(store, target, full=True, keep_points="none", seams=seams), target),
-        (lambda seams: backup.verify(target, seams=seams), target),
+    ways: list[tuple[Callable[[Env], object], Path]] = [
+        (lambda env: backup.run(store, target, env=env), target),
+        (lambda env: backup.run(store, target, env=env), target),
+        (lambda env: backup.run(store, target, full=True, keep_points="none", env=env), target),
+        (lambda env: backup.verify(target, env=env), target),
         (restore_anew, tmp_path / "restored"),
-        (lambda seams: backup.restore(target, tmp_path / "restored", force=True, seams=seams), tmp_path / "restored")]
+        (lambda env: backup.restore(target, tmp_path / "restored", force=True, env=env), tmp_path / "restored")]
     for number, (run, path) in enumerate(ways):
         if number < 3:
             write(store, 5 + number, 5)
         count = sum(1 for _ in moves(run, path))
         assert count >= 2
-        run(Seams())
+        run(Env())
     assert digest_at(target, MemoryEngine) == digest(store)
     assert digest_at(tmp_path / "restored", MemoryEngine) == digest(store)
 

@@ -18,7 +18,7 @@ from holdfast.backup.target import held_for_reading
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
-from holdfast.engine.env import REAL, Files, Seams
+from holdfast.engine.env import REAL, Env, Files
 from holdfast.engine.errors import RestorePointOutOfRange, SettingError, StoreLocked, TargetInvalid, Unsupported
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store.layout import Layout
@@ -78,9 +78,9 @@ def test_a_forced_restore_at_a_mount_point_is_made_in_it(tmp_path: Path) -> None
         expected = digest(store)
         write(store, 1, 2)
     names = sorted(os.listdir(tmp_path))
-    seams = Seams(files=Mounted(dest))
+    env = Env(files=Mounted(dest))
     for _ in range(2):
-        report = backup.restore(tmp_path / "target", dest, force=True, seams=seams)
+        report = backup.restore(tmp_path / "target", dest, force=True, env=env)
         assert report.txid == 5
         assert digest_at(dest, MemoryEngine) == expected
         assert len([p for p in dest.iterdir() if p.name.startswith("gen-")]) == 1
@@ -99,7 +99,7 @@ def test_another_store_at_a_mount_point_is_not_replaced(tmp_path: Path) -> None:
         backup.run(store, tmp_path / "target")
     before = tree(dest)
     with pytest.raises(Unsupported, match="holds another store"):
-        backup.restore(tmp_path / "target", dest, force=True, seams=Seams(files=Mounted(dest)))
+        backup.restore(tmp_path / "target", dest, force=True, env=Env(files=Mounted(dest)))
     assert {**tree(dest), "LOCK": before["LOCK"]} == before
 
 
@@ -116,7 +116,7 @@ def test_a_forced_restore_at_a_mount_point_is_cut_off() -> None:
     found = set()
     for left, done in world.crashes(lambda disk: world.restore(disk, force=True), 4):
         left.mounts.add(DEST)
-        with Store.open(DEST, world.work.engine, create=False, read_only=True, seams=world.seams(left)) as store:
+        with Store.open(DEST, world.work.engine, create=False, read_only=True, env=world.env(left)) as store:
             found.add(store.published.txid)
             assert store.published.txid in ((end,) if done else (end - 1, end))
         world.shows(left, DEST, store.published.txid, read_only=True).close()
@@ -255,10 +255,10 @@ def test_a_target_need_not_be_registered(tmp_path: Path) -> None:
         backup.run(store, tmp_path / "target", register=False)
         write(store, 1, 1)
         assert backup.run(store, tmp_path / "target", register=False).kind == "incremental"
-        assert not store.log.consumers.list()
+        assert not store.log.slots.list()
         with LocalSource(store) as source:
             backup.run(source, tmp_path / "target")
-        assert len(store.log.consumers.list()) == 1
+        assert len(store.log.slots.list()) == 1
 
 
 def test_a_time_before_the_store_was_made_is_refused(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from holdfast.engine.contract.image import Image
 from holdfast.engine.errors import SettingError
 from holdfast.engine.model.positions import Position
 from holdfast.engine.testing import PROFILES, STAGING, Contract, EngineContract, KeyValues, Operation, Workload, check
-from holdfast.engine.testing.alone.drafts import AloneChecks
+from holdfast.engine.testing.alone.transactions import AloneChecks
 from holdfast.engine.testing.report import check_engine, installed_contracts
 from holdfast.engine.toolkit.file_image import FileImage
 from holdfast.replay.testing import ReplayContract
@@ -178,7 +178,7 @@ class Wordless(KeyValues):
 
 
 def test_a_fault_without_words_is_told_by_its_line() -> None:
-    name = "test_a_rolled_back_draft_leaves_nothing"
+    name = "test_a_rolled_back_transaction_leaves_nothing"
     contract = type("Quiet", (AloneChecks,), {"quiet": True, "checks": classmethod(lambda cls: [name])})
     (fault,) = check_engine(Wordless(MemoryEngine, put=MemoryTransaction.put, items=MemoryView.items),
                             [contract]).faults
@@ -190,13 +190,13 @@ class Marked(MemoryEngine):
 
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
-        context.seams.files.write_durably(directory / "LOCK", b"")
+        context.env.files.write_durably(directory / "LOCK", b"")
         super().create(directory, position, context)
 
     def image(self) -> Image:
         image = super().image()
         image.close()
-        return FileImage(self._seams, self._directory, ["LOCK", *(file.name for file in image.files)], image.position)
+        return FileImage(self._env, self._directory, ["LOCK", *(file.name for file in image.files)], image.position)
 
 
 def test_an_empty_file_in_an_image_is_no_fault() -> None:

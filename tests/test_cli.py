@@ -240,8 +240,8 @@ def test_serve_makes_a_store_or_takes_a_backup_over_when_told_to(tmp_path: Path)
     with serving(tmp_path / "store", "--create", "--engine", "memory") as ready:
         assert ready["engine"] == "memory"
         told("backup", ready["backup_uri"], tmp_path / "target")
-    with serving(tmp_path / "target", "--retire"):
-        assert backup.info(tmp_path / "target").kind == "retired backup"
+    with serving(tmp_path / "target", "--promote"):
+        assert backup.info(tmp_path / "target").kind == "promoted backup"
     with serving(tmp_path / "target") as ready:
         assert ready["engine"] == "memory", "it is a store like any other now"
 

@@ -1,4 +1,4 @@
-"""The contract suites on an engine whose workload compares everything that a draft answers with the model."""
+"""The contract suites on an engine whose workload compares everything that a transaction answers with the model."""
 
 from __future__ import annotations
 

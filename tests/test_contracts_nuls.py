@@ -65,8 +65,8 @@ def _with(work: type[_Records | _Journal | _Graph], nuls: int) -> Workload:
 MADE: dict[str, Callable[[int], Workload]] = {
     "memory": lambda nuls: _keyed(nuls, MemoryEngine),
     "staging": lambda nuls: _keyed(nuls, StagingMemory),
-    "sqlite": lambda nuls: _keyed(nuls, SqliteEngine, above_seams=False),
-    "rocksdb": lambda nuls: _keyed(nuls, RocksEngine, above_seams=False),
+    "sqlite": lambda nuls: _keyed(nuls, SqliteEngine, above_env=False),
+    "rocksdb": lambda nuls: _keyed(nuls, RocksEngine, above_env=False),
     "records": lambda nuls: _with(_Records, nuls),
     "journal": lambda nuls: _with(_Journal, nuls),
     "graph": lambda nuls: _with(_Graph, nuls),

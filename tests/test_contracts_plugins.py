@@ -39,18 +39,18 @@ class Gauge(Plugin):
 class Stamp(Plugin):
     """Adds: each transaction says how many keys it sets."""
 
-    def committing(self, draft: Transaction) -> None:
-        assert isinstance(draft, MemoryTransaction)
-        if draft.changes:
-            draft.put(b"keys of the last transaction", b"%d" % len(draft.changes))
+    def committing(self, tx: Transaction) -> None:
+        assert isinstance(tx, MemoryTransaction)
+        if tx.changes:
+            tx.put(b"keys of the last transaction", b"%d" % len(tx.changes))
 
 
 class Unique(Plugin):
-    """Refuses drafts and loads that set a key twice as long as others."""
+    """Refuses transactions and loads that set a key twice as long as others."""
 
-    def final(self, draft: Transaction) -> None:
-        assert isinstance(draft, MemoryTransaction)
-        for key in draft.changes if draft.bulk is None else draft.bulk:
+    def final(self, tx: Transaction) -> None:
+        assert isinstance(tx, MemoryTransaction)
+        for key in tx.changes if tx.bulk is None else tx.bulk:
             if len(key) > 100:
                 raise ValueError(f"{key[:10]!r}… is too long for us")
 

@@ -1,9 +1,9 @@
 """A backup target against every crash and every error of its disk, on a simulated disk: all or nothing.
 
-Each thing that is done to a target (a full backup, an incremental, a fold, a full one that takes another's place, a
-restore, its opening as a store) is recorded once, and cut off at each point between two operations. What is found then
-is not a backup, where none was finished before; or it is one, verified, whole, and shows the source's model at its end,
-which is not before the last run that returned. A rerun then succeeds, and leaves nothing behind.
+Each thing that is done to a target (a full backup, an incremental, a compaction, a full one that takes another's place,
+a restore, its opening as a store) is recorded once, and cut off at each point between two operations. What is found
+then is not a backup, where none was finished before; or it is one, verified, whole, and shows the source's model at its
+end, which is not before the last run that returned. A rerun then succeeds, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from backup_worlds import small_chunks
 from target_rig import DEST, TARGET, World
 from workloads import WORKLOADS
 
-from holdfast.engine.errors import StoreExists, StoreNotFound, TargetRetired
+from holdfast.engine.errors import StoreExists, StoreNotFound, TargetPromoted
 from holdfast.engine.store.store import Store
 from holdfast.engine.testing import current_profile
 from holdfast.engine.testing.disks.simdisk import SimDisk
@@ -47,10 +47,10 @@ def incremental(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], 
     return world.back_up
 
 
-def fold(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], object]:
+def compact(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], object]:
     incremental(world, patch)
-    patch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
-    return lambda disk: world.back_up(disk, fold=0)
+    patch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
+    return lambda disk: world.back_up(disk, compact=0)
 
 
 def full_again(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], object]:
@@ -59,8 +59,8 @@ def full_again(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], o
     world.back_up()
     world.write(2)
     store = world.source.store
-    for consumer in store.log.consumers.list():
-        store.log.consumers.drop(consumer.id)
+    for slot in store.log.slots.list():
+        store.log.slots.drop(slot.id)
     world.source.do(("close",), ("open",), ("epoch",))
     world.follow()
     world.write(1)
@@ -76,8 +76,8 @@ def full_again_and_kept(world: World, patch: pytest.MonkeyPatch) -> Callable[[Si
     return full_again(world, patch)
 
 
-def fold_of_a_part(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], object]:
-    """The log is folded up to a segment's end; the segments after that are carried over."""
+def compact_of_a_part(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], object]:
+    """The log is compacted up to a segment's end; the segments after that are carried over."""
     full(world, patch)
     world.back_up()
     for _ in range(3):
@@ -86,12 +86,12 @@ def fold_of_a_part(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk
         log.extend_history(log.history, log.epoch + 1)  # a segment ends here, in the target too
     world.write(1)
     until = log.time_of(log.end.txid - 3)
-    patch.setattr("holdfast.backup.incremental.FOLD_FLOOR_BYTES", 0)
+    patch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
     patch.setattr(sys.modules["holdfast.backup.run"], "cutoff_us", lambda keep, now_us: until)
-    return lambda disk: world.back_up(disk, fold=0)
+    return lambda disk: world.back_up(disk, compact=0)
 
 
-SCENARIOS = pytest.mark.parametrize("scenario", [full, incremental, fold, fold_of_a_part, full_again,
+SCENARIOS = pytest.mark.parametrize("scenario", [full, incremental, compact, compact_of_a_part, full_again,
                                                   full_again_and_kept])
 
 
@@ -150,7 +150,7 @@ def _looked_at(world: World, left: SimDisk, end: int, *, force: bool, done: bool
     restored then, durably."""
     assert world.is_whole(left, end) == end
     try:
-        found = Store.open(DEST, world.work.engine, create=False, read_only=True, seams=world.seams(left))
+        found = Store.open(DEST, world.work.engine, create=False, read_only=True, env=world.env(left))
     except StoreNotFound:
         assert not force, "what was there before is gone"
         assert not done
@@ -191,17 +191,17 @@ def test_a_restore_whose_disk_fails(force: bool, monkeypatch: pytest.MonkeyPatch
 
 
 def test_its_opening_for_writing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is a backup still, or is retired; either way it opens for writing, at its end, and is not a backup then."""
+    """It is a backup still, or is promoted; either way it opens for writing, at its end, and is not a backup then."""
     world = World(WORKLOADS["memory"]())
     incremental(world, monkeypatch)(world.disk)
     world.acked = end = world.source.last
-    retired = 0
+    promoted = 0
     for left, _ in world.crashes(lambda disk: world.shows(disk, TARGET, end).close(), TRIES):
         try:
             assert world.is_whole(left, end) == end
-        except TargetRetired:
-            retired += 1
+        except TargetPromoted:
+            promoted += 1
         world.shows(left, TARGET, end).close()
-        with pytest.raises(TargetRetired):
+        with pytest.raises(TargetPromoted):
             world.back_up(left)
-    assert retired
+    assert promoted

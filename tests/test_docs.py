@@ -69,7 +69,7 @@ def test_every_check_is_listed_with_what_it_proves() -> None:
 
 
 def test_every_command_and_option_is_listed_with_what_it_does() -> None:
-    """Pages left out options that were added later: --wait of restore and verify, --token-file, the consumers."""
+    """Pages left out options that were added later: --wait of restore and verify, --token-file, the slots."""
     assert doc_pages.COMMANDS.read_text() == doc_pages.commands_page(), REFRESH
 
 

@@ -13,7 +13,7 @@ from holdfast.engine import toolkit
 from holdfast.engine.builtin.memory import MAX_KEY, MAX_VALUE, MemoryEngine
 from holdfast.engine.contract.engine import Context
 from holdfast.engine.contract.image import Image
-from holdfast.engine.env import File, Files, Seams
+from holdfast.engine.env import Env, File, Files
 from holdfast.engine.errors import (
     Damaged,
     DiskFull,
@@ -128,7 +128,7 @@ def test_an_image_made_during_a_checkpoint_is_of_the_position_it_says(tmp_path: 
                 threads[-1].join(0.2)  # the new file is in place, and its position not yet the engine's
 
     files = Busy()
-    with Store.open(tmp_path / "store", MemoryEngine, seams=Seams(files=files)) as running:
+    with Store.open(tmp_path / "store", MemoryEngine, env=Env(files=files)) as running:
         with running.transaction() as tx:
             tx.put(b"k", b"v")
         files.busy = True
@@ -175,7 +175,7 @@ def test_a_checkpoint_without_room_changes_nothing_and_works_later(tmp_path: Pat
             super().rename(old, new)
 
     files = Full()
-    it = Driver(memory(), tmp_path / "state", Seams(files=files))
+    it = Driver(memory(), tmp_path / "state", Env(files=files))
     it.commit([("put", b"k", b"v")])
     before = (it.directory / "state").read_bytes()
     files.full = True
@@ -205,12 +205,12 @@ def test_digests_count_items_and_keep_marks_in_order() -> None:
 def test_a_state_file_says_whose_it_is(it: Driver) -> None:
     """A source that handed out the image of another store, under right checksums, went unnoticed: the position was the
     copy's, and nothing in the state said of which store it was."""
-    ours, theirs = (Context(it.context.seams, store_id=bytes([n]) * 16) for n in (1, 2))
+    ours, theirs = (Context(it.context.env, store_id=bytes([n]) * 16) for n in (1, 2))
     toolkit.write_state(ours, it.directory / "state", b"HFMEMORY", 1, ORIGIN, b"\x80")
     MemoryEngine.open(it.directory, ours).close()
     MemoryEngine.open(it.directory, Context()).close()  # without a store, there is nothing to compare
     with pytest.raises(ForeignStore, match="01010101"):
-        MemoryEngine.open(it.directory, theirs, adopt=ORIGIN)
+        MemoryEngine.open(it.directory, theirs, at=ORIGIN)
 
 
 def test_an_engine_that_says_nothing_reads_the_payloads_that_it_writes() -> None:

@@ -70,7 +70,7 @@ def _found(it: Driver, directory: Path, content: dict[bytes, bytes]) -> str:
     """Where it is found what is wrong with a copy, or `harmless`. Fails where the copy shows another content and its
     check is content."""
     try:
-        engine = it.work.engine.open(directory, it.context, read_only=True, adopt=it.engine.position)
+        engine = it.work.engine.open(directory, it.context, read_only=True, at=it.engine.position)
     except (Damaged, UnsupportedFormat):
         return "opening"
     try:
@@ -88,9 +88,9 @@ def _found(it: Driver, directory: Path, content: dict[bytes, bytes]) -> str:
         engine.close()
 
 
-def test_views_and_drafts_outlive_checkpoints(it: Driver) -> None:
+def test_views_and_transactions_outlive_checkpoints(it: Driver) -> None:
     put(it, a=b"1", b=b"1")
-    view, draft = it.engine.view(), it.engine.begin()
+    view, tx = it.engine.view(), it.engine.begin()
     it.checkpoint()
     later = it.engine.view()
     put(it, a=b"2", c=b"2")
@@ -98,11 +98,11 @@ def test_views_and_drafts_outlive_checkpoints(it: Driver) -> None:
     for old in (view, later):
         assert list(old.items()) == [(b"a", b"1"), (b"b", b"1")]
         assert (old.get(b"a"), old.get(b"c"), old.txid) == (b"1", None, 1)
-    assert draft.get(b"b") == b"1"
+    assert tx.get(b"b") == b"1"
     it.compare_state()
     engine = engine_of(it)
     assert len(engine._bases) == 3
-    for held in (view, later, draft, view):
+    for held in (view, later, tx, view):
         held.close()
     assert len(engine._bases) == 1
 
@@ -128,7 +128,7 @@ def test_closed_views_and_views_of_a_closed_engine_say_so(it: Driver) -> None:
 
 def test_only_what_is_published_is_checkpointed(it: Driver) -> None:
     put(it, a=b"1")
-    staged = it.draft([("put", b"a", b"2"), ("put", b"b", b"2")], stage=True)
+    staged = it.tx([("put", b"a", b"2"), ("put", b"b", b"2")], stage=True)
     assert staged is not None
     it.checkpoint()
     assert it.engine.pending_bytes() == len(staged.payload)
@@ -144,12 +144,12 @@ def test_only_what_is_published_is_checkpointed(it: Driver) -> None:
 def test_a_staged_value_that_was_written_before_stands_above_what_is_written_next(it: Driver) -> None:
     put(it, a=b"1")
     it.commit([("delete", 0)])
-    assert it.draft([("put", b"a", b"3")], stage=True)
-    assert it.draft([("delete", 0)], stage=True)  # staged as it was published before: as no value
+    assert it.tx([("put", b"a", b"3")], stage=True)
+    assert it.tx([("delete", 0)], stage=True)  # staged as it was published before: as no value
     it.checkpoint()
     it.publish(3)
     it.checkpoint()
-    assert it.draft([("put", b"a", b"5")], stage=True)  # compares what the draft has with the model
+    assert it.tx([("put", b"a", b"5")], stage=True)  # compares what the transaction has with the model
     it.publish(5)
     it.compare_state()
 
@@ -216,8 +216,8 @@ def test_a_copy_of_less_than_it_should_hold_is_refused(it: Driver) -> None:
     image = it.image()
     for wrong in (Position(2, b"c" * 16), Position(1, b"c" * 16)):
         with pytest.raises(Damaged, match="should be at"):
-            it.work.engine.open(it.copied(image), it.context, adopt=wrong)
-    it.recovered(it.copied(image), adopt=it.end).close()
+            it.work.engine.open(it.copied(image), it.context, at=wrong)
+    it.recovered(it.copied(image), at=it.end).close()
 
 
 def test_a_read_only_opening_leaves_no_trace(it: Driver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,12 @@ from holdfast.engine.builtin.inplace.cells import CELL, Key
 from holdfast.engine.builtin.inplace.records import MAX_VALUE, OVERFLOW, VALUES, RecordsEngine
 from holdfast.engine.contract.engine import Context
 from holdfast.engine.contract.view import View
-from holdfast.engine.env import Files, Seams
+from holdfast.engine.env import Env, Files
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, NotFound, StoreClosed, UnsupportedFormat
 from holdfast.engine.model.records import Record
 from holdfast.engine.testing import Operation
 from holdfast.engine.testing.alone.driver import ORIGIN, Driver
-from holdfast.engine.testing.disks.quiet import quiet_seams
+from holdfast.engine.testing.disks.quiet import quiet_env
 from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.testing.disks.simops import Op
 from holdfast.engine.testing.workload import text_of
@@ -55,7 +55,7 @@ def file_bytes(it: Driver) -> dict[str, bytes]:
 def test_views_stand_still_over_files_written_in_place(
         tmp_path_factory: pytest.TempPathFactory, todo: list[Step]) -> None:
     files = FailingFiles()
-    it = Driver(WORK, tmp_path_factory.mktemp("records") / "state", Seams(files=files))
+    it = Driver(WORK, tmp_path_factory.mktemp("records") / "state", Env(files=files))
     views: list[tuple[View, bytes]] = []
     for step in todo:
         if step == "checkpoint":
@@ -222,7 +222,7 @@ def test_overflow_records_are_used_again(it: Driver) -> None:
     assert marks.next == 1 + -(-(3000 - 47) // 50)
 
 
-def test_a_call_that_fails_half_way_leaves_the_draft_as_it_was(it: Driver) -> None:
+def test_a_call_that_fails_half_way_leaves_the_transaction_as_it_was(it: Driver) -> None:
     insert(it, text_of(1, 400), text_of(2, 10))
     it.commit([("delete", 0)])
     it.checkpoint()
@@ -358,7 +358,7 @@ def test_missing_and_foreign_files_are_named(it: Driver) -> None:
 
 def test_without_room_to_grow_no_record_is_touched() -> None:
     disk = SimDisk()
-    it = Driver(WORK, Path("/state"), quiet_seams(disk))
+    it = Driver(WORK, Path("/state"), quiet_env(disk))
     insert(it, text_of(1, 400))
 
     def contents() -> dict[str, bytes]:
@@ -403,7 +403,7 @@ def test_an_image_moves_and_keeps_its_sizes(it: Driver) -> None:
 def test_a_failed_write_leaves_readers_right() -> None:
     """The store is poisoned by it, and goes on being read."""
     disk = SimDisk()
-    it = Driver(WORK, Path("/state"), quiet_seams(disk))
+    it = Driver(WORK, Path("/state"), quiet_env(disk))
     insert(it, text_of(1, 400), text_of(2, 400))
     it.checkpoint()
     with it.engine.view() as old:
@@ -426,13 +426,13 @@ def test_a_failed_write_leaves_readers_right() -> None:
 
 def test_redo_reads_nothing(it: Driver) -> None:
     """Records to be redone may be torn to anything; marks and free chain included."""
-    p0 = it.end
+    image_position = it.end
     filled(it)
     it.engine.close()
     for name in ("values", "overflow"):
         path = it.directory / name
         path.write_bytes(path.read_bytes()[:CELL] + b"\xee" * (CELL * 12))
-    opened = it.recovered(it.directory, adopt=p0)
+    opened = it.recovered(it.directory, at=image_position)
     it.compare_state(opened)
     opened.close()
 

@@ -14,7 +14,7 @@ from workloads import WORKLOADS
 
 from holdfast.engine.builtin.wrapped import rocksdb
 from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
-from holdfast.engine.env import Files, Seams
+from holdfast.engine.env import Env, Files
 from holdfast.engine.errors import Damaged, DiskFull, StoreClosed, StoreLocked, Unsupported
 from holdfast.engine.store.store import Store
 from holdfast.engine.testing.alone.driver import Driver
@@ -38,7 +38,7 @@ def files() -> Room:
 @pytest.fixture
 def it(files: Room) -> Iterator[Driver]:
     with scratch() as place:
-        driver = Driver(WORKLOADS["rocksdb"](), place / "state", Seams(files=files))
+        driver = Driver(WORKLOADS["rocksdb"](), place / "state", Env(files=files))
         yield driver
         driver.close()
 
@@ -143,7 +143,7 @@ def test_a_torn_manifest_is_an_older_state_that_says_so(it: Driver) -> None:
         engine.close()
         if reached < 2:
             with pytest.raises(Damaged, match="should be at"):
-                it.opened(copy, read_only=True, adopt=it.end)
+                it.opened(copy, read_only=True, at=it.end)
     assert seen & {0, 1}
 
 
@@ -216,7 +216,7 @@ def test_an_image_says_what_a_failed_checkpoint_left_in_it(it: Driver, monkeypat
     with closing(engine.image()) as image:
         assert image.position == it.end
         content = {file.name: image.read(file.name, 0, file.size) for file in image.files}
-    with closing(it.opened(it.copied(content), read_only=True, adopt=it.end)) as copy:
+    with closing(it.opened(it.copied(content), read_only=True, at=it.end)) as copy:
         it.compare_state(copy, 2)
 
 

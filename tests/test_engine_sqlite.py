@@ -207,7 +207,7 @@ def test_newer_documents_are_refused_by_version(it: Driver) -> None:
 
 
 def test_a_check_does_not_keep_others_from_reading(it: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drafts read from the same snapshot, so that commits would wait for it."""
+    """Transactions read from the same snapshot, so that commits would wait for it."""
     fill(it, 3)
     it.checkpoint()
     view: Any = it.engine.view()

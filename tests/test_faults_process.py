@@ -44,7 +44,7 @@ from holdfast.engine.testing.killed.worker import drive
 from holdfast.engine.testing.profiles import current_seed
 
 ENGINES = sorted(WORKLOADS)
-BELOW_SEAMS = [name for name in ENGINES if not WORKLOADS[name]().above_seams]
+BELOW_ENV = [name for name in ENGINES if not WORKLOADS[name]().above_env]
 LMDB_FILE = "/data.mdb"
 
 
@@ -107,8 +107,8 @@ def test_a_system_call_meets_a_fault(engine: str, fault: str, runs: list[tuple[T
     """Once, at the n-th call of its name, in a run that creates a store and in one that recovers it. A later call would
     succeed, so whoever goes on as if nothing had happened loses something; a failed sync is always noticed."""
     injected, names = FAULTS[fault]
-    # Of engines above the seams the simulated disk tries every operation.
-    every_sync = engine in BELOW_SEAMS and (fault == "killed" or (engine == "graph" and fault == "EIO"))
+    # Of engines above the environment the simulated disk tries every operation.
+    every_sync = engine in BELOW_ENV and (fault == "killed" or (engine == "graph" and fault == "EIO"))
     tried = 0
     for traced, calls in runs:
         if fault == "killed" and engine == "graph":
@@ -150,8 +150,8 @@ def test_lmdb_writes_a_part(engine: str, runs: list[tuple[Traced, list[Call]]], 
 def test_power_cuts(engine: str, server: Server, drawn: random.Random, tmp_path: Path) -> None:
     """Under ext4, at any moment: what was not synced is gone, names included, or there in part."""
     require("power-cut", no_mounts())
-    # Above the seams the simulated disk tries every crash; here it is shown that the real one is no worse.
-    rounds = current_profile().power_cuts // (1 if engine in BELOW_SEAMS else 4)
+    # Above the environment the simulated disk tries every crash; here it is shown that the real one is no worse.
+    rounds = current_profile().power_cuts // (1 if engine in BELOW_ENV else 4)
     with ext4(tmp_path, 256 << 20, "power-cut") as disk:
         cuts = PowerCuts(server, script(WORKLOADS[engine](), 2), drawn, disk)
         cuts.run(disk.path, max(2, rounds))

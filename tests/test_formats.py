@@ -57,8 +57,8 @@ def check_directory(page: Page, world: World, name: str) -> ff.Directory:
     need(content == world.content[name], f"{name} holds something else than its view showed")
     if name in TARGETS:
         target = ff.take_directory(page, world.path(TARGETS[name])).documents["MANIFEST"]["target_id"].hex()
-        consumers = {c["id"]: c["name"] for c in taken.documents["CONSUMERS"]["consumers"]}
-        need(TARGETS[name] in consumers.get(target, ""), f"the consumers are {consumers}")
+        slots = {c["id"]: c["name"] for c in taken.documents["CONSUMERS"]["consumers"]}
+        need(TARGETS[name] in slots.get(target, ""), f"the slots are {slots}")
     if taken.engine == "graph" and taken.segments[0].header["base"]["txid"] == 0:
         need(plain(fg.logged_graph(taken)) == content, f"{name}: the log comes to something else than the state")
     manifest = taken.documents.get("MANIFEST")
@@ -145,7 +145,7 @@ def check_served(page: Page, world: World) -> None:
 
 
 DIRECTORIES = ["graph, small", "graph, small and open", "graph", "graph, open", "graph target", "graph restored",
-               "graph retired", "memory", "memory, new", "memory, small", "memory, open", "memory target", "records",
+               "graph promoted", "memory", "memory, new", "memory, small", "memory, open", "memory target", "records",
                "records, open", "records target", "sqlite", "sqlite, open", "sqlite target", "rocksdb",
                "rocksdb, open", "rocksdb target"]
 
@@ -178,7 +178,7 @@ def test_every_row_of_the_page_counts(world: World) -> None:
           ("memory, new", "memory, small", "records", "graph, small and open", "records target", "memory target")),
         partial(check_partial, world=world), partial(check_answers, world=world),
         *(partial(check_directory, world=world, name=name) for name in
-          ("graph retired", "graph target", "graph, open", "sqlite, open", "rocksdb"))]
+          ("graph promoted", "graph target", "graph, open", "sqlite, open", "rocksdb"))]
     uses = []
     for check in checks:
         page = Page(text)

@@ -1,7 +1,7 @@
 """A disk that is full of log which is kept for somebody: who that is, is said, and the store opens again.
 
 A dated backup was deleted, and its registration kept the log until the volume was full: the error said only to free
-some room, no command dropped the consumer, and the store could not even be opened with smaller bounds."""
+some room, no command dropped the slot, and the store could not even be opened with smaller bounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from holdfast import backup
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.contract.plugin import Plugin
-from holdfast.engine.env import Files, Seams
+from holdfast.engine.env import Env, Files
 from holdfast.engine.errors import DiskFull, NotFound, Unsupported
 from holdfast.engine.model.records import SegmentInfo
 from holdfast.engine.source.http.service import BackupService
@@ -55,7 +55,7 @@ def write(store: Store, count: int) -> None:  # type: ignore[type-arg]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A store with a consumer whose target is gone, and ten segments of log that are kept for it."""
+    """A store with a slot whose target is gone, and ten segments of log that are kept for it."""
     with Store.open(tmp_path / "store", MemoryEngine, settings=Settings(**SMALL)) as store:
         backup.run(store, tmp_path / "2026-11-27")
         shutil.rmtree(tmp_path / "2026-11-27")
@@ -70,21 +70,21 @@ def test_a_full_disk_names_who_holds_the_log(root: Path) -> None:
     segments = len(list(root.rglob("*.seg")))
     files = Volume(root, segments)
     settings = Settings(**SMALL)
-    with Store.open(root, MemoryEngine, settings=settings, seams=Seams(files=files)) as store:
+    with Store.open(root, MemoryEngine, settings=settings, env=Env(files=files)) as store:
         with pytest.raises(DiskFull, match="no room") as told:
             write(store, 25)
-        [consumer] = backup.consumers(store)
-        assert consumer.held_bytes > 1_000_000
-        for text in (consumer.name, consumer.id, "2026-11-27", "drop_consumer"):
+        [slot] = backup.slots(store)
+        assert slot.held_bytes > 1_000_000
+        for text in (slot.name, slot.id, "2026-11-27", "drop_slot"):
             assert text in told.value.hint
-        backup.drop_consumer(store, consumer.id)
+        backup.drop_slot(store, slot.id)
         with pytest.raises(NotFound):
-            backup.drop_consumer(store, consumer.id)
+            backup.drop_slot(store, slot.id)
         assert len(list(root.rglob("*.seg"))) < segments - 5
         write(store, 4)
 
 
-def test_a_consumer_is_dropped_where_no_byte_is_left_to_note_it(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_slot_is_dropped_where_no_byte_is_left_to_note_it(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What makes room must not need room: the drop failed with the very `DiskFull` whose hint had named it, and the
     log stayed. It counts at once, and is written as soon as pruning has made room."""
     document = next(root.rglob("CONSUMERS"))
@@ -97,30 +97,30 @@ def test_a_consumer_is_dropped_where_no_byte_is_left_to_note_it(root: Path, capl
 
     files = Full(root, len(list(root.rglob("*.seg"))) - 2)
     files.free = lambda path: 1 << 30  # type: ignore[method-assign]
-    with Store.open(root, MemoryEngine, settings=Settings(**SMALL), seams=Seams(files=files)) as store:
-        [consumer] = backup.consumers(store)
-        backup.drop_consumer(store, consumer.id)
+    with Store.open(root, MemoryEngine, settings=Settings(**SMALL), env=Env(files=files)) as store:
+        [slot] = backup.slots(store)
+        backup.drop_slot(store, slot.id)
         assert "noted when there is room" in caplog.text
-        assert backup.consumers(store) == []
+        assert backup.slots(store) == []
         assert store.log.base.txid > 10
         assert document.read_bytes() != before
     with Store.open(root, MemoryEngine, settings=Settings(**SMALL)) as store:
-        assert backup.consumers(store) == []
+        assert backup.slots(store) == []
 
 
-def test_half_of_a_small_disk_is_all_that_consumers_hold(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The bounds for consumers were 16 GiB and 14 days on any disk: on a smaller one a target that was gone stopped
+def test_half_of_a_small_disk_is_all_that_slots_hold(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The bounds for slots were 16 GiB and 14 days on any disk: on a smaller one a target that was gone stopped
     all commits."""
     class Small(Files):
         def capacity(self, path: Path) -> int:
             return 40 * (128 << 10)
 
     with Store.open(root, MemoryEngine, settings=Settings(**SMALL),
-                    seams=Seams(files=Small())) as store:
+                    env=Env(files=Small())) as store:
         for _ in range(40):
             store.checkpoint()
             store.prune()
-            if not backup.consumers(store):
+            if not backup.slots(store):
                 break
             assert store.log.base.txid == 0
             write(store, 2)
@@ -137,41 +137,41 @@ def test_log_that_is_only_wished_for_takes_half_of_a_small_disk(tmp_path: Path) 
 
     for keep, first in (("7 days, 4 GiB", 10), ("for ever", 0)):
         settings = Settings(segment_bytes=128 << 10, heartbeat_s=0, keep_logs=keep)
-        with Store.open(tmp_path / keep, MemoryEngine, settings=settings, seams=Seams(files=Small())) as store:
+        with Store.open(tmp_path / keep, MemoryEngine, settings=settings, env=Env(files=Small())) as store:
             write(store, 25)
             store.checkpoint()
             store.prune()
             assert first <= store.log.base.txid <= 2 * first
 
 
-def test_a_store_that_is_open_read_only_drops_no_consumer(root: Path) -> None:
+def test_a_store_that_is_open_read_only_drops_no_slot(root: Path) -> None:
     """It would have written into a directory of which no byte was to change."""
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     with Store.open(root, MemoryEngine, read_only=True) as store:
-        [consumer] = backup.consumers(store)
+        [slot] = backup.slots(store)
         with pytest.raises(Unsupported, match="read-only"):
-            backup.drop_consumer(store, consumer.id)
+            backup.drop_slot(store, slot.id)
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
-def test_consumers_are_listed_and_dropped_across_a_network(root: Path) -> None:
+def test_slots_are_listed_and_dropped_across_a_network(root: Path) -> None:
     service = BackupService(online_backup_server="127.0.0.1:0", token="a-token-for-one-test")
     with Store.open(root, MemoryEngine, settings=Settings(**SMALL), plugins=[service]) as store:
-        [consumer] = backup.consumers(store.backup_uri or "", token="a-token-for-one-test")
-        assert consumer == backup.consumers(store)[0]
-        backup.drop_consumer(store.backup_uri or "", consumer.id, token="a-token-for-one-test")
-        assert backup.consumers(store) == []
+        [slot] = backup.slots(store.backup_uri or "", token="a-token-for-one-test")
+        assert slot == backup.slots(store)[0]
+        backup.drop_slot(store.backup_uri or "", slot.id, token="a-token-for-one-test")
+        assert backup.slots(store) == []
         assert store.log.base.txid > 10
 
 
 def test_a_store_opens_on_a_full_disk_if_log_may_go(root: Path) -> None:
     """With smaller bounds, that is before anything is written."""
-    seams = Seams(files=Volume(root, 3))
+    env = Env(files=Volume(root, 3))
     with pytest.raises(DiskFull, match="1,000 bytes left") as told:
-        Store.open(root, MemoryEngine, settings=Settings(**SMALL), seams=seams)
+        Store.open(root, MemoryEngine, settings=Settings(**SMALL), env=env)
     assert "2026-11-27" in told.value.hint
-    with Store.open(root, MemoryEngine, settings=Settings(**SMALL, consumer_bytes=1 << 16),
-                    seams=seams) as store:
+    with Store.open(root, MemoryEngine, settings=Settings(**SMALL, slot_bytes=1 << 16),
+                    env=env) as store:
         assert store.published.txid == 25
         with store.snapshot() as view:
             assert view.get(b"key") == bytes([24]) * 50_000
@@ -188,7 +188,7 @@ def test_files_made_in_advance_go_first(root: Path) -> None:
 
     before = len(list(root.rglob("0*.seg")))
     with Store.open(root, MemoryEngine, settings=Settings(**SMALL),
-                    seams=Seams(files=Tight())) as store:
+                    env=Env(files=Tight())) as store:
         assert store.log.base.txid == 0
     assert len(list(root.rglob("0*.seg"))) >= before
 
@@ -199,7 +199,7 @@ def test_a_plugin_that_keeps_log_is_not_passed_over(root: Path) -> None:
             return "mine"
 
     with pytest.raises(DiskFull):
-        Store.open(root, MemoryEngine, settings=Settings(**SMALL, consumer_bytes=1 << 16),
-                   plugins=[Keeper()], seams=Seams(files=Volume(root, 3)))
+        Store.open(root, MemoryEngine, settings=Settings(**SMALL, slot_bytes=1 << 16),
+                   plugins=[Keeper()], env=Env(files=Volume(root, 3)))
     with Store.open(root, MemoryEngine, settings=Settings(**SMALL)) as store:
         assert store.log.base.txid == 0

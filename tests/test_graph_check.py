@@ -243,14 +243,14 @@ def test_a_check_goes_on_while_a_writer_names_things(rig: Rig, monkeypatch: pyte
     tx = engine.begin()
     tx.add_node("New")
     rig.commit(tx)
-    draft = engine.begin()
+    other = engine.begin()
     original = _Stored._stored_token
 
     def meanwhile(stored: _Stored, token: int) -> bool:
-        draft.add_node(f"L{token}")
+        other.add_node(f"L{token}")
         return original(stored, token)
 
     monkeypatch.setattr(_Stored, "_stored_token", meanwhile)
     rig.sound()
-    assert draft.node_count == 14, "it was asked for two tokens that the checkpoint did not have"
+    assert other.node_count == 14, "it was asked for two tokens that the checkpoint did not have"
     engine.close()

@@ -1,4 +1,4 @@
-"""The graph engine by example: what a transaction shows to whom, lists of all lengths, tokens of drafts that were
+"""The graph engine by example: what a transaction shows to whom, lists of all lengths, tokens of transactions that were
 rolled back, and the packed lists against a plain dict."""
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def test_what_the_readme_shows(rig: Rig) -> None:
         rig.checkpoint()
 
 
-def test_views_and_drafts_see_what_they_should(rig: Rig) -> None:
+def test_views_and_transactions_see_what_they_should(rig: Rig) -> None:
     first = rig.engine.begin()
     a, b = first.add_node(), first.add_node()
     rig.commit(first)
@@ -84,7 +84,7 @@ def test_views_and_drafts_see_what_they_should(rig: Rig) -> None:
         assert now.digest() == middle_digest != before.digest()
 
 
-def test_a_rolled_back_draft_leaves_nothing(rig: Rig) -> None:
+def test_a_rolled_back_transaction_leaves_nothing(rig: Rig) -> None:
     tx = rig.engine.begin()
     tx.add_edge(tx.add_node("Ghost", fear=1), "HAUNTS", tx.add_node("House"))
     tx.create_index("Ghost", "fear")
@@ -332,7 +332,7 @@ def test_an_image_adopted_at_an_earlier_position(rig: Rig, tmp_path: Path) -> No
     (place / "data.mdb").write_bytes(image.read("data.mdb", 0, image.files[0].size))
     image.close()
     for at in (4, 3, 1, 0):
-        copy = GraphEngine.open(place, Context(), read_only=True, adopt=rig.position(at))
+        copy = GraphEngine.open(place, Context(), read_only=True, at=rig.position(at))
         assert copy.position == rig.position(at)
         copy.apply(rig.records[at:])
         with copy.view() as view:
@@ -342,7 +342,7 @@ def test_an_image_adopted_at_an_earlier_position(rig: Rig, tmp_path: Path) -> No
             assert list(view.check()) == []
         copy.close()
     for end in (4, 2):
-        copy = GraphEngine.open(place, Context(), adopt=rig.position(1))
+        copy = GraphEngine.open(place, Context(), at=rig.position(1))
         for txid in range(2, end + 1):
             copy.apply(rig.records[txid - 1 : txid])
             assert copy.checkpoint(rig.position(txid)) == rig.position(txid) == copy.position
@@ -359,7 +359,7 @@ def test_an_image_adopted_at_an_earlier_position(rig: Rig, tmp_path: Path) -> No
     rig.commit(tx)
     for wrong in (rig.end, rig.position(4)._replace(chain=bytes(16))):
         with pytest.raises(Damaged):
-            GraphEngine.open(place, Context(), adopt=wrong)
+            GraphEngine.open(place, Context(), at=wrong)
 
 
 def test_pending_bytes_follow_the_overlay(rig: Rig) -> None:
@@ -398,7 +398,7 @@ def test_views_of_an_old_base_let_go_of_it(rig: Rig) -> None:
         tx.add_node()
         rig.commit(tx)
         rig.checkpoint()
-    readers = rig.engine._lmdb.env.readers
+    readers = rig.engine._lmdb.environment.readers
     held = readers().count("\n")
     view.close()
     del view
@@ -424,18 +424,18 @@ def test_only_what_nobody_has_is_taken_apart(rig: Rig, monkeypatch: pytest.Monke
     tx = rig.engine.begin()
     node = tx.add_node("A", k=1)
     rig.commit(tx)
-    held, draft = rig.engine.view(), rig.engine.begin()
+    held, other = rig.engine.view(), rig.engine.begin()
     rig.checkpoint()
     assert taken == []
-    assert held.node(node).properties == draft.node(node).properties == {"k": 1}
+    assert held.node(node).properties == other.node(node).properties == {"k": 1}
     assert held._layers[0].nodes
-    draft.close()
+    other.close()
     tx = rig.engine.begin()
     tx.add_node("A")
     tx.add_node("A")
     rig.commit(tx)
     tx.close()
-    del tx, draft
+    del tx, other
     rig.checkpoint()
     assert taken == [2]
     assert held.node(node).properties == {"k": 1}

@@ -62,7 +62,7 @@ def test_an_image_stays_as_it_was_while_the_store_goes_on(rig: Rig, tmp_path: Pa
     place.mkdir()
     (place / "data.mdb").write_bytes(first)
     for read_only in (True, False):
-        copy = GraphEngine.open(place, Context(), read_only=read_only, adopt=image.position)
+        copy = GraphEngine.open(place, Context(), read_only=read_only, at=image.position)
         with copy.view() as view:
             assert view.digest() == expected
             assert list(view.check()) == []
@@ -97,7 +97,7 @@ def test_free_pages_are_what_lmdb_says(rig: Rig) -> None:
     meta = max(read_metas(file), key=lambda meta: meta.txn)
     free = free_pages(file, meta)
     file.close()
-    env = rig.engine._lmdb.env
+    env = rig.engine._lmdb.environment
     with env.begin() as txn:
         assert meta.txn == txn.id()
         stats = [txn.stat(db) for db in rig.engine._lmdb.dbs.values()]
@@ -116,7 +116,7 @@ def test_a_new_store_has_an_image(tmp_path: Path) -> None:
     (place / "data.mdb").write_bytes(image.read("data.mdb", 0, image.files[0].size))
     image.close()
     image.close()
-    copy = GraphEngine.open(place, Context(), adopt=image.position)
+    copy = GraphEngine.open(place, Context(), at=image.position)
     with copy.view() as view:
         assert view.digest() == rig.digest()
     copy.close()

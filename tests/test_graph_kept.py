@@ -10,9 +10,9 @@ from holdfast.engine import GraphStore
 from holdfast.engine.errors import NotFound
 
 
-def test_a_draft_sees_each_of_its_edges_and_leaves_none_behind(tmp_path: Path) -> None:
-    """A draft changes while it is read. Had it kept a list, it would have missed its own second edge; and had it kept
-    it where all views of the checkpoint look, they would show what was rolled back."""
+def test_a_transaction_sees_each_of_its_edges_and_leaves_none_behind(tmp_path: Path) -> None:
+    """A transaction changes while it is read. Had it kept a list, it would have missed its own second edge; and had it
+    kept it where all views of the checkpoint look, they would show what was rolled back."""
     with GraphStore.open(tmp_path / "graph", online_backup_enabled=False) as graph:
         with graph.transaction() as tx:
             a, b, c = (tx.add_node() for _ in range(3))

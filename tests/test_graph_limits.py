@@ -88,7 +88,7 @@ from holdfast.engine.contract.engine import Context
 from holdfast.engine.builtin.graph import GraphEngine
 logging.basicConfig(format="%(message)s")
 engine = GraphEngine.open(Path(sys.argv[1]), Context(), read_only=sys.argv[2] == "read")
-room = engine._lmdb.env.info()["map_size"]
+room = engine._lmdb.environment.info()["map_size"]
 engine.view().check()
 print(room)
 engine.close()

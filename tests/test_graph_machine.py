@@ -208,7 +208,7 @@ class GraphMachine(RuleBasedStateMachine):
         if any(record.attachment for record in self.rig.records[image.position.txid :]):
             return
         for read_only in (True, False):
-            copy = GraphEngine.open(place, Context(), read_only=read_only, adopt=image.position)
+            copy = GraphEngine.open(place, Context(), read_only=read_only, at=image.position)
             assert copy.position == image.position
             copy.apply(self.rig.records[image.position.txid :])
             if not read_only:

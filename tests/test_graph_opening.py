@@ -12,7 +12,7 @@ from graph_rig import ORIGIN, Rig
 
 from holdfast.engine.builtin.graph import BulkLoad, GraphEngine, GraphView, lmdbstate
 from holdfast.engine.contract.engine import Context
-from holdfast.engine.env import File, Files, Seams
+from holdfast.engine.env import Env, File, Files
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, NotFound, StoreNotFound, StorePoisoned
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
@@ -38,7 +38,7 @@ def test_opening_what_is_not_there_or_not_whole(tmp_path: Path) -> None:
         tx.add_node("A", text="x" * 100)
     rig.commit(tx)
     rig.checkpoint()
-    used = rig.engine._lmdb.env.info()["last_pgno"] * 4096
+    used = rig.engine._lmdb.environment.info()["last_pgno"] * 4096
     rig.engine.close()
     state = tmp_path / "state"
     whole = (state / "data.mdb").read_bytes()
@@ -95,7 +95,7 @@ class FullFile(File):
 
 def test_a_checkpoint_without_room_changes_nothing_and_can_be_repeated(tmp_path: Path) -> None:
     disk = FullDisk()
-    context = Context(Seams(files=disk))
+    context = Context(Env(files=disk))
     GraphEngine.create(tmp_path, ORIGIN, context)
     engine = GraphEngine.open(tmp_path, context)
     rig = Rig(tmp_path / "records")

@@ -224,7 +224,7 @@ def test_a_checkpoint_opens_the_seal_of_what_it_replaces(tmp_path: Path, db: str
     with pytest.raises(Damaged, match=f"of {db} does not match its checksum"):
         if db == "node_props":
             tx.delete_node(tx.add_node("A"))
-            tx.changes.set_props(600, b"")  # a draft would have read them before
+            tx.changes.set_props(600, b"")  # a transaction would have read them before
         else:
             tx.add_edge(tx.add_node("A"), "X", 600)
             tx.changes.set_edge(1 << 10, 600, 600, 4, True)

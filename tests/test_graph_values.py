@@ -1,4 +1,4 @@
-"""Property values: what is taken, what is refused, and that a refused call leaves a draft as it was."""
+"""Property values: what is taken, what is refused, and that a refused call leaves a transaction as it was."""
 
 from __future__ import annotations
 

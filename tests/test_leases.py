@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from holdfast.engine.env import Clock, Seams
+from holdfast.engine.env import Clock, Env
 from holdfast.engine.env.calm import EVERY_S
 from holdfast.engine.errors import InvalidInput, LeaseExpired, StoreClosed, TooManyLeases
 from holdfast.engine.store.leases import Lease, Leases, LeaseTable
@@ -165,7 +165,7 @@ def test_senseless_owners_are_refused(owner: str) -> None:
 
 def test_an_expired_lease_is_dead_at_once_and_freed_with_its_last_reader() -> None:
     clock = ManualClock()
-    leases, image = Leases(Seams(clock=clock)), FakeImage()
+    leases, image = Leases(Env(clock=clock)), FakeImage()
     lease = leases.grant_longest("x", 3)
     leases.furnish(lease.id, 60, 4, image)
     with leases.using(lease.id), leases.using(lease.id):
@@ -182,7 +182,7 @@ def test_an_expired_lease_is_dead_at_once_and_freed_with_its_last_reader() -> No
 
 def test_renewal_does_not_outlive_the_greatest_age() -> None:
     clock = ManualClock()
-    leases = Leases(Seams(clock=clock), LeaseTable(max_ttl=10, max_age=25))
+    leases = Leases(Env(clock=clock), LeaseTable(max_ttl=10, max_age=25))
     lease = leases.grant("x", 10, 0)
     for _ in range(4):
         clock.time += 6
@@ -198,7 +198,7 @@ def test_leases_that_expire_do_not_fill_the_log(caplog: pytest.LogCaptureFixture
     """Each that expired was a line: who took leases of a hundredth of a second, sixteen at a time, wrote the service's
     log full. The first is still named, and of the others it is said how many they were."""
     clock = ManualClock()
-    leases = Leases(Seams(clock=clock))
+    leases = Leases(Env(clock=clock))
     for number in range(600):
         leases.grant(f"owner {number}", 0.01, 0)
         clock.time += 0.02

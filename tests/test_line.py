@@ -19,7 +19,7 @@ from holdfast.engine.model.records import LogRange
 from holdfast.engine.store.callbacks import Callbacks, Outcome
 from holdfast.engine.store.commit_queue import Line, Waiter
 from holdfast.engine.store.settings import Settings
-from holdfast.engine.store.watermarks import Stages
+from holdfast.engine.store.watermarks import Watermarks
 from holdfast.engine.testing.steps import steps
 
 
@@ -111,18 +111,18 @@ def test_the_line_costs_no_more_when_it_is_long(what: str) -> None:
 def test_an_event_costs_no_more_with_many_open_conditions(what: str) -> None:
     """One pass over 3,000 open conditions took 0.7 s, with the mutex held that every commit needs."""
     def cost(conditions: int) -> int:
-        stages = Stages(at(0), at(0), 2)
+        watermarks = Watermarks(at(0), at(0), 2)
         for txid in range(1, conditions + 2):
-            stages.append(at(txid))
-            stages.synced(at(txid))
-            log = stages.next_unanswered()
+            watermarks.append(at(txid))
+            watermarks.synced(at(txid))
+            log = watermarks.next_unanswered()
             assert log is not None
             if txid <= conditions:
-                stages.answered(log.last, [(0, True), (1, False)])
+                watermarks.answered(log.last, [(0, True), (1, False)])
         return steps({
-            "answered": lambda: stages.answered(conditions + 1, [(0, True)]),
-            "met": lambda: stages.met(0, 1),
-            "expired": lambda: stages.expired(1, conditions // 2),
+            "answered": lambda: watermarks.answered(conditions + 1, [(0, True)]),
+            "met": lambda: watermarks.met(0, 1),
+            "expired": lambda: watermarks.expired(1, conditions // 2),
         }[what])
 
     assert cost(30_000) <= cost(100) + 20
@@ -157,7 +157,7 @@ def test_what_a_listener_has_not_heard_yet_is_bounded(tmp_path: Path) -> None:
         plugin.go.set()
         with store.transaction() as tx:
             tx.put(b"again", b"")
-        assert store.committer.unheard_bytes == 0
+        assert store.group_commit.unheard_bytes == 0
         until(lambda: len(plugin.heard) == done + 1)
         assert plugin.heard == list(range(1, done + 2))
 
@@ -174,8 +174,8 @@ def test_a_condition_that_is_met_leaves_the_heap_of_deadlines(tmp_path: Path) ->
         for n in range(400):
             with store.transaction() as tx:
                 tx.put(b"%d" % (n % 9), b"")
-        assert store._acknowledger is not None
-        assert len(store._acknowledger._due) < 100
+        assert store._ack_tracker is not None
+        assert len(store._ack_tracker._due) < 100
 
 
 def test_an_outcome_s_callbacks_come_in_order_and_late_ones_too() -> None:

@@ -10,9 +10,9 @@ from holdfast.engine.model import document
 from holdfast.engine.model.records import Record
 from holdfast.engine.testing.disks.simfates import Dropped
 from holdfast.engine.testing.disks.simops import Op
-from holdfast.engine.wal.consumers import MAX_CONSUMERS, UNKNOWN, Consumer
 from holdfast.engine.wal.log import Log
 from holdfast.engine.wal.retention import KeepLogs, plan_pruning
+from holdfast.engine.wal.slots import MAX_SLOTS, UNKNOWN, Slot
 
 # --- attachments -----------------------------------------------------------------------------------------------------
 
@@ -56,10 +56,10 @@ def test_rubbish_is_swept_and_what_is_named_is_missed() -> None:
     path = directory / record.attachment.name
     world.disk.open(path, "write").truncate(3)
     with pytest.raises(Damaged, match="missing or cut"):
-        Log.open(HERE, options=SMALL, seams=world.seams)
+        Log.open(HERE, options=SMALL, env=world.env)
     world.disk.unlink(path)
     with pytest.raises(Damaged, match="missing or cut"):
-        Log.open(HERE, options=SMALL, seams=world.seams)
+        Log.open(HERE, options=SMALL, env=world.env)
 
 
 def test_a_flipped_byte_in_an_attachment_is_found() -> None:
@@ -133,39 +133,39 @@ def test_names_of_attachments_are_the_kits() -> None:
             world.log.attachment_path(name)
 
 
-# --- consumers -------------------------------------------------------------------------------------------------------
+# --- slots -------------------------------------------------------------------------------------------------------
 
 
-def test_consumers_are_durable_and_only_move_forward() -> None:
+def test_slots_are_durable_and_only_move_forward() -> None:
     world = World()
     one, two = world.commit(b"one", b"two")
-    world.log.consumers.register("a" * 32, "backup of a", two.position)
-    world.log.consumers.register("a" * 32, "backup of a", one.position)
-    world.log.consumers.register("b" * 32, "backup of b", one.position)
-    consumers = world.reopen().consumers
-    assert [(c.id[0], c.name, c.position) for c in consumers.list()] == [
+    world.log.slots.register("a" * 32, "backup of a", two.position)
+    world.log.slots.register("a" * 32, "backup of a", one.position)
+    world.log.slots.register("b" * 32, "backup of b", one.position)
+    slots = world.reopen().slots
+    assert [(c.id[0], c.name, c.position) for c in slots.list()] == [
         ("b", "backup of b", one.position), ("a", "backup of a", two.position)]
-    assert consumers.drop("b" * 32)
-    assert not consumers.drop("b" * 32)
-    assert [c.id[0] for c in world.reopen().consumers.list()] == ["a"]
+    assert slots.drop("b" * 32)
+    assert not slots.drop("b" * 32)
+    assert [c.id[0] for c in world.reopen().slots.list()] == ["a"]
 
 
-def test_consumers_have_bounds() -> None:
+def test_slots_have_bounds() -> None:
     world = World()
     for id, name in (("", "x"), ("x" * 65, "x"), ("x", "n" * 501)):
         with pytest.raises(InvalidInput):
-            world.log.consumers.register(id, name, START)
-    world.log.consumers._all = {str(i): Consumer(str(i), "", START, 0) for i in range(MAX_CONSUMERS)}
+            world.log.slots.register(id, name, START)
+    world.log.slots._all = {str(i): Slot(str(i), "", START, 0) for i in range(MAX_SLOTS)}
     with pytest.raises(InvalidInput, match="already"):
-        world.log.consumers.register("one more", "", START)
+        world.log.slots.register("one more", "", START)
 
 
-def test_damaged_consumers_are_set_aside(caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_slots_are_set_aside(caplog: pytest.LogCaptureFixture) -> None:
     """One flipped bit in a list of those for whom log is kept, and the store did not open, read-only neither; the
     advice was to restore it from a backup. Nobody's log goes for it before they had time to come again."""
     world = World()
     world.commit(b"one")
-    world.log.consumers.register("a" * 32, "backup of a", START)
+    world.log.slots.register("a" * 32, "backup of a", START)
     world.log.close()
     path = HERE / "CONSUMERS"
     whole = world.disk.read(path)
@@ -173,21 +173,21 @@ def test_damaged_consumers_are_set_aside(caplog: pytest.LogCaptureFixture) -> No
         disk = world.disk.killed()
         disk.open(path, "write").pwrite(bytes([whole[offset] ^ 4]), offset)
         damaged = disk.read(path)
-        seams = type(world.seams)(disk, world.seams.clock, world.seams.randomness, world.seams.scheduler)
+        env = type(world.env)(disk, world.env.clock, world.env.randomness, world.env.scheduler)
         caplog.clear()
-        log = Log.open(HERE, read_only=True, options=SMALL, seams=seams)
-        assert [(c.id, c.position) for c in log.consumers.list()] == [(UNKNOWN, START)]
+        log = Log.open(HERE, read_only=True, options=SMALL, env=env)
+        assert [(c.id, c.position) for c in log.slots.list()] == [(UNKNOWN, START)]
         assert "CONSUMERS" in caplog.text
         assert disk.read(path) == damaged
-        Log.open(HERE, options=SMALL, seams=seams).close()
+        Log.open(HERE, options=SMALL, env=env).close()
         assert disk.read(HERE / "CONSUMERS.damaged-1") == damaged
         for left in (disk.crashed(Dropped()), disk.killed()):
-            seams = type(world.seams)(left, world.seams.clock, world.seams.randomness, world.seams.scheduler)
-            log = Log.open(HERE, options=SMALL, seams=seams)
-            (unknown,) = log.consumers.list()
+            env = type(world.env)(left, world.env.clock, world.env.randomness, world.env.scheduler)
+            log = Log.open(HERE, options=SMALL, env=env)
+            (unknown,) = log.slots.list()
             assert (unknown.id, unknown.position) == (UNKNOWN, START)
             assert "damaged-1" in unknown.name
-            assert log.consumers.drop(UNKNOWN)
+            assert log.slots.drop(UNKNOWN)
             log.close()
             assert not left.exists(HERE / "CONSUMERS.damaged-2")
 
@@ -198,19 +198,19 @@ def test_who_is_unknown_keeps_log_within_the_bounds() -> None:
     world.disk.open(HERE / "CONSUMERS", "create").pwrite(b"rubbish", 0)
     log = world.reopen()
     plans = [plan_pruning(log.oldest(), size=log.size(), base=log.base.txid, newest=log.end.txid, held=log.size_after,
-                          floor=20, keep=KeepLogs(transactions=1), consumers=log.consumers.list(), consumer_bytes=most,
-                          consumer_hours=24, now_us=world.clock.now_us()) for most in (1 << 40, 1)]
+                          floor=20, keep=KeepLogs(transactions=1), slots=log.slots.list(), slot_bytes=most,
+                          slot_hours=24, now_us=world.clock.now_us()) for most in (1 << 40, 1)]
     assert [bool(plan.segments) for plan in plans] == [False, True]
     assert [[c.id for c in plan.dropped] for plan in plans] == [[], [UNKNOWN]]
 
 
-def test_consumers_of_another_version_are_refused_by_name() -> None:
+def test_slots_of_another_version_are_refused_by_name() -> None:
     """They are not damage: a later release wrote them, and this one would write over what it does not understand."""
     world = World()
     world.log.close()
-    document.write(world.disk, HERE / "CONSUMERS", b"HFCONSUM", 2, {"consumers": []})
+    document.write(world.disk, HERE / "CONSUMERS", b"HFCONSUM", 2, {"slots": []})
     with pytest.raises(UnsupportedFormat, match="version 2"):
-        Log.open(HERE, options=SMALL, seams=world.seams)
+        Log.open(HERE, options=SMALL, env=world.env)
 
 
 def test_what_is_none_of_the_logs_keeps_nobody_out() -> None:
@@ -224,5 +224,5 @@ def test_what_is_none_of_the_logs_keeps_nobody_out() -> None:
     for name in ("spare-old.seg", "notes", "attachments/notes"):
         world.disk.open(HERE / name, "create").close()
     before = [world.disk.list(HERE), world.disk.list(HERE / "attachments")]
-    assert Log.open(HERE, options=SMALL, seams=world.seams).end.txid == 2
+    assert Log.open(HERE, options=SMALL, env=world.env).end.txid == 2
     assert [world.disk.list(HERE), world.disk.list(HERE / "attachments")] == before

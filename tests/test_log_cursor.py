@@ -45,11 +45,11 @@ class MeteredWorld(World):
     def __init__(self) -> None:
         super().__init__()
         self.disk: Metered = Metered()
-        self.seams = replace(self.seams, files=self.disk)
-        self.log = Log.create(HERE, HISTORY, self.log.base, engine="memory", options=SMALL, seams=self.seams)
+        self.env = replace(self.env, files=self.disk)
+        self.log = Log.create(HERE, HISTORY, self.log.base, engine="memory", options=SMALL, env=self.env)
 
     def reader(self) -> Log:
-        return Log.open(HERE, read_only=True, options=SMALL, seams=self.seams)
+        return Log.open(HERE, read_only=True, options=SMALL, env=self.env)
 
     def cost(self, step: Any) -> tuple[int, int]:
         before = self.disk.bytes_read, self.disk.opened
@@ -104,7 +104,7 @@ def test_a_cursor_with_a_chain_follows_on_that_alone() -> None:
 def test_pruning_under_a_cursor_is_said() -> None:
     world = World()
     world.fill(20)
-    reader = Log.open(HERE, read_only=True, engine_position=world.log.end, options=SMALL, seams=world.seams)
+    reader = Log.open(HERE, read_only=True, engine_position=world.log.end, options=SMALL, env=world.env)
     cursors = [world.log.cursor(2), reader.cursor(2)]
     begun = [cursor.read() for cursor in cursors]
     assert [next(reading).txid for reading in begun] == [3, 3]
@@ -123,7 +123,7 @@ def test_a_lost_segment_under_a_cursor_is_damage() -> None:
     world.fill(20)
     lost = world.log.segments()[2].path
     for read_only in (False, True):
-        log = Log.open(HERE, read_only=True, options=SMALL, seams=world.seams) if read_only else world.log
+        log = Log.open(HERE, read_only=True, options=SMALL, env=world.env) if read_only else world.log
         log.segments()
         world.disk.rename(lost, lost.with_name("elsewhere"))
         with pytest.raises(Damaged) as caught:
@@ -159,7 +159,7 @@ def test_looking_follows_a_log_wherever_it_goes() -> None:
     """Through full segments, closings, openings that go on in the last segment or begin one, kills, a new branch, a
     new epoch, a heartbeat."""
     world = World()
-    reader = Log.open(HERE, read_only=True, options=SMALL, seams=world.seams)
+    reader = Log.open(HERE, read_only=True, options=SMALL, env=world.env)
     cursor = reader.cursor(0)
 
     def seen() -> int:
@@ -189,7 +189,7 @@ def test_looking_follows_a_log_wherever_it_goes() -> None:
     assert reader.history == world.log.history
     assert reader.epoch == 3
     world.log.close()
-    assert contents(reader) == contents(Log.open(HERE, read_only=True, options=SMALL, seams=world.seams))
+    assert contents(reader) == contents(Log.open(HERE, read_only=True, options=SMALL, env=world.env))
     assert reader.size() == world.log.size()
     reader.verify()
 
@@ -197,13 +197,13 @@ def test_looking_follows_a_log_wherever_it_goes() -> None:
 def test_looking_at_a_log_that_went_away() -> None:
     world = World()
     world.commit(b"one")
-    reader = Log.open(HERE, read_only=True, options=SMALL, seams=world.seams)
+    reader = Log.open(HERE, read_only=True, options=SMALL, env=world.env)
     world.fill(20)
     world.log.prune(world.log.segments()[:3])
     with pytest.raises(LogPruned):
         reader.look()
     world.disk.remove_tree(HERE)
-    Log.create(HERE, HISTORY, world.log.base, engine="memory", options=SMALL, seams=world.seams)
+    Log.create(HERE, HISTORY, world.log.base, engine="memory", options=SMALL, env=world.env)
     with pytest.raises(HoldfastError):
         reader.look()
 
@@ -215,10 +215,10 @@ def test_looking_finds_damage_and_takes_no_torn_group_for_it() -> None:
     path = world.log.segments()[0].path
     for damaged in (False, True):
         disk = world.disk.killed()
-        seams = replace(world.seams, files=disk)
-        reader = Log.open(HERE, read_only=True, options=SMALL, seams=seams)
+        env = replace(world.env, files=disk)
+        reader = Log.open(HERE, read_only=True, options=SMALL, env=env)
         assert reader.end.txid == 1
-        writer = Log.open(HERE, options=SMALL, seams=seams)
+        writer = Log.open(HERE, options=SMALL, env=env)
         writer.append(b"three" * 100, 1)
         writer.sync()
         if damaged:
@@ -241,7 +241,7 @@ def test_any_history_is_followed(steps: list[str], growing: bool) -> None:
     """What a reader has shown is what the log holds, whatever the writer did, and it is never behind by more than the
     last group."""
     world = World(GROWING if growing else SMALL)
-    reader = Log.open(HERE, read_only=True, options=world.options, seams=world.seams)
+    reader = Log.open(HERE, read_only=True, options=world.options, env=world.env)
     cursor, shown, ends = reader.cursor(0), list[tuple[int, bytes]](), [0]
     payloads: list[bytes] = []
     for step in steps:

@@ -17,31 +17,31 @@ SMALL = LogOptions(segment_bytes=128 << 10, preallocate=False)
 
 
 def test_each_epoch_of_a_copied_log_has_segments_of_its_own(tmp_path: Path) -> None:
-    source = Log.create(tmp_path / "source", HISTORY, START, engine="none", options=SMALL, seams=REAL)
+    source = Log.create(tmp_path / "source", HISTORY, START, engine="none", options=SMALL, env=REAL)
     for epoch in (0, 0, 3, 3, 7):
         if epoch != source.epoch:
             source.sync()
             source.extend_history(HISTORY, epoch)
         source.append(b"payload", 1)
     source.sync()
-    copy = Log.create(tmp_path / "copy", HISTORY, START, engine="none", options=SMALL, seams=REAL)
+    copy = Log.create(tmp_path / "copy", HISTORY, START, engine="none", options=SMALL, env=REAL)
     for record in source.read(0):
         copy.append_record(record)  # synced at the end only: the epochs part the batches, too
     copy.sync()
     assert [(s.epoch, s.first, s.last) for s in copy.segments()] == [(0, 1, 2), (3, 3, 4), (7, 5, 5)]
     copy.close()
     source.close()
-    again = Log.open(tmp_path / "copy", options=SMALL, seams=REAL)
+    again = Log.open(tmp_path / "copy", options=SMALL, env=REAL)
     assert again.epoch == 7
     assert [r.epoch for r in again.read(0)] == [0, 0, 3, 3, 7]
 
 
 def test_an_older_epoch_is_refused(tmp_path: Path) -> None:
     """A primary that was replaced and does not know it must not get its records stored."""
-    source = Log.create(tmp_path / "source", HISTORY, START, engine="none", options=SMALL, seams=REAL)
+    source = Log.create(tmp_path / "source", HISTORY, START, engine="none", options=SMALL, env=REAL)
     late = source.append(b"late", 1)
     source.sync()
-    fenced = Log.create(tmp_path / "fenced", HISTORY, START, engine="none", epoch=1, options=SMALL, seams=REAL)
+    fenced = Log.create(tmp_path / "fenced", HISTORY, START, engine="none", epoch=1, options=SMALL, env=REAL)
     with pytest.raises(InvalidInput):
         fenced.append_record(late)
     assert fenced.appended == START

@@ -10,10 +10,10 @@ from random import Random
 import pytest
 from log_script import DIRECTORY, HISTORY, SMALL, START, begin, opened, payload
 
-from holdfast.engine.env import Seams
+from holdfast.engine.env import Env
 from holdfast.engine.errors import Damaged, HoldfastError, UnsupportedFormat
 from holdfast.engine.model.positions import Position
-from holdfast.engine.testing.disks.quiet import SeededRandomness, SetClock, quiet_seams
+from holdfast.engine.testing.disks.quiet import SeededRandomness, SetClock, quiet_env
 from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.testing.disks.simfates import FATES, Fate
 from holdfast.engine.wal.format import GROUP_HEADER
@@ -57,7 +57,7 @@ class Finding:
 
 def look(disk: SimDisk, **kwargs: object) -> Finding:
     try:
-        log = Log.open(DIRECTORY, options=SMALL, seams=quiet_seams(disk, seed=9), **kwargs)  # type: ignore[arg-type]
+        log = Log.open(DIRECTORY, options=SMALL, env=quiet_env(disk, seed=9), **kwargs)  # type: ignore[arg-type]
         count = sum(1 for _ in log.read(0))
         log.verify()
     except (Damaged, UnsupportedFormat) as error:
@@ -201,7 +201,7 @@ def test_a_missing_segment_is_damage(number: int) -> None:
         assert isinstance(look(disk).error, Damaged)
     else:  # the oldest may have been pruned: then the engine's position says whether it was needed
         with pytest.raises(Damaged):
-            Log.open(DIRECTORY, engine_position=START, options=SMALL, seams=quiet_seams(disk))
+            Log.open(DIRECTORY, engine_position=START, options=SMALL, env=quiet_env(disk))
 
 
 def test_stale_bytes_of_another_segment_never_pass() -> None:
@@ -214,7 +214,7 @@ def test_stale_bytes_of_another_segment_never_pass() -> None:
 
     stale = SimDisk()
     other = Log.create(DIRECTORY, HISTORY, START, engine="memory", options=SMALL,
-                       seams=Seams(stale, SetClock(), SeededRandomness(77), script.seams.scheduler))
+                       env=Env(stale, SetClock(), SeededRandomness(77), script.env.scheduler))
     for text in (b"one", b"two", b"three"):
         other.append(text, 1)
         other.sync()
@@ -239,7 +239,7 @@ def test_read_only_changes_nothing_and_leaves_out_what_may_not_be_durable() -> N
 
     def shown(engine_position: Position | None) -> int:
         log = Log.open(DIRECTORY, engine_position=engine_position, read_only=True, options=SMALL,
-                       seams=quiet_seams(disk))
+                       env=quiet_env(disk))
         return log.end.txid
 
     assert shown(None) == 1

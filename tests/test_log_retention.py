@@ -16,10 +16,10 @@ from holdfast.engine.model.positions import Position
 from holdfast.engine.model.records import SegmentInfo
 from holdfast.engine.testing.disks.quiet import SetClock
 from holdfast.engine.testing.disks.simops import Op
-from holdfast.engine.wal.consumers import Consumer
 from holdfast.engine.wal.reading import LogReading
 from holdfast.engine.wal.retention import BELIEVE_S, CautiousClock, KeepLogs, PrunePlan, plan_pruning
 from holdfast.engine.wal.segment import Segment
+from holdfast.engine.wal.slots import Slot
 
 
 @pytest.mark.parametrize(("said", "meant"), [
@@ -59,8 +59,8 @@ def logs(draw: st.DrawFn) -> list[SegmentInfo]:
     return segments
 
 
-def consumers(last: int) -> st.SearchStrategy[list[Consumer]]:
-    one = st.builds(lambda i, txid, seen: Consumer(str(i), "", Position(txid, b""), seen * HOUR),
+def slots(last: int) -> st.SearchStrategy[list[Slot]]:
+    one = st.builds(lambda i, txid, seen: Slot(str(i), "", Position(txid, b""), seen * HOUR),
                     st.integers(0, 99), st.integers(0, last), st.integers(0, 20))
     return st.lists(one, max_size=4, unique_by=lambda c: c.id)
 
@@ -75,15 +75,15 @@ def planned(segments: list[SegmentInfo], **how: Any) -> PrunePlan:
 @given(data=st.data(), segments=logs(),
        keep=st.builds(KeepLogs, bytes=st.none() | st.integers(0, 400), hours=st.none() | st.floats(0, 12),
                       transactions=st.none() | st.integers(0, 12)),
-       consumer_bytes=st.integers(0, 400), consumer_hours=st.floats(0, 20), age=st.integers(0, 12))
-def test_plans_keep_the_rules(data: st.DataObject, segments: list[SegmentInfo], keep: KeepLogs, consumer_bytes: int,
-                              consumer_hours: float, age: int) -> None:
+       slot_bytes=st.integers(0, 400), slot_hours=st.floats(0, 20), age=st.integers(0, 12))
+def test_plans_keep_the_rules(data: st.DataObject, segments: list[SegmentInfo], keep: KeepLogs, slot_bytes: int,
+                              slot_hours: float, age: int) -> None:
     last = segments[-1].last
     floor = data.draw(st.integers(0, last))
-    registered = data.draw(consumers(last))
+    registered = data.draw(slots(last))
     now = segments[-1].last_time_us + age * HOUR
-    plan = planned(segments, keep=keep, floor=floor, consumers=registered, consumer_bytes=consumer_bytes,
-                   consumer_hours=consumer_hours, now_us=now)
+    plan = planned(segments, keep=keep, floor=floor, slots=registered, slot_bytes=slot_bytes,
+                   slot_hours=slot_hours, now_us=now)
     # Oldest first, never the last.
     count = len(plan.segments)
     assert list(plan.segments) == segments[:count]
@@ -92,12 +92,12 @@ def test_plans_keep_the_rules(data: st.DataObject, segments: list[SegmentInfo], 
     # Never what somebody needs.
     needs = [floor, *(c.position.txid for c in registered if c not in plan.dropped)]
     assert all(s.last <= min(needs) for s in plan.segments)
-    # A consumer is dropped if, and only if, it is behind and lags beyond a bound.
-    for consumer in registered:
-        held = sum(s.size for s in segments if s.last > consumer.position.txid)
-        lags = (held > consumer_bytes or now - consumer.seen_us > consumer_hours * HOUR
-                or consumer.position.txid < segments[0].first - 1)
-        assert (consumer in plan.dropped) == (lags and last > consumer.position.txid)
+    # A slot is dropped if, and only if, it is behind and lags beyond a bound.
+    for slot in registered:
+        held = sum(s.size for s in segments if s.last > slot.position.txid)
+        lags = (held > slot_bytes or now - slot.seen_us > slot_hours * HOUR
+                or slot.position.txid < segments[0].first - 1)
+        assert (slot in plan.dropped) == (lags and last > slot.position.txid)
     # What went was over a bound, and the first that stays is needed or within all of them.
     def over(segment: SegmentInfo, total: int) -> bool:
         return ((keep.bytes is not None and total > keep.bytes)
@@ -114,8 +114,8 @@ def test_plans_keep_the_rules(data: st.DataObject, segments: list[SegmentInfo], 
 
 def test_for_ever_is_for_ever() -> None:
     segment = SegmentInfo(Path("/1"), 1, 1, 9, 0, 0, 0, 1 << 40, True, 0, HISTORY)
-    plan = planned([segment, segment], keep=KeepLogs.parse("for ever"), floor=99, consumers=[], consumer_bytes=1,
-                   consumer_hours=1, now_us=1 << 60)
+    plan = planned([segment, segment], keep=KeepLogs.parse("for ever"), floor=99, slots=[], slot_bytes=1,
+                   slot_hours=1, now_us=1 << 60)
     assert plan.segments == ()
 
 
@@ -188,7 +188,7 @@ def test_a_time_is_looked_up_while_the_log_is_pruned(monkeypatch: pytest.MonkeyP
 
 
 def test_a_wall_clock_that_leaps_ages_nothing_at_once() -> None:
-    """For a moment it was two weeks ahead: consumers were dropped, and the log that they needed was deleted."""
+    """For a moment it was two weeks ahead: slots were dropped, and the log that they needed was deleted."""
     wall = SetClock(step_us=0)
     clock = CautiousClock(wall)
     for _ in range(3):
@@ -212,7 +212,7 @@ def test_a_wall_clock_that_leaps_ages_nothing_at_once() -> None:
 
 
 def test_a_plan_looks_at_no_segment_behind_the_first_that_stays() -> None:
-    """It summed up the sizes of all, for each consumer once more."""
+    """It summed up the sizes of all, for each slot once more."""
     world = World()
     world.fill(40)
     world.reopen()
@@ -224,7 +224,7 @@ def test_a_plan_looks_at_no_segment_behind_the_first_that_stays() -> None:
             yield info
 
     plan = plan_pruning(oldest(), size=world.log.size(), base=0, newest=40, held=world.log.size_after,
-                        keep=KeepLogs(transactions=30), floor=40, consumers=[], consumer_bytes=1, consumer_hours=1,
+                        keep=KeepLogs(transactions=30), floor=40, slots=[], slot_bytes=1, slot_hours=1,
                         now_us=0)
     assert [s.ordinal for s in plan.segments] == looked[:-1]
     assert len(looked) < 5

@@ -12,7 +12,7 @@ import pytest
 from log_world import SMALL, World
 from store_kinds import MEMORY, STAGING, Kind, commit, until
 
-from holdfast.engine.env import File, Seams
+from holdfast.engine.env import Env, File
 from holdfast.engine.errors import DiskFull, RolledBack
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
@@ -53,7 +53,7 @@ class Asking(FaultyFiles):
         super().about_to(kind, path)
         self.rooms += kind == "create" and is_room(path)
         if self.store is not None and not self.under_the_mutex:
-            mutex = self.store.committer.mutex
+            mutex = self.store.group_commit.mutex
             if mutex.acquire(timeout=2):  # another thread has it for a moment only
                 mutex.release()
             else:
@@ -71,7 +71,7 @@ def test_nothing_is_done_at_the_disk_under_the_commit_mutex(kind: Kind, tmp_path
     commit, everybody who waited for one, and each status call waited too."""
     files = Asking()
     for last in (80_000, 100, 100):  # so the second opening begins behind the last segment, and the third goes on in it
-        with kind.open(tmp_path / "store", settings=SETTINGS, seams=Seams(files)) as store:
+        with kind.open(tmp_path / "store", settings=SETTINGS, env=Env(files)) as store:
             files.store = store
             store.complete_until_us()  # a promise takes a segment, too
             with ThreadPoolExecutor(4) as pool:
@@ -88,7 +88,7 @@ def test_nothing_is_done_at_the_disk_under_the_commit_mutex(kind: Kind, tmp_path
 def test_who_waits_for_a_sync_waits_for_no_segment(tmp_path: Path) -> None:
     """The same, seen by the others: an earlier commit is synced, and is acknowledged, while a segment is filled."""
     files = FaultyFiles()
-    with (STAGING.open(tmp_path / "store", settings=SETTINGS, seams=Seams(files)) as store,
+    with (STAGING.open(tmp_path / "store", settings=SETTINGS, env=Env(files)) as store,
           ThreadPoolExecutor(2) as pool):
         with store.transaction("relaxed") as tx:
             tx.put(b"1", b"")
@@ -133,7 +133,7 @@ def test_room_that_somebody_else_took_is_made_again(tmp_path: Path, monkeypatch:
                                             ("pwrite", errno.EIO), ("rename", errno.ENOMEM)])
 def test_without_room_nothing_is_numbered(kind: Kind, what: str, code: int, tmp_path: Path) -> None:
     files = FaultyFiles()
-    with kind.open(tmp_path / "store", settings=SETTINGS, seams=Seams(files)) as store:
+    with kind.open(tmp_path / "store", settings=SETTINGS, env=Env(files)) as store:
         commit(kind, store, 1)
         files.fail(what, code=code, only=lambda path: path.parent.name == "log")
         for _ in range(2):
@@ -153,7 +153,7 @@ def test_without_room_nothing_is_numbered(kind: Kind, what: str, code: int, tmp_
 def test_a_store_that_closes_waits_for_who_makes_room(tmp_path: Path) -> None:
     """Another process may have the directory next: a file that came into it later could take a name of its."""
     files = FaultyFiles()
-    store = STAGING.open(tmp_path / "store", settings=SETTINGS, seams=Seams(files))
+    store = STAGING.open(tmp_path / "store", settings=SETTINGS, env=Env(files))
     store._patience_s = 0.05
     commit(STAGING, store, 1)
     held = files.hold("create", only=is_room)

@@ -54,7 +54,7 @@ def test_a_damaged_last_segment_is_not_gone_on_with() -> None:
     file = world.disk.open(path, "write")
     file.pwrite(b"?", Segment.load(world.disk, path).data_end - 1)
     file.sync()
-    world.log = Log.open(HERE, options=SMALL, seams=world.seams)
+    world.log = Log.open(HERE, options=SMALL, env=world.env)
     world.commit(b"two")
     assert len(segments_of(world.disk)) == 2
     with pytest.raises(Damaged) as caught:
@@ -79,10 +79,10 @@ def test_who_reads_a_segment_that_is_gone_on_with_is_not_disturbed() -> None:
     world = World()
     world.commit(b"one", b"two")
     world.log.close()
-    reader = Log.open(HERE, read_only=True, options=SMALL, seams=world.seams)
+    reader = Log.open(HERE, read_only=True, options=SMALL, env=world.env)
     reading = reader.read(0)
     assert next(reading).txid == 1
-    world.log = Log.open(HERE, options=SMALL, seams=world.seams)
+    world.log = Log.open(HERE, options=SMALL, env=world.env)
     world.commit(b"three")
     assert [r.txid for r in reading] == [2]
     assert contents(reader) == [(1, b"one"), (2, b"two")]
@@ -113,14 +113,14 @@ def test_an_opening_costs_the_same_however_many_segments(clean: bool, read_only:
     for count in (15, 300):
         world = World()
         world.disk = CountingDisk()
-        world.seams = type(world.seams)(world.disk, world.seams.clock, world.seams.randomness, world.seams.scheduler)
-        world.log = Log.create(HERE, HISTORY, world.log.base, engine="memory", options=SMALL, seams=world.seams)
+        world.env = type(world.env)(world.disk, world.env.clock, world.env.randomness, world.env.scheduler)
+        world.log = Log.create(HERE, HISTORY, world.log.base, engine="memory", options=SMALL, env=world.env)
         world.fill(count)
         end = world.log.end
         if clean:
             world.log.close()
         before = world.disk.opened
-        log = Log.open(HERE, engine_position=end, read_only=read_only, options=SMALL, seams=world.seams)
+        log = Log.open(HERE, engine_position=end, read_only=read_only, options=SMALL, env=world.env)
         assert log.status()["bytes"] == log.size() > log.size_after(end.txid // 2) > count * 10_000
         assert log.attached(end.txid - 1) == []
         costs.append(world.disk.opened - before)
@@ -136,7 +136,7 @@ def test_sizes_and_attachments_add_up_after_pruning() -> None:
         if again:
             world.log.prune(world.log.segments()[:4])
         for log in (world.log, Log.open(HERE, read_only=True, engine_position=world.log.end, options=SMALL,
-                                        seams=world.seams)):
+                                        env=world.env)):
             sizes = [(s.last, s.size) for s in log.segments()]
             assert log.size() <= sum(size for _, size in sizes)
             for txid in (log.base.txid, 17, 29, 30):
@@ -164,10 +164,10 @@ def test_a_newest_segment_that_is_gone_is_missed(clean: bool, reopened: bool, re
     disk = world.disk.killed()
     gone = segments_of(disk)[-1]
     disk.unlink(gone)
-    seams = type(world.seams)(disk, world.seams.clock, world.seams.randomness, world.seams.scheduler)
+    env = type(world.env)(disk, world.env.clock, world.env.randomness, world.env.scheduler)
     for _ in range(2):  # it is not forgotten by an opening that failed
         with pytest.raises(Damaged, match="missing") as caught:
-            Log.open(HERE, read_only=read_only, options=SMALL, seams=seams)
+            Log.open(HERE, read_only=read_only, options=SMALL, env=env)
         assert caught.value.path == str(gone)
 
 
@@ -177,8 +177,8 @@ def test_a_newest_segment_without_records_may_be_as_if_it_had_never_been() -> No
     world.fill(5)
     for op in range(12):
         disk = world.disk.killed()
-        seams = type(world.seams)(disk, world.seams.clock, world.seams.randomness, world.seams.scheduler)
-        log = Log.open(HERE, options=SMALL, seams=seams)
+        env = type(world.env)(disk, world.env.clock, world.env.randomness, world.env.scheduler)
+        log = Log.open(HERE, options=SMALL, env=env)
         left = op
 
         def stop(_: object) -> None:
@@ -195,7 +195,7 @@ def test_a_newest_segment_without_records_may_be_as_if_it_had_never_been() -> No
             pass
         disk.before = lambda _: None
         log.abandon()
-        assert contents(Log.open(HERE, options=SMALL, seams=seams))[:5] == contents(world.log)[:5]
+        assert contents(Log.open(HERE, options=SMALL, env=env))[:5] == contents(world.log)[:5]
 
 
 def test_a_segment_cut_within_its_header_is_damaged() -> None:
@@ -206,7 +206,7 @@ def test_a_segment_cut_within_its_header_is_damaged() -> None:
     world.log.close()
     world.disk.open(path, "write").truncate(400)
     with pytest.raises(Damaged) as caught:
-        Log.open(HERE, options=GROWING, seams=world.seams)
+        Log.open(HERE, options=GROWING, env=world.env)
     assert caught.value.path == str(path)
 
 

@@ -16,7 +16,7 @@ from store_kinds import until
 
 from holdfast import backup
 from holdfast.engine import MemoryEngine, Settings, Store
-from holdfast.engine.env import Clock, Seams
+from holdfast.engine.env import Clock, Env
 from holdfast.engine.errors import StoreLocked
 from holdfast.engine.source.http.limits import Counters
 from holdfast.engine.source.http.status import metrics, page
@@ -99,7 +99,7 @@ def test_a_clock_that_was_wrong_once_is_not_followed_for_ever(created_ahead: boo
     """One opening with the clock nine years ahead, before it was set: every commit for nine years would have been given
     that time and some microseconds, and every real time was refused. It is said once, and real times work again."""
     for by_us in (YEARS,) if created_ahead else (0, YEARS):
-        with Store.open(tmp_path / "s", MemoryEngine, seams=Seams(clock=Stepped(by_us))) as store:
+        with Store.open(tmp_path / "s", MemoryEngine, env=Env(clock=Stepped(by_us))) as store:
             _commit(store, b"a")
             backup.run(store, tmp_path / "b")
     assert ["has leapt" in r.getMessage() for r in caplog.records] == [True] * (not created_ahead)
@@ -143,22 +143,22 @@ def test_a_clock_that_is_behind_now_does_not_change_what_times_mean(caplog: pyte
 
 
 def test_an_opening_ahead_prunes_and_drops_nothing(tmp_path: Path) -> None:
-    """Opened once 400 days ahead, a store deleted its log and dropped its consumers within a minute, though a leap
+    """Opened once 400 days ahead, a store deleted its log and dropped its slots within a minute, though a leap
     while it was open was believed after an hour only."""
     small = Settings(segment_bytes=128 << 10, heartbeat_s=0)
     clock = SetClock(step_us=1)
-    with Store.open(tmp_path / "s", MemoryEngine, settings=small, seams=Seams(clock=clock)) as store:
+    with Store.open(tmp_path / "s", MemoryEngine, settings=small, env=Env(clock=clock)) as store:
         for n in range(30):
             with store.transaction() as tx:
                 tx.put(b"%d" % n, bytes(20_000))
             if n == 5:
-                store.log.consumers.register("one", "of a target", store.durable)
+                store.log.slots.register("one", "of a target", store.durable)
     for right, left in ((False, 1), (True, 0)):
         ahead = SetClock(clock.time_us + 400 * DAY, step_us=1)
         how = Settings(segment_bytes=128 << 10, heartbeat_s=0, clock_is_right=right)
-        with Store.open(tmp_path / "s", MemoryEngine, settings=how, seams=Seams(clock=ahead)) as store:
+        with Store.open(tmp_path / "s", MemoryEngine, settings=how, env=Env(clock=ahead)) as store:
             store.prune()  # unless it did by itself
-            assert len(store.log.consumers.list()) == left
+            assert len(store.log.slots.list()) == left
             assert (store.log.base.txid > 0) is right, "an operator who knows can say so"
             assert (store.status()["clock_doubted_us"] > 399 * DAY) is not right
 
@@ -166,13 +166,13 @@ def test_an_opening_ahead_prunes_and_drops_nothing(tmp_path: Path) -> None:
 def test_it_is_believed_when_it_has_lasted(tmp_path: Path) -> None:
     """The store may just have been closed for a year: after an hour the log is as old as it is."""
     clock = SetClock(step_us=1)
-    with Store.open(tmp_path / "s", MemoryEngine, seams=Seams(clock=clock),
+    with Store.open(tmp_path / "s", MemoryEngine, env=Env(clock=clock),
                     settings=Settings(segment_bytes=128 << 10, heartbeat_s=0)) as store:
         for n in range(30):
             with store.transaction() as tx:
                 tx.put(b"%d" % n, bytes(20_000))
     later = SetClock(clock.time_us + 400 * DAY, step_us=1)
-    with Store.open(tmp_path / "s", MemoryEngine, seams=Seams(clock=later),
+    with Store.open(tmp_path / "s", MemoryEngine, env=Env(clock=later),
                     settings=Settings(segment_bytes=128 << 10, heartbeat_s=0)) as store:
         assert store.prune() == 0
         later.seconds += BELIEVE_S + 1
@@ -186,24 +186,24 @@ def test_a_doubted_clock_is_said_wherever_somebody_looks(tmp_path: Path, caplog:
     So nobody could tell why its log was not pruned, or that the clock was wrong."""
     path = tmp_path / "s"
     clock = SetClock(FLOOR_US + YEARS, step_us=0)
-    with Store.open(path, MemoryEngine, settings=Settings(heartbeat_s=0), seams=Seams(clock=clock)) as store:
+    with Store.open(path, MemoryEngine, settings=Settings(heartbeat_s=0), env=Env(clock=clock)) as store:
         with store.transaction() as tx:
             tx.put(b"1", b"")
-        assert backup.info(path, seams=Seams(clock=clock)).clock_doubted == 0
-    assert backup.info(path, seams=Seams(clock=clock)).clock_doubted is None
+        assert backup.info(path, env=Env(clock=clock)).clock_doubted == 0
+    assert backup.info(path, env=Env(clock=clock)).clock_doubted is None
     ahead = SetClock(clock.time_us + 1 + 400 * DAY, step_us=0)  # the commit was a microsecond after the opening
-    seams = Seams(clock=ahead)
+    env = Env(clock=ahead)
 
     def told(store: Store[Any, Any]) -> tuple[bool, bool, bool, bool]:
         """Whether status, metrics, the page and `info` say that the clock is doubted by 400 days."""
         source, doubted = LocalSource(store), f"holdfast_clock_doubted_seconds {400 * 86_400}.0\n"
-        found = backup.info(path, seams=seams)
+        found = backup.info(path, env=env)
         assert found.clock_doubted in (0, 400 * 86_400)
         assert ("is doubted by the process" in str(found)) is (found.clock_doubted > 0)
         return (store.status()["clock_doubted_us"] == 400 * DAY, doubted in metrics(source, store, Counters()),
                 "<th>clock<td>doubted: it is 9600.0 hours ahead" in page(source, store), found.clock_doubted > 0)
 
-    with Store.open(path, MemoryEngine, settings=Settings(heartbeat_s=0), seams=seams) as store:
+    with Store.open(path, MemoryEngine, settings=Settings(heartbeat_s=0), env=env) as store:
         assert told(store) == (True, True, True, True)
         assert "leapt 9600.0 hours ahead" in caplog.text
         assert backup.info(path).clock_doubted == 400 * 86_400, "asked by another process, with a clock of its own"
@@ -214,13 +214,13 @@ def test_a_doubted_clock_is_said_wherever_somebody_looks(tmp_path: Path, caplog:
         until(lambda: told(store) == (False, False, False, False))
         with store.transaction() as tx:
             tx.put(b"2", b"")
-    right = Seams(clock=SetClock(clock.time_us + 2 * DAY, step_us=0))
-    after = backup.info(path, seams=right)
+    right = Env(clock=SetClock(clock.time_us + 2 * DAY, step_us=0))
+    after = backup.info(path, env=right)
     assert 398 * 86_400 < after.clock_behind < 399 * 86_400
     assert "hours behind the log's last time" in str(after)
-    with Store.open(path, MemoryEngine, seams=right) as store, store.transaction() as tx:
+    with Store.open(path, MemoryEngine, env=right) as store, store.transaction() as tx:
         tx.put(b"3", b"")
-    again = backup.info(path, seams=right)
+    again = backup.info(path, env=right)
     assert again.times_since == 3
     assert again.clock_behind < 1
     assert "right again from transaction 3 on" in str(again)
@@ -237,5 +237,5 @@ def test_segments_of_a_wrong_clock_do_not_stay_until_then() -> None:
     segments = world.log.segments()
     now = world.clock.time_us + 10 * DAY
     plan = plan_pruning(iter(segments[:-1]), size=world.log.size(), base=0, newest=20, held=world.log.size_after,
-                        keep=KeepLogs(hours=24), floor=20, consumers=[], consumer_bytes=1, consumer_hours=1, now_us=now)
+                        keep=KeepLogs(hours=24), floor=20, slots=[], slot_bytes=1, slot_hours=1, now_us=now)
     assert len(plan.segments) == len([s for s in segments[:-1] if s.sealed])

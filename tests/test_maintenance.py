@@ -17,7 +17,7 @@ from holdfast.engine.model.positions import Position
 from holdfast.engine.store.backpressure import Backpressure
 from holdfast.engine.store.hooks import Hooks
 from holdfast.engine.store.leases import Leases
-from holdfast.engine.store.maintenance import Housekeeper
+from holdfast.engine.store.maintenance import Maintenance
 from holdfast.engine.store.settings import Settings
 
 SETTINGS = Settings(checkpoint_soft_bytes=100, checkpoint_hard_bytes=200, unwritten_bytes=100_000, wait_s=0.2,
@@ -112,10 +112,10 @@ class Kept(SimpleNamespace):
 def test_maintenance_makes_checkpoints_and_says_why_not(tmp_path: Path, figures: Figures,
                                                         pressure: Backpressure) -> None:
     log: Any = SimpleNamespace(end=Position(1, b""), last_time_us=0, wants_spare=False, on_sealed=None)
-    kept = Kept(directory=tmp_path, engine=figures, log=log, settings=SETTINGS, seams=REAL, committer=figures,
+    kept = Kept(directory=tmp_path, engine=figures, log=log, settings=SETTINGS, env=REAL, group_commit=figures,
                 leases=Leases(REAL), hooks=Hooks([], REAL.scheduler))
     with closed_after(REAL.files.lock(tmp_path / "LOCK", "a test")) as lock:
-        keeper = Housekeeper(kept, pressure, lock)
+        keeper = Maintenance(kept, pressure, lock)
         keeper.close()  # its thread; the rounds are made here
         pressure.closing = False
         keeper.round()
@@ -135,10 +135,10 @@ def test_maintenance_makes_checkpoints_and_says_why_not(tmp_path: Path, figures:
 def test_maintenance_keeps_nothing_alive(tmp_path: Path, figures: Figures, pressure: Backpressure) -> None:
     """A store that everybody has forgotten can be closed, and its thread ends."""
     log: Any = SimpleNamespace(end=Position(1, b""), last_time_us=0, wants_spare=False, on_sealed=None)
-    kept = Kept(directory=tmp_path, engine=figures, log=log, settings=SETTINGS, seams=REAL, committer=figures,
+    kept = Kept(directory=tmp_path, engine=figures, log=log, settings=SETTINGS, env=REAL, group_commit=figures,
                 leases=Leases(REAL), hooks=Hooks([], REAL.scheduler))
     with closed_after(REAL.files.lock(tmp_path / "LOCK", "a test")) as lock:
-        keeper = Housekeeper(kept, pressure, lock)
+        keeper = Maintenance(kept, pressure, lock)
         del kept
         gc.collect()
         pressure.wanted.set()

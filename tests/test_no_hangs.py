@@ -21,7 +21,7 @@ from store_kinds import until
 from holdfast.engine import Store
 from holdfast.engine.builtin.memory import MemoryTransaction, MemoryView
 from holdfast.engine.contract.plugin import Condition, Plugin
-from holdfast.engine.env import REAL, Files, Seams
+from holdfast.engine.env import REAL, Env, Files
 from holdfast.engine.errors import (
     ConditionNotMet,
     Damaged,
@@ -36,7 +36,7 @@ from holdfast.engine.model.records import LogRange, Record, SegmentInfo
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.testing import KeyValues
 from holdfast.engine.testing.beside import Beside
-from holdfast.engine.testing.disks.quiet import quiet_seams
+from holdfast.engine.testing.disks.quiet import quiet_env
 from holdfast.engine.testing.killed import worker
 from holdfast.engine.testing.plugins.watching import bounded
 
@@ -48,8 +48,8 @@ def ends(work: Callable[[], None]) -> None:
 
 
 def opened(path: Path, *plugins: Plugin, engine: type[StagingMemory] = StagingMemory, settings: Settings = QUICK,
-           seams: Seams = REAL) -> Store[Any, Any]:
-    return Store.open(path / "store", engine, plugins=plugins, settings=settings, seams=seams)
+           env: Env = REAL) -> Store[Any, Any]:
+    return Store.open(path / "store", engine, plugins=plugins, settings=settings, env=env)
 
 
 def put(store: Store[Any, Any], value: bytes = b"value") -> None:
@@ -160,7 +160,7 @@ def test_a_store_closes_while_a_bulk_load_waits_for_room(tmp_path: Path) -> None
             raise DiskFull("no room")
 
         def pending_bytes(self) -> int:
-            return 1 << 20  # so that the housekeeper wants a checkpoint, which must wait for the bulk load
+            return 1 << 20  # so that maintenance wants a checkpoint, which must wait for the bulk load
 
     tried = threading.Event()
     store = opened(tmp_path, engine=Full, settings=Settings(wait_s=1, checkpoint_soft_bytes=1000,
@@ -174,7 +174,7 @@ def test_a_store_closes_while_a_bulk_load_waits_for_room(tmp_path: Path) -> None
     put(store)
     beside.run(load)
     assert tried.wait(10)
-    time.sleep(1)  # the housekeeper looks twice a second
+    time.sleep(1)  # maintenance looks twice a second
     ends(store.close)
     beside.finish()
 
@@ -185,7 +185,7 @@ def test_quiet_waits_end(tmp_path: Path) -> None:
             return 1 << 40
 
     def work() -> None:
-        with opened(tmp_path, engine=Behind, seams=quiet_seams(Files())) as store, pytest.raises(RolledBack):
+        with opened(tmp_path, engine=Behind, env=quiet_env(Files())) as store, pytest.raises(RolledBack):
             put(store)
 
     ends(work)
@@ -208,10 +208,10 @@ def test_threads_that_hang_in_a_child_are_noticed(tmp_path: Path, monkeypatch: p
 
     class Hanging(StagingMemory):
         def begin(self) -> MemoryTransaction:
-            draft = super().begin()
+            tx = super().begin()
             if self._position.txid or self._newest[1].txid > 3:
                 go.wait(15)
-            return draft
+            return tx
 
     monkeypatch.setattr(worker, "STILL_S", 0.5)
     work = KeyValues(Hanging, put=MemoryTransaction.put, items=MemoryView.items)

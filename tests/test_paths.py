@@ -18,7 +18,7 @@ from holdfast.engine import GraphEngine, MemoryEngine, Settings, Store
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
-from holdfast.engine.env import Seams
+from holdfast.engine.env import Env
 from holdfast.engine.errors import Damaged, DirectoryMoved, HoldfastError, InvalidInput
 from holdfast.engine.testing.disks.faulty import FaultyFiles
 
@@ -210,7 +210,7 @@ def test_what_has_the_name_now_gets_nothing(move: Callable[[Path, Path], Callabl
                 acked = n
         assert acked > 1
         for call in (store.checkpoint, store.image, store.prune,
-                     lambda: store.log.consumers.register("a", "b", store.durable)):
+                     lambda: store.log.slots.register("a", "b", store.durable)):
             with pytest.raises(DirectoryMoved):
                 call()
         assert not store.poisoned
@@ -234,7 +234,7 @@ def test_what_has_a_number_goes_to_the_log_that_gave_it(move: Callable[[Path, Pa
     with Store.open(tmp_path / "other", MemoryEngine, settings=SMALL) as other:
         _put(other, 1)
     before, files = _snapshot(tmp_path / "other"), FaultyFiles()
-    with Store.open(path, StagingMemory, settings=SMALL, seams=Seams(files)) as store, ThreadPoolExecutor(2) as pool:
+    with Store.open(path, StagingMemory, settings=SMALL, env=Env(files)) as store, ThreadPoolExecutor(2) as pool:
         _put(store, 1)
         held = files.hold("datasync")
         first = pool.submit(_put, store, 2)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("engine", "replay", "backup", "benchmarks", "tests", "docs", ".")
+COMPACTERS = ("engine", "replay", "backup", "benchmarks", "tests", "docs", ".")
 NOT_READ = re.compile(r"tests/(test_prose|test_zoo|zoo\w*)\.py|docs/(zoo|checks)\.md|(engine|replay|backup)/testing/.*")
 """This file, which quotes the turns; and the zoo with the suites whose statements its page repeats."""
 
@@ -36,7 +36,7 @@ def found(text: str) -> Iterator[tuple[int, str]]:
 
 def read() -> Iterator[tuple[str, str]]:
     """Each page and module, by its path below the project's root."""
-    for folder in FOLDERS:
+    for folder in COMPACTERS:
         here = ROOT / folder
         for path in sorted(here.glob("*.md") if folder == "." else here.rglob("*")):
             name = path.relative_to(ROOT).as_posix()

@@ -21,7 +21,7 @@ import pytest
 from store_kinds import STAGING
 
 from holdfast.engine.contract.plugin import Plugin, StoreHandle
-from holdfast.engine.env import REAL, Clock, DirectoryLock, Files, Seams
+from holdfast.engine.env import REAL, Clock, DirectoryLock, Env, Files
 from holdfast.engine.errors import LogPruned, StoreClosed, StoreLocked
 from holdfast.engine.model.positions import origin
 from holdfast.engine.model.records import Record, SegmentInfo
@@ -122,7 +122,7 @@ def test_a_reader_that_was_killed_holds_nothing(store: Kit) -> None:
 
 
 def test_a_reader_that_lags_too_far_is_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = Settings(heartbeat_s=0, segment_bytes=128 << 10, keep_logs="1 transactions", consumer_bytes=1 << 20)
+    settings = Settings(heartbeat_s=0, segment_bytes=128 << 10, keep_logs="1 transactions", slot_bytes=1 << 20)
     with STAGING.open(tmp_path / "store", settings=settings) as store:
         write(store, 10)
         with STAGING.open(store.directory, read_only=True) as reader, caplog.at_level(logging.WARNING, "holdfast"):
@@ -138,7 +138,7 @@ def test_a_plan_to_prune_drops_nobody(tmp_path: Path) -> None:
         def pruning(self, segments: Sequence[SegmentInfo]) -> str:
             return "not yet archived"
 
-    settings = Settings(heartbeat_s=0, segment_bytes=128 << 10, keep_logs="1 transactions", consumer_bytes=1 << 20)
+    settings = Settings(heartbeat_s=0, segment_bytes=128 << 10, keep_logs="1 transactions", slot_bytes=1 << 20)
     with STAGING.open(tmp_path / "store", settings=settings, plugins=[Keeps()]) as store:
         write(store, 10)
         with STAGING.open(store.directory, read_only=True) as reader:
@@ -214,20 +214,20 @@ class _Hurried(Clock):
 def test_who_hangs_in_the_door_is_named(tmp_path: Path) -> None:
     """Bounded: a process that was stopped in the middle of registering."""
     clock = _Hurried()
-    seams = Seams(clock=clock)
+    env = Env(clock=clock)
     lease = ReaderLease(tmp_path, "process 1", REAL)
     with (tmp_path / "readers" / "LOCK").open("w") as door:  # not through the kit, which would know it for its own
         fcntl.flock(door, fcntl.LOCK_EX)
         door.write("process 2\n")
         door.flush()
-        with pytest.raises(StoreLocked, match="in use by process 2"), readers_in(tmp_path, "process 3", seams):
+        with pytest.raises(StoreLocked, match="in use by process 2"), readers_in(tmp_path, "process 3", env):
             raise AssertionError("it came in")
         assert clock.now >= PATIENCE_S
     lease.advance(7)
-    with readers_in(tmp_path, "process 3", seams) as readers:
+    with readers_in(tmp_path, "process 3", env) as readers:
         assert [reader.after for reader in readers] == [7]
     lease.release()
-    with readers_in(tmp_path, "process 3", seams) as readers:
+    with readers_in(tmp_path, "process 3", env) as readers:
         assert readers == []
 
 
@@ -238,7 +238,7 @@ def test_one_that_lags_too_far_takes_no_other_with_it(store: Kit) -> None:
         with STAGING.open(store.directory, read_only=True) as near:
             write(store, 10)
             # Only now, so that one and the same pruning is about both.
-            store.settings = replace(SETTINGS, consumer_bytes=1 << 20)
+            store.settings = replace(SETTINGS, slot_bytes=1 << 20)
             store.prune()
             assert near.refresh() > 30
             with pytest.raises(LogPruned):
@@ -369,14 +369,14 @@ def test_another_user_s_reader_leaves_nothing_behind(store: Kit) -> None:
     """Root had a look at somebody's store, and left a directory and a lock in it that its owner could not open: that
     store never pruned its log again."""
     write(store, 10)
-    with STAGING.open(store.directory, read_only=True, seams=Seams(files=Foreign())) as reader:
+    with STAGING.open(store.directory, read_only=True, env=Env(files=Foreign())) as reader:
         assert reader.published.txid > 0
         assert not (store.directory / "readers").exists()
 
 
 def test_a_directory_of_readers_that_another_user_made_stops_no_pruning(tmp_path: Path) -> None:
     """See above: as older versions left it."""
-    with STAGING.open(tmp_path / "store", settings=SETTINGS, seams=Seams(files=Foreign())) as store:
+    with STAGING.open(tmp_path / "store", settings=SETTINGS, env=Env(files=Foreign())) as store:
         (tmp_path / "store" / "readers").mkdir()
         write(store, 10)
         assert store.log.base.txid > 0

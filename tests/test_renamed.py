@@ -1,14 +1,27 @@
-"""Names of modules that users may have typed before the layout in rooms: they work, and warn with the new name."""
+"""Names that users may have typed and that are called otherwise now: they work, and warn with the new name."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import warnings
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from holdfast.engine.renamed import MODULES
+from holdfast import backup
+from holdfast.engine import Context, Position, Settings, Store, errors
+from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.env import REAL
+from holdfast.engine.renamed import CLASSES, MODULES
+
+
+def old(holder: Any, name: str) -> Any:
+    """What a type-checker no longer knows."""
+    return getattr(holder, name)
+
 
 PUBLIC = {
     "directory": "Layout", "graph": "GraphEngine", "graph.store": "GraphStore", "helpers": "FileImage",
@@ -28,7 +41,8 @@ def test_an_old_name_is_the_new_one_and_says_so(old: str) -> None:
         module = import_module(name)
     assert any(f"{name} is holdfast.engine.{MODULES[old][0]}" in str(one.message) for one in said)
     new = [import_module(f"holdfast.engine.{place}") for place in MODULES[old]]
-    assert getattr(module, PUBLIC[old]) in [getattr(place, PUBLIC[old], None) for place in new]
+    name = CLASSES.get(PUBLIC[old], PUBLIC[old])
+    assert getattr(module, PUBLIC[old]) in [getattr(place, name, None) for place in new]
     assert not hasattr(module, "NoSuchThing")
 
 
@@ -39,3 +53,69 @@ def test_no_old_name_is_left_out_of_this_test() -> None:
 def test_what_never_was_is_not_found() -> None:
     with pytest.raises(ModuleNotFoundError):
         import_module("holdfast.engine.nonsense")
+
+
+def test_a_class_by_its_old_name_in_a_module_by_its_old_name() -> None:
+    sys.modules.pop("holdfast.engine.helpers", None)
+    with pytest.warns(DeprecationWarning, match=r"engine.helpers is holdfast.engine.toolkit"):
+        helpers = import_module("holdfast.engine.helpers")
+    assert helpers.KeyedDraft.__name__ == "KeyedTransaction"
+
+
+def test_arguments_and_attributes_by_their_old_names(tmp_path: Path) -> None:
+    days: dict[str, Any] = {"consumer_days": 3}
+    with pytest.warns(DeprecationWarning, match="the argument consumer_days= is slot_days= now"):
+        settings = Settings(**days)
+    assert settings.slot_days == 3
+    seams: dict[str, Any] = {"seams": REAL}
+    with pytest.warns(DeprecationWarning, match="the argument seams= is env= now") as said:
+        store = Store.open(tmp_path / "store", MemoryEngine, settings=settings, **seams)
+    assert {one.filename for one in said} == {__file__}, "it names the line of whoever uses the old name"
+    fold: dict[str, Any] = {"fold": None}
+    with store:
+        with pytest.warns(DeprecationWarning, match="the attribute seams is env now"):
+            assert store.seams is store.env
+        with pytest.warns(DeprecationWarning, match="the argument fold= is compact= now"):
+            report = backup.run(store, tmp_path / "target", **fold)
+        with pytest.warns(DeprecationWarning, match="the attribute folded is compacted now"):
+            assert report.folded is False
+        with pytest.warns(DeprecationWarning, match=r"backup.consumers is slots now"):
+            assert old(backup, "consumers")(store) == backup.slots(store) != []
+    with pytest.warns(DeprecationWarning, match="the attribute retired_us is promoted_us now"):
+        assert backup.info(tmp_path / "target").retired_us is None
+    with pytest.warns(DeprecationWarning, match="TargetRetired is TargetPromoted now"):
+        assert old(errors, "TargetRetired") is errors.TargetPromoted
+
+
+def test_an_engine_that_was_written_with_the_old_argument_is_opened(tmp_path: Path) -> None:
+    with pytest.warns(DeprecationWarning, match=r"the argument adopt= of Older.open is at= now"):
+
+        class Older(MemoryEngine):
+            name = "older"
+
+            @classmethod
+            def open(cls, directory: Path, context: Context, *, read_only: bool = False,  # type: ignore[override]
+                     adopt: Position | None = None) -> Any:
+                return super().open(directory, context, read_only=read_only, at=adopt)
+
+    with Store.open(tmp_path / "store", Older) as store:
+        with store.transaction() as tx:
+            tx.put(b"a", b"1")
+        backup.run(store, tmp_path / "target")
+    with Store.open(tmp_path / "target", Older) as store, store.snapshot() as view:
+        assert view.get(b"a") == b"1"
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    (["consumers", "list", "single://127.0.0.1:1"], "consumers is slots now"),
+    (["backup", "single://127.0.0.1:1", "TARGET", "--fold=0.5"], "--fold is --compact now"),
+    (["backup", "single://127.0.0.1:1", "TARGET", "--no-fold"], "--no-fold is --no-compact now"),
+    (["serve", "TARGET", "--retire"], "--retire is --promote now"),
+], ids=["consumers", "fold", "no-fold", "retire"])
+def test_commands_and_options_by_their_old_names(old: list[str], new: str, tmp_path: Path) -> None:
+    words = [str(tmp_path / "target") if word == "TARGET" else word for word in old]
+    main = "from holdfast.backup.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", main, *words], capture_output=True, text=True,
+                          check=False, timeout=60)
+    assert new in done.stderr
+    assert "No such" not in done.stderr, "the option is known by its new name"

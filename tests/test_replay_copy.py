@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from holdfast.backup.testing.faults import Nth, WatchedSource
 from holdfast.engine.contract.image import ImageFile
-from holdfast.engine.env import REAL, Files, Seams
+from holdfast.engine.env import REAL, Env, Files
 from holdfast.engine.errors import Damaged, DiskFull, LeaseExpired, SourceRefused, SourceUnavailable
 from holdfast.engine.source.interface import CHUNK_BYTES
 from holdfast.engine.source.local import LocalSource
@@ -55,7 +55,7 @@ CONTENT = {"a": bytes(range(256)) * 20, "empty": b"", "deep/er/b": b"x" * 3000, 
 
 def test_copies_and_reads_back(tmp_path: Path) -> None:
     image, told = Image(CONTENT), list[tuple[str, int, int]]()
-    copied = copy_files(image.read, image.listed, tmp_path / "to", seams=REAL,
+    copied = copy_files(image.read, image.listed, tmp_path / "to", env=REAL,
                         progress=lambda *t: told.append(t), stage="work")
     assert present(tmp_path / "to") == CONTENT
     assert [(c.name, c.size, len(c.digests)) for c in copied] == [
@@ -83,14 +83,14 @@ def test_goes_on_from_what_was_told_to_be_synced(tmp_path_factory: pytest.TempPa
         return image.read(name, offset, length)
 
     try:
-        copy_files(read, image.listed, place, seams=REAL, on_synced=lambda d: synced.update(d))
+        copy_files(read, image.listed, place, env=REAL, on_synced=lambda d: synced.update(d))
     except SourceUnavailable:
         assert sum(map(len, synced.values())) < sum(-(-s // 1000) for s in sizes)
     if lost and synced:
         (place / min(synced)).unlink(missing_ok=True)
     image.reads = 0
     kept = {n: d for n, d in synced.items() if (place / n).exists()}
-    copied = copy_files(image.read, image.listed, place, seams=REAL, done=synced)
+    copied = copy_files(image.read, image.listed, place, env=REAL, done=synced)
     assert present(place) == image.content
     assert image.reads == sum(len(c.digests) for c in copied) - sum(map(len, kept.values()))
 
@@ -103,13 +103,13 @@ def test_reads_no_more_than_a_little_ahead(tmp_path: Path) -> None:
     def progress(stage: str, done: int, total: int) -> None:
         ahead.append(image.reads - done // 1000)
 
-    copy_files(image.read, image.listed, tmp_path / "to", seams=REAL, progress=progress)
+    copy_files(image.read, image.listed, tmp_path / "to", env=REAL, progress=progress)
     assert max(ahead) <= 4
 
 
 def test_short_answers_are_damage(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match="gave 999 bytes"):
-        copy_files(lambda n, o, s: bytes(s - 1), [ImageFile("a", 5000)], tmp_path, seams=REAL)
+        copy_files(lambda n, o, s: bytes(s - 1), [ImageFile("a", 5000)], tmp_path, env=REAL)
 
 
 def test_room_is_looked_for_first(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_room_is_looked_for_first(tmp_path: Path) -> None:
             return copying.SPARE_BYTES + 9
 
     with pytest.raises(DiskFull):
-        copy_files(image.read, image.listed, tmp_path, seams=Seams(files=Small()))
+        copy_files(image.read, image.listed, tmp_path, env=Env(files=Small()))
     assert image.reads == 0
 
 
@@ -140,7 +140,7 @@ def test_room_that_is_reserved_is_there(tmp_path: Path) -> None:
 
     for reading in (read, image.read):
         with contextlib.suppress(SourceUnavailable):
-            copy_files(reading, image.listed, tmp_path, seams=Seams(files=Small()))
+            copy_files(reading, image.listed, tmp_path, env=Env(files=Small()))
     assert present(tmp_path) == image.content
 
 
@@ -149,7 +149,7 @@ def test_room_that_is_reserved_is_there(tmp_path: Path) -> None:
                                     [ImageFile("a/../b", 1)], [ImageFile("./a", 1)], [ImageFile("a\\b", 1)]])
 def test_improper_lists_are_refused(tmp_path: Path, listed: list[ImageFile]) -> None:
     with pytest.raises(SourceRefused):
-        copy_files(lambda n, o, s: bytes(s), listed, tmp_path / "to", seams=REAL)
+        copy_files(lambda n, o, s: bytes(s), listed, tmp_path / "to", env=REAL)
     assert not (tmp_path / "to").exists()
 
 
@@ -192,7 +192,7 @@ def test_file_systems_that_cannot_reserve_room_are_copied_to(code: int, tmp_path
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
     image = Image({"a": bytes(5000)})
-    copy_files(image.read, image.listed, tmp_path / "to", seams=REAL)
+    copy_files(image.read, image.listed, tmp_path / "to", env=REAL)
     assert (tmp_path / "to" / "a").read_bytes() == bytes(5000)
 
 
@@ -203,18 +203,18 @@ def test_no_room_to_reserve_is_said_before_a_byte_is_read(tmp_path: Path, monkey
     monkeypatch.setattr(os, "posix_fallocate", full)
     image = Image({"a": bytes(5000)})
     with pytest.raises(DiskFull):
-        copy_files(image.read, image.listed, tmp_path / "to", seams=REAL)
+        copy_files(image.read, image.listed, tmp_path / "to", env=REAL)
     assert (tmp_path / "to" / "a").stat().st_size == 0
 
 
 def test_a_copy_in_chunks_of_another_size_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_store(tmp_path / "store") as store:
         source = LocalSource(store)
-        state = begin(source, tmp_path / "copy", "me", bytes(16), seams=REAL, ttl=60)
-        again = begin(source, tmp_path / "copy", "me", bytes(16), seams=REAL, ttl=60)
+        state = begin(source, tmp_path / "copy", "me", bytes(16), env=REAL, ttl=60)
+        again = begin(source, tmp_path / "copy", "me", bytes(16), env=REAL, ttl=60)
         assert again.grant.id == state.grant.id
         monkeypatch.setattr("holdfast.replay.copy.CHUNK_BYTES", 1 << 10)
-        anew = begin(source, tmp_path / "copy", "me", bytes(16), seams=REAL, ttl=60)
+        anew = begin(source, tmp_path / "copy", "me", bytes(16), env=REAL, ttl=60)
         assert anew.grant.id != state.grant.id
         for lease in store.leases.list():
             source.release(lease.id)
@@ -243,7 +243,7 @@ def test_what_was_copied_is_kept_when_the_source_goes(tmp_path: Path, monkeypatc
         return piece[:length]
 
     with pytest.raises(SourceUnavailable):
-        copy_files(read, listed, tmp_path / "state", seams=REAL, on_synced=told.append)
+        copy_files(read, listed, tmp_path / "state", env=REAL, on_synced=told.append)
     steps = [sum(map(len, digests.values())) for digests in told]
     assert steps[-1] == 23, "the last chunk that came was not kept"
     assert max(b - a for a, b in pairwise([0, *steps])) <= 8, f"a killed copy loses more than eight chunks: {steps}"
@@ -270,7 +270,7 @@ def test_nothing_is_kept_after_a_sync_has_failed(tmp_path: Path, monkeypatch: py
         return bytes(length)
 
     with pytest.raises((SourceUnavailable, OSError)):
-        copy_files(read, [ImageFile("a", 9 * CHUNK)], tmp_path / "state", seams=Seams(files=disk),
+        copy_files(read, [ImageFile("a", 9 * CHUNK)], tmp_path / "state", env=Env(files=disk),
                    on_synced=told.append)
     assert failed
     assert told == []

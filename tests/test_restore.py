@@ -19,7 +19,7 @@ from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.contract.engine import Engine
-from holdfast.engine.env import Files, Seams
+from holdfast.engine.env import Env, Files
 from holdfast.engine.errors import (
     Damaged,
     DeviceFailed,
@@ -58,7 +58,7 @@ def build(path: Path, engine: type[Engine[Any, Any]]) -> World:
     clock = SetClock()
     start = clock.time_us
     digests, times = {}, {}
-    with open_store(path / "store", engine, Seams(clock=clock)) as store:
+    with open_store(path / "store", engine, Env(clock=clock)) as store:
         for n in range(1, 26):
             clock.time_us = start + n * HOUR
             write(store, n)
@@ -66,9 +66,9 @@ def build(path: Path, engine: type[Engine[Any, Any]]) -> World:
             times[n] = store.log.time_of(n)
             if n == 10:
                 store.checkpoint()
-                backup.run(store, path / "target", seams=Seams(clock=clock))
+                backup.run(store, path / "target", env=Env(clock=clock))
         clock.time_us = start + 26 * HOUR
-        backup.run(store, path / "target", seams=Seams(clock=clock))
+        backup.run(store, path / "target", env=Env(clock=clock))
     return World(path / "target", engine, digests, times)
 
 
@@ -206,7 +206,7 @@ def test_force_where_directories_cannot_be_swapped(world: World, tmp_path: Path)
     with open_store(tmp_path / "dest") as old:
         kept = digest(old)
     with pytest.raises(Unsupported):
-        backup.restore(world.target, tmp_path / "dest", force=True, seams=Seams(files=Old()))
+        backup.restore(world.target, tmp_path / "dest", force=True, env=Env(files=Old()))
     assert digest_at(tmp_path / "dest", MemoryEngine) == kept
 
 
@@ -220,7 +220,7 @@ def test_killed_at_every_step(world: World, tmp_path: Path, force: bool) -> None
                 write(store, 1)
                 old = digest(store)
         try:
-            backup.restore(world.target, dest, force=force, seams=Seams(files=DyingDisk(fail_at=n)))
+            backup.restore(world.target, dest, force=force, env=Env(files=DyingDisk(fail_at=n)))
         except Killed:
             whole = Layout(dest, Files()).is_store()
             if force:
@@ -241,7 +241,7 @@ def test_disk_full_at_every_write(world: World, tmp_path: Path) -> None:
     for n in count(1):
         dest = tmp_path / f"dest{n}"
         try:
-            backup.restore(world.target, dest, seams=Seams(files=full_disk(n)))
+            backup.restore(world.target, dest, env=Env(files=full_disk(n)))
         except DiskFull:
             assert not dest.exists() or {p.name for p in dest.iterdir()} <= {"LOCK"}
             assert backup.restore(world.target, dest).txid == 25
@@ -375,7 +375,7 @@ def test_two_restores_to_one_directory(world: World, tmp_path: Path) -> None:
                 backup.restore(world.target, dest, to_txid=12)
 
     with pytest.raises(StoreExists):
-        backup.restore(world.target, dest, seams=Seams(files=Meanwhile()))
+        backup.restore(world.target, dest, env=Env(files=Meanwhile()))
     assert digest_at(dest, world.engine) == world.digests[12]
 
 
@@ -384,20 +384,20 @@ def test_a_time_means_the_same_in_every_later_backup(tmp_path: Path, reopen: boo
     """The source's clock was put back after a backup, and what came next was committed at times up to which that backup
     had said that it was complete: the same time was another transaction before the next incremental and after it."""
     clock = SetClock()
-    seams = Seams(clock=clock)
-    store = open_store(tmp_path / "store", seams=seams)
+    env = Env(clock=clock)
+    store = open_store(tmp_path / "store", env=env)
     write(store, 1)
     clock.time_us += HOUR
-    complete = backup.run(store, tmp_path / "target", seams=seams).bounds.complete_until_us
+    complete = backup.run(store, tmp_path / "target", env=env).bounds.complete_until_us
     assert complete >= store.log.time_of(1) + HOUR, "up to now, and not only to the last transaction"
     at = moment(complete)
     clock.time_us -= 2 * HOUR
     if reopen:
         store.close()
-        store = open_store(tmp_path / "store", seams=seams)
+        store = open_store(tmp_path / "store", env=env)
     write(store, 2, count=3)
     assert backup.restore(tmp_path / "target", tmp_path / "before", at=at).txid == 1
-    assert backup.run(store, tmp_path / "target", seams=seams).to_txid == 4
+    assert backup.run(store, tmp_path / "target", env=env).to_txid == 4
     assert backup.restore(tmp_path / "target", tmp_path / "after", at=at).txid == 1
     store.close()
 
@@ -454,7 +454,7 @@ def test_what_was_replaced_stays_until_the_swap_is_durable(world: World, tmp_pat
 
     failing: list[Path] = []
     with pytest.raises(OSError, match="injected"):
-        backup.restore(world.target, tmp_path / "live", force=True, seams=Seams(files=Failing()))
+        backup.restore(world.target, tmp_path / "live", force=True, env=Env(files=Failing()))
     assert digest_at(failing[0], world.engine) == world.digests[12]
     assert digest_at(tmp_path / "live", world.engine) == world.digests[25]
     backup.restore(world.target, tmp_path / "live", force=True)
@@ -479,7 +479,7 @@ def test_a_restore_that_fails_at_its_end_leaves_all_or_nothing(world: World, tmp
     files = FaultyFiles()
     files.before = before
     with pytest.raises((OSError, DeviceFailed)):
-        backup.restore(world.target, tmp_path / "dest", seams=Seams(files=files))
+        backup.restore(world.target, tmp_path / "dest", env=Env(files=files))
     assert failed
     assert gone[:1] == [False], "the name is gone, durably, before anything else goes"
 
@@ -497,7 +497,7 @@ def test_nobody_comes_in_while_what_was_replaced_is_removed(world: World, tmp_pa
             super().remove_tree(path)
 
     tried: list[Path] = []
-    backup.restore(world.target, tmp_path / "live", force=True, seams=Seams(files=Meanwhile()))
+    backup.restore(world.target, tmp_path / "live", force=True, env=Env(files=Meanwhile()))
     assert len(tried) == 1
     assert digest_at(tmp_path / "live", world.engine) == world.digests[25]
 

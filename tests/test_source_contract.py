@@ -78,18 +78,18 @@ def test_chain_at(source: Source, store: MemoryStore) -> None:
 
 def test_an_image_stays_as_it_was_while_the_store_goes_on(source: Source, store: MemoryStore) -> None:
     put(store, 20, VALUE)
-    p0 = store.checkpoint()
+    image_position = store.checkpoint()
     state = (store._opened.generation.state / "state").read_bytes()
     assert len(state) > 2 * CHUNK_BYTES
     grant = source.lease("test", image=True)
-    assert (grant.position, grant.instance, grant.moving) == (p0, store.instance, False)
-    assert grant.time_us == store.log.time_of(p0.txid)
+    assert (grant.position, grant.instance, grant.moving) == (image_position, store.instance, False)
+    assert grant.time_us == store.log.time_of(image_position.txid)
     assert {f.name: f.size for f in grant.files} == {"state": len(state)}
     put(store, 20, b"other")
     store.checkpoint()
     assert copy(source, grant) == {"state": state}
     confirmed = source.confirm(grant.id)
-    assert (confirmed.p1, confirmed.published) == (p0, store.published)
+    assert (confirmed.consistent_from, confirmed.published) == (image_position, store.published)
     source.release(grant.id)
     source.release(grant.id)
     with pytest.raises(LeaseExpired):
@@ -176,7 +176,7 @@ def test_a_lease_on_log_matches_the_chain(source: Source, store: MemoryStore) ->
     assert [r.txid for r in source.read_log(grant.id, after, 5)] == [4, 5]
     assert [r.txid for r in source.read_log(grant.id, after, 4)] == [4]
     assert list(source.read_log(grant.id, after, 3)) == []
-    assert source.confirm(grant.id).p1 == store.published
+    assert source.confirm(grant.id).consistent_from == store.published
     other = Position(3, bytes(16))
     with pytest.raises(Diverged, match=f"{store.log.chain_at(3).hex()}.*{bytes(16).hex()}"):
         source.lease("test", image=False, after=other)
@@ -328,11 +328,11 @@ def test_closing_waits_for_an_image_that_is_being_made(tmp_path: Path, monkeypat
         made[0].read("state", 0, 1)
 
 
-def test_a_consumer_is_registered_durably(source: Source, store: MemoryStore) -> None:
+def test_a_slot_is_registered_durably(source: Source, store: MemoryStore) -> None:
     put(store, 3)
     at = Position(2, store.log.chain_at(2))
     source.register("ab" * 16, "a target, somewhere", at)
-    assert [(c.id, c.name, c.position) for c in store.log.consumers.list()] == [("ab" * 16, "a target, somewhere", at)]
+    assert [(c.id, c.name, c.position) for c in store.log.slots.list()] == [("ab" * 16, "a target, somewhere", at)]
     with pytest.raises(Diverged):
         source.register("ab" * 16, "x", Position(3, bytes(16)))
     with pytest.raises(AheadOfSource):
@@ -341,13 +341,13 @@ def test_a_consumer_is_registered_durably(source: Source, store: MemoryStore) ->
         source.register("ab" * 16, "x" * 400, at)
 
 
-def test_consumers_are_listed_with_what_each_holds_back_and_dropped(source: Source, store: MemoryStore) -> None:
+def test_slots_are_listed_with_what_each_holds_back_and_dropped(source: Source, store: MemoryStore) -> None:
     """A target that was deleted kept log until it lagged too far, and nobody could see it nor end it."""
     put(store, 400, VALUE[:4000])
-    assert source.consumers() == []
+    assert source.slots() == []
     for number, txid in enumerate((390, 5, 200)):
         source.register(f"{number:02x}" * 16, f"target {number}", Position(txid, store.log.chain_at(txid)))
-    listed = source.consumers()
+    listed = source.slots()
     assert [(c.id, c.name, c.position.txid) for c in listed] == [
         (f"{number:02x}" * 16, f"target {number}", txid) for number, txid in ((1, 5), (2, 200), (0, 390))]
     sizes = [c.held_bytes for c in listed]
@@ -357,7 +357,7 @@ def test_consumers_are_listed_with_what_each_holds_back_and_dropped(source: Sour
     store.checkpoint()
     assert store.prune() == 0 or store.log.base.txid <= 5
     source.drop("01" * 16)
-    assert [c.position.txid for c in source.consumers()] == [200, 390]
+    assert [c.position.txid for c in source.slots()] == [200, 390]
     store.prune()
     assert 5 < store.log.base.txid <= 200
     for wrong in ("01" * 16, "99" * 16):
@@ -365,7 +365,7 @@ def test_consumers_are_listed_with_what_each_holds_back_and_dropped(source: Sour
             source.drop(wrong)
     at = Position(400, store.log.chain_at(400))
     source.register("99" * 16, "up to date", at)
-    assert source.consumers()[-1].held_bytes == 0
+    assert source.slots()[-1].held_bytes == 0
     for name in ("", "x" * 301, "a\x1b[2J", "a\nb", "\u202etxt"):
         with pytest.raises(InvalidInput):
             source.register("99" * 16, name, at)
@@ -391,7 +391,7 @@ def test_a_moving_image_is_replayed_to_what_the_engine_was_handed(tmp_path: Path
         assert all(copy(source, grant).values())
         confirmed = source.confirm(grant.id)
         assert grant.position.txid == 1
-        assert confirmed.p1 == store.handed == store.published
+        assert confirmed.consistent_from == store.handed == store.published
         assert confirmed.published.txid == 2
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from source_rig import ask, client, new_store, port_of, put, token_of
 
-from holdfast.engine.env import REAL, Files, Seams
+from holdfast.engine.env import REAL, Env, Files
 from holdfast.engine.errors import (
     HoldfastError,
     LimitReached,
@@ -201,7 +201,7 @@ def test_what_was_swept_away_is_put_back(tmp_path: Path, private: Path, monkeypa
     with new_store(tmp_path / "store") as store:
         (private / f"{port_of(store)}-{store.instance}.json").unlink()
         while not (private / f"{port_of(store)}-{store.instance}.json").exists():
-            store.seams.clock.sleep(0.01)
+            store.env.clock.sleep(0.01)
         with client(store) as source:
             source.info()
 
@@ -396,4 +396,4 @@ def test_a_plugin_error_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             new_store(tmp_path / "store").close()
         except PluginError as error:
             raise AssertionError(error) from error
-    assert discovery.find(Seams().files, "127.0.0.1", 1) == []
+    assert discovery.find(Env().files, "127.0.0.1", 1) == []

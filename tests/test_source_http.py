@@ -207,7 +207,7 @@ def test_metrics_and_page(store: MemoryStore, token: str) -> None:
         figures = dict(line.split() for line in body.decode().splitlines() if not line.startswith("#"))
         assert figures["holdfast_published_txid"] == str(store.published.txid)
         assert int(figures["holdfast_leases"]) == 1
-        assert figures["holdfast_consumers"] == figures["holdfast_consumer_held_bytes"] == "0"
+        assert figures["holdfast_slots"] == figures["holdfast_slot_held_bytes"] == "0"
         status, headers, body = request(store, token, "/")
         assert headers["content-type"].startswith("text/html")
         assert b"&lt;script&gt;" in body

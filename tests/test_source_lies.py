@@ -76,7 +76,7 @@ def _take(source: HttpSource) -> None:
     assert last.txid in (upto.txid, 0)
     source.chain_at(last.txid)
     source.register("ab" * 16, "test", last if last.txid else grant.position)
-    source.consumers()
+    source.slots()
     source.drop("ab" * 16)
     source.release(grant.id)
 

@@ -155,7 +155,7 @@ def test_forms_come_back() -> None:
     grant = Grant(id="cd" * 16, instance="ab" * 16, ttl=5.0, position=START, image_id="cd" * 16, moving=True,
                   files=(ImageFile("a/b.c", 7), ImageFile("d", 0)), time_us=9)
     assert wire.grant_from_wire(wire.grant_to_wire(grant)) == grant
-    confirmation = Confirmation(p1=START, published=Position(1, bytes(16)), complete_until_us=3)
+    confirmation = Confirmation(consistent_from=START, published=Position(1, bytes(16)), complete_until_us=3)
     assert wire.confirmation_from_wire(wire.confirmation_to_wire(confirmation)) == confirmation
 
 
@@ -184,7 +184,8 @@ def test_a_source_cannot_send_what_no_file_or_calendar_holds(form: str, field: s
             instance="ab" * 16, history=History(bytes(16), (Branch(b"\1" * 16, START),)), engine="memory",
             state_format=1, payload_version=1, durable=START, published=START,
             log_base=START, complete_until_us=5, path="/somewhere")),
-        "confirmation": wire.confirmation_to_wire(Confirmation(p1=START, published=START, complete_until_us=3)),
+        "confirmation": wire.confirmation_to_wire(
+            Confirmation(consistent_from=START, published=START, complete_until_us=3)),
     }[form]
     make = {"grant": wire.grant_from_wire, "info": wire.info_from_wire,
             "confirmation": wire.confirmation_from_wire}[form]

@@ -19,7 +19,7 @@ from holdfast.engine import GraphStore
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.contract.image import Image
 from holdfast.engine.contract.plugin import Plugin
-from holdfast.engine.env import Seams
+from holdfast.engine.env import Env
 from holdfast.engine.errors import ConditionNotMet, InvalidInput, OutcomeUnknown, RolledBack, SettingError, Unsupported
 from holdfast.engine.model.positions import Position
 from holdfast.engine.model.records import Record
@@ -78,7 +78,7 @@ def test_a_transaction_without_writes_logs_nothing(kind: Kind, store: Store[Any,
 @pytest.mark.parametrize("kind", [STAGING, GRAPH], ids=["staging", "graph"])
 def test_a_transaction_without_writes_waits_until_what_it_read_is_durable(kind: Kind, tmp_path: Path,
                                                                           files: FaultyFiles) -> None:
-    with kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+    with kind.open(tmp_path / "store", settings=QUIET, env=Env(files)) as store:
         with store.transaction() as tx:
             kind.write(tx, 0)
         held = files.hold("datasync")
@@ -86,7 +86,7 @@ def test_a_transaction_without_writes_waits_until_what_it_read_is_durable(kind: 
             writer = pool.submit(commit, kind, store, 1)
             assert held.reached.wait(30)
             reader = pool.submit(read_only, store)
-            until(lambda: store.committer._watchers > 0)
+            until(lambda: store.group_commit._watchers > 0)
             assert not reader.done()
             assert kind.numbers(store) == {0}
             held.go.set()
@@ -109,10 +109,10 @@ def test_durability_is_one_of_three(store: Store[Any, Any]) -> None:
 
 @pytest.mark.parametrize("setting", [{"relaxed_ms": 0}, {"keep_logs": "a while"}, {"segment_bytes": 1},
                                      {"checkpoint_soft_bytes": 10, "checkpoint_hard_bytes": 9}, {"heartbeat_s": -1},
-                                     {"wait_s": 0}, {"consumer_days": 0}, {"wait_s": "5"}, {"segment_bytes": 1e6},
-                                     {"keep_logs": 7}, {"consumer_bytes": math.nan}, {"checkpoint_soft_bytes": True},
+                                     {"wait_s": 0}, {"slot_days": 0}, {"wait_s": "5"}, {"segment_bytes": 1e6},
+                                     {"keep_logs": 7}, {"slot_bytes": math.nan}, {"checkpoint_soft_bytes": True},
                                      *({name: value} for value in (math.nan, math.inf, 1e15, None)
-                                       for name in ("relaxed_ms", "heartbeat_s", "wait_s", "hook_s", "consumer_days"))])
+                                       for name in ("relaxed_ms", "heartbeat_s", "wait_s", "hook_s", "slot_days"))])
 def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(SettingError):
         Settings(**setting)
@@ -131,20 +131,20 @@ def test_what_is_no_setting_option_or_plugin_is_refused(given: dict[str, Any], t
 
 
 def test_one_thread_syncs_once_for_each_commit(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
-    with kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+    with kind.open(tmp_path / "store", settings=QUIET, env=Env(files)) as store:
         commit(kind, store, 0)
         until(lambda: not store.log.wants_spare)
         before = files.counts.copy()
         for n in range(1, 41):
             commit(kind, store, n)
         files.counts.subtract(before)
-        del files.counts["pread"]  # a draft may read the state
+        del files.counts["pread"]  # a transaction may read the state
         assert {name: count for name, count in files.counts.items() if count} == {"pwrite": 40, "datasync": 40}
 
 
 @pytest.mark.parametrize("kind", [STAGING, GRAPH], ids=["staging", "graph"])
 def test_what_arrives_while_a_sync_runs_joins_the_next(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
-    with kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+    with kind.open(tmp_path / "store", settings=QUIET, env=Env(files)) as store:
         commit(kind, store, 0)
         until(lambda: not store.log.wants_spare)
         held = files.hold("datasync")
@@ -168,7 +168,7 @@ def test_32_threads(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
     """Everything committed is there, each once; where the engine stages, far fewer syncs than commits."""
     each = 12
     settings = Settings(heartbeat_s=0, checkpoint_soft_bytes=2000, segment_bytes=128 << 10)
-    with kind.open(tmp_path / "store", settings=settings, seams=Seams(files)) as store:
+    with kind.open(tmp_path / "store", settings=settings, env=Env(files)) as store:
         def work(worker: int) -> None:
             for i in range(each):
                 commit(kind, store, worker * each + i)
@@ -204,15 +204,15 @@ def test_what_is_synced_before_it_is_staged_is_not_shown_without_it(kind: Kind, 
     with kind.open(tmp_path / "store", settings=QUIET) as store:
         stage, views = store.engine.stage, []  # type: ignore[attr-defined]
 
-        def slowly(record: Record, draft: Any) -> None:
-            others = threading.Thread(target=store.committer.sync_within, args=(0.0,))
+        def slowly(record: Record, tx: Any) -> None:
+            others = threading.Thread(target=store.group_commit.sync_within, args=(0.0,))
             others.start()
             end = time.monotonic() + 0.3
             while store.durable.txid < record.txid and time.monotonic() < end:
                 time.sleep(0.001)
             view = store.snapshot()
             views.append((view, kind.of(view)))
-            stage(record, draft)
+            stage(record, tx)
 
         store.engine.stage = slowly  # type: ignore[attr-defined]
         for n in (1, 2):
@@ -231,11 +231,11 @@ def test_what_the_engine_did_not_take_is_never_shown(kind: Kind, tmp_path: Path)
     not publish it."""
     with kind.open(tmp_path / "store", settings=QUIET) as store:
         commit(kind, store, 1)
-        stage, fail = store.engine.stage, store.committer.fail  # type: ignore[attr-defined]
+        stage, fail = store.engine.stage, store.group_commit.fail  # type: ignore[attr-defined]
         others: list[threading.Thread] = []
 
-        def refuse(record: Record, draft: Any) -> None:
-            others.append(threading.Thread(target=store.committer.sync_within, args=(0.0,)))
+        def refuse(record: Record, tx: Any) -> None:
+            others.append(threading.Thread(target=store.group_commit.sync_within, args=(0.0,)))
             others[0].start()  # it waits for the mutex that we are under, and is the first to have it
             raise RuntimeError("the engine has a bug")
 
@@ -245,7 +245,7 @@ def test_what_the_engine_did_not_take_is_never_shown(kind: Kind, tmp_path: Path)
                 time.sleep(0.001)
             fail(error)
 
-        store.engine.stage, store.committer.fail = refuse, late  # type: ignore[attr-defined,method-assign]
+        store.engine.stage, store.group_commit.fail = refuse, late  # type: ignore[attr-defined,method-assign]
         with pytest.raises(OutcomeUnknown):
             commit(kind, store, 2)
         others[0].join()
@@ -261,7 +261,7 @@ def test_what_the_engine_did_not_take_is_never_shown(kind: Kind, tmp_path: Path)
 def test_a_callback_holds_up_nobody_but_later_callbacks(tmp_path: Path, files: FaultyFiles) -> None:
     """It ran in the thread that syncs: one that slept for three seconds stalled everybody in the same group, and one
     that committed waited for its own sync for ever."""
-    with STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files=files)) as store:
+    with STAGING.open(tmp_path / "store", settings=QUIET, env=Env(files=files)) as store:
         go = threading.Event()
         seen: list[tuple[int, str]] = []
 
@@ -279,7 +279,7 @@ def test_a_callback_holds_up_nobody_but_later_callbacks(tmp_path: Path, files: F
                 STAGING.write(tx, 1)
             tx.outcome.add_done_callback(slow)
             shares_the_group = pool.submit(commit, STAGING, store, 4)
-            until(lambda: len(store.committer._line) == 2)
+            until(lambda: len(store.group_commit._line) == 2)
             files.heal()
             held.go.set()
             assert (leads.result(30), shares_the_group.result(30), tx.outcome.result(30)) == (None, None, 2)
@@ -324,7 +324,7 @@ def test_a_callback_that_never_ends_does_not_keep_a_store_from_closing(
 def test_a_pipelined_future_cannot_be_cancelled(tmp_path: Path, files: FaultyFiles) -> None:
     """The transaction is on its way. A future that somebody cancelled (asyncio does, with its task) raised in the
     thread that synced, which ended there with everybody else still in line."""
-    with STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+    with STAGING.open(tmp_path / "store", settings=QUIET, env=Env(files)) as store:
         held = files.hold("datasync")
         with store.transaction("pipelined") as tx:
             STAGING.write(tx, 1)
@@ -342,7 +342,7 @@ def test_an_outcome_that_was_resolved_is_seen_although_nobody_was_told() -> None
     def interrupted(done: Future[int]) -> None:
         raise KeyboardInterrupt
 
-    outcome = callbacks.Outcome(callbacks.Callbacks(Seams()))
+    outcome = callbacks.Outcome(callbacks.Callbacks(Env()))
     Future.add_done_callback(outcome, interrupted)  # in the thread that resolves it
     with pytest.raises(TimeoutError):
         outcome.result(0)
@@ -359,7 +359,7 @@ def test_an_outcome_that_was_resolved_is_seen_although_nobody_was_told() -> None
 def test_closing_syncs_what_is_pipelined(tmp_path: Path, files: FaultyFiles) -> None:
     """And its futures say so. Those appended while somebody else led were left to the log's sealing, and their futures
     told that a condition was open."""
-    store = STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
+    store = STAGING.open(tmp_path / "store", settings=QUIET, env=Env(files))
     outcomes = []
     held = files.hold("datasync")
     with ThreadPoolExecutor(2) as pool:
@@ -370,7 +370,7 @@ def test_closing_syncs_what_is_pipelined(tmp_path: Path, files: FaultyFiles) -> 
                 STAGING.write(tx, n)
             outcomes.append(tx.outcome)
         closer = pool.submit(store.close)
-        until(lambda: store.committer._closing)
+        until(lambda: store.group_commit._closing)
         held.go.set()
         leader.result(30)
         closer.result(30)
@@ -381,7 +381,7 @@ def test_closing_syncs_what_is_pipelined(tmp_path: Path, files: FaultyFiles) -> 
 
 def test_relaxed_is_shown_once_synced(tmp_path: Path, files: FaultyFiles) -> None:
     settings = Settings(heartbeat_s=0, relaxed_ms=20)
-    with STAGING.open(tmp_path / "store", settings=settings, seams=Seams(files)) as store:
+    with STAGING.open(tmp_path / "store", settings=settings, env=Env(files)) as store:
         held = files.hold("datasync")
         with store.transaction("relaxed") as tx:
             STAGING.write(tx, 1)
@@ -399,7 +399,7 @@ def test_the_bound_for_relaxed_holds_after_a_synced_commit_took_the_last_one_alo
     """When the bound ran out while somebody else was syncing, it was never forgotten: it was taken for one that is
     nearer than the next, nobody was woken for that, and relaxed commits stayed unsynced for ever."""
     settings = Settings(heartbeat_s=0, relaxed_ms=30)
-    with STAGING.open(tmp_path / "store", settings=settings, seams=Seams(files)) as store:
+    with STAGING.open(tmp_path / "store", settings=settings, env=Env(files)) as store:
         held = files.hold("datasync")
         with store.transaction("relaxed") as tx:
             STAGING.write(tx, 1)
@@ -421,7 +421,7 @@ def test_unsynced_needs_an_engine_that_stages(tmp_path: Path) -> None:
 
 def test_a_snapshot_may_wait_for_a_transaction(tmp_path: Path, files: FaultyFiles) -> None:
     settings = Settings(heartbeat_s=0, relaxed_ms=60_000, wait_s=0.2)
-    with STAGING.open(tmp_path / "store", settings=settings, seams=Seams(files)) as store:
+    with STAGING.open(tmp_path / "store", settings=settings, env=Env(files)) as store:
         with store.transaction("relaxed") as tx:
             STAGING.write(tx, 1)
         assert STAGING.numbers(store, at_least=1) == {1}
@@ -436,7 +436,7 @@ def test_a_snapshot_may_wait_for_a_transaction(tmp_path: Path, files: FaultyFile
 
 def test_the_hard_bound_delays_commits_and_counts_them(tmp_path: Path, files: FaultyFiles) -> None:
     settings = Settings(heartbeat_s=0, checkpoint_soft_bytes=500, checkpoint_hard_bytes=3000)
-    with STAGING.open(tmp_path / "store", settings=settings, seams=Seams(files)) as store:
+    with STAGING.open(tmp_path / "store", settings=settings, env=Env(files)) as store:
         most = 0
         for n in range(200):
             commit(STAGING, store, n)
@@ -458,7 +458,7 @@ def test_the_hard_bound_delays_commits_and_counts_them(tmp_path: Path, files: Fa
 
 def test_a_checkpoint_that_does_not_come_rolls_back_in_the_end(tmp_path: Path, files: FaultyFiles) -> None:
     settings = Settings(heartbeat_s=0, checkpoint_soft_bytes=500, checkpoint_hard_bytes=1000, wait_s=0.2)
-    store = STAGING.open(tmp_path / "store", settings=settings, seams=Seams(files))
+    store = STAGING.open(tmp_path / "store", settings=settings, env=Env(files))
     held = files.hold("rename", only=is_state)
     try:
         with pytest.raises(RolledBack, match="catch up"):
@@ -474,7 +474,7 @@ def test_a_checkpoint_that_does_not_come_rolls_back_in_the_end(tmp_path: Path, f
 
 def test_unwritten_bytes_are_bounded(tmp_path: Path, files: FaultyFiles) -> None:
     settings = Settings(heartbeat_s=0, unwritten_bytes=2000, wait_s=0.2)
-    with STAGING.open(tmp_path / "store", settings=settings, seams=Seams(files)) as store:
+    with STAGING.open(tmp_path / "store", settings=settings, env=Env(files)) as store:
         held = files.hold("datasync")
         with pytest.raises(RolledBack, match="written"):
             for n in range(1000):

@@ -16,7 +16,7 @@ from store_kinds import GRAPH, MEMORY, QUIET, RECORDS, STAGING, Kind, commit, un
 from holdfast.engine.builtin.graph import BulkLoad
 from holdfast.engine.contract.plugin import Condition, Plugin
 from holdfast.engine.contract.transaction import Transaction
-from holdfast.engine.env import Seams
+from holdfast.engine.env import Env
 from holdfast.engine.errors import (
     ConditionNotMet,
     Damaged,
@@ -97,7 +97,7 @@ def test_within_a_transaction_it_is_refused(kind: Kind, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["create", "pwrite", "sync", "rename", "sync_directory"])
 def test_without_room_for_its_file_nothing_happened(kind: Kind, what: str, tmp_path: Path, files: FaultyFiles) -> None:
-    with kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+    with kind.open(tmp_path / "store", settings=QUIET, env=Env(files)) as store:
         commit(kind, store, 1)
         files.fail(what, code=errno.ENOSPC, only=lambda path: "attachments" in str(path))
         with pytest.raises(DiskFull):
@@ -113,7 +113,7 @@ def test_without_room_for_its_file_nothing_happened(kind: Kind, what: str, tmp_p
 
 
 def test_without_room_for_what_it_adds_to_the_state_nothing_happened(tmp_path: Path, files: FaultyFiles) -> None:
-    with GRAPH.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+    with GRAPH.open(tmp_path / "store", settings=QUIET, env=Env(files)) as store:
         commit(GRAPH, store, 1)
 
         def full(what: str, path: Path) -> None:
@@ -131,7 +131,7 @@ def test_without_room_for_what_it_adds_to_the_state_nothing_happened(tmp_path: P
 
 
 def test_poison_while_it_is_logged(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
-    store = kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
+    store = kind.open(tmp_path / "store", settings=QUIET, env=Env(files))
     commit(kind, store, 1)
     files.fail("datasync", only=is_log)
     with pytest.raises(OutcomeUnknown):
@@ -175,7 +175,7 @@ def test_an_interrupt_after_it_was_logged_poisons_and_keeps_its_file(kind: Kind,
 
 def test_without_room_to_apply_it_waits_for_room(tmp_path: Path, files: FaultyFiles) -> None:
     """It is in the log, so it will be in the state; nobody else may write before that."""
-    with STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+    with STAGING.open(tmp_path / "store", settings=QUIET, env=Env(files)) as store:
         commit(STAGING, store, 1)
         files.fail("pwrite", code=errno.ENOSPC, only=lambda path: "state" in path.parts)
         with ThreadPoolExecutor(2) as pool:
@@ -193,7 +193,7 @@ def test_without_room_to_apply_it_waits_for_room(tmp_path: Path, files: FaultyFi
 
 
 def test_closing_while_it_waits_for_room_loses_nothing(tmp_path: Path, files: FaultyFiles) -> None:
-    store = STAGING.open(tmp_path / "store", settings=Settings(heartbeat_s=0, wait_s=0.2), seams=Seams(files))
+    store = STAGING.open(tmp_path / "store", settings=Settings(heartbeat_s=0, wait_s=0.2), env=Env(files))
     commit(STAGING, store, 1)
     files.fail("pwrite", code=errno.ENOSPC, only=lambda path: "state" in path.parts)
     with ThreadPoolExecutor(1) as pool:
@@ -264,14 +264,14 @@ def test_plugins_are_asked_of_a_bulk_load(kind: Kind, moment: str, tmp_path: Pat
     refuses = True
 
     class Policy(Plugin):
-        def committing(self, draft: Transaction) -> None:
-            self.look("committing", draft)
+        def committing(self, tx: Transaction) -> None:
+            self.look("committing", tx)
 
-        def final(self, draft: Transaction) -> None:
-            self.look("final", draft)
+        def final(self, tx: Transaction) -> None:
+            self.look("final", tx)
 
-        def look(self, at: str, draft: Transaction) -> None:
-            asked.append((at, draft.bulk, draft.payload()))
+        def look(self, at: str, tx: Transaction) -> None:
+            asked.append((at, tx.bulk, tx.payload()))
             if refuses and at == moment:
                 raise ValueError("frozen by policy")
 
@@ -292,11 +292,11 @@ def test_plugins_are_asked_of_a_bulk_load(kind: Kind, moment: str, tmp_path: Pat
         assert kind.numbers(store) == {1, 2, 3}
 
 
-def test_what_adds_to_every_draft_cannot_add_to_a_bulk_load(kind: Kind, tmp_path: Path) -> None:
+def test_what_adds_to_every_transaction_cannot_add_to_a_bulk_load(kind: Kind, tmp_path: Path) -> None:
     """It would be in the state and not in the log. The load is refused, and not taken without the addition."""
     class Adds(Plugin):
-        def committing(self, draft: Transaction) -> None:
-            kind.write(draft, 1000)
+        def committing(self, tx: Transaction) -> None:
+            kind.write(tx, 1000)
 
     with kind.open(tmp_path / "store", settings=QUIET, plugins=[Adds()]) as store:
         with pytest.raises(RolledBack, match="a bulk load, which takes no additions"):
@@ -309,7 +309,7 @@ def test_what_adds_to_every_draft_cannot_add_to_a_bulk_load(kind: Kind, tmp_path
 def test_a_slow_plugin_loses_a_bulk_load_too(kind: Kind, tmp_path: Path) -> None:
     """All others wait meanwhile, as behind a transaction."""
     class Slow(Plugin):
-        def final(self, draft: Transaction) -> None:
+        def final(self, tx: Transaction) -> None:
             time.sleep(0.05)
 
     settings = Settings(heartbeat_s=0, hook_s=0.01)

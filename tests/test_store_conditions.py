@@ -11,7 +11,7 @@ import pytest
 from store_kinds import GRAPH, MEMORY, QUIET, STAGING, Kind, commit, until
 
 from holdfast.engine.contract.plugin import Condition, Plugin
-from holdfast.engine.env import Seams
+from holdfast.engine.env import Env
 from holdfast.engine.errors import ConditionNotMet, OutcomeUnknown
 from holdfast.engine.model.records import LogRange
 from holdfast.engine.store.settings import Settings
@@ -69,7 +69,7 @@ def test_a_condition_that_is_late(grouped: Kind, gates: bool, tmp_path: Path) ->
         assert store.positions().durable == 1
         until(lambda: store.positions().acknowledged == (0 if gates else 1))
         assert grouped.numbers(store) == (set() if gates else {1})
-        if grouped.stages or not gates:  # without staging a gated transaction keeps the next one waiting
+        if grouped.watermarks or not gates:  # without staging a gated transaction keeps the next one waiting
             with pytest.raises(ConditionNotMet):
                 commit(grouped, store, 2)
             assert store.positions().durable == 2
@@ -119,15 +119,15 @@ def test_a_condition_that_fails_before_the_commit_stands_in_line(gates: bool, tm
     holds = Holds(gates=gates)
     holds.answer = lambda batch, met: met.set_exception(OSError("gone"))
     with STAGING.open(tmp_path / "store", settings=QUIET, plugins=[holds]) as store:
-        original = store.committer.wait
+        original = store.group_commit.wait
 
         def late(txid: int) -> None:
-            store.committer.sync_within(0.0)
+            store.group_commit.sync_within(0.0)
             until(lambda: bool(holds.asked))
-            until(lambda: not store.committer._line)
+            until(lambda: not store.group_commit._line)
             original(txid)
 
-        monkeypatch.setattr(store.committer, "wait", late)
+        monkeypatch.setattr(store.group_commit, "wait", late)
         with ThreadPoolExecutor(1) as pool, pytest.raises(ConditionNotMet):
             pool.submit(commit, STAGING, store, 1).result(30)
 
@@ -188,7 +188,7 @@ def test_pipelined_and_relaxed_under_conditions(tmp_path: Path) -> None:
         until(lambda: bool(holds.asked) and holds.asked[-1][0].last == 2)
         holds.asked[-1][1].set_result(None)
         until(lambda: STAGING.numbers(store) == {1, 2})
-        assert not store.committer._promised
+        assert not store.group_commit._promised
 
 
 @pytest.mark.parametrize("gates", [True, False], ids=["gating", "not gating"])
@@ -208,7 +208,7 @@ def test_closing_ends_the_wait_for_conditions(grouped: Kind, gates: bool, tmp_pa
 def test_poison_under_conditions(tmp_path: Path) -> None:
     files = FaultyFiles()
     holds = Holds(gates=True)
-    store = STAGING.open(tmp_path / "store", settings=QUIET, plugins=[holds], seams=Seams(files))
+    store = STAGING.open(tmp_path / "store", settings=QUIET, plugins=[holds], env=Env(files))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(commit, STAGING, store, 1)
         until(lambda: bool(holds.asked))

@@ -15,7 +15,7 @@ from store_kinds import MEMORY, QUIET, STAGING, Kind, commit, until
 from holdfast import backup
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.contract.plugin import Plugin
-from holdfast.engine.env import Scheduler, Seams, Task
+from holdfast.engine.env import Env, Scheduler, Task
 from holdfast.engine.errors import InvalidInput, LimitReached, RolledBack, StoreClosed, StoreLocked
 from holdfast.engine.model.records import LogRange, Record
 from holdfast.engine.source.http.service import BackupService
@@ -40,9 +40,9 @@ class Interrupt(BaseException):
 def test_one_who_leaves_the_line_hangs_nobody(tmp_path: Path, files: FaultyFiles,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal ends the wait of a thread in line, also of one who had just been told to lead."""
-    with STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
-        committer = store.committer
-        original = committer._wait_in_line
+    with STAGING.open(tmp_path / "store", settings=QUIET, env=Env(files)) as store:
+        group_commit = store.group_commit
+        original = group_commit._wait_in_line
 
         def interrupted(waiter: Any) -> None:
             class Gate:
@@ -61,12 +61,12 @@ def test_one_who_leaves_the_line_hangs_nobody(tmp_path: Path, files: FaultyFiles
         with ThreadPoolExecutor(5) as pool:
             first = pool.submit(commit, STAGING, store, 0)
             assert held.reached.wait(30)
-            monkeypatch.setattr(committer, "_wait_in_line", interrupted)
+            monkeypatch.setattr(group_commit, "_wait_in_line", interrupted)
             second = pool.submit(commit, STAGING, store, 1)  # next in line, so it will be told to lead
-            until(lambda: len(committer._line) == 1)
+            until(lambda: len(group_commit._line) == 1)
             monkeypatch.undo()
             others = [pool.submit(commit, STAGING, store, n) for n in (2, 3)]
-            until(lambda: len(committer._line) == 3)
+            until(lambda: len(group_commit._line) == 3)
             held.go.set()
             first.result(30)
             with pytest.raises(Interrupt):
@@ -80,7 +80,7 @@ def test_one_who_leaves_the_line_hangs_nobody(tmp_path: Path, files: FaultyFiles
 @pytest.mark.parametrize("kind", [MEMORY, STAGING], ids=["memory", "staging"])
 def test_an_interrupted_sync_poisons_and_stays_an_interrupt(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
     """Whether the bytes are on disk is not known. The interrupt was told as `OutcomeUnknown`, and so swallowed."""
-    store = kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
+    store = kind.open(tmp_path / "store", settings=QUIET, env=Env(files))
     commit(kind, store, 0)
 
     def interrupt(what: str, path: Path) -> None:
@@ -104,11 +104,11 @@ def test_an_interrupted_wait_at_a_barrier_leaves_nobody_stuck(tmp_path: Path, fi
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that does not stage gets the transaction when it is durable. If the wait for that is interrupted, it
     must get it all the same: the next writer builds on it. It never did, and an assertion met every later commit."""
-    with MEMORY.open(tmp_path / "store", settings=QUIET, seams=Seams(files)) as store:
+    with MEMORY.open(tmp_path / "store", settings=QUIET, env=Env(files)) as store:
         def interrupted(txid: int) -> None:
             raise Interrupt
 
-        monkeypatch.setattr(store.committer, "wait", interrupted)
+        monkeypatch.setattr(store.group_commit, "wait", interrupted)
         with pytest.raises(Interrupt):
             commit(MEMORY, store, 1)
         monkeypatch.undo()
@@ -118,7 +118,7 @@ def test_an_interrupted_wait_at_a_barrier_leaves_nobody_stuck(tmp_path: Path, fi
 
 @pytest.mark.parametrize("where", ["stage", "append"])
 def test_logged_and_not_staged_is_never_built_upon(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interrupt between the two: the log has a transaction that the next draft would not see."""
+    """An interrupt between the two: the log has a transaction that the next transaction would not see."""
     store = STAGING.open(tmp_path / "store", settings=QUIET)
     commit(STAGING, store, 0)
     original = store.log.append
@@ -128,7 +128,7 @@ def test_logged_and_not_staged_is_never_built_upon(tmp_path: Path, where: str, m
         raise Interrupt
 
     if where == "stage":
-        monkeypatch.setattr(store.engine, "stage", lambda record, draft: (_ for _ in ()).throw(Interrupt()))
+        monkeypatch.setattr(store.engine, "stage", lambda record, tx: (_ for _ in ()).throw(Interrupt()))
     else:
         monkeypatch.setattr(store.log, "append", interrupted)
     with pytest.raises(Interrupt):
@@ -157,17 +157,17 @@ def test_a_closed_store_says_so(kind: Kind, tmp_path: Path) -> None:
 
 def test_closing_waits_for_an_open_transaction(kind: Kind, tmp_path: Path) -> None:
     store = kind.open(tmp_path / "store", settings=QUIET)
-    drafting, go_on = threading.Event(), threading.Event()
+    transacting, go_on = threading.Event(), threading.Event()
 
     def slow() -> None:
         with store.transaction() as tx:
             kind.write(tx, 1)
-            drafting.set()
+            transacting.set()
             assert go_on.wait(30)
 
     with ThreadPoolExecutor(3) as pool:
         writer = pool.submit(slow)
-        assert drafting.wait(30)
+        assert transacting.wait(30)
         waiting = pool.submit(commit, kind, store, 2)
         closer = pool.submit(store.close)
         until(lambda: store._ending.holder is not None)
@@ -185,18 +185,18 @@ def test_closing_beside_a_transaction_that_does_not_end_is_bounded(kind: Kind, t
     """It is rolled back when it ends. A checkpoint that waits for the same lock does not hold the closing up."""
     settings = Settings(heartbeat_s=0, wait_s=0.3, checkpoint_soft_bytes=1)
     store = kind.open(tmp_path / "store", settings=settings)
-    drafting, go_on = threading.Event(), threading.Event()
+    transacting, go_on = threading.Event(), threading.Event()
 
     def slow() -> None:
         with store.transaction() as tx:
             kind.write(tx, 1)
-            drafting.set()
+            transacting.set()
             assert go_on.wait(30)
 
     with ThreadPoolExecutor(2) as pool:
         commit(kind, store, 0)
         writer = pool.submit(slow)
-        assert drafting.wait(30)
+        assert transacting.wait(30)
         checkpoint = pool.submit(store.checkpoint)
         store.close()
         go_on.set()
@@ -247,13 +247,13 @@ def test_what_outlives_close_appends_nothing(tmp_path: Path, monkeypatch: pytest
     """A bulk load that `close` no longer waited for came to its record when another process had the store open, and
     replaced that one's segment with its own."""
     store = STAGING.open(tmp_path / "store", settings=Settings(heartbeat_s=0, wait_s=0.1))
-    original, closed = store.committer.append, threading.Event()
+    original, closed = store.group_commit.append, threading.Event()
 
     def late(*args: Any, **kwargs: Any) -> Record:
         closed.wait(30)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(store.committer, "append", late)
+    monkeypatch.setattr(store.group_commit, "append", late)
     with ThreadPoolExecutor(1) as pool:
         load = pool.submit(store.bulk, {b"1": b""})
         until(lambda: store._writer.holder is not None)
@@ -320,7 +320,7 @@ def test_without_threads_a_store_does_not_open_and_holds_nothing(name: str, runs
     and kept the log's files open until the process ended. A plugin that gets no thread is a limit too."""
     before = set(threading.enumerate())
     with pytest.raises(Interrupt if runs else LimitReached):
-        STAGING.open(tmp_path / "store", seams=Seams(scheduler=Failing(name, runs)),
+        STAGING.open(tmp_path / "store", env=Env(scheduler=Failing(name, runs)),
                      plugins=[Listening(), BackupService(online_backup_server=":0")])
     until(lambda: not ours(before))
     with STAGING.open(tmp_path / "store") as store:
@@ -335,7 +335,7 @@ def test_without_threads_a_backup_leaves_none_behind(name: str, runs: bool, tmp_
         commit(STAGING, store, 1)
         before = set(threading.enumerate())
         with pytest.raises(Interrupt if runs else LimitReached):
-            backup.run(store, tmp_path / "b", seams=Seams(scheduler=Failing(name, runs)))
+            backup.run(store, tmp_path / "b", env=Env(scheduler=Failing(name, runs)))
         until(lambda: not ours(before))
         assert backup.run(store, tmp_path / "b").kind == "full"
 
@@ -356,8 +356,8 @@ def test_without_a_thread_to_apply_it_late_a_transaction_poisons(tmp_path: Path,
     def interrupted(txid: int) -> None:
         raise Interrupt
 
-    store = MEMORY.open(tmp_path / "store", settings=QUIET, seams=Seams(scheduler=Failing("holdfast-late", runs=False)))
-    monkeypatch.setattr(store.committer, "wait", interrupted)
+    store = MEMORY.open(tmp_path / "store", settings=QUIET, env=Env(scheduler=Failing("holdfast-late", runs=False)))
+    monkeypatch.setattr(store.group_commit, "wait", interrupted)
     with pytest.raises(RuntimeError):
         commit(MEMORY, store, 1)
     monkeypatch.undo()

@@ -1,6 +1,6 @@
 """Stores on a disk that fails: poison, no room, and what recovery finds afterwards.
 
-Faults are injected at the files seam, into the n-th operation of a kind, for every n that a small run has.
+Faults are injected at the environment's files, into the n-th operation of a kind, for every n that a small run has.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from store_kinds import GRAPH, MEMORY, QUIET, RECORDS, STAGING, Kind, commit, until
 
 from holdfast.engine.contract.plugin import Plugin
-from holdfast.engine.env import Seams
+from holdfast.engine.env import Env
 from holdfast.engine.errors import (
     DiskFull,
     HoldfastError,
@@ -50,7 +50,7 @@ class Faults(Plugin):
 def test_a_failed_write_of_log_bytes_poisons(kind: Kind, what: str, after: int, tmp_path: Path,
                                              files: FaultyFiles) -> None:
     faults = Faults()
-    store = kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files), plugins=[faults])
+    store = kind.open(tmp_path / "store", settings=QUIET, env=Env(files), plugins=[faults])
     commit(kind, store, 0)
     until(lambda: not store.log.wants_spare)
     view = store.snapshot()
@@ -90,7 +90,7 @@ def test_a_failed_write_of_log_bytes_poisons(kind: Kind, what: str, after: int, 
 def test_a_sync_that_lacks_memory_is_not_tried_again(what: str, tmp_path: Path, files: FaultyFiles) -> None:
     """What lacks memory is tried again, and so were syncs of a new segment's header, of its name and of a footer. But a
     sync that failed, for whatever reason, may have dropped what it should have written, and the next one goes well."""
-    with STAGING.open(tmp_path / "store", settings=SMALL, seams=Seams(files)) as store:
+    with STAGING.open(tmp_path / "store", settings=SMALL, env=Env(files)) as store:
         commit(STAGING, store, 0)
         until(lambda: not store.log.wants_spare)
         failed: list[Path] = []
@@ -113,8 +113,8 @@ def test_a_sync_that_lacks_memory_is_not_tried_again(what: str, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("kind", [STAGING, GRAPH], ids=["staging", "graph"])
-def test_poison_ends_everybody_in_line_and_open_drafts(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
-    store = kind.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
+def test_poison_ends_everybody_in_line_and_open_transactions(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
+    store = kind.open(tmp_path / "store", settings=QUIET, env=Env(files))
     commit(kind, store, 0)
     until(lambda: not store.log.wants_spare)
     reached, go = threading.Event(), threading.Event()
@@ -133,8 +133,8 @@ def test_poison_ends_everybody_in_line_and_open_drafts(kind: Kind, tmp_path: Pat
         until(lambda: store.positions().appended == 8)
         with store.transaction("pipelined") as tx:
             kind.write(tx, 8)
-        with pytest.raises(RolledBack), store.transaction() as draft:
-            kind.write(draft, 9)
+        with pytest.raises(RolledBack), store.transaction() as late:
+            kind.write(late, 9)
             go.set()
             for future in waiting:
                 assert isinstance(future.exception(30), OutcomeUnknown)
@@ -153,7 +153,7 @@ def test_poison_ends_everybody_in_line_and_open_drafts(kind: Kind, tmp_path: Pat
 
 def test_what_failed_is_not_synced_again(tmp_path: Path, files: FaultyFiles) -> None:
     """After a failed fsync the next one succeeds, and nothing is on the disk: so there must be no next one."""
-    store = STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
+    store = STAGING.open(tmp_path / "store", settings=QUIET, env=Env(files))
     commit(STAGING, store, 0)
     until(lambda: not store.log.wants_spare)
     files.fail("datasync", only=is_log)
@@ -170,7 +170,7 @@ def test_what_failed_is_not_synced_again(tmp_path: Path, files: FaultyFiles) -> 
 def test_a_checkpoint_that_fails_poisons_and_loses_nothing(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
     for what in ("pwrite", "sync", "rename", "sync_directory"):
         where = tmp_path / what
-        store = kind.open(where, settings=QUIET, seams=Seams(files))
+        store = kind.open(where, settings=QUIET, env=Env(files))
         commit(kind, store, 1, 2, 3)
         files.fail(what, only=lambda path: "state" in path.parts)
         with pytest.raises(StorePoisoned):
@@ -186,7 +186,7 @@ def test_a_checkpoint_that_fails_poisons_and_loses_nothing(kind: Kind, tmp_path:
 def test_rotation_that_fails_poisons(tmp_path: Path, files: FaultyFiles) -> None:
     """Sealing a segment and starting the next are log bytes too."""
     for what in ("sync", "truncate", "rename", "sync_directory"):
-        store = STAGING.open(tmp_path / what, settings=SMALL, seams=Seams(files))
+        store = STAGING.open(tmp_path / what, settings=SMALL, env=Env(files))
         acknowledged: list[int] = []
 
         def fail(kind: str, path: Path, what: str = what) -> None:
@@ -211,7 +211,7 @@ def test_rotation_that_fails_poisons(tmp_path: Path, files: FaultyFiles) -> None
 
 def test_a_heartbeat_that_fails_poisons(tmp_path: Path, files: FaultyFiles) -> None:
     faults = Faults()
-    store = STAGING.open(tmp_path / "store", settings=Settings(heartbeat_s=0.05), seams=Seams(files), plugins=[faults])
+    store = STAGING.open(tmp_path / "store", settings=Settings(heartbeat_s=0.05), env=Env(files), plugins=[faults])
     commit(STAGING, store, 0)
     files.fail("datasync", only=is_log)
     until(lambda: store.poisoned)
@@ -229,7 +229,7 @@ def test_heartbeats_and_commits_at_once(tmp_path: Path, monkeypatch: pytest.Monk
 
         def beat() -> None:
             while not stop.is_set():
-                store.committer.heartbeat()
+                store.group_commit.heartbeat()
 
         with ThreadPoolExecutor(9) as pool:
             beating = pool.submit(beat)
@@ -270,7 +270,7 @@ def test_rotation_and_pruning_at_once(tmp_path: Path) -> None:
 
 
 def test_without_room_for_a_segment_commits_are_refused_until_there_is(tmp_path: Path, files: FaultyFiles) -> None:
-    with STAGING.open(tmp_path / "store", settings=SMALL, seams=Seams(files)) as store:
+    with STAGING.open(tmp_path / "store", settings=SMALL, env=Env(files)) as store:
         commit(STAGING, store, 0)
         files.fail("pwrite", code=errno.ENOSPC, only=lambda path: path.suffix == ".new" and "log" in path.parts)
         n = 0
@@ -297,7 +297,7 @@ def test_without_room_for_a_segment_commits_are_refused_until_there_is(tmp_path:
 
 def test_another_error_at_allocation_rolls_back_and_poisons_nothing(tmp_path: Path, files: FaultyFiles) -> None:
     """No log byte was written, so nothing is unknown. It came out as a bare `OSError`."""
-    with STAGING.open(tmp_path / "store", settings=SMALL, seams=Seams(files)) as store:
+    with STAGING.open(tmp_path / "store", settings=SMALL, env=Env(files)) as store:
         commit(STAGING, store, 0)
         files.fail("sync", only=lambda path: path.suffix == ".new" and "log" in path.parts)
         with pytest.raises(RolledBack):
@@ -312,8 +312,8 @@ def test_another_error_at_allocation_rolls_back_and_poisons_nothing(tmp_path: Pa
 def test_a_disk_that_prepares_no_segment_is_asked_less_and_less(tmp_path: Path, files: FaultyFiles,
                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice a second it zero-filled 16 MiB and failed, with a traceback each time, for as long as the disk was bad."""
-    with STAGING.open(tmp_path / "store", settings=SMALL, seams=Seams(files)) as store:
-        keeper, now = store._housekeeper, 1000.0
+    with STAGING.open(tmp_path / "store", settings=SMALL, env=Env(files)) as store:
+        keeper, now = store._maintenance, 1000.0
         assert keeper is not None
         keeper.close()
         commit(STAGING, store, 0)
@@ -382,7 +382,7 @@ def test_a_process_without_descriptors_loses_nothing(kind: Kind, tmp_path: Path)
 def test_a_checkpoint_without_room_waits_and_at_the_hard_bound_commits_get_disk_full(kind: Kind, tmp_path: Path,
                                                                                      files: FaultyFiles) -> None:
     settings = Settings(heartbeat_s=0, checkpoint_soft_bytes=1000, checkpoint_hard_bytes=20_000)
-    with kind.open(tmp_path / "store", settings=settings, seams=Seams(files)) as store:
+    with kind.open(tmp_path / "store", settings=settings, env=Env(files)) as store:
         commit(kind, store, 0)
         files.fail("pwrite", "reserve", code=errno.ENOSPC, only=lambda path: "state" in path.parts)
         if kind is RECORDS:  # its files grow by reserving, which says so itself
@@ -410,7 +410,7 @@ def test_a_checkpoint_without_room_waits_and_at_the_hard_bound_commits_get_disk_
 
 
 def test_closing_without_room_keeps_everything(tmp_path: Path, files: FaultyFiles) -> None:
-    store = MEMORY.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
+    store = MEMORY.open(tmp_path / "store", settings=QUIET, env=Env(files))
     commit(MEMORY, store, 1, 2)
     files.fail("pwrite", code=errno.ENOSPC, only=lambda path: "state" in path.parts)
     store.close()
@@ -435,7 +435,7 @@ def test_an_opening_that_fails_anywhere_leaves_nothing_locked(kind: Kind, what: 
             files.fail(what, after=after, code=code)
             raised: Exception | None = None
             try:
-                store = kind.open(where, settings=SMALL, seams=Seams(files))
+                store = kind.open(where, settings=SMALL, env=Env(files))
             except (OSError, HoldfastError) as error:
                 raised = error
             files.heal()
@@ -456,7 +456,7 @@ def test_an_opening_that_fails_anywhere_leaves_nothing_locked(kind: Kind, what: 
 
 
 def test_what_is_staged_is_taken_back_on_poison(tmp_path: Path, files: FaultyFiles) -> None:
-    store = STAGING.open(tmp_path / "store", settings=QUIET, seams=Seams(files))
+    store = STAGING.open(tmp_path / "store", settings=QUIET, env=Env(files))
     commit(STAGING, store, 0)
     files.fail("datasync", only=is_log)
     with pytest.raises(OutcomeUnknown):
@@ -482,7 +482,7 @@ def test_a_state_that_is_damaged_is_named(tmp_path: Path) -> None:
         with pytest.raises(HoldfastError, match=name):
             kind.open(where)
         # And nothing is left locked or changed by the attempt.
-        assert not Log.open(where / "gen-000001" / "log", read_only=True, seams=Seams()).recovery.cut_bytes
+        assert not Log.open(where / "gen-000001" / "log", read_only=True, env=Env()).recovery.cut_bytes
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.ENOSPC])

@@ -14,7 +14,7 @@ from store_kinds import MEMORY, QUIET, STAGING, Kind, commit, until
 
 from holdfast.engine.contract.plugin import Condition, Plugin, StoreHandle
 from holdfast.engine.contract.transaction import Transaction
-from holdfast.engine.env import Clock, Files, Seams
+from holdfast.engine.env import Clock, Env, Files
 from holdfast.engine.errors import (
     InvalidInput,
     OutcomeUnknown,
@@ -51,10 +51,10 @@ class Told(Plugin):
     def closing(self, store: StoreHandle) -> None:
         self.note("closing")
 
-    def committing(self, draft: Transaction) -> None:
+    def committing(self, tx: Transaction) -> None:
         self.note("committing")
 
-    def final(self, draft: Transaction) -> None:
+    def final(self, tx: Transaction) -> None:
         self.note("final")
 
     def logged(self, batch: LogRange) -> Condition | None:
@@ -159,14 +159,14 @@ def test_committing_may_add_and_final_sees_it_and_may_not(kind: Kind, tmp_path: 
     seen: list[bytes] = []
 
     class Adds(Plugin):
-        def committing(self, draft: Any) -> None:
-            kind.write(draft, 1000)
+        def committing(self, tx: Any) -> None:
+            kind.write(tx, 1000)
 
     class Looks(Plugin):
-        def final(self, draft: Any) -> None:
-            seen.append(draft.payload())
+        def final(self, tx: Any) -> None:
+            seen.append(tx.payload())
             with pytest.raises(StoreClosed, match="being committed"):
-                kind.write(draft, 2000)
+                kind.write(tx, 2000)
 
     with kind.open(tmp_path / "store", plugins=[Looks(), Adds()]) as store:
         commit(kind, store, 1)
@@ -179,24 +179,24 @@ def test_a_refusal_rolls_back_and_says_why(kind: Kind, moment: str, tmp_path: Pa
     class Refuses(Plugin):
         refuse = True
 
-        def committing(self, draft: Any) -> None:
-            kind.write(draft, 1000)
+        def committing(self, tx: Any) -> None:
+            kind.write(tx, 1000)
 
-    def refusal(draft: Any) -> None:
+    def refusal(tx: Any) -> None:
         if plugin.refuse:
             raise ValueError("not on a Sunday")
 
     base = Refuses.committing
 
     class Both(Refuses):
-        def committing(self, draft: Any) -> None:
-            base(self, draft)
+        def committing(self, tx: Any) -> None:
+            base(self, tx)
             if moment == "committing":
-                refusal(draft)
+                refusal(tx)
 
-        def final(self, draft: Any) -> None:
+        def final(self, tx: Any) -> None:
             if moment == "final":
-                refusal(draft)
+                refusal(tx)
 
     plugin = Both()
     with kind.open(tmp_path / "store", plugins=[plugin]) as store:
@@ -215,7 +215,7 @@ def test_a_hook_under_the_writer_lock_cannot_commit(kind: Kind, tmp_path: Path) 
         def opened(self, store: StoreHandle) -> None:
             self.store = store
 
-        def committing(self, draft: Any) -> None:
+        def committing(self, tx: Any) -> None:
             commit(kind, self.store, 5)
 
     with kind.open(tmp_path / "store", plugins=[Reenters()]) as store:
@@ -238,11 +238,11 @@ class SlowClock(Clock):
 @pytest.mark.parametrize("hook_s", [0.5, 1.5])
 def test_a_hook_that_holds_everybody_up_rolls_back(kind: Kind, hook_s: float, tmp_path: Path) -> None:
     class Looks(Plugin):
-        def final(self, draft: Any) -> None:
+        def final(self, tx: Any) -> None:
             """A second goes by."""
 
     settings = Settings(heartbeat_s=0, hook_s=hook_s)
-    with kind.open(tmp_path / "store", plugins=[Looks()], settings=settings, seams=Seams(clock=SlowClock())) as store:
+    with kind.open(tmp_path / "store", plugins=[Looks()], settings=settings, env=Env(clock=SlowClock())) as store:
         if hook_s < 1:
             with pytest.raises(RolledBack, match=r"Looks.final took 1.0 s .* hook_s"):
                 commit(kind, store, 1)
@@ -277,7 +277,7 @@ def test_observers_that_raise_are_logged_and_harm_nothing(kind: Kind, tmp_path: 
                                                           caplog: pytest.LogCaptureFixture) -> None:
     files, told = FaultyFiles(), Told("told", [])
     store = kind.open(tmp_path / "store", settings=Settings(heartbeat_s=0, segment_bytes=128 << 10),
-                      plugins=[Broken(), told], seams=Seams(files))
+                      plugins=[Broken(), told], env=Env(files))
     for n in range(3):
         commit(kind, store, n)
     store.checkpoint()
@@ -325,7 +325,7 @@ def test_an_opening_that_is_undone_takes_no_other_s_store_with_it(kind: Kind, tm
             super().remove_directory(path)
 
     with pytest.raises(PluginError):
-        kind.open(tmp_path / "store", plugins=[CannotStart()], seams=Seams(files=Meanwhile()))
+        kind.open(tmp_path / "store", plugins=[CannotStart()], env=Env(files=Meanwhile()))
     (other,) = others
     commit(kind, other, 2)
     other.close()

@@ -24,7 +24,7 @@ from holdfast.engine.builtin.graph.lmdbstate import Base
 from holdfast.engine.builtin.wrapped import rocksdb, sqlite
 from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
-from holdfast.engine.env import File, Files, Seams
+from holdfast.engine.env import Env, File, Files
 from holdfast.engine.env.system import is_limit, told
 from holdfast.engine.errors import AccessDenied, DeviceFailed, DiskFull, HoldfastError, LimitReached, StoreClosed
 from holdfast.engine.testing.disks.faulty import FaultyFiles
@@ -71,17 +71,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-def _open_and_close(path: Path, seams: Seams, *, read_only: bool) -> None:
-    Store.open(path, MemoryEngine, read_only=read_only, seams=seams).close()
+def _open_and_close(path: Path, env: Env, *, read_only: bool) -> None:
+    Store.open(path, MemoryEngine, read_only=read_only, env=env).close()
 
 
-CALLS: dict[str, Callable[[Path, Path, Seams], Any]] = {
-    "open": lambda top, new, seams: _open_and_close(top / "s", seams, read_only=False),
-    "read": lambda top, new, seams: _open_and_close(top / "s", seams, read_only=True),
-    "restore": lambda top, new, seams: backup.restore(top / "b", new, seams=seams),
-    "verify": lambda top, new, seams: backup.verify(top / "b", seams=seams),
-    "info": lambda top, new, seams: backup.info(top / "b", seams=seams),
-    "log": lambda top, new, seams: list(backup.transactions(top / "b", seams=seams)),
+CALLS: dict[str, Callable[[Path, Path, Env], Any]] = {
+    "open": lambda top, new, env: _open_and_close(top / "s", env, read_only=False),
+    "read": lambda top, new, env: _open_and_close(top / "s", env, read_only=True),
+    "restore": lambda top, new, env: backup.restore(top / "b", new, env=env),
+    "verify": lambda top, new, env: backup.verify(top / "b", env=env),
+    "info": lambda top, new, env: backup.info(top / "b", env=env),
+    "log": lambda top, new, env: list(backup.transactions(top / "b", env=env)),
 }
 
 
@@ -95,14 +95,14 @@ def test_whatever_open_refuses_the_call_says_what_it_is(call: str, number: int, 
     for at in range(1, 200):
         files = Refusing(number, at)
         try:
-            CALLS[call](made, tmp_path / f"new-{at}", Seams(files=files))
+            CALLS[call](made, tmp_path / f"new-{at}", Env(files=files))
         except HoldfastError as error:
             said.append((at, type(error), str(error)))
         if files.opened < at:
             break
     assert said
     assert [s for s in said if s[1] is not KINDS[number]] == []
-    CALLS[call](made, tmp_path / "at-last", Seams())
+    CALLS[call](made, tmp_path / "at-last", Env())
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def test_with_few_descriptors_a_healthy_store_is_not_damaged(engine: Any, tmp_pa
 def test_a_check_that_cannot_read_the_pages_finds_nothing(code: int, tmp_path: Path) -> None:
     """A disk that fails ended the graph store's check in a bare `OSError`."""
     files = FaultyFiles()
-    with Store.open(tmp_path / "s", GraphEngine, seams=Seams(files)) as store:
+    with Store.open(tmp_path / "s", GraphEngine, env=Env(files)) as store:
         with store.transaction() as tx:
             tx.add_node("N")
         store.checkpoint()
@@ -228,16 +228,16 @@ with Store.open(root, {engine.__name__}) as store:
 
 def test_no_more_threads_is_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container's limit on processes let the opening end in a bare RuntimeError. The store is whole, and not held."""
-    seams = Seams()
+    env = Env()
 
     def none(name: str, work: Callable[[], None]) -> Any:
         raise RuntimeError("can't start new thread")
 
     Store.open(tmp_path / "s", MemoryEngine).close()
     with monkeypatch.context() as patched:
-        patched.setattr(seams.scheduler, "spawn", none)
+        patched.setattr(env.scheduler, "spawn", none)
         with pytest.raises(LimitReached, match="threads"):
-            Store.open(tmp_path / "s", MemoryEngine, seams=seams)
+            Store.open(tmp_path / "s", MemoryEngine, env=env)
     Store.open(tmp_path / "s", MemoryEngine).close()
 
 

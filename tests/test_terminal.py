@@ -132,13 +132,13 @@ def test_no_error_ends_in_a_traceback_unless_it_is_asked_for(target: Path) -> No
 
 def test_short_options_and_the_version() -> None:
     assert re.fullmatch(r"holdfast \d+\.\d+\.\d+\S*\n", run("HF --version").stdout)
-    for command in ("-h", "backup -h", "consumers list -h"):
+    for command in ("-h", "backup -h", "slots list -h"):
         assert "--help" in run(f"HF {command}").stdout
 
 
 def test_no_secret_is_an_argument() -> None:
     """Whoever is on the machine can list them."""
-    for command in ("backup", "serve", "consumers list", "consumers drop"):
+    for command in ("backup", "serve", "slots list", "slots drop"):
         shown = run(f"HF {command} --help").stdout
         assert "--token-file" in shown
         assert not re.search(r"--token(?!-file)", shown)

@@ -19,7 +19,7 @@ from holdfast.backup.report import iso
 from holdfast.backup.testing.faults import Nth, WatchedSource
 from holdfast.engine.builtin.memory import MemoryEngine, MemoryView
 from holdfast.engine.contract.engine import Engine
-from holdfast.engine.env import File, Files, Seams
+from holdfast.engine.env import Env, File, Files
 from holdfast.engine.errors import (
     Damaged,
     HoldfastError,
@@ -158,7 +158,7 @@ def test_on_a_disk_that_can_only_be_read(world: World, monkeypatch: pytest.Monke
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr("holdfast.backup.scratch.MEMORY_LOG_BYTES", 0)
-    assert backup.verify(world.target, seams=Seams(files=ReadOnly())).transactions
+    assert backup.verify(world.target, env=Env(files=ReadOnly())).transactions
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
@@ -195,7 +195,7 @@ def test_info_of_what_was_a_backup(tmp_path: Path) -> None:
         base = twin.log.base.txid
     assert base > 0
     info = backup.info(tmp_path / "target")
-    assert (info.kind, info.bounds.first, info.bounds.last) == ("retired backup", base, 20)
+    assert (info.kind, info.bounds.first, info.bounds.last) == ("promoted backup", base, 20)
     assert f"transaction {base + 1} to 20" in str(info)
 
 
@@ -213,23 +213,23 @@ def test_info_of_a_store_that_prunes_meanwhile(tmp_path: Path) -> None:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
                 return super().open(path, mode)
 
-        last = backup.info(tmp_path / "store", seams=Seams(files=Busy())).bounds.last
+        last = backup.info(tmp_path / "store", env=Env(files=Busy())).bounds.last
         assert last >= 4, "of the last one it is not known that it is durable"
-        assert len(list(backup.transactions(tmp_path / "store", seams=Seams(files=Busy())))) == last
+        assert len(list(backup.transactions(tmp_path / "store", env=Env(files=Busy())))) == last
     with pytest.raises(FileNotFoundError):  # nobody writes it any more
-        backup.info(tmp_path / "store", seams=Seams(files=Busy()))
+        backup.info(tmp_path / "store", env=Env(files=Busy()))
 
 
 def test_the_last_time_is_the_last_transactions(tmp_path: Path) -> None:
     """And not that of a sign of life that came after it."""
     clock = SetClock()
-    seams = Seams(clock=clock)
-    with open_store(tmp_path / "store", seams=seams) as store:
+    env = Env(clock=clock)
+    with open_store(tmp_path / "store", env=env) as store:
         write(store, 1)
         committed = store.log.time_of(1)
         clock.time_us += 600_000_000
-        store.committer.heartbeat()
-        backup.run(store, tmp_path / "target", seams=seams)
+        store.group_commit.heartbeat()
+        backup.run(store, tmp_path / "target", env=env)
     for path in ("store", "target"):
         bounds = backup.info(tmp_path / path).bounds
         assert bounds.last_time_us == committed
@@ -238,13 +238,13 @@ def test_the_last_time_is_the_last_transactions(tmp_path: Path) -> None:
 
 def test_info_of_a_store_and_its_backup(tmp_path: Path) -> None:
     clock = SetClock()
-    seams = Seams(clock=clock)
-    with open_store(tmp_path / "store", seams=seams) as store:
+    env = Env(clock=clock)
+    with open_store(tmp_path / "store", env=env) as store:
         write(store, 1, 5)
-        backup.run(store, tmp_path / "target", seams=seams)
+        backup.run(store, tmp_path / "target", env=env)
         clock.time_us += 10_000_000
         write(store, 2, 5)
-        report = backup.run(store, tmp_path / "target", seams=seams)
+        report = backup.run(store, tmp_path / "target", env=env)
         open_info = backup.info(tmp_path / "store")
         assert open_info.kind == "store"
     info = backup.info(tmp_path / "target")

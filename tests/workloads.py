@@ -38,11 +38,11 @@ def staging() -> Workload:
 
 
 def sqlite() -> Workload:
-    return keyed(SqliteEngine, above_seams=False)
+    return keyed(SqliteEngine, above_env=False)
 
 
 def rocksdb() -> Workload:
-    made = keyed(RocksEngine, above_seams=False)
+    made = keyed(RocksEngine, above_env=False)
     made.fragile = ("MANIFEST-*",)  # on one in thousands of damaged ones RocksDB opens for ever
     return made
 
@@ -141,8 +141,8 @@ class JournalEngine(MemoryEngine):
 
 
 class JournalWorkload(Workload):
-    """A list of lines. What its drafts answer depends on all that came before, and is compared with the model: a model
-    that is not that of the state which the draft sees is an error here, where it would be none of a map."""
+    """A list of lines. What its transactions answer depends on all that came before, and is compared with the model: a
+    model that is not that of the state which the transaction sees is an error here, where it would be none of a map."""
 
     engine = JournalEngine
 
@@ -164,9 +164,9 @@ class JournalWorkload(Workload):
                 length = what % (len(model) + 1)
                 tx.truncate(length)
                 del model[length:]
-            assert tx.length == len(model), f"the draft has {tx.length} lines, and should have {len(model)}"
+            assert tx.length == len(model), f"the transaction has {tx.length} lines, and should have {len(model)}"
             if model:
-                assert tx.line(len(model) - 1) == model[-1], f"the draft's last line, {len(model) - 1}"
+                assert tx.line(len(model) - 1) == model[-1], f"the transaction's last line, {len(model) - 1}"
 
     def expected(self, model: list[bytes]) -> dict[int, bytes]:
         return dict(enumerate(model))
@@ -209,7 +209,7 @@ class GraphWorkload(Workload):
     """Numbers are nodes with a loop; both bear the number."""
 
     engine = GraphEngine
-    above_seams = False
+    above_env = False
 
     def operations(self) -> st.SearchStrategy[list[Operation]]:
         index = st.integers(0, 9)
@@ -281,9 +281,10 @@ class GraphWorkload(Workload):
             tx.remove_label(node, rest[0])
             labels.discard(rest[0])
         found = tx.node(node)
-        assert (set(found.labels), _shown(found.properties)) == (labels, _shown(props)), f"the draft's node {node}"
+        shown = set(found.labels), _shown(found.properties)
+        assert shown == (labels, _shown(props)), f"the transaction's node {node}"
         around = sorted(d for s, _, d, _ in model.edges.values() if s == node)
-        assert sorted(tx.neighbors(node)) == around, f"the draft's neighbours of node {node}"
+        assert sorted(tx.neighbors(node)) == around, f"the transaction's neighbours of node {node}"
 
     @staticmethod
     def _is_new(model: GraphModel, what: str, number: int) -> None:

@@ -20,7 +20,7 @@ from holdfast.backup.restore import _in_place, _point
 from holdfast.backup.target import Patience, bring_into_force
 from holdfast.engine.contract.engine import Context, Engine
 from holdfast.engine.contract.image import ImageFile
-from holdfast.engine.env import Files, Seams
+from holdfast.engine.env import Env, Files
 from holdfast.engine.model.positions import History, Position
 from holdfast.engine.model.records import Attachment, Record
 from holdfast.engine.source.http.client import HttpSource
@@ -46,7 +46,7 @@ class ConfirmsTooEarly(LocalSource):
         confirmed = _confirm(self, lease_id)
         with self._leases.using(lease_id) as lease:
             begun = Position(lease.txid, self._store.log.chain_at(lease.txid))
-        return replace(confirmed, p1=begun, published=begun)
+        return replace(confirmed, consistent_from=begun, published=begun)
 
 
 @part(
@@ -120,9 +120,9 @@ class LeakedLease(Job):
 
 
 @part("holdfast.backup.scratch.copy_files", caught_by="BackupContract.test_a_backup_stands_by_itself", on="records")
-def copies_by_link(read: Any, listed: Sequence[ImageFile], into: Path, *, seams: Seams, **how: Any) -> None:
+def copies_by_link(read: Any, listed: Sequence[ImageFile], into: Path, *, env: Env, **how: Any) -> None:
     """A restore links to the files of the backup, which takes no time and no room, until the backup is moved."""
-    seams.files.make_directory(into)
+    env.files.make_directory(into)
     for file in listed:
         (into / file.name).symlink_to(read.__self__._state / file.name)
 
@@ -133,10 +133,11 @@ def leaves_its_mark(engine: Engine[Any, Any], where: str) -> None:
     (Path(where) / "VERIFIED").touch()
 
 
-@part("holdfast.backup.incremental.bring_into_force", caught_by="BackupContract.test_a_folded_backup_equals_the_store")
+@part("holdfast.backup.incremental.bring_into_force",
+      caught_by="BackupContract.test_a_compacted_backup_equals_the_store")
 def never_in_force(layout: Layout, partial: Generation) -> Generation:
-    """A fold makes its new generation and leaves the old one in force. The log goes on growing, and each run folds
-    again."""
+    """A compaction makes its new generation and leaves the old one in force. The log goes on growing, and each run
+    compactions again."""
     return layout.current()
 
 
@@ -150,11 +151,11 @@ def forgets_the_last(source: Source, lease_id: str, log: Log, upto: Position, hi
 
 @part("holdfast.backup.restore._destination", caught_by="BackupContract.test_a_restore_replaces_nothing_unasked")
 @contextlib.contextmanager
-def replaces_what_is_there(final: Path, identity: Identity, force: bool, patience: Patience, seams: Seams
-                           ) -> Iterator[tuple[Generation, Seams]]:
+def replaces_what_is_there(final: Path, identity: Identity, force: bool, patience: Patience, env: Env
+                           ) -> Iterator[tuple[Generation, Env]]:
     """A restore takes the place of whatever stands there, asked or not, and open or not."""
-    seams.files.remove_tree(final)
-    with _in_place(Layout(final, seams.files), identity, patience, seams) as made:
+    env.files.remove_tree(final)
+    with _in_place(Layout(final, env.files), identity, patience, env) as made:
         yield made
 
 
@@ -166,12 +167,12 @@ def knows_no_branches(info: SourceInfo, history: History, end: Position, accept_
 
 
 @part(
-    "holdfast.engine.store.opening._retire",
+    "holdfast.engine.store.opening._promote",
     caught_by="BackupContract.test_a_target_opened_for_writing_is_a_store_of_its_own")
 def still_a_backup(generation: Generation, manifest: Manifest, kind: Any, context: Context) -> Manifest:
     """A backup that is opened for writing is still taken for a backup, and the next incremental goes on top of what was
     written to it."""
-    return replace(manifest, retired_branch=context.seams.randomness.token(16))
+    return replace(manifest, promoted_branch=context.env.randomness.token(16))
 
 
 @part("holdfast.backup.restore._point", caught_by="BackupContract.test_an_empty_store_can_be_backed_up_and_restored")

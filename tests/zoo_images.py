@@ -19,7 +19,7 @@ class ReadByName(Image):
     """An image that opens its file, `stored`, anew for each read."""
 
     def __init__(self, engine: Any, stored: str) -> None:
-        self._read, self._path = engine._seams.files.read, engine._directory / stored
+        self._read, self._path = engine._env.files.read, engine._directory / stored
         self.position = engine._position
         self.files: Sequence[ImageFile] = (ImageFile("state", len(self._read(self._path))),)
 
@@ -46,13 +46,13 @@ class VanishingImage(MemoryEngine):
     """The image is a file of its own, and the next checkpoint removes it although somebody still copies it."""
 
     def image(self) -> Image:
-        files = self._seams.files
+        files = self._env.files
         files.write_durably(self._directory / "image", files.read(self._directory / "state"))
         return ReadByName(self, "image")
 
     def checkpoint(self, upto: Position) -> Position:
         if upto.txid > self._position.txid:
-            self._seams.files.unlink(self._directory / "image", missing_ok=True)
+            self._env.files.unlink(self._directory / "image", missing_ok=True)
         return super().checkpoint(upto)
 
 
@@ -64,7 +64,7 @@ class ImageAhead(MemoryEngine):
     there leaves out what lies between."""
 
     def image(self) -> Image:
-        return FileImage(self._seams, self._directory, ("state",), self._applied)
+        return FileImage(self._env, self._directory, ("state",), self._applied)
 
 
 @animal(caught_by="EngineContract.test_an_image_in_the_middle_of_a_checkpoint")
@@ -73,7 +73,7 @@ class ImageInBetween(StagingMemory):
     state and says the old position."""
 
     def image(self) -> Image:
-        return FileImage(self._seams, self._directory, ("state",), self._position)
+        return FileImage(self._env, self._directory, ("state",), self._position)
 
 
 @animal(caught_by="EngineContract.test_an_image_is_what_it_is_declared_to_be")

@@ -222,7 +222,8 @@ class AlwaysConfirms(LocalSource):
 
     def confirm(self, lease_id: str) -> Confirmation:
         published = self._store.published
-        return Confirmation(p1=published, published=published, complete_until_us=self._store.complete_until_us())
+        return Confirmation(consistent_from=published, published=published,
+                            complete_until_us=self._store.complete_until_us())
 
 
 @part(

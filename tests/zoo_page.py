@@ -30,7 +30,8 @@ STORIES = (
 )
 """The animals that are told of in full, by their names, in the order of the cages."""
 TITLES = {
-    "zoo_views": "Views, drafts and digests", "zoo_payloads": "Payloads and redo", "zoo_states": "The durable state",
+    "zoo_views": "Views, transactions and digests", "zoo_payloads": "Payloads and redo",
+    "zoo_states": "The durable state",
     "zoo_images": "Images", "zoo_logs": "Log, leases and replay", "zoo_stores": "The store",
     "zoo_backups": "Backup and restore", "zoo_wrapped": "Around another's database",
     "zoo_plugins": "Plugins",

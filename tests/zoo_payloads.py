@@ -23,59 +23,60 @@ from holdfast.engine.wal.attachments import TRAILER
 # --- payloads ----------------------------------------------------------------------------------------------------
 
 
-@animal(caught_by="EngineContract.test_a_payload_holds_all_its_draft_changed")
+@animal(caught_by="EngineContract.test_a_payload_holds_all_its_transaction_changed")
 class ForgottenDeletes(MemoryEngine):
     """The payload lists what was set. What was deleted is gone until the next replay, and then comes back."""
 
-    class Draft(MemoryTransaction):
+    class Tx(MemoryTransaction):
         def payload(self) -> bytes:
             kept = [(key, value) for key, value in self.changes.items() if value is not None]
             return msgpack.packb(kept) if kept else b""
 
     def begin(self) -> MemoryTransaction:
-        return self.Draft(self._state)
+        return self.Tx(self._state)
 
 
-@animal(caught_by="EngineContract.test_a_payload_holds_all_its_draft_changed")
+@animal(caught_by="EngineContract.test_a_payload_holds_all_its_transaction_changed")
 class DrainedPayload(MemoryEngine):
-    """Asking for the payload empties the draft, so that whoever asks first (a plugin, say) is the only one to get
+    """Asking for the payload empties the transaction, so that whoever asks first (a plugin, say) is the only one to get
     it."""
 
-    class Draft(MemoryTransaction):
+    class Tx(MemoryTransaction):
         def payload(self) -> bytes:
             payload = super().payload()
             self.changes.clear()
             return payload
 
     def begin(self) -> MemoryTransaction:
-        return self.Draft(self._state)
+        return self.Tx(self._state)
 
 
-@animal(caught_by="EngineContract.test_a_payload_holds_all_its_draft_changed")
+@animal(caught_by="EngineContract.test_a_payload_holds_all_its_transaction_changed")
 class NeverEmptyPayload(MemoryEngine):
-    """A draft that changed nothing has a payload all the same: every read-only transaction takes a number, a sync, and
-    room in the log."""
+    """A transaction that changed nothing has a payload all the same: every read-only transaction takes a number, a
+    sync, and room in the log."""
 
-    class Draft(MemoryTransaction):
+    class Tx(MemoryTransaction):
         def payload(self) -> bytes:
             return super().payload() or b"\x90"  # an empty list
 
     def begin(self) -> MemoryTransaction:
-        return self.Draft(self._state)
+        return self.Tx(self._state)
 
 
-@animal(caught_by="EngineContract.test_a_payload_holds_all_its_draft_changed")
-class DraftsOfItsOwn(MemoryEngine):
-    """Its drafts set what the kit's base class would set for them, to save a call. What that has besides since a later
+@animal(caught_by="EngineContract.test_a_payload_holds_all_its_transaction_changed")
+class TransactionsOfItsOwn(MemoryEngine):
+    """Its transactions set what the kit's base class would set for them, to save a call. What that has besides since a
+    later
     release they lack: each commit beside a plugin that asks for it is rolled back."""
 
-    class Draft(MemoryTransaction):
+    class Tx(MemoryTransaction):
         def __init__(self, base: Any) -> None:
             self._state = self.txid = self.outcome = None
             self._base, self.changes = base, {}
 
     def begin(self) -> MemoryTransaction:
-        return self.Draft(self._state)
+        return self.Tx(self._state)
 
 
 @animal(
@@ -85,9 +86,9 @@ class ShuffledPayload(MemoryEngine):
     """The changes of a payload come in another order each time, as those of a set do from process to process: no run
     is like another, and no failure can be repeated."""
 
-    drafts = itertools.count()
+    transactions = itertools.count()
 
-    class Draft(MemoryTransaction):
+    class Tx(MemoryTransaction):
         number = 0
 
         def payload(self) -> bytes:
@@ -96,9 +97,9 @@ class ShuffledPayload(MemoryEngine):
             return msgpack.packb(changes) if changes else b""
 
     def begin(self) -> MemoryTransaction:
-        draft = self.Draft(self._state)
-        draft.number = next(self.drafts)
-        return draft
+        tx = self.Tx(self._state)
+        tx.number = next(self.transactions)
+        return tx
 
 
 @animal(
@@ -108,7 +109,7 @@ class AddsInsteadOfSets(MemoryEngine):
     """A payload says by how much a value grows, not what it becomes. Redo that begins on a state that already holds
     some of it, as after a crash in a replay, adds twice."""
 
-    class Draft(MemoryTransaction):
+    class Tx(MemoryTransaction):
         def payload(self) -> bytes:
             told = {}
             for key, new in self.changes.items():
@@ -117,7 +118,7 @@ class AddsInsteadOfSets(MemoryEngine):
             return msgpack.packb(list(told.items())) if told else b""
 
     def begin(self) -> MemoryTransaction:
-        return self.Draft(self._state)
+        return self.Tx(self._state)
 
     def apply(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -134,7 +135,7 @@ def _plus(number: bytes, other: bytes, sign: int) -> bytes:
 # --- redo ----------------------------------------------------------------------------------------------------------
 
 
-@animal(caught_by="EngineContract.test_drafts_and_views_show_what_the_model_has")
+@animal(caught_by="EngineContract.test_transactions_and_views_show_what_the_model_has")
 class HalfApply(MemoryEngine):
     """Of a transaction with several changes, the last one is not applied: a loop that ends one too early."""
 
@@ -164,7 +165,7 @@ class LastOfBatch(MemoryEngine):
         super().apply(records[-1:])
 
 
-@animal(caught_by="EngineContract.test_drafts_and_views_show_what_the_model_has")
+@animal(caught_by="EngineContract.test_transactions_and_views_show_what_the_model_has")
 class EmptyIsNothing(MemoryEngine):
     """`if value:` instead of `if value is not None`: an empty value is taken for a deletion."""
 
@@ -182,7 +183,7 @@ class DeletesNotRedone(StagingMemory):
         super().apply([altered(record, [c for c in changes_of(record) if c[1] is not None]) for record in records])
 
 
-@animal(caught_by="EngineContract.test_drafts_and_views_show_what_the_model_has")
+@animal(caught_by="EngineContract.test_transactions_and_views_show_what_the_model_has")
 class LostSwitch(MemoryEngine):
     """The first write after a checkpoint goes to the buffer that has just been written out, and is dropped with
     it."""
@@ -241,7 +242,7 @@ class ReusedIds(RecordsEngine):
     """The next number is one above the highest in use, found anew at each opening, as InnoDB did for eighteen years. A
     number that was deleted last is given out again, and references from outside point to something else."""
 
-    class Draft(RecordsTransaction):
+    class Tx(RecordsTransaction):
         _fresh = True
 
         def insert(self, value: bytes) -> int:
@@ -256,9 +257,9 @@ class ReusedIds(RecordsEngine):
             return super().insert(value)
 
     def begin(self) -> RecordsTransaction:
-        draft = self.Draft(self._cells)
+        tx = self.Tx(self._cells)
         self.begin = super().begin  # type: ignore[method-assign]
-        return draft
+        return tx
 
 
 # --- bulk loads ----------------------------------------------------------------------------------------------------
@@ -270,7 +271,7 @@ class HalfBulkLoad(StagingMemory):
 
     def apply_bulk(self, record: Record, path: Path) -> None:
         unpacker = msgpack.Unpacker()
-        unpacker.feed(self._seams.files.read(path)[: -TRAILER.size])
+        unpacker.feed(self._env.files.read(path)[: -TRAILER.size])
         state = {**self._published[0], **dict(list(unpacker)[:-1])}
         write_state(self._context, self._directory / "state", b"TESTSTAG", 1, record.position, msgpack.packb(state))
         self._published = self._newest = state, record.position

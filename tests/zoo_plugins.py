@@ -83,8 +83,8 @@ class Archive(Plugin):
 class Strict(Plugin):
     """Refuses transactions, and loads, that set a forbidden key: healthy."""
 
-    def committing(self, draft: Transaction) -> None:
-        if b"forbidden" in (draft.payload() if draft.bulk is None else draft.bulk):
+    def committing(self, tx: Transaction) -> None:
+        if b"forbidden" in (tx.payload() if tx.bulk is None else tx.bulk):
             raise InvalidInput("that key is forbidden")
 
 
@@ -170,13 +170,13 @@ class WantsCleanStores(Counter):
 # --- what they do to commits ---------------------------------------------------------------------------------------
 
 
-@animal(caught_by="PluginContract.test_final_leaves_the_draft_alone", on="memory")
-class ChangesTheFinalDraft(Plugin):
-    """It adds to the draft after everybody has agreed to it, past the draft's own refusal."""
+@animal(caught_by="PluginContract.test_final_leaves_the_transaction_alone", on="memory")
+class ChangesTheFinalTransaction(Plugin):
+    """It adds to the transaction after everybody has agreed to it, past the transaction's own refusal."""
 
-    def final(self, draft: Transaction) -> None:
-        draft.unseal()
-        draft.changes[b"checked by"] = b"me"  # type: ignore[attr-defined]
+    def final(self, tx: Transaction) -> None:
+        tx.unseal()
+        tx.changes[b"checked by"] = b"me"  # type: ignore[attr-defined]
 
 
 @animal(caught_by="PluginContract.test_an_observer_changes_nothing", on="memory")
@@ -184,8 +184,8 @@ class UndeclaredAddition(Plugin):
     """It stamps every transaction and does not say that it adds anything: a store with it is not the store without
     it."""
 
-    def committing(self, draft: Transaction) -> None:
-        draft.changes[b"seen by"] = b"me"  # type: ignore[attr-defined]
+    def committing(self, tx: Transaction) -> None:
+        tx.changes[b"seen by"] = b"me"  # type: ignore[attr-defined]
 
 
 @animal(caught_by="PluginContract.test_it_commits_nothing_within_a_hook", stuck_s=1.0)
@@ -195,12 +195,12 @@ class CommitsWithin(Plugin):
     def opened(self, store: StoreHandle) -> None:
         self.store = store
 
-    def committing(self, draft: Transaction) -> None:
+    def committing(self, tx: Transaction) -> None:
         def write() -> None:
             with suppress(HoldfastError), self.store.transaction():
                 pass
 
-        if draft.payload():
+        if tx.payload():
             thread = threading.Thread(target=write, daemon=True)
             thread.start()
             thread.join(3.0)  # for ever, but for the zoo's sake
@@ -349,21 +349,21 @@ class RefusesOnce(Strict):
 
     refused = False
 
-    def committing(self, draft: Transaction) -> None:
+    def committing(self, tx: Transaction) -> None:
         if not self.refused:
-            self.refused = b"forbidden" in draft.payload()
-            super().committing(draft)
+            self.refused = b"forbidden" in tx.payload()
+            super().committing(tx)
 
 
 @animal(
     caught_by="PluginContract.test_a_refused_bulk_load_leaves_nothing", on="staging", refuses=True,
     refused_load=lambda suite: {b"forbidden": b""})
 class LetsLoadsPass(Strict):
-    """It looks at what a draft will be logged as, and the draft of a bulk load is empty: who may not set a key in a
-    transaction loads it."""
+    """It looks at what a transaction will be logged as, and the transaction of a bulk load is empty: who may not set a
+    key in a transaction loads it."""
 
-    def committing(self, draft: Transaction) -> None:
-        if b"forbidden" in draft.payload():
+    def committing(self, tx: Transaction) -> None:
+        if b"forbidden" in tx.payload():
             raise InvalidInput("that key is forbidden")
 
 
@@ -375,8 +375,8 @@ class RemembersRolledBack(Plugin):
     def __init__(self) -> None:
         self.seen: set[bytes] = set()
 
-    def committing(self, draft: Transaction) -> None:
-        payload = draft.payload()
+    def committing(self, tx: Transaction) -> None:
+        payload = tx.payload()
         if payload and payload in self.seen:
             raise InvalidInput("that transaction was here before")
         self.seen.add(payload)
@@ -390,7 +390,7 @@ class AddsBehindTheLog(Plugin):
         assert isinstance(store, Store)
         self.engine = store.engine
 
-    def committing(self, draft: Transaction) -> None:
+    def committing(self, tx: Transaction) -> None:
         self.engine._state[b"seen by"] = b"me"  # type: ignore[attr-defined]
 
 

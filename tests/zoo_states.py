@@ -18,7 +18,7 @@ from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.contract.engine import Context
 from holdfast.engine.contract.image import Image
-from holdfast.engine.env import File, Files, Seams
+from holdfast.engine.env import Env, File, Files
 from holdfast.engine.errors import Damaged, DiskFull
 from holdfast.engine.model.positions import Position
 from holdfast.engine.model.records import Record
@@ -37,7 +37,7 @@ class Scratch(Files):
 def encoded(engine: Any, position: Position, state: Mapping[bytes, bytes]) -> bytes:
     """The bytes of a memory engine's state file."""
     files = Scratch()
-    context = replace(engine._context, seams=Seams(files=files))
+    context = replace(engine._context, env=Env(files=files))
     write_state(context, Path("state"), memory._MAGIC, engine.state_format, position, msgpack.packb(state))
     return files.data
 
@@ -53,7 +53,7 @@ class StalePosition(MemoryEngine):
     def checkpoint(self, upto: Position) -> Position:
         if upto.txid > self._position.txid:
             data = encoded(self, self._position, self._state)
-            self._seams.files.write_durably(self._directory / "state", data)
+            self._env.files.write_durably(self._directory / "state", data)
             self._position, self._pending = self._applied, 0
         return self._position
 
@@ -65,11 +65,11 @@ class Anyones(MemoryEngine):
 
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
-        super().create(directory, position, Context(context.seams, context.options))
+        super().create(directory, position, Context(context.env, context.options))
 
     @classmethod
     def open(cls, directory: Path, context: Context, **how: Any) -> Any:
-        return super().open(directory, Context(context.seams, context.options), **how)
+        return super().open(directory, Context(context.env, context.options), **how)
 
 
 @animal(caught_by="EngineContract.test_a_state_of_another_format_is_refused")
@@ -79,7 +79,7 @@ class ReadsAnyFormat(MemoryEngine):
 
     @classmethod
     def open(cls, directory: Path, context: Context, **how: Any) -> Any:
-        data = context.seams.files.read(directory / "state")
+        data = context.env.files.read(directory / "state")
         found = state_file._HEAD.unpack_from(data)[1]
         as_found: Any = type("AsFound", (MemoryEngine,), {"state_format": found})
         engine = as_found.open(directory, context, **how)
@@ -215,7 +215,7 @@ class LeakedDescriptor(MemoryEngine):
     @classmethod
     def open(cls, directory: Path, context: Context, **how: Any) -> Any:
         engine = super().open(directory, context, **how)
-        engine._held = context.seams.files.open(directory / "state")  # type: ignore[attr-defined]
+        engine._held = context.env.files.open(directory / "state")  # type: ignore[attr-defined]
         return engine
 
 
@@ -225,11 +225,11 @@ class IgnoredOption(MemoryEngine):
 
     @classmethod
     def open(cls, directory: Path, context: Context, **how: Any) -> Any:
-        return super().open(directory, Context(context.seams), **how)
+        return super().open(directory, Context(context.env), **how)
 
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
-        super().create(directory, position, Context(context.seams))
+        super().create(directory, position, Context(context.env))
 
 
 @animal(caught_by="EngineContract.test_a_read_only_opening_changes_no_byte")
@@ -240,8 +240,8 @@ class WritesWhenReadOnly(MemoryEngine):
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False, **how: Any) -> Any:
         if read_only:
-            now = b"%d" % context.seams.clock.now_us()
-            context.seams.files.write_durably(directory / "last-read", now)
+            now = b"%d" % context.env.clock.now_us()
+            context.env.files.write_durably(directory / "last-read", now)
         return super().open(directory, context, read_only=read_only, **how)
 
 
@@ -263,7 +263,7 @@ class CallsItDamage(MemoryEngine):
 
 def put_beside(engine: Any, name: str = "state.new") -> File:
     """The newest state in a new file beside the state file, not synced."""
-    files, path = engine._seams.files, engine._directory / name
+    files, path = engine._env.files, engine._directory / name
     files.unlink(path, missing_ok=True)
     file: File = files.open(path, "create")
     file.pwrite(encoded(engine, engine._applied, engine._state), 0)
@@ -272,7 +272,7 @@ def put_beside(engine: Any, name: str = "state.new") -> File:
 
 def take_its_place(engine: Any) -> None:
     """Give the new file the state file's name, which is not durable yet."""
-    engine._seams.files.rename(engine._directory / "state.new", engine._directory / "state")
+    engine._env.files.rename(engine._directory / "state.new", engine._directory / "state")
     engine._position, engine._pending = engine._applied, 0
 
 
@@ -283,7 +283,7 @@ class MarkedAsCrashed(MemoryEngine):
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False, **how: Any) -> Any:
-        files, mark = context.seams.files, directory / "open"
+        files, mark = context.env.files, directory / "open"
         if files.exists(mark):
             raise Damaged("is marked as crashed and should be repaired", path=str(mark))
         engine = super().open(directory, context, read_only=read_only, **how)
@@ -292,7 +292,7 @@ class MarkedAsCrashed(MemoryEngine):
         return engine
 
     def close(self) -> None:
-        self._seams.files.unlink(self._directory / "open", missing_ok=True)
+        self._env.files.unlink(self._directory / "open", missing_ok=True)
 
 
 @animal(caught_by="EngineContract.test_a_power_cut_anywhere_leaves_a_prefix")
@@ -304,7 +304,7 @@ class UnsyncedState(MemoryEngine):
         if upto.txid > self._position.txid:
             put_beside(self).close()
             take_its_place(self)
-            self._seams.files.sync_directory(self._directory)
+            self._env.files.sync_directory(self._directory)
         return self._position
 
 
@@ -316,7 +316,7 @@ class SyncedTooLate(MemoryEngine):
         if upto.txid > self._position.txid:
             file = put_beside(self)
             take_its_place(self)
-            self._seams.files.sync_directory(self._directory)
+            self._env.files.sync_directory(self._directory)
             file.sync()
             file.close()
         return self._position
@@ -344,7 +344,7 @@ class WrittenInPlace(MemoryEngine):
     def checkpoint(self, upto: Position) -> Position:
         if upto.txid > self._position.txid:
             data = encoded(self, self._applied, self._state)
-            file = self._seams.files.open(self._directory / "state", "write")
+            file = self._env.files.open(self._directory / "state", "write")
             file.pwrite(data, 0)
             file.truncate(len(data))
             file.sync()
@@ -365,7 +365,7 @@ class TwoFiles(MemoryEngine):
             write_state(context, directory / name, memory._MAGIC, 1, position, msgpack.packb({}))
 
     @classmethod
-    def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Any:
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False, at: Position | None = None) -> Any:
         context.accept_options()
         found: list[tuple[int, str, Position, bytes]] = []
         for name in ("a", "b"):
@@ -376,11 +376,11 @@ class TwoFiles(MemoryEngine):
             raise Damaged("neither of the two files holds a state", path=str(directory))
         _, name, position, body = max(found)
         if not read_only:  # a killed process may have left it in the page cache only
-            file = context.seams.files.open(directory / name, "write")
+            file = context.env.files.open(directory / name, "write")
             file.sync()
             file.close()
-            context.seams.files.sync_directory(directory)
-        engine = cls(directory, context, msgpack.unpackb(body), adopt or position)
+            context.env.files.sync_directory(directory)
+        engine = cls(directory, context, msgpack.unpackb(body), at or position)
         engine._current = name
         return engine
 
@@ -393,12 +393,12 @@ class TwoFiles(MemoryEngine):
             file = put_beside(self, name)
             file.sync()
             file.close()
-            self._seams.files.sync_directory(self._directory)
+            self._env.files.sync_directory(self._directory)
             self._current, self._position, self._pending = name, self._applied, 0
         return self._position
 
     def image(self) -> Image:
-        return FileImage(self._seams, self._directory, [self._current], self._position)
+        return FileImage(self._env, self._directory, [self._current], self._position)
 
 
 @animal(caught_by="ReplayContract.test_redo_converges_after_every_power_cut")
@@ -418,16 +418,16 @@ class AtomicByHalves(MemoryEngine):
     who opens an atomic state need not redo."""
 
     @classmethod
-    def open(cls, directory: Path, context: Context, *, adopt: Position | None = None, **how: Any) -> Any:
+    def open(cls, directory: Path, context: Context, *, at: Position | None = None, **how: Any) -> Any:
         path = directory / "position"
-        if adopt is None and context.seams.files.exists(path):
-            adopt, _ = read_state(context, path, memory._MAGIC, 1)
-        return super().open(directory, context, adopt=adopt, **how)
+        if at is None and context.env.files.exists(path):
+            at, _ = read_state(context, path, memory._MAGIC, 1)
+        return super().open(directory, context, at=at, **how)
 
     def checkpoint(self, upto: Position) -> Position:
         if upto.txid > self._position.txid:
             data = encoded(self, self._applied, self._state)
-            self._seams.files.write_durably(self._directory / "state", data)
+            self._env.files.write_durably(self._directory / "state", data)
             write_state(self._context, self._directory / "position", memory._MAGIC, 1, self._applied, b"")
             self._position, self._pending = self._applied, 0
         return self._position
@@ -476,7 +476,7 @@ class ForgottenRoom(MemoryEngine):
         if upto.txid > self._position.txid:
             self._position = self._applied
             data = encoded(self, self._applied, self._state)
-            self._seams.files.write_durably(self._directory / "state", data)
+            self._env.files.write_durably(self._directory / "state", data)
             self._pending = 0
         return self._position
 
@@ -517,14 +517,14 @@ class TrustsItsFile(MemoryEngine):
     store shows."""
 
     @classmethod
-    def open(cls, directory: Path, context: Context, *, adopt: Position | None = None, **how: Any) -> Any:
+    def open(cls, directory: Path, context: Context, *, at: Position | None = None, **how: Any) -> Any:
         context.accept_options()
         try:
-            data = context.seams.files.read(directory / "state")
+            data = context.env.files.read(directory / "state")
             state = msgpack.unpackb(data[48:-16])
         except (OSError, ValueError) as error:
             raise Damaged(f"cannot be read: {error}") from error
         position = Position(int.from_bytes(data[16:24], "little"), data[24:40])
-        return cls(directory, context, state, adopt or position)
+        return cls(directory, context, state, at or position)
 
 

@@ -14,23 +14,23 @@ from zoo import part
 
 from holdfast.engine.env import Files
 from holdfast.engine.store.callbacks import Outcome
-from holdfast.engine.store.group_commit import Committer
-from holdfast.engine.store.watermarks import Stages
+from holdfast.engine.store.group_commit import GroupCommit
+from holdfast.engine.store.watermarks import Watermarks
 from holdfast.engine.store.write_path import TransactionScope, Writing
 from holdfast.engine.wal.attachments import AttachmentWriter
 from holdfast.engine.wal.retention import PrunePlan, plan_pruning
 
-_advance, _fail, _ask_plugins = Stages._advance, Committer.fail, Writing._ask_plugins
+_advance, _fail, _ask_plugins = Watermarks._advance, GroupCommit.fail, Writing._ask_plugins
 
 
 @part(Writing, caught_by="EngineContract.test_a_veto_rolls_back")
 class DeafToVetoes(Writing[Any, Any]):
     """What a plugin raises is swallowed and the commit goes on: the rule that it should have enforced is a comment."""
 
-    def _ask_plugins(self, draft: Any) -> None:
+    def _ask_plugins(self, tx: Any) -> None:
         for hook in (*self.hooks.committing, *self.hooks.final):
             with contextlib.suppress(Exception):
-                hook(draft)
+                hook(tx)
 
 
 @part(Writing, caught_by="EngineContract.test_a_veto_keeps_a_bulk_load_out", on="staging")
@@ -38,13 +38,13 @@ class LoadsUnasked(Writing[Any, Any]):
     """Plugins are asked of transactions, and not of bulk loads, which came later: what a policy keeps out of the one
     door comes in by the other, a million at a time."""
 
-    def _ask_plugins(self, draft: Any) -> None:
-        if draft.bulk is None:
-            _ask_plugins(self, draft)
+    def _ask_plugins(self, tx: Any) -> None:
+        if tx.bulk is None:
+            _ask_plugins(self, tx)
 
 
-@part(Stages, caught_by="EngineContract.test_a_late_condition_is_told_and_loses_nothing", on="staging")
-class ForgivesConditions(Stages):
+@part(Watermarks, caught_by="EngineContract.test_a_late_condition_is_told_and_loses_nothing", on="staging")
+class ForgivesConditions(Watermarks):
     """A condition that is late is dropped, whether or not it gates publication. Readers see what a fail-over will take
     back."""
 
@@ -52,8 +52,8 @@ class ForgivesConditions(Stages):
         self.met(listener, last)
 
 
-@part(Stages, caught_by="EngineContract.test_a_late_condition_is_told_and_loses_nothing", on="staging")
-class PublishesWhenDurable(Stages):
+@part(Watermarks, caught_by="EngineContract.test_a_late_condition_is_told_and_loses_nothing", on="staging")
+class PublishesWhenDurable(Watermarks):
     """A transaction is published when it is durable here, whatever its conditions say."""
 
     def _advance(self) -> None:
@@ -63,9 +63,9 @@ class PublishesWhenDurable(Stages):
 
 
 @part(
-    Committer, caught_by="EngineContract.test_an_unknown_outcome_is_found_out_by_reopening",
+    GroupCommit, caught_by="EngineContract.test_an_unknown_outcome_is_found_out_by_reopening",
     also=["EngineContract.test_a_checkpoint_that_fails_loses_nothing"], on="staging")
-class GoesOnAfterFailure(Committer):
+class GoesOnAfterFailure(GroupCommit):
     """A sync of the log that failed is told to those who waited, and the store goes on, on bytes that may never have
     reached the disk."""
 
@@ -80,27 +80,27 @@ class CommitsAnyway(TransactionScope[Any]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self._store._commit(self._draft, self._durability, self._hold)
+        self._store._commit(self._tx, self._durability, self._hold)
 
 
 @part(Writing, caught_by="EngineContract.test_what_a_plugin_adds_is_part_of_the_transaction")
 class DropsAdditions(Writing[Any, Any]):
     """Plugins are asked on what is logged without what they add: an audit trail that is never written."""
 
-    def _ask_plugins(self, draft: Any) -> None:
-        before = dict(draft.changes)
-        _ask_plugins(self, draft)
-        draft.changes = before
+    def _ask_plugins(self, tx: Any) -> None:
+        before = dict(tx.changes)
+        _ask_plugins(self, tx)
+        tx.changes = before
 
 
-@part(Committer, caught_by="EngineContract.test_hooks_are_told_everything_once_and_in_order", on="staging")
-class TellsTheLast(Committer):
+@part(GroupCommit, caught_by="EngineContract.test_hooks_are_told_everything_once_and_in_order", on="staging")
+class TellsTheLast(GroupCommit):
     """Of the transactions of one group, plugins are told of the last one only: an index that follows the store misses
     what was committed together."""
 
     def _tell_published(self) -> None:
         with self._telling:
-            told = [record for record in self._kept if record.txid <= self.stages.published.txid]
+            told = [record for record in self._kept if record.txid <= self.watermarks.published.txid]
             for _ in told:
                 self._kept.popleft()
             if told:
@@ -125,8 +125,8 @@ class TakesPathsAsGiven(Files):
         return Path(path)
 
 
-@part(Committer, caught_by="EngineContract.test_what_is_committed_is_in_every_crash_image", on="staging")
-class SoonEnough(Committer):
+@part(GroupCommit, caught_by="EngineContract.test_what_is_committed_is_in_every_crash_image", on="staging")
+class SoonEnough(GroupCommit):
     """A commit returns when its sync is ordered, and not when it is done: a second later it would have been true."""
 
     def wait(self, txid: int) -> None:

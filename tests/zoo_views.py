@@ -1,4 +1,4 @@
-"""Animals whose views and drafts show what they should not."""
+"""Animals whose views and transactions show what they should not."""
 
 from __future__ import annotations
 
@@ -106,30 +106,30 @@ class EarlyUnpin(RecordsEngine):
         return engine
 
 
-@animal(caught_by="EngineContract.test_a_rolled_back_draft_leaves_nothing")
-class WriteThroughDraft(MemoryEngine):
-    """A draft deletes straight from the state, and has no way to put back what is then rolled back."""
+@animal(caught_by="EngineContract.test_a_rolled_back_transaction_leaves_nothing")
+class WriteThroughTransaction(MemoryEngine):
+    """A transaction deletes straight from the state, and has no way to put back what is then rolled back."""
 
-    class Draft(MemoryTransaction):
+    class Tx(MemoryTransaction):
         def delete(self, key: bytes) -> None:
             super().delete(key)
             if isinstance(self._base, dict):
                 self._base.pop(key, None)
 
     def begin(self) -> MemoryTransaction:
-        return self.Draft(self._state)
+        return self.Tx(self._state)
 
 
-@animal(caught_by="EngineContract.test_drafts_and_views_show_what_the_model_has")
-class BlindDraft(MemoryEngine):
-    """A draft does not see its own writes: what it reads again after writing is what was there before."""
+@animal(caught_by="EngineContract.test_transactions_and_views_show_what_the_model_has")
+class BlindTransaction(MemoryEngine):
+    """A transaction does not see its own writes: what it reads again after writing is what was there before."""
 
-    class Draft(MemoryTransaction):
+    class Tx(MemoryTransaction):
         def get(self, key: bytes) -> bytes | None:
             return self._base.get(key)
 
     def begin(self) -> MemoryTransaction:
-        return self.Draft(self._state)
+        return self.Tx(self._state)
 
 
 @animal(caught_by="EngineContract.test_two_engines_share_nothing")
@@ -168,7 +168,7 @@ class DirtyRead(StagingMemory):
 
 @animal(caught_by="EngineContract.test_what_is_staged_shows_only_to_writers")
 class LostUpdate(StagingMemory):
-    """A draft is begun on what is published, not on the newest state: of two writers in one group, the second
+    """A transaction is begun on what is published, not on the newest state: of two writers in one group, the second
     overwrites what the first has done."""
 
     def begin(self) -> MemoryTransaction:
@@ -261,28 +261,28 @@ class StaleStagedView(StagingMemory):
         return self.view()
 
 
-@animal(caught_by="EngineContract.test_a_draft_that_ended_takes_no_more")
+@animal(caught_by="EngineContract.test_a_transaction_that_ended_takes_no_more")
 class OpenForEver(MemoryEngine):
-    """A draft does not look whether it has ended. What is put into it afterwards is accepted, and nowhere."""
+    """A transaction does not look whether it has ended. What is put into it afterwards is accepted, and nowhere."""
 
-    class Draft(MemoryTransaction):
+    class Tx(MemoryTransaction):
         def put(self, key: bytes, value: bytes) -> None:
             self.changes[key] = value
 
     def begin(self) -> MemoryTransaction:
-        return self.Draft(self._state)
+        return self.Tx(self._state)
 
 
 @animal(
-    caught_by="EngineContract.test_a_draft_that_ended_takes_no_more",
-    also=["EngineContract.test_a_payload_holds_all_its_draft_changed"])
+    caught_by="EngineContract.test_a_transaction_that_ended_takes_no_more",
+    also=["EngineContract.test_a_payload_holds_all_its_transaction_changed"])
 class DeletesForEver(MemoryEngine):
-    """Of a draft's calls, the one that was added last does not look whether the draft has ended. Its caller is told
-    that the key is gone."""
+    """Of a transaction's calls, the one that was added last does not look whether the transaction has ended. Its caller
+    is told that the key is gone."""
 
-    class Draft(MemoryTransaction):
+    class Tx(MemoryTransaction):
         def delete(self, key: bytes) -> None:
             self.changes[key] = None
 
     def begin(self) -> MemoryTransaction:
-        return self.Draft(self._state)
+        return self.Tx(self._state)

@@ -54,7 +54,7 @@ class CopiesTheFileAlone(SqliteEngine):
     and then a copy is right."""
 
     def _copy(self, place: Path) -> Position:
-        self._seams.files.make_directory(place)
+        self._env.files.make_directory(place)
         shutil.copy(self._path, place)
         return self._position
 

@@ -1,4 +1,4 @@
-"""Checks of copies: a full backup while the store goes on, incrementals after it, and the folding of their log."""
+"""Checks of copies: a full backup while the store goes on, incrementals after it, and the compaction of their log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .restores import Histories, histories
 from .world import seen_in, world
 
 MOMENT_S = 0.5
-BETWEEN = ("nothing", "checkpoint", "reopen", "fold")
+BETWEEN = ("nothing", "checkpoint", "reopen", "compact")
 """What may happen before an incremental."""
 
 
@@ -142,7 +142,8 @@ class CopyChecks(Contract):
 
     @check()
     def test_incrementals_make_what_a_full_backup_makes(self, work: Workload) -> None:
-        """A full backup and any chain of incrementals, with reopenings, checkpoints and folds between them, equal a
+        """A full backup and any chain of incrementals, with reopenings, checkpoints and compactions between them, equal
+        a
         fresh full backup: the same content, the same digest."""
 
         def claim(chain: list[tuple[str, Histories]]) -> None:
@@ -155,7 +156,7 @@ class CopyChecks(Contract):
                         w.reopen()
                     elif between == "checkpoint":
                         w.store.checkpoint()
-                    report = w.fold() if between == "fold" else w.back_up()
+                    report = w.compact() if between == "compact" else w.back_up()
                     assert report.kind == "incremental", f"it was {report}"
                     assert report.to_txid == w.last, f"the incremental is to {report.to_txid}, not {w.last}"
                 fresh = w.root / "fresh"
@@ -167,16 +168,16 @@ class CopyChecks(Contract):
         self.prove(claim, examples=4, chain=st.lists(link, min_size=1, max_size=4))
 
     @check()
-    def test_a_folded_backup_equals_the_store(self, work: Workload) -> None:
-        """Folding the log into the image changes nothing but the first restore point, which is the fold's; what comes
-        after it can be restored as before."""
+    def test_a_compacted_backup_equals_the_store(self, work: Workload) -> None:
+        """Compacting the log into the image changes nothing but the first restore point, which is the compaction's;
+        what comes after it can be restored as before."""
         with world(work) as w:
             w.add()
             w.store.checkpoint()
             w.back_up()
             w.add(2)
-            report = w.fold()
-            assert report.folded, "the log was not folded"
+            report = w.compact()
+            assert report.compacted, "the log was not compacted"
             assert (report.bounds.first, report.bounds.last) == (w.last, w.last), f"it restores to {report.bounds}"
             w.compare_target(w.last)
             w.add(2)
@@ -230,7 +231,7 @@ class CopyChecks(Contract):
             before = set(descriptors().values())
             w.add()
             w.back_up_busily(w.add, w.store.checkpoint)
-            w.fold()
+            w.compact()
             w.compare_target(w.last)
             leases = LocalSource(w.store).leases()
             assert not leases, f"leases are still held: {leases}"
@@ -292,7 +293,7 @@ class CopyChecks(Contract):
     @check(BULK)
     def test_bulk_loads_are_in_backups(self, work: Workload) -> None:
         """A bulk load is a transaction like any other to backups: one before the image, one during the copy, one in an
-        incremental are there whole, from their own transaction on and not before, restored or folded."""
+        incremental are there whole, from their own transaction on and not before, restored or compacted."""
         with world(work) as w:
             w.add()
             w.load()
@@ -306,7 +307,7 @@ class CopyChecks(Contract):
             w.compare_target(w.last)
             w.compare_points()
             w.load()
-            w.fold()
+            w.compact()
             w.compare_target(w.last)
 
 

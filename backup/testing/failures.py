@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from ...engine.env import REAL, Seams
+from ...engine.env import REAL, Env
 from ...engine.errors import DiskFull, SourceUnavailable
 from ...engine.source.local import LocalSource
 from ...engine.store.layout import Layout
@@ -86,7 +86,7 @@ class FailureChecks(Contract):
     def _on(w: World, disk: Callable[[int], DyingDisk]) -> Attempt:
         def attempt(target: Path, n: int) -> int:
             files = disk(n)
-            w.back_up(target, seams=Seams(files=files))
+            w.back_up(target, env=Env(files=files))
             return files.steps
 
         return attempt

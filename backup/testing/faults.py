@@ -15,7 +15,7 @@ from threading import Condition
 
 from ...engine.model.positions import Position
 from ...engine.model.records import Record
-from ...engine.source.interface import CHUNK_BYTES, Confirmation, ConsumerState, Grant, Source, SourceInfo
+from ...engine.source.interface import CHUNK_BYTES, Confirmation, Grant, SlotState, Source, SourceInfo
 from ...engine.testing.disks.faulty import FaultyFiles
 
 PATIENCE_S = 30
@@ -62,15 +62,15 @@ class WatchedSource(Source):
         self.before("attachment")
         return self.inner.read_attachment(lease_id, name, offset, length)
 
-    def register(self, consumer_id: str, name: str, position: Position) -> None:
+    def register(self, slot_id: str, name: str, position: Position) -> None:
         self.before("register")
-        self.inner.register(consumer_id, name, position)
+        self.inner.register(slot_id, name, position)
 
-    def consumers(self) -> list[ConsumerState]:
-        return self.inner.consumers()
+    def slots(self) -> list[SlotState]:
+        return self.inner.slots()
 
-    def drop(self, consumer_id: str) -> None:
-        self.inner.drop(consumer_id)
+    def drop(self, slot_id: str) -> None:
+        self.inner.drop(slot_id)
 
     def close(self) -> None:
         self.inner.close()

@@ -1,4 +1,4 @@
-"""The store's state machine with backups: taken while it goes on, verified, folded, restored, gone on with.
+"""The store's state machine with backups: taken while it goes on, verified, compacted, restored, gone on with.
 
 `backed_up` is what the target must be able to show: the models up to the transaction that its last run named. A
 restored store, or a copy of the target that is opened for writing, is a twin of the store as of one of these; the
@@ -58,8 +58,8 @@ class BackupMachine(StoreMachine):
 
     # --- taking them -----------------------------------------------------------------------------------------------
 
-    @rule(during=st.lists(st.one_of(st.none(), OPERATIONS), max_size=4), fold=st.booleans())
-    def back_up(self, during: list[list[Operation] | None], fold: bool) -> None:
+    @rule(during=st.lists(st.one_of(st.none(), OPERATIONS), max_size=4), compact=st.booleans())
+    def back_up(self, during: list[list[Operation] | None], compact: bool) -> None:
         """Full or incremental, as the target has it, while transactions and checkpoints (None) go on."""
         left = list(during)
 
@@ -74,8 +74,8 @@ class BackupMachine(StoreMachine):
         self.note_promises()
         at_least, first, base = self.acknowledged, self.target is None, self.store.log.base.txid
         self.target = self.target or self.fresh("backup")
-        with BusySource(LocalSource(self.store), step) as source, patch.object(incremental, "FOLD_FLOOR_BYTES", 0):
-            report = run(source, self.target, fold=0.0 if fold else None, keep_points="none", **self._how)
+        with BusySource(LocalSource(self.store), step) as source, patch.object(incremental, "COMPACT_FLOOR_BYTES", 0):
+            report = run(source, self.target, compact=0.0 if compact else None, keep_points="none", **self._how)
         pruned = len(self.backed_up) - 1 < base
         kind = "full" if first or pruned else "incremental"
         assert report.kind == kind, f"the backup was {report.kind}, and should be {kind}: {report}"
@@ -98,8 +98,8 @@ class BackupMachine(StoreMachine):
         self.seal()
         self.commit(operations, "synced")
         self.checkpoint()
-        for consumer in self.store.log.consumers.list():
-            self.store.log.consumers.drop(consumer.id)
+        for slot in self.store.log.slots.list():
+            self.store.log.slots.drop(slot.id)
         self.prune()
 
     # --- looking at them -------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 
-from ...engine.errors import AheadOfSource, Diverged, ForeignStore, OtherBranch, TargetInvalid, TargetRetired
+from ...engine.errors import AheadOfSource, Diverged, ForeignStore, OtherBranch, TargetInvalid, TargetPromoted
 from ...engine.testing.contract import Contract, check
 from ...engine.testing.raising import raises
 from ...engine.testing.stored.tails import tree
@@ -102,7 +102,7 @@ class RefusalChecks(Contract):
                 "a backup into": w.back_up, "a verification of": w.verify,
                 "a restore of": w.restored}
             for what, attempt in attempts.items():
-                w.refused(TargetRetired, f"{what} a target that was opened for writing", attempt)
+                w.refused(TargetPromoted, f"{what} a target that was opened for writing", attempt)
             with seen_in("a backup that was opened for writing, went on and was closed"):
                 w.compare_closed(w.target, len(models) - 1, models)
 

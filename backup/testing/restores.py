@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from hypothesis import strategies as st
 
-from ...engine.env import Seams
+from ...engine.env import Env
 from ...engine.errors import InvalidInput, StoreExists, StoreLocked
 from ...engine.testing.contract import Contract, check
 from ...engine.testing.disks.quiet import SetClock
@@ -55,7 +55,7 @@ class RestoreChecks(Contract):
         point and after what it knows of are refused, and so are times that do not say their zone."""
         clock = SetClock()
         times: dict[int, int] = {}
-        with world(work, seams=Seams(clock=clock)) as w:
+        with world(work, env=Env(clock=clock)) as w:
             for n in range(1, 6):
                 clock.time_us += HOUR_US
                 w.add()

@@ -19,7 +19,7 @@ from unittest.mock import patch
 from ...engine.contract.engine import Engine
 from ...engine.contract.plugin import Plugin
 from ...engine.contract.transaction import Durability, Transaction
-from ...engine.env import REAL, Seams
+from ...engine.env import REAL, Env
 from ...engine.errors import RestorePointOutOfRange
 from ...engine.source.interface import Source
 from ...engine.source.local import LocalSource
@@ -60,8 +60,8 @@ def seen_in(what: str) -> Iterator[None]:
 class World(Modelled):
     """See the module's text. `target` is where backups go, unless another place is named."""
 
-    def __init__(self, work: Workload, root: Path, *, seams: Seams = REAL, plugins: Sequence[Plugin] = ()) -> None:
-        super().__init__(work, root, settings=SETTINGS, seams=seams, plugins=plugins)
+    def __init__(self, work: Workload, root: Path, *, env: Env = REAL, plugins: Sequence[Plugin] = ()) -> None:
+        super().__init__(work, root, settings=SETTINGS, env=env, plugins=plugins)
         self.target = root / "target"
         self._added = 0
 
@@ -104,8 +104,8 @@ class World(Modelled):
 
     def forget_target(self) -> None:
         """Have the store no longer keep log for its backups, and prune what it need not keep."""
-        for consumer in self.store.log.consumers.list():
-            self.store.log.consumers.drop(consumer.id)
+        for slot in self.store.log.slots.list():
+            self.store.log.slots.drop(slot.id)
         self.store.prune()
 
     def lose_log(self) -> None:
@@ -122,13 +122,13 @@ class World(Modelled):
     # --- backups ---------------------------------------------------------------------------------------------------
 
     def back_up(self, target: Path | None = None, *, source: Source | Store[Any, Any] | str | None = None,
-                fold: float | None = None, seams: Seams | None = None, engine: type[Engine[Any, Any]] | None = None,
+                compact: float | None = None, env: Env | None = None, engine: type[Engine[Any, Any]] | None = None,
                 **how: Any) -> Report:
         """A run that keeps no restore points for their age, without `keep_points`. What it says that the target can be
         restored to is what the target says."""
         how.setdefault("keep_points", "none")
         report = run(source or self.store, target or self.target, engine=engine or self.work.engine,
-                     options=self.work.options, fold=fold, seams=seams or self.seams, **how)
+                     options=self.work.options, compact=compact, env=env or self.env, **how)
         said, found = report.bounds, self.bounds(target)
         assert said == found, f"a run says that the target restores to {said}, and it restores to {found}"
         return report
@@ -150,10 +150,10 @@ class World(Modelled):
         source.before = rest
         return self.back_up(target, source=source)
 
-    def fold(self) -> Report:
-        """An incremental, after which the log is folded into the image however small it is."""
-        with patch.object(incremental, "FOLD_FLOOR_BYTES", 0):
-            return self.back_up(fold=0.0)
+    def compact(self) -> Report:
+        """An incremental, after which the log is compacted into the image however small it is."""
+        with patch.object(incremental, "COMPACT_FLOOR_BYTES", 0):
+            return self.back_up(compact=0.0)
 
     def bounds(self, target: Path | None = None) -> Bounds:
         return info(target or self.target).bounds
@@ -166,10 +166,10 @@ class World(Modelled):
 
     def restore(self, place: Path, *, target: Path | None = None, **how: Any) -> RestoreReport:
         return restore(target or self.target, place, engine=self.work.engine, options=self.work.options,
-                       seams=self.seams, **how)
+                       env=self.env, **how)
 
     def verify(self, target: Path | None = None) -> VerifyReport:
-        return verify(target or self.target, engine=self.work.engine, options=self.work.options, seams=self.seams)
+        return verify(target or self.target, engine=self.work.engine, options=self.work.options, env=self.env)
 
     # --- comparing -------------------------------------------------------------------------------------------------
 
@@ -231,7 +231,7 @@ class World(Modelled):
 
 
 @contextmanager
-def world(work: Workload, *, seams: Seams = REAL, plugins: Sequence[Plugin] = ()) -> Iterator[World]:
+def world(work: Workload, *, env: Env = REAL, plugins: Sequence[Plugin] = ()) -> Iterator[World]:
     """A new store in a directory of its own, which goes in the end."""
-    with scratch() as root, World(work, root, seams=seams, plugins=plugins) as made:
+    with scratch() as root, World(work, root, env=env, plugins=plugins) as made:
         yield made

@@ -23,7 +23,7 @@ from ..model.positions import Position
 from ..model.records import Record
 from ..toolkit.digest import unordered_digest
 from ..toolkit.file_image import FileImage
-from ..toolkit.keyed_transaction import KeyedDraft, changes_of
+from ..toolkit.keyed_transaction import KeyedTransaction, changes_of
 from ..toolkit.state_file import read_state, write_state
 
 MAX_KEY = 1024
@@ -33,13 +33,13 @@ _FILE = "state"
 
 
 class Readable(Protocol):
-    """Where a draft looks for what it did not change itself."""
+    """Where a transaction looks for what it did not change itself."""
 
     def get(self, key: bytes, /) -> bytes | None: ...
 
 
-class MemoryTransaction(KeyedDraft[bytes, bytes | None]):
-    """A draft over the newest state. Keys are 1 to `MAX_KEY` bytes, values up to `MAX_VALUE`."""
+class MemoryTransaction(KeyedTransaction[bytes, bytes | None]):
+    """A transaction over the newest state. Keys are 1 to `MAX_KEY` bytes, values up to `MAX_VALUE`."""
 
     __slots__ = ("_base",)
 
@@ -48,7 +48,7 @@ class MemoryTransaction(KeyedDraft[bytes, bytes | None]):
         self._base = base
 
     def get(self, key: bytes) -> bytes | None:
-        """The value, with this draft's own changes, or None."""
+        """The value, with this transaction's own changes, or None."""
         return self.changes[key] if key in self.changes else self._base.get(key)
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -116,7 +116,7 @@ class MemoryEngine(Engine[MemoryTransaction, MemoryView]):
         write_state(context, directory / _FILE, _MAGIC, cls.state_format, position, _pack({}))
 
     @classmethod
-    def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Self:
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False, at: Position | None = None) -> Self:
         context.accept_options()
         path = directory / _FILE
         position, body = read_state(context, path, _MAGIC, cls.state_format)
@@ -124,17 +124,17 @@ class MemoryEngine(Engine[MemoryTransaction, MemoryView]):
             state = msgpack.unpackb(body)
         except (ValueError, msgpack.UnpackException) as error:
             raise Damaged(f"holds no dictionary: {error}", path=str(path)) from error
-        return cls(directory, context, state, position if adopt is None else adopt)
+        return cls(directory, context, state, position if at is None else at)
 
     def __init__(self, directory: Path, context: Context, state: dict[bytes, bytes], position: Position) -> None:
         self._directory = directory
         self._context = context
-        self._seams = context.seams
+        self._env = context.env
         self._position = self._applied = position
         self._state = state
         self._viewed = False  # whether a view holds self._state, which must not change any more then
         self._pending = 0
-        self._lock = context.seams.scheduler.lock()  # guards the four above against view() on other threads
+        self._lock = context.env.scheduler.lock()  # guards the four above against view() on other threads
 
     @property
     def position(self) -> Position:
@@ -172,7 +172,7 @@ class MemoryEngine(Engine[MemoryTransaction, MemoryView]):
             return MemoryView(self._state, self._applied.txid)
 
     def image(self) -> Image:
-        return FileImage(self._seams, self._directory, (_FILE,), self._position)
+        return FileImage(self._env, self._directory, (_FILE,), self._position)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -4,7 +4,7 @@ An engine is the state behind a store. The kit owns the log, the order of things
 state and is the only one to know what a payload means. An author subclasses three classes:
 
 - `Engine`: create and open a directory, begin a transaction, apply records, checkpoint, give views and images;
-- `Transaction`: the author's own typed draft, which validates and ends as a payload;
+- `Transaction`: the author's own typed transaction, which validates and ends as a payload;
 - `View`: a consistent read view.
 
 What else an engine can do is declared by subclassing `StagingEngine`, `BulkEngine`, and by its `Abilities`; the kit
@@ -16,9 +16,9 @@ when it was opened; neither `apply` nor `checkpoint` ever gets a record that is 
 called concurrently with the others, `image` included, only where `Abilities.background_checkpoint` says so, and never
 twice at once. `view`, and everything on views and images, may be called from any thread at any time.
 
-Redo converges: from the state at p0, or from any mixture, cell by cell and torn cells included, of the states between
-p0 and p1, applying p0+1 … p1 gives exactly the state at p1. So a payload holds absolute after-images, never "add one";
-redo does not read what it may find torn, and allocates nothing.
+Redo converges. Take the state at one position, or any mixture, cell by cell and torn cells included, of the states
+between it and a later one: applying the records between the two gives exactly the later state. So a payload holds
+absolute after-images, never "add one"; redo does not read what it may find torn, and allocates nothing.
 """
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Generic, Literal, Self, TypeVar
 
-from ..env import REAL, Seams
+from .. import renamed
+from ..env import REAL, Env
 from ..env.shown import shown
 from ..errors import ForeignStore, InvalidInput
 from ..model.positions import Position
@@ -68,7 +69,7 @@ class Context:
     """What the kit hands to an engine that it opens.
 
     Attributes:
-        seams: files, clock, randomness and threads.
+        env: files, clock, randomness and threads.
         options: the engine's own options, as given to `open`; an engine refuses those it does not know.
         shared: in a read-only opening: another process has the directory open for writing. Only engines that declare
             `shared_readers` are told so.
@@ -76,10 +77,11 @@ class Context:
             keeps it in its state, so that the state of another store is refused (`check_store`).
     """
 
-    seams: Seams = REAL
+    env: Env = REAL
     options: Mapping[str, Any] = field(default_factory=dict)
     shared: bool = False
     store_id: bytes = b""
+    seams = renamed.attribute("seams", "env")
 
     def option(self, name: str, default: Any) -> Any:
         return self.options.get(name, default)
@@ -124,6 +126,10 @@ class Engine(ABC, Generic[TxT, ViewT]):
     reads_payloads: ClassVar[frozenset[int]] = _OwnPayloads()  # type: ignore[assignment]  # a value by each class
     abilities: ClassVar[Abilities]
 
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        renamed.parameter(cls, "open", "adopt", "at")
+
     @classmethod
     @abstractmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
@@ -131,15 +137,15 @@ class Engine(ABC, Generic[TxT, ViewT]):
 
     @classmethod
     @abstractmethod
-    def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Self:
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False, at: Position | None = None) -> Self:
         """Open a state.
 
         Args:
             directory: where it is, as an absolute path: the process may change its directory.
-            context: seams and options.
+            context: env and options.
             read_only: change no byte in `directory`. `apply` may still be called where `replays_in_memory`;
                 `begin`, `checkpoint` and `image` will not be.
-            adopt: the state is a copied image taken from this position on: ignore the position it happens to hold, and
+            at: the state is a copied image taken from this position on: ignore the position it happens to hold, and
                 be at this one.
 
         Raises:
@@ -154,7 +160,7 @@ class Engine(ABC, Generic[TxT, ViewT]):
 
     @abstractmethod
     def begin(self) -> TxT:
-        """A draft on the newest state."""
+        """A transaction on the newest state."""
 
     @abstractmethod
     def apply(self, records: Sequence[Record]) -> None:
@@ -202,8 +208,8 @@ class StagingEngine(Engine[TxT, ViewT]):
     """
 
     @abstractmethod
-    def stage(self, record: Record, draft: TxT) -> None:
-        """Take the draft's changes as record `record`: drafts begun from now on see them, views do not."""
+    def stage(self, record: Record, tx: TxT) -> None:
+        """Take the transaction's changes as record `record`: transactions begun from now on see them, views do not."""
 
     @abstractmethod
     def publish(self, position: Position) -> None:

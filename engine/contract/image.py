@@ -21,7 +21,7 @@ class Image(ABC):
     """The files of a durable state, readable until `close` although the state moves on.
 
     Attributes:
-        position: p0, the engine's position when the image was made. Every byte holds at least this.
+        position: the engine's position when the image was made. Every byte holds at least this.
         files: fixed when the image is made.
     """
 

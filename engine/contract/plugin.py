@@ -9,10 +9,10 @@ moment                  may                                                     
 ======================  ==================================================================  ===========================
 opened, closing         start and stop what it runs; only those whose *opened* returned     the open fails, cleanly;
                         are told *closing*, so one that raises cleans up after itself       closing goes on
-committing(draft)       look, add through the engine's own transaction, refuse; under the   rolled back; the caller
-                        writer lock, so be quick (`Settings.hook_s`) and commit nothing     gets `RolledBack` from it
-                        yourself; of a bulk load, `draft.bulk`, look or refuse
-final(draft)            look at the draft once more, read-only, after the last addition     as committing
+committing(transaction)       look, add through the engine's own transaction, refuse; under the   rolled back; the
+                        caller writer lock, so be quick (`Settings.hook_s`) and commit nothing     gets `RolledBack`
+                        from it yourself; of a bulk load, `tx.bulk`, look or refuse
+final(transaction)            look at the transaction once more, read-only, after the last addition     as committing
 logged(range)           work on `range.records`; return a `Condition` that holds their      `ConditionNotMet`; the
                         acknowledgement until it is met                                     record is durable
 published(records)      observe                                                             logged; the commit stands
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..env import Seams
+from ..env import Env
 from ..model.positions import History, Position
 from ..model.records import LogRange, Record, SegmentInfo
 from .transaction import Durability, Transaction
@@ -103,7 +103,7 @@ class StoreHandle(Protocol):
     @property
     def read_only(self) -> bool: ...
     @property
-    def seams(self) -> Seams: ...
+    def env(self) -> Env: ...
     @property
     def log(self) -> LogHandle: ...
     @property
@@ -134,12 +134,12 @@ class Plugin:
         """The store is about to close. Told to plugins whose `opened` returned. Others may still commit for a moment,
         and what is committed is checkpointed, so observing moments may follow."""
 
-    def committing(self, draft: Transaction) -> None:
-        """A draft is about to be logged, or a bulk load, which is then `draft.bulk`; the draft takes no additions
-        then."""
+    def committing(self, tx: Transaction) -> None:
+        """A transaction is about to be logged, or a bulk load, which is then `tx.bulk`; the transaction takes no
+        additions then."""
 
-    def final(self, draft: Transaction) -> None:
-        """The same draft, as it will be logged."""
+    def final(self, tx: Transaction) -> None:
+        """The same transaction, as it will be logged."""
 
     def logged(self, batch: LogRange) -> Condition | None:
         """These transactions are durable. Not called on the thread that syncs."""

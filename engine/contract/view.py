@@ -13,7 +13,7 @@ class View(ABC):
 
     What reads it raises `Damaged` only of bytes that were read and are wrong. What the system refuses (a disk that
     fails, no more memory or descriptors) says nothing of the bytes: `env.system.told` makes `DeviceFailed`,
-    `LimitReached` and their like of it. The same holds of drafts.
+    `LimitReached` and their like of it. The same holds of transactions.
     """
 
     @property

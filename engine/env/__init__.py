@@ -1,13 +1,13 @@
-"""The seams: the only way the kit reaches files, clocks, randomness and threads.
+"""The environment: the only way the kit reaches files, clocks, randomness and threads.
 
-Everything the kit itself does to the outside world goes through the four small objects of a `Seams`, so that a
+Everything the kit itself does to the outside world goes through the four small objects of an `Env`, so that a
 simulated disk, clock, seed and scheduler can drive the very code that ships. What an engine does below its own library
 (LMDB's writes, say) is the engine's business.
 
 Who writes `import threading`, `time.sleep` or `tempfile` elsewhere is refused by ruff (`banned-api` in pyproject.toml,
 which also names what may, and why).
 
-What stands beside them here is made of them: paths below a directory that is held open (`anchored`), scratch
+The rest of this folder is made of them: paths below a directory that is held open (`anchored`), scratch
 directories, pools of threads, locks that know their owner, logging that nobody can flood (`calm`), and what the system
 may refuse, as errors of the kit's (`system`).
 """
@@ -32,8 +32,8 @@ from .threads import Task as Task
 
 
 @dataclass(frozen=True, slots=True)
-class Seams:
-    """The four seams, passed together."""
+class Env:
+    """The environment: files, clock, randomness and scheduler, passed together."""
 
     files: Files = field(default_factory=Files)
     clock: Clock = field(default_factory=Clock)
@@ -41,5 +41,5 @@ class Seams:
     scheduler: Scheduler = field(default_factory=Scheduler)
 
 
-REAL = Seams()
+REAL = Env()
 """The machine's."""

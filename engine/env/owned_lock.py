@@ -17,7 +17,7 @@ import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
-from . import Seams
+from . import Env
 
 T = TypeVar("T")
 
@@ -42,11 +42,11 @@ class OwnedLock:
 
     __slots__ = ("_baton", "_clock", "_holders", "here")
 
-    def __init__(self, seams: Seams) -> None:
-        self._clock = seams.clock
-        self.here = seams.scheduler.here
+    def __init__(self, env: Env) -> None:
+        self._clock = env.clock
+        self.here = env.scheduler.here
         self._holders: dict[int, Hold] = {}  # under the key 0, if there is one
-        self._baton = seams.scheduler.lock()
+        self._baton = env.scheduler.lock()
         self._baton.acquire()
 
     @property

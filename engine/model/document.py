@@ -1,6 +1,6 @@
 """Small documents on disk: a checksummed msgpack map that says what it is.
 
-The store's identity, a target's manifest and the list of consumers are such files. They are replaced whole, durably
+The store's identity, a target's manifest and the list of slots are such files. They are replaced whole, durably
 (`Files.write_durably`), never changed in place. Layout, byte by byte, in `docs/formats.md`: magic (8), format version
 (u32), length of the body (u32), body (msgpack map), xxh3-128 of all before it (16).
 """

@@ -2,7 +2,8 @@
 
 Recovery aside, everything that copies or follows a store talks to this interface only. A copy goes so: `lease` with an
 image; `read_image` until every byte is there; `confirm`, which says that the lease held throughout and how far the copy
-must be replayed (p1); `read_log` from p0; `register` as a consumer, so that the log after it is kept; `release`.
+must be replayed; `read_log` from the image's position; `register` a slot, so that the log after it is kept;
+`release`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..model.positions import History, Position
 from ..model.records import Record
 
 HEX_ID = re.compile(r"[0-9a-f]{2,64}")
-"""Ids of instances and of consumers, as texts."""
+"""Ids of instances and of slots, as texts."""
 CHUNK_BYTES = 4 << 20
 """What is read, checksummed and sent in one piece, at most."""
 
@@ -60,7 +61,7 @@ class Grant:
         id: names it in every later call.
         instance: of the source that granted it.
         ttl: seconds until it expires unless renewed; any use of it renews it.
-        position: the log after here is kept while it lasts; p0 of the image if there is one.
+        position: the log after here is kept while it lasts; the image's position if there is one.
         image_id: names the image, None for a lease on log only.
         files: of the image.
         moving: whether the image's bytes may change while they are read.
@@ -82,19 +83,19 @@ class Confirmation:
     """The source's word, after the last byte, that the lease held throughout.
 
     Attributes:
-        p1: the copy counts only when replayed to here.
-        published: what was published at this moment, p1 or later.
+        consistent_from: the copy counts only when replayed to here.
+        published: what was published at this moment, `consistent_from` or later.
         complete_until_us: as in `SourceInfo`.
     """
 
-    p1: Position
+    consistent_from: Position
     published: Position
     complete_until_us: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConsumerState:
-    """A registered consumer, and what it costs.
+class SlotState:
+    """A registered slot, and what it costs.
 
     Attributes:
         id, name: as it was registered.
@@ -157,17 +158,17 @@ class Source(ABC):
         """Bytes of an attachment that a record in the leased log names."""
 
     @abstractmethod
-    def register(self, consumer_id: str, name: str, position: Position) -> None:
-        """Keep the log after `position` for this consumer, durably, within the source's bounds, until it registers a
+    def register(self, slot_id: str, name: str, position: Position) -> None:
+        """Keep the log after `position` for this slot, durably, within the source's bounds, until it registers a
         later position."""
 
     @abstractmethod
-    def consumers(self) -> list[ConsumerState]:
+    def slots(self) -> list[SlotState]:
         """All that are registered, the one that is farthest behind first. Costs their number."""
 
     @abstractmethod
-    def drop(self, consumer_id: str) -> None:
-        """Keep no log for this consumer any more, durably. If it comes again, it is registered anew. Raises
+    def drop(self, slot_id: str) -> None:
+        """Keep no log for this slot any more, durably. If it comes again, it is registered anew. Raises
         `NotFound`."""
 
     @abstractmethod

@@ -29,7 +29,7 @@ from ..errors import (
 from ..model.positions import Position
 from ..model.records import Record
 from ..wal.attachments import NAME as ATTACHMENT_NAME
-from .interface import CHUNK_BYTES, HEX_ID, Confirmation, ConsumerState, Grant, Source, SourceInfo
+from .interface import CHUNK_BYTES, HEX_ID, Confirmation, Grant, SlotState, Source, SourceInfo
 
 if TYPE_CHECKING:
     from ..env import File
@@ -53,7 +53,7 @@ class LocalSource(Source):
         self._leases = store.leases
         self._cursors: dict[str, Cursor] = {}
         """Where the last reading of log under a lease ended: the next piece goes on there."""
-        self._keeping = store.seams.scheduler.lock()  # around each use of them: streams have threads of their own
+        self._keeping = store.env.scheduler.lock()  # around each use of them: streams have threads of their own
 
     def info(self) -> SourceInfo:
         store = self._store
@@ -184,23 +184,23 @@ class LocalSource(Source):
     def confirm(self, lease_id: str) -> Confirmation:
         with self._leases.using(lease_id) as lease:
             if not isinstance(lease.image, Image):
-                p1 = self._store.published
+                consistent_from = self._store.published
             elif self._moving:
-                p1 = self._store.handed
+                consistent_from = self._store.handed
             else:
-                p1 = lease.image.position
-            self._wait_published(p1.txid)
+                consistent_from = lease.image.position
+            self._wait_published(consistent_from.txid)
             complete = self._store.complete_until_us()  # before `published`, as in `info`
             published = self._store.published
             self._leases.renew(lease_id)  # it held to this moment
-            return Confirmation(p1=p1, published=published, complete_until_us=complete)
+            return Confirmation(consistent_from=consistent_from, published=published, complete_until_us=complete)
 
     def _wait_published(self, txid: int) -> None:
         """The engine gets records a moment before they count as published. A source whose publication stands still
         cannot confirm."""
-        deadline = self._store.seams.clock.monotonic() + _PUBLISH_WAIT
+        deadline = self._store.env.clock.monotonic() + _PUBLISH_WAIT
         while (published := self._store.published.txid) < txid:
-            left = deadline - self._store.seams.clock.monotonic()
+            left = deadline - self._store.env.clock.monotonic()
             if left <= 0 or self._store.poisoned or self._store.closed:
                 raise SourceUnavailable(f"transaction {txid} is in the image, and not published yet",
                                         hint="run it again when the source's commits go through again")
@@ -261,35 +261,35 @@ class LocalSource(Source):
     def _open_attachment(self, name: str) -> File:
         if ATTACHMENT_NAME.fullmatch(name):
             with contextlib.suppress(FileNotFoundError):
-                return self._store.seams.files.open(self._store.log.attachment_path(name))
+                return self._store.env.files.open(self._store.log.attachment_path(name))
         raise NotFound(f"the log has no attachment {name[:100]!r}", hint="records name the attachments that exist")
 
-    def register(self, consumer_id: str, name: str, position: Position) -> None:
-        if not HEX_ID.fullmatch(consumer_id) or not 0 < len(name) <= _MOST_NAME or not name.isprintable():
-            raise InvalidInput("a consumer has an id of 2 to 64 hex digits and a name of 1 to 300 printable characters")
+    def register(self, slot_id: str, name: str, position: Position) -> None:
+        if not HEX_ID.fullmatch(slot_id) or not 0 < len(name) <= _MOST_NAME or not name.isprintable():
+            raise InvalidInput("a slot has an id of 2 to 64 hex digits and a name of 1 to 300 printable characters")
         if self._store.read_only:
-            raise Unsupported(f"{self._store.directory} is open read-only, so it notes no consumers",
+            raise Unsupported(f"{self._store.directory} is open read-only, so it notes no slots",
                               hint="back up from the store when it is open for writing")
         self._match(position)
-        self._store.log.consumers.register(consumer_id, name, position)
+        self._store.log.slots.register(slot_id, name, position)
 
-    def consumers(self) -> list[ConsumerState]:
+    def slots(self) -> list[SlotState]:
         log = self._store.log
-        return [ConsumerState(id=c.id, name=c.name, position=c.position, seen_us=c.seen_us,
-                              held_bytes=log.size_after(c.position.txid)) for c in log.consumers.list()]
+        return [SlotState(id=c.id, name=c.name, position=c.position, seen_us=c.seen_us,
+                          held_bytes=log.size_after(c.position.txid)) for c in log.slots.list()]
 
-    def drop(self, consumer_id: str) -> None:
+    def drop(self, slot_id: str) -> None:
         if self._store.read_only:
-            raise Unsupported(f"{self._store.directory} is open read-only, so no consumer of it can be dropped",
+            raise Unsupported(f"{self._store.directory} is open read-only, so no slot of it can be dropped",
                               hint="open it for writing, or ask the process that has it open")
-        if not self._store.log.consumers.drop(consumer_id):
-            raise NotFound(f"no consumer {printable(consumer_id[:64])} is registered",
-                           hint="the list of consumers has their ids")
+        if not self._store.log.slots.drop(slot_id):
+            raise NotFound(f"no slot {printable(slot_id[:64])} is registered",
+                           hint="the list of slots has their ids")
         if not self._store.poisoned:
             try:
                 self._store.prune()  # a full disk may wait for it
             except (HoldfastError, OSError) as error:
-                logger.warning("the log of consumer %s is not pruned yet: %s", consumer_id, error)
+                logger.warning("the log of slot %s is not pruned yet: %s", slot_id, error)
 
     def close(self) -> None:
         """Nothing to let go of: the leases are the store's."""

@@ -20,9 +20,9 @@ from itertools import count
 from typing import Any
 
 from ..contract.plugin import Condition
-from ..env import Seams
+from ..env import Env
 from ..model.records import LogRange
-from .group_commit import Committer
+from .group_commit import GroupCommit
 from .hooks import Hooks
 
 _LOOK_S = 60.0
@@ -44,20 +44,20 @@ class _Watched:
     condition: Condition
 
 
-class Acknowledger:
-    """See the module's text. It stops when the committer is poisoned, or on `close`."""
+class AckTracker:
+    """See the module's text. It stops when the group commit is poisoned, or on `close`."""
 
-    def __init__(self, committer: Committer, hooks: Hooks, seams: Seams) -> None:
-        self._committer = committer
+    def __init__(self, group_commit: GroupCommit, hooks: Hooks, env: Env) -> None:
+        self._group_commit = group_commit
         self._hooks = hooks
-        self._clock = seams.clock
+        self._clock = env.clock
         self._due: list[tuple[float, int, _Watched]] = []  # a heap; met conditions may still stand in it
         self._number = count()
         self._failed: deque[_Watched] = deque()
-        self._news = seams.scheduler.event()
+        self._news = env.scheduler.event()
         self._closing = False
         try:
-            self._task = seams.scheduler.spawn("holdfast-ack", self._run)
+            self._task = env.scheduler.spawn("holdfast-ack", self._run)
         except BaseException:  # a signal's handler may raise when the thread runs already
             self._end()
             raise
@@ -70,16 +70,16 @@ class Acknowledger:
         try:
             self._watch()
         except BaseException as error:  # nobody else would end the wait of those who commit
-            self._committer.fail(error)
+            self._group_commit.fail(error)
 
     def _watch(self) -> None:
-        committer = self._committer
-        while not self._closing and committer.poison is None:
+        group_commit = self._group_commit
+        while not self._closing and group_commit.poison is None:
             self._news.wait(self._pause())
             self._news.clear()
             while True:
-                with committer.mutex:
-                    log = committer.stages.next_unanswered()
+                with group_commit.mutex:
+                    log = group_commit.watermarks.next_unanswered()
                 if log is None:
                     break
                 self._ask(log)
@@ -104,10 +104,11 @@ class Acknowledger:
                 condition = Condition(met=failed, timeout=0.0, gates_publication=False, name=repr(hook))
             if condition is not None:
                 answers.append(_Watched(log.first, log.last, listener, condition))
-        with self._committer.mutex:
-            self._committer.stages.answered(log.last, [(w.listener, w.condition.gates_publication) for w in answers])
-            self._committer.heard(log)
-        self._committer.settle()
+        with self._group_commit.mutex:
+            self._group_commit.watermarks.answered(
+                log.last, [(w.listener, w.condition.gates_publication) for w in answers])
+            self._group_commit.heard(log)
+        self._group_commit.settle()
         for watched in answers:
             heapq.heappush(self._due, (now + watched.condition.timeout, next(self._number), watched))
             watched.condition.met.add_done_callback(self._when_done(watched))
@@ -115,9 +116,9 @@ class Acknowledger:
     def _when_done(self, watched: _Watched) -> Callable[[Future[Any]], None]:
         def done(met: Future[Any]) -> None:
             if not met.cancelled() and met.exception() is None:
-                with self._committer.mutex:
-                    self._committer.stages.met(watched.listener, watched.last)
-                self._committer.settle()
+                with self._group_commit.mutex:
+                    self._group_commit.watermarks.met(watched.listener, watched.last)
+                self._group_commit.settle()
             else:
                 self._failed.append(watched)
                 self._news.set()
@@ -135,21 +136,21 @@ class Acknowledger:
             watched = heapq.heappop(due)[2]
             if not watched.condition.met.done():  # else it is met, or comes as a failed one
                 self._expire(watched, f"was not met within {watched.condition.timeout} s")
-        stages = self._committer.stages
-        if len(due) > 2 * stages.open_conditions() + _SPARE:
-            due[:] = [entry for entry in due if stages.is_open(entry[2].listener, entry[2].last)]
+        watermarks = self._group_commit.watermarks
+        if len(due) > 2 * watermarks.open_conditions() + _SPARE:
+            due[:] = [entry for entry in due if watermarks.is_open(entry[2].listener, entry[2].last)]
             heapq.heapify(due)
 
     def _expire(self, watched: _Watched, why: str) -> None:
-        committer = self._committer
-        with committer.mutex:
-            if not committer.stages.is_open(watched.listener, watched.last):
+        group_commit = self._group_commit
+        with group_commit.mutex:
+            if not group_commit.watermarks.is_open(watched.listener, watched.last):
                 return
-        committer.give_up(watched.first, watched.last,
-                          f"is durable here, but the condition of {watched.condition.name} {why}")
-        with committer.mutex:
-            committer.stages.expired(watched.listener, watched.last)
-        committer.settle()
+        group_commit.give_up(watched.first, watched.last,
+                             f"is durable here, but the condition of {watched.condition.name} {why}")
+        with group_commit.mutex:
+            group_commit.watermarks.expired(watched.listener, watched.last)
+        group_commit.settle()
 
     def runs_here(self) -> bool:
         """Whether this thread is its own."""

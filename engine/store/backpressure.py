@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..contract.engine import Engine
-from ..env import Seams
+from ..env import Env
 from ..errors import DirectoryMoved, DiskFull, LimitReached, RolledBack
 from ..wal.log import Log
-from .group_commit import Committer
+from .group_commit import GroupCommit
 from .settings import Settings
 
 
@@ -30,17 +30,17 @@ class Backpressure:
         closing: maintenance ends, so nobody may wait for it.
     """
 
-    def __init__(self, engine: Engine[Any, Any], log: Log, committer: Committer, settings: Settings,
-                 seams: Seams) -> None:
+    def __init__(self, engine: Engine[Any, Any], log: Log, group_commit: GroupCommit, settings: Settings,
+                 env: Env) -> None:
         self._engine = engine
         self._log = log
-        self._committer = committer
+        self._group_commit = group_commit
         self._settings = settings
-        self._clock = seams.clock
-        self._changed = seams.scheduler.condition()
+        self._clock = env.clock
+        self._changed = env.scheduler.condition()
         self.slow = min(settings.checkpoint_soft_bytes, settings.unwritten_bytes)
         self.delayed = 0
-        self.wanted = seams.scheduler.event()
+        self.wanted = env.scheduler.event()
         self.blocked: DiskFull | LimitReached | DirectoryMoved | None = None
         self.closing = False
 
@@ -57,14 +57,14 @@ class Backpressure:
             RolledBack: a bound was still reached after `wait_s`, or the store is being closed.
             DiskFull, LimitReached, DirectoryMoved: no checkpoint can be made.
         """
-        settings, committer, pending = self._settings, self._committer, self._engine.pending_bytes
+        settings, group_commit, pending = self._settings, self._group_commit, self._engine.pending_bytes
         if pending() >= settings.checkpoint_soft_bytes:
             self.wanted.set()
         if not self._few_wait():
             self.delayed += 1
-            committer.sync_within(0.0)
-            caught_up = committer.wait_until(self._few_wait, settings.wait_s)
-            if not caught_up and committer.poison is None and usable() and not self.closing:
+            group_commit.sync_within(0.0)
+            caught_up = group_commit.wait_until(self._few_wait, settings.wait_s)
+            if not caught_up and group_commit.poison is None and usable() and not self.closing:
                 raise RolledBack(f"{settings.unwritten_bytes:,} bytes wait to be written, or for plugins to hear of "
                                  f"them, and still did after {settings.wait_s} s",
                                  hint="try again; the disk or a plugin is slow")
@@ -74,7 +74,7 @@ class Backpressure:
         deadline = self._clock.monotonic() + settings.wait_s
         with self._changed:
             while pending() >= settings.checkpoint_hard_bytes:
-                if not usable() or committer.poison is not None:
+                if not usable() or group_commit.poison is not None:
                     return
                 if self.closing:
                     raise RolledBack("the store is being closed")
@@ -91,4 +91,4 @@ class Backpressure:
 
     def _few_wait(self) -> bool:
         most = self._settings.unwritten_bytes
-        return self._log.waiting_bytes < most and self._committer.unheard_bytes < most
+        return self._log.waiting_bytes < most and self._group_commit.unheard_bytes < most

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from ..env import Event, Seams, Task
+from ..env import Env, Event, Task
 from ..env.owned_lock import LOOK_S
 
 logger = logging.getLogger("holdfast.store")
@@ -27,9 +27,9 @@ CLOSE_S = 5.0
 class Callbacks:
     """See the module's text. `scheduler`, `clock`: theirs, and of those who wait for outcomes."""
 
-    def __init__(self, seams: Seams) -> None:
-        self.scheduler, self.clock = seams.scheduler, seams.clock
-        self._changed = seams.scheduler.condition()
+    def __init__(self, env: Env) -> None:
+        self.scheduler, self.clock = env.scheduler, env.clock
+        self._changed = env.scheduler.condition()
         self._waiting: deque[Callable[[], object]] = deque()
         self._task: Task | None = None
         self._closing = False

@@ -64,7 +64,7 @@ def wake_all(woken: list[Waiter]) -> None:
 
 
 class Line:
-    """See the module's text. Not thread-safe: the committer's mutex guards it."""
+    """See the module's text. Not thread-safe: the group commit's mutex guards it."""
 
     __slots__ = ("_at", "_gated", "_number", "_txids", "last")
 

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..contract.engine import StagingEngine
-from ..env import Seams
+from ..env import Env
 from ..errors import ConditionNotMet, HoldfastError, OutcomeUnknown, RolledBack, StorePoisoned
 from ..model.records import Attachment, LogRange, Record
 from ..wal.log import Batch, Log
@@ -32,12 +32,12 @@ from ..wal.rooms import RoomNeeded
 from .callbacks import Callbacks, Outcome
 from .commit_queue import Line, Waiter, wake_all
 from .hooks import Hooks
-from .watermarks import Stages
+from .watermarks import Watermarks
 
 logger = logging.getLogger("holdfast.store")
 
 
-class Committer:
+class GroupCommit:
     """See the module's text.
 
     Attributes:
@@ -49,44 +49,44 @@ class Committer:
         unheard_bytes: payloads kept for plugins that listen to *logged* and have not answered yet.
     """
 
-    def __init__(self, log: Log, stages: Stages, hooks: Hooks, seams: Seams, *, relaxed_s: float,
+    def __init__(self, log: Log, watermarks: Watermarks, hooks: Hooks, env: Env, *, relaxed_s: float,
                  staging: StagingEngine[Any, Any] | None, on_fault: Callable[[BaseException], None]) -> None:
         """
         Args:
-            log, stages, hooks, seams: what it works on.
+            log, watermarks, hooks, env: what it works on.
             relaxed_s: the bound for relaxed commits, seconds.
             staging: the engine, if it stages. It is given records, and told what is published, under the mutex.
             on_fault: called once when poisoned.
         """
         self.log = log
-        self.stages = stages
-        self.mutex = seams.scheduler.lock()
-        self.moved = seams.scheduler.condition(self.mutex)
+        self.watermarks = watermarks
+        self.mutex = env.scheduler.lock()
+        self.moved = env.scheduler.condition(self.mutex)
         self.poison: BaseException | None = None
         self._unstaged: BaseException | None = None  # why a record is in the log and not in the engine: publish nothing
         self.on_synced: Callable[[], None] = lambda: None
         self._watchers = 0
         self._hooks = hooks
-        self._seams = seams
-        self._here = seams.scheduler.here
+        self._env = env
+        self._here = env.scheduler.here
         self._staging = staging
         self._on_fault = on_fault
         self._relaxed_s = relaxed_s
         self._direct = not hooks.logged
         self._leader: int | None = None  # the thread that leads
-        self.callbacks = Callbacks(seams)
+        self.callbacks = Callbacks(env)
         self._line = Line()
         self._promised: dict[int, Waiter] = {}  # those in line since they were appended
         self._unheard: deque[Record] = deque()  # appended, not yet synced, to be told to listeners
         self.unheard_bytes = 0
         self._kept: deque[Record] = deque()
         self._keep = bool(hooks.published)
-        self._telling = seams.scheduler.lock()
+        self._telling = env.scheduler.lock()
         self._closing = False
         self._due: float | None = None
-        self._kick = seams.scheduler.condition(self.mutex)
+        self._kick = env.scheduler.condition(self.mutex)
         try:
-            self._syncer = seams.scheduler.spawn("holdfast-sync", self._run_syncer)
+            self._syncer = env.scheduler.spawn("holdfast-sync", self._run_syncer)
         except BaseException:  # a signal's handler may raise when the thread runs already
             with self.mutex:
                 self._closing = True
@@ -95,14 +95,14 @@ class Committer:
 
     # --- committing ------------------------------------------------------------------------------------------------
 
-    def append(self, payload: bytes, version: int, attachment: Attachment | None, draft: Any, *, barrier: bool,
+    def append(self, payload: bytes, version: int, attachment: Attachment | None, tx: Any, *, barrier: bool,
                promise: bool) -> Record:
         """Append a record. The writer lock is held.
 
         Args:
             payload, version, attachment: what to log.
-            draft: what to stage. At a barrier nothing is.
-            barrier: it is one (see `stages`).
+            tx: what to stage. At a barrier nothing is.
+            barrier: it is one (see `watermarks`).
             promise: `wait` or `outcome` will be called for it.
 
         Raises:
@@ -120,12 +120,12 @@ class Committer:
                     record = self.log.append(payload, version, attachment, at_once=True)
                 except (OSError, MemoryError) as error:
                     raise RolledBack(f"no log segment could be made: {error!r}") from error
-                self.stages.append(record.position, barrier=barrier)
+                self.watermarks.append(record.position, barrier=barrier)
                 if self._staging is not None and not barrier:
                     # Here, under the mutex: whoever leads could otherwise have it synced, and published, before the
                     # engine has it.
                     try:
-                        self._staging.stage(record, draft)
+                        self._staging.stage(record, tx)
                     except BaseException as error:
                         self._unstaged = error
                         raise
@@ -141,7 +141,7 @@ class Committer:
         except RoomNeeded as needed:
             capacity = needed.capacity
         self._make_room(capacity)
-        return self.append(payload, version, attachment, draft, barrier=barrier, promise=promise)
+        return self.append(payload, version, attachment, tx, barrier=barrier, promise=promise)
 
     def _make_room(self, capacity: int) -> None:
         """For a next segment. The mutex is not held: filling it takes long, and others go on meanwhile."""
@@ -166,7 +166,7 @@ class Committer:
         me, waiter = self._here(), None
         try:
             with self.mutex:
-                if self._leader is None and self.stages.durable.txid < txid and self.poison is None:
+                if self._leader is None and self.watermarks.durable.txid < txid and self.poison is None:
                     self._leader = me
                     batch = self.log.take()
                 else:
@@ -188,7 +188,7 @@ class Committer:
         waiter.gate.acquire()
         if waiter.error is not None:
             raise waiter.error
-        if self.stages.acknowledged.txid < waiter.txid and self._leader != waiter.thread:
+        if self.watermarks.acknowledged.txid < waiter.txid and self._leader != waiter.thread:
             raise self.unknown(waiter.txid)  # whatever happened to whoever woke it
 
     def _leave(self, thread: int) -> None:
@@ -205,13 +205,13 @@ class Committer:
     def _stand_in_line(self, txid: int, thread: int | None = None, outcome: Outcome | None = None) -> Waiter | None:
         """With the mutex held: a thread does, or an outcome. None if there is nothing to wait for. Raises
         `OutcomeUnknown`."""
-        if self.stages.acknowledged.txid >= txid:
+        if self.watermarks.acknowledged.txid >= txid:
             return None
         if self.poison is not None:
             raise self.unknown(txid)
         gate = None
         if outcome is None:
-            gate = self._seams.scheduler.lock()
+            gate = self._env.scheduler.lock()
             gate.acquire()
         waiter = Waiter(txid, thread, gate, outcome)
         self._line.join(waiter)
@@ -252,7 +252,7 @@ class Committer:
 
     def sync_within(self, seconds: float | None = None) -> None:
         """See to it that what is appended is synced soon: within the bound for relaxed commits, or `seconds`."""
-        due = self._seams.clock.monotonic() + (self._relaxed_s if seconds is None else seconds)
+        due = self._env.clock.monotonic() + (self._relaxed_s if seconds is None else seconds)
         with self.mutex:
             if self._due is None or due < self._due:
                 self._due = due
@@ -269,14 +269,14 @@ class Committer:
                 self._watchers -= 1
 
     def _log_waits(self) -> bool:
-        return self.stages.appended.txid > self.stages.durable.txid
+        return self.watermarks.appended.txid > self.watermarks.durable.txid
 
     # --- leading ---------------------------------------------------------------------------------------------------
 
     def _lead(self, batch: Batch | None, until: int, me: int) -> None:
         """Write and sync batch after batch until `until` is durable, then hand over. `_leader` is `me`, this thread.
         Without a batch it takes the oldest one."""
-        log, stages = self.log, self.stages
+        log, watermarks = self.log, self.watermarks
         woken: list[Waiter] = []
         leads = True
         try:
@@ -289,12 +289,12 @@ class Committer:
                 with self.mutex:
                     if self._unstaged is not None:
                         raise self._unstaged
-                    stages.synced(end, () if self._direct else self._synced_records(end.txid))
+                    watermarks.synced(end, () if self._direct else self._synced_records(end.txid))
                     self._settle(woken)
                     if end.txid < until:
                         batch = log.take()
                     else:
-                        if stages.appended.txid > end.txid:
+                        if watermarks.appended.txid > end.txid:
                             self._hand_over(woken)
                         else:
                             self._leader = self._due = None
@@ -324,7 +324,7 @@ class Committer:
 
     def _hand_over(self, woken: list[Waiter]) -> None:
         """With the mutex held: somebody else leads what is still to be written, and is to be woken for it."""
-        durable = self.stages.durable.txid
+        durable = self.watermarks.durable.txid
         if self._direct and self._log_waits():
             waiter = self._line.next_thread(durable, woken)
             if waiter is not None:
@@ -335,10 +335,10 @@ class Committer:
 
     def _settle(self, woken: list[Waiter]) -> None:
         """With the mutex held, after the stages moved: publish, and say whom to wake."""
-        stages = self.stages
+        watermarks = self.watermarks
         if self._staging is not None:
-            self._staging.publish(stages.published)
-        self._line.take_upto(stages.acknowledged.txid, woken)
+            self._staging.publish(watermarks.published)
+        self._line.take_upto(watermarks.acknowledged.txid, woken)
         if self._watchers:
             self.moved.notify_all()
 
@@ -372,7 +372,7 @@ class Committer:
         with self._telling:  # so that the hooks see the records in order
             records = []
             with self.mutex:
-                published = self.stages.published.txid
+                published = self.watermarks.published.txid
                 while self._kept and self._kept[0].txid <= published:
                     records.append(self._kept.popleft())
             if records:
@@ -420,7 +420,7 @@ class Committer:
                         return
                     self._kick.wait(self._pause())
                 self._leader, self._due = me, None
-                until = self.stages.appended.txid
+                until = self.watermarks.appended.txid
                 batch = self.log.take()
             try:
                 self._lead(batch, until, me)
@@ -430,9 +430,9 @@ class Committer:
     def _must_lead(self) -> bool:
         if self._leader is not None or self.poison is not None or not self._log_waits():
             return False
-        if self._closing or self._line.last > self.stages.durable.txid:
+        if self._closing or self._line.last > self.watermarks.durable.txid:
             return True
-        return self._due is not None and self._due <= self._seams.clock.monotonic()
+        return self._due is not None and self._due <= self._env.clock.monotonic()
 
     def _pause(self) -> float | None:
         """Seconds until relaxed commits are due; None: until somebody kicks."""
@@ -441,7 +441,7 @@ class Committer:
         if not self._log_waits():
             self._due = None
             return None
-        return max(0.0, self._due - self._seams.clock.monotonic())
+        return max(0.0, self._due - self._env.clock.monotonic())
 
     def heartbeat(self, *, start: bool = False) -> None:
         """Tell the log's readers that nothing happened, if nothing did and nobody is writing. `start`: also where that

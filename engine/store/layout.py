@@ -1,13 +1,13 @@
 """Where things are: the one layout that a store and a backup target share.
 
     DIR/
-      LOCK               held by whoever writes here: store, backup, fold, restore
+      LOCK               held by whoever writes here: store, backup, compaction, restore
       STORE              who this is: store id and engine (a document)
       CURRENT            the name of the generation in force (a line of text)
       gen-000001/
         MANIFEST         in a backup target only: what the image is and what must be replayed (a document)
         state/           the engine's durable state, or in a target the image
-        log/             segments and attachments, and the list of consumers
+        log/             segments and attachments, and the list of slots
       scratch-…/         in a backup target only: a copy of an image that is being checked
 
 A generation is a state and the log after it. In a live store the state moves with the checkpoints; in a target it is
@@ -238,51 +238,54 @@ class Manifest:
     """What the `MANIFEST` document of a target says.
 
     Attributes:
-        target_id: random id of this target; it names it as a consumer of the source's log.
+        target_id: random id of this target; it names it as a slot of the source's log.
         history: the source's, when the image was taken.
         engine, state_format: whose image it is.
-        p0: the image holds everything up to here.
-        p1: it opens only when replayed to here, at least.
-        moving: whether the bytes may be of any mixture between p0 and p1. If not, p0 = p1.
+        image_position: the image holds everything up to here.
+        consistent_from: it opens only when replayed to here, at least.
+        moving: whether the bytes may be of any mixture between these two. If not, they are
+            the same.
         chunk_bytes: what one digest of `files` covers.
         files: the image, file by file.
         created_us: when the image was whole.
         runs: one map a backup run, oldest first: kind, source, started_us, ended_us, from, to (txids), and so on.
         older: the generations whose restore points are kept, oldest first: what each restores to.
-        retired_us: when the target was opened for writing, or None while it is a backup.
-        retired_branch: id of the branch that was begun then.
-        settled: since then a checkpoint has passed p1, so that the state no longer counts as a copy taken from p0 on.
+        promoted_us: when the target was opened for writing, or None while it is a backup.
+        promoted_branch: id of the branch that was begun then.
+        settled: since then a checkpoint has passed `consistent_from`, so that the state is no longer a copy that
+            must be replayed from `image_position`.
     """
 
     target_id: bytes
     history: History
     engine: str
     state_format: int
-    p0: Position
-    p1: Position
+    image_position: Position
+    consistent_from: Position
     moving: bool
     chunk_bytes: int
     files: tuple[CopiedFile, ...]
     created_us: int
     runs: tuple[dict[str, Any], ...] = field(default=())
     older: tuple[Mapping[str, Any], ...] = field(default=())
-    retired_us: int | None = None
-    retired_branch: bytes | None = None
+    promoted_us: int | None = None
+    promoted_branch: bytes | None = None
     settled: bool = False
 
     @property
     def noted_end(self) -> Position:
         """How far the log reached when the last run was noted."""
-        return Position(*self.runs[-1]["end"]) if self.runs else self.p1
+        return Position(*self.runs[-1]["end"]) if self.runs else self.consistent_from
 
     def write(self, files: Files, generation: Generation) -> None:
         body = {
             "target_id": self.target_id, "history": self.history.to_wire(), "engine": self.engine,
-            "state_format": self.state_format, "p0": list(self.p0), "p1": list(self.p1), "moving": self.moving,
-            "chunk_bytes": self.chunk_bytes, "files": [[f.name, f.size, b"".join(f.digests)] for f in self.files],
+            "state_format": self.state_format, "p0": list(self.image_position), "p1": list(self.consistent_from),
+            "moving": self.moving, "chunk_bytes": self.chunk_bytes,
+            "files": [[f.name, f.size, b"".join(f.digests)] for f in self.files],
             "created_us": self.created_us, "runs": list(self.runs),
-            "older": [dict(one) for one in self.older], "retired_us": self.retired_us,
-            "retired_branch": self.retired_branch, "settled": self.settled,
+            "older": [dict(one) for one in self.older], "retired_us": self.promoted_us,
+            "retired_branch": self.promoted_branch, "settled": self.settled,
         }
         document.write(files, generation.manifest, MANIFEST_MAGIC, MANIFEST_VERSION, body)
 
@@ -305,9 +308,9 @@ class Manifest:
         except (KeyError, TypeError, ValueError, InvalidInput) as error:
             raise Damaged(f"lacks or garbles a field: {error}", path=str(path)) from error
 
-    def retire(self, now_us: int, branch_id: bytes) -> Manifest:
+    def promote(self, now_us: int, branch_id: bytes) -> Manifest:
         """The same, opened for writing as a store of its own."""
-        return replace(self, retired_us=now_us, retired_branch=branch_id)
+        return replace(self, promoted_us=now_us, promoted_branch=branch_id)
 
     def settle(self) -> Manifest:
         """The same, its image overtaken by a checkpoint of the store it has become."""

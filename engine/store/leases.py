@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..env import REAL, Seams
+from ..env import REAL, Env
 from ..env.calm import Calm
 from ..errors import InvalidInput, LeaseExpired, StoreClosed, TooManyLeases
 
@@ -192,18 +192,18 @@ class LeaseTable:
 class Leases:
     """The leases of one open store, for all threads."""
 
-    def __init__(self, seams: Seams = REAL, table: LeaseTable | None = None) -> None:
-        self._seams = seams
+    def __init__(self, env: Env = REAL, table: LeaseTable | None = None) -> None:
+        self._env = env
         self._table = table or LeaseTable()
-        self._calm = Calm(logger, seams.clock)  # how many leases expire is up to whoever takes them
-        self._guard = seams.scheduler.condition()
+        self._calm = Calm(logger, env.clock)  # how many leases expire is up to whoever takes them
+        self._guard = env.scheduler.condition()
         self._closed = False
         self._readers = 0
 
     def grant(self, owner: str, ttl: float, txid: int) -> Lease:
         """As `LeaseTable.grant`, under a fresh random id. Raises `StoreClosed` too."""
         self.sweep()
-        id = self._seams.randomness.token(16).hex()
+        id = self._env.randomness.token(16).hex()
         with self._guard:
             if self._closed:
                 raise StoreClosed("the store is closed")
@@ -282,7 +282,7 @@ class Leases:
                 logger.warning("the store closes while leases are still being read")
 
     def _now(self) -> float:
-        return self._seams.clock.monotonic()
+        return self._env.clock.monotonic()
 
     def _close(self, freed: Iterable[Lease]) -> None:
         for lease in freed:

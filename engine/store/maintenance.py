@@ -16,14 +16,14 @@ from typing import Any, Protocol
 from weakref import ref
 
 from ..contract.engine import Engine
-from ..env import DirectoryLock, Seams
+from ..env import DirectoryLock, Env
 from ..errors import DirectoryMoved, DiskFull, HoldfastError, LimitReached
 from ..model.positions import Position
 from ..model.records import SegmentInfo
 from ..wal.log import AHEAD_US, Log
 from ..wal.retention import SHARE, CautiousClock, KeepLogs, PrunePlan, plan_pruning
 from .backpressure import Backpressure
-from .group_commit import Committer
+from .group_commit import GroupCommit
 from .hooks import Hooks
 from .layout import lock_text
 from .leases import Leases
@@ -45,8 +45,8 @@ class Maintained(Protocol):
     engine: Engine[Any, Any]
     log: Log
     settings: Settings
-    seams: Seams
-    committer: Committer
+    env: Env
+    group_commit: GroupCommit
     leases: Leases
     hooks: Hooks
 
@@ -55,7 +55,7 @@ class Maintained(Protocol):
     def checkpoint(self) -> Position: ...
 
 
-class Housekeeper:
+class Maintenance:
     """See the module's text."""
 
     def __init__(self, store: Maintained, backpressure: Backpressure, lock: DirectoryLock) -> None:
@@ -67,7 +67,7 @@ class Housekeeper:
         """
         self._held = ref(store)
         self._hooks = store.hooks
-        self._clock = store.seams.clock
+        self._clock = store.env.clock
         self._backpressure = backpressure
         self._wake = backpressure.wanted
         self._sealed: deque[SegmentInfo] = deque()
@@ -82,10 +82,10 @@ class Housekeeper:
         self._retry = 0.0
         self._spare_retry, self._spare_pause = 0.0, RETRY_S
         self._seen = store.log.end.txid
-        self._pruning = store.seams.scheduler.lock()
+        self._pruning = store.env.scheduler.lock()
         store.log.on_sealed = self._on_sealed
         try:
-            self._task = store.seams.scheduler.spawn("holdfast-keep", partial(_keep, self._held, self, backpressure))
+            self._task = store.env.scheduler.spawn("holdfast-keep", partial(_keep, self._held, self, backpressure))
         except BaseException:  # a signal's handler may raise when the thread runs already
             self._end()
             raise
@@ -104,7 +104,7 @@ class Housekeeper:
     def round(self) -> None:
         """Do what is due now. If the directory has moved, nothing: it is said once, and looked at again each time."""
         try:
-            self._store.seams.files.look(self._store.directory)
+            self._store.env.files.look(self._store.directory)
         except DirectoryMoved as error:
             if not isinstance(self._backpressure.blocked, DirectoryMoved):
                 self._backpressure.blocked = error
@@ -162,7 +162,7 @@ class Housekeeper:
             self._seen, self._beat = end, now
         elif now - self._beat >= interval:
             self._beat = now
-            self._store.committer.heartbeat()
+            self._store.group_commit.heartbeat()
 
     def _leases(self) -> None:
         self._store.leases.sweep()
@@ -190,7 +190,7 @@ class Housekeeper:
             self._lock.tell(lock_text(process_name(), doubted_us // 1_000_000))
 
     def prune(self) -> list[SegmentInfo]:
-        """Delete what `keep_logs`, leases, consumers and the last checkpoint allow; the segments that went."""
+        """Delete what `keep_logs`, leases, slots and the last checkpoint allow; the segments that went."""
         with self._pruning:
             # Plugins are asked outside of the locks that leases and readers wait for; so it is planned once more after.
             with self._planned() as (plan, _):
@@ -202,15 +202,15 @@ class Housekeeper:
                 for reader in lagging:
                     logger.warning("a process that reads lags too far behind, at transaction %d: its log is no longer "
                                    "kept", reader.after)
-                    self._store.seams.files.unlink(reader.path, missing_ok=True)
-                for consumer in plan.dropped:
-                    logger.warning("consumer %s (%s) lags too far behind, at transaction %d: its log is no longer kept",
-                                   consumer.id, consumer.name, consumer.position.txid)
-                    log.consumers.drop(consumer.id)
+                    self._store.env.files.unlink(reader.path, missing_ok=True)
+                for slot in plan.dropped:
+                    logger.warning("slot %s (%s) lags too far behind, at transaction %d: its log is no longer kept",
+                                   slot.id, slot.name, slot.position.txid)
+                    log.slots.drop(slot.id)
                 doomed = list(plan.segments[: len(wished)])
                 if doomed:
                     log.prune(doomed)
-                log.consumers.settle()
+                log.slots.settle()
                 return doomed
 
     @contextmanager
@@ -219,21 +219,21 @@ class Housekeeper:
         changes nothing: a plugin may still say no."""
         store = self._store
         with (store.leases.frozen() as leased,
-              readers_in(store.directory, process_name(), store.seams) as readers):
+              readers_in(store.directory, process_name(), store.env) as readers):
             yield self._plan(leased, readers)
 
     def _plan(self, leased: int | None, readers: list[Reader]) -> tuple[PrunePlan, list[Reader]]:
         store, settings, log = self._store, self._store.settings, self._store.log
-        most = store.seams.files.capacity(log.directory) // SHARE
-        lag = min(settings.consumer_bytes, most)
+        most = store.env.files.capacity(log.directory) // SHARE
+        lag = min(settings.slot_bytes, most)
         lagging = [reader for reader in readers if log.size_after(reader.after) > lag]
         floors = [store.engine.position.txid]
         if leased is not None:
             floors.append(leased)
         floors += [reader.after for reader in readers if reader not in lagging]
         plan = plan_pruning(log.oldest(), size=log.size(), base=log.base.txid, newest=log.end.txid, held=log.size_after,
-                            keep=self._keep.within(most), floor=min(floors), consumers=log.consumers.list(),
-                            consumer_bytes=lag, consumer_hours=settings.consumer_days * 24,
+                            keep=self._keep.within(most), floor=min(floors), slots=log.slots.list(),
+                            slot_bytes=lag, slot_hours=settings.slot_days * 24,
                             now_us=self.calendar.now_us())
         return plan, lagging
 
@@ -263,7 +263,7 @@ class Housekeeper:
         self._tell_sealed()
 
 
-def _keep(held: ref[Maintained], keeper: Housekeeper, backpressure: Backpressure) -> None:
+def _keep(held: ref[Maintained], keeper: Maintenance, backpressure: Backpressure) -> None:
     """The thread. It holds the store for a round only, and ends with it."""
     while not backpressure.closing:
         backpressure.wanted.wait(TICK_S)

@@ -2,7 +2,8 @@
 
 Recovery is the same two verbs as everything else: the engine opens its durable state (the image), and the log after its
 position is replayed over it. A backup target is a store like any other, whose state is an image that was copied between
-p0 and p1: it is adopted at p0 and counts only when replayed to p1. Opening one for writing retires its manifest before
+two positions: it is opened at the first and counts only when replayed to the second. Opening one for writing promotes
+it before
 the engine may change the image, and begins a new branch before anything is written, both durably, so that it is never
 again taken for a backup of the store it came from.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..contract.engine import BulkEngine, Context, Engine
-from ..env import DirectoryLock, Files, Seams
+from ..env import DirectoryLock, Env, Files
 from ..env.anchored import AnchoredFiles
 from ..env.scratch import ScratchDirectory
 from ..errors import (
@@ -67,9 +68,9 @@ class Opened:
         lock: None where opened read-only.
         replayed: how many transactions were replayed.
         anchored: what holds its directories.
-        seams: the store's: its files are those.
+        env: the store's: its files are those.
         scratch: a copy of the state that goes when the store is closed, or None.
-        manifest: to be settled when a checkpoint has passed its p1, or None.
+        manifest: to be settled when a checkpoint has passed its `consistent_from`, or None.
         reader: what keeps the log that is needed here, where another process writes the store; or None.
         still: opened read-only where nobody wrote: what keeps writers out, since what libraries read without locks must
             not change under them; or None.
@@ -86,7 +87,7 @@ class Opened:
     lock: DirectoryLock | None
     replayed: int
     anchored: AnchoredFiles
-    seams: Seams
+    env: Env
     scratch: ScratchDirectory | None = None
     manifest: Manifest | None = None
     reader: ReaderLease | None = None
@@ -119,25 +120,25 @@ def process_name() -> str:
 
 
 def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, options: Mapping[str, Any],
-                     settings: Settings, seams: Seams, prune: bool = True) -> Opened:
+                     settings: Settings, env: Env, prune: bool = True) -> Opened:
     """`prune`: on a full file system, log that nobody needs may go. Raises what `Store.open` does. Nothing is left open
     or locked then, and no store that was not there before."""
-    layout = Layout(root, seams.files)
+    layout = Layout(root, env.files)
     undo = None
     if not layout.is_store():
         if not create:
             raise StoreNotFound(f"no store in {root}")
         if not layout.is_empty():
-            what = "is not empty, and holds no store" if seams.files.is_directory(root) else "is a file"
+            what = "is not empty, and holds no store" if env.files.is_directory(root) else "is a file"
             raise StoreExists(f"{root} {what}")
-        undo = partial(_unmake, layout, directory_too=not seams.files.exists(root))
+        undo = partial(_unmake, layout, directory_too=not env.files.exists(root))
         try:
-            seams.files.make_directory(root)
+            env.files.make_directory(root)
         except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
             raise InvalidInput(f"{root} cannot be made: {error.strerror} ({error.filename})",
                                hint="choose another directory") from error
     try:
-        lock = seams.files.lock(layout.lock_path, process_name())
+        lock = env.files.lock(layout.lock_path, process_name())
     except FileNotFoundError as error:
         raise StoreLocked(f"{root} is being made or removed by another process", hint="try again") from error
     except LocksUnsupported:
@@ -146,27 +147,27 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
         raise
     anchored = None
     try:
-        anchored, seams = _anchor(layout, seams)
+        anchored, env = _anchor(layout, env)
         if not layout.is_store():
-            _create(layout, kind, options, settings, seams)
+            _create(layout, kind, options, settings, env)
         else:
             undo = None  # whether it was there before, or somebody was faster than we
         identity = _identity(layout, kind)
-        context = Context(seams, options, store_id=identity.store_id)
+        context = Context(env, options, store_id=identity.store_id)
         make_room(layout, kind, context, settings, prune=prune)
         generation = layout.current()
         for directory in (generation.state, generation.log):
             anchored.hold_too(directory)
         layout.settle_names(generation)
-        manifest = Manifest.read(seams.files, generation)
-        if manifest is not None and manifest.retired_us is None:
-            manifest = _retire(generation, manifest, kind, context)
+        manifest = Manifest.read(env.files, generation)
+        if manifest is not None and manifest.promoted_us is None:
+            manifest = _promote(generation, manifest, kind, context)
         layout.sweep()  # what a backup kept of older generations too: it is none any more
-        adopt = None if manifest is None or manifest.settled else manifest.p0
-        engine = kind.open(generation.state, context, adopt=adopt)
+        at = None if manifest is None or manifest.settled else manifest.image_position
+        engine = kind.open(generation.state, context, at=at)
         try:
             log = Log.open(generation.log, engine_position=_durable_end(manifest, engine),
-                           options=settings.log_options, seams=seams)
+                           options=settings.log_options, env=env)
             try:
                 _match(identity, log)
                 if manifest is not None:
@@ -187,33 +188,33 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
             anchored.let_go()
         lock.release()
         raise
-    return Opened(layout, generation, engine, log, cursor, lock, replayed, anchored, seams, undo=undo,
+    return Opened(layout, generation, engine, log, cursor, lock, replayed, anchored, env, undo=undo,
                   manifest=manifest if manifest is not None and not manifest.settled else None)
 
 
-def _anchor(layout: Layout, seams: Seams) -> tuple[AnchoredFiles, Seams]:
+def _anchor(layout: Layout, env: Env) -> tuple[AnchoredFiles, Env]:
     """Hold a store's directory, and let nothing below its path be used when that leads elsewhere."""
-    anchored = AnchoredFiles(seams.files, layout.root)
+    anchored = AnchoredFiles(env.files, layout.root)
     layout.files = anchored
-    return anchored, replace(seams, files=anchored)
+    return anchored, replace(env, files=anchored)
 
 
 def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, Any], settings: Settings,
-            seams: Seams) -> None:
+            env: Env) -> None:
     """Make an empty store. It is one from the moment that `CURRENT` names its generation."""
-    files = seams.files
+    files = env.files
     layout.clear()  # the rests of a creation that was cut off, as `is_empty` has made sure
     need_room(files, layout)
-    now = seams.clock.now_us()
-    store_id, branch_id = seams.randomness.token(16), seams.randomness.token(16)
+    now = env.clock.now_us()
+    store_id, branch_id = env.randomness.token(16), env.randomness.token(16)
     start = origin(store_id)
     generation = layout.generation(1)
     files.make_directory(generation.state)
-    kind.create(generation.state, start, Context(seams, options, store_id=store_id))
+    kind.create(generation.state, start, Context(env, options, store_id=store_id))
     history = History(store_id, (Branch(branch_id, start),))
     # No commit was earlier, so a restore to a time before it is one to before the store was.
     log = Log.create(generation.log, history, start, engine=kind.name, last_time_us=now, options=settings.log_options,
-                     seams=seams)
+                     env=env)
     log.close()
     layout.write_identity(Identity(store_id, kind.name, now))
     layout.switch(generation)
@@ -246,29 +247,29 @@ def _match(identity: Identity, log: Log) -> None:
 def _durable_end(manifest: Manifest | None, engine: Engine[Any, Any] | None = None) -> Position | None:
     """What is known, from outside of the log, to be durable in it: where the state is; in a backup, what its runs have
     noted, which lies after that."""
-    if manifest is not None and manifest.retired_us is None:
+    if manifest is not None and manifest.promoted_us is None:
         return manifest.noted_end
     return None if engine is None else engine.position
 
 
 def _need_replay(manifest: Manifest, log: Log) -> None:
-    if log.chain_at(manifest.p0.txid) != manifest.p0.chain:
-        raise Damaged(f"the image is of another history than the log at transaction {manifest.p0.txid}",
+    if log.chain_at(manifest.image_position.txid) != manifest.image_position.chain:
+        raise Damaged(f"the image is of another history than the log at transaction {manifest.image_position.txid}",
                       path=str(log.directory))
-    if log.end.txid < manifest.p1.txid:
-        raise Damaged(f"the log ends at transaction {log.end.txid}, and this image counts only from {manifest.p1.txid}",
-                      path=str(log.directory))
+    if log.end.txid < manifest.consistent_from.txid:
+        raise Damaged(f"the log ends at transaction {log.end.txid}, and this image counts only from "
+                      f"{manifest.consistent_from.txid}", path=str(log.directory))
 
 
-def _retire(generation: Generation, manifest: Manifest, kind: type[Engine[Any, Any]], context: Context) -> Manifest:
+def _promote(generation: Generation, manifest: Manifest, kind: type[Engine[Any, Any]], context: Context) -> Manifest:
     """Write into the manifest of a backup that it is one no more, durably. This comes before the state is opened for
     writing, since many a library changes its files at once; and after it was opened read-only, so that an option that
     is wrong costs nobody a backup."""
-    log = Log.open(generation.log, engine_position=_durable_end(manifest), read_only=True, seams=context.seams)
+    log = Log.open(generation.log, engine_position=_durable_end(manifest), read_only=True, env=context.env)
     _need_replay(manifest, log)
-    kind.open(generation.state, context, read_only=True, adopt=manifest.p0).close()
-    manifest = manifest.retire(context.seams.clock.now_us(), context.seams.randomness.token(16))
-    manifest.write(context.seams.files, generation)
+    kind.open(generation.state, context, read_only=True, at=manifest.image_position).close()
+    manifest = manifest.promote(context.env.clock.now_us(), context.env.randomness.token(16))
+    manifest.write(context.env.files, generation)
     return manifest
 
 
@@ -276,9 +277,9 @@ def _begin_branch(manifest: Manifest, log: Log) -> None:
     """Continue the log of what was a backup on a branch of its own, durably, unless that is done already."""
     if not manifest.settled:
         _need_replay(manifest, log)
-    assert manifest.retired_branch is not None
-    if all(branch.id != manifest.retired_branch for branch in log.history.branches):
-        log.extend_history(log.history.extended(manifest.retired_branch, log.end))
+    assert manifest.promoted_branch is not None
+    if all(branch.id != manifest.promoted_branch for branch in log.history.branches):
+        log.extend_history(log.history.extended(manifest.promoted_branch, log.end))
 
 
 def replay(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_bytes: int) -> int:
@@ -318,23 +319,23 @@ def replay(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_b
 
 
 def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[str, Any], settings: Settings,
-                 seams: Seams) -> Opened:
+                 env: Env) -> Opened:
     """Open without changing a byte in `root`: replay into memory where the engine can and the log is small, into a
     scratch copy elsewhere otherwise."""
-    layout = Layout(root, seams.files)
+    layout = Layout(root, env.files)
     if not layout.is_store():
         raise StoreNotFound(f"no store in {root}")
 
     def look() -> Opened:
         try:
-            still = seams.files.lock_shared(layout.lock_path)
+            still = env.files.lock_shared(layout.lock_path)
         except StoreLocked:
-            manifest = Manifest.read(seams.files, layout.current())
-            if manifest is not None and manifest.retired_us is None:
+            manifest = Manifest.read(env.files, layout.current())
+            if manifest is not None and manifest.promoted_us is None:
                 raise  # a backup is written to by runs, which look for no readers, and no reader may write into it
             return look_beside()
         try:
-            opened = _open_to_read(layout, kind, options, settings, seams, shared=False)
+            opened = _open_to_read(layout, kind, options, settings, env, shared=False)
         except BaseException:
             if still is not None:
                 still.release()
@@ -343,9 +344,9 @@ def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[s
         return opened
 
     def look_beside() -> Opened:
-        reader = ReaderLease(root, process_name(), seams)
+        reader = ReaderLease(root, process_name(), env)
         try:
-            opened = _open_to_read(layout, kind, options, settings, seams, shared=True)
+            opened = _open_to_read(layout, kind, options, settings, env, shared=True)
             reader.advance(opened.log.last_base)
         except BaseException:
             reader.release()
@@ -353,10 +354,10 @@ def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[s
         opened.reader = reader
         return opened
 
-    return steadily(layout, seams, look)
+    return steadily(layout, env, look)
 
 
-def steadily(layout: Layout, seams: Seams, look: Callable[[], T]) -> T:
+def steadily(layout: Layout, env: Env, look: Callable[[], T]) -> T:
     """Look at a directory that may be written meanwhile. A segment that is pruned, sealed or half-written between two
     of our looks seems damaged or gone, and does not when looked at again. Raises what the last look raises."""
     for attempt in range(1, LOOKS):
@@ -365,48 +366,48 @@ def steadily(layout: Layout, seams: Seams, look: Callable[[], T]) -> T:
         except (Damaged, LogPruned, FileNotFoundError):
             if not _is_written(layout):
                 break
-            seams.clock.sleep(0.01 * attempt)
+            env.clock.sleep(0.01 * attempt)
     return look()
 
 
 def _open_to_read(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, Any], settings: Settings,
-                  seams: Seams, *, shared: bool) -> Opened:
-    layout = Layout(layout.root, seams.files)
-    anchored, seams = _anchor(layout, seams)
+                  env: Env, *, shared: bool) -> Opened:
+    layout = Layout(layout.root, env.files)
+    anchored, env = _anchor(layout, env)
     try:
-        return _open_held(layout, anchored, kind, options, settings, seams, shared=shared)
+        return _open_held(layout, anchored, kind, options, settings, env, shared=shared)
     except BaseException:
         anchored.let_go()
         raise
 
 
 def _open_held(layout: Layout, anchored: AnchoredFiles, kind: type[Engine[Any, Any]], options: Mapping[str, Any],
-               settings: Settings, seams: Seams, *, shared: bool) -> Opened:
+               settings: Settings, env: Env, *, shared: bool) -> Opened:
     root = layout.root
     identity = _identity(layout, kind)
     generation = layout.current()
     for held in (generation.state, generation.log):
         anchored.hold_too(held)
-    manifest = Manifest.read(seams.files, generation)
-    adopt = None if manifest is None or manifest.settled else manifest.p0
+    manifest = Manifest.read(env.files, generation)
+    at = None if manifest is None or manifest.settled else manifest.image_position
     if shared and not kind.abilities.shared_readers:
         raise StoreLocked(f"{root} is open for writing, and the {kind.name} engine cannot be read meanwhile")
     log = Log.open(generation.log, engine_position=_durable_end(manifest), read_only=True,
-                   options=settings.log_options, seams=seams)
+                   options=settings.log_options, env=env)
     _match(identity, log)
     if manifest is not None and not manifest.settled:
         _need_replay(manifest, log)
-    context = Context(seams, options, shared=shared, store_id=identity.store_id)
+    context = Context(env, options, shared=shared, store_id=identity.store_id)
     if kind.abilities.replays_in_memory:
-        engine = kind.open(generation.state, context, read_only=True, adopt=adopt)
+        engine = kind.open(generation.state, context, read_only=True, at=at)
         try:
             # Again: what the engine holds by now is durable, and so is the log up to there.
             log = Log.open(generation.log, engine_position=_durable_end(manifest, engine), read_only=True,
-                           options=settings.log_options, seams=seams)
+                           options=settings.log_options, env=env)
             if not _replays_large(log, engine.position.txid):
                 cursor = log.cursor(engine.position)
                 replayed = replay(engine, log, cursor, log.end.txid, 1 << 62)
-                return Opened(layout, generation, engine, log, cursor, None, replayed, anchored, seams)
+                return Opened(layout, generation, engine, log, cursor, None, replayed, anchored, env)
         except BaseException:
             engine.close()
             raise
@@ -414,14 +415,14 @@ def _open_held(layout: Layout, anchored: AnchoredFiles, kind: type[Engine[Any, A
     if shared:
         raise StoreLocked(f"{root} is open for writing, and too much of its log is not checkpointed",
                           hint="ask its writer for a checkpoint, or take a backup and read that")
-    directory = ScratchDirectory(seams.files)
+    directory = ScratchDirectory(env.files)
     try:
         copy = directory.path / "state"
-        copy_tree(seams.files, generation.state, copy)
-        engine = kind.open(copy, Context(seams, options, store_id=identity.store_id), adopt=adopt)
+        copy_tree(env.files, generation.state, copy)
+        engine = kind.open(copy, Context(env, options, store_id=identity.store_id), at=at)
         try:
             log = Log.open(generation.log, engine_position=_durable_end(manifest, engine), read_only=True,
-                           options=settings.log_options, seams=seams)
+                           options=settings.log_options, env=env)
             cursor = log.cursor(engine.position)
             replayed = replay(engine, log, cursor, log.end.txid, settings.checkpoint_soft_bytes)
         except BaseException:
@@ -430,10 +431,10 @@ def _open_held(layout: Layout, anchored: AnchoredFiles, kind: type[Engine[Any, A
     except BaseException:
         directory.cleanup()
         raise
-    return Opened(layout, generation, engine, log, cursor, None, replayed, anchored, seams, directory)
+    return Opened(layout, generation, engine, log, cursor, None, replayed, anchored, env, directory)
 
 
-def follow(opened: Opened, seams: Seams) -> int:
+def follow(opened: Opened, env: Env) -> int:
     """Bring a store that was opened read-only to the durable end that its log has by now; how many transactions were
     applied. Costs what is new.
 
@@ -445,7 +446,7 @@ def follow(opened: Opened, seams: Seams) -> int:
     if opened.layout.current() != opened.generation:
         raise Unsupported(f"{opened.layout.root} has a new generation", hint="open it again")
     log, cursor = opened.log, opened.cursor
-    steadily(opened.layout, seams, log.look)
+    steadily(opened.layout, env, log.look)
     if _replays_large(log, cursor.txid):
         raise Unsupported("a bulk load, or more log than fits in memory, came since", hint="open it again")
     opened.half_way = True

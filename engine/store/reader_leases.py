@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from ..env import DirectoryLock, Seams
+from ..env import DirectoryLock, Env
 from ..errors import StoreLocked
 
 logger = logging.getLogger("holdfast.leases")
@@ -34,17 +34,17 @@ _NAME = re.compile(r"after-(\d{20})-[0-9a-f]{16}")
 
 
 @contextmanager
-def _alone(directory: Path, owner: str, seams: Seams) -> Iterator[None]:
+def _alone(directory: Path, owner: str, env: Env) -> Iterator[None]:
     """Hold the directory's lock. Raises `StoreLocked` where it is not to be had in time."""
-    deadline = seams.clock.monotonic() + PATIENCE_S
+    deadline = env.clock.monotonic() + PATIENCE_S
     while True:
         try:
-            lock = seams.files.lock(directory / "LOCK", owner)
+            lock = env.files.lock(directory / "LOCK", owner)
             break
         except StoreLocked:
-            if seams.clock.monotonic() >= deadline:
+            if env.clock.monotonic() >= deadline:
                 raise
-            seams.clock.sleep(0.005)
+            env.clock.sleep(0.005)
     try:
         yield
     finally:
@@ -54,7 +54,7 @@ def _alone(directory: Path, owner: str, seams: Seams) -> Iterator[None]:
 class ReaderLease:
     """The log of the store in `root` after a transaction, kept for this process until `release`."""
 
-    def __init__(self, root: Path, owner: str, seams: Seams) -> None:
+    def __init__(self, root: Path, owner: str, env: Env) -> None:
         """All of the log that is there now is kept, until `advance` says that less will do.
 
         Raises:
@@ -62,14 +62,14 @@ class ReaderLease:
         """
         self._directory = root / DIRECTORY
         self._owner = owner
-        self._seams = seams
+        self._env = env
         self._file: tuple[Path, DirectoryLock] | None = None
         self._after = 0
-        if not seams.files.is_ours(root):
+        if not env.files.is_ours(root):
             logger.info("%s is another user's, and gives no leases to this process", root)
             return
         try:
-            seams.files.make_directory(self._directory)
+            env.files.make_directory(self._directory)
             self._keep(0)
         except (PermissionError, FileNotFoundError) as error:
             logger.info("%s gives no leases to this process: %s", root, error)
@@ -87,9 +87,9 @@ class ReaderLease:
             logger.warning("%s keeps more log than it needs to: %s", self._directory.parent, error)
 
     def _keep(self, txid: int) -> None:
-        path = self._directory / f"after-{txid:020d}-{self._seams.randomness.token(8).hex()}"
-        with _alone(self._directory, self._owner, self._seams):
-            lock = self._seams.files.lock(path, self._owner)
+        path = self._directory / f"after-{txid:020d}-{self._env.randomness.token(8).hex()}"
+        with _alone(self._directory, self._owner, self._env):
+            lock = self._env.files.lock(path, self._owner)
         self.release()
         self._file = path, lock
 
@@ -98,7 +98,7 @@ class ReaderLease:
         if self._file is not None:
             (path, lock), self._file = self._file, None
             with contextlib.suppress(OSError):
-                self._seams.files.unlink(path, missing_ok=True)
+                self._env.files.unlink(path, missing_ok=True)
             lock.release()
 
     def abandon(self) -> None:
@@ -116,13 +116,13 @@ class Reader(NamedTuple):
 
 
 @contextmanager
-def readers_in(root: Path, owner: str, seams: Seams) -> Iterator[list[Reader]]:
+def readers_in(root: Path, owner: str, env: Env) -> Iterator[list[Reader]]:
     """For the writer: every process that reads. No other comes in before the block ends.
 
     Raises:
         StoreLocked: one that comes in right now hangs.
     """
-    directory, files = root / DIRECTORY, seams.files
+    directory, files = root / DIRECTORY, env.files
     if not files.is_directory(directory):
         yield []  # who comes now and finds log gone has looked too early, and looks again
         return
@@ -130,7 +130,7 @@ def readers_in(root: Path, owner: str, seams: Seams) -> Iterator[list[Reader]]:
         logger.warning("%s is another user's: who reads is not known, and nothing is kept for them", directory)
         yield []
         return
-    with _alone(directory, owner, seams):
+    with _alone(directory, owner, env):
         readers = []
         for name in files.list(directory):
             if match := _NAME.fullmatch(name):

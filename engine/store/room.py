@@ -2,7 +2,7 @@
 
 An opening needs a little (lock tables, a seal, a document), and so does a checkpoint, without which no log can go. So
 what may be deleted is deleted before anything is written: files that were made in advance, and the log that neither the
-state, nor a reader, nor a consumer within its bounds needs. If a plugin has a say in what goes, nothing but the former.
+state, nor a reader, nor a slot within its bounds needs. If a plugin has a say in what goes, nothing but the former.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def make_room(layout: Layout, kind: type[Engine[Any, Any]], context: Context, se
     Raises:
         DiskFull: there is not enough room all the same; the hint names who holds the log.
     """
-    files = context.seams.files
+    files = context.env.files
     if files.free(layout.root) >= ROOM_TO_OPEN:
         return
     generation = layout.current()
@@ -55,19 +55,19 @@ def make_room(layout: Layout, kind: type[Engine[Any, Any]], context: Context, se
 def _prune(layout: Layout, generation: Generation, kind: type[Engine[Any, Any]], context: Context, settings: Settings,
            *, prune: bool) -> str:
     """Delete the log that need not be kept; who holds what is left, in words."""
-    files, seams = context.seams.files, context.seams
+    files, env = context.env.files, context.env
     engine = kind.open(generation.state, context, read_only=True)
     position = engine.position
     engine.close()
-    log = Log.open(generation.log, engine_position=position, read_only=True, options=settings.log_options, seams=seams)
+    log = Log.open(generation.log, engine_position=position, read_only=True, options=settings.log_options, env=env)
     readers = files.list(layout.root / READERS) if files.is_directory(layout.root / READERS) else []
     if prune and not any(name.startswith("after-") and files.is_locked(layout.root / READERS / name)
                          for name in readers):
         most = files.capacity(log.directory) // SHARE
         plan = plan_pruning(log.oldest(), size=log.size(), base=log.base.txid, newest=log.end.txid,
                             held=log.size_after, keep=KeepLogs.parse(settings.keep_logs).within(most),
-                            floor=position.txid, consumers=log.consumers.list(),
-                            consumer_bytes=min(settings.consumer_bytes, most), consumer_hours=float("inf"),
+                            floor=position.txid, slots=log.slots.list(),
+                            slot_bytes=min(settings.slot_bytes, most), slot_hours=float("inf"),
                             now_us=log.last_time_us)  # no clock makes anything old here
         if plan.segments:
             logger.warning("%s is full: %d segments of log that nobody needs are deleted", layout.root,

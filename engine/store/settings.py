@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .. import renamed
 from ..contract.transaction import Durability
 from ..env import LONGEST_WAIT_S
 from ..env.shown import shown
@@ -28,17 +29,17 @@ class Settings:
         unwritten_bytes: how much may be appended and not yet written; later transactions wait.
         keep_logs: how much log to keep, whichever bound comes first: "7 days, 4 GiB", "1000 transactions", "for ever".
             But for the last, at most half of the file system.
-        consumer_bytes, consumer_days: how far a registered consumer (a backup target) may lag before it is dropped; at
+        slot_bytes, slot_days: how far a registered slot (a backup target) may lag before it is dropped; at
             most by half of the file system.
         checkpoint_soft_bytes: this much not yet checkpointed starts a checkpoint.
         checkpoint_hard_bytes: this much makes commits wait for it.
         heartbeat_s: an idle log says so this often; 0 for never.
         wait_s: how long a commit waits at a bound before it gives up with `RolledBack`.
         clock_is_right: take it from the operator that the clock is right: what is deleted for its age, log and
-            consumers, is aged by it at once. Otherwise a clock that is ahead of the log's last time at the opening is
+            slots, is aged by it at once. Otherwise a clock that is ahead of the log's last time at the opening is
             believed when the store has been open for an hour.
-        hook_s: how long a plugin may take over a draft. It holds up every other commit meanwhile, so a draft over which
-            one took longer is rolled back.
+        hook_s: how long a plugin may take over a transaction. It holds up every other commit meanwhile, so a
+            transaction over which one took longer is rolled back.
     """
 
     durability: Durability = "synced"
@@ -47,8 +48,8 @@ class Settings:
     max_record_bytes: int = 64 << 20
     unwritten_bytes: int = 32 << 20
     keep_logs: str = "7 days, 4 GiB"
-    consumer_bytes: int = 16 << 30
-    consumer_days: float = 14
+    slot_bytes: int = 16 << 30
+    slot_days: float = 14
     checkpoint_soft_bytes: int = 64 << 20
     checkpoint_hard_bytes: int = 256 << 20
     heartbeat_s: float = 10
@@ -59,14 +60,14 @@ class Settings:
     def __post_init__(self) -> None:
         if self.durability not in ("synced", "pipelined", "relaxed"):
             raise SettingError(f"durability is 'synced', 'pipelined' or 'relaxed', not {shown(self.durability)}")
-        for name in ("segment_bytes", "max_record_bytes", "unwritten_bytes", "consumer_bytes", "checkpoint_soft_bytes",
+        for name in ("segment_bytes", "max_record_bytes", "unwritten_bytes", "slot_bytes", "checkpoint_soft_bytes",
                      "checkpoint_hard_bytes"):
             value = getattr(self, name)
             if type(value) is not int or value <= 0:
                 raise SettingError(f"{name} is a whole number of bytes above 0, not {shown(value)}")
         if self.checkpoint_soft_bytes > self.checkpoint_hard_bytes:
             raise SettingError("checkpoint_soft_bytes is above checkpoint_hard_bytes")
-        for name, seconds in (("relaxed_ms", 0.001), ("consumer_days", 86_400), ("wait_s", 1), ("hook_s", 1)):
+        for name, seconds in (("relaxed_ms", 0.001), ("slot_days", 86_400), ("wait_s", 1), ("hook_s", 1)):
             check_duration(name, getattr(self, name), seconds)
         if self.heartbeat_s != 0:
             check_duration("heartbeat_s", self.heartbeat_s)
@@ -76,6 +77,10 @@ class Settings:
     @property
     def log_options(self) -> LogOptions:
         return LogOptions(segment_bytes=self.segment_bytes, max_record_bytes=self.max_record_bytes)
+
+
+Settings.__init__ = renamed.arguments(  # type: ignore[method-assign]
+    consumer_bytes="slot_bytes", consumer_days="slot_days")(Settings.__init__)
 
 
 def check_duration(name: str, value: object, seconds: float = 1) -> None:

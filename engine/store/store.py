@@ -1,6 +1,6 @@
 """The store: an engine driven by a log, open in one process.
 
-    writers ─► draft ─► hooks ─► log: append ─► group fsync ─► (held acks) ─► publish ─► views ─► readers
+    writers ─► transaction ─► hooks ─► log: append ─► group fsync ─► (held acks) ─► publish ─► views ─► readers
                                                                                 │
                                                                            checkpoint ─► image
 
@@ -21,11 +21,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from .. import renamed
 from ..contract.engine import Engine, StagingEngine, TxT, ViewT
 from ..contract.image import Image
 from ..contract.plugin import Plugin
 from ..contract.registry import listed
-from ..env import REAL, Seams
+from ..env import REAL, Env
 from ..env.owned_lock import Hold, OwnedLock
 from ..env.shown import shown
 from ..env.system import is_limit, system_errors, told
@@ -42,15 +43,15 @@ from ..errors import (
     Unsupported,
 )
 from ..model.positions import History, Position
-from .ack_tracker import Acknowledger
+from .ack_tracker import AckTracker
 from .backpressure import Backpressure
-from .group_commit import Committer
+from .group_commit import GroupCommit
 from .hooks import Hooks
 from .leases import Leases
-from .maintenance import Housekeeper
+from .maintenance import Maintenance
 from .opening import Opened, follow, open_for_writing, open_to_read
 from .settings import Settings
-from .watermarks import Stages
+from .watermarks import Watermarks
 from .write_path import Writing
 
 logger = logging.getLogger("holdfast.store")
@@ -94,7 +95,7 @@ class Store(Writing[TxT, ViewT]):
     Attributes:
         directory: where it is.
         instance: random id of this opening, hex.
-        engine, log, leases, hooks, settings, seams: its parts.
+        engine, log, leases, hooks, settings, env: its parts.
         options: the engine's own, as it was opened with.
         state_format, payload_version: the engine's, as it was opened with.
         recovery: what opening found.
@@ -102,18 +103,20 @@ class Store(Writing[TxT, ViewT]):
         backup_uri: where its backup service answers, or None.
     """
 
+    seams = renamed.attribute("seams", "env")
+
     def __init__(self, directory: Path, opened: Opened, hooks: Hooks, options: Mapping[str, Any], settings: Settings,
-                 seams: Seams) -> None:
+                 env: Env) -> None:
         self.directory = directory
-        self.instance = seams.randomness.token(16).hex()
+        self.instance = env.randomness.token(16).hex()
         self.engine: Engine[TxT, ViewT] = opened.engine
         self.state_format, self.payload_version = self.engine.state_format, self.engine.payload_version
         self.log = opened.log
         self.hooks = hooks
         self.options = options
         self.settings = settings
-        self.seams = seams
-        self.leases = Leases(seams)
+        self.env = env
+        self.leases = Leases(env)
         self.backup_uri: str | None = None
         self.read_only = opened.lock is None
         found = opened.log.recovery
@@ -125,36 +128,37 @@ class Store(Writing[TxT, ViewT]):
         if self._staging is not None:
             self._staging.publish(end)
         self._handed = end
-        self._stages = Stages(end, self.engine.position, len(hooks.logged))
+        self._watermarks = Watermarks(end, self.engine.position, len(hooks.logged))
         self._unusable: str | None = None
-        self._writer = OwnedLock(seams)
-        self._checkpointing = OwnedLock(seams)
-        self._imaging = seams.scheduler.lock()
-        self._ending = OwnedLock(seams)
+        self._writer = OwnedLock(env)
+        self._checkpointing = OwnedLock(env)
+        self._imaging = env.scheduler.lock()
+        self._ending = OwnedLock(env)
         self._told_closing = False
         self._patience_s = settings.wait_s  # for an open transaction to end, before the store is closed
         self._checkpoints = 0
         self._pid = os.getpid()
-        self.committer = Committer(self.log, self._stages, hooks, seams, relaxed_s=settings.relaxed_ms / 1000,
-                                   staging=self._staging, on_fault=partial(_tell_fault, directory, hooks))
-        self._acknowledger = None
-        self._housekeeper = None
-        self.backpressure = Backpressure(self.engine, self.log, self.committer, settings, seams)
+        self.group_commit = GroupCommit(self.log, self._watermarks, hooks, env, relaxed_s=settings.relaxed_ms / 1000,
+                                        staging=self._staging, on_fault=partial(_tell_fault, directory, hooks))
+        self._ack_tracker = None
+        self._maintenance = None
+        self.backpressure = Backpressure(self.engine, self.log, self.group_commit, settings, env)
         try:
             if hooks.logged:
-                self._acknowledger = Acknowledger(self.committer, hooks, seams)
-                self.committer.on_synced = self._acknowledger.notice
+                self._ack_tracker = AckTracker(self.group_commit, hooks, env)
+                self.group_commit.on_synced = self._ack_tracker.notice
             if opened.lock is not None:
-                self._housekeeper = Housekeeper(self, self.backpressure, opened.lock)
+                self._maintenance = Maintenance(self, self.backpressure, opened.lock)
         except BaseException:
             self._stop_committing()
             raise
         _open_stores.add(self)
 
     @classmethod
+    @renamed.arguments(seams="env")
     def open(cls, directory: str | Path, engine: type[Engine[TxT, ViewT]], *, create: bool = True,
              read_only: bool = False, plugins: Iterable[Plugin | str] = (), options: Mapping[str, Any] | None = None,
-             settings: Settings | None = None, seams: Seams = REAL) -> Self:
+             settings: Settings | None = None, env: Env = REAL) -> Self:
         """Open the store in `directory`, and recover it.
 
         Args:
@@ -165,29 +169,29 @@ class Store(Writing[TxT, ViewT]):
                 store at that moment, nobody can until this one is closed.
             plugins: objects, or names registered in the entry-point group `holdfast.plugins`.
             options: the engine's own. One that is a `Path` is made absolute.
-            settings, seams: see there.
+            settings, env: see there.
 
         Raises:
             StoreLocked, StoreNotFound, StoreExists, WrongEngine, Damaged, UnsupportedFormat, UpgradeRequired, DiskFull,
             LimitReached, AccessDenied, DeviceFailed, SettingError, PluginError.
         """
-        root = seams.files.absolute(directory)
+        root = env.files.absolute(directory)
         settings = Settings() if settings is None else settings
         if not isinstance(settings, Settings):
             raise SettingError(f"{shown(settings)} is not a Settings", hint="pass settings=Settings(…)")
         if options is not None and not isinstance(options, Mapping):
             raise SettingError(f"the engine's options are a mapping, not {shown(options)}")
-        options = {name: seams.files.absolute(value) if isinstance(value, Path) else value
+        options = {name: env.files.absolute(value) if isinstance(value, Path) else value
                    for name, value in (options or {}).items()}
-        hooks = Hooks(listed(plugins), seams.scheduler)
+        hooks = Hooks(listed(plugins), env.scheduler)
         with system_errors(f"cannot open {root}"):
             if read_only:
-                opened = open_to_read(root, engine, options=options, settings=settings, seams=seams)
+                opened = open_to_read(root, engine, options=options, settings=settings, env=env)
             else:
-                opened = open_for_writing(root, engine, create=create, options=options, settings=settings, seams=seams,
+                opened = open_for_writing(root, engine, create=create, options=options, settings=settings, env=env,
                                           prune=not hooks.pruning)
             try:
-                store = cls(root, opened, hooks, options, settings, opened.seams)
+                store = cls(root, opened, hooks, options, settings, opened.env)
             except BaseException:  # no more threads, for instance
                 opened.log.abandon()
                 opened.release()
@@ -197,7 +201,7 @@ class Store(Writing[TxT, ViewT]):
                            store.recovery.cut_bytes, store.recovery.cut_offset, store.recovery.cut_path)
         try:
             if opened.manifest is not None and not read_only:
-                store.checkpoint()  # so that the copy's p0 and p1 need no longer be remembered
+                store.checkpoint()  # so that the copy's two positions need no longer be remembered
             hooks.open(store)
         except BaseException as error:
             store.close()
@@ -216,11 +220,11 @@ class Store(Writing[TxT, ViewT]):
 
     @property
     def durable(self) -> Position:
-        return self._stages.durable
+        return self._watermarks.durable
 
     @property
     def published(self) -> Position:
-        return self._stages.published
+        return self._watermarks.published
 
     @property
     def handed(self) -> Position:
@@ -229,14 +233,14 @@ class Store(Writing[TxT, ViewT]):
 
     @property
     def poisoned(self) -> bool:
-        return self.committer.poison is not None
+        return self.group_commit.poison is not None
 
     @property
     def closed(self) -> bool:
         return self._unusable is not None
 
     def positions(self) -> Positions:
-        s = self._stages
+        s = self._watermarks
         # From the last to the first: each read moves on at most, so what comes before is never behind what comes after.
         checkpointed, published, acknowledged = s.checkpointed.txid, s.published.txid, s.acknowledged.txid
         return Positions(durable=s.durable.txid, appended=s.appended.txid, acknowledged=acknowledged,
@@ -248,18 +252,18 @@ class Store(Writing[TxT, ViewT]):
         if self._unusable is not None:
             raise self._why_unusable()
         if not self.read_only:
-            self.committer.heartbeat(start=True)
-        with self.committer.mutex:
-            if self._stages.published.txid == self._stages.appended.txid:
+            self.group_commit.heartbeat(start=True)
+        with self.group_commit.mutex:
+            if self._watermarks.published.txid == self._watermarks.appended.txid:
                 return self.log.complete_us
-            published = self._stages.published.txid
+            published = self._watermarks.published.txid
         return self.log.time_of(published)
 
     @property
     def clock_doubted_us(self) -> int:
-        """By how many microseconds the clock is ahead of the time by which log and consumers grow old; 0: it is
+        """By how many microseconds the clock is ahead of the time by which log and slots grow old; 0: it is
         believed. See the setting `clock_is_right`."""
-        return 0 if self._housekeeper is None else self._housekeeper.calendar.doubted_us
+        return 0 if self._maintenance is None else self._maintenance.calendar.doubted_us
 
     def status(self) -> dict[str, Any]:
         """Everything an operator asks for, as plain values."""
@@ -268,11 +272,11 @@ class Store(Writing[TxT, ViewT]):
             "store_id": self.history.store_id.hex(), "branch": self.history.branch.id.hex(), "epoch": self.log.epoch,
             "positions": asdict(self.positions()), "log": self.log.status(),
             "pending_bytes": self.engine.pending_bytes(), "checkpoints": self._checkpoints,
-            "delayed_commits": self.backpressure.delayed, "poisoned": str(self.committer.poison or "") or None,
+            "delayed_commits": self.backpressure.delayed, "poisoned": str(self.group_commit.poison or "") or None,
             "checkpoint_blocked": str(self.backpressure.blocked or "") or None,
             "leases": [asdict(lease) for lease in self.leases.list()],
-            "consumers": [{"id": c.id, "name": c.name, "txid": c.position.txid, "seen_us": c.seen_us}
-                          for c in self.log.consumers.list()],
+            "slots": [{"id": c.id, "name": c.name, "txid": c.position.txid, "seen_us": c.seen_us}
+                      for c in self.log.slots.list()],
             "clock_doubted_us": self.clock_doubted_us,
             "backup_uri": self.backup_uri, "read_only": self.read_only,
         }
@@ -292,16 +296,17 @@ class Store(Writing[TxT, ViewT]):
         """
         if self._unusable is not None:
             raise self._why_unusable()
-        if at_least is not None and self._stages.published.txid < at_least:
-            self.committer.sync_within(0.0)
-            if not self.committer.wait_until(lambda: self._stages.published.txid >= at_least, self.settings.wait_s):
+        if at_least is not None and self._watermarks.published.txid < at_least:
+            self.group_commit.sync_within(0.0)
+            if not self.group_commit.wait_until(lambda: self._watermarks.published.txid >= at_least,
+                                                self.settings.wait_s):
                 raise ConditionNotMet(f"transaction {at_least} is not published", txid=at_least,
                                       hint="it is not committed yet, or waits for a condition; ask again later")
         if unsynced:
             if self._staging is None:
                 raise Unsupported(f"the {self.engine.name} engine does not stage", hint="leave out unsynced=")
-            if self.committer.poison is not None:  # what is staged and not published may never have been
-                raise self.committer.poisoned()
+            if self.group_commit.poison is not None:  # what is staged and not published may never have been
+                raise self.group_commit.poisoned()
             staged: ViewT = self._staging.staged_view()
             return staged
         view: ViewT = self.engine.view()
@@ -329,10 +334,10 @@ class Store(Writing[TxT, ViewT]):
             raise self._why_unusable()
         before = self.log.end
         try:
-            replayed = follow(self._opened, self.seams)
+            replayed = follow(self._opened, self.env)
             log = self.log
-            self._stages.append(log.end)
-            self._stages.synced(log.end)
+            self._watermarks.append(log.end)
+            self._watermarks.synced(log.end)
             if self._staging is not None:
                 self._staging.publish(log.end)
         except BaseException:
@@ -350,7 +355,7 @@ class Store(Writing[TxT, ViewT]):
         if self._opened.reader is not None:
             raise Unsupported(f"{self.directory} is open read-only beside its writer, which goes on meanwhile",
                               hint="back up from the writer's service")
-        self.seams.files.look(self.directory)
+        self.env.files.look(self.directory)
         with self._no_image_beside():
             return self.engine.image()
 
@@ -384,10 +389,10 @@ class Store(Writing[TxT, ViewT]):
         return self._checkpointing.run(self._checkpoint, self._refuse_closing)
 
     def _checkpoint(self) -> Position:
-        if self.committer.poison is not None:
-            raise self.committer.poisoned()
-        self.seams.files.look(self.directory)
-        upto = self._stages.published
+        if self.group_commit.poison is not None:
+            raise self.group_commit.poisoned()
+        self.env.files.look(self.directory)
+        upto = self._watermarks.published
         if upto.txid > self.engine.position.txid:
             if upto.txid > self._handed.txid:
                 self._handed = upto
@@ -401,11 +406,11 @@ class Store(Writing[TxT, ViewT]):
             except BaseException as error:
                 if isinstance(error, OSError) and is_limit(error):  # a file that could not be opened, say
                     raise LimitReached(f"{self.directory} made no checkpoint: {error}") from error
-                self.committer.fail(error)
+                self.group_commit.fail(error)
                 if isinstance(error, Exception):
-                    raise self.committer.poisoned() from error
+                    raise self.group_commit.poisoned() from error
                 raise
-            self._stages.checkpoint(reached)
+            self._watermarks.checkpoint(reached)
             self._checkpoints += 1
             self.hooks.tell("checkpointed", reached)
         self._settle_manifest()
@@ -413,15 +418,15 @@ class Store(Writing[TxT, ViewT]):
 
     def _settle_manifest(self) -> None:
         manifest = self._opened.manifest
-        if manifest is not None and self.engine.position.txid >= manifest.p1.txid:
-            manifest.settle().write(self.seams.files, self._opened.generation)
+        if manifest is not None and self.engine.position.txid >= manifest.consistent_from.txid:
+            manifest.settle().write(self.env.files, self._opened.generation)
             self._opened.manifest = None
 
     def prune(self) -> int:
         """Delete the log that need not be kept, now; how many segments went."""
-        if self._unusable is not None or self._housekeeper is None:
+        if self._unusable is not None or self._maintenance is None:
             raise self._why_unusable()
-        return len(self._housekeeper.prune())
+        return len(self._maintenance.prune())
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
@@ -438,7 +443,7 @@ class Store(Writing[TxT, ViewT]):
         if self._writer.held_here() and self._unusable is None:
             raise InvalidInput("this thread has a transaction open", hint="end it before closing the store")
         if any(part is not None and part.runs_here()
-               for part in (self.committer, self._acknowledger, self._housekeeper)):
+               for part in (self.group_commit, self._ack_tracker, self._maintenance)):
             raise InvalidInput("closing the store would wait for this very thread",
                                hint="close it in a thread of your own, not in a hook")
         if not self._ending.held_here():  # a plugin's *closing* may come by here
@@ -450,10 +455,10 @@ class Store(Writing[TxT, ViewT]):
         if not self._told_closing:
             self._told_closing = True
             self.hooks.tell("closing", self)
-        if self._housekeeper is not None:
-            self._housekeeper.close()
+        if self._maintenance is not None:
+            self._maintenance.close()
         # An open transaction of another thread ends first, within bounds.
-        hold = Hold(self.seams.scheduler.here())
+        hold = Hold(self.env.scheduler.here())
         try:
             if not self._writer.take(hold, self._patience_s):
                 logger.error("%s is closed while a transaction is open", self.directory)
@@ -473,14 +478,14 @@ class Store(Writing[TxT, ViewT]):
                 self._writer.release(hold)
 
     def _stop_committing(self) -> None:
-        self.committer.close()
-        if self._acknowledger is not None:
-            self._acknowledger.close()
-        self.committer.give_up(0, 1 << 63, "was not acknowledged before the store was closed")
-        self.committer.callbacks.close()
+        self.group_commit.close()
+        if self._ack_tracker is not None:
+            self._ack_tracker.close()
+        self.group_commit.give_up(0, 1 << 63, "was not acknowledged before the store was closed")
+        self.group_commit.callbacks.close()
 
     def _leave_in_order(self) -> None:
-        if self.committer.poison is not None:
+        if self.group_commit.poison is not None:
             self.log.abandon()
             return
         try:
@@ -509,13 +514,13 @@ class Store(Writing[TxT, ViewT]):
         """Nobody has it any more, and nobody has closed it: close it, so that others can open it, and say so. Its
         threads do not hold it; a plugin may, such as the backup service, and who has a transaction open does."""
         opened: Opened | None = getattr(self, "_opened", None)
-        if (opened is None or opened.released or not self.seams.scheduler.closes_forgotten or self._pid != os.getpid()
+        if (opened is None or opened.released or not self.env.scheduler.closes_forgotten or self._pid != os.getpid()
                 or sys.is_finalizing()):
             return
         self._patience_s = 0.0  # whoever had a transaction open is gone as well
         try:
-            if self._housekeeper is not None and self._housekeeper.runs_here():
-                self.seams.scheduler.spawn("holdfast-forgotten", self.close)
+            if self._maintenance is not None and self._maintenance.runs_here():
+                self.env.scheduler.spawn("holdfast-forgotten", self.close)
             else:
                 self.close()
         finally:

@@ -25,7 +25,7 @@ from ..model.positions import Position
 from ..model.records import LogRange, Record
 
 
-class Stages:
+class Watermarks:
     """See the module's text. All attributes are read-only to others."""
 
     __slots__ = ("_answered", "_barrier", "_gating", "_open", "_unacknowledged", "_unanswered", "_unpublished",

@@ -1,9 +1,9 @@
-"""The writing half of a store: how a draft becomes a transaction, and where it waits on the way.
+"""The writing half of a store: how a transaction is committed, and where it waits on the way.
 
-One writer drafts at a time, under the writer lock. Committing appends the payload to the log; where the engine stages,
-the lock is free again at once and the next writer builds on what is appended, so that one sync serves many. Where it
-does not, and for a bulk load, the lock stays taken until the engine has the transaction: such a record is a *barrier*,
-and whoever committed it applies it as soon as it may be published.
+One writer transactions at a time, under the writer lock. Committing appends the payload to the log; where the engine
+stages, the lock is free again at once and the next writer builds on what is appended, so that one sync serves many.
+Where it does not, and for a bulk load, the lock stays taken until the engine has the transaction: such a record is a
+*barrier*, and whoever committed it applies it as soon as it may be published.
 
 Two bounds slow writers down: what is appended and not yet written, and what is applied and not yet checkpointed.
 """
@@ -20,7 +20,7 @@ from typing import Any, Generic
 
 from ..contract.engine import BulkEngine, Engine, StagingEngine, TxT, ViewT
 from ..contract.transaction import Durability
-from ..env import Lock, Seams
+from ..env import Env, Lock
 from ..env.owned_lock import Hold, OwnedLock
 from ..env.shown import shown
 from ..env.system import is_limit
@@ -40,39 +40,39 @@ from ..model.records import Record
 from ..wal.log import Log
 from .backpressure import Backpressure
 from .commit_queue import Waiter
-from .group_commit import Committer
+from .group_commit import GroupCommit
 from .hooks import Hooks
 from .settings import Settings, check_duration
-from .watermarks import Stages
+from .watermarks import Watermarks
 
 logger = logging.getLogger("holdfast.store")
 
 
 class TransactionScope(Generic[TxT]):
-    """What `Store.transaction` returns: a context manager that yields the engine's draft, commits it at the end of the
-    block, and rolls it back if the block raises."""
+    """What `Store.transaction` returns: a context manager that yields the engine's transaction, commits it at the end
+    of the block, and rolls it back if the block raises."""
 
-    __slots__ = ("_draft", "_durability", "_hold", "_store")
+    __slots__ = ("_durability", "_hold", "_store", "_tx")
 
     def __init__(self, store: Writing[TxT, Any], durability: Durability) -> None:
         self._store = store
         self._durability = durability
         self._hold = Hold(None)
-        self._draft: TxT | None = None
+        self._tx: TxT | None = None
 
     def __enter__(self) -> TxT:
-        self._draft = draft = self._store._begin(self._hold)
-        return draft
+        self._tx = tx = self._store._begin(self._hold)
+        return tx
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        draft = self._draft
-        assert draft is not None
+        tx = self._tx
+        assert tx is not None
         try:
             if kind is None:
-                self._store._commit(draft, self._durability, self._hold)
+                self._store._commit(tx, self._durability, self._hold)
             else:
-                self._store._roll_back(draft, self._hold)
+                self._store._roll_back(tx, self._hold)
         finally:
             self._end_stranded()
             self.__class__ = TransactionScope
@@ -81,8 +81,8 @@ class TransactionScope(Generic[TxT]):
         """A signal's handler may have raised before the end had begun, or as the lock was to be given back."""
         hold, writer = self._hold, self._store._writer
         if writer.held_by(hold):
-            if self._draft is not None and self._draft._state is None:
-                self._store._roll_back(self._draft, hold)
+            if self._tx is not None and self._tx._state is None:
+                self._store._roll_back(self._tx, hold)
             writer.release(hold)
 
 
@@ -105,10 +105,10 @@ class Writing(Generic[TxT, ViewT]):
     log: Log
     hooks: Hooks
     settings: Settings
-    seams: Seams
+    env: Env
     read_only: bool
-    committer: Committer
-    _stages: Stages
+    group_commit: GroupCommit
+    _watermarks: Watermarks
     _staging: StagingEngine[TxT, ViewT] | None
     backpressure: Backpressure
     _handed: Position
@@ -116,7 +116,7 @@ class Writing(Generic[TxT, ViewT]):
     _unusable: str | None
     """Why nothing can be done with the store any more."""
     _writer: OwnedLock
-    """One draft at a time. A late transaction keeps it when the thread that committed it has gone."""
+    """One transaction at a time. A late transaction keeps it when the thread that committed it has gone."""
     _checkpointing: OwnedLock
     _imaging: Lock
     """Held where the durable state changes or an image of it is made, unless the engine lets both happen at once."""
@@ -143,7 +143,7 @@ class Writing(Generic[TxT, ViewT]):
             raise self._why_unusable()
         slow = self.backpressure.slow
         if (self.engine.pending_bytes() >= slow or self.log.waiting_bytes >= slow
-                or self.committer.unheard_bytes >= slow):
+                or self.group_commit.unheard_bytes >= slow):
             self.backpressure.wait(lambda: self._unusable is None)
         if self._writer.held_here():
             raise InvalidInput("this thread has a transaction open already", hint="end it before beginning another")
@@ -155,8 +155,8 @@ class Writing(Generic[TxT, ViewT]):
                         raise self._why_unusable()
             if self._unusable is not None:
                 raise self._why_unusable()
-            if self.committer.poison is not None:
-                raise self.committer.poisoned()
+            if self.group_commit.poison is not None:
+                raise self.group_commit.poisoned()
             return self.engine.begin()
         except BaseException:
             try:
@@ -170,22 +170,22 @@ class Writing(Generic[TxT, ViewT]):
             return InvalidInput(f"{self.directory} is open read-only", hint="open it for writing")
         return StoreClosed(f"{self.directory} {self._unusable}")
 
-    def _roll_back(self, draft: TxT, hold: Hold) -> None:
+    def _roll_back(self, tx: TxT, hold: Hold) -> None:
         try:
-            draft.seal("rolled back")
-            draft.close()
+            tx.seal("rolled back")
+            tx.close()
         finally:
             self._writer.release(hold)
 
-    def _commit(self, draft: TxT, durability: Durability, hold: Hold) -> None:
+    def _commit(self, tx: TxT, durability: Durability, hold: Hold) -> None:
         record = None
         try:
             if self.hooks.committing or self.hooks.final:
-                self._ask_plugins(draft)
-            draft.seal("being committed")  # what another thread still adds to it would be staged and not logged
-            payload = draft.payload()
+                self._ask_plugins(tx)
+            tx.seal("being committed")  # what another thread still adds to it would be staged and not logged
+            payload = tx.payload()
             if not payload:
-                seen = self._stages.appended.txid
+                seen = self._watermarks.appended.txid
                 self._writer.release(hold)
                 self._wait_published(seen)
                 return
@@ -194,16 +194,16 @@ class Writing(Generic[TxT, ViewT]):
             staging = self._staging
             before = self.log.appended.txid
             try:
-                record = self.committer.append(payload, self.engine.payload_version, None, draft,
-                                               barrier=staging is None,
-                                               promise=durability != "relaxed" or staging is None)
-                draft.txid = record.txid
+                record = self.group_commit.append(payload, self.engine.payload_version, None, tx,
+                                                  barrier=staging is None,
+                                                  promise=durability != "relaxed" or staging is None)
+                tx.txid = record.txid
             except BaseException as error:
                 if self.log.appended.txid == before:
                     raise
-                self.committer.fail(error)  # it is in the log and not in the state: only reopening can mend that
+                self.group_commit.fail(error)  # it is in the log and not in the state: only reopening can mend that
                 if isinstance(error, Exception):
-                    raise self.committer.unknown(before + 1) from error
+                    raise self.group_commit.unknown(before + 1) from error
                 raise
             if staging is not None:
                 self._writer.release(hold)
@@ -211,34 +211,34 @@ class Writing(Generic[TxT, ViewT]):
                 self._finish_barrier(record, None, hold)
         except BaseException as error:
             if record is not None and self._writer.held_by(hold):
-                self.committer.fail(error)  # as above
+                self.group_commit.fail(error)  # as above
             raise
         finally:
             try:
-                draft.seal("ended")
-                draft.close()
+                tx.seal("ended")
+                tx.close()
             finally:
                 self._writer.release(hold)
         if durability == "synced":
-            self.committer.wait(record.txid)
+            self.group_commit.wait(record.txid)
         elif durability == "pipelined":
-            draft.outcome = self.committer.outcome(record.txid)
+            tx.outcome = self.group_commit.outcome(record.txid)
         else:
-            self.committer.sync_within()
+            self.group_commit.sync_within()
 
-    def _ask_plugins(self, draft: TxT) -> None:
+    def _ask_plugins(self, tx: TxT) -> None:
         """The moments *committing* and *final*. Raises `RolledBack` from what a plugin raises, or for one too slow."""
         for hook in self.hooks.committing:
-            self._ask(hook, draft)
-        draft.seal("being committed")
+            self._ask(hook, tx)
+        tx.seal("being committed")
         for hook in self.hooks.final:
-            self._ask(hook, draft)
+            self._ask(hook, tx)
 
-    def _ask(self, hook: Callable[[TxT], None], draft: TxT) -> None:
-        clock = self.seams.clock
+    def _ask(self, hook: Callable[[TxT], None], tx: TxT) -> None:
+        clock = self.env.clock
         began = clock.monotonic()
         try:
-            hook(draft)
+            hook(tx)
         except Exception as error:
             raise RolledBack(f"a plugin refused the transaction: {error}", hint="see the plugin's own error") from error
         took = clock.monotonic() - began
@@ -248,11 +248,11 @@ class Writing(Generic[TxT, ViewT]):
 
     def _wait_published(self, txid: int) -> None:
         """What was read is in the end not taken back: wait until it is published."""
-        if self._stages.published.txid >= txid:
+        if self._watermarks.published.txid >= txid:
             return
-        self.committer.sync_within(0.0)
-        if not self.committer.wait_until(lambda: self._stages.published.txid >= txid, self.settings.wait_s):
-            if self.committer.poison is not None:
+        self.group_commit.sync_within(0.0)
+        if not self.group_commit.wait_until(lambda: self._watermarks.published.txid >= txid, self.settings.wait_s):
+            if self.group_commit.poison is not None:
                 raise RolledBack("what this transaction read may never have been committed: the store is poisoned",
                                  hint="reopen the store and read again")
             raise RolledBack(f"what this transaction read (transaction {txid}) was not published in time",
@@ -262,27 +262,27 @@ class Writing(Generic[TxT, ViewT]):
         """Wait until the record at the barrier may be published, apply it, lift the barrier, release the writer lock,
         and wait until it is acknowledged. Where a condition that gates publication is late, the rest is done in the
         background and `ConditionNotMet` raised."""
-        txid, committer = record.txid, self.committer
+        txid, group_commit = record.txid, self.group_commit
         waiter: Waiter | None = None
         try:
-            if self._stages.listeners:
-                waiter = waits = committer.watch(txid)
-                committer.wait_until(lambda: self._stages.publishable.txid >= txid or waits.done, None)
-                if self._stages.publishable.txid < txid and waits.error is not None:
+            if self._watermarks.listeners:
+                waiter = waits = group_commit.watch(txid)
+                group_commit.wait_until(lambda: self._watermarks.publishable.txid >= txid or waits.done, None)
+                if self._watermarks.publishable.txid < txid and waits.error is not None:
                     raise waits.error
             else:
-                committer.wait(txid)
+                group_commit.wait(txid)
         except BaseException:
             # It is in the log: whatever ended the wait, a signal perhaps, the engine gets it once it may be published.
-            if committer.poison is None:
-                committer.sync_within(0.0)
+            if group_commit.poison is None:
+                group_commit.sync_within(0.0)
                 late = Hold(None)  # the lock stays taken, and this thread is free
                 try:
                     self._writer.pass_on(hold, late)
-                    self.seams.scheduler.spawn("holdfast-late", lambda: self._apply_late(record, path, late))
+                    self.env.scheduler.spawn("holdfast-late", lambda: self._apply_late(record, path, late))
                 except BaseException as error:  # no more threads, for instance
                     self._writer.release(late)
-                    committer.fail(error)
+                    group_commit.fail(error)
                     raise
             raise
         self._apply_barrier(record, path, hold)
@@ -291,8 +291,8 @@ class Writing(Generic[TxT, ViewT]):
             waiter.outcome.result()
 
     def _apply_late(self, record: Record, path: Path | None, late: Hold) -> None:
-        self.committer.wait_until(lambda: self._stages.publishable.txid >= record.txid, None)
-        if self._stages.publishable.txid < record.txid:
+        self.group_commit.wait_until(lambda: self._watermarks.publishable.txid >= record.txid, None)
+        if self._watermarks.publishable.txid < record.txid:
             self._writer.release(late)
             return
         try:
@@ -302,8 +302,8 @@ class Writing(Generic[TxT, ViewT]):
 
     def _apply_barrier(self, record: Record, path: Path | None, hold: Hold) -> None:
         try:
-            if self._stages.publishable.txid < record.txid:
-                raise self.committer.unknown(record.txid)
+            if self._watermarks.publishable.txid < record.txid:
+                raise self.group_commit.unknown(record.txid)
             try:
                 self._handed = record.position
                 if path is None:
@@ -312,14 +312,14 @@ class Writing(Generic[TxT, ViewT]):
                     assert isinstance(self.engine, BulkEngine)
                     engine = self.engine
                     self._checkpointing.run(lambda: self._apply_bulk(engine, record, path), lambda: None)
-                with self.committer.mutex:
-                    self._stages.lift(record.position)
+                with self.group_commit.mutex:
+                    self._watermarks.lift(record.position)
             except BaseException as error:
-                self.committer.fail(error)
+                self.group_commit.fail(error)
                 if isinstance(error, Exception):
-                    raise self.committer.unknown(record.txid) from error
+                    raise self.group_commit.unknown(record.txid) from error
                 raise
-            self.committer.settle()
+            self.group_commit.settle()
         finally:
             try:
                 self._writer.release(hold)
@@ -337,9 +337,9 @@ class Writing(Generic[TxT, ViewT]):
                 if not isinstance(error, RolledBack) and not is_limit(error):
                     raise
                 logger.warning("transaction %d, a bulk load, waits to be applied: %s", record.txid, error)
-                if self._unusable is not None or self.committer.wait_until(lambda: self._unusable is not None, 1.0):
+                if self._unusable is not None or self.group_commit.wait_until(lambda: self._unusable is not None, 1.0):
                     raise
-        self._stages.checkpoint(engine.position)
+        self._watermarks.checkpoint(engine.position)
 
     def _no_image_beside(self) -> AbstractContextManager[object]:
         return contextlib.nullcontext() if self.engine.abilities.background_checkpoint else self._imaging
@@ -363,16 +363,16 @@ class Writing(Generic[TxT, ViewT]):
         if not isinstance(engine, BulkEngine):
             raise Unsupported(f"the {engine.name} engine takes no bulk loads", hint="write ordinary transactions")
         hold, record = Hold(None), None
-        draft = self._begin(hold)
+        tx = self._begin(hold)
         try:
-            draft.bulk = load
-            draft.seal("a bulk load, which takes no additions")
+            tx.bulk = load
+            tx.seal("a bulk load, which takes no additions")
             try:
                 if self.hooks.committing or self.hooks.final:
-                    self._ask_plugins(draft)
+                    self._ask_plugins(tx)
             finally:
-                draft.close()
-            self._wait_published(self._stages.appended.txid)
+                tx.close()
+            self._wait_published(self._watermarks.appended.txid)
             try:
                 out = self.log.new_attachment()
                 try:
@@ -386,19 +386,19 @@ class Writing(Generic[TxT, ViewT]):
             path = self.log.attachment_path(attachment.name)
             before = self.log.appended.txid
             try:
-                record = self.committer.append(payload, engine.payload_version, attachment, None, barrier=True,
-                                               promise=True)
+                record = self.group_commit.append(payload, engine.payload_version, attachment, None, barrier=True,
+                                                  promise=True)
             except BaseException as error:
                 if self.log.appended.txid == before:
                     with contextlib.suppress(OSError):  # no record names it: the next opening removes it
-                        self.seams.files.unlink(path, missing_ok=True)
+                        self.env.files.unlink(path, missing_ok=True)
                 else:  # it is in the log, names the file, and will never be applied by us
-                    self.committer.fail(error)
+                    self.group_commit.fail(error)
                 raise
             self._finish_barrier(record, path, hold)
         except BaseException as error:
             if record is not None and self._writer.held_by(hold):
-                self.committer.fail(error)  # as above
+                self.group_commit.fail(error)  # as above
             raise
         finally:
             try:
@@ -419,17 +419,18 @@ class Writing(Generic[TxT, ViewT]):
         """
         if timeout is not None and timeout != 0:
             check_duration("timeout", timeout)
-        if txid > self._stages.appended.txid:
-            raise InvalidInput(f"transaction {txid} is not there; the last one is {self._stages.appended.txid}",
+        if txid > self._watermarks.appended.txid:
+            raise InvalidInput(f"transaction {txid} is not there; the last one is {self._watermarks.appended.txid}",
                                hint="pass the txid of a transaction of this store")
-        if self._stages.acknowledged.txid < txid:
-            self.committer.sync_within(0.0)
-        if not self.committer.wait_until(lambda: self._stages.acknowledged.txid >= txid, timeout):
-            if self.committer.poison is not None:
-                raise self.committer.unknown(txid)
+        if self._watermarks.acknowledged.txid < txid:
+            self.group_commit.sync_within(0.0)
+        if not self.group_commit.wait_until(lambda: self._watermarks.acknowledged.txid >= txid, timeout):
+            if self.group_commit.poison is not None:
+                raise self.group_commit.unknown(txid)
             raise ConditionNotMet(f"transaction {txid} was not acknowledged within {timeout} s", txid=txid)
 
     def wait_published(self, after: int, timeout: float) -> int:
         """Wait up to `timeout` seconds until something after `after` is published; the last published txid."""
-        self.committer.wait_until(lambda: self._stages.published.txid > after or self._unusable is not None, timeout)
-        return self._stages.published.txid
+        self.group_commit.wait_until(lambda: self._watermarks.published.txid > after or self._unusable is not None,
+                                     timeout)
+        return self._watermarks.published.txid

@@ -1,10 +1,10 @@
 """The contract suite for engines and plugins, to be run on your own: see `docs/writing-an-engine.md`."""
 
 from .alone.abilities import AbilityChecks
-from .alone.drafts import AloneChecks
 from .alone.states import StateChecks
+from .alone.transactions import AloneChecks
 from .contract import (
-    ABOVE_SEAMS,
+    ABOVE_ENV,
     BACKGROUND_CHECKPOINT,
     BULK,
     CHECKSUMS,
@@ -30,6 +30,6 @@ class EngineContract(MutationChecks, KillChecks, CrashChecks, StoreChecks, Abili
     """Everything that is asked of an engine, alone and under a store."""
 
 
-__all__ = ["ABOVE_SEAMS", "BACKGROUND_CHECKPOINT", "BULK", "CHECKSUMS", "PROFILES", "READ_ONLY_REPLAY", "STABLE_IMAGE",
+__all__ = ["ABOVE_ENV", "BACKGROUND_CHECKPOINT", "BULK", "CHECKSUMS", "PROFILES", "READ_ONLY_REPLAY", "STABLE_IMAGE",
            "STAGING", "Contract", "EngineContract", "Fault", "KeyValues", "Need", "Operation", "PluginContract",
            "Profile", "Report", "Workload", "check", "check_engine", "current_profile"]

@@ -51,8 +51,8 @@ READ_ONLY_REPLAY = Need("replays_in_memory", lambda work: work.engine.abilities.
                         "a read-only opening works on a scratch copy")
 BACKGROUND_CHECKPOINT = Need("background_checkpoint", lambda work: work.engine.abilities.background_checkpoint,
                              "the kit lets nothing run beside its checkpoints")
-ABOVE_SEAMS = Need("above_seams", lambda work: work.above_seams,
-                   "it writes past the seams, so no simulated disk stands under it; it is killed instead")
+ABOVE_ENV = Need("above_env", lambda work: work.above_env,
+                 "it writes past the environment, so no simulated disk stands under it; it is killed instead")
 CHECKSUMS = Need("checksums", lambda work: work.engine.abilities.checksums,
                  "what reads damaged bytes of it cannot know, so that they are found is not proved")
 

@@ -30,7 +30,7 @@ class Profile:
         times: what numbers of examples are multiplied by.
         steps: of one run of a state machine.
         kills: processes that are killed, for each engine.
-        power_cuts: of a real file system, for each engine that writes below the seams; a quarter for others.
+        power_cuts: of a real file system, for each engine that writes below the environment; a quarter for others.
         mutations: of the files of a store, and half as many of a backup's, for each engine.
         crash_states: of a simulated disk that are tried at each point where there are too many to try all.
         stride: of what is tried at each place of a run (an error of the disk, a crash), and costs a run each time,

@@ -1,5 +1,5 @@
 """What must be refused: `with raises(RolledBack, "a vetoed commit"):` for checks that run without pytest, and the
-changes of a draft that takes no more."""
+changes of a transaction that takes no more."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ def raises(kinds: type[BaseException] | tuple[type[BaseException], ...], what: s
 
 def refuses_changes(work: Workload, tx: Any, model: Any, operations: Sequence[Operation], what: str, *,
                     answers: bool = True) -> None:
-    """A draft must refuse every change with `StoreClosed`: what certainly adds something, and each of `operations` that
-    would change what it sees.
+    """A transaction must refuse every change with `StoreClosed`: what certainly adds something, and each of
+    `operations` that would change what it sees.
 
     Args:
-        tx, model: the draft, and the model of what it sees.
-        what: names the draft.
-        answers: it still answers as the model does. What a draft answers that has ended is not the contract's business.
+        tx, model: the transaction, and the model of what it sees.
+        what: names the transaction.
+        answers: it still answers as the model does. What a transaction answers that has ended is not the contract's
+            business.
     """
     before = work.expected(model)
     for attempt in (work.numbered(9), *([operation] for operation in operations)):

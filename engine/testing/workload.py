@@ -1,11 +1,11 @@
 """What the contract suites need to know of an engine: a `Workload`, which authors write.
 
-A workload says how to draw random operations, how to run them in a draft and beside it in a plain model, and what a
-view shows, in the model's terms. The model is what the engine is compared with, so it must not ask the engine.
+A workload says how to draw random operations, how to run them in a transaction and beside it in a plain model, and what
+a view shows, in the model's terms. The model is what the engine is compared with, so it must not ask the engine.
 
 Operations are drawn without knowledge of the state, so that Hypothesis can shrink them; where one names something that
-exists it does so by an index, taken modulo what exists when it runs. Draft and model take each operation together,
-because some engines give out the ids.
+exists it does so by an index, taken modulo what exists when it runs. Transaction and model take each operation
+together, because some engines give out the ids.
 
 For an engine that maps keys to values, whatever its calls are named, `KeyValues` is the whole workload.
 """
@@ -33,7 +33,7 @@ class Workload(ABC):
     Attributes:
         engine: the engine's class.
         options: the engine's own options, for every opening.
-        above_seams: the engine does all its file operations through the seams that it is given, so that a simulated
+        above_env: the engine does all its file operations through the environment that it is given, so that a simulated
             disk can try every crash on it. Engines on a database library are below them, and are killed instead.
         fragile: names, as patterns, of files that mutations leave alone, since the engine's library hangs or dies on
             some of them and the engine can do nothing about it. Say so where the engine is described.
@@ -41,7 +41,7 @@ class Workload(ABC):
 
     engine: type[Engine[Any, Any]]
     options: Mapping[str, Any] = {}
-    above_seams: bool = True
+    above_env: bool = True
     fragile: tuple[str, ...] = ()
 
     @abstractmethod
@@ -54,8 +54,9 @@ class Workload(ABC):
 
     @abstractmethod
     def run(self, tx: Any, model: Any, operations: list[Operation]) -> None:
-        """Do `operations` in the draft, and to the model, and `assert` what the draft answers on the way, that ids it
-        gives out were never given out before included. The model is always that of the state that the draft sees."""
+        """Do `operations` in the transaction, and to the model, and `assert` what the transaction answers on the way,
+        that ids it gives out were never given out before included. The model is always that of the state that the
+        transaction sees."""
 
     @abstractmethod
     def expected(self, model: Any) -> Any:
@@ -79,7 +80,7 @@ class Workload(ABC):
         raise NotImplementedError(f"{type(self).__name__}.bulk_load is needed, since the engine takes bulk loads")
 
     @property
-    def stages(self) -> bool:
+    def watermarks(self) -> bool:
         return issubclass(self.engine, StagingEngine)
 
 
@@ -131,23 +132,23 @@ class KeyValues(Workload):
                  delete: Callable[[Any, Any], object] | None = None, keys: st.SearchStrategy[Any] = KEYS,
                  values: st.SearchStrategy[Any] = VALUES, number: Callable[[int], tuple[Any, Any]] | None = None,
                  bulk: Callable[[dict[Any, Any]], Any] | None = None, options: Mapping[str, Any] | None = None,
-                 above_seams: bool = True) -> None:
+                 above_env: bool = True) -> None:
         """
         Args:
             engine: its class.
-            put: `put(draft, key, value)` sets a value.
+            put: `put(transaction, key, value)` sets a value.
             items: `items(view)` gives all keys and values.
-            get: `get(draft, key)` gives the value or None, the draft's own changes included.
-            delete: `delete(draft, key)` removes a key that is there.
+            get: `get(transaction, key)` gives the value or None, the transaction's own changes included.
+            delete: `delete(transaction, key)` removes a key that is there.
             keys, values: how to draw them; keys can be sorted.
             number: `number(n)` gives a key, which `keys` never draws, and a value, other ones for each n. Without it
                 `b"number n"` and `b"n"`.
             bulk: makes what the engine takes as a bulk load from a dictionary, which is set as a whole.
-            options, above_seams: see `Workload`.
+            options, above_env: see `Workload`.
         """
         self.engine = engine
         self.options = options or {}
-        self.above_seams = above_seams
+        self.above_env = above_env
         self._put, self._items, self._get, self._delete, self._bulk = put, items, get, delete, bulk
         self._keys, self._values = keys, values
         self._number = number or (lambda n: (b"number %d" % n, b"%d" % n))
@@ -172,7 +173,7 @@ class KeyValues(Workload):
             else:
                 key, value = pick(rest[0], model), rest[-1]
             if self._get is not None:
-                assert self._get(tx, key) == model.get(key), f"the draft's value of {key!r}"
+                assert self._get(tx, key) == model.get(key), f"the transaction's value of {key!r}"
             if kind == "delete":
                 assert self._delete is not None
                 self._delete(tx, key)

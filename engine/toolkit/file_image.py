@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..contract.image import Image, ImageFile
-from ..env import File, Seams
+from ..env import Env, File
 from ..errors import Damaged, InvalidInput, StoreClosed
 from ..model.positions import Position
 
@@ -26,11 +26,11 @@ class FileImage(Image):
     grows by later belongs to later transactions.
     """
 
-    def __init__(self, seams: Seams, directory: Path, names: Sequence[str], position: Position, *,
+    def __init__(self, env: Env, directory: Path, names: Sequence[str], position: Position, *,
                  own: bool = False) -> None:
         """
         Args:
-            seams, directory: as usual.
+            env, directory: as usual.
             names: of its files, in `directory`.
             position: what the image is of.
             own: `directory` is the image's own, and is removed when the image is closed.
@@ -43,19 +43,19 @@ class FileImage(Image):
             raise InvalidInput(f"an image cannot hold {len(names)} files open, {MAX_HELD} is the most",
                                hint="link or copy them into a directory, and say own=True")
         self.position = position
-        self._files = seams.files
+        self._files = env.files
         self._directory = directory
         self._own = own
-        self._lock = seams.scheduler.lock()
+        self._lock = env.scheduler.lock()
         self._reading = 0
         self._closed = False
         self._held: dict[str, File] = {}
         if own:
-            self._sizes = {name: seams.files.size(directory / name) for name in names}
+            self._sizes = {name: env.files.size(directory / name) for name in names}
         else:
             try:
                 for name in names:
-                    self._held[name] = seams.files.open(directory / name, "read")
+                    self._held[name] = env.files.open(directory / name, "read")
                 self._sizes = {name: file.size() for name, file in self._held.items()}
             except BaseException:
                 self._let_go()

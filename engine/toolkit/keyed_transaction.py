@@ -14,8 +14,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class KeyedDraft(Transaction, Generic[K, V]):
-    """A draft whose changes are values by key, each the whole new value: what msgpack packs, tuples included.
+class KeyedTransaction(Transaction, Generic[K, V]):
+    """A transaction whose changes are values by key, each the whole new value: what msgpack packs, tuples included.
 
     Subclasses put into `changes`, after `self.writable()` and after they have refused bad input.
     """
@@ -31,7 +31,8 @@ class KeyedDraft(Transaction, Generic[K, V]):
 
 
 def changes_of(record: Record) -> list[tuple[Any, Any]]:
-    """The changes in a record whose draft was a `KeyedDraft`. Raises `Damaged` where its payload is no such thing."""
+    """The changes in a record that a `KeyedTransaction` made. Raises `Damaged` if its payload is not such a
+    thing."""
     try:
         changes = msgpack.unpackb(record.payload, use_list=False) if record.payload else ()
         return [(key, value) for key, value in changes]

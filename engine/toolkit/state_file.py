@@ -31,7 +31,7 @@ def write_state(context: Context, path: Path, magic: bytes, version: int, positi
         DiskFull: no room; the file is unchanged.
     """
     head = _HEAD.pack(magic, version, _LAYOUT, context.store_id, position.txid, position.chain, len(body))
-    context.seams.files.write_durably(path, b"".join((head, body, _seal(head, body))))
+    context.env.files.write_durably(path, b"".join((head, body, _seal(head, body))))
 
 
 def read_state(context: Context, path: Path, magic: bytes, version: int) -> tuple[Position, bytes]:
@@ -43,7 +43,7 @@ def read_state(context: Context, path: Path, magic: bytes, version: int) -> tupl
         UpgradeRequired, UnsupportedFormat: it is of an older, or a newer, format version.
     """
     try:
-        data = context.seams.files.read(path)
+        data = context.env.files.read(path)
     except FileNotFoundError as error:
         raise Damaged("is missing", path=str(path)) from error
     if len(data) < _HEAD.size + ID_BYTES:

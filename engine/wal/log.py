@@ -25,7 +25,7 @@ from typing import Any
 
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
-from ..env import Directory, File, Seams, is_disk_full
+from ..env import Directory, Env, File, is_disk_full
 from ..env.shown import shown
 from ..env.system import is_limit
 from ..errors import Damaged, DiskFull, InvalidInput, SettingError
@@ -33,7 +33,6 @@ from ..model.positions import History, Position
 from ..model.records import Attachment, Record, SegmentInfo
 from .attachments import NAME as ATTACHMENT_NAME
 from .attachments import AttachmentWriter
-from .consumers import Consumers
 from .following import look_further
 from .format import FRAME, GROUP_HEADER, SegmentHeader
 from .listing import Listing, recover
@@ -50,6 +49,7 @@ from .segment import (
     note_followed,
     segment_name,
 )
+from .slots import Slots
 
 _frame = FRAME.pack
 _FRAME, _GROUP = FRAME.size, GROUP_HEADER.size
@@ -106,20 +106,20 @@ class Log(LogReading):
     """See the module's text. Made by `create` or `open`."""
 
     def __init__(self, directory: Path, segments: Listing, *, engine: str, epoch: int, options: LogOptions,
-                 seams: Seams, read_only: bool = False) -> None:
+                 env: Env, read_only: bool = False) -> None:
         self.directory = directory
-        self.files = seams.files
+        self.files = env.files
         self.engine = engine
         self.options = options
         self.recovery = LogRecovery()
         self.on_sealed: Callable[[SegmentInfo], None] = lambda info: None
         self.clock_jump_us = 0
         """How far commit times were held back or found to have jumped, last time it happened."""
-        self._seams = seams
-        self._now = seams.clock.now_us
+        self._env = env
+        self._now = env.clock.now_us
         self._segments = segments
         self.read_only = read_only
-        self._listing = seams.scheduler.lock()  # around each replacement of it: rotation and pruning are two threads
+        self._listing = env.scheduler.lock()  # around each replacement of it: rotation and pruning are two threads
         last = segments[-1]
         self.history = last.header.history
         self.epoch = epoch
@@ -135,47 +135,47 @@ class Log(LogReading):
         self._unfollowed: File | None = None  # the last segment, sealed, to be written to when it is followed
         self._joinable: bytes | None = None  # what stands in it, if the log may go on in it
         self._held: Directory | None = None  # the log's directory, open from the first writing on
-        self._opening = seams.scheduler.lock()  # around the opening of these
+        self._opening = env.scheduler.lock()  # around the opening of these
         self._rooms = Rooms(directory, segment_bytes=self.options.segment_bytes, preallocate=self.options.preallocate,
-                            seams=seams)
-        self._waiting = seams.scheduler.condition()
-        self.consumers = Consumers(directory, self.base, seams, read_only=read_only)
+                            env=env)
+        self._waiting = env.scheduler.condition()
+        self.slots = Slots(directory, self.base, env, read_only=read_only)
 
     # --- making and opening ----------------------------------------------------------------------------------------
 
     @classmethod
     def create(cls, directory: Path, history: History, base: Position, *, engine: str, epoch: int = 0,
-               last_time_us: int = 0, options: LogOptions | None = None, seams: Seams) -> Log:
+               last_time_us: int = 0, options: LogOptions | None = None, env: Env) -> Log:
         """Make a log that goes on after `base`; its first segment, which names `history`, is durable on return.
 
         Raises:
             DiskFull.
         """
-        seams.files.make_directory(directory)
-        origin = SegmentHeader(b"", 0, engine, history, epoch, base, last_time_us, seams.clock.now_us(),
+        env.files.make_directory(directory)
+        origin = SegmentHeader(b"", 0, engine, history, epoch, base, last_time_us, env.clock.now_us(),
                                era_txid=base.txid)
-        none = Listing(seams.files, directory, [])
-        log = cls(directory, none.with_last(Segment(seams.files, directory, origin, 0)), engine=engine, epoch=epoch,
-                  options=options or LogOptions(), seams=seams)
+        none = Listing(env.files, directory, [])
+        log = cls(directory, none.with_last(Segment(env.files, directory, origin, 0)), engine=engine, epoch=epoch,
+                  options=options or LogOptions(), env=env)
         log._segments = none
         log._start_now()
         return log
 
     @classmethod
     def open(cls, directory: Path, *, engine_position: Position | None = None, read_only: bool = False,
-             options: LogOptions | None = None, seams: Seams) -> Log:
+             options: LogOptions | None = None, env: Env) -> Log:
         """Open a log and recover its end: what is torn is cut, what is damaged raises.
 
         Args:
             directory: where the segments are.
             engine_position: the engine's durable state; log missing or different at or below it is damage.
             read_only: change nothing; the torn end is left out, not cut.
-            options, seams: as usual.
+            options, env: as usual.
 
         Raises:
             Damaged, UnsupportedFormat.
         """
-        files = seams.files
+        files = env.files
         names = files.list(directory) if files.is_directory(directory) else []
         ordinals = [int(n[:12]) for n in names if is_segment(n)]
         if not ordinals:
@@ -183,7 +183,7 @@ class Log(LogReading):
         engine_txid = engine_position.txid if engine_position is not None else 0
         segments, recovery = recover(files, directory, ordinals, engine_txid=engine_txid, read_only=read_only)
         log = cls(directory, segments, engine=segments[-1].header.engine, epoch=segments[-1].header.epoch,
-                  options=options or LogOptions(), seams=seams, read_only=read_only)
+                  options=options or LogOptions(), env=env, read_only=read_only)
         log.recovery = recovery
         if not read_only:
             log._sweep(names)
@@ -222,14 +222,14 @@ class Log(LogReading):
 
     def _sweep(self, names: list[str]) -> None:
         """Remove what a crash left behind: half-made files, used spares."""
-        files = self._seams.files
+        files = self._env.files
         for name in names:
             if not (name.endswith(".new") or SPARE.fullmatch(name)) or files.is_directory(self.directory / name):
                 continue  # a segment, or none of ours
             if name.endswith(".new"):
                 files.unlink(self.directory / name)
             else:
-                self._rooms.adopt(self.directory / name)
+                self._rooms.at(self.directory / name)
 
     def _look_at_attachments(self, *, sweep: bool) -> None:
         """All that records name must be there. After a crash there may be more: from loads that never were, and of
@@ -247,7 +247,7 @@ class Log(LogReading):
         for segment in segments:
             for txid, name, size, _ in segment.attachments:
                 path = self.attachment_path(name)
-                if not self._seams.files.exists(path) or self._seams.files.size(path) != size:
+                if not self._env.files.exists(path) or self._env.files.size(path) != size:
                     raise Damaged(f"the attachment of transaction {txid} is missing or cut", path=str(path))
 
     def _start_now(self) -> None:
@@ -363,7 +363,7 @@ class Log(LogReading):
         else:
             counts = (0, 0) if before is None else (before.header.bytes_before + size,
                                                     before.header.attachments_before + len(before.attachments))
-            header = SegmentHeader(self._seams.randomness.token(16), 1 if before is None else before.header.ordinal + 1,
+            header = SegmentHeader(self._env.randomness.token(16), 1 if before is None else before.header.ordinal + 1,
                                    self.engine, self.history, self.epoch, self.appended, self._time, self._now(),
                                    *counts, self._era)
             data_start, joined = len(header.encode()), None
@@ -492,7 +492,7 @@ class Log(LogReading):
             try:
                 return step()
             except (OSError, MemoryError) as error:
-                now = self._seams.clock.monotonic()
+                now = self._env.clock.monotonic()
                 deadline = deadline or now + PATIENCE_S
                 if not is_limit(error) or now >= deadline:
                     raise
@@ -612,7 +612,7 @@ class Log(LogReading):
     def prune(self, segments: list[SegmentInfo]) -> None:
         """Delete these segments, the oldest ones, and their attachments; the last one stays. The caller has made sure
         that nobody needs them."""
-        files, count = self._seams.files, min(len(segments), len(self._segments) - 1)
+        files, count = self._env.files, min(len(segments), len(self._segments) - 1)
         gone = [self._segments[at] for at in range(count)]
         if [s.header.ordinal for s in gone] != [s.ordinal for s in segments[:count]]:
             raise InvalidInput("only the oldest segments can be pruned")
@@ -640,24 +640,24 @@ class Log(LogReading):
 
     def new_attachment(self) -> AttachmentWriter:
         """A file to write a bulk load's data to. Raises `DiskFull`."""
-        name = f"{self._seams.randomness.token(16).hex()}.att"
-        return AttachmentWriter(self._seams.files, self.directory / "attachments", name)
+        name = f"{self._env.randomness.token(16).hex()}.att"
+        return AttachmentWriter(self._env.files, self.directory / "attachments", name)
 
     def import_attachment(self, attachment: Attachment) -> AttachmentWriter:
         """A file to copy another log's attachment to, byte for byte; `finish` compares it with what its record says."""
-        return AttachmentWriter(self._seams.files, self.directory / "attachments", attachment.name, attachment)
+        return AttachmentWriter(self._env.files, self.directory / "attachments", attachment.name, attachment)
 
     def when_full(self, hint: str) -> str:
         """What to do where there is no room: `hint`, and who holds back log that could go otherwise. Costs the number
-        of consumers."""
-        held = [(self.size_after(c.position.txid), c) for c in self.consumers.list()]
+        of slots."""
+        held = [(self.size_after(c.position.txid), c) for c in self.slots.list()]
         held = [(size, c) for size, c in held if size > self.options.segment_bytes]
         if not held:
             return hint
         size, most = max(held, key=lambda found: found[0])
         others = f", and for {len(held) - 1} others" if len(held) > 1 else ""
-        return (f"{hint}; {size:,} bytes of log are kept for the consumer {most.name!r} (id {most.id}){others}: if it "
-                "is gone, drop it (backup.drop_consumer, holdfast consumers drop)")
+        return (f"{hint}; {size:,} bytes of log are kept for the slot {most.name!r} (id {most.id}){others}: if it "
+                "is gone, drop it (backup.drop_slot, holdfast slots drop)")
 
     def status(self) -> dict[str, Any]:
         return {"segments": len(self._segments), "bytes": self.size(), "first": self.base.txid + 1,

@@ -1,8 +1,8 @@
 """Retention: which segments may go. Pure: facts in, a plan out.
 
 Whole segments are pruned, oldest first, and never one that holds a transaction after a lease's position, a registered
-consumer's, or the last checkpoint. `keep_logs` says how much more is kept: as soon as the log exceeds any of its
-bounds, the oldest segments go. A consumer that lags beyond its own bounds is dropped, so that a forgotten target does
+slot's, or the last checkpoint. `keep_logs` says how much more is kept: as soon as the log exceeds any of its
+bounds, the oldest segments go. A slot that lags beyond its own bounds is dropped, so that a forgotten target does
 not fill the disk. On a small disk both have less: log is kept to be of use later, and commits need the room now. So
 what is kept for them is at most half of the file system (`SHARE`), but for a `keep_logs` of "for ever".
 """
@@ -17,7 +17,7 @@ from ..env import Clock
 from ..env.shown import shown
 from ..errors import SettingError
 from ..model.records import SegmentInfo
-from .consumers import Consumer
+from .slots import Slot
 
 LEAP_US = 60_000_000
 """By so many microseconds more than time has passed the wall clock may move on before that is a leap."""
@@ -86,14 +86,14 @@ class KeepLogs:
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """What may be deleted now, and which consumers have to be dropped for it."""
+    """What may be deleted now, and which slots have to be dropped for it."""
 
     segments: tuple[SegmentInfo, ...]
-    dropped: tuple[Consumer, ...]
+    dropped: tuple[Slot, ...]
 
 
 def plan_pruning(oldest: Iterable[SegmentInfo], *, size: int, base: int, newest: int, held: Callable[[int], int],
-                 keep: KeepLogs, floor: int, consumers: Sequence[Consumer], consumer_bytes: int, consumer_hours: float,
+                 keep: KeepLogs, floor: int, slots: Sequence[Slot], slot_bytes: int, slot_hours: float,
                  now_us: int) -> PrunePlan:
     """Plan a pruning. Changes nothing, and costs what it takes away: no segment after the first that stays is looked
     at.
@@ -105,19 +105,19 @@ def plan_pruning(oldest: Iterable[SegmentInfo], *, size: int, base: int, newest:
         held: how many bytes of log there are from the segment on that holds the transaction after this one.
         keep: the bounds asked for.
         floor: every transaction after this one is needed (the least of checkpoint and leases).
-        consumers: registered ones.
-        consumer_bytes, consumer_hours: how far a consumer may lag.
+        slots: registered ones.
+        slot_bytes, slot_hours: how far a slot may lag.
         now_us: the time.
     """
     dropped = []
-    for consumer in consumers:
-        lag_us = now_us - consumer.seen_us
-        if newest > consumer.position.txid and (
-                consumer.position.txid < base  # what it needs is gone already
-                or lag_us > consumer_hours * 3_600_000_000 or held(consumer.position.txid) > consumer_bytes):
-            dropped.append(consumer)
+    for slot in slots:
+        lag_us = now_us - slot.seen_us
+        if newest > slot.position.txid and (
+                slot.position.txid < base  # what it needs is gone already
+                or lag_us > slot_hours * 3_600_000_000 or held(slot.position.txid) > slot_bytes):
+            dropped.append(slot)
         else:
-            floor = min(floor, consumer.position.txid)
+            floor = min(floor, slot.position.txid)
     pruned: list[SegmentInfo] = []
     undated: list[SegmentInfo] = []  # of a clock that was ahead: they are older than what comes after them
     by_age = keep.hours is not None
@@ -136,7 +136,7 @@ def plan_pruning(oldest: Iterable[SegmentInfo], *, size: int, base: int, newest:
 
 
 class CautiousClock:
-    """The time by which log and consumers count as old: the wall clock's, but where it leaps forward that is believed
+    """The time by which log and slots count as old: the wall clock's, but where it leaps forward that is believed
     only after `BELIEVE_S` seconds. A clock that is wrong for a moment would have deleted what nobody can bring back.
 
     At the start it cannot be told from a leap that the store was closed for a while. So time goes on from what was last

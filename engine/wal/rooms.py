@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from ..env import File, Seams
+from ..env import Env, File
 from ..errors import RolledBack
 from .segment import allocate
 
@@ -37,13 +37,13 @@ class RoomNeeded(Exception):
 class Rooms:
     """Of one log: room for an ordinary segment (the *spare*), and for the large one that a large record gets."""
 
-    def __init__(self, directory: Path, *, segment_bytes: int, preallocate: bool, seams: Seams) -> None:
+    def __init__(self, directory: Path, *, segment_bytes: int, preallocate: bool, env: Env) -> None:
         """`preallocate`: without, files are only made and opened, and grow as they are written to."""
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._preallocate = preallocate
-        self._files = seams.files
-        self._making = seams.scheduler.lock()
+        self._files = env.files
+        self._making = env.scheduler.lock()
         self._spare: Room | None = None
         self._large: Room | None = None
         self._number = 0
@@ -53,7 +53,7 @@ class Rooms:
     def wants_spare(self) -> bool:
         return self._preallocate and self._spare is None
 
-    def adopt(self, path: Path) -> None:
+    def at(self, path: Path) -> None:
         """Take over what an earlier opening has made, or remove it. It is good only while it was never written to: zero
         and whole; it was synced before it got its name."""
         file = self._files.open(path, "write")

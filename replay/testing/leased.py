@@ -33,15 +33,16 @@ class LeaseChecks(Contract):
             kept.write(4)
             source = LocalSource(kept.store)
             grant = source.lease("a check", image=True)
-            p0 = grant.position
+            image_position = grant.position
             first = {f.name: source.read_image(grant.id, f.name, 0, f.size) for f in grant.files}
             on_log = source.lease("a check of log", image=False, after=kept.store.log.base)
             fill(kept, 2)
             kept.store.prune()
             last = kept.last
-            records = list(source.read_log(grant.id, p0, last))
+            records = list(source.read_log(grant.id, image_position, last))
             found = [record.txid for record in records]
-            assert found == [*range(p0.txid + 1, last + 1)], f"under a lease from {p0} the log has only {len(found)}"
+            assert found == [*range(image_position.txid + 1, last + 1)], (
+                f"under a lease from {image_position} the log has only {len(found)}")
             everything = len(list(source.read_log(on_log.id, on_log.position, last)))
             assert everything == last, f"under a lease on all {last} transactions, {everything} are in the log"
             again = {f.name: source.read_image(grant.id, f.name, 0, f.size) for f in grant.files}
@@ -50,14 +51,15 @@ class LeaseChecks(Contract):
             for contents in (first, again):
                 state = kept.fresh("state")
                 put_files(REAL.files, state, contents)
-                engine = work.engine.open(state, Context(options=work.options), adopt=p0)
+                engine = work.engine.open(state, Context(options=work.options), at=image_position)
                 roll(engine, kept.store.log, last, durable=True)
                 compare_rolled(kept, engine, last, "a copy made under a lease")
                 engine.close()
             source.release(on_log.id)
             source.release(grant.id)
             kept.store.prune()
-            assert kept.store.log.base.txid > p0.txid, "the leases were released, and the log they held is still kept"
+            assert kept.store.log.base.txid > image_position.txid, (
+                "the leases were released, and the log they held is still kept")
             with raises(LeaseExpired, "a read under a released lease"):
                 source.renew(grant.id)
 

@@ -1,9 +1,9 @@
 """Redo converges: whatever a copy or a crash leaves, applying the records from its position on gives the state.
 
 The engine is driven by its contract alone (`Driver`), so the records are all there, and what is torn is its state only.
-An engine above the seams runs on a simulated disk: its image is read once more at every operation of a checkpoint, and
-copies are put together of pieces of all these readings; and every power cut is tried. One below the seams is read
-between its checkpoints, which is all that a stable image needs, and killed elsewhere.
+An engine above the environment runs on a simulated disk: its image is read once more at every operation of a
+checkpoint, and copies are put together of pieces of all these readings; and every power cut is tried. One below the
+environment is read between its checkpoints, which is all that a stable image needs, and killed elsewhere.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from ...engine.contract.engine import Context
 from ...engine.contract.image import Image
 from ...engine.model.positions import Position
-from ...engine.testing.alone.drafts import begun, several
 from ...engine.testing.alone.driver import Driver, driven
+from ...engine.testing.alone.transactions import begun, several
 from ...engine.testing.beside import Beside
-from ...engine.testing.contract import ABOVE_SEAMS, Contract, check
-from ...engine.testing.disks.quiet import quiet_seams
+from ...engine.testing.contract import ABOVE_ENV, Contract, check
+from ...engine.testing.disks.quiet import quiet_env
 from ...engine.testing.disks.simdisk import SimDisk
 from ...engine.testing.disks.simfates import power_cuts
 from ...engine.testing.disks.simops import Op
@@ -49,20 +49,20 @@ class RedoChecks(Contract):
                 for operations in before:
                     it.commit(operations)
                 it.checkpoint()
-                p0, early = it.engine.position, it.image()
+                image_position, early = it.engine.position, it.image()
                 for operations in [*during, work.numbered(20)]:
                     it.commit(operations)
                 it.checkpoint()
                 digest, late = it.digest(), it.image()
-                for txid in sorted({0, p0.txid, (p0.txid + it.end.txid) // 2, it.end.txid}):
+                for txid in sorted({0, image_position.txid, (image_position.txid + it.end.txid) // 2, it.end.txid}):
                     start = it.position(txid)
-                    engine = it.recovered(it.copied(late), adopt=start)
+                    engine = it.recovered(it.copied(late), at=start)
                     what = f"the state at {it.end}, replayed again from {start},"
                     it.compare_state(engine, what=what)
                     assert it.digest(engine) == digest, f"{what} has another digest"
                     engine.close()
-                for reached in range(p0.txid, it.end.txid + 1):
-                    _begin_again(it, it.copied(early), p0, reached)
+                for reached in range(image_position.txid, it.end.txid + 1):
+                    _begin_again(it, it.copied(early), image_position, reached)
 
         self.prove(claim, examples=15, before=several(work, 2), during=several(work, 3))
 
@@ -85,7 +85,7 @@ class RedoChecks(Contract):
                         copy.read()
                         it.checkpoint()
                         copy.read()
-                p0, p1 = image.position, it.end
+                image_position, consistent_from = image.position, it.end
                 image.close()
                 if work.engine.abilities.image == "stable":
                     assert len(copy.seen) == 1, "the image is declared stable, and its bytes changed in a checkpoint"
@@ -93,23 +93,24 @@ class RedoChecks(Contract):
                     it.commit(operations)
                 for what, contents in (*copy.mixtures(), ("of drawn pieces", copy.drawn(data))):
                     path = it.copied(contents)
-                    for upto in sorted({p1.txid, it.end.txid}):
-                        read_only = upto == p1.txid and work.engine.abilities.replays_in_memory
-                        opened = it.recovered(path, adopt=p0, upto=upto, read_only=read_only)
-                        it.compare_state(opened, upto, f"a copy {what}, taken from {p0} on and replayed to {upto},")
+                    for upto in sorted({consistent_from.txid, it.end.txid}):
+                        read_only = upto == consistent_from.txid and work.engine.abilities.replays_in_memory
+                        opened = it.recovered(path, at=image_position, upto=upto, read_only=read_only)
+                        it.compare_state(
+                            opened, upto, f"a copy {what}, taken from {image_position} on and replayed to {upto},")
                         opened.close()
 
         self.prove(claim, examples=12, before=several(work, 2), during=several(work, 2), after=several(work, 1),
                    data=st.data())
 
-    @check(ABOVE_SEAMS)
+    @check(ABOVE_ENV)
     def test_redo_converges_after_every_power_cut(self, work: Workload) -> None:
         """A power cut at any operation of the disk, whatever of the unsynced ones it keeps, drops or tears, leaves a
         state that opens: never behind the last checkpoint that had returned, and never ahead of what was applied. The
         records after its position bring it to the end. If the engine is atomic, the state is right as it was found."""
         def claim(todo: Todo, apart: list[int]) -> None:
             disk = SimDisk()
-            it = Driver(work, _ROOT, quiet_seams(disk))
+            it = Driver(work, _ROOT, quiet_env(disk))
             begun(it)
             it.checkpoint()
             it.reopen()  # the next checkpoint knows of this one by the disk only
@@ -141,13 +142,13 @@ _ROOT = Path("/state")
 Sampling = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
 
-def _begin_again(it: Driver, path: Path, p0: Position, reached: int) -> None:
-    """Replay a copy from p0, break off at `reached` after a checkpoint, and begin again from p0."""
-    engine = it.recovered(path, adopt=p0, upto=reached)
+def _begin_again(it: Driver, path: Path, image_position: Position, reached: int) -> None:
+    """Replay a copy from its position, break off at `reached` after a checkpoint, and begin again."""
+    engine = it.recovered(path, at=image_position, upto=reached)
     engine.checkpoint(it.position(reached))
     engine.close()
-    again = it.recovered(path, adopt=p0)
-    what = f"a copy from {p0}, whose replay was broken off at {reached} and begun again,"
+    again = it.recovered(path, at=image_position)
+    what = f"a copy from {image_position}, whose replay was broken off at {reached} and begun again,"
     it.compare_state(again, what=what)
     again.checkpoint(it.end)
     again.close()
@@ -159,7 +160,7 @@ def _begin_again(it: Driver, path: Path, p0: Position, reached: int) -> None:
 
 def _look_after_cut(it: Driver, cut: SimDisk, least: int, upto: int, what: str) -> None:
     """What a power cut left, when a checkpoint had returned at `least`, and `upto` was applied."""
-    context, it.context = it.context, Context(quiet_seams(cut), it.work.options)
+    context, it.context = it.context, Context(quiet_env(cut), it.work.options)
     try:
         found = it.opened(it.directory)
         at = found.position.txid
@@ -187,12 +188,12 @@ def _look_after_cut(it: Driver, cut: SimDisk, least: int, upto: int, what: str) 
 @contextmanager
 def _sampled(work: Workload) -> Iterator[tuple[Driver, Sampling]]:
     """A driver, and `sampling(read)`: a context in which `read` is called at each operation of its disk."""
-    if not work.above_seams:
+    if not work.above_env:
         with driven(work) as it:
             yield it, _never
         return
     disk = SimDisk()
-    it = Driver(work, _ROOT, quiet_seams(disk))
+    it = Driver(work, _ROOT, quiet_env(disk))
 
     @contextmanager
     def sampling(read: Callable[[], None]) -> Iterator[None]:

@@ -32,9 +32,9 @@ from ...engine.source.interface import Confirmation, compare
 from ...engine.source.local import LocalSource
 from ...engine.store.layout import Identity, Layout, Manifest
 from ...engine.store.settings import Settings
-from ...engine.testing.alone.drafts import several
+from ...engine.testing.alone.transactions import several
 from ...engine.testing.contract import Contract, check, scratch
-from ...engine.testing.disks.quiet import SetClock, quiet_seams
+from ...engine.testing.disks.quiet import SetClock, quiet_env
 from ...engine.testing.raising import raises
 from ...engine.testing.stored.modelled import Modelled
 from ...engine.testing.stored.tails import copy_running, state_of
@@ -76,19 +76,19 @@ class Seeded:
         self.root = root
         self.generation = Layout(root, REAL.files).generation(1)
         with patch.object(files, "CHUNK_BYTES", _PIECE):
-            state = copy.begin(source, self.generation.path, "a check", bytes(16), seams=REAL, ttl=60)
+            state = copy.begin(source, self.generation.path, "a check", bytes(16), env=REAL, ttl=60)
             self.grant = state.grant
-            copy.copy_image(source, state, self.generation.path, seams=REAL)
+            copy.copy_image(source, state, self.generation.path, env=REAL)
         self.confirmed: Confirmation = source.confirm(self.grant.id)
-        self.p0 = self.grant.position
-        self.p1 = self.confirmed.p1 if self.grant.moving else self.p0
+        self.image_position = self.grant.position
+        self.consistent_from = self.confirmed.consistent_from if self.grant.moving else self.image_position
 
     def fetched(self, upto: Position | None = None) -> Log:
         """Its log, up to a position or to what was confirmed as published. The caller closes it."""
         history = self._kept.store.history
         REAL.files.remove_tree(self.generation.log)
-        log = Log.create(self.generation.log, history_at(history, self.p0), self.p0,
-                         engine=self._kept.engine.name, last_time_us=self.grant.time_us, options=_LOG, seams=REAL)
+        log = Log.create(self.generation.log, history_at(history, self.image_position), self.image_position,
+                         engine=self._kept.engine.name, last_time_us=self.grant.time_us, options=_LOG, env=REAL)
         try:
             fetch(self._source, self.grant.id, log, upto or self.confirmed.published, history)
         except BaseException:
@@ -97,15 +97,17 @@ class Seeded:
         return log
 
     def engine(self) -> Engine[Any, Any]:
-        """Opened as a copy that was taken from p0 on."""
-        return self._kept.engine.open(self.generation.state, Context(options=self._kept.work.options), adopt=self.p0)
+        """Opened as a copy that was taken from the image's position on."""
+        context = Context(options=self._kept.work.options)
+        return self._kept.engine.open(self.generation.state, context, at=self.image_position)
 
-    def name(self, p1: Position) -> None:
-        """Make it a backup that counts from `p1` on."""
+    def name(self, consistent_from: Position) -> None:
+        """Make it a backup that counts from `consistent_from` on."""
         kind, history = self._kept.engine, self._kept.store.history
         layout = Layout(self.root, REAL.files)
-        Manifest(target_id=bytes(16), history=history, engine=kind.name, state_format=kind.state_format, p0=self.p0,
-                 p1=p1, moving=True, chunk_bytes=_PIECE, files=(), created_us=1).write(REAL.files, self.generation)
+        Manifest(target_id=bytes(16), history=history, engine=kind.name, state_format=kind.state_format,
+                 image_position=self.image_position, consistent_from=consistent_from, moving=True, chunk_bytes=_PIECE,
+                 files=(), created_us=1).write(REAL.files, self.generation)
         layout.write_identity(Identity(history.store_id, kind.name, 1))
         layout.switch(self.generation)
 
@@ -116,8 +118,8 @@ class Seeded:
 @contextlib.contextmanager
 def quietly_kept(work: Workload, clock: SetClock | None = None, seed: int = 0) -> Iterator[Modelled]:
     """A store that does nothing by itself. Its ids are drawn from the seed."""
-    seams = quiet_seams(REAL.files, clock=clock, seed=seed)
-    with scratch() as place, Modelled(work, place, settings=SETTINGS, seams=seams) as kept:
+    env = quiet_env(REAL.files, clock=clock, seed=seed)
+    with scratch() as place, Modelled(work, place, settings=SETTINGS, env=env) as kept:
         yield kept
 
 
@@ -167,7 +169,7 @@ class RollChecks(Contract):
                 log = seeded.fetched()
                 assert log.end.txid == last, f"{last} were committed when the copy was whole, and it ends at {log.end}"
                 engine = seeded.engine()
-                for txid in range(seeded.p1.txid, last + 1):
+                for txid in range(seeded.consistent_from.txid, last + 1):
                     roll(engine, log, txid, durable=True)
                     compare_rolled(kept, engine, txid, "a copy seeded during writes, rolled,")
                 engine.close()
@@ -195,15 +197,15 @@ class RollChecks(Contract):
                 kept.write(3)
                 seeded.confirmed = source.confirm(seeded.grant.id)
                 log = seeded.fetched(kept.store.published)
-                for txid in range(seeded.p0.txid, kept.last + 1):
+                for txid in range(seeded.image_position.txid, kept.last + 1):
                     copied = kept.fresh("state")
                     copy_running(seeded.generation.state, copied)
-                    engine = kept.engine.open(copied, Context(options=work.options), adopt=seeded.p0)
-                    middle = (seeded.p0.txid + txid) // 2
+                    engine = kept.engine.open(copied, Context(options=work.options), at=seeded.image_position)
+                    middle = (seeded.image_position.txid + txid) // 2
                     roll(engine, log, middle, durable=True)
                     rolled = roll(engine, log, txid, durable=txid % 2 == 0)
                     assert rolled.position.txid == txid, f"a roll to {txid} came to {rolled.position}"
-                    compare_rolled(kept, engine, txid, f"a copy from {seeded.p0} rolled to {txid}")
+                    compare_rolled(kept, engine, txid, f"a copy from {seeded.image_position} rolled to {txid}")
                     engine.close()
                 log.close()
                 seeded.release()
@@ -212,7 +214,7 @@ class RollChecks(Contract):
 
     @check()
     def test_a_copy_that_is_not_replayed_far_enough_does_not_open(self, work: Workload) -> None:
-        """A copy counts only from the position that its source confirmed (p1): with log that ends before it, it is
+        """A copy counts only from the position that its source confirmed: with log that ends before it, it is
         refused, read-only and for writing; with log up to it, it opens as the model there, and goes on."""
         with quietly_kept(work) as kept:
             for number in range(1, 4):
@@ -222,18 +224,18 @@ class RollChecks(Contract):
             seeded = Seeded(kept, LocalSource(kept.store), kept.fresh("copy"))
             for number in range(5, 8):
                 kept.write(number)
-            p1 = kept.store.published
+            consistent_from = kept.store.published
             records = list(kept.store.log.read(0))
-            seeded.name(p1)
+            seeded.name(consistent_from)
             for end in (records[-3].position, records[-2].position):
                 seeded.fetched(end).close()
                 for read_only in (True, False):
-                    with raises(Damaged, f"opening a copy that ends at {end} and counts from {p1}"):
+                    with raises(Damaged, f"opening a copy that ends at {end} and counts from {consistent_from}"):
                         kept.opened(seeded.root, read_only=read_only).close()
-            seeded.fetched(p1).close()
+            seeded.fetched(consistent_from).close()
             seeded.release()
-            kept.compare_closed(seeded.root, p1.txid)
-            kept.recovered(seeded.root, p1.txid)
+            kept.compare_closed(seeded.root, consistent_from.txid)
+            kept.recovered(seeded.root, consistent_from.txid)
 
     @check()
     def test_order_is_enforced_and_gaps_are_refused(self, work: Workload) -> None:
@@ -246,7 +248,7 @@ class RollChecks(Contract):
             log, source = kept.store.log, LocalSource(kept.store)
             records = list(log.read(0))
             other = Log.create(kept.fresh("log"), kept.store.history, log.base, engine=work.engine.name, options=_LOG,
-                               seams=REAL)
+                               env=REAL)
             for record, what in ((records[1], "the second record first"), (records[3], "a record after a gap"),
                                  (_altered(records[0], log.base), "a record that says it is of another chain")):
                 with raises(InvalidInput, what):
@@ -286,7 +288,7 @@ class RollChecks(Contract):
                 with raises(Diverged, "log read after a twin's position"):
                     list(source.read_log(grant.id, end, end.txid))
                 log = Log.create(kept.fresh("log"), kept.store.history, kept.store.log.base, engine=work.engine.name,
-                                 options=_LOG, seams=REAL)
+                                 options=_LOG, env=REAL)
                 fetch(source, grant.id, log, kept.store.published, kept.store.history)
                 _write(twin, work, theirs, 4)
                 with raises(InvalidInput, "a twin's record at the end of this store's log"):
@@ -321,7 +323,8 @@ def _refuse_pruned(kept: Modelled, source: LocalSource, early: Seeded, other: Lo
     try:
         with raises(LogPruned, "rolling a state across a gap"):
             roll(engine, log, log.end.txid, durable=True)
-        assert engine.position == early.p0, f"after a refused roll the state is at {engine.position}, not {early.p0}"
+        assert engine.position == early.image_position, (
+            f"after a refused roll the state is at {engine.position}, not {early.image_position}")
     finally:
         engine.close()
 

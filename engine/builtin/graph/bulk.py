@@ -95,12 +95,12 @@ class BulkLoad:
     result: BulkResult | None = field(default=None, init=False)
 
 
-def encode(load: object, draft: GraphTransaction, out: BinaryIO, reserve: Callable[[Loaded], None]) -> bytes:
+def encode(load: object, tx: GraphTransaction, out: BinaryIO, reserve: Callable[[Loaded], None]) -> bytes:
     """Check a load, write its file, and return its record's payload.
 
     Args:
         load: a `BulkLoad`.
-        draft: one without changes, on the newest state; it is used for looking up and for allocating tokens.
+        tx: one without changes, on the newest state; it is used for looking up and for allocating tokens.
         out: where to write the file.
         reserve: called with the load in columns before anything is written; raises where there is no room for it.
 
@@ -110,24 +110,24 @@ def encode(load: object, draft: GraphTransaction, out: BinaryIO, reserve: Callab
     """
     if not isinstance(load, BulkLoad):
         raise InvalidInput(f"a bulk load must be a BulkLoad, not {type_name(load)}")
-    before = draft.marks()
+    before = tx.marks()
     shared = check_labels(_several(load.labels))
-    count, sets, node_props = _nodes(load, shared, draft, before.next_node)
+    count, sets, node_props = _nodes(load, shared, tx, before.next_node)
     sources, targets, maps = _edges(load.edges)
-    _check_ends(load, sources, targets, count, draft, before)
+    _check_ends(load, sources, targets, count, tx, before)
     if load.relative:
         sources, targets = sources + before.next_node, targets + before.next_node
     kind = 0
     if len(sources):
         if load.edge_type is None:
             raise InvalidInput("a load with edges needs an edge_type")
-        kind = draft.token(TYPE, check_name(load.edge_type, "edge type"))
-    edge_props = b"".join(_maps(maps, before.next_edge, draft))
+        kind = tx.token(TYPE, check_name(load.edge_type, "edge type"))
+    edge_props = b"".join(_maps(maps, before.next_edge, tx))
     uniform = 0
     if sets is None and count:
-        uniform = draft.label_set(shared)
-    tokens = [change[1:] for change in draft.changes.tokens]
-    marks = Marks(before.next_node + count, before.next_edge + len(sources), draft.marks().next_token,
+        uniform = tx.label_set(shared)
+    tokens = [change[1:] for change in tx.changes.tokens]
+    marks = Marks(before.next_node + count, before.next_edge + len(sources), tx.marks().next_token,
                   before.nodes + count, before.edges + len(sources))
     all_sets = np.broadcast_to(np.uint32(uniform), count) if sets is None else sets
     loaded = Loaded(marks, tokens, before.next_node, uniform, all_sets, before.next_edge, kind, sources, targets,
@@ -145,7 +145,7 @@ def encode(load: object, draft: GraphTransaction, out: BinaryIO, reserve: Callab
     return packed
 
 
-def _nodes(load: BulkLoad, shared: tuple[str, ...], draft: GraphTransaction,
+def _nodes(load: BulkLoad, shared: tuple[str, ...], tx: GraphTransaction,
            first: int) -> tuple[int, npt.NDArray[np.uint32] | None, bytes]:
     """How many nodes, their label sets (None where all have the load's labels), and their property maps."""
     if isinstance(load.nodes, (int, np.integer)) and not isinstance(load.nodes, bool):
@@ -170,11 +170,11 @@ def _nodes(load: BulkLoad, shared: tuple[str, ...], draft: GraphTransaction,
             raise InvalidInput(f"node {at} of the load is neither a mapping nor (labels, properties)")
         token = known.get(labels)
         if token is None:
-            token = known[labels] = draft.label_set(check_labels(labels))
+            token = known[labels] = tx.label_set(check_labels(labels))
         sets.append(token)
         if properties:
             maps.append((at, properties))
-    return len(sets), None if uniform else np.array(sets, np.uint32), b"".join(_maps(maps, first, draft))
+    return len(sets), None if uniform else np.array(sets, np.uint32), b"".join(_maps(maps, first, tx))
 
 
 def _several(labels: Any) -> tuple[Any, ...]:
@@ -189,9 +189,9 @@ def _several(labels: Any) -> tuple[Any, ...]:
     return several
 
 
-def _maps(maps: list[tuple[int, Properties]], first: int, draft: GraphTransaction) -> Iterator[bytes]:
+def _maps(maps: list[tuple[int, Properties]], first: int, tx: GraphTransaction) -> Iterator[bytes]:
     for at, properties in maps:
-        packed = draft.property_map(check_properties(properties))
+        packed = tx.property_map(check_properties(properties))
         yield _MAP.pack(first + at, len(packed))
         yield packed
 
@@ -235,7 +235,7 @@ def _ids(array: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def _check_ends(load: BulkLoad, sources: Any, targets: Any, count: int, draft: GraphTransaction,
+def _check_ends(load: BulkLoad, sources: Any, targets: Any, count: int, tx: GraphTransaction,
                 before: Marks) -> None:
     """That every edge's nodes are there, or in the load."""
     if not len(sources):
@@ -250,7 +250,7 @@ def _check_ends(load: BulkLoad, sources: Any, targets: Any, count: int, draft: G
     if low < before.next_node:
         ids = np.concatenate((sources, targets))
         ids = np.unique(ids[ids < before.next_node])
-        missing = ids[labels_of(draft, ids) == 0]
+        missing = ids[labels_of(tx, ids) == 0]
         if len(missing):
             raise InvalidInput(f"edges name node {missing[0]}, which is not there")
 

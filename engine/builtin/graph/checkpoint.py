@@ -403,7 +403,7 @@ def write_state(state: LmdbState, base: Base, layers: Sequence[Layer], upto: Pos
         lmdb.MapFullError: nothing was changed.
         lmdb.Error: LMDB failed; the environment must not be written again.
     """
-    with state.env.begin(write=True) as txn:
+    with state.environment.begin(write=True) as txn:
         writer = StateWriter(state, txn, layers, base.txid, upto.txid, tokens, Pace(clock), base.tallies)
         indexes = writer.write_all(base.indexes)
         marks = writer.marks(base.marks) if more is None else more(writer, indexes)

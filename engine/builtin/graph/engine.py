@@ -50,34 +50,34 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
     def create(cls, directory: Path, position: Position, context: Context) -> None:
         state = LmdbState(directory, context, create=True, grows=True)
         try:
-            with state.env.begin(write=True) as txn:
+            with state.environment.begin(write=True) as txn:
                 document = encode_meta(context.store_id, position, EMPTY, {}, {name: Tally() for name in TALLIED})
                 txn.put(b"state", document, db=state.dbs["meta"])
         except lmdb.Error as error:
             raise state.at_open(error) from error
         finally:
             state.close()
-        context.seams.files.sync_directory(directory)
+        context.env.files.sync_directory(directory)
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False,
-             adopt: Position | None = None) -> GraphEngine:
-        state = LmdbState(directory, context, read_only=read_only, grows=not read_only and adopt is None)
+             at: Position | None = None) -> GraphEngine:
+        state = LmdbState(directory, context, read_only=read_only, grows=not read_only and at is None)
         try:
-            return cls(state, context, adopt)
+            return cls(state, context, at)
         except BaseException:
             state.close()
             raise
 
-    def __init__(self, state: LmdbState, context: Context, adopt: Position | None) -> None:
+    def __init__(self, state: LmdbState, context: Context, at: Position | None) -> None:
         self._lmdb = state
         self._context = context
-        self._is_copy = adopt is not None
-        self._clock = context.seams.clock
-        base = Base(state, adopt)
+        self._is_copy = at is not None
+        self._clock = context.env.clock
+        base = Base(state, at)
         self._tokens = state.read_tokens(base)
-        self._lock = context.seams.scheduler.lock()
-        self._checkpointing = context.seams.scheduler.lock()
+        self._lock = context.env.scheduler.lock()
+        self._checkpointing = context.env.scheduler.lock()
         self._state: State = (base, (Layer(),), base.position.txid)
         self._staged = base.position.txid
         self._marks = base.marks
@@ -99,11 +99,11 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         state = self._state
         return GraphTransaction(state[0], state[1], self._staged + 1, marks, tokens)
 
-    def stage(self, record: Record, draft: GraphTransaction) -> None:
-        changes = draft.changes
+    def stage(self, record: Record, tx: GraphTransaction) -> None:
+        changes = tx.changes
         if changes.txid != record.txid:
-            raise ValueError(f"a draft made for transaction {changes.txid} cannot be transaction {record.txid}")
-        marks = draft.marks()
+            raise ValueError(f"a transaction made for transaction {changes.txid} cannot be transaction {record.txid}")
+        marks = tx.marks()
         with self._lock:
             self._state[1][0].add(changes, marks, len(record.payload))
         self._marks = marks
@@ -145,7 +145,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         with self._checkpointing:
             if upto.txid > self._position.txid:
                 if upto.txid < self._state[0].txid:
-                    self._position = upto  # adopted below what it holds: that is durable already
+                    self._position = upto  # opened below what it holds: that is durable already
                 else:
                     # What the map had no room for is tried again as it was frozen, or each attempt would add a layer.
                     if self._refused is not None and self._position.txid < self._refused.txid < upto.txid:
@@ -156,16 +156,17 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
             return self._position
 
     def write_bulk(self, load: Any, out: BinaryIO) -> bytes:
-        draft = self.begin()
+        tx = self.begin()
         try:
-            return bulk.encode(load, draft, out, self._reserve)
+            return bulk.encode(load, tx, out, self._reserve)
         finally:
-            draft.close()
+            tx.close()
 
     def _reserve(self, loaded: bulk.Loaded) -> None:
         """Make room for a bulk load before it is logged, since it must be applied then. Raises `DiskFull`."""
         with self._checkpointing:
-            # Not as the load's draft has the durable state: a checkpoint may have come since, and what it wrote is no
+            # Not as the load's transaction has the durable state: a checkpoint may have come since, and what it wrote
+            # is no
             # longer pending.
             with self.staged_view() as view:
                 pages = loaded.pages(view)
@@ -183,7 +184,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
     def apply_bulk(self, record: Record, path: Path) -> None:
         with self._checkpointing:
             self._tokens.cut(self._marks.next_token)
-            loaded = bulk.read(self._context.seams.files, path, record.payload)
+            loaded = bulk.read(self._context.env.files, path, record.payload)
             for token, kind, value in loaded.tokens:
                 self._tokens.add(token, kind, value)
 
@@ -215,7 +216,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         except lmdb.MapFullError as error:
             if more is None:
                 self._refused = upto
-            raise DiskFull(f"the state does not fit in map_size, {self._lmdb.env.info()['map_size']:,} bytes",
+            raise DiskFull(f"the state does not fit in map_size, {self._lmdb.environment.info()['map_size']:,} bytes",
                            hint="nothing was written; reopen with a larger map_size") from error
         except BaseException as error:
             # LMDB may take later commits although this one's pages never reached the disk.
@@ -242,8 +243,8 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
 
 
 def let_go(layers: list[Layer], pace: Pace) -> None:
-    """Forget layers, and take those apart bit by bit that nobody else has. One that a view or a draft has goes with
-    it."""
+    """Forget layers, and take those apart bit by bit that nobody else has. One that a view or a transaction has goes
+    with it."""
     while layers:
         layer = layers.pop()
         there, parts = ref(layer), layer.parts()

@@ -119,7 +119,7 @@ class Base:
         txn: LMDB's.
         get: a list's value in adjacency, or None; its seal opened. Raises `lmdb.Error`, `Damaged`.
         dbs: by name.
-        position: of this state, or where it was said to be when it was adopted.
+        position: of this state, or where it was said to be (`at`).
         txid: the last transaction that it holds: what the overlay has of earlier ones is in it.
         marks, indexes: as of the position.
         tallies: what each database should have.
@@ -135,7 +135,7 @@ class Base:
     __slots__ = ("dbs", "edge_blocks", "edge_props", "get", "indexes", "lists", "marks", "meta", "node_blocks",
                  "node_props", "position", "sound", "state", "tallies", "txid", "txn")
 
-    def __init__(self, state: LmdbState, adopt: Position | None = None) -> None:
+    def __init__(self, state: LmdbState, at: Position | None = None) -> None:
         self.state = state
         self.txn, self.meta = state.begin_known()
         self.get = _opening(self.txn.get, state.sealers["adjacency"])
@@ -143,7 +143,7 @@ class Base:
         for db in self.dbs.values():
             self.txn.stat(db)
         held, self.marks, self.indexes, self.tallies = state.read_meta(self.txn.get(b"state", None, self.dbs["meta"]))
-        self.position = held if adopt is None else adopt
+        self.position = held if at is None else at
         self.txid = held.txid
         if held.txid < self.position.txid or (held.txid == self.position.txid and held != self.position):
             raise Damaged(f"holds the state at {held}, where it should be at {self.position}", path=str(state.path))
@@ -280,11 +280,11 @@ class LmdbState:
             raise InvalidInput(f"map_size={shown(map_size)}",
                                hint="the most bytes the state may ever take, 1 MiB to 64 TiB")
         self.path = directory / DATA
-        self.files = context.seams.files
+        self.files = context.env.files
         self.closed = False
         self.context = context
         self.sealers = sealers(self.path)
-        self.mapping = FileMapping(self.path, context.seams.scheduler.lock())
+        self.mapping = FileMapping(self.path, context.env.scheduler.lock())
         lock = not read_only or context.shared
         if create:
             if self.files.free(directory) < _FIRST_ROOM + LOCK_BYTES:
@@ -296,18 +296,18 @@ class LmdbState:
         if not read_only:
             self._reserve_lock_file(directory)
         try:
-            self.env = self._open(map_size, grows, create=create, readonly=read_only, lock=lock)
+            self.environment = self._open(map_size, grows, create=create, readonly=read_only, lock=lock)
         except lmdb.Error as error:
             raise self.at_open(error) from error
         try:
             if create:
                 self.reserve(0)
-            self.dbs = {name: self.env.open_db(name.encode(), create=create) for name in DATABASES}
+            self.dbs = {name: self.environment.open_db(name.encode(), create=create) for name in DATABASES}
         except lmdb.Error as error:
-            self.env.close()
+            self.environment.close()
             raise self.at_open(error) from error
         except BaseException:
-            self.env.close()
+            self.environment.close()
             raise
 
     def _open(self, map_size: int, grows: bool, **how: bool) -> Any:
@@ -393,9 +393,9 @@ class LmdbState:
             DiskFull: LMDB has no place for another reader.
         """
         try:
-            return self.env.begin(db=self.dbs["adjacency"])
+            return self.environment.begin(db=self.dbs["adjacency"])
         except lmdb.ReadersFullError as error:
-            most = self.env.info()["max_readers"]
+            most = self.environment.info()["max_readers"]
             raise DiskFull(f"{most:,} states of {self.path} are being read, and there is no place for another",
                            hint="close views that are no longer needed") from error
 
@@ -420,7 +420,7 @@ class LmdbState:
         Raises:
             DiskFull: there is none.
         """
-        self.env.reader_check()  # processes that were killed have left theirs
+        self.environment.reader_check()  # processes that were killed have left theirs
         self.begin().abort()
 
     def reserve(self, pages: int) -> None:
@@ -429,7 +429,7 @@ class LmdbState:
         Raises:
             DiskFull: there is none.
         """
-        size = (self.env.info()["last_pgno"] + 1 + pages) * self.page_size + _FIRST_ROOM
+        size = (self.environment.info()["last_pgno"] + 1 + pages) * self.page_size + _FIRST_ROOM
         file = self.files.open(self.path, "write")
         try:
             file.reserve(size)
@@ -438,13 +438,13 @@ class LmdbState:
 
     def room(self) -> int:
         """How many pages `map_size` leaves beyond the last one that was ever used."""
-        info = self.env.info()
+        info = self.environment.info()
         return int(info["map_size"] // self.page_size - info["last_pgno"] - 1)
 
     def trim(self) -> None:
         """Give back room that was reserved and not used, beyond a little. Nobody writes meanwhile, and nobody reads
         behind the last page."""
-        used = (self.env.info()["last_pgno"] + 1) * self.page_size
+        used = (self.environment.info()["last_pgno"] + 1) * self.page_size
         file = self.files.open(self.path, "write")
         try:
             if file.size() > used + 2 * _SPARE_ROOM:
@@ -454,7 +454,7 @@ class LmdbState:
 
     @property
     def page_size(self) -> int:
-        return int(self.env.stat()["psize"])
+        return int(self.environment.stat()["psize"])
 
     def read_tokens(self, base: Base) -> Tokens:
         tokens = Tokens()
@@ -475,7 +475,7 @@ class LmdbState:
         """Read transactions still open end here; reads in other threads are waited for by the library."""
         self.closed = True
         self.mapping.end()
-        self.env.close()
+        self.environment.close()
 
 
 def token_entry(token: int, kind: str, value: Any) -> tuple[bytes, bytes]:

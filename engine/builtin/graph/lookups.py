@@ -1,7 +1,7 @@
 """Finding things through the layers of the overlay and the state below them.
 
 A reader is a base, layers over it, newest first, and a bound (see `overlay.py`). For views the bound is what was
-published when they were made; a draft looks at everything, its own changes as the newest layer.
+published when they were made; a transaction looks at everything, its own changes as the newest layer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FEW = 4
 
 
 class Lookups:
-    """What views and drafts have in common below their public face. `node` and `edge` are ids, any int."""
+    """What views and transactions have in common below their public face. `node` and `edge` are ids, any int."""
 
     __slots__ = ()
 
@@ -58,7 +58,7 @@ class Lookups:
     _get: Callable[..., bytes | None]
     _plans: dict[tuple[str | None, str], Plan]
     _keeps: bool
-    """Whether what was read stays right: a draft changes."""
+    """Whether what was read stays right: a transaction changes."""
 
     def _marks(self) -> Marks:
         for layer in self._layers:

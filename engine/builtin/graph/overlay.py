@@ -168,7 +168,7 @@ _NO_TOKENS: list[tuple[int, int, str, Any]] = _NONE
 
 
 class Changes(Layer):
-    """One transaction's changes, as a layer of its own: the draft reads through it, and replay builds the same.
+    """One transaction's changes, as a layer of its own: the transaction reads through it, and replay builds the same.
 
     Its chains go on into the layer below, so that adding them to it is an assignment per key. Should that layer have
     been frozen meanwhile, its events are then in two layers, which changes nothing for readers.
@@ -177,8 +177,10 @@ class Changes(Layer):
     __slots__ = ("below", "txid")
 
     def __init__(self, txid: int, below: Layer) -> None:
-        # A draft touches few of these: what it does not touch is one empty dict, which all drafts share and none
-        # can write to. Making each draft's own would cost as much as everything else that a small draft does.
+        # A transaction touches few of these: what it does not touch is one empty dict, which all transactions share and
+        # none
+        # can write to. Making each transaction's own would cost as much as everything else that a small transaction
+        # does.
         self.nodes = self.props = self.edges = self.edge_props = _NO_EVENTS
         self.adjacency = _NO_LISTS
         self.labels = _NO_LABELS

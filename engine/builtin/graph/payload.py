@@ -15,7 +15,7 @@ A msgpack array of absolute cell settings, in sections; `docs/formats.md` has it
   them, to find candidates; a checkpoint derives the rows of LMDB from the cells;
 - indexes: all property indexes as [label, key, id], or nil where they did not change.
 
-Decoding builds the same `Changes` that the draft had, so a replayed store is the live one.
+Decoding builds the same `Changes` that the transaction had, so a replayed store is the live one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading a graph: the calls that views and drafts have in common."""
+"""Reading a graph: the calls that views and transactions have in common."""
 
 from __future__ import annotations
 

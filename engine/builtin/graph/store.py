@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from ...contract.plugin import Plugin
 from ...contract.registry import listed
-from ...env import REAL, Seams
+from ...env import REAL, Env
 from ...source.http.service import BackupService
 from ...store.settings import Settings
 from ...store.store import Store
@@ -26,12 +26,12 @@ class GraphStore(Store[GraphTransaction, GraphView]):
         plugins: Iterable[Plugin | str] = (), options: Mapping[str, Any] | None = None,
         settings: Settings | None = None, online_backup_enabled: bool = True, online_backup_server: str | None = None,
         tls_certificate: str | Path | None = None, tls_key: str | Path | None = None, token: str | None = None,
-        insecure: bool = False, seams: Seams = REAL,
+        insecure: bool = False, env: Env = REAL,
     ) -> Self:
         """Open the graph in `directory`, and recover it.
 
         Args:
-            directory, create, read_only, plugins, options, settings, seams: as `Store.open`.
+            directory, create, read_only, plugins, options, settings, env: as `Store.open`.
             online_backup_enabled: serve backups. A store that is open read-only does not.
             online_backup_server: `host:port`, or `:port` for loopback. Without, 127.0.0.1:6362 or the next free port up
                 to 6372.
@@ -44,4 +44,4 @@ class GraphStore(Store[GraphTransaction, GraphView]):
                                 online_backup_server=online_backup_server, tls_certificate=tls_certificate,
                                 tls_key=tls_key, token=token, insecure=insecure)
         return super().open(directory, GraphEngine, create=create, read_only=read_only,
-                            plugins=[service, *listed(plugins)], options=options, settings=settings, seams=seams)
+                            plugins=[service, *listed(plugins)], options=options, settings=settings, env=env)

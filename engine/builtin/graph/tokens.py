@@ -40,7 +40,7 @@ class Tokens:
         self.ids[kind, value] = token
 
     def cut(self, end: int) -> None:
-        """Take out the tokens from `end` on: those of a draft that was rolled back."""
+        """Take out the tokens from `end` on: those of a transaction that was rolled back."""
         if self.highest >= end:
             for token in [token for token in self.values if token >= end]:
                 del self.ids[self.values.pop(token)]

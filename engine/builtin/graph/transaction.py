@@ -1,8 +1,8 @@
-"""`GraphTransaction`: a draft that reads as a view does, its own changes included, and changes the graph.
+"""`GraphTransaction`: a transaction that reads as a view does, its own changes included, and changes the graph.
 
-Every call validates before it changes anything, so one that raises leaves the draft as it was. Changes go into a layer
-of the draft's own (`Changes`), which lies over the store's for reading and becomes the payload and, once logged, part
-of the store's active layer.
+Every call validates before it changes anything, so one that raises leaves the transaction as it was. Changes go into a
+layer of the transaction's own (`Changes`), which lies over the store's for reading and becomes the payload and, once
+logged, part of the store's active layer.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ class GraphTransaction(Reads, Transaction):
 
     def token(self, kind: str, value: Value) -> int:
         """The token, a new one if there is none. It goes into the shared table at once, where nothing of it shows to
-        views; should this draft be rolled back, the next one takes it out (`Tokens.cut`)."""
+        views; should this transaction be rolled back, the next one takes it out (`Tokens.cut`)."""
         token = self._tokens.ids.get((kind, value))
         if token is None:
             token = self._next_token
@@ -298,7 +298,7 @@ class GraphTransaction(Reads, Transaction):
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def marks(self) -> Marks:
-        """Allocation marks and counts after this draft."""
+        """Allocation marks and counts after this transaction."""
         return _tuple(Marks, (self._next_node, self._next_edge, self._next_token, self._number_of_nodes,
                               self._number_of_edges))
 

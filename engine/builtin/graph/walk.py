@@ -178,7 +178,7 @@ def digest(reads: Reads) -> bytes:
     total = np.array(_halves(_MARKS.pack(b"M", marks.next_node, marks.next_edge)), np.uint64)
     for index in reads.indexes():
         total += np.array(_halves(b"I" + msgpack.packb(index)), np.uint64)
-    # Tokens from the view's mark on may be a draft's, and go again.
+    # Tokens from the view's mark on may be a transaction's, and go again.
     names = np.zeros((2, min(tokens.highest + 1, marks.next_token)), np.uint64)
     for token, (kind, value) in list(tokens.values.items()):
         if kind in (TYPE, LABELS) and token < marks.next_token:

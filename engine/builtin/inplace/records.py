@@ -36,7 +36,7 @@ from ...model.positions import Position
 from ...model.records import Record
 from ...toolkit.digest import unordered_digest
 from ...toolkit.file_image import FileImage
-from ...toolkit.keyed_transaction import KeyedDraft, changes_of
+from ...toolkit.keyed_transaction import KeyedTransaction, changes_of
 from ...toolkit.state_file import read_state, write_state
 from .cells import CELL, CellFiles, Key
 
@@ -95,7 +95,7 @@ def _verified(key: Key, cell: bytes) -> bytes:
 
 
 class _Reader:
-    """Records, decoded and verified, read by whatever fetches cells: a draft's or a view's."""
+    """Records, decoded and verified, read by whatever fetches cells: a transaction's or a view's."""
 
     __slots__ = ("_fetch",)
 
@@ -142,8 +142,8 @@ class _Reader:
         return b"".join((value.inline, *(data for _, data in self.chain(number, value))))
 
 
-class RecordsTransaction(KeyedDraft[Key, bytes]):
-    """A draft over the newest state: whole records by place. Values are up to `MAX_VALUE` bytes."""
+class RecordsTransaction(KeyedTransaction[Key, bytes]):
+    """A transaction over the newest state: whole records by place. Values are up to `MAX_VALUE` bytes."""
 
     __slots__ = ("_cells", "_reader", "_step")
 
@@ -154,7 +154,7 @@ class RecordsTransaction(KeyedDraft[Key, bytes]):
         self._reader = _Reader(self._fetch)
 
     def get(self, number: int) -> bytes | None:
-        """The value, with this draft's own changes, or None. Raises `InvalidInput`."""
+        """The value, with this transaction's own changes, or None. Raises `InvalidInput`."""
         self._step = {}
         value = self._reader.find(number)
         return None if value is None else self._reader.content(number, value)
@@ -346,25 +346,25 @@ class RecordsEngine(Engine[RecordsTransaction, RecordsView]):
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
         context.accept_options()
-        files = context.seams.files
+        files = context.env.files
         empty = _MARKS.pack(1, 0)
         for file, (path, header) in enumerate(cls._layout(directory)):
             files.write_durably(path, header + _close((file, 0), empty))
         write_state(context, directory / _POSITION, _POSITION_MAGIC, cls.state_format, position, b"")
 
     @classmethod
-    def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Self:
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False, at: Position | None = None) -> Self:
         context.accept_options()
-        files = context.seams.files
+        files = context.env.files
         position, _ = read_state(context, directory / _POSITION, _POSITION_MAGIC, cls.state_format)
-        position = position if adopt is None else adopt
-        cells = CellFiles(files, cls._layout(directory), position, context.seams.scheduler.lock(), read_only=read_only)
+        position = position if at is None else at
+        cells = CellFiles(files, cls._layout(directory), position, context.env.scheduler.lock(), read_only=read_only)
         return cls(directory, context, cells, position)
 
     def __init__(self, directory: Path, context: Context, cells: CellFiles, position: Position) -> None:
         self._directory = directory
         self._context = context
-        self._seams = context.seams
+        self._env = context.env
         self._cells = cells
         self._position = position
 
@@ -399,7 +399,7 @@ class RecordsEngine(Engine[RecordsTransaction, RecordsView]):
     def image(self) -> Image:
         # The position is read first: files that a checkpoint moves on while they are opened hold that and more.
         position = self._position
-        return FileImage(self._seams, self._directory, (*_NAMES, _POSITION), position)
+        return FileImage(self._env, self._directory, (*_NAMES, _POSITION), position)
 
     def close(self) -> None:
         self._cells.close()

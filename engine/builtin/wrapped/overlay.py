@@ -6,8 +6,9 @@ quick as the log, needs no room in the database, and is not durable in two place
 under a dictionary that no longer changes; a checkpoint writes the overlay to the database and puts a newer snapshot
 under what is left of it. Since the overlay is absolute, an entry over a snapshot that has it already changes nothing.
 
-There are two overlays: what is published, and, for drafts, what is appended beside it. Each is handed out as it is and
-copied by the first change after that. Snapshots are counted, and closed with the last view or draft that uses them.
+There are two overlays: what is published, and, for transactions, what is appended beside it. Each is handed out as it
+is and copied by the first change after that. Snapshots are counted, and closed with the last view or transaction that
+uses them.
 
 What is left to write for a database is `create` and `open`, `_snapshot`, `_write` (a checkpoint), `_copy` (an image, as
 files of their own, so that it stays as it is while the database moves on) and `_close`. `sqlite.py` and `rocksdb.py`
@@ -68,7 +69,7 @@ class Snapshot(ABC):
 
 
 class _Base:
-    """A snapshot, and by how many it is used: the engine while it is the newest, views, drafts."""
+    """A snapshot, and by how many it is used: the engine while it is the newest, views, transactions."""
 
     __slots__ = ("snapshot", "users")
 
@@ -91,7 +92,7 @@ class _Layer:
         return self._changes
 
     def peek(self) -> Overlay:
-        """As it is until the next change: for a draft, which ends with that change."""
+        """As it is until the next change: for a transaction, which ends with that change."""
         return self._changes
 
     def add(self, changes: Overlay) -> None:
@@ -161,7 +162,7 @@ class PairsView(View):
 
 
 class PairsTransaction(MemoryTransaction):
-    """A draft over the newest state, as the memory engine's: `get`, `put`, `delete`."""
+    """A transaction over the newest state, as the memory engine's: `get`, `put`, `delete`."""
 
     __slots__ = ("_view",)
 
@@ -177,16 +178,16 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
     """See the module's text."""
 
     def __init__(self, directory: Path, context: Context, position: Position) -> None:
-        """The subclass's database is open by now. `position` is the one it holds, or adopts."""
+        """The subclass's database is open by now. `position` is the one it holds, or was told."""
         self._directory = directory
-        self._seams = context.seams
+        self._env = context.env
         self._position = self._published = position
         self._shown, self._newest = _Layer(), _Layer()
         self._staged = position.txid
         self._waiting: deque[tuple[Position, Overlay, int]] = deque()  # staged, not published; with bytes of payload
         self._pending = 0
-        self._lock = context.seams.scheduler.lock()  # guards all above and below; held for moments
-        self._checkpointing = context.seams.scheduler.lock()
+        self._lock = context.env.scheduler.lock()  # guards all above and below; held for moments
+        self._checkpointing = context.env.scheduler.lock()
         self._pid = os.getpid()
         self._base = _Base(self._snapshot())
         self._bases = {self._base}
@@ -231,8 +232,8 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
         with self._lock:
             return PairsTransaction(self._look(self._newest.peek(), self._staged))
 
-    def stage(self, record: Record, draft: PairsTransaction) -> None:
-        self._take(record, draft.changes)
+    def stage(self, record: Record, tx: PairsTransaction) -> None:
+        self._take(record, tx.changes)
 
     def apply(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -312,11 +313,11 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
         if self._read_only:
             raise Unsupported(f"the {self.name} engine makes an image beside its files, and {self._directory} is open "
                               "read-only", hint="back up from the store when it is open for writing")
-        files = self._seams.files
-        place = self._directory / f"{IMAGE_PREFIX}{self._seams.randomness.token(8).hex()}"
+        files = self._env.files
+        place = self._directory / f"{IMAGE_PREFIX}{self._env.randomness.token(8).hex()}"
         try:
             position = self._copy(place)
-            return FileImage(self._seams, place, files.list(place), position, own=True)
+            return FileImage(self._env, place, files.list(place), position, own=True)
         except BaseException as error:
             files.remove_tree(place)
             if is_disk_full(error):
@@ -358,12 +359,12 @@ def decode_state(context: Context, data: bytes, magic: bytes, version: int,
         raise Damaged(f"lacks {error} in the document of its state", path=str(path)) from error
 
 
-def adopted(held: Position, adopt: Position | None, path: Path) -> Position:
-    """Where a state is that holds `held`. Raises `Damaged` where it cannot be what `adopt` says it is: these databases
+def checked_position(held: Position, at: Position | None, path: Path) -> Position:
+    """Where a state is that holds `held`. Raises `Damaged` where it cannot be what `at` says it is: these databases
     are copied as of one position, never less."""
-    if adopt is not None and (held.txid < adopt.txid or (held.txid == adopt.txid and held != adopt)):
-        raise Damaged(f"holds the state at {held}, where it should be at {adopt}", path=str(path))
-    return held if adopt is None else adopt
+    if at is not None and (held.txid < at.txid or (held.txid == at.txid and held != at)):
+        raise Damaged(f"holds the state at {held}, where it should be at {at}", path=str(path))
+    return held if at is None else at
 
 
 _open_engines: weakref.WeakSet[PairsEngine] = weakref.WeakSet()

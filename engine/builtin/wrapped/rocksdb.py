@@ -33,7 +33,7 @@ from ...env.scratch import ScratchDirectory
 from ...env.system import system_errors
 from ...errors import Damaged, DiskFull, HoldfastError, InvalidInput, StoreClosed, StoreLocked, Unsupported
 from ...model.positions import Position
-from .overlay import RUN_BYTES, Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
+from .overlay import RUN_BYTES, Overlay, PairsEngine, Snapshot, checked_position, decode_state, encode_state, sweep
 
 if TYPE_CHECKING:
     from rocksdict import Rdict
@@ -125,7 +125,7 @@ def _write(database: Rdict, directory: Path, context: Context, changes: Overlay,
         else:
             batch.put(key, value)
     batch.put(_POSITION, document)
-    if (free := context.seams.files.free(directory)) < (needed := batch.size_in_bytes() + _SPARE_ROOM):
+    if (free := context.env.files.free(directory)) < (needed := batch.size_in_bytes() + _SPARE_ROOM):
         raise DiskFull(f"{directory} has {free:,} bytes left, a checkpoint needs {needed:,}")
     unlogged = rocksdict.WriteOptions()
     unlogged.disable_wal = True
@@ -139,7 +139,7 @@ class RocksSnapshot(Snapshot):
 
     def __init__(self, database: Rdict, directory: Path, context: Context) -> None:
         self._directory = directory
-        self._lock = context.seams.scheduler.lock()
+        self._lock = context.env.scheduler.lock()
         with _told(directory):
             self._iterator: Any = database.iter()
 
@@ -204,16 +204,16 @@ class RocksEngine(PairsEngine):
         finally:
             with _told(directory):
                 database.close()
-        context.seams.files.sync_directory(directory)
+        context.env.files.sync_directory(directory)
 
     @classmethod
-    def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Self:
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False, at: Position | None = None) -> Self:
         context.accept_options()
         if not read_only:
-            sweep(context.seams.files, directory)
-            context.seams.files.unlink(directory / _NOTES, missing_ok=True)
-            return cls(directory, context, directory, adopt)
-        files, private = context.seams.files, ScratchDirectory(context.seams.files)
+            sweep(context.env.files, directory)
+            context.env.files.unlink(directory / _NOTES, missing_ok=True)
+            return cls(directory, context, directory, at)
+        files, private = context.env.files, ScratchDirectory(context.env.files)
         try:
             for name in files.list(directory):
                 path = directory / name
@@ -221,12 +221,12 @@ class RocksEngine(PairsEngine):
                     files.symlink(files.absolute(path), private.path / name)
                 elif name != _NOTES and not files.is_directory(path):
                     files.copy_file(path, private.path / name)
-            return cls(directory, context, private.path, adopt, private=private)
+            return cls(directory, context, private.path, at, private=private)
         except BaseException:
             private.cleanup()
             raise
 
-    def __init__(self, directory: Path, context: Context, opened: Path, adopt: Position | None, *,
+    def __init__(self, directory: Path, context: Context, opened: Path, at: Position | None, *,
                  private: ScratchDirectory | None = None) -> None:
         self._context = context
         self._opened = opened
@@ -234,7 +234,7 @@ class RocksEngine(PairsEngine):
         self._read_only = private is not None
         self._database = _open(opened, private=private is not None)
         try:
-            super().__init__(directory, context, adopted(self._held(directory), adopt, directory))
+            super().__init__(directory, context, checked_position(self._held(directory), at, directory))
         except BaseException:
             self._close_database()
             raise
@@ -262,7 +262,7 @@ class RocksEngine(PairsEngine):
             position = self._held(self._directory)  # not ours: what a failed write left in memory goes into the image
             with _told(self._directory):
                 _rocksdict().Checkpoint(self._database).create_checkpoint(str(place))
-        self._seams.files.unlink(place / _NOTES, missing_ok=True)
+        self._env.files.unlink(place / _NOTES, missing_ok=True)
         return position
 
     def _close(self) -> None:

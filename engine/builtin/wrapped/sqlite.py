@@ -35,7 +35,7 @@ from ...env.system import system_errors
 from ...errors import Damaged, DiskFull, StoreClosed, StoreLocked, Unsupported
 from ...model.positions import Position
 from ...toolkit.sealed import Sealer, Tally
-from .overlay import RUN_BYTES, Overlay, PairsEngine, Snapshot, adopted, decode_state, encode_state, sweep
+from .overlay import RUN_BYTES, Overlay, PairsEngine, Snapshot, checked_position, decode_state, encode_state, sweep
 
 logger = logging.getLogger("holdfast.sqlite")
 
@@ -136,7 +136,7 @@ class SqliteSnapshot(Snapshot):
         self._path = path
         self._mode = mode
         self._sealer = _sealer(path)
-        self._lock = context.seams.scheduler.lock()
+        self._lock = context.env.scheduler.lock()
         with _told(path):
             self._connection = _connect(path, mode)
         try:
@@ -184,7 +184,7 @@ class SqliteSnapshot(Snapshot):
 
     def check(self) -> Iterator[str]:
         # On a connection of its own, of what SQLite holds by now: it may take minutes, and whoever reads from this
-        # snapshot, the next draft among them, would wait for it.
+        # snapshot, the next transaction among them, would wait for it.
         with _told(self._path), closing(_connect(self._path, self._mode)) as connection:
             findings = connection.execute("PRAGMA integrity_check").fetchall()
         for (finding,) in findings:
@@ -207,7 +207,7 @@ class SqliteEngine(PairsEngine):
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
         context.accept_options()
-        path, files = directory / _FILE, context.seams.files
+        path, files = directory / _FILE, context.env.files
         files.open(path, "create").close()  # by us, and so readable by this user only
         with _told(path):
             connection = _connect(path, "rw")
@@ -220,17 +220,17 @@ class SqliteEngine(PairsEngine):
         files.sync_directory(directory)
 
     @classmethod
-    def open(cls, directory: Path, context: Context, *, read_only: bool = False, adopt: Position | None = None) -> Self:
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False, at: Position | None = None) -> Self:
         context.accept_options()
-        files, path = context.seams.files, directory / _FILE
+        files, path = context.env.files, directory / _FILE
         if not files.exists(path):
             raise Damaged("is missing", path=str(path))
         if not read_only:
             sweep(files, directory)
-            return cls(directory, context, path, adopt, writer=cls._writer_on(path))
+            return cls(directory, context, path, at, writer=cls._writer_on(path))
         left = [side for side in (f"{_FILE}{end}" for end in _SIDE_FILES) if files.exists(directory / side)]
         if not left:
-            return cls(directory, context, path, adopt)
+            return cls(directory, context, path, at)
         private = ScratchDirectory(files)
         try:
             for name in (_FILE, *left):
@@ -241,7 +241,7 @@ class SqliteEngine(PairsEngine):
             if refused:
                 raise OSError(errno.EIO, "SQLite did not move its log into the file", str(path))
             # Now all of it is in the one file. (Closing would have moved it too, and says nothing where it could not.)
-            return cls(directory, context, path, adopt, private=private)
+            return cls(directory, context, path, at, private=private)
         except BaseException:
             private.cleanup()
             raise
@@ -260,7 +260,7 @@ class SqliteEngine(PairsEngine):
                 raise
         return writer
 
-    def __init__(self, directory: Path, context: Context, path: Path, adopt: Position | None, *,
+    def __init__(self, directory: Path, context: Context, path: Path, at: Position | None, *,
                  writer: sqlite3.Connection | None = None, private: ScratchDirectory | None = None) -> None:
         self._context = context
         self._path = path
@@ -271,7 +271,7 @@ class SqliteEngine(PairsEngine):
             held = self._snapshot()
             held.close()
             self._tally = held.tally
-            super().__init__(directory, context, adopted(held.position, adopt, path))
+            super().__init__(directory, context, checked_position(held.position, at, path))
         except BaseException:
             if writer is not None:
                 writer.close()
@@ -319,7 +319,7 @@ class SqliteEngine(PairsEngine):
             logger.warning("no room to move SQLite's log into %s; it goes on growing", self._path)
 
     def _copy(self, place: Path) -> Position:
-        self._seams.files.make_directory(place)
+        self._env.files.make_directory(place)
         copy = place / _FILE
         with _told(self._path):
             connection = _connect(self._path, "rw")

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from ...env import REAL, Seams
+from ...env import REAL, Env
 from ...env.shown import printable
 from ...env.system import is_limit, system_errors, told
 from ...errors import (
@@ -42,7 +42,7 @@ from ...errors import (
 )
 from ...model.positions import Position
 from ...model.records import Record
-from ..interface import CHUNK_BYTES, HEX_ID, Confirmation, ConsumerState, Grant, Source, SourceInfo
+from ..interface import CHUNK_BYTES, HEX_ID, Confirmation, Grant, SlotState, Source, SourceInfo
 from . import discovery, wire
 from .line import Credential, Line
 
@@ -73,7 +73,7 @@ class HttpSource(Source):
 
     def __init__(self, host: str, port: int, *, token: str | None = None, tls: ssl.SSLContext | None = None,
                  timeout: float = 30.0, max_record_bytes: int = MAX_RECORD, credential: Credential | None = None,
-                 seams: Seams = REAL) -> None:
+                 env: Env = REAL) -> None:
         """
         Args:
             host, port: where it listens.
@@ -84,18 +84,18 @@ class HttpSource(Source):
                 `PATIENCE` times as long that no record may come.
             max_record_bytes: the largest payload of a transaction that is taken; the setting of the store's.
             credential: in place of `token`, where to look for one.
-            seams: files, locks and pauses.
+            env: files, locks and pauses.
         """
         self.host, self.port = host, port
         self._credential = credential or Credential(token, "was given")
         self._tls = tls
         self._timeout = timeout
         self._max_record = max_record_bytes
-        self._seams = seams
-        self._lock = seams.scheduler.lock()
+        self._env = env
+        self._lock = env.scheduler.lock()
         self._open: set[Line] = set()
         self._kept: dict[int, Line] = {}  # by thread
-        self._closing = seams.scheduler.event()
+        self._closing = env.scheduler.event()
         self._instance: str | None = None
         self._granted: dict[str, str] = {}
 
@@ -150,7 +150,7 @@ class HttpSource(Source):
 
     def read_log(self, lease_id: str, after: Position, upto: int) -> Iterator[Record]:
         reader = wire.RecordReader(after, self._max_record)
-        failures, begun = 0, self._seams.clock.monotonic()
+        failures, begun = 0, self._env.clock.monotonic()
         while not reader.ended:
             before = reader.position.txid
             try:
@@ -158,22 +158,22 @@ class HttpSource(Source):
             except (wire.Garbled, SourceUnavailable, *_LOST) as error:
                 failures += 1
                 if reader.position.txid > before:
-                    failures, begun = 1, self._seams.clock.monotonic()
+                    failures, begun = 1, self._env.clock.monotonic()
                 self._pause_or_give_up(failures, len(_PAUSES), error, begun)
                 reader = wire.RecordReader(reader.position, self._max_record)
         if reader.position.txid < upto:
             raise SourceRefused(f"the source sent the log up to {reader.position.txid}, not {upto}")
 
-    def register(self, consumer_id: str, name: str, position: Position) -> None:
-        self._json("PUT", f"/v1/consumers/{_id(consumer_id)}", "a registration", dict,
+    def register(self, slot_id: str, name: str, position: Position) -> None:
+        self._json("PUT", f"/v1/consumers/{_id(slot_id)}", "a registration", dict,
                    body={"name": name, "position": wire.position_to_wire(position)})
 
-    def consumers(self) -> list[ConsumerState]:
-        return self._json("GET", "/v1/consumers", "a list of consumers", wire.consumers_from_wire)
+    def slots(self) -> list[SlotState]:
+        return self._json("GET", "/v1/consumers", "a list of slots", wire.slots_from_wire)
 
-    def drop(self, consumer_id: str) -> None:
+    def drop(self, slot_id: str) -> None:
         # Asked once: the second time it would be gone already.
-        self._json("DELETE", f"/v1/consumers/{_id(consumer_id)}", "a release", dict, attempts=1)
+        self._json("DELETE", f"/v1/consumers/{_id(slot_id)}", "a release", dict, attempts=1)
 
     def close(self) -> None:
         """Close the connections. Leases stay: a later run may go on under them, or they expire."""
@@ -225,7 +225,7 @@ class HttpSource(Source):
                 yield from reader.feed(data)
 
     def _again(self, once: Callable[[], T], attempts: int) -> T:
-        failures, begun = 0, self._seams.clock.monotonic()
+        failures, begun = 0, self._env.clock.monotonic()
         while True:
             try:
                 return once()
@@ -244,7 +244,7 @@ class HttpSource(Source):
             raise NotAuthorized(f"{self._place} could not prove who it is: {printable(error.verify_message)}",
                                 hint="name the certificate authority with ca=, and the host as in its certificate"
                                 ) from error
-        if self._seams.clock.monotonic() - begun >= PATIENCE * self._timeout:
+        if self._env.clock.monotonic() - begun >= PATIENCE * self._timeout:
             attempts = failures
         if self._instance is None:
             attempts = min(attempts, 2)  # nobody was there yet: no use in insisting
@@ -324,7 +324,7 @@ class HttpSource(Source):
     def _line(self, own: bool, fresh: bool) -> Line:
         if self._closing.is_set():
             raise SourceUnavailable(f"the connection to {self._place} was closed")
-        here = self._seams.scheduler.here()
+        here = self._env.scheduler.here()
         kept = self._kept.get(here)
         if kept is not None and (kept.sock is None or fresh):
             self._drop(kept)
@@ -332,7 +332,7 @@ class HttpSource(Source):
         if kept is not None and not own:
             return kept
         made = Line(self.host, self.port, tls=self._tls, credential=self._credential, timeout=self._timeout,
-                    seams=self._seams)
+                    env=self._env)
         with self._lock:
             self._open.add(made)
         if not own:
@@ -346,7 +346,7 @@ class HttpSource(Source):
 
 
 def connect(host: str, port: int, *, token: str | None = None, tls: bool | None = None, ca: str | Path | None = None,
-            timeout: float = 30.0, max_record_bytes: int = MAX_RECORD, seams: Seams = REAL) -> HttpSource:
+            timeout: float = 30.0, max_record_bytes: int = MAX_RECORD, env: Env = REAL) -> HttpSource:
     """A source at an address.
 
     Args:
@@ -358,16 +358,16 @@ def connect(host: str, port: int, *, token: str | None = None, tls: bool | None 
         ca: file of the certificate authority that the source's certificate comes from, else the system's.
         timeout: seconds that an answer may take; see `HttpSource`.
         max_record_bytes: the largest payload of a transaction that is taken.
-        seams: files, locks and pauses.
+        env: files, locks and pauses.
 
     Raises:
         SettingError: `ca` cannot be read.
         LimitReached: this process can open no more files.
     """
-    credential = _credential(host, port, token, seams)
+    credential = _credential(host, port, token, env)
     if tls is None:
         with system_errors(f"cannot look for a service at {host}:{port}"):
-            near = [e for name in _loopbacks(host) for e in discovery.find(seams.files, name, port)]
+            near = [e for name in _loopbacks(host) for e in discovery.find(env.files, name, port)]
         tls = ca is not None or (any(e.scheme == "https" for e in near) if near else not is_loopback(host))
     context = None
     if tls:
@@ -376,10 +376,10 @@ def connect(host: str, port: int, *, token: str | None = None, tls: bool | None 
         except (OSError, ValueError) as error:
             raise SettingError(f"the certificate authority {ca} cannot be read: {error}") from error
     return HttpSource(host, port, credential=credential, tls=context, timeout=timeout,
-                      max_record_bytes=max_record_bytes, seams=seams)
+                      max_record_bytes=max_record_bytes, env=env)
 
 
-def _credential(host: str, port: int, token: str | None, seams: Seams) -> Credential:
+def _credential(host: str, port: int, token: str | None, env: Env) -> Credential:
     """The one order in which tokens are looked for; see `connect`."""
     given = token is not None
     if token is None:
@@ -391,7 +391,7 @@ def _credential(host: str, port: int, token: str | None, seams: Seams) -> Creden
     whence = ("comes from the environment's HOLDFAST_TOKEN" if token else
               "is neither given, nor in HOLDFAST_TOKEN, nor has a service of this user published one for this address")
     hosts = _loopbacks(host) or [host]
-    return Credential(token, whence, lambda: [e for name in hosts for e in discovery.find(seams.files, name, port)])
+    return Credential(token, whence, lambda: [e for name in hosts for e in discovery.find(env.files, name, port)])
 
 
 def _loopbacks(host: str) -> list[str]:

@@ -37,7 +37,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ...env import DirectoryLock, Files, Seams, Task
+from ...env import DirectoryLock, Env, Files, Task
 from ...env.system import is_limit
 from ...errors import LocksUnsupported, SettingError
 
@@ -115,12 +115,12 @@ def _plain(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 class Publication:
     """One service's entry, in every place that can be used. Made, then `refresh`ed or `start`ed, then `withdraw`n."""
 
-    def __init__(self, entry: Entry, seams: Seams) -> None:
+    def __init__(self, entry: Entry, env: Env) -> None:
         self._entry = entry
-        self._seams = seams
+        self._env = env
         self._held: dict[Path, DirectoryLock] = {}
         self._told: set[Path] = set()
-        self._stop = seams.scheduler.event()
+        self._stop = env.scheduler.event()
         self._task: Task | None = None
 
     def start(self) -> None:
@@ -131,9 +131,9 @@ class Publication:
         """
         failed = self.refresh()
         with contextlib.suppress(OSError):
-            for directory in places(self._seams.files):
-                _sweep(self._seams.files, directory)
-        self._task = self._seams.scheduler.spawn("holdfast-entry", self._run)
+            for directory in places(self._env.files):
+                _sweep(self._env.files, directory)
+        self._task = self._env.scheduler.spawn("holdfast-entry", self._run)
         if not self._held:
             raise SettingError(f"the service's token can be left nowhere: {'; '.join(failed) or 'no place is known'}",
                                hint="give the service a token of its own, or point XDG_RUNTIME_DIR to a private "
@@ -146,14 +146,14 @@ class Publication:
     def refresh(self) -> list[str]:
         """Put back what is gone, give what is there the time of now; what could not be written, and why."""
         failed = []
-        for directory in places(self._seams.files):
+        for directory in places(self._env.files):
             path = directory / f"{self._entry.port}-{self._entry.instance}.json"
             try:
                 held = self._held.get(path)
                 if held is not None and held.freshen():
                     continue
-                self._seams.files.make_private_directory(directory)
-                self._held[path] = self._seams.files.write_held(path, json.dumps(asdict(self._entry)).encode())
+                self._env.files.make_private_directory(directory)
+                self._held[path] = self._env.files.write_held(path, json.dumps(asdict(self._entry)).encode())
                 if held is not None:
                     held.abandon()
             except OSError as error:
@@ -172,7 +172,7 @@ class Publication:
         held, self._held = self._held, {}
         for path, lock in held.items():
             with contextlib.suppress(OSError):
-                self._seams.files.unlink(path, missing_ok=True)
+                self._env.files.unlink(path, missing_ok=True)
             lock.abandon()
 
     def abandon(self) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...env import Seams
+from ...env import Env
 from ...errors import NotAuthorized, SourceUnavailable
 from . import wire
 from .discovery import Entry
@@ -54,7 +54,7 @@ class Line(http.client.HTTPConnection):
     """
 
     def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None, credential: Credential, timeout: float,
-                 seams: Seams) -> None:
+                 env: Env) -> None:
         super().__init__(host, port, timeout=timeout)
         self.auto_open = 0  # no byte goes where `open` has not looked first
         self.token: str | None = None
@@ -62,7 +62,7 @@ class Line(http.client.HTTPConnection):
         self._tls = tls
         self._credential = credential
         self._silence = timeout
-        self._seams = seams
+        self._env = env
         self._timed: _Timed | None = None
 
     def open(self) -> None:
@@ -82,7 +82,7 @@ class Line(http.client.HTTPConnection):
         except BaseException:
             raw.close()
             raise
-        self._timed = _Timed(raw, self._seams.clock, self._silence)
+        self._timed = _Timed(raw, self._env.clock, self._silence)
         self.sock = self._timed  # as much of a socket as http.client uses
         self.token, self.whence = credential.token, credential.whence
         if credential.look is not None:  # once more: the service may have come between looking and connecting
@@ -123,7 +123,7 @@ class Line(http.client.HTTPConnection):
 
     def _identify(self, entries: Sequence[Entry], reached: tuple[str, int]) -> None:
         """Take the token of the entry that belongs to whoever listens here."""
-        nonce = self._seams.randomness.token(16).hex()
+        nonce = self._env.randomness.token(16).hex()
         self.allow(self._silence, self._silence)
         self.request("GET", "/v1/health", headers={wire.CHALLENGE_HEADER: nonce})
         answer = self.getresponse()

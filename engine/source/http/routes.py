@@ -88,7 +88,7 @@ class Routes:
             web.get("/v1/leases/{id}/image/{name:.+}", self.image, allow_head=False),
             web.get("/v1/leases/{id}/attachments/{name}", self.attachment, allow_head=False),
             web.get("/v1/leases/{id}/log", self.log, allow_head=False),
-            web.get("/v1/consumers", self.consumers), web.put("/v1/consumers/{id}", self.register),
+            web.get("/v1/consumers", self.slots), web.put("/v1/consumers/{id}", self.register),
             web.delete("/v1/consumers/{id}", self.drop),
         ]
 
@@ -208,7 +208,7 @@ class Routes:
                       {"txid": _number(query.get("after", ""), "after"), "chain": query.get("chain", "")})
         upto = _number(query.get("upto", ""), "upto")
         await self._server.turn(self._slots)
-        batches = _Batches(after, self._source.read_log(lease, after, upto), self._store.seams.scheduler.lock())
+        batches = _Batches(after, self._source.read_log(lease, after, upto), self._store.env.scheduler.lock())
         try:
             data = await self._server.blocking(batches.next, self._server.streams)
             if batches.error is not None and not data:
@@ -234,10 +234,10 @@ class Routes:
         return web.StreamResponse(status=code, headers={
             "Content-Type": content_type, wire.INSTANCE_HEADER: self._store.instance, "Cache-Control": "no-store"})
 
-    # --- consumers -------------------------------------------------------------------------------------------------
+    # --- slots -------------------------------------------------------------------------------------------------
 
-    async def consumers(self, request: web.Request) -> web.Response:
-        return web.json_response(wire.consumers_to_wire(await self._server.blocking(self._source.consumers)))
+    async def slots(self, request: web.Request) -> web.Response:
+        return web.json_response(wire.slots_to_wire(await self._server.blocking(self._source.slots)))
 
     async def drop(self, request: web.Request) -> web.Response:
         await self._server.blocking(lambda: self._source.drop(request.match_info["id"]))
@@ -245,7 +245,7 @@ class Routes:
 
     async def register(self, request: web.Request) -> web.Response:
         body = await self._server.body(request)
-        name, position = _read("a consumer", lambda d: (str(d["name"]), wire.position_from_wire(d["position"])), body)
+        name, position = _read("a slot", lambda d: (str(d["name"]), wire.position_from_wire(d["position"])), body)
         await self._server.blocking(lambda: self._source.register(request.match_info["id"], name, position))
         return web.json_response({})
 

@@ -79,7 +79,7 @@ class SourceServer:
         self._key = key
         self._tls = tls
         self._names = names | {"localhost"}
-        clock, scheduler = store.seams.clock, store.seams.scheduler
+        clock, scheduler = store.env.clock, store.env.scheduler
         self.streams = Pool("holdfast-stream", self.limits.streams, scheduler)
         self.patient = Pool("holdfast-patient", self.limits.patient, scheduler)
         self.small = Pool("holdfast-source-io", self.limits.threads, scheduler)
@@ -106,7 +106,7 @@ class SourceServer:
                 else:
                     logger.exception("the backup service has stopped")
 
-        self._task = self.store.seams.scheduler.spawn("holdfast-source", work)
+        self._task = self.store.env.scheduler.spawn("holdfast-source", work)
         ready.result()
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -307,7 +307,7 @@ class SourceServer:
             seconds = self.limits.write_seconds * -(-len(view) // _SLICE)
             try:
                 sending = self.streams.submit(partial(_send, sock, view, transport.is_closing, seconds,
-                                                      self.store.seams.clock))
+                                                      self.store.env.clock))
             except BaseException:
                 os.close(sock)
                 raise

@@ -151,7 +151,7 @@ class BackupService(Plugin):
         server: SourceServer | None = None
         try:
             host, port = sock.getsockname()[:2]
-            made = store.seams.randomness.token
+            made = store.env.randomness.token
             entry = Entry(host=host, port=port, scheme="http" if self._tls is None else "https",
                           token=self._fixed_token or made(24).hex(), key=made(32).hex(), instance=store.instance,
                           store_id=store.history.store_id.hex(), branch=store.history.branch.id.hex(),
@@ -177,7 +177,7 @@ class BackupService(Plugin):
         logger.info("backup service of %s on %s", store.directory, store.backup_uri)
 
     def _publish(self, entry: Entry, store: Store[Any, Any]) -> None:
-        self._publication = Publication(entry, store.seams)
+        self._publication = Publication(entry, store.env)
         try:
             self._publication.start()
         except SettingError as error:

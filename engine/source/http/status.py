@@ -15,7 +15,7 @@ def metrics(source: LocalSource, store: Store[Any, Any], counters: Counters) -> 
     """Prometheus' text format."""
     positions = store.positions()
     leases = store.leases.list()
-    consumers = source.consumers()
+    slots = source.slots()
     rows = [
         ("appended_txid", "gauge", "last transaction appended to the log", positions.appended),
         ("durable_txid", "gauge", "last transaction on stable storage", positions.durable),
@@ -26,9 +26,9 @@ def metrics(source: LocalSource, store: Store[Any, Any], counters: Counters) -> 
         ("log_bytes", "gauge", "bytes of all log segments", store.log.size()),
         ("leases", "gauge", "leases that are held", len(leases)),
         ("lease_oldest_seconds", "gauge", "age of the oldest lease", max((s.age for s in leases), default=0.0)),
-        ("consumers", "gauge", "registered consumers", len(consumers)),
-        ("consumer_held_bytes", "gauge", "bytes of log after the consumer that is farthest behind",
-         max((c.held_bytes for c in consumers), default=0)),
+        ("slots", "gauge", "registered slots", len(slots)),
+        ("slot_held_bytes", "gauge", "bytes of log after the slot that is farthest behind",
+         max((c.held_bytes for c in slots), default=0)),
         ("clock_doubted_seconds", "gauge",
          "by how much the clock is ahead of the time by which log grows old, 0 if it is believed",
          store.clock_doubted_us / 1e6),
@@ -52,11 +52,11 @@ def page(source: LocalSource, store: Store[Any, Any]) -> str:
         facts.append(("clock", f"doubted: it is {doubted_us / 3.6e9:.1f} hours ahead of what was known of the time"))
     leases = "".join(f"<tr><td>{escape(s.owner)}<td>{s.txid}<td>{s.age:.0f} s<td>{s.remaining:.0f} s"
                      for s in source.leases())
-    consumers = "".join(f"<tr><td>{escape(c.name)}<td>{c.id}<td>{c.position.txid}<td>{c.held_bytes:,}"
-                        for c in source.consumers())
+    slots = "".join(f"<tr><td>{escape(c.name)}<td>{c.id}<td>{c.position.txid}<td>{c.held_bytes:,}"
+                    for c in source.slots())
     table = "".join(f"<tr><th>{escape(name)}<td>{escape(str(value))}" for name, value in facts)
     return (f"<!doctype html><meta charset=utf-8><title>Holdfast {escape(info.path)}</title>"
             "<style>body{font:15px sans-serif;margin:2em}th,td{text-align:left;padding:.2em 1em .2em 0}</style>"
             f"<h1>Holdfast</h1><table>{table}</table>"
             f"<h2>Leases</h2><table><tr><th>owner<th>log after<th>age<th>left{leases}</table>"
-            f"<h2>Consumers</h2><table><tr><th>name<th>id<th>has up to<th>bytes of log held{consumers}</table>\n")
+            f"<h2>Slots</h2><table><tr><th>name<th>id<th>has up to<th>bytes of log held{slots}</table>\n")

@@ -43,7 +43,7 @@ from ...model.positions import ID_BYTES, Branch, History, Position
 from ...model.records import Attachment, Record
 from ...wal.attachments import NAME as ATTACHMENT_NAME
 from ...wal.format import MAX_RECORD_HEADER
-from ..interface import HEX_ID, Confirmation, ConsumerState, Grant, SourceInfo
+from ..interface import HEX_ID, Confirmation, Grant, SlotState, SourceInfo
 
 INSTANCE_HEADER = "Holdfast-Instance"
 DIGEST_HEADER = "Holdfast-Digest"
@@ -55,7 +55,7 @@ MAX_ERROR = 64 << 10
 MAX_FILES = 100_000
 MAX_DEPTH, MAX_NAME = 16, 500
 """Of an image file's name: parts, and characters."""
-MAX_BRANCHES = MAX_CONSUMERS = 10_000
+MAX_BRANCHES = MAX_SLOTS = 10_000
 MAX_TTL = 7 * 86400.0
 MAX_COUNT = (1 << 63) - 1
 MAX_TIME_US = 253_402_300_799_999_999
@@ -238,26 +238,26 @@ def _file_name(name: Any) -> str:
 
 
 def confirmation_to_wire(c: Confirmation) -> dict[str, Any]:
-    return {"p1": position_to_wire(c.p1), "published": position_to_wire(c.published),
+    return {"p1": position_to_wire(c.consistent_from), "published": position_to_wire(c.published),
             "complete_until_us": c.complete_until_us}
 
 
 def confirmation_from_wire(data: Any) -> Confirmation:
-    return Confirmation(p1=position_from_wire(data["p1"]), published=position_from_wire(data["published"]),
+    return Confirmation(consistent_from=position_from_wire(data["p1"]), published=position_from_wire(data["published"]),
                         complete_until_us=_time(data["complete_until_us"]))
 
 
-def consumers_to_wire(consumers: Sequence[ConsumerState]) -> dict[str, Any]:
+def slots_to_wire(slots: Sequence[SlotState]) -> dict[str, Any]:
     return {"consumers": [{"id": c.id, "name": c.name, "position": position_to_wire(c.position), "seen_us": c.seen_us,
-                           "held_bytes": c.held_bytes} for c in consumers]}
+                           "held_bytes": c.held_bytes} for c in slots]}
 
 
-def consumers_from_wire(data: Any) -> list[ConsumerState]:
-    if len(data["consumers"]) > MAX_CONSUMERS:
-        raise ValueError(f"{len(data['consumers'])} consumers")
-    return [ConsumerState(id=_hex_name(c["id"]), name=_told(_text(c["name"])),
-                          position=position_from_wire(c["position"]), seen_us=_time(c["seen_us"]),
-                          held_bytes=_count(c["held_bytes"])) for c in data["consumers"]]
+def slots_from_wire(data: Any) -> list[SlotState]:
+    if len(data["consumers"]) > MAX_SLOTS:
+        raise ValueError(f"{len(data['consumers'])} slots")
+    return [SlotState(id=_hex_name(c["id"]), name=_told(_text(c["name"])),
+                      position=position_from_wire(c["position"]), seen_us=_time(c["seen_us"]),
+                      held_bytes=_count(c["held_bytes"])) for c in data["consumers"]]
 
 
 # --- the record stream -----------------------------------------------------------------------------------------------

@@ -22,15 +22,15 @@ from ...contract.image import Image
 from ...errors import InvalidInput
 from ...model.positions import Position
 from ..beside import LIMIT_S, Beside, at_each_line, lines_of
-from ..contract import ABOVE_SEAMS, BACKGROUND_CHECKPOINT, BULK, STAGING, Contract, check
-from ..disks.quiet import quiet_seams
+from ..contract import ABOVE_ENV, BACKGROUND_CHECKPOINT, BULK, STAGING, Contract, check
+from ..disks.quiet import quiet_env
 from ..disks.simdisk import SimDisk
 from ..disks.simops import Op
 from ..raising import raises
 from ..stored.tails import read_image
 from ..workload import Operation, Workload
-from .drafts import Held, begun, several
 from .driver import Driver, driven
+from .transactions import Held, begun, several
 
 _MANY, _LARGE = 40, 10
 """Transactions that are applied while others look, and numbers in each."""
@@ -43,9 +43,9 @@ class AbilityChecks(Contract):
 
     @check(STAGING)
     def test_what_is_staged_shows_only_to_writers(self, work: Workload) -> None:
-        """What is staged is seen by the next draft and by `staged_view`, and by no view before `publish`, which shows
-        exactly what it was told to. A checkpoint never writes what is not published. Published, it is what `apply`
-        makes of it."""
+        """What is staged is seen by the next transaction and by `staged_view`, and by no view before `publish`, which
+        shows exactly what it was told to. A checkpoint never writes what is not published. Published, it is what
+        `apply` makes of it."""
         def claim(todo: list[list[Operation]], share: float) -> None:
             with driven(work) as it, driven(work) as other:
                 engine = it.engine
@@ -54,7 +54,7 @@ class AbilityChecks(Contract):
                 held = Held(it)
                 held.take(engine.view(), "a view before anything was staged")
                 for n, operations in enumerate([*todo, work.numbered(4)]):
-                    it.draft(operations, stage=True)
+                    it.tx(operations, stage=True)
                     it.compare_state(what="a view while something is staged")
                     with engine.staged_view() as view:
                         it.compare(view, "staged_view()", len(it.records))
@@ -87,7 +87,7 @@ class AbilityChecks(Contract):
     @check(BULK)
     def test_a_bulk_load_is_one_transaction(self, work: Workload) -> None:
         """A bulk load is a transaction like any other: checked before anything is written, invisible until it is
-        applied, durable then, the same when it is replayed; held views do not show it, later drafts do."""
+        applied, durable then, the same when it is replayed; held views do not show it, later transactions do."""
         def claim(before: list[list[Operation]], after: list[list[Operation]]) -> None:
             with driven(work) as it:
                 assert isinstance(it.engine, BulkEngine)
@@ -98,7 +98,7 @@ class AbilityChecks(Contract):
                     it.engine.write_bulk(object(), io.BytesIO())
                 held = Held(it)
                 held.take(it.engine.view(), "a view before a bulk load")
-                copied, p0 = it.image(), it.engine.position
+                copied, image_position = it.image(), it.engine.position
                 record = it.bulk(6)
                 it.compare_state(what="a view after write_bulk, before apply_bulk,")
                 it.apply(record)
@@ -114,7 +114,7 @@ class AbilityChecks(Contract):
                 held.let_go()
                 it.reopen()
                 it.compare_state(what="a view after a bulk load and a reopening")
-                with closing(it.recovered(it.copied(copied), adopt=p0)) as replayed:
+                with closing(it.recovered(it.copied(copied), at=image_position)) as replayed:
                     it.compare_state(replayed, what="a copy from before a bulk load, replayed,")
                     assert it.digest(replayed) == it.digest(), "a replayed bulk load gives another digest"
 
@@ -129,10 +129,10 @@ class AbilityChecks(Contract):
                 begun(it)
                 for operations in (first + work.numbered(20), second + work.numbered(21) + work.numbered(22)):
                     with it.engine.view():
-                        record = it.draft(operations, stage=work.stages)
+                        record = it.tx(operations, stage=work.watermarks)
                     assert record is not None
                     with at_each_line(partial(_whole_view, it)):
-                        if work.stages:
+                        if work.watermarks:
                             it.publish(record.txid)
                         else:
                             it.apply(record)
@@ -190,13 +190,13 @@ class AbilityChecks(Contract):
                 raise errors[0]
             it.compare_state(what="a view after all threads ended")
 
-    @check(BACKGROUND_CHECKPOINT, ABOVE_SEAMS)
+    @check(BACKGROUND_CHECKPOINT, ABOVE_ENV)
     def test_writers_and_readers_beside_a_checkpoint(self, work: Workload) -> None:
         """At each write, sync and rename that a checkpoint does, transactions may be made and applied and views opened
         and closed: they are right, and so are the state and the position that come of it."""
         def claim(before: list[Operation], beside: list[list[Operation]]) -> None:
             disk = SimDisk()
-            it = Driver(work, Path("/state"), quiet_seams(disk))
+            it = Driver(work, Path("/state"), quiet_env(disk))
             begun(it)
             it.checkpoint()
             held = Held(it)
@@ -254,18 +254,19 @@ class AbilityChecks(Contract):
                 taken: dict[Position, list[dict[str, bytes]]] = {}
 
                 def take() -> None:
-                    p0, contents = _read_out(it.engine.image())
-                    some = taken.setdefault(p0, [])
+                    image_position, contents = _read_out(it.engine.image())
+                    some = taken.setdefault(image_position, [])
                     if contents not in some:
                         some.append(contents)
 
                 with at_each_line(take, among=lines):
                     it.engine.checkpoint(it.end)
-                for p0, some in taken.items():
-                    at_one = least <= p0.txid <= it.published
-                    assert at_one, f"an image made during a checkpoint from {least} to {it.published} is at {p0}"
+                for image_position, some in taken.items():
+                    at_one = least <= image_position.txid <= it.published
+                    assert at_one, (f"an image made during a checkpoint from {least} to {it.published} is at "
+                                    f"{image_position}")
                     for contents in some:
-                        _look_at_copy(it, p0, contents, "made in the middle of a checkpoint")
+                        _look_at_copy(it, image_position, contents, "made in the middle of a checkpoint")
 
         self.prove(claim, examples=3, before=work.operations(), after=work.operations())
 
@@ -312,13 +313,13 @@ def _read_out(image: Image) -> tuple[Position, dict[str, bytes]]:
         image.close()
 
 
-def _look_at_copy(it: Driver, p0: Position, contents: dict[str, bytes], made: str) -> None:
-    """If the image is stable, it is the state at p0; when it is replayed, that after all transactions."""
+def _look_at_copy(it: Driver, image_position: Position, contents: dict[str, bytes], made: str) -> None:
+    """If the image is stable, it is the state at its position; when it is replayed, that after all transactions."""
     if it.work.engine.abilities.image == "stable":
-        with closing(it.opened(it.copied(contents), adopt=p0)) as copy:
-            it.compare_state(copy, p0.txid, f"a copy of the stable image at {p0}, {made},")
-    with closing(it.recovered(it.copied(contents), adopt=p0)) as copy:
-        it.compare_state(copy, len(it.records), f"a copy of an image at {p0}, {made} and replayed,")
+        with closing(it.opened(it.copied(contents), at=image_position)) as copy:
+            it.compare_state(copy, image_position.txid, f"a copy of the stable image at {image_position}, {made},")
+    with closing(it.recovered(it.copied(contents), at=image_position)) as copy:
+        it.compare_state(copy, len(it.records), f"a copy of an image at {image_position}, {made} and replayed,")
 
 
 @contextmanager

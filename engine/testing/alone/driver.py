@@ -1,8 +1,8 @@
 """Drives an engine by its contract alone: no store, no log, one thread. Beside it, a model of every transaction.
 
-What the kit would do is done here in the open, one call at a time: drafts end as records, records are applied or staged
-and published, the state is checkpointed, reopened, copied file by file. The records are the log: all of them are kept,
-so a state at any position can be brought to any later one and compared with the model there.
+What the kit would do is done here in the open, one call at a time: transactions end as records, records are applied or
+staged and published, the state is checkpointed, reopened, copied file by file. The records are the log: all of them are
+kept, so a state at any position can be brought to any later one and compared with the model there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from ...contract.engine import BulkEngine, Context, Engine, StagingEngine
 from ...contract.view import View
-from ...env import REAL, Files, Seams
+from ...env import REAL, Env, Files
 from ...model.positions import Position, origin
 from ...model.records import Attachment, Record
 from ...wal.attachments import AttachmentWriter
@@ -40,15 +40,15 @@ class Driver:
         is_open: whether the engine is.
     """
 
-    def __init__(self, work: Workload, directory: Path, seams: Seams = REAL) -> None:
+    def __init__(self, work: Workload, directory: Path, env: Env = REAL) -> None:
         """Makes the state in `directory`, which is made where it is missing, and opens it."""
         self.work = work
         self.directory = directory
-        self.context = Context(seams, work.options)
+        self.context = Context(env, work.options)
         self.records: list[Record] = []
         self.models: list[Any] = [work.new_model()]
         self.published = 0
-        seams.files.make_directory(directory)
+        env.files.make_directory(directory)
         work.engine.create(directory, ORIGIN, self.context)
         self.engine: Engine[Any, Any] = work.engine.open(directory, self.context)
         self.is_open = True
@@ -72,12 +72,12 @@ class Driver:
 
     def commit(self, operations: list[Operation]) -> bool:
         """Run one transaction and apply it; whether it wrote anything."""
-        record = self.draft(operations)
+        record = self.tx(operations)
         if record is not None:
             self.apply(record)
         return record is not None
 
-    def draft(self, operations: list[Operation], *, stage: bool = False) -> Record | None:
+    def tx(self, operations: list[Operation], *, stage: bool = False) -> Record | None:
         """Run one transaction to its record, and stage it if asked to; None where it wrote nothing."""
         model = self.models[-1].copy()
         tx = self.engine.begin()
@@ -88,7 +88,7 @@ class Driver:
             assert payload == tx.payload(), "payload() called twice gave two different payloads"
             if not payload:
                 same = self.work.expected(model) == self.work.expected(self.models[-1])
-                assert same, "the draft changed something, and its payload is empty"
+                assert same, "the transaction changed something, and its payload is empty"
                 return None
             record = self.note(payload, model)
             if stage:
@@ -148,7 +148,7 @@ class Driver:
         assert isinstance(self.engine, BulkEngine)
         model = self.models[-1].copy()
         load = self.work.bulk_load(number, model)
-        out = AttachmentWriter(self.context.seams.files, self._attachments, f"{len(self.records):032x}.att")
+        out = AttachmentWriter(self.context.env.files, self._attachments, f"{len(self.records):032x}.att")
         try:
             payload = self.engine.write_bulk(load, out)  # type: ignore[arg-type]  # a raw stream is binary I/O enough
             attachment = out.finish()
@@ -163,7 +163,7 @@ class Driver:
         return self.directory.with_name("attachments")
 
     def roll_back(self, operations: list[Operation]) -> None:
-        """Run a draft up to its payload, and drop it."""
+        """Run a transaction up to its payload, and drop it."""
         tx = self.engine.begin()
         self.work.run(tx, self.models[-1].copy(), operations)
         tx.payload()
@@ -194,24 +194,24 @@ class Driver:
         self.is_open = True
         self.published = len(self.records)
 
-    def opened(self, directory: Path, *, adopt: Position | None = None, read_only: bool = False) -> Engine[Any, Any]:
+    def opened(self, directory: Path, *, at: Position | None = None, read_only: bool = False) -> Engine[Any, Any]:
         """Open what is in `directory`, without any log."""
-        engine = self.work.engine.open(directory, self.context, adopt=adopt, read_only=read_only)
+        engine = self.work.engine.open(directory, self.context, at=at, read_only=read_only)
         try:
-            at = engine.position
-            assert adopt is None or at == adopt, f"opened with adopt={adopt}, the engine says that it is at {at}"
+            found = engine.position
+            assert at is None or found == at, f"opened with at={at}, the engine says that it is at {found}"
             had = len(self.records)
-            known = at.txid <= had and at == self.position(at.txid)
-            assert known, f"the engine opens at {at}, which is no position of the {had} transactions it had"
+            known = found.txid <= had and found == self.position(found.txid)
+            assert known, f"the engine opens at {found}, which is no position of the {had} transactions it had"
         except BaseException:
             engine.close()
             raise
         return engine
 
-    def recovered(self, directory: Path, *, adopt: Position | None = None, upto: int | None = None,
+    def recovered(self, directory: Path, *, at: Position | None = None, upto: int | None = None,
                   read_only: bool = False) -> Engine[Any, Any]:
         """Open what is in `directory` and apply the records from its position on, in two batches."""
-        engine = self.opened(directory, adopt=adopt, read_only=read_only)
+        engine = self.opened(directory, at=at, read_only=read_only)
         try:
             self.feed(engine, self.records[engine.position.txid : upto], pieces=2)
         except BaseException:
@@ -232,7 +232,7 @@ class Driver:
     def copied(self, contents: Mapping[str, bytes]) -> Path:
         """A new directory with these files."""
         path = self._beside()
-        put_files(self.context.seams.files, path, contents)
+        put_files(self.context.env.files, path, contents)
         return path
 
     def killed(self) -> Path:
@@ -277,10 +277,10 @@ class Driver:
 
 
 @contextmanager
-def driven(work: Workload, seams: Seams = REAL) -> Iterator[Driver]:
+def driven(work: Workload, env: Env = REAL) -> Iterator[Driver]:
     """A driver in a directory of its own, whose engine is closed in the end."""
     with scratch() as place:
-        it = Driver(work, place / "state", seams)
+        it = Driver(work, place / "state", env)
         try:
             yield it
         finally:

@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from ...contract.image import Image
 from ...errors import DiskFull, ForeignStore, StoreClosed, UnsupportedFormat, UpgradeRequired
 from ...model.positions import ID_BYTES, Position
-from ..contract import ABOVE_SEAMS, READ_ONLY_REPLAY, Contract, check
-from ..disks.quiet import quiet_seams
+from ..contract import ABOVE_ENV, READ_ONLY_REPLAY, Contract, check
+from ..disks.quiet import quiet_env
 from ..disks.simdisk import SimDisk
 from ..disks.simfaults import DiskFault, Injected
 from ..stored.tails import read_image, tree
 from ..workload import Operation, Workload
-from .drafts import Step, begun, histories, several, take
 from .driver import ORIGIN, Driver, driven
+from .transactions import Step, begun, histories, several, take
 
 _OPENINGS = 30
 _SPARE = 8
@@ -66,8 +66,8 @@ class StateChecks(Contract):
 
     @check()
     def test_only_a_checkpoint_moves_the_position(self, work: Workload) -> None:
-        """The position is that of the durable state. Drafts, applied transactions, views and images do not move it; a
-        checkpoint moves it to what it was asked for, at least, never back, and never beyond what was applied."""
+        """The position is that of the durable state. Transactions, applied transactions, views and images do not move
+        it; a checkpoint moves it to what it was asked for, at least, never back, and never beyond what was applied."""
         def claim(todo: list[list[Operation]], asked: int) -> None:
             with driven(work) as it:
                 begun(it)
@@ -124,14 +124,14 @@ class StateChecks(Contract):
             assert left <= low + (high - low) // 4, f"{high} bytes were pending, and after a checkpoint of all {left}"
             it.compare_state()
 
-    @check(ABOVE_SEAMS)
+    @check(ABOVE_ENV)
     def test_a_checkpoint_without_room_can_be_made_later(self, work: Workload) -> None:
         """A checkpoint that finds no room, at whichever operation of the disk, and says `DiskFull`, has moved nothing.
         Views go on, and when there is room again a checkpoint reaches what it is asked for, in the files too. If it
         says anything else the engine is done with, and right when it is opened again."""
         for number in itertools.count():
             disk = SimDisk()
-            it = Driver(work, Path("/state"), quiet_seams(disk))
+            it = Driver(work, Path("/state"), quiet_env(disk))
             begun(it)
             it.checkpoint()
             it.commit(work.numbered(50))
@@ -231,7 +231,7 @@ class StateChecks(Contract):
             begun(it)
             it.checkpoint()
             image = it.engine.image()
-            p0 = image.position
+            image_position = image.position
             for n in range(5):
                 it.commit([operation for i in range(20) for operation in work.numbered(100 * n + i)])
                 it.checkpoint()
@@ -240,7 +240,7 @@ class StateChecks(Contract):
                 (it.directory / file.name).unlink(missing_ok=True)
             assert read_image(image) == before, "the files of an image were deleted, and it does not read as before"
             image.close()
-            with contextlib.closing(it.recovered(it.copied(before), adopt=p0)) as copy:
+            with contextlib.closing(it.recovered(it.copied(before), at=image_position)) as copy:
                 it.compare_state(copy, what="a copy of an image that outlived its files")
             with contextlib.suppress(Exception):  # its files are gone
                 it.close()
@@ -256,21 +256,22 @@ class StateChecks(Contract):
                     it.commit(operations)
                     it.checkpoint()
                 it.commit(work.numbered(90))
-                p0 = it.position(int(share * it.engine.position.txid))
+                image_position = it.position(int(share * it.engine.position.txid))
                 path = it.copied(it.image())
-                with contextlib.closing(it.opened(path, adopt=p0)) as engine:
+                with contextlib.closing(it.opened(path, at=image_position)) as engine:
                     with engine.view() as view:
-                        assert view.txid == p0.txid, f"opened with adopt={p0}, a view says that it shows {view.txid}"
-                    for n, record in enumerate(it.records[p0.txid :]):
+                        assert view.txid == image_position.txid, (
+                            f"opened with at={image_position}, a view says that it shows {view.txid}")
+                    for n, record in enumerate(it.records[image_position.txid :]):
                         engine.apply([record])
                         if checkpoint and n % 2 == 0:
                             engine.checkpoint(record.position)
-                    it.compare_state(engine, what=f"a copy that was adopted at {p0} and replayed")
+                    it.compare_state(engine, what=f"a copy that was opened at {image_position} and replayed")
                     reached = engine.checkpoint(it.end)
                     assert reached == engine.position == it.end, f"replayed to {it.end}, a checkpoint reached {reached}"
                 with contextlib.closing(it.opened(path)) as settled:
                     assert settled.position == it.end, f"checkpointed at {it.end}, it opens at {settled.position}"
-                    it.compare_state(settled, what="a copy that was adopted, replayed and checkpointed")
+                    it.compare_state(settled, what="a copied state that was replayed and checkpointed")
 
         self.prove(claim, examples=12, todo=several(work, 4), share=st.sampled_from((0.0, 0.5, 1.0)),
                    checkpoint=st.booleans())
@@ -278,18 +279,18 @@ class StateChecks(Contract):
     @check()
     def test_a_state_says_whose_it_is(self, work: Workload) -> None:
         """A state that was made for one store (`Context.store_id`) is refused for another, with `ForeignStore`, as it
-        is and as an adopted copy: where a copy is, it is told, so nothing else would show whose it is. `write_state`
+        is and as a copied image: where a copy is, it is told, so nothing else would show whose it is. `write_state`
         and `read_state` see to it."""
         with driven(work) as it:
             begun(it)
             place = it.directory.with_name("owned")
             ours, theirs = (replace(it.context, store_id=bytes([n]) * ID_BYTES) for n in (1, 2))
-            it.context.seams.files.make_directory(place)
+            it.context.env.files.make_directory(place)
             work.engine.create(place, ORIGIN, ours)
             with contextlib.closing(work.engine.open(place, ours)) as engine:
                 it.feed(engine, it.records)
                 engine.checkpoint(it.end)
-            for how in ({}, {"adopt": it.end}, {"read_only": True}):
+            for how in ({}, {"at": it.end}, {"read_only": True}):
                 try:
                     work.engine.open(place, theirs, **how).close()
                 except ForeignStore:
@@ -301,14 +302,14 @@ class StateChecks(Contract):
     @check()
     def test_a_state_of_another_format_is_refused(self, work: Workload) -> None:
         """A state that says another `state_format` than the class has, an older or a newer one, is refused, with
-        `UpgradeRequired` or `UnsupportedFormat`, as it is and as an adopted copy. A version that is written and never
+        `UpgradeRequired` or `UnsupportedFormat`, as it is and as a copied image. A version that is written and never
         compared lets the first change of the format read what it does not know."""
         with driven(work) as it:
             mine = work.engine.state_format
 
             def made(version: int, name: str) -> Path:
                 place = it.directory.with_name(name)
-                it.context.seams.files.make_directory(place)
+                it.context.env.files.make_directory(place)
                 other: Any = type("Other", (work.engine,), {"state_format": version})
                 other.create(place, ORIGIN, it.context)
                 return place
@@ -319,7 +320,7 @@ class StateChecks(Contract):
                 if tree(place) == ours or tree(made(mine, f"ours, not {version}")) != ours:
                     raise SkipTest(f"{work.engine.name}: its bytes do not show whether its state says the state_format "
                                    "of the class that made it")
-                for how in ({}, {"adopt": ORIGIN}, {"read_only": True}):
+                for how in ({}, {"at": ORIGIN}, {"read_only": True}):
                     try:
                         work.engine.open(place, it.context, **how).close()
                     except (UpgradeRequired, UnsupportedFormat):
@@ -391,18 +392,18 @@ def _read_in_pieces(image: Image, piece: int = 1000) -> dict[str, bytes]:
 
 
 def _look_at_image(it: Driver, image: Image, first: dict[str, bytes]) -> None:
-    p0, stable = image.position, it.work.engine.abilities.image == "stable"
+    image_position, stable = image.position, it.work.engine.abilities.image == "stable"
     again = read_image(image)
     assert {n: len(data) for n, data in again.items()} == {n: len(data) for n, data in first.items()}, (
         "the image's files have other names or sizes than when it was made")
     if stable:
         changed = [name for name in first if first[name] != again[name]]
         assert not changed, f"the image is declared stable, and bytes of {', '.join(changed)} changed"
-        with contextlib.closing(it.opened(it.copied(again), adopt=p0)) as copy:
-            it.compare_state(copy, p0.txid, f"a copy of the stable image at {p0}")
+        with contextlib.closing(it.opened(it.copied(again), at=image_position)) as copy:
+            it.compare_state(copy, image_position.txid, f"a copy of the stable image at {image_position}")
     for contents, when in ((first, "at first"), (again, "at last")):
-        with contextlib.closing(it.recovered(it.copied(contents), adopt=p0)) as copy:
-            it.compare_state(copy, what=f"a copy of the image at {p0}, read {when} and replayed,")
+        with contextlib.closing(it.recovered(it.copied(contents), at=image_position)) as copy:
+            it.compare_state(copy, what=f"a copy of the image at {image_position}, read {when} and replayed,")
 
 
 def _descriptors() -> int:

@@ -1,4 +1,4 @@
-"""Every crash, and every error of the disk, for engines that use the seams only: see `docs/crashes.md`.
+"""Every crash, and every error of the disk, for engines that use the environment only: see `docs/crashes.md`.
 
 A run on a simulated disk is recorded once; each point between two of its operations is a crash, and what it may leave
 is opened again. Where a moment has few states, each of them is tried; where it has many, some. Equal disks are tried
@@ -14,7 +14,7 @@ from random import Random
 
 from hypothesis import strategies as st
 
-from ..contract import ABOVE_SEAMS, Contract, check
+from ..contract import ABOVE_ENV, Contract, check
 from ..disks.simdisk import SimDisk
 from ..disks.simfates import Drawn, Dropped, Fate, power_cuts
 from ..disks.simfaults import DiskFault, Injected, faults_of, lacks_of
@@ -30,7 +30,7 @@ _CHANGES = ("names", "write", "truncate")
 class CrashChecks(Contract):
     """What is found again after a crash, a failed write, a failed sync."""
 
-    @check(ABOVE_SEAMS)
+    @check(ABOVE_ENV)
     def test_a_power_cut_anywhere_leaves_a_prefix(self, work: Workload) -> None:
         """Wherever the power is cut, and whatever that leaves of what was not synced: the store opens with exactly
         transactions 1 to n, n at least the last one acknowledged, and goes on from there."""
@@ -40,7 +40,7 @@ class CrashChecks(Contract):
                     run.survives(left, ops)
             self._count(run)
 
-    @check(ABOVE_SEAMS)
+    @check(ABOVE_ENV)
     def test_a_power_cut_in_recovery_takes_nothing_back(self, work: Workload) -> None:
         """A power cut while the store is opened after a power cut, at any point and leaving anything: the next opening
         finds what the first one found, or would have."""
@@ -58,7 +58,7 @@ class CrashChecks(Contract):
             for again in power_cuts(then, tries=self.effort.crash_states, salt=point):
                 run.survives(again, ops, least=found)
 
-    @check(ABOVE_SEAMS)
+    @check(ABOVE_ENV)
     def test_a_kill_and_then_a_power_cut(self, work: Workload) -> None:
         """What a killed process wrote is in the page cache, and names that it made are in memory. The next process
         finds them and builds on them; a power cut after that does not take them back."""
@@ -71,7 +71,7 @@ class CrashChecks(Contract):
                         run.survives(disk.crashed(fate), ops, least=found)
             self._count(run)
 
-    @check(ABOVE_SEAMS)
+    @check(ABOVE_ENV)
     def test_power_cuts_in_any_history(self, work: Workload) -> None:
         """Whatever was committed, and wherever the power is cut, and cut again while the store is opened: it opens
         with exactly transactions 1 to n, n at least the last one acknowledged."""
@@ -98,7 +98,7 @@ class CrashChecks(Contract):
         self.prove(claim, examples=40, history=steps_of(work), data=st.data())
         count("crash states", work.engine.name, tried)
 
-    @check(ABOVE_SEAMS)
+    @check(ABOVE_ENV)
     def test_a_failing_disk(self, work: Workload) -> None:
         """Whichever operation of the disk fails, once or from then on, for want of room or otherwise, a write in part,
         a sync without effect: each call ends as the contract says, reads go on, what may be tried again can be, and
@@ -113,7 +113,7 @@ class CrashChecks(Contract):
             tried += self._failing(work, full_segments(work), empty, since=-AFTER_FULL, steps=4)
         count("crash states", work.engine.name, tried)
 
-    @check(ABOVE_SEAMS)
+    @check(ABOVE_ENV)
     def test_running_out_of_descriptors_or_memory(self, work: Workload) -> None:
         """Whichever file cannot be opened for want of descriptors, whichever operation of the disk lacks memory, once
         or until the call ends: no commit is lost or in doubt, the store is not poisoned, what failed can be done again,

@@ -18,7 +18,7 @@ from typing import Any
 from ...errors import DiskFull, HoldfastError, LimitReached, OutcomeUnknown, RolledBack, StorePoisoned
 from ...store.settings import Settings
 from ...store.store import Store
-from ..disks.quiet import QuietScheduler, quiet_seams
+from ..disks.quiet import QuietScheduler, quiet_env
 from ..disks.simdisk import SimDisk
 from ..disks.simfates import Dropped
 from ..disks.simfaults import Injected
@@ -28,7 +28,7 @@ from ..workload import Operation, Workload
 SETTINGS = Settings(segment_bytes=128 << 10, keep_logs="1 transactions", heartbeat_s=0)
 NEXT = 10**9
 """What is written after a crash: a number that no script writes."""
-_CONSUMER = "aa"
+_SLOT = "aa"
 
 Step = tuple[Any, ...]
 """What to do, and with what: see the methods `Run._…`."""
@@ -48,10 +48,10 @@ class Run(Modelled):
     def __init__(self, work: Workload, disk: SimDisk | None = None) -> None:
         """`disk` has an empty store; without it, the run makes one."""
         self.disk = SimDisk() if disk is None else disk
-        quiet = quiet_seams(self.disk)
+        quiet = quiet_env(self.disk)
         self.scheduler = QuietScheduler(quiet.clock)
-        seams = replace(quiet, scheduler=self.scheduler)
-        super().__init__(work, Path("/data"), settings=SETTINGS, seams=seams)
+        env = replace(quiet, scheduler=self.scheduler)
+        super().__init__(work, Path("/data"), settings=SETTINGS, env=env)
         self.acknowledged: list[tuple[int, int]] = []
         self.made = None if disk is None else 0
         self.told: list[tuple[int, Step]] = []
@@ -109,10 +109,10 @@ class Run(Modelled):
 
     def _keep(self) -> None:
         """Log, for a backup."""
-        self.store.log.consumers.register(_CONSUMER, "a backup", self.store.published)
+        self.store.log.slots.register(_SLOT, "a backup", self.store.published)
 
     def _let_go(self) -> None:
-        self.store.log.consumers.drop(_CONSUMER)
+        self.store.log.slots.drop(_SLOT)
 
     def _prune(self) -> None:
         self.store.prune()
@@ -221,7 +221,7 @@ class Run(Modelled):
     def _reopened(self, disk: SimDisk, create: bool = False, clock: int = 5) -> Store[Any, Any]:
         try:
             return Store.open(self.path, self.engine, create=create, options=self.work.options, settings=SETTINGS,
-                              seams=quiet_seams(disk, seed=clock))
+                              env=quiet_env(disk, seed=clock))
         except Exception as error:
             raise AssertionError(f"the store does not open any more: {error!r}") from error
 

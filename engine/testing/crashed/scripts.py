@@ -17,7 +17,7 @@ _WORTH = 1000
 
 
 class _RolledBack(Exception):
-    """Ends a draft that was only looked at."""
+    """Ends a transaction that was only looked at."""
 
 
 class Script:
@@ -78,7 +78,7 @@ def _loads(work: Workload, *steps: Step) -> tuple[Step, ...]:
 
 def long_script(work: Workload) -> list[Step]:
     """All that a store does to its disk, but for a segment that is full: creation, commits alone and together,
-    checkpoints, bulk loads, a consumer, a close, a reopening, a new epoch, pruning, and all that once more. It ends as
+    checkpoints, bulk loads, a slot, a close, a reopening, a new epoch, pruning, and all that once more. It ends as
     if killed."""
     of = Script(work)
     small, large = of.small, of.large

@@ -1,4 +1,4 @@
-"""Seams of a run that is the same each time: one thread, a clock that is set, tokens by a seed.
+"""The environment of a run that is the same each time: one thread, a clock that is set, tokens by a seed.
 
 Nothing runs in the background. What a store would do there (prepare the next segment, prune, checkpoint) its owner
 calls; so every operation that reaches the disk does so in one order, and a run can be told by its seed.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TypeVar, cast
 
-from ...env import Clock, Event, Files, Lock, Randomness, Scheduler, Seams, Task
+from ...env import Clock, Env, Event, Files, Lock, Randomness, Scheduler, Task
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class SeededRandomness(Randomness):
         return self._random.randbytes(length)
 
 
-def quiet_seams(files: Files, *, clock: Clock | None = None, seed: int = 0) -> Seams:
-    """Seams of a run that is the same each time."""
+def quiet_env(files: Files, *, clock: Clock | None = None, seed: int = 0) -> Env:
+    """The environment of a run that is the same each time."""
     clock = clock or SetClock()
-    return Seams(files, clock, SeededRandomness(seed), QuietScheduler(clock))
+    return Env(files, clock, SeededRandomness(seed), QuietScheduler(clock))

@@ -1,4 +1,4 @@
-"""A simulated disk behind the `Files` seam: a file system in memory that knows what is synced and what is not.
+"""A simulated disk behind `Env.files`: a file system in memory that knows what is synced and what is not.
 
 Every change is an operation, noted in `ops`, so that a run is recorded once and each point between two of its
 operations can be looked at afterwards (`points`). Changes of contents (writes, truncations) are pending until their
@@ -46,7 +46,7 @@ class SimFile(File):
         self._closed = False
 
     def fileno(self) -> int:
-        raise AssertionError("code that needs a descriptor goes past the seam")
+        raise AssertionError("code that needs a descriptor goes past the environment")
 
     def _data(self) -> bytearray:
         if self._closed:
@@ -285,7 +285,7 @@ class SimDisk(Files):
         self.do(Op("names", number, names=((parent, name, number),), label=name, says="creation"))
         return number
 
-    # --- the seam --------------------------------------------------------------------------------------------------
+    # --- as `Files` --------------------------------------------------------------------------------------------------
 
     def open(self, path: Path, mode: Literal["read", "write", "create"] = "read") -> File:
         self.opening(path.name)

@@ -1,8 +1,8 @@
 """Checks that kill real processes: the store's process dies at a random moment, and what it left must open again.
 
-An engine that does its file operations through the seams has every crash tried on a simulated disk. One that writes
-through a library of its own cannot: here the process is killed from outside, wherever the library then is. The page
-cache survives that, so it is not a power cut; but whatever the process held in memory, and every order in which it
+An engine that does its file operations through the environment has every crash tried on a simulated disk. One that
+writes through a library of its own cannot: here the process is killed from outside, wherever the library then is. The
+page cache survives that, so it is not a power cut; but whatever the process held in memory, and every order in which it
 would have finished what it began, is lost.
 
 Moments are not all alike. Some children are killed so many transactions after they have opened the store; some while

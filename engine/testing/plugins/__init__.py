@@ -11,13 +11,13 @@ test run that hangs.
 
 from .base import History, PluginChecks
 from .conditions import ConditionChecks
-from .drafts import DraftChecks
 from .hooks import HookChecks
 from .lives import LifeChecks
 from .maps import graph_map, memory_map
+from .transactions import TransactionChecks
 
 __all__ = ["History", "PluginContract", "graph_map", "memory_map"]
 
 
-class PluginContract(LifeChecks, ConditionChecks, DraftChecks, HookChecks):
+class PluginContract(LifeChecks, ConditionChecks, TransactionChecks, HookChecks):
     __doc__ = PluginChecks.__doc__

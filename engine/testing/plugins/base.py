@@ -65,10 +65,10 @@ class PluginChecks(Contract):
         plugin: the plugin's class, or a function that makes one: `plugin = staticmethod(lambda: Mine(…))`. It is called
             for each opening of a store.
         workload: what to do to the store; without, the memory and the graph engine, used as maps. A plugin that adds to
-            drafts, or reads them, needs one of an engine that it knows.
-        adds: it adds to drafts in `committing`. What it adds must be apart from what the workload touches.
-        refuses: it raises in `committing` or `final` for some drafts; `refused` gives one, `refused_load` a bulk load,
-            if the engine takes any.
+            transactions, or reads them, needs one of an engine that it knows.
+        adds: it adds to transactions in `committing`. What it adds must be apart from what the workload touches.
+        refuses: it raises in `committing` or `final` for some transactions; `refused` gives one, `refused_load` a bulk
+            load, if the engine takes any.
         holds: it returns conditions from `logged`, which come to be met.
         gates: its conditions gate publication.
         vetoes: it may return reasons from `pruning`; `end_veto` ends them.
@@ -89,13 +89,13 @@ class PluginChecks(Contract):
     def refused(self) -> list[Operation]:
         """Operations of a transaction that the plugin refuses, whatever else the store holds. Asked of plugins that
         declare `refuses`."""
-        raise NotImplementedError(f"{type(self).__name__}.refused is needed, since the plugin refuses drafts")
+        raise NotImplementedError(f"{type(self).__name__}.refused is needed, since the plugin refuses transactions")
 
     def refused_load(self) -> Any:
         """A bulk load that the plugin refuses, whatever else the store holds. Asked of plugins that declare `refuses`,
         on engines that take bulk loads."""
-        raise NotImplementedError(f"{type(self).__name__}.refused_load is needed, since the plugin refuses drafts, and "
-                                  "the engine takes bulk loads")
+        raise NotImplementedError(f"{type(self).__name__}.refused_load is needed, since the plugin refuses "
+                                  "transactions, and the engine takes bulk loads")
 
     def end_veto(self, plugin: Plugin) -> None:
         """Let the reason go for which the plugin keeps the log. Asked of plugins that declare `vetoes`."""

@@ -75,7 +75,7 @@ def _burst(checks: PluginChecks, work: Workload, directory: Path) -> Rig:
         for number in range(12):
             rig.commit_number(durability="pipelined" if number % 3 else "synced")
             # Each in a range of its own, so that several conditions are open at once.
-            store.committer.wait_until(lambda: store.durable.txid == store.positions().appended, END_S)
+            store.group_commit.wait_until(lambda: store.durable.txid == store.positions().appended, END_S)
         numbers = iter(range(10**6, 10**7))
 
         def write(_: int) -> None:

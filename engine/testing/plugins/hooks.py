@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...env import Seams
+from ...env import Env
 from ..contract import check
 from ..disks.faulty import FaultyFiles
 from ..workload import Workload
@@ -34,7 +34,8 @@ class HookChecks(PluginChecks):
     @check()
     def test_any_history_is_lived_through(self, work: Workload) -> None:
         """A store with the plugin opens, commits, rolls back, checkpoints, prunes, closes, reopens and is killed, in
-        any order, and shows what was committed. Drafts are refused, and conditions asked for, only as declared."""
+        any order, and shows what was committed. Transactions are refused, and conditions asked for, only as
+        declared."""
 
         def claim(history: History, directory: Path) -> None:
             with self.rig(history.work, directory / "store") as rig:
@@ -94,7 +95,7 @@ class HookChecks(PluginChecks):
 
         def claim(work: Workload, directory: Path) -> None:
             files = FaultyFiles()
-            with self.rig(work, directory / "store", keep_logs="for ever", seams=Seams(files)) as rig:
+            with self.rig(work, directory / "store", keep_logs="for ever", env=Env(files)) as rig:
                 rig.commit_number()
                 rig.settle()
                 early = _cost(rig, files)

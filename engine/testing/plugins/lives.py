@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ...contract.plugin import Plugin, StoreHandle
-from ...env import Seams
+from ...env import Env
 from ...errors import OutcomeUnknown, PluginError
 from ..contract import check
 from ..disks.faulty import FaultyFiles, is_log
@@ -147,7 +147,7 @@ class LifeChecks(PluginChecks):
             self.every_moment(work, directory)
             held = Leftovers()
             files = FaultyFiles()
-            with self.rig(work, directory / "poisoned", seams=Seams(files)) as rig:
+            with self.rig(work, directory / "poisoned", env=Env(files)) as rig:
                 rig.commit_number()
                 rig.settle()
                 files.fail("datasync", only=is_log)

@@ -21,7 +21,7 @@ def memory_map() -> Workload:
 
 def graph_map() -> Workload:
     """Keys are nodes."""
-    return KeyValues(GraphEngine, put=_put, items=_items, get=_get, delete=_delete, bulk=_load, above_seams=False)
+    return KeyValues(GraphEngine, put=_put, items=_items, get=_get, delete=_delete, bulk=_load, above_env=False)
 
 
 def _node(tx: GraphTransaction, key: bytes) -> int | None:

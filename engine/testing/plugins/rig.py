@@ -19,7 +19,7 @@ from typing import Any
 from ...contract.plugin import Plugin
 from ...contract.transaction import Durability
 from ...contract.view import View
-from ...env import REAL, Seams
+from ...env import REAL, Env
 from ...errors import ConditionNotMet, RolledBack
 from ...store.settings import Settings
 from ..workload import Operation, Workload
@@ -44,17 +44,17 @@ class Rig:
 
     def __init__(self, work: Workload, directory: Path, make: Callable[[], Plugin] | None, *, may_refuse: bool = False,
                  has_model: bool = True, keep_logs: str = "1 transactions",
-                 first: Sequence[Plugin] = (), last: Sequence[Plugin] = (), seams: Seams = REAL,
+                 first: Sequence[Plugin] = (), last: Sequence[Plugin] = (), env: Env = REAL,
                  watches: list[Watch] | None = None, plugin: Plugin | None = None) -> None:
         """
         Args:
             work, directory: what to do, and where.
             make: makes the plugin.
-            may_refuse: it may refuse drafts.
-            has_model: False where the plugin adds to drafts, so that the store shows more than the model.
+            may_refuse: it may refuse transactions.
+            has_model: False where the plugin adds to transactions, so that the store shows more than the model.
             keep_logs: as the setting of a store.
             first, last: plugins before and after it.
-            seams: for the store.
+            env: for the store.
             watches: where each watch is put as well.
             plugin: the first one, instead of one that is made.
         """
@@ -62,7 +62,7 @@ class Rig:
         self.may_refuse, self.has_model = may_refuse, has_model
         self.model = self.tried = work.new_model()
         self.watches: list[Watch] = []
-        self._make, self._first, self._last, self._seams = make, first, last, seams
+        self._make, self._first, self._last, self._env = make, first, last, env
         self._everyone: list[Watch] = [] if watches is None else watches
         self._settings = Settings(heartbeat_s=0, segment_bytes=128 << 10, keep_logs=keep_logs, wait_s=2,
                                   relaxed_ms=20)
@@ -83,7 +83,7 @@ class Rig:
             self._everyone.append(watch)
             plugins.append(watch)
         self.store = WatchedStore.open(self.directory, self.work.engine, plugins=[*plugins, *self._last],
-                                       options=self.work.options, settings=self._settings, seams=self._seams)
+                                       options=self.work.options, settings=self._settings, env=self._env)
 
     def close(self) -> None:
         self.settle()
@@ -113,7 +113,7 @@ class Rig:
 
     def bulk(self, number: int) -> bool:
         """Load in bulk what the workload's `bulk_load` gives for a number; whether it was loaded, and not refused. A
-        plugin that adds to drafts cannot add to this one, and may refuse it therefore. Raises as `commit`."""
+        plugin that adds to transactions cannot add to this one, and may refuse it therefore. Raises as `commit`."""
         model = self.tried = self.model.copy()
         before = len(self.watch.raised) if self.watches else 0
         try:

@@ -1,7 +1,7 @@
 """A plugin under watch: everything a store tells it passes through here, and so does all that it answers.
 
 A `Watch` is a plugin that hands each moment on to the plugin that it holds, and notes what comes of it: what was
-raised, how long it took, what became of the draft, which conditions it asked for and in which order they ended. A
+raised, how long it took, what became of the transaction, which conditions it asked for and in which order they ended. A
 `WatchedStore` notes, and stops, transactions that begin within a hook.
 
 Whatever a plugin does, a check must end: `bounded` runs each in a thread of its own, and where it does not come back
@@ -70,7 +70,7 @@ class Watch(Plugin):
         plugin: the one that is watched.
         raised: moments, and what was raised at each.
         slowest: the longest that each moment took, in seconds.
-        changed: moments at which the draft's payload became another one.
+        changed: moments at which the transaction's payload became another one.
         began: moments within which the plugin began a transaction.
         answers: what `logged` returned for each range, in order.
         disorder: what was wrong with the order of its conditions, in words.
@@ -147,10 +147,10 @@ class Watch(Plugin):
         assert self.steps is not None
         self.steps += 1
 
-    def _with_draft(self, moment: str, draft: Transaction) -> None:
-        before = draft.payload()
-        self._hand_on(moment, draft)
-        if draft.payload() != before:
+    def _with_transaction(self, moment: str, tx: Transaction) -> None:
+        before = tx.payload()
+        self._hand_on(moment, tx)
+        if tx.payload() != before:
             self.changed.append(moment)
 
     def opened(self, store: StoreHandle) -> None:
@@ -159,11 +159,11 @@ class Watch(Plugin):
     def closing(self, store: StoreHandle) -> None:
         self._hand_on("closing", store)
 
-    def committing(self, draft: Transaction) -> None:
-        self._with_draft("committing", draft)
+    def committing(self, tx: Transaction) -> None:
+        self._with_transaction("committing", tx)
 
-    def final(self, draft: Transaction) -> None:
-        self._with_draft("final", draft)
+    def final(self, tx: Transaction) -> None:
+        self._with_transaction("final", tx)
 
     def logged(self, batch: LogRange) -> Condition | None:
         answer = self._hand_on("logged", batch)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ...errors import ConditionNotMet, DiskFull, OutcomeUnknown, RolledBack
 from ..contract import BULK, Contract, check
 from ..disks.faulty import FaultyFiles, is_log
-from ..disks.quiet import quiet_seams
+from ..disks.quiet import quiet_env
 from ..raising import raises
 from ..workload import Operation, Workload
 from .ends import Holding, Vetoing, is_undone, kept_with
@@ -62,8 +62,8 @@ class BulkChecks(Contract):
 
     @check(BULK)
     def test_a_veto_keeps_a_bulk_load_out(self, work: Workload) -> None:
-        """Plugins are asked of a bulk load as of any draft, and are shown the load itself. One that is refused, before
-        or after the last addition, ends `RolledBack` and leaves nothing, no file either."""
+        """Plugins are asked of a bulk load as of any transaction, and are shown the load itself. One that is refused,
+        before or after the last addition, ends `RolledBack` and leaves nothing, no file either."""
         def claim(before: list[Operation], moment: str) -> None:
             veto = Vetoing(moment)
             with kept_with(work, before, plugins=[veto]) as kept:
@@ -87,7 +87,7 @@ class BulkChecks(Contract):
         """A bulk load whose file cannot be written ends `DiskFull`, leaves nothing, and may be tried again."""
         def claim(before: list[Operation], what: str) -> None:
             files = FaultyFiles()
-            with kept_with(work, before, seams=quiet_seams(files)) as kept:
+            with kept_with(work, before, env=quiet_env(files)) as kept:
                 def attempt() -> None:
                     files.fail(what, code=errno.ENOSPC, only=_is_attachment)
                     kept.bulk(1)
@@ -105,7 +105,7 @@ class BulkChecks(Contract):
         none, and no file of a load that never was stays."""
         def claim(before: list[Operation], what: str) -> None:
             files = FaultyFiles()
-            with kept_with(work, before, seams=quiet_seams(files)) as kept:
+            with kept_with(work, before, env=quiet_env(files)) as kept:
                 last = kept.last
                 files.fail(what, only=is_log)
                 with raises(OutcomeUnknown, f"a bulk load whose record could not be written ({what})"):

@@ -91,7 +91,7 @@ class Crowd:
                     views.append(kept.store.snapshot())
                     assert views[-1].txid >= seen, f"a view at {views[-1].txid} came after one at {seen}"
                     seen = views[-1].txid
-                if kept.stages:
+                if kept.watermarks:
                     views.append(kept.store.snapshot(unsynced=True))
                 for view in views:
                     kept.note(view)

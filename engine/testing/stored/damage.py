@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from ...contract.view import View
 from ...errors import Damaged, DeviceFailed, HoldfastError, LimitReached
 from ...wal.format import FRAME, GROUP_HEADER, TRAILER
-from ..contract import ABOVE_SEAMS, CHECKSUMS, Contract, check, scratch
+from ..contract import ABOVE_ENV, CHECKSUMS, Contract, check, scratch
 from ..disks.faulty import FaultyFiles
-from ..disks.quiet import quiet_seams
+from ..disks.quiet import quiet_env
 from ..raising import raises
 from ..workload import Operation, Workload
 from .ends import kept_with
@@ -136,7 +136,7 @@ class DamageChecks(Contract):
                     with raises(Damaged, f"reading a log through whose byte {offset} was flipped"):
                         store.log.verify()
 
-    @check(ABOVE_SEAMS, CHECKSUMS)
+    @check(ABOVE_ENV, CHECKSUMS)
     def test_a_flipped_byte_in_the_state_is_found(self, work: Workload) -> None:
         """Any single flipped byte in the state of a store is found, by opening it, by reading it, or by the engine's
         own check, or is harmless: what is shown is what was written, and nothing else ever without an error."""
@@ -153,14 +153,14 @@ class DamageChecks(Contract):
         self.prove(claim, examples=12, several=st.lists(work.operations(), max_size=2), closed=st.booleans(),
                    which=st.integers(0, 9), share=st.floats(0, 1), mask=st.integers(1, 255))
 
-    @check(ABOVE_SEAMS)
+    @check(ABOVE_ENV)
     def test_what_the_disk_refuses_is_no_damage(self, work: Workload) -> None:
         """While the disk, or a limit of the process, keeps the state from being read, each way of reading it shows what
         was written, or says what was refused: `DeviceFailed`, `LimitReached`. Nobody says that it is damaged, and when
         that is over all is as it was."""
         def claim(before: list[Operation], code: int) -> None:
             files, refusal = FaultyFiles(), _REFUSALS[code]
-            with kept_with(work, before, seams=quiet_seams(files)) as kept:
+            with kept_with(work, before, env=quiet_env(files)) as kept:
                 kept.store.checkpoint()
                 with kept.store.snapshot() as view:
                     state = state_of(kept.path)
@@ -168,11 +168,11 @@ class DamageChecks(Contract):
                     _only_refused(refusal, "a view", lambda: kept.compare(view))
                     _only_refused(refusal, "the check of a view", lambda: _finds_nothing(view))
                     _only_refused(refusal, "the digest of a view", lambda: kept.note(view))
-                    _only_refused(refusal, "a draft", lambda: kept.write(1))
+                    _only_refused(refusal, "a transaction", lambda: kept.write(1))
                     kept.store.close()
-                    _only_refused(refusal, "an opening", lambda: kept.opened(kept.path, seams=kept.seams).close())
+                    _only_refused(refusal, "an opening", lambda: kept.opened(kept.path, env=kept.env).close())
                     _only_refused(refusal, "a read-only opening", lambda: kept.opened(
-                        kept.path, seams=kept.seams, read_only=True).close())
+                        kept.path, env=kept.env, read_only=True).close())
                     files.heal()
                 kept.open()
                 kept.found(kept.last)

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 
 from ...contract.plugin import Condition, Plugin
 from ...contract.transaction import Durability, Transaction
-from ...env import Seams
+from ...env import Env
 from ...errors import ConditionNotMet, DiskFull, OutcomeUnknown, RolledBack, StorePoisoned
 from ...model.records import LogRange
 from ...store.store import Store
 from ..contract import STAGING, Contract, check, scratch
 from ..disks.faulty import FaultyFiles, is_log
-from ..disks.quiet import quiet_seams
+from ..disks.quiet import quiet_env
 from ..raising import raises
 from ..workload import Operation, Workload
 from .modelled import DURABILITIES, PATIENCE_S, Modelled, difference
@@ -50,15 +50,15 @@ class Vetoing(Plugin):
         self.refuses = False
         self.bulk: Any = None
 
-    def committing(self, draft: Transaction) -> None:
-        self._refuse("committing", draft)
+    def committing(self, tx: Transaction) -> None:
+        self._refuse("committing", tx)
 
-    def final(self, draft: Transaction) -> None:
-        self._refuse("final", draft)
+    def final(self, tx: Transaction) -> None:
+        self._refuse("final", tx)
 
-    def _refuse(self, moment: str, draft: Transaction) -> None:
+    def _refuse(self, moment: str, tx: Transaction) -> None:
         if self.refuses and moment == self.moment:
-            self.bulk = draft.bulk
+            self.bulk = tx.bulk
             raise Refused
 
 
@@ -127,7 +127,7 @@ def is_undone(kept: Modelled, attempt: Callable[[], object], ends: type[Exceptio
         for _ in range(2):  # the second time after something else was begun
             assert kept.store.positions().appended == last, f"{what} was logged"
             kept.shows(last, f"after {what}, the store")
-            if kept.stages:
+            if kept.watermarks:
                 kept.shows(last, f"after {what}, an unsynced view", unsynced=True)
             kept.compare(view)
             with kept.store.transaction():
@@ -217,7 +217,7 @@ class EndChecks(Contract):
         goes on."""
         def claim(before: list[Operation], during: list[Operation], what: str) -> None:
             files = FaultyFiles()
-            with kept_with(work, before, seams=quiet_seams(files)) as kept:
+            with kept_with(work, before, env=quiet_env(files)) as kept:
                 kept.reopen()  # so that the next transaction needs room for a segment
 
                 def attempt() -> None:
@@ -237,10 +237,10 @@ class EndChecks(Contract):
         the transaction, and never half of it."""
         def claim(before: list[Operation], during: list[Operation], what: str, more: int) -> None:
             files = FaultyFiles()
-            with kept_with(work, before, seams=quiet_seams(files)) as kept:
+            with kept_with(work, before, env=quiet_env(files)) as kept:
                 last, view = kept.last, kept.store.snapshot()
                 published = kept.store.published
-                for number in range(more if kept.stages else 0):
+                for number in range(more if kept.watermarks else 0):
                     kept.write(number + 10, "relaxed")
                 files.fail(what, only=is_log)
                 with raises(OutcomeUnknown, f"a commit whose log could not be written ({what})"):
@@ -256,7 +256,7 @@ class EndChecks(Contract):
                     assert kept.store.published == published, "what is published changed"
                     kept.shows(last, "a poisoned store")
                     kept.compare(view)
-                if kept.stages:
+                if kept.watermarks:
                     with raises(StorePoisoned, "an unsynced view of a poisoned store"):
                         kept.store.snapshot(unsynced=True)
                 view.close()
@@ -294,11 +294,11 @@ class EndChecks(Contract):
                 assert seen == [last], f"while its condition was asked for, a view showed {seen}, not {last}"
                 assert kept.store.durable.txid == kept.last, "what only waits for a condition is not durable"
                 kept.shows(last if gates else kept.last, "before the condition is met, the store")
-                if kept.stages:
+                if kept.watermarks:
                     kept.shows(kept.last, "an unsynced view", unsynced=True)
                 kept.recovered(kept.crash_image(), kept.last)
                 plugin.let_go()
-                if kept.stages:
+                if kept.watermarks:
                     kept.write(2)  # meets the conditions before it, those that failed too
                 kept.store.wait(kept.last, PATIENCE_S)
                 kept.store.wait_published(kept.last - 1, PATIENCE_S)
@@ -310,7 +310,7 @@ class EndChecks(Contract):
 
         # A failed condition that gates publication holds a store that does not stage until it is closed.
         kinds = [(gates, answer) for gates in (True, False) for answer in ("open", "failed")
-                 if work.stages or (gates, answer) != (True, "failed")]
+                 if work.watermarks or (gates, answer) != (True, "failed")]
         for gates, answer in kinds:
             self.prove(claim, examples=2, before=work.operations(), during=work.operations(), gates=st.just(gates),
                        answer=st.just(answer))
@@ -326,13 +326,13 @@ class EndChecks(Contract):
                 called.set()
                 go.wait(PATIENCE_S)
 
-            with ThreadPoolExecutor(2) as pool, kept_with(work, [], seams=Seams(files)) as kept:
+            with ThreadPoolExecutor(2) as pool, kept_with(work, [], env=Env(files)) as kept:
                 def goes_on() -> None:
                     kept.transact([*during, *work.numbered(2)])
                     kept.store.checkpoint()
                     kept.shows(kept.last)
 
-                held = files.hold("datasync", only=is_log) if kept.stages else None  # so that it is added in time
+                held = files.hold("datasync", only=is_log) if kept.watermarks else None  # so that it is added in time
                 try:
                     tx = kept.write(1, "pipelined")
                     adding = pool.submit(tx.outcome.add_done_callback, slow)
@@ -358,7 +358,7 @@ class EndChecks(Contract):
         nothing of the transactions on their way, whatever durability these asked for."""
         def claim(several: list[list[Operation]], durability: Durability) -> None:
             files, plugin = FaultyFiles(), Holding(gates=False)
-            with kept_with(work, several[0], seams=Seams(files), plugins=[plugin]) as kept:
+            with kept_with(work, several[0], env=Env(files), plugins=[plugin]) as kept:
                 seen: list[tuple[str, int, int, Any]] = []
 
                 def look(when: str, at_most: int) -> None:
@@ -392,7 +392,7 @@ class EndChecks(Contract):
         ordinary view does not show it."""
         def claim(several: list[list[Operation]]) -> None:
             files = FaultyFiles()
-            with kept_with(work, several[0], seams=quiet_seams(files)) as kept:  # nobody syncs in the background
+            with kept_with(work, several[0], env=quiet_env(files)) as kept:  # nobody syncs in the background
                 last, views = kept.last, []
                 for number, operations in enumerate(several, 1):
                     kept.transact([*operations, *work.numbered(number)], "relaxed")

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from ...contract.engine import BulkEngine, Context, Engine
 from ...contract.transaction import Durability
-from ...env import Files, Seams
+from ...env import Env, Files
 from ...errors import DiskFull, LogPruned, StorePoisoned
 from ...model.positions import Position
 from ...model.records import Record
 from ..contract import Contract, check, scratch
 from ..disks.faulty import FaultyFiles, is_log
-from ..disks.quiet import quiet_seams
+from ..disks.quiet import quiet_env
 from ..raising import raises
 from ..workload import Operation, Workload
 from .bulks import BulkChecks
@@ -291,7 +291,7 @@ class HistoryChecks(Contract):
         """Into a new state, which must be, at each transaction that a view has shown, what that view has shown."""
         seen = sorted(txid for txid in kept.digests if txid)
         start = kept.store.history.branches[0].start
-        context = Context(Seams(), kept.work.options)
+        context = Context(Env(), kept.work.options)
         directory.mkdir()
         kept.engine.create(directory, start, context)
         engine = kept.engine.open(directory, context)
@@ -312,7 +312,7 @@ class HistoryChecks(Contract):
         unsynced; and hooks are told of a transaction's publication only then."""
         def claim(several: list[tuple[list[Operation], Durability]]) -> None:
             files = FaultyFiles()
-            with kept_with(work, [], seams=Seams(files)) as kept:
+            with kept_with(work, [], env=Env(files)) as kept:
                 for number, (operations, durability) in enumerate(several, 1):
                     kept.transact(operations, durability)
                     tx = kept.write(number, durability)
@@ -329,12 +329,12 @@ class HistoryChecks(Contract):
     @check()
     def test_one_seed_one_history(self, work: Workload) -> None:
         """The same operations, clock and randomness give the same log, byte for byte, and the same digests; and the
-        same state files, where the engine writes through the seams."""
+        same state files, where the engine writes through the environment."""
         def claim(several: list[tuple[list[Operation], bool]], reopened: bool) -> None:
             def live(root: Path) -> tuple[dict[str, bytes], dict[str, bytes], bytes]:
-                with Modelled(work, root, seams=quiet_seams(Files())) as kept:
+                with Modelled(work, root, env=quiet_env(Files())) as kept:
                     for number, (operations, relaxed) in enumerate(several):
-                        kept.transact(operations, "relaxed" if relaxed and kept.stages else "synced")
+                        kept.transact(operations, "relaxed" if relaxed and kept.watermarks else "synced")
                         kept.write(number)
                         if number == 1:
                             kept.store.checkpoint()
@@ -352,7 +352,7 @@ class HistoryChecks(Contract):
             for name, data in log.items():
                 at = _first_difference(data, log2[name])
                 assert at is None, f"two runs of the same history differ from byte {at} of the log's {name} on"
-            if work.above_seams:
+            if work.above_env:
                 assert state == state2, "two runs of the same history leave other state files: " + ", ".join(
                     name for name in {**state, **state2} if state.get(name) != state2.get(name))
 

@@ -25,7 +25,7 @@ class Listening(Plugin):
 
     def __init__(self) -> None:
         self.moments: list[str] = []
-        self.drafts: list[bytes] = []
+        self.transactions: list[bytes] = []
         self.logged_ranges: list[LogRange] = []
         self.records: list[Record] = []
         self.shown: list[int] = []
@@ -38,13 +38,13 @@ class Listening(Plugin):
     def closing(self, store: StoreHandle) -> None:
         self.moments.append("closing")
 
-    def committing(self, draft: Transaction) -> None:
+    def committing(self, tx: Transaction) -> None:
         self.moments.append("committing")
 
-    def final(self, draft: Transaction) -> None:
+    def final(self, tx: Transaction) -> None:
         self.moments.append("final")
-        if payload := draft.payload():
-            self.drafts.append(payload)
+        if payload := tx.payload():
+            self.transactions.append(payload)
 
     def logged(self, batch: LogRange) -> None:
         self.logged_ranges.append(batch)
@@ -59,23 +59,23 @@ class Listening(Plugin):
 
 
 class Adding(Plugin):
-    """Adds to every draft, and tries to add more when that is too late."""
+    """Adds to every transaction, and tries to add more when that is too late."""
 
     def __init__(self) -> None:
         self.kept: Modelled | None = None
         self.added = 0
         self.payloads: list[bytes] = []
 
-    def committing(self, draft: Transaction) -> None:
+    def committing(self, tx: Transaction) -> None:
         if self.kept is not None:
             self.added += 1
-            self.kept.work.run(draft, self.kept.tried, self.kept.work.numbered(1000 + self.added))
+            self.kept.work.run(tx, self.kept.tried, self.kept.work.numbered(1000 + self.added))
 
-    def final(self, draft: Transaction) -> None:
+    def final(self, tx: Transaction) -> None:
         if self.kept is not None:
             work = self.kept.work
-            refuses_changes(work, draft, self.kept.tried, [], "a draft that is being committed")
-            self.payloads.append(draft.payload())
+            refuses_changes(work, tx, self.kept.tried, [], "a transaction that is being committed")
+            self.payloads.append(tx.payload())
 
 
 class HookChecks(Contract):
@@ -83,9 +83,9 @@ class HookChecks(Contract):
 
     @check()
     def test_hooks_are_told_everything_once_and_in_order(self, work: Workload) -> None:
-        """Plugins are told of every draft, every synced range, every published record and every checkpoint, once and in
-        order; the payload that they see last is the one that is logged, and a record's publication is told when views
-        show it."""
+        """Plugins are told of every transaction, every synced range, every published record and every checkpoint, once
+        and in order; the payload that they see last is the one that is logged, and a record's publication is told when
+        views show it."""
         def claim(several: list[tuple[list[Operation], Durability]]) -> None:
             one, other = Listening(), Listening()
             with scratch() as root, Modelled(work, root, plugins=[one, other]) as kept:
@@ -106,11 +106,11 @@ class HookChecks(Contract):
         self.prove(claim, examples=6, several=st.lists(steps, min_size=1, max_size=3))
 
     @staticmethod
-    def _was_told_all(plugin: Listening, records: list[Record], drafts: int) -> None:
+    def _was_told_all(plugin: Listening, records: list[Record], transactions: int) -> None:
         last = len(records)
-        expected = ["opened", *["committing", "final"] * drafts, "closing"]
+        expected = ["opened", *["committing", "final"] * transactions, "closing"]
         assert plugin.moments == expected, f"the moments were {plugin.moments}, not {expected}"
-        assert plugin.drafts == [record.payload for record in records], "what is logged is not what was seen last"
+        assert plugin.transactions == [record.payload for record in records], "what is logged is not what was seen last"
         told = [txid for batch in plugin.logged_ranges for txid in range(batch.first, batch.last + 1)]
         assert told == list(range(1, last + 1)), f"the ranges that were told as logged are {plugin.logged_ranges}"
         published = [record.position for record in plugin.records]
@@ -121,8 +121,8 @@ class HookChecks(Contract):
 
     @check()
     def test_what_a_plugin_adds_is_part_of_the_transaction(self, work: Workload) -> None:
-        """What a plugin adds to a draft is logged with it, as one transaction, shown with it, and there after a crash;
-        once a draft is being committed, it takes no more changes."""
+        """What a plugin adds to a transaction is logged with it, as one transaction, shown with it, and there after a
+        crash; once a transaction is being committed, it takes no more changes."""
         def claim(several: list[list[Operation]]) -> None:
             plugin = Adding()
             with scratch() as root, Modelled(work, root, plugins=[plugin]) as kept:
@@ -137,14 +137,14 @@ class HookChecks(Contract):
                     kept.recovered(kept.crash_image(), number + 1)
                 plugin.kept = None
                 logged = [record.payload for record in kept.store.log.read(1)]
-                assert logged == plugin.payloads, "what is logged is not the draft that was seen last"
+                assert logged == plugin.payloads, "what is logged is not the transaction that was seen last"
                 kept.reopen()
 
         self.prove(claim, examples=5, several=st.lists(work.operations(), min_size=1, max_size=2))
 
     @check()
-    def test_a_draft_that_ended_takes_no_more(self, work: Workload) -> None:
-        """A draft that was committed or rolled back refuses changes of every kind."""
+    def test_a_transaction_that_ended_takes_no_more(self, work: Workload) -> None:
+        """A transaction that was committed or rolled back refuses changes of every kind."""
         some = of_each_kind(work)
 
         def claim(operations: list[Operation], commits: bool) -> None:
@@ -157,7 +157,7 @@ class HookChecks(Contract):
                         kept.tried = kept.models[-1].copy()
                         work.run(tx, kept.tried, [*operations, *work.numbered(1)])
                         raise Refused
-                refuses_changes(work, tx, kept.tried, some, "a draft that has ended", answers=False)
+                refuses_changes(work, tx, kept.tried, some, "a transaction that has ended", answers=False)
                 kept.shows(kept.last)
                 kept.write(2)
                 kept.shows(kept.last)

@@ -181,7 +181,7 @@ class StoreMachine(Modelled, RuleBasedStateMachine):
     def look(self, unsynced: bool, write: Write | None = None) -> None:
         self.begin_with(write)
         self.note_promises()
-        unsynced = unsynced and self.stages
+        unsynced = unsynced and self.watermarks
         view = self.store.snapshot(unsynced=unsynced)
         self.views.append(view)
         if unsynced:
@@ -194,7 +194,7 @@ class StoreMachine(Modelled, RuleBasedStateMachine):
     def hold(self, unsynced: bool, write: Write | None = None) -> None:
         """A view that nobody looks at until later."""
         self.begin_with(write)
-        self.views.append(self.store.snapshot(unsynced=unsynced and self.stages))
+        self.views.append(self.store.snapshot(unsynced=unsynced and self.watermarks))
 
     @precondition(lambda self: self.views)
     @rule(index=st.integers(0, 9), write=WRITES)

@@ -18,7 +18,7 @@ from ...contract.engine import Engine, StagingEngine
 from ...contract.plugin import Plugin
 from ...contract.transaction import Durability, Transaction
 from ...contract.view import View
-from ...env import REAL, Seams
+from ...env import REAL, Env
 from ...store.settings import Settings
 from ...store.store import Recovery, Store
 from ..workload import Operation, Workload
@@ -37,7 +37,7 @@ class Modelled:
     Attributes:
         work, engine: the workload, and the engine to open, which is the workload's.
         root: everything is made below it.
-        settings, seams, plugins: for each opening.
+        settings, env, plugins: for each opening.
         path, store: the store at present.
         models: the content after each transaction.
         digests: by txid, as they were seen.
@@ -46,12 +46,12 @@ class Modelled:
 
     work: Workload
 
-    def __init__(self, work: Workload, root: Path, *, settings: Settings = SETTINGS, seams: Seams = REAL,
+    def __init__(self, work: Workload, root: Path, *, settings: Settings = SETTINGS, env: Env = REAL,
                  plugins: Iterable[Plugin] = ()) -> None:
         self.work = work
         self.engine: type[Engine[Any, Any]] = work.engine
         self.root = root
-        self.settings, self.seams, self.plugins = settings, seams, list(plugins)
+        self.settings, self.env, self.plugins = settings, env, list(plugins)
         self.models: list[Any] = [work.new_model()]
         self.digests: dict[int, bytes] = {}
         self.tried: Any = None
@@ -78,7 +78,7 @@ class Modelled:
         return self.root / f"{name}-{self._made}"
 
     def open(self) -> None:
-        self.store = self.opened(self.path, plugins=self.plugins, seams=self.seams)
+        self.store = self.opened(self.path, plugins=self.plugins, env=self.env)
 
     def opened(self, path: Path, **how: Any) -> Store[Any, Any]:
         """A store of the workload's engine."""
@@ -160,7 +160,7 @@ class Modelled:
         self.shows(txid, "the store that was opened")
 
     @property
-    def stages(self) -> bool:
+    def watermarks(self) -> bool:
         return issubclass(self.engine, StagingEngine)
 
     def compare_closed(self, path: Path, txid: int, models: list[Any] | None = None) -> None:

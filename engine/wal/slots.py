@@ -1,10 +1,10 @@
-"""Consumers: those for whom log is kept although no lease is open, such as a backup target between two runs.
+"""Slots: those for whom log is kept although no lease is open, such as a backup target between two runs.
 
 They stand in the document `CONSUMERS` beside the segments, so that they survive a restart. One that lags beyond its
 bounds is dropped by name, not silently.
 
 It is a help and holds no data, so a store opens without it. One that is damaged is set aside. Who stood in it is not
-known then, so one consumer stands for them all, who needs all the log that is there: it is listed, may be dropped, and
+known then, so one slot stands for them all, who needs all the log that is there: it is listed, may be dropped, and
 goes when it lags too far, like any other; meanwhile they register again.
 """
 
@@ -15,23 +15,23 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..env import Seams
+from ..env import Env
 from ..errors import Damaged, DiskFull, InvalidInput, UnsupportedFormat
 from ..model import document
 from ..model.positions import Position
 
-CONSUMERS_MAGIC, CONSUMERS_VERSION = b"HFCONSUM", 1
+SLOTS_MAGIC, SLOTS_VERSION = b"HFCONSUM", 1
 UNKNOWN = "0" * 32
-"""The id of the consumer that stands for those in a damaged document."""
-MAX_CONSUMERS = 1000
+"""The id of the slot that stands for those in a damaged document."""
+MAX_SLOTS = 1000
 MAX_NAME = 500
 
 logger = logging.getLogger("holdfast.store")
 
 
 @dataclass(frozen=True, slots=True)
-class Consumer:
-    """One consumer: the log after `position` is kept for it. `seen_us` is when it last registered."""
+class Slot:
+    """One slot: the log after `position` is kept for it. `seen_us` is when it last registered."""
 
     id: str
     name: str
@@ -39,14 +39,14 @@ class Consumer:
     seen_us: int
 
 
-class Consumers:
-    """The consumers of one log. Thread-safe; every change is durable when the call returns, but for a drop on a full
+class Slots:
+    """The slots of one log. Thread-safe; every change is durable when the call returns, but for a drop on a full
     disk: it is what makes room there, so it counts at once, and is written when there is some (`settle`)."""
 
-    def __init__(self, directory: Path, base: Position, seams: Seams, *, read_only: bool) -> None:
+    def __init__(self, directory: Path, base: Position, env: Env, *, read_only: bool) -> None:
         """
         Args:
-            directory, seams: as usual.
+            directory, env: as usual.
             base: where the log begins now.
             read_only: leave a damaged document where it is.
 
@@ -54,12 +54,12 @@ class Consumers:
             UnsupportedFormat.
         """
         self._path = directory / "CONSUMERS"
-        self._seams = seams
-        self._lock = seams.scheduler.lock()
-        self._all: dict[str, Consumer] = {}
+        self._env = env
+        self._lock = env.scheduler.lock()
+        self._all: dict[str, Slot] = {}
         self._unwritten = False
-        if seams.files.exists(self._path):
-            data = seams.files.read(self._path)
+        if env.files.exists(self._path):
+            data = env.files.read(self._path)
             try:
                 self._all = _decoded(data, self._path)
             except Damaged as error:
@@ -69,24 +69,24 @@ class Consumers:
         """Go on without the document: a copy is kept beside it before it is replaced."""
         aside = self._aside()
         logger.warning("%s. For whom log is kept is not known, so all that is there now is kept, within the bounds for "
-                       "consumers%s", error.message, "" if read_only else f"; set aside: {aside.name}")
-        unknown = Consumer(UNKNOWN, f"whoever stood in {aside.name}, which is damaged", base,
-                           self._seams.clock.now_us())
+                       "slots%s", error.message, "" if read_only else f"; set aside: {aside.name}")
+        unknown = Slot(UNKNOWN, f"whoever stood in {aside.name}, which is damaged", base,
+                       self._env.clock.now_us())
         self._all = {UNKNOWN: unknown}
         if not read_only:
             try:
-                self._seams.files.write_durably(aside, data)
+                self._env.files.write_durably(aside, data)
                 self._save(self._all)
             except (DiskFull, OSError) as failure:
                 logger.warning("%s is not replaced yet: %s", self._path, failure)
 
     def _aside(self) -> Path:
         number = 1
-        while self._seams.files.exists(aside := self._path.with_name(f"{self._path.name}.damaged-{number}")):
+        while self._env.files.exists(aside := self._path.with_name(f"{self._path.name}.damaged-{number}")):
             number += 1
         return aside
 
-    def list(self) -> list[Consumer]:
+    def list(self) -> list[Slot]:
         return sorted(self._all.values(), key=lambda c: c.position.txid)
 
     def register(self, id: str, name: str, position: Position) -> None:
@@ -96,14 +96,14 @@ class Consumers:
             InvalidInput: too many, or a name that is too long.
         """
         if not 0 < len(id) <= 64 or len(name) > MAX_NAME:
-            raise InvalidInput("a consumer's id has 1 to 64 characters and its name at most 500")
+            raise InvalidInput("a slot's id has 1 to 64 characters and its name at most 500")
         with self._lock:
             known = self._all.get(id)
-            if known is None and len(self._all) >= MAX_CONSUMERS:
-                raise InvalidInput(f"there are {MAX_CONSUMERS} consumers already", hint="drop those no longer used")
+            if known is None and len(self._all) >= MAX_SLOTS:
+                raise InvalidInput(f"there are {MAX_SLOTS} slots already", hint="drop those no longer used")
             if known is not None and known.position.txid > position.txid:
                 position = known.position
-            self._save({**self._all, id: Consumer(id, name, position, self._seams.clock.now_us())})
+            self._save({**self._all, id: Slot(id, name, position, self._env.clock.now_us())})
 
     def drop(self, id: str) -> bool:
         """Forget one; whether it was there."""
@@ -114,7 +114,7 @@ class Consumers:
             try:
                 self._save(left)
             except DiskFull as error:
-                logger.warning("consumer %s is dropped, and noted when there is room: %s", id, error.message)
+                logger.warning("slot %s is dropped, and noted when there is room: %s", id, error.message)
                 self._all, self._unwritten = left, True
             return True
 
@@ -125,20 +125,20 @@ class Consumers:
                 with contextlib.suppress(DiskFull):
                     self._save(self._all)
 
-    def _save(self, consumers: dict[str, Consumer]) -> None:
-        body = {"consumers": [[c.id, c.name, c.position.txid, c.position.chain, c.seen_us] for c in consumers.values()]}
-        document.write(self._seams.files, self._path, CONSUMERS_MAGIC, CONSUMERS_VERSION, body)
-        self._all, self._unwritten = consumers, False
+    def _save(self, slots: dict[str, Slot]) -> None:
+        body = {"consumers": [[c.id, c.name, c.position.txid, c.position.chain, c.seen_us] for c in slots.values()]}
+        document.write(self._env.files, self._path, SLOTS_MAGIC, SLOTS_VERSION, body)
+        self._all, self._unwritten = slots, False
 
 
-def _decoded(data: bytes, path: Path) -> dict[str, Consumer]:
+def _decoded(data: bytes, path: Path) -> dict[str, Slot]:
     try:
-        body = document.decode(data, CONSUMERS_MAGIC, CONSUMERS_VERSION, path)
+        body = document.decode(data, SLOTS_MAGIC, SLOTS_VERSION, path)
     except UnsupportedFormat as error:
         if document.is_whole(data):
             raise
         raise Damaged("does not match its checksum", path=str(path)) from error
     try:
-        return {i: Consumer(i, n, Position(t, c), s) for i, n, t, c, s in body["consumers"]}
+        return {i: Slot(i, n, Position(t, c), s) for i, n, t, c, s in body["consumers"]}
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"lacks or garbles a field: {error}", path=str(path)) from error

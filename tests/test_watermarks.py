@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from holdfast.engine.model.positions import Position
 from holdfast.engine.model.records import LogRange
-from holdfast.engine.store.watermarks import Stages
+from holdfast.engine.store.watermarks import Watermarks
 
 
 def at(txid: int) -> Position:
@@ -27,12 +27,12 @@ class Range:
     open: dict[int, bool] = field(default_factory=dict)  # listener -> whether it gates publication
 
 
-class StagesMachine(RuleBasedStateMachine):
+class WatermarksMachine(RuleBasedStateMachine):
     """Rules are the events; the model says from scratch after each what the stages must be."""
 
     @initialize(listeners=st.integers(0, 3), end=st.integers(0, 5))
     def begin(self, listeners: int, end: int) -> None:
-        self.stages = Stages(at(end), at(0), listeners)
+        self.watermarks = Watermarks(at(end), at(0), listeners)
         self.listeners = listeners
         self.start = self.appended = self.durable = end
         self.ranges: list[Range] = []
@@ -41,7 +41,7 @@ class StagesMachine(RuleBasedStateMachine):
         self.before = self.shown()
 
     def shown(self) -> tuple[int, ...]:
-        s = self.stages
+        s = self.watermarks
         return tuple(p.txid for p in (s.appended, s.durable, s.acknowledged, s.publishable, s.published,
                                       s.checkpointed))
 
@@ -51,7 +51,7 @@ class StagesMachine(RuleBasedStateMachine):
     @rule(barrier=st.booleans())
     def append(self, barrier: bool) -> None:
         self.appended += 1
-        self.stages.append(at(self.appended), barrier=barrier)
+        self.watermarks.append(at(self.appended), barrier=barrier)
         if barrier:
             self.barrier = self.appended
 
@@ -59,14 +59,14 @@ class StagesMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def synced(self, data: st.DataObject) -> None:
         upto = data.draw(st.integers(self.durable + 1, self.appended))
-        self.stages.synced(at(upto))
+        self.watermarks.synced(at(upto))
         if self.listeners:
             self.ranges.append(Range(LogRange(self.durable + 1, upto)))
         self.durable = upto
 
     @rule()
     def ask(self) -> None:
-        log = self.stages.next_unanswered()
+        log = self.watermarks.next_unanswered()
         waiting = [r for r in self.ranges if not any(r is asked for _, asked in self.asked)]
         if log is None:
             assert not waiting
@@ -79,7 +79,7 @@ class StagesMachine(RuleBasedStateMachine):
     def answered(self, data: st.DataObject) -> None:
         log, model = next((log, r) for log, r in self.asked if not r.answered)
         answers = data.draw(st.dictionaries(st.integers(0, self.listeners - 1), st.booleans()))
-        self.stages.answered(log.last, list(answers.items()))
+        self.watermarks.answered(log.last, list(answers.items()))
         model.answered, model.open = True, dict(answers)
 
     @precondition(lambda self: self.listeners and self.asked)
@@ -89,7 +89,7 @@ class StagesMachine(RuleBasedStateMachine):
         if not model.answered:
             return
         listener = data.draw(st.integers(0, self.listeners - 1))
-        self.stages.met(listener, log.last)
+        self.watermarks.met(listener, log.last)
         for earlier in self.ranges:
             if earlier.log.last <= log.last and earlier.answered:
                 earlier.open.pop(listener, None)
@@ -99,8 +99,8 @@ class StagesMachine(RuleBasedStateMachine):
     def expired(self, data: st.DataObject) -> None:
         log, model = data.draw(st.sampled_from([a for a in self.asked if a[1].open]))
         listener = data.draw(st.sampled_from(sorted(model.open)))
-        assert self.stages.is_open(listener, log.last) == (model.log.last > self.acknowledged())
-        self.stages.expired(listener, log.last)
+        assert self.watermarks.is_open(listener, log.last) == (model.log.last > self.acknowledged())
+        self.watermarks.expired(listener, log.last)
         if not model.open[listener]:
             del model.open[listener]
 
@@ -108,12 +108,12 @@ class StagesMachine(RuleBasedStateMachine):
     @rule()
     def lift(self) -> None:
         assert self.barrier is not None
-        self.stages.lift(at(self.barrier))
+        self.watermarks.lift(at(self.barrier))
         self.barrier = None
 
     @rule(data=st.data())
     def checkpoint(self, data: st.DataObject) -> None:
-        self.stages.checkpoint(at(data.draw(st.integers(0, self.stages.published.txid))))
+        self.watermarks.checkpoint(at(data.draw(st.integers(0, self.watermarks.published.txid))))
 
     # --- what the model says
 
@@ -156,76 +156,76 @@ class StagesMachine(RuleBasedStateMachine):
         self.before = now
 
 
-TestStages = StagesMachine.TestCase
-TestStages.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestWatermarks = WatermarksMachine.TestCase
+TestWatermarks.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
 # --- the rules one by one, to be read
 
 
-def held(gates: bool) -> tuple[Stages, LogRange]:
-    stages = Stages(at(0), at(0), 1)
-    stages.append(at(1))
-    stages.synced(at(1))
-    log = stages.next_unanswered()
+def held(gates: bool) -> tuple[Watermarks, LogRange]:
+    watermarks = Watermarks(at(0), at(0), 1)
+    watermarks.append(at(1))
+    watermarks.synced(at(1))
+    log = watermarks.next_unanswered()
     assert log == LogRange(1, 1)
-    stages.answered(log.last, [(0, gates)])
-    return stages, log
+    watermarks.answered(log.last, [(0, gates)])
+    return watermarks, log
 
 
 def test_without_listeners_durable_is_published() -> None:
-    stages = Stages(at(0), at(0))
-    stages.append(at(1))
-    assert stages.published.txid == 0
-    stages.synced(at(1))
-    assert (stages.acknowledged, stages.published) == (at(1), at(1))
+    watermarks = Watermarks(at(0), at(0))
+    watermarks.append(at(1))
+    assert watermarks.published.txid == 0
+    watermarks.synced(at(1))
+    assert (watermarks.acknowledged, watermarks.published) == (at(1), at(1))
 
 
 def test_a_gating_condition_that_expires_stays_open_until_it_is_met() -> None:
-    stages, log = held(gates=True)
-    assert (stages.durable.txid, stages.acknowledged.txid, stages.published.txid) == (1, 0, 0)
-    stages.expired(0, log.last)
-    assert (stages.acknowledged.txid, stages.published.txid) == (0, 0)
-    stages.met(0, 1)
-    assert (stages.acknowledged.txid, stages.published.txid) == (1, 1)
+    watermarks, log = held(gates=True)
+    assert (watermarks.durable.txid, watermarks.acknowledged.txid, watermarks.published.txid) == (1, 0, 0)
+    watermarks.expired(0, log.last)
+    assert (watermarks.acknowledged.txid, watermarks.published.txid) == (0, 0)
+    watermarks.met(0, 1)
+    assert (watermarks.acknowledged.txid, watermarks.published.txid) == (1, 1)
 
 
 def test_one_that_does_not_gate_holds_acknowledgement_only_until_it_expires() -> None:
-    stages, log = held(gates=False)
-    assert (stages.acknowledged.txid, stages.published.txid) == (0, 1)
-    stages.expired(0, log.last)
-    assert (stages.acknowledged.txid, stages.published.txid) == (1, 1)
+    watermarks, log = held(gates=False)
+    assert (watermarks.acknowledged.txid, watermarks.published.txid) == (0, 1)
+    watermarks.expired(0, log.last)
+    assert (watermarks.acknowledged.txid, watermarks.published.txid) == (1, 1)
 
 
 def test_meeting_a_later_one_meets_the_earlier() -> None:
-    stages, _ = held(gates=True)
-    stages.append(at(2))
-    stages.synced(at(2))
-    log = stages.next_unanswered()
+    watermarks, _ = held(gates=True)
+    watermarks.append(at(2))
+    watermarks.synced(at(2))
+    log = watermarks.next_unanswered()
     assert log is not None
-    stages.answered(log.last, [(0, True)])
-    stages.met(0, 2)
-    assert (stages.acknowledged.txid, stages.published.txid) == (2, 2)
+    watermarks.answered(log.last, [(0, True)])
+    watermarks.met(0, 2)
+    assert (watermarks.acknowledged.txid, watermarks.published.txid) == (2, 2)
 
 
 def test_nothing_is_acknowledged_before_every_listener_has_answered() -> None:
-    stages = Stages(at(0), at(0), 2)
-    stages.append(at(1))
-    stages.synced(at(1))
-    assert (stages.durable.txid, stages.acknowledged.txid, stages.published.txid) == (1, 0, 0)
-    log = stages.next_unanswered()
+    watermarks = Watermarks(at(0), at(0), 2)
+    watermarks.append(at(1))
+    watermarks.synced(at(1))
+    assert (watermarks.durable.txid, watermarks.acknowledged.txid, watermarks.published.txid) == (1, 0, 0)
+    log = watermarks.next_unanswered()
     assert log is not None
-    stages.answered(log.last, [])
-    assert (stages.acknowledged.txid, stages.published.txid) == (1, 1)
+    watermarks.answered(log.last, [])
+    assert (watermarks.acknowledged.txid, watermarks.published.txid) == (1, 1)
 
 
 def test_nothing_is_appended_behind_a_barrier() -> None:
-    stages = Stages(at(0), at(0))
-    stages.append(at(1), barrier=True)
+    watermarks = Watermarks(at(0), at(0))
+    watermarks.append(at(1), barrier=True)
     with pytest.raises(AssertionError):
-        stages.append(at(2))
-    stages.synced(at(1))
-    assert (stages.acknowledged.txid, stages.published.txid) == (1, 0)
-    stages.lift(at(1))
-    assert stages.published.txid == 1
-    stages.append(at(2))
+        watermarks.append(at(2))
+    watermarks.synced(at(1))
+    assert (watermarks.acknowledged.txid, watermarks.published.txid) == (1, 0)
+    watermarks.lift(at(1))
+    assert watermarks.published.txid == 1
+    watermarks.append(at(2))

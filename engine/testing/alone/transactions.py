@@ -1,4 +1,4 @@
-"""An engine by its contract alone: drafts, payloads, views and digests, with nothing of the kit around them.
+"""An engine by its contract alone: transactions, payloads, views and digests, with nothing of the kit around them.
 
 What fails here is in the engine and nowhere else, so these checks are the first to look at. They go through `Driver`,
 which keeps a model of every transaction. The durable state is looked at in `states`.
@@ -14,7 +14,7 @@ from ...contract.engine import Abilities, Context
 from ...contract.view import View
 from ...errors import HoldfastError
 from ..contract import Contract, check, scratch
-from ..disks.quiet import quiet_seams
+from ..disks.quiet import quiet_env
 from ..raising import raises, refuses_changes
 from ..workload import Operation, Workload, of_each_kind
 from .driver import ORIGIN, Driver, driven
@@ -108,9 +108,9 @@ class AloneChecks(Contract):
                 engine.create(empty, ORIGIN, strange)
 
     @check()
-    def test_drafts_and_views_show_what_the_model_has(self, work: Workload) -> None:
-        """A draft answers as the model does, its own changes included, and a view shows exactly the transactions up to
-        its own, through checkpoints, rolled-back drafts and recoveries."""
+    def test_transactions_and_views_show_what_the_model_has(self, work: Workload) -> None:
+        """A transaction answers as the model does, its own changes included, and a view shows exactly the transactions
+        up to its own, through checkpoints, rolled-back transactions and recoveries."""
         def claim(steps: list[Step]) -> None:
             with driven(work) as it:
                 it.compare_state()
@@ -125,7 +125,8 @@ class AloneChecks(Contract):
     @check()
     def test_a_held_view_stays_the_same(self, work: Workload) -> None:
         """What a view shows, and its digest, do not change while it is open: not by later transactions that overwrite
-        and delete what it shows, not by checkpoints, images, rolled-back drafts, or the closing of other views."""
+        and delete what it shows, not by checkpoints, images, rolled-back transactions, or the closing of other
+        views."""
         def claim(todo: list[list[Operation]]) -> None:
             with driven(work) as it:
                 held = Held(it)
@@ -145,7 +146,7 @@ class AloneChecks(Contract):
                         it.image()
                         held.look("after a checkpoint and an image of it")
                     it.roll_back(operations)
-                    held.look("after a draft was rolled back")
+                    held.look("after a transaction was rolled back")
                 it.compare_state()
                 held.let_go()
                 it.compare_state()
@@ -153,9 +154,9 @@ class AloneChecks(Contract):
         self.prove(claim, examples=12, todo=several(work, 3))
 
     @check()
-    def test_a_rolled_back_draft_leaves_nothing(self, work: Workload) -> None:
-        """A draft that is dropped, its payload asked for or not, changes nothing that a view, a draft, a digest or the
-        durable state shows, and the transactions after it are as if it had never been."""
+    def test_a_rolled_back_transaction_leaves_nothing(self, work: Workload) -> None:
+        """A transaction that is dropped, its payload asked for or not, changes nothing that a view, a transaction, a
+        digest or the durable state shows, and the transactions after it are as if it had never been."""
         def claim(kept: list[list[Operation]], dropped: list[list[Operation]]) -> None:
             with driven(work) as it, driven(work) as other:
                 for here in (it, other):
@@ -163,28 +164,28 @@ class AloneChecks(Contract):
                 before = it.digest()
                 for operations in dropped:
                     it.roll_back(operations + work.numbered(7))
-                    it.compare_state(what="a view after a rolled-back draft")
+                    it.compare_state(what="a view after a rolled-back transaction")
                     tx = it.engine.begin()
-                    assert tx.payload() == b"", "a fresh draft has a payload, after another was rolled back"
+                    assert tx.payload() == b"", "a fresh transaction has a payload, after another was rolled back"
                     tx.close()
-                assert it.digest() == before, "the digest is another one after a rolled-back draft"
+                assert it.digest() == before, "the digest is another one after a rolled-back transaction"
                 for operations in kept:
                     it.commit(operations)
                     it.roll_back(dropped[0])
                 other.follow(it)
-                it.compare_state(what="a view after rolled-back drafts and kept ones")
-                assert it.digest() == other.digest(), "rolled-back drafts between them changed what transactions do"
+                it.compare_state(what="a view after rolled-back transactions and kept ones")
+                assert it.digest() == other.digest(), "rolled-back transactions changed what the others do"
                 it.checkpoint()
                 it.reopen()
-                it.compare_state(what="a view after rolled-back drafts, a checkpoint and a reopening")
+                it.compare_state(what="a view after rolled-back transactions, a checkpoint and a reopening")
 
         self.prove(claim, examples=16, kept=several(work, 3), dropped=several(work, 2))
 
     @check()
-    def test_a_payload_holds_all_its_draft_changed(self, work: Workload) -> None:
-        """`payload()` may be asked for again as the draft grows, and then holds everything; a draft that changed
-        nothing has an empty one; a sealed draft refuses changes of every kind. A new one has all that a `Transaction`
-        has, for the kit and for plugins."""
+    def test_a_payload_holds_all_its_transaction_changed(self, work: Workload) -> None:
+        """`payload()` may be asked for again as the transaction grows, and then holds everything; a transaction that
+        changed nothing has an empty one; a sealed transaction refuses changes of every kind. A new one has all that a
+        `Transaction` has, for the kit and for plugins."""
         some = of_each_kind(work)
 
         def claim(first: list[Operation], second: list[Operation]) -> None:
@@ -192,8 +193,8 @@ class AloneChecks(Contract):
                 begun(it)
                 empty = it.engine.begin()
                 lacking = [name for name in ("txid", "outcome", "bulk") if getattr(empty, name, self) is not None]
-                assert not lacking, f"a new draft has no {', '.join(lacking)}: call Transaction.__init__"
-                assert empty.payload() == b"", "a draft that changed nothing has a payload"
+                assert not lacking, f"a new transaction has no {', '.join(lacking)}: call Transaction.__init__"
+                assert empty.payload() == b"", "a transaction that changed nothing has a payload"
                 empty.close()
                 model = it.models[-1].copy()
                 tx = it.engine.begin()
@@ -202,20 +203,20 @@ class AloneChecks(Contract):
                 work.run(tx, model, second + work.numbered(8))
                 payload = tx.payload()
                 tx.seal("sealed")
-                refuses_changes(work, tx, model, some, "a sealed draft")
-                assert tx.payload() == payload, "the payload of a sealed draft is another one than before"
+                refuses_changes(work, tx, model, some, "a sealed transaction")
+                assert tx.payload() == payload, "the payload of a sealed transaction is another one than before"
                 tx.unseal()
                 work.run(tx, model, work.numbered(9))
                 it.apply(it.note(tx.payload(), model))
                 tx.close()
-                it.compare_state(what="a view after a draft whose payload was asked for on the way")
+                it.compare_state(what="a view after a transaction whose payload was asked for on the way")
 
         self.prove(claim, examples=16, first=work.operations(), second=work.operations())
 
     @check()
     def test_ids_of_durable_transactions_never_return(self, work: Workload) -> None:
         """No id that a durable transaction gave out is given out again: not when what bore it is deleted, not after a
-        checkpoint, a recovery, or a rolled-back draft. The workload says so of each id that it gets."""
+        checkpoint, a recovery, or a rolled-back transaction. The workload says so of each id that it gets."""
         def claim(todo: list[tuple[list[Operation], str]]) -> None:
             with driven(work) as it:
                 it.commit(work.numbered(0))
@@ -233,7 +234,7 @@ class AloneChecks(Contract):
     @check()
     def test_applying_in_batches_is_applying_one_by_one(self, work: Workload) -> None:
         """The state is a function of the transactions applied: the same whether they come one by one, as the engine's
-        own drafts, in some batches, or in one."""
+        own transactions, in some batches, or in one."""
         def claim(todo: list[list[Operation]]) -> None:
             with driven(work) as it:
                 begun(it)
@@ -290,13 +291,13 @@ class AloneChecks(Contract):
 
     @check()
     def test_the_same_operations_make_the_same_payloads(self, work: Workload) -> None:
-        """One seed, one history, byte for byte: the same operations on the same state, with the same seams, make the
+        """One seed, one history, byte for byte: the same operations on the same state, with the same env, make the
         same payloads; so a failure can be shown again."""
         def claim(todo: list[list[Operation]]) -> None:
             payloads = []
             for _ in range(2):
                 with scratch() as place:
-                    it = Driver(work, place / "state", quiet_seams(Context().seams.files))
+                    it = Driver(work, place / "state", quiet_env(Context().env.files))
                     begun(it)
                     for operations in todo:
                         it.commit(operations)

@@ -1,4 +1,4 @@
-"""Checks of what a plugin does to drafts: observers nothing, refusals whole, additions through the log."""
+"""Checks of what a plugin does to transactions: observers nothing, refusals whole, additions through the log."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class _Opposes(Plugin):
     def __init__(self) -> None:
         self.refusing = False
 
-    def final(self, draft: Transaction) -> None:
+    def final(self, tx: Transaction) -> None:
         if self.refusing:
             raise RuntimeError("another plugin refuses")
 
 
-class DraftChecks(PluginChecks):
+class TransactionChecks(PluginChecks):
     """See the module's text."""
 
     @check()
     def test_an_observer_changes_nothing(self, work: Workload) -> None:
-        """A plugin that does not declare `adds` changes no draft, and after the same history the store shows what it
-        shows without the plugin, by as many transactions."""
+        """A plugin that does not declare `adds` changes no transaction, and after the same history the store shows what
+        it shows without the plugin, by as many transactions."""
         if self.adds:
             raise SkipTest(f"{type(self).__name__} declares 'adds'")
 
@@ -43,7 +43,7 @@ class DraftChecks(PluginChecks):
                 with rig.view() as view:
                     found = view.txid, view.digest()
             for watch in rig.watches:
-                assert not watch.changed, (f"the plugin does not declare `adds`, and changed a draft in "
+                assert not watch.changed, (f"the plugin does not declare `adds`, and changed a transaction in "
                                            f"`{watch.changed[0]}`")
             with Rig(history.work, directory / "without", None) as bare:
                 bare.live([step for step, kept in zip(history.steps, done, strict=True) if kept])
@@ -56,15 +56,15 @@ class DraftChecks(PluginChecks):
         self.try_histories(claim, examples=12)
 
     @check()
-    def test_final_leaves_the_draft_alone(self, work: Workload) -> None:
-        """`final` looks: the draft's payload is the same afterwards."""
+    def test_final_leaves_the_transaction_alone(self, work: Workload) -> None:
+        """`final` looks: the transaction's payload is the same afterwards."""
 
         def claim(history: History, directory: Path) -> None:
             with self.rig(history.work, directory / "store") as rig:
                 for step in history.steps:
                     if step[0] == "commit":
                         rig.commit(step[1])
-            assert "final" not in rig.watch.changed, "`final` changed the draft's payload"
+            assert "final" not in rig.watch.changed, "`final` changed the transaction's payload"
 
         self.try_histories(claim, examples=8)
 
@@ -82,7 +82,7 @@ class DraftChecks(PluginChecks):
                     done = rig.live([step])[0]
                     if step == refused:
                         assert not done, "the plugin declares `refuses`, and did not refuse what `refused` gives"
-                        assert rig.store.positions().appended == before, "a refused draft is in the log"
+                        assert rig.store.positions().appended == before, "a refused transaction is in the log"
                 assert rig.commit_number(), "a transaction that is nothing special was refused after another"
                 rig.compare()
 
@@ -115,8 +115,8 @@ class DraftChecks(PluginChecks):
 
     @check()
     def test_what_is_rolled_back_is_forgotten(self, work: Workload) -> None:
-        """A draft that the plugin let pass and another plugin then refused can be committed the second time: it was
-        never there."""
+        """A transaction that the plugin let pass and another plugin then refused can be committed the second time: it
+        was never there."""
 
         def claim(history: History, directory: Path) -> None:
             other = _Opposes()
@@ -135,7 +135,7 @@ class DraftChecks(PluginChecks):
                         passed = True  # it changed nothing, so there was nothing to refuse
                     other.refusing = False
                     done = rig.live([step])[0]
-                    assert done or not passed, "a draft that was rolled back once is refused the second time"
+                    assert done or not passed, "a transaction that was rolled back once is refused the second time"
 
         self.try_histories(claim, examples=8)
 
@@ -150,7 +150,7 @@ class DraftChecks(PluginChecks):
                 rig.commit_number()
                 rig.live([step for step in history.steps if step[0] != "kill"])
                 assert any("committing" in watch.changed for watch in rig.watches), (
-                    "the plugin declares `adds`, and added to no draft in `committing`")
+                    "the plugin declares `adds`, and added to no transaction in `committing`")
                 with rig.view() as view:
                     txid, content = view.txid, history.work.content(view)
                 records = list(rig.store.log.read(0, txid))

@@ -1,4 +1,5 @@
-"""The seams hold: what the kit does to the outside world goes through them, so that a simulation can stand there."""
+"""The environment holds: whatever the kit does to the outside world goes through it, so that a simulation can take its
+place."""
 
 from __future__ import annotations
 
@@ -27,10 +28,10 @@ from holdfast.engine import Condition, LogRange, Plugin, Settings, Store
 from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
 from holdfast.engine.contract.plugin import StoreHandle
-from holdfast.engine.env import Files, Seams
+from holdfast.engine.env import Env, Files
 from holdfast.engine.env.anchored import AnchoredFiles
 from holdfast.engine.store.callbacks import Callbacks, Outcome
-from holdfast.engine.testing.disks.quiet import SeededRandomness, quiet_seams
+from holdfast.engine.testing.disks.quiet import SeededRandomness, quiet_env
 from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.toolkit.keyed_transaction import changes_of
 
@@ -47,11 +48,11 @@ class Follow(Plugin):
         self._other = other
 
     def opened(self, store: StoreHandle) -> None:
-        self._clock = store.seams.clock
+        self._clock = store.env.clock
         self._asked: deque[tuple[LogRange, Future[None]]] = deque()
-        self._changed = store.seams.scheduler.condition()
+        self._changed = store.env.scheduler.condition()
         self._ends = False
-        self._task = store.seams.scheduler.spawn("follow", self._run)
+        self._task = store.env.scheduler.spawn("follow", self._run)
 
     def logged(self, batch: LogRange) -> Condition:
         met: Future[None] = Future()
@@ -103,9 +104,9 @@ def live(seed: int, *, followed: bool) -> Life:
     the primary's commits wait for if it is `followed`."""
     turns = Turns(seed)
     disk = SimDisk()
-    seams = Seams(disk, turns.clock, SeededRandomness(seed), turns)
-    standby = Store.open(STANDBY, StagingMemory, settings=SETTINGS, seams=seams)
-    store = Store.open(PRIMARY, StagingMemory, settings=SETTINGS, seams=seams,
+    env = Env(disk, turns.clock, SeededRandomness(seed), turns)
+    standby = Store.open(STANDBY, StagingMemory, settings=SETTINGS, env=env)
+    store = Store.open(PRIMARY, StagingMemory, settings=SETTINGS, env=env,
                        plugins=[Follow(standby)] if followed else [])
     called: list[int] = []
 
@@ -120,7 +121,7 @@ def live(seed: int, *, followed: bool) -> Life:
 
     tasks = [turns.spawn(f"writer {n}", partial(write, n)) for n in range(WRITERS)]
     turns.clock.sleep(500)
-    report = backup.run(store, TARGET, engine=StagingMemory, seams=seams)
+    report = backup.run(store, TARGET, engine=StagingMemory, env=env)
     assert all(task.join(3600) for task in tasks)
     status = store.status()
     with store.snapshot() as one, standby.snapshot() as other:
@@ -134,7 +135,7 @@ def live(seed: int, *, followed: bool) -> Life:
 
 @contextmanager
 def real_ones_counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What is done meanwhile past the seams: any wait and any thread of the interpreter's own; and a look at its
+    """What is done meanwhile past the environment: any wait and any thread of the interpreter's own; and a look at its
     clocks, a lock of its own, or a temporary file, if it is the kit that asks for it."""
     done: list[str] = []
 
@@ -163,8 +164,9 @@ def real_ones_counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("followed", [True, False])
 def test_a_cluster_lives_in_one_simulated_process(monkeypatch: pytest.MonkeyPatch, followed: bool) -> None:
-    """The housekeeper waited on an event of its own making, whoever waited for an outcome on a condition of the
-    interpreter's, and the lock for closing was re-entrant and came past the seam. So no simulation could have a store
+    """Maintenance waited on an event of its own making, whoever waited for an outcome on a condition of the
+    interpreter's, and the lock for closing was re-entrant and came past the environment. So no simulation could have a
+    store
     whose threads were its own: half an hour took half an hour, and went another way each time."""
     with real_ones_counted(monkeypatch) as past:
         one = live(1, followed=followed)
@@ -175,7 +177,7 @@ def test_a_cluster_lives_in_one_simulated_process(monkeypatch: pytest.MonkeyPatc
     assert one.standby == (one.primary if followed else {})
     assert len(one.called) == WRITERS * WRITES // 5
     assert one.report.verified
-    # What the housekeeper does, and when, went by the simulated clock.
+    # What maintenance does, and when, went by the simulated clock.
     assert one.status["checkpoints"] > 1
     assert one.status["log"]["first"] > 1
     names = {line.split(" ", 1)[1] for line in one.story}
@@ -206,8 +208,8 @@ MADE_OF_OTHERS = {"absolute", "copy_file", "look", "make_directory", "sync_direc
 
 @pytest.mark.parametrize("kind", [AnchoredFiles, SimDisk])
 def test_who_stands_in_for_files_has_all_of_them(kind: type[Files]) -> None:
-    """A method that is added to the seam and not to those who stand in it reaches the real disk from a simulated one,
-    and another directory from a store whose own was moved."""
+    """A method that is added to the environment and not to those who stand in it reaches the real disk from a simulated
+    one, and another directory from a store whose own was moved."""
     assert {name for name in vars(Files) if not name.startswith("_")} - MADE_OF_OTHERS <= set(vars(kind))
 
 
@@ -240,9 +242,9 @@ def _goes_to_the_disk(called: ast.expr) -> bool:
 @pytest.mark.parametrize("kind", [MEMORY, RECORDS, GRAPH, *WRAPPED], ids=lambda kind: kind.engine.name)
 def test_every_engine_lives_by_simulated_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Kind) -> None:
     """On real files, in a process whose threads are simulated: no engine, nor the backup of one, waits, starts a thread
-    or makes a directory past the seams. RocksDB's read-only openings made theirs themselves."""
+    or makes a directory past the environment. RocksDB's read-only openings made theirs themselves."""
     turns = Turns(3)
-    seams = Seams(Files(), turns.clock, SeededRandomness(3), turns)
+    env = Env(Files(), turns.clock, SeededRandomness(3), turns)
 
     def write(store: Store[Any, Any], first: int) -> None:
         for n in range(first, first + 15):
@@ -250,16 +252,16 @@ def test_every_engine_lives_by_simulated_threads(monkeypatch: pytest.MonkeyPatch
             turns.clock.sleep(20)
 
     with real_ones_counted(monkeypatch) as past:
-        with kind.open(tmp_path / "store", seams=seams) as store:
+        with kind.open(tmp_path / "store", env=env) as store:
             tasks = [turns.spawn(f"writer {n}", partial(write, store, 100 * n)) for n in range(2)]
             turns.clock.sleep(50)
-            report = backup.run(store, tmp_path / "target", engine=kind.engine, seams=seams)
+            report = backup.run(store, tmp_path / "target", engine=kind.engine, env=env)
             assert all(task.join(600) for task in tasks)
             store.checkpoint()
             assert len(kind.numbers(store)) == 30
-        backup.verify(tmp_path / "target", engine=kind.engine, seams=seams)
+        backup.verify(tmp_path / "target", engine=kind.engine, env=env)
         for path, least in ((tmp_path / "store", 30), (tmp_path / "target", report.to_txid)):
-            with kind.open(path, create=False, read_only=True, seams=seams) as store:
+            with kind.open(path, create=False, read_only=True, env=env) as store:
                 assert len(kind.numbers(store)) >= least
         assert [line for line in past if not line.endswith(" by holdfast.engine.env.files")] == []
     assert not turns.failed
@@ -268,11 +270,11 @@ def test_every_engine_lives_by_simulated_threads(monkeypatch: pytest.MonkeyPatch
 
 def test_in_a_quiet_run_a_wait_with_a_time_out_is_over_at_once() -> None:
     """By the clock of that run. Who waits there for an outcome that nobody resolves would wait for ever otherwise."""
-    seams = quiet_seams(SimDisk())
-    before = seams.clock.monotonic()
+    env = quiet_env(SimDisk())
+    before = env.clock.monotonic()
     with pytest.raises(TimeoutError):
-        Outcome(Callbacks(seams)).result(3600)
-    assert seams.clock.monotonic() == pytest.approx(before + 3600)
-    assert not seams.scheduler.event().wait(5)
+        Outcome(Callbacks(env)).result(3600)
+    assert env.clock.monotonic() == pytest.approx(before + 3600)
+    assert not env.scheduler.event().wait(5)
     with pytest.raises(AssertionError, match="for ever"):
-        seams.scheduler.event().wait()
+        env.scheduler.event().wait()
