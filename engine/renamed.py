@@ -39,6 +39,11 @@ MODULES = {
     "source.client": ("source.http.client",),
     "source.service": ("source.http.service",),
     "sqlite": ("builtin.wrapped.sqlite",),
+    "testing.contract": ("testing.support.contract",),
+    "testing.plugins": ("testing.plugin",),
+    "testing.profiles": ("testing.support.profiles",),
+    "testing.report": ("testing.support.report",),
+    "testing.workload": ("testing.support.workload",),
 }
 """Old names, below this package, and where what they held is now."""
 

@@ -1,5 +1,5 @@
 """What makes real faults on a real machine: system calls that fail, are cut short or end the process; power cuts; full
-disks. (Processes killed at random are part of the contract suite: `holdfast.engine.testing.killed.kills`.)
+disks. (Processes killed at random are part of the contract suite: `holdfast.engine.testing.engine.process_kills`.)
 
 Most need root, Linux and a tool. Where one cannot be made the test says so by the fault's name and is skipped; with
 HOLDFAST_REQUIRE_FAULTS=1 in the environment it fails instead. See docs/faults.md.
@@ -31,10 +31,10 @@ import pytest
 from workloads import WORKLOADS
 
 from holdfast.engine.testing import Contract, Operation
-from holdfast.engine.testing.contract import scratch
-from holdfast.engine.testing.killed.children import Child, Journal, Server
-from holdfast.engine.testing.killed.kills import Kills, how, told
-from holdfast.engine.testing.killed.worker import QUIET, drive
+from holdfast.engine.testing.engine.process_kills import Kills, how, told
+from holdfast.engine.testing.support.children import Child, Journal, Server
+from holdfast.engine.testing.support.contract import scratch
+from holdfast.engine.testing.support.worker import QUIET, drive
 
 _SHUTDOWN = 0x8004587D
 _LOG_FLUSHED, _LOG_NOT_FLUSHED = 1, 2

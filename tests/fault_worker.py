@@ -12,7 +12,7 @@ from holdfast.engine.errors import DiskFull
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
 from holdfast.engine.testing import Workload
-from holdfast.engine.testing.killed.forks import Say
+from holdfast.engine.testing.support.forks import Say
 
 SETTINGS = Settings(segment_bytes=128 << 10, checkpoint_soft_bytes=100_000, checkpoint_hard_bytes=400_000,
                     keep_logs="1 transactions", heartbeat_s=0)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from holdfast import backup
-from holdfast.backup.testing.faults import WatchedSource
+from holdfast.backup.testing.fault_injection import WatchedSource
 from holdfast.engine.builtin.graph import BulkLoad, GraphEngine, GraphView
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine

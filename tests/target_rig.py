@@ -15,12 +15,12 @@ from holdfast.engine.errors import HoldfastError, TargetInvalid
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store.store import Store
 from holdfast.engine.testing import Workload, current_profile
-from holdfast.engine.testing.crashed.scripted import SETTINGS, Run
 from holdfast.engine.testing.disks.quiet import QuietScheduler, quiet_env
 from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.testing.disks.simfates import Dropped, power_cuts
 from holdfast.engine.testing.disks.simfaults import DiskFault, Injected, faults_of
-from holdfast.engine.testing.figures import count
+from holdfast.engine.testing.support.counters import count
+from holdfast.engine.testing.support.simulated_run import SETTINGS, Run
 
 TARGET, DEST = Path("/backups/target"), Path("/stores/restored")
 

@@ -13,7 +13,7 @@ import pytest
 from backup_worlds import SMALL, digest, open_store, small_chunks, write
 
 from holdfast import backup
-from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource, full_disk
+from holdfast.backup.testing.fault_injection import DyingDisk, Killed, Nth, WatchedSource, full_disk
 from holdfast.engine.builtin.memory import MemoryEngine, MemoryTransaction, MemoryView
 from holdfast.engine.contract.engine import BulkEngine
 from holdfast.engine.env import Env, Files

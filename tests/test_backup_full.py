@@ -14,7 +14,7 @@ from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, small_c
 
 from holdfast import backup
 from holdfast.backup.terminal import in_flags
-from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource, full_disk
+from holdfast.backup.testing.fault_injection import DyingDisk, Killed, Nth, WatchedSource, full_disk
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine, MemoryView
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine

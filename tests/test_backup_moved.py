@@ -17,7 +17,7 @@ import pytest
 from backup_worlds import digest, digest_at, open_store, tree, write
 
 from holdfast import backup
-from holdfast.backup.testing.faults import WatchedSource
+from holdfast.backup.testing.fault_injection import WatchedSource
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.env import Directory, Env, Files
 from holdfast.engine.errors import DirectoryMoved

@@ -24,8 +24,8 @@ from holdfast.engine.contract.image import Image
 from holdfast.engine.errors import SettingError
 from holdfast.engine.model.positions import Position
 from holdfast.engine.testing import PROFILES, STAGING, Contract, EngineContract, KeyValues, Operation, Workload, check
-from holdfast.engine.testing.alone.transactions import AloneChecks
-from holdfast.engine.testing.report import check_engine, installed_contracts
+from holdfast.engine.testing.engine.transactions import TransactionChecks
+from holdfast.engine.testing.support.report import check_engine, installed_contracts
 from holdfast.engine.toolkit.file_image import FileImage
 from holdfast.replay.testing import ReplayContract
 
@@ -98,12 +98,12 @@ def test_all_contracts_are_installed() -> None:
 
 def test_a_healthy_engine() -> None:
     told: list[str] = []
-    report = check_engine(WORKLOADS["memory"], [AloneChecks, Seen], tell=told.append)
+    report = check_engine(WORKLOADS["memory"], [TransactionChecks, Seen], tell=told.append)
     assert report.ok
     assert not report.faults
     assert report.engine == "memory"
     assert report.passed == [name for name in told if name not in report.skipped]
-    assert len(told) == len(AloneChecks.checks()) + 3
+    assert len(told) == len(TransactionChecks.checks()) + 3
     assert f"{len(report.passed)} checks hold" in str(report)
 
 
@@ -113,9 +113,9 @@ def test_what_stores_log_does_not_drown_the_report(tmp_path: Path) -> None:
     script.write_text(dedent("""
         from holdfast.engine.builtin.memory import MemoryEngine, MemoryTransaction, MemoryView
         from holdfast.engine.testing import KeyValues, check_engine
-        from holdfast.engine.testing.crashed.crashes import CrashChecks
+        from holdfast.engine.testing.engine.power_cuts import PowerCutChecks
 
-        class Some(CrashChecks):
+        class Some(PowerCutChecks):
             checks = classmethod(lambda cls: ["test_power_cuts_in_any_history"])
 
         print(check_engine(KeyValues(MemoryEngine, put=MemoryTransaction.put, items=MemoryView.items), [Some]))
@@ -156,13 +156,13 @@ def broken() -> Workload:
 
 
 def test_all_faults_are_reported_and_not_the_first_only() -> None:
-    report = check_engine(broken, [type("Quiet", (AloneChecks,), {"quiet": True})])
+    report = check_engine(broken, [type("Quiet", (TransactionChecks,), {"quiet": True})])
     faults = {fault.check.partition(".")[2]: fault for fault in report.faults}
     assert {"test_a_held_view_stays_the_same", "test_the_digest_follows_the_content"} <= set(faults)
     assert not report.ok
     assert report.passed, "what has nothing to do with it holds"
     for name, fault in faults.items():
-        assert fault.property == AloneChecks.statement(name)
+        assert fault.property == TransactionChecks.statement(name)
         assert isinstance(fault.error, AssertionError)
         for told in (f"broken: {fault.check}", fault.property, str(fault.error).split("\n")[0], ": claim("):
             assert told in str(report), "the property, what was seen, and the shortest history"
@@ -179,7 +179,7 @@ class Wordless(KeyValues):
 
 def test_a_fault_without_words_is_told_by_its_line() -> None:
     name = "test_a_rolled_back_transaction_leaves_nothing"
-    contract = type("Quiet", (AloneChecks,), {"quiet": True, "checks": classmethod(lambda cls: [name])})
+    contract = type("Quiet", (TransactionChecks,), {"quiet": True, "checks": classmethod(lambda cls: [name])})
     (fault,) = check_engine(Wordless(MemoryEngine, put=MemoryTransaction.put, items=MemoryView.items),
                             [contract]).faults
     assert re.search(rf"raised at {re.escape(__file__)}:\d+, in run: raise AssertionError", fault.message)
@@ -340,7 +340,7 @@ def test_an_author_s_file_under_pytest(tmp_path: Path) -> None:
         return done.stdout
 
     told = run(tmp_path / "first", HOLDFAST_SEED="1")
-    assert AloneChecks.statement("test_a_held_view_stays_the_same") in told
+    assert TransactionChecks.statement("test_a_held_view_stays_the_same") in told
     (line,) = set(LINE.findall(told))
     (failed,) = set(re.findall(r"^E +AssertionError: (.*)$", told, re.M))
     again = run(tmp_path / "again", HOLDFAST_REPRODUCE=line)

@@ -31,7 +31,7 @@ from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.testing.disks.simfates import FATES, Drawn, Dropped, power_cuts
 from holdfast.engine.testing.disks.simfaults import Injected, faults_of
 from holdfast.engine.testing.disks.simops import Op
-from holdfast.engine.testing.figures import count
+from holdfast.engine.testing.support.counters import count
 from holdfast.engine.wal.log import LogOptions
 
 SCRIPTS = {True: everything(SMALL), False: everything(GROWING)}

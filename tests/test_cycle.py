@@ -30,7 +30,7 @@ from holdfast.engine.contract.transaction import Durability
 from holdfast.engine.contract.view import View
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
-from holdfast.engine.testing.stored.tails import copy_running, unlucky
+from holdfast.engine.testing.support.crash_images import copy_running, unlucky
 
 NODES = 12
 SWAPS = 25

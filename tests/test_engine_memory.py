@@ -26,7 +26,7 @@ from holdfast.engine.errors import (
 )
 from holdfast.engine.model.records import Record
 from holdfast.engine.store.store import Store
-from holdfast.engine.testing.alone.driver import ORIGIN, Driver
+from holdfast.engine.testing.support.driver import ORIGIN, Driver
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from holdfast.engine.builtin.wrapped.overlay import PairsEngine
 from holdfast.engine.contract.engine import Context
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, StoreClosed, UnsupportedFormat
 from holdfast.engine.model.positions import Position
-from holdfast.engine.testing.alone.driver import ORIGIN, Driver
-from holdfast.engine.testing.contract import scratch
-from holdfast.engine.testing.plugins.leftovers import descriptors
-from holdfast.engine.testing.workload import text_of
+from holdfast.engine.testing.support.contract import scratch
+from holdfast.engine.testing.support.driver import ORIGIN, Driver
+from holdfast.engine.testing.support.leak_detection import descriptors
+from holdfast.engine.testing.support.workload import text_of
 
 
 @pytest.fixture(params=["sqlite", "rocksdb"])
@@ -259,7 +259,7 @@ import gc, os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from workloads import WORKLOADS
-from holdfast.engine.testing.alone.driver import Driver
+from holdfast.engine.testing.support.driver import Driver
 
 it = Driver(WORKLOADS[{name!r}](), Path({place!r}))
 it.commit([("put", b"a", b"1")])

@@ -21,11 +21,11 @@ from holdfast.engine.env import Env, Files
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, NotFound, StoreClosed, UnsupportedFormat
 from holdfast.engine.model.records import Record
 from holdfast.engine.testing import Operation
-from holdfast.engine.testing.alone.driver import ORIGIN, Driver
 from holdfast.engine.testing.disks.quiet import quiet_env
 from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.testing.disks.simops import Op
-from holdfast.engine.testing.workload import text_of
+from holdfast.engine.testing.support.driver import ORIGIN, Driver
+from holdfast.engine.testing.support.workload import text_of
 
 WORK = RecordsWorkload()
 Step = str | tuple[str, Any] | list[Operation]

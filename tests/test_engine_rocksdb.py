@@ -17,8 +17,8 @@ from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
 from holdfast.engine.env import Env, Files
 from holdfast.engine.errors import Damaged, DiskFull, StoreClosed, StoreLocked, Unsupported
 from holdfast.engine.store.store import Store
-from holdfast.engine.testing.alone.driver import Driver
-from holdfast.engine.testing.contract import scratch
+from holdfast.engine.testing.support.contract import scratch
+from holdfast.engine.testing.support.driver import Driver
 
 
 class Room(Files):

@@ -15,7 +15,7 @@ from workloads import WORKLOADS
 from holdfast.engine.builtin.wrapped.sqlite import _MAGIC, SqliteEngine, _connect, _sealer
 from holdfast.engine.errors import Damaged, DiskFull, UnsupportedFormat
 from holdfast.engine.model import document
-from holdfast.engine.testing.alone.driver import Driver
+from holdfast.engine.testing.support.driver import Driver
 
 
 @pytest.fixture

@@ -36,12 +36,12 @@ from fault_worker import full_disk
 from workloads import WORKLOADS
 
 from holdfast.engine.testing import Operation, current_profile
-from holdfast.engine.testing.contract import scratch
-from holdfast.engine.testing.figures import count
-from holdfast.engine.testing.killed.children import Journal, Server
-from holdfast.engine.testing.killed.kills import script
-from holdfast.engine.testing.killed.worker import drive
-from holdfast.engine.testing.profiles import current_seed
+from holdfast.engine.testing.engine.process_kills import script
+from holdfast.engine.testing.support.children import Journal, Server
+from holdfast.engine.testing.support.contract import scratch
+from holdfast.engine.testing.support.counters import count
+from holdfast.engine.testing.support.profiles import current_seed
+from holdfast.engine.testing.support.worker import drive
 
 ENGINES = sorted(WORKLOADS)
 BELOW_ENV = [name for name in ENGINES if not WORKLOADS[name]().above_env]

@@ -17,8 +17,8 @@ import pytest
 import trustme
 
 from holdfast.engine.testing import current_profile
-from holdfast.engine.testing.figures import count
-from holdfast.engine.testing.profiles import SEED_VARIABLE, current_seed
+from holdfast.engine.testing.support.counters import count
+from holdfast.engine.testing.support.profiles import SEED_VARIABLE, current_seed
 
 REQUESTS = {"default": 300, "ci": 25_000, "nightly": 250_000}
 

@@ -20,10 +20,10 @@ from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.errors import SettingError
 from holdfast.engine.model.positions import Position
 from holdfast.engine.testing import PROFILES, KeyValues, Workload
-from holdfast.engine.testing.killed.children import Journal, Server
-from holdfast.engine.testing.killed.kills import KillChecks, script
-from holdfast.engine.testing.killed.worker import Failure, State, drive
-from holdfast.engine.testing.workload import Operation
+from holdfast.engine.testing.engine.process_kills import KillChecks, script
+from holdfast.engine.testing.support.children import Journal, Server
+from holdfast.engine.testing.support.worker import Failure, State, drive
+from holdfast.engine.testing.support.workload import Operation
 
 
 class WrittenBehind(MemoryEngine):
@@ -108,7 +108,7 @@ SCRIPT = """
     import sys
     from holdfast.engine.builtin.memory import MemoryEngine
     from holdfast.engine.testing import KeyValues, check_engine
-    from holdfast.engine.testing.killed.kills import KillChecks
+    from holdfast.engine.testing.engine.process_kills import KillChecks
 
     def work():
         return KeyValues(MemoryEngine, put=lambda tx, k, v: tx.put(k, v), items=lambda view: view.items())

@@ -20,7 +20,7 @@ from holdfast.engine.store.callbacks import Callbacks, Outcome
 from holdfast.engine.store.commit_queue import Line, Waiter
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.watermarks import Watermarks
-from holdfast.engine.testing.steps import steps
+from holdfast.engine.testing.support.steps import steps
 
 
 def a_thread(txid: int, thread: int = 1) -> Waiter:

@@ -23,12 +23,12 @@ from holdfast.backup.testing.world import SETTINGS, World
 from holdfast.backup.verify import verify
 from holdfast.engine.errors import HoldfastError
 from holdfast.engine.store.store import Store
-from holdfast.engine.testing.contract import Contract, check
-from holdfast.engine.testing.killed.forks import Say
-from holdfast.engine.testing.killed.mutated import shown, tried
-from holdfast.engine.testing.mutations import Mutation, Subject, Tree, files_of, mutated
-from holdfast.engine.testing.stored.modelled import difference
-from holdfast.engine.testing.workload import Workload
+from holdfast.engine.testing.engine.mutated_files import shown, tried
+from holdfast.engine.testing.support.contract import Contract, check
+from holdfast.engine.testing.support.forks import Say
+from holdfast.engine.testing.support.modelled import difference
+from holdfast.engine.testing.support.mutations import Mutation, Subject, Tree, files_of, mutated
+from holdfast.engine.testing.support.workload import Workload
 
 
 @dataclass

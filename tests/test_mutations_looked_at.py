@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.engine.errors import Damaged, HoldfastError
-from holdfast.engine.testing.mutations import AT_ONCE, Mutation, Subject, files_of, mutated
+from holdfast.engine.testing.support.mutations import AT_ONCE, Mutation, Subject, files_of, mutated
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 

@@ -35,10 +35,10 @@ from holdfast.engine.model.positions import Position
 from holdfast.engine.model.records import LogRange, Record, SegmentInfo
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.testing import KeyValues
-from holdfast.engine.testing.beside import Beside
 from holdfast.engine.testing.disks.quiet import quiet_env
-from holdfast.engine.testing.killed import worker
-from holdfast.engine.testing.plugins.watching import bounded
+from holdfast.engine.testing.plugin.watching import bounded
+from holdfast.engine.testing.support import worker
+from holdfast.engine.testing.support.interleave import Beside
 
 QUICK = Settings(wait_s=1, heartbeat_s=0)
 

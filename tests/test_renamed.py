@@ -29,6 +29,8 @@ PUBLIC = {
     "memory": "MemoryEngine", "pairs": "Overlay", "plugins": "Plugin", "records": "RecordsEngine",
     "rocksdb": "RocksEngine", "sealed": "Sealer", "seams": "Seams", "settings": "Settings", "source.base": "Source",
     "source.client": "HttpSource", "source.service": "BackupService", "sqlite": "SqliteEngine",
+    "testing.contract": "Contract", "testing.plugins": "PluginContract", "testing.profiles": "Profile",
+    "testing.report": "Report", "testing.workload": "Workload",
 }
 
 

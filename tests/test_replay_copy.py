@@ -14,7 +14,7 @@ from backup_worlds import open_store, small_chunks, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.backup.testing.faults import Nth, WatchedSource
+from holdfast.backup.testing.fault_injection import Nth, WatchedSource
 from holdfast.engine.contract.image import ImageFile
 from holdfast.engine.env import REAL, Env, Files
 from holdfast.engine.errors import Damaged, DiskFull, LeaseExpired, SourceRefused, SourceUnavailable

@@ -15,7 +15,7 @@ import pytest
 from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, tree, write
 
 from holdfast import backup
-from holdfast.backup.testing.faults import DyingDisk, Killed, Nth, WatchedSource, full_disk
+from holdfast.backup.testing.fault_injection import DyingDisk, Killed, Nth, WatchedSource, full_disk
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.contract.engine import Engine

@@ -26,8 +26,8 @@ from holdfast.engine.model.records import Record
 from holdfast.engine.store import callbacks
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
-from holdfast.engine.testing.beside import Beside
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log, is_state
+from holdfast.engine.testing.support.interleave import Beside
 
 
 @pytest.fixture

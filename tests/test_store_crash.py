@@ -11,10 +11,10 @@ import pytest
 from workloads import WORKLOADS
 
 from holdfast.engine.testing import Contract, Workload, check, check_engine
-from holdfast.engine.testing.crashed.scripted import Run, Step
-from holdfast.engine.testing.crashed.scripts import AFTER_FULL, full_segments, long_script, short_script
-from holdfast.engine.testing.figures import count
-from holdfast.engine.testing.workload import sampled
+from holdfast.engine.testing.support.counters import count
+from holdfast.engine.testing.support.scripts import AFTER_FULL, full_segments, long_script, short_script
+from holdfast.engine.testing.support.simulated_run import Run, Step
+from holdfast.engine.testing.support.workload import sampled
 
 KINDS = ("memory", "staging", "records")
 Script = Callable[[Workload], list[Step]]

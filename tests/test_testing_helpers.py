@@ -15,11 +15,11 @@ from workloads import WORKLOADS
 
 from holdfast.engine.errors import DiskFull, RolledBack
 from holdfast.engine.testing import Contract, Operation
-from holdfast.engine.testing.beside import LINES, at_each_line, lines_of
-from holdfast.engine.testing.raising import raises
-from holdfast.engine.testing.stored.machine import machine_for
-from holdfast.engine.testing.stored.modelled import Modelled, difference
-from holdfast.engine.testing.stored.tails import EVERYTHING, group_ends, segments_of, tree, unlucky
+from holdfast.engine.testing.support.crash_images import EVERYTHING, group_ends, segments_of, tree, unlucky
+from holdfast.engine.testing.support.interleave import LINES, at_each_line, lines_of
+from holdfast.engine.testing.support.machine import machine_for
+from holdfast.engine.testing.support.modelled import Modelled, difference
+from holdfast.engine.testing.support.raising import raises
 
 
 def test_what_must_be_refused() -> None:

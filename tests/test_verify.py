@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from holdfast import backup
 from holdfast.backup.report import iso
-from holdfast.backup.testing.faults import Nth, WatchedSource
+from holdfast.backup.testing.fault_injection import Nth, WatchedSource
 from holdfast.engine.builtin.memory import MemoryEngine, MemoryView
 from holdfast.engine.contract.engine import Engine
 from holdfast.engine.env import Env, File, Files

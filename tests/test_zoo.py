@@ -33,7 +33,7 @@ def test_what_is_made_for_the_zoo_to_break_is_healthy(animal: Animal) -> None:
         hunt(replace(animal, broken=animal.broken.__base__))
 
 
-@patch("holdfast.engine.testing.stored.ends.SOON_S", 1.0)  # what never comes back is waited for
+@patch("holdfast.engine.testing.kit.commit_outcomes.SOON_S", 1.0)  # what never comes back is waited for
 def caught(animal: Animal, check: str) -> Exception:
     """Mutations hit by lot, and now and then 40 of them all miss: then ten times as many are tried."""
     with suppress(NotCaught):

@@ -20,7 +20,7 @@ from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
 from holdfast.engine.contract.engine import Engine
 from holdfast.engine.contract.view import View
 from holdfast.engine.testing import KeyValues, Operation, Workload
-from holdfast.engine.testing.workload import pick, text_of
+from holdfast.engine.testing.support.workload import pick, text_of
 
 
 def keyed(engine: type[Engine[Any, Any]], **more: Any) -> Workload:

@@ -14,19 +14,19 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 
 from ...engine.contract.engine import BulkEngine
-from ...engine.testing.contract import check
-from ...engine.testing.stored.machine import machine_for
-from ...engine.testing.workload import Operation, Workload
+from ...engine.testing.support.contract import check
+from ...engine.testing.support.machine import machine_for
+from ...engine.testing.support.workload import Operation, Workload
 from .copies import CopyChecks
-from .damage import DamageChecks
-from .failures import FailureChecks
+from .corruption import CorruptionChecks
+from .interruptions import InterruptionChecks
 from .machine import BackupMachine
 from .refusals import RefusalChecks
 from .restores import RestoreChecks
 
 
 # The last base's checks come first: what a plain copy gets wrong need not be looked for in a failed one.
-class BackupContract(DamageChecks, FailureChecks, RefusalChecks, RestoreChecks, CopyChecks):
+class BackupContract(CorruptionChecks, InterruptionChecks, RefusalChecks, RestoreChecks, CopyChecks):
     """Properties of backups: full and incremental, verified, restored to any point, of a store that goes on meanwhile.
 
     Subclass it and set `workload`, or pass it to `check_engine`.

@@ -14,12 +14,12 @@ from ...engine.contract.view import View
 from ...engine.errors import Inconsistent, LogPruned
 from ...engine.source.http.service import BackupService
 from ...engine.source.local import LocalSource
-from ...engine.testing.beside import Beside
-from ...engine.testing.contract import BULK, STABLE_IMAGE, Contract, check
-from ...engine.testing.plugins.leftovers import descriptors
-from ...engine.testing.raising import raises
-from ...engine.testing.stored.tails import tree
-from ...engine.testing.workload import Workload
+from ...engine.testing.support.contract import BULK, STABLE_IMAGE, Contract, check
+from ...engine.testing.support.crash_images import tree
+from ...engine.testing.support.interleave import Beside
+from ...engine.testing.support.leak_detection import descriptors
+from ...engine.testing.support.raising import raises
+from ...engine.testing.support.workload import Workload
 from ..info import info, transactions
 from .restores import Histories, histories
 from .world import seen_in, world

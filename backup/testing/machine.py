@@ -17,16 +17,16 @@ from hypothesis.stateful import precondition, rule
 
 from ...engine.errors import OtherBranch, RestorePointOutOfRange
 from ...engine.source.local import LocalSource
-from ...engine.testing.raising import raises
-from ...engine.testing.stored.machine import OPERATIONS, StoreMachine
-from ...engine.testing.stored.tails import tree
-from ...engine.testing.workload import Operation
+from ...engine.testing.support.crash_images import tree
+from ...engine.testing.support.machine import OPERATIONS, StoreMachine
+from ...engine.testing.support.raising import raises
+from ...engine.testing.support.workload import Operation
 from .. import incremental
 from ..info import info, transactions
 from ..restore import restore
 from ..run import run
 from ..verify import verify
-from .faults import BusySource
+from .fault_injection import BusySource
 from .world import moment
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 
 from ...engine.errors import AheadOfSource, Diverged, ForeignStore, OtherBranch, TargetInvalid, TargetPromoted
-from ...engine.testing.contract import Contract, check
-from ...engine.testing.raising import raises
-from ...engine.testing.stored.tails import tree
-from ...engine.testing.workload import Workload
+from ...engine.testing.support.contract import Contract, check
+from ...engine.testing.support.crash_images import tree
+from ...engine.testing.support.raising import raises
+from ...engine.testing.support.workload import Workload
 from .world import World, seen_in, world
 
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from ...engine.env import Env
 from ...engine.errors import InvalidInput, StoreExists, StoreLocked
-from ...engine.testing.contract import Contract, check
 from ...engine.testing.disks.quiet import SetClock
-from ...engine.testing.raising import raises
-from ...engine.testing.stored.tails import tree
-from ...engine.testing.workload import Operation, Workload
+from ...engine.testing.support.contract import Contract, check
+from ...engine.testing.support.crash_images import tree
+from ...engine.testing.support.raising import raises
+from ...engine.testing.support.workload import Operation, Workload
 from .world import World, moment, seen_in, world
 
 HOUR_US = 3600 * 1_000_000

@@ -25,18 +25,18 @@ from ...engine.source.interface import Source
 from ...engine.source.local import LocalSource
 from ...engine.store.settings import Settings
 from ...engine.store.store import Store
-from ...engine.testing.contract import scratch
-from ...engine.testing.raising import raises
-from ...engine.testing.stored.modelled import Modelled
-from ...engine.testing.stored.tails import tree
-from ...engine.testing.workload import Operation, Workload
+from ...engine.testing.support.contract import scratch
+from ...engine.testing.support.crash_images import tree
+from ...engine.testing.support.modelled import Modelled
+from ...engine.testing.support.raising import raises
+from ...engine.testing.support.workload import Operation, Workload
 from .. import incremental
 from ..info import info
 from ..report import Bounds, Report, RestoreReport, VerifyReport
 from ..restore import restore
 from ..run import run
 from ..verify import verify
-from .faults import BusySource
+from .fault_injection import BusySource
 
 SETTINGS = Settings(segment_bytes=128 << 10, keep_logs="1 transactions", heartbeat_s=0)
 """No more log is kept than must be."""

@@ -10,8 +10,8 @@ import os
 
 import pytest
 
-from .figures import taken
-from .profiles import PROFILE_VARIABLE, PROFILES, SEED_VARIABLE
+from .support.counters import taken
+from .support.profiles import PROFILE_VARIABLE, PROFILES, SEED_VARIABLE
 
 _TRIED = "tried"
 

@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 from ...engine.contract.engine import Context
 from ...engine.contract.image import Image
 from ...engine.model.positions import Position
-from ...engine.testing.alone.driver import Driver, driven
-from ...engine.testing.alone.transactions import begun, several
-from ...engine.testing.beside import Beside
-from ...engine.testing.contract import ABOVE_ENV, Contract, check
 from ...engine.testing.disks.quiet import quiet_env
 from ...engine.testing.disks.simdisk import SimDisk
 from ...engine.testing.disks.simfates import power_cuts
 from ...engine.testing.disks.simops import Op
-from ...engine.testing.stored.tails import read_image
-from ...engine.testing.workload import Operation, Workload
+from ...engine.testing.engine.transactions import begun, several
+from ...engine.testing.support.contract import ABOVE_ENV, Contract, check
+from ...engine.testing.support.crash_images import read_image
+from ...engine.testing.support.driver import Driver, driven
+from ...engine.testing.support.interleave import Beside
+from ...engine.testing.support.workload import Operation, Workload
 
 Todo = list[list[Operation]]
 _STRIPE = 37

@@ -32,13 +32,13 @@ from ...engine.source.interface import Confirmation, compare
 from ...engine.source.local import LocalSource
 from ...engine.store.layout import Identity, Layout, Manifest
 from ...engine.store.settings import Settings
-from ...engine.testing.alone.transactions import several
-from ...engine.testing.contract import Contract, check, scratch
 from ...engine.testing.disks.quiet import SetClock, quiet_env
-from ...engine.testing.raising import raises
-from ...engine.testing.stored.modelled import Modelled
-from ...engine.testing.stored.tails import copy_running, state_of
-from ...engine.testing.workload import Operation, Workload
+from ...engine.testing.engine.transactions import several
+from ...engine.testing.support.contract import Contract, check, scratch
+from ...engine.testing.support.crash_images import copy_running, state_of
+from ...engine.testing.support.modelled import Modelled
+from ...engine.testing.support.raising import raises
+from ...engine.testing.support.workload import Operation, Workload
 from ...engine.wal.log import Log, LogOptions
 from .. import copy, files
 from ..roll import fetch, history_at, roll

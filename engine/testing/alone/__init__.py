@@ -1,1 +1,0 @@
-"""Checks of an engine by its contract alone, with nothing of the kit around it."""

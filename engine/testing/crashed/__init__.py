@@ -1,1 +1,0 @@
-"""Checks of an engine, under a store, on a simulated disk whose power is cut and whose operations fail."""

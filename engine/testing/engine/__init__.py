@@ -1,0 +1,21 @@
+"""`EngineContract`: what is asked of an engine, by its contract alone, under a store, and where it is cut off.
+
+    class TestMine(EngineContract):
+        workload = KeyValues(MyEngine, put=..., items=...)
+"""
+
+from __future__ import annotations
+
+from .abilities import AbilityChecks
+from .mutated_files import MutationChecks
+from .power_cuts import PowerCutChecks
+from .process_kills import KillChecks
+from .states import StateChecks
+from .store import StoreChecks
+from .transactions import TransactionChecks
+
+
+# The last base's checks come first: what fails without the kit need not be looked for in it.
+class EngineContract(MutationChecks, KillChecks, PowerCutChecks, StoreChecks, AbilityChecks, StateChecks,
+                     TransactionChecks):
+    """Properties of an engine. Subclass it and set `workload`, or pass it to `check_engine`."""

@@ -1,0 +1,332 @@
+"""What an engine declares of itself, held to it: staging, bulk loads, checkpoints in the background; and threads.
+
+As in `transactions`, nothing of the kit is around the engine; what it does not declare is not asked of it.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ...contract.engine import BulkEngine, Engine, StagingEngine
+from ...contract.image import Image
+from ...errors import InvalidInput
+from ...model.positions import Position
+from ..disks.quiet import quiet_env
+from ..disks.simdisk import SimDisk
+from ..disks.simops import Op
+from ..support.contract import ABOVE_ENV, BACKGROUND_CHECKPOINT, BULK, STAGING, Contract, check
+from ..support.crash_images import read_image
+from ..support.driver import Driver, driven
+from ..support.interleave import LIMIT_S, Beside, at_each_line, lines_of
+from ..support.raising import raises
+from ..support.workload import Operation, Workload
+from .transactions import Held, begun, several
+
+_MANY, _LARGE = 40, 10
+"""Transactions that are applied while others look, and numbers in each."""
+_PAUSE_S = 0.0005
+_AT_ONCE = 6
+
+
+class AbilityChecks(Contract):
+    """See the module's text."""
+
+    @check(STAGING)
+    def test_what_is_staged_shows_only_to_writers(self, work: Workload) -> None:
+        """What is staged is seen by the next transaction and by `staged_view`, and by no view before `publish`, which
+        shows exactly what it was told to. A checkpoint never writes what is not published. Published, it is what
+        `apply` makes of it."""
+        def claim(todo: list[list[Operation]], share: float) -> None:
+            with driven(work) as it, driven(work) as other:
+                engine = it.engine
+                assert isinstance(engine, StagingEngine)
+                begun(it)
+                held = Held(it)
+                held.take(engine.view(), "a view before anything was staged")
+                for n, operations in enumerate([*todo, work.numbered(4)]):
+                    it.tx(operations, stage=True)
+                    it.compare_state(what="a view while something is staged")
+                    with engine.staged_view() as view:
+                        it.compare(view, "staged_view()", len(it.records))
+                    if n == 0:
+                        held.take(engine.staged_view(), "a staged view")
+                it.checkpoint()
+                _nothing_unpublished(it)
+                some = it.published + int(share * (len(it.records) - it.published))
+                it.publish(some)
+                it.compare_state(what="a view after some of what was staged was published")
+                held.take(engine.view(), "a view of some of what was staged")
+                it.checkpoint()
+                _nothing_unpublished(it)
+                it.publish(len(it.records))
+                it.publish(len(it.records))
+                it.compare_state(what="a view after all was published")
+                held.look("after all was published")
+                it.commit(work.numbered(5))
+                it.checkpoint()
+                held.look("after a checkpoint of what was staged")
+                other.follow(it)
+                other.compare_state(what="a view after the same transactions were applied and not staged")
+                assert other.digest() == it.digest(), "transactions give another digest staged than applied"
+                held.let_go()
+                it.reopen()
+                it.compare_state(what="a view after what was staged was reopened")
+
+        self.prove(claim, examples=12, todo=several(work, 3), share=st.sampled_from((0.0, 0.5, 1.0)))
+
+    @check(BULK)
+    def test_a_bulk_load_is_one_transaction(self, work: Workload) -> None:
+        """A bulk load is a transaction like any other: checked before anything is written, invisible until it is
+        applied, durable then, the same when it is replayed; held views do not show it, later transactions do."""
+        def claim(before: list[list[Operation]], after: list[list[Operation]]) -> None:
+            with driven(work) as it:
+                assert isinstance(it.engine, BulkEngine)
+                begun(it)
+                for operations in before:
+                    it.commit(operations)
+                with raises(InvalidInput, "write_bulk(object())"):
+                    it.engine.write_bulk(object(), io.BytesIO())
+                held = Held(it)
+                held.take(it.engine.view(), "a view before a bulk load")
+                copied, image_position = it.image(), it.engine.position
+                record = it.bulk(6)
+                it.compare_state(what="a view after write_bulk, before apply_bulk,")
+                it.apply(record)
+                it.compare_state(what="a view after a bulk load")
+                held.look("after a bulk load")
+                with closing(it.opened(it.killed())) as killed:
+                    at = killed.position
+                    assert at.txid == record.txid, f"apply_bulk is done, and the state is at {at}"
+                    it.compare_state(killed, what="what a killed process leaves after a bulk load")
+                for operations in after:
+                    it.commit(operations)
+                it.commit(work.numbered(7))
+                held.let_go()
+                it.reopen()
+                it.compare_state(what="a view after a bulk load and a reopening")
+                with closing(it.recovered(it.copied(copied), at=image_position)) as replayed:
+                    it.compare_state(replayed, what="a copy from before a bulk load, replayed,")
+                    assert it.digest(replayed) == it.digest(), "a replayed bulk load gives another digest"
+
+        self.prove(claim, examples=12, before=several(work, 2), after=several(work, 2))
+
+    @check()
+    def test_a_view_in_the_middle_of_applying_is_whole(self, work: Workload) -> None:
+        """A view that another thread makes while a transaction is being applied, or staged and published, shows the
+        state before it or after it, and says which; never a part of it."""
+        def claim(first: list[Operation], second: list[Operation]) -> None:
+            with driven(work) as it:
+                begun(it)
+                for operations in (first + work.numbered(20), second + work.numbered(21) + work.numbered(22)):
+                    with it.engine.view():
+                        record = it.tx(operations, stage=work.watermarks)
+                    assert record is not None
+                    with at_each_line(partial(_whole_view, it)):
+                        if work.watermarks:
+                            it.publish(record.txid)
+                        else:
+                            it.apply(record)
+                    it.compare_state()
+                other = it.copied(it.image())
+                with closing(it.opened(other)) as replica:
+                    with at_each_line(partial(_whole_view, it, replica)):
+                        it.feed(replica, it.records[replica.position.txid :], pieces=2)
+                    it.compare_state(replica)
+
+        self.prove(claim, examples=4, first=work.operations(), second=work.operations())
+
+    @check()
+    def test_views_and_images_in_other_threads(self, work: Workload) -> None:
+        """Views and images may be made, read and closed in any thread while transactions are applied and checkpoints
+        made, and each shows one whole state. Where the engine does not declare that checkpoints run beside the others,
+        no image is made while one runs."""
+        beside = work.engine.abilities.background_checkpoint
+        apart: AbstractContextManager[Any] = nullcontext() if beside else threading.Lock()
+        with _threads_change_often(), driven(work) as first, driven(work) as it:
+            for n in range(_MANY):
+                first.commit([operation for i in range(_LARGE) for operation in work.numbered(n * _LARGE + i)])
+            it.records, it.models = first.records, first.models
+            with it.engine.view() as view:
+                another = Beside(LIMIT_S)
+                another.run(partial(it.compare, view, "a view that another thread made"))
+                another.finish()
+            ended = threading.Event()
+            errors: list[BaseException] = []
+
+            def reading(look: Callable[[], None]) -> None:
+                try:
+                    while not ended.is_set() and not errors:
+                        look()
+                except BaseException as error:
+                    errors.append(error)
+
+            looks = [partial(_look_at_views, it), partial(_look_at_views, it), partial(_look_at_image, it, apart)]
+            threads = [threading.Thread(target=reading, args=(look,), daemon=True) for look in looks]
+            for thread in threads:
+                thread.start()
+            for n, record in enumerate(it.records):
+                it.apply(record)
+                if n % 4 == 0:
+                    with apart:
+                        it.checkpoint()
+                time.sleep(_PAUSE_S)
+                if errors:
+                    break
+            ended.set()
+            for thread in threads:
+                thread.join(LIMIT_S)
+                assert errors or not thread.is_alive(), "a reader in another thread never ends"
+            if errors:
+                raise errors[0]
+            it.compare_state(what="a view after all threads ended")
+
+    @check(BACKGROUND_CHECKPOINT, ABOVE_ENV)
+    def test_writers_and_readers_beside_a_checkpoint(self, work: Workload) -> None:
+        """At each write, sync and rename that a checkpoint does, transactions may be made and applied and views opened
+        and closed: they are right, and so are the state and the position that come of it."""
+        def claim(before: list[Operation], beside: list[list[Operation]]) -> None:
+            disk = SimDisk()
+            it = Driver(work, Path("/state"), quiet_env(disk))
+            begun(it)
+            it.checkpoint()
+            held = Held(it)
+            held.take(it.engine.view(), "a view before a checkpoint")
+            it.commit(before)
+            it.commit(work.numbered(4))
+            held.take(it.engine.view(), "a view at a checkpoint's beginning")
+            left, other, upto = list(beside), Beside(), it.published
+
+            def during(op: Op) -> None:
+                if threading.current_thread() is threading.main_thread():
+                    other.run(in_the_middle)
+
+            def in_the_middle() -> None:
+                if left:
+                    it.commit(left.pop())
+                held.look("in the middle of a checkpoint")
+                it.compare_state(what="a view made in the middle of a checkpoint")
+
+            # Not `it.checkpoint`: how far it is published may grow on the way.
+            disk.before = during
+            reached = it.engine.checkpoint(it.position(upto))
+            disk.before = lambda op: None
+            other.finish()
+            assert reached == it.engine.position, f"the checkpoint reached {reached}, and is at {it.engine.position}"
+            assert upto <= reached.txid <= it.published, f"checkpoint({upto}) reached {reached.txid} of {it.published}"
+            held.look("after a checkpoint beside which others went on")
+            it.compare_state(what="a view after a checkpoint beside which others went on")
+            held.let_go()
+            it.reopen()
+            it.compare_state(what="a view after a checkpoint beside which others went on, and a reopening")
+            it.close()
+
+        self.prove(claim, examples=16, before=work.operations(), beside=several(work, 4))
+
+
+    @check(BACKGROUND_CHECKPOINT)
+    def test_an_image_in_the_middle_of_a_checkpoint(self, work: Workload) -> None:
+        """An image that another thread makes in the middle of a checkpoint is of the position that it names, which is
+        the one before the checkpoint or one that it reaches. If it is stable, it opens as exactly the state there. It
+        is made at some 200 lines all over the checkpoint, the last 100 among them."""
+        def claim(before: list[Operation], after: list[Operation]) -> None:
+            def begin(it: Driver) -> None:
+                begun(it)
+                it.commit(before)
+                it.checkpoint()
+                it.commit(after)
+                it.commit(work.numbered(4))
+
+            with driven(work) as it, driven(work) as first:
+                begin(first)
+                lines = lines_of(partial(first.engine.checkpoint, first.end))
+                begin(it)
+                least = it.engine.position.txid
+                taken: dict[Position, list[dict[str, bytes]]] = {}
+
+                def take() -> None:
+                    image_position, contents = _read_out(it.engine.image())
+                    some = taken.setdefault(image_position, [])
+                    if contents not in some:
+                        some.append(contents)
+
+                with at_each_line(take, among=lines):
+                    it.engine.checkpoint(it.end)
+                for image_position, some in taken.items():
+                    at_one = least <= image_position.txid <= it.published
+                    assert at_one, (f"an image made during a checkpoint from {least} to {it.published} is at "
+                                    f"{image_position}")
+                    for contents in some:
+                        _look_at_copy(it, image_position, contents, "made in the middle of a checkpoint")
+
+        self.prove(claim, examples=3, before=work.operations(), after=work.operations())
+
+
+def _nothing_unpublished(it: Driver) -> None:
+    """What a killed process leaves now holds nothing that is not published."""
+    with closing(it.opened(it.killed())) as killed:
+        assert killed.position.txid <= it.published, f"in the durable state and not published: {killed.position}"
+        if it.work.engine.abilities.atomic:
+            it.compare_state(killed, killed.position.txid, "the durable state while something is staged")
+
+
+def _whole_view(it: Driver, engine: Engine[Any, Any] | None = None) -> None:
+    with (engine or it.engine).view() as view:
+        it.compare(view, "a view made while transactions are being applied")
+
+
+def _look_at_views(it: Driver) -> None:
+    """Some views, made as fast as can be, so that one is made in the middle of what goes on; then looked at."""
+    views = []
+    try:
+        for _ in range(_AT_ONCE):
+            views.append(it.engine.view())
+            time.sleep(0)
+        for view in views:
+            it.compare(view, "a view made and read in another thread")
+    finally:
+        for view in views:
+            view.close()
+
+
+def _look_at_image(it: Driver, apart: AbstractContextManager[Any]) -> None:
+    """An image, made while no checkpoint that takes `apart` runs, and what becomes of it."""
+    with apart:
+        image = it.engine.image()
+    _look_at_copy(it, *_read_out(image), "made in another thread")
+
+
+def _read_out(image: Image) -> tuple[Position, dict[str, bytes]]:
+    """An image's position, and every byte of it. It is closed."""
+    try:
+        return image.position, read_image(image)
+    finally:
+        image.close()
+
+
+def _look_at_copy(it: Driver, image_position: Position, contents: dict[str, bytes], made: str) -> None:
+    """If the image is stable, it is the state at its position; when it is replayed, that after all transactions."""
+    if it.work.engine.abilities.image == "stable":
+        with closing(it.opened(it.copied(contents), at=image_position)) as copy:
+            it.compare_state(copy, image_position.txid, f"a copy of the stable image at {image_position}, {made},")
+    with closing(it.recovered(it.copied(contents), at=image_position)) as copy:
+        it.compare_state(copy, len(it.records), f"a copy of an image at {image_position}, {made} and replayed,")
+
+
+@contextmanager
+def _threads_change_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

@@ -1,0 +1,180 @@
+"""Checks that mutate the files of stores, and look at each in another process (`mutations.py`).
+
+This is for every engine, those too that write through a library, since the files are those of a store that nobody has
+open: one that was closed, and one that crashed. Each is opened, read-only or for writing by turns, checked, read
+through, and its digest taken; one that is open for writing takes a transaction, is closed, and opened again.
+
+The content is compared with the model's, which was kept outside of the store and of the engine. A store that was closed
+shows its last transaction. Of one that crashed, the last groups of the log cannot be told from torn ones: it may lack
+those from the first changed byte on, unless a later one is whole, which says that there was more.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import SkipTest
+
+from ...contract.engine import Engine
+from ...store.store import Store
+from ..support.children import NotFoundElsewhere, Server
+from ..support.contract import CHECKSUMS, Contract, check, scratch
+from ..support.counters import count
+from ..support.crash_images import GroupEnd, group_ends, segments_of
+from ..support.forks import Say
+from ..support.modelled import SETTINGS, Modelled, difference
+from ..support.mutations import Mutation, Subject, Tree, files_of, mutated
+from ..support.profiles import SEED_VARIABLE, current_seed
+from ..support.workload import Workload
+from .process_kills import script, told
+
+SHOWN = 5
+"""So many mutations that came to no good are told of; the others are counted."""
+
+_STAYING = 10
+
+
+@dataclass
+class Case:
+    """A store to be mutated.
+
+    Attributes:
+        tree, older: its files, and as they once were.
+        models: the content after each transaction.
+        tail: the last segment's name, and where its groups end, if it is not sealed; what a crash may take is there.
+    """
+
+    tree: Tree
+    older: Tree
+    models: list[Any]
+    tail: str = ""
+    ends: list[GroupEnd] = field(default_factory=list)
+
+    def at_least(self, mutation: Mutation, *, read_only: bool) -> int:
+        """The last transaction that must be shown, if no error is raised."""
+        if not self.ends:
+            return len(self.models) - 1
+        whole = self.ends
+        gone = mutation.files.get(mutation.name, b"") is None
+        if mutation.name == self.tail and not gone and all(end.offset < mutation.end for end in self.ends[:-1]):
+            whole = [end for end in self.ends if end.offset <= mutation.first or end is self.ends[0]]
+        # Who may write nothing cannot make the last group durable, and leaves it out.
+        return whole[-2 if read_only and len(whole) > 1 else -1].txid
+
+
+class MutationChecks(Contract):
+    """See the module's text."""
+
+    @check(CHECKSUMS)
+    def test_a_mutated_store_shows_nothing_else(self, work: Workload) -> None:
+        """Whatever happens to one file of a store, opening and reading it raises one of the kit's errors, or the
+        engine's own check says what is wrong, or it shows what was written; it does not crash, hang, raise a bare
+        Python error, or show anything else."""
+        tried(self, work, "mutations of stores", cases, _stores, self.effort.mutations)
+
+
+def tried(contract: Contract, work: Workload, what: str,
+          make: Callable[[Workload, Path, list[Any]], list[Any]], job: Callable[..., None], mutations: int) -> None:
+    """Make cases below a directory and have `job` look at so many mutations of them, in a server that is warm. Raises
+    `AssertionError` that tells of the first ones that came to no good."""
+    contract.drew = True
+    number = 0 if contract.quiet else current_seed()
+    seed = random.randrange(1 << 32) if number is None else number
+    try:
+        server = Server(contract)
+    except NotFoundElsewhere as error:
+        raise SkipTest(str(error)) from error
+    wrong: list[str] = []
+    with scratch() as root, server, told(f"the mutations are drawn from {SEED_VARIABLE}={seed}"):
+        made = make(work, root, script(work, seed))
+        (root / "cases").write_bytes(pickle.dumps(made))
+        child = server.start(job, root, seed, mutations)
+        for kind, *rest in child.messages():
+            assert kind != "broken", rest[0]
+            wrong += filter(None, rest)
+        code = child.discard()
+        assert code == 0, f"the process that mutates ended with {code}"
+        count(what, work.engine.name, mutations)
+        more = f"\nand {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        assert not wrong, "\n".join(wrong[:SHOWN]) + more
+
+
+def cases(work: Workload, root: Path, histories: list[Any]) -> list[Case]:
+    """A store that was closed and one that crashed, with a state that was checkpointed more than once, and log."""
+    with Modelled(work, root / "made", settings=SETTINGS) as kept:
+        for number, operations in enumerate(histories[:9]):
+            kept.transact(operations)
+            # Enough that stays: what is drawn may have deleted all that it wrote, and then any byte may change.
+            kept.transact([one for n in range(_STAYING) for one in work.numbered(_STAYING * number + n)])
+            if number in (3, 7):
+                kept.store.checkpoint()
+            if number == 3:
+                older = files_of(kept.crash_image())
+                kept.seal()
+        image = kept.crash_image()
+        models = list(kept.models)
+        kept.store.close()
+        closed = Case(files_of(kept.path), older, models)
+        tail = segments_of(image)[-1]
+        ends, sealed = group_ends(tail)
+        crashed = Case(files_of(image), older, models)
+        if not sealed:
+            crashed.tail, crashed.ends = str(tail.relative_to(image)), ends
+        kept.path = kept.fresh("other")
+        kept.open()  # what is closed by the block
+    shutil.rmtree(root / "made")
+    return [closed, crashed]
+
+
+def _stores(work: Workload, say: Say, root: Path, seed: int, mutations: int) -> None:
+    made: list[Case] = pickle.loads((root / "cases").read_bytes())
+    subjects = [Subject(case.tree, case.older, spared=work.fragile) for case in made]
+
+    def look(path: Path, mutation: Mutation, number: int) -> None:
+        look_at_store(work, path, made[number % len(made)], mutation, read_only=number // 4 % 2 == 0)
+
+    mutated(lambda number: subjects[number % len(made)], seed, range(mutations), root / "looks", look,
+            lambda wrong: say("looked", wrong))
+
+
+def look_at_store(work: Workload, path: Path, case: Case, mutation: Mutation, *, read_only: bool) -> None:
+    """Open, check, read, and write. Raises `AssertionError` where it shows what it should not."""
+    with _opened(work, path, read_only=read_only) as store:
+        found = shown(work, store)
+        if found is None:
+            return
+        txid, content = found
+        least, last = case.at_least(mutation, read_only=read_only), len(case.models) - 1
+        assert least <= txid <= last, f"no error, and it shows transaction {txid} of {last}, and {least} at least"
+        where = difference(content, work.expected(case.models[txid]))
+        assert not where, f"no error, and at transaction {txid} something else is shown: {where}"
+        if read_only:
+            return
+        store.checkpoint()
+        model = case.models[txid].copy()
+        with store.transaction() as tx:
+            work.run(tx, model, work.numbered(10**12))
+        store.log.verify()
+    with _opened(work, path) as store:
+        again = shown(work, store)
+        where = "" if again is None else difference(again[1], work.expected(model))
+        assert not where, f"no error, and after a commit, opened again, something else is shown: {where}"
+
+
+def _opened(work: Workload, path: Path, **how: Any) -> Store[Any, Any]:
+    engine: type[Engine[Any, Any]] = work.engine
+    return Store.open(path, engine, options=work.options, settings=SETTINGS, create=False, **how)
+
+
+def shown(work: Workload, store: Store[Any, Any]) -> tuple[int, Any] | None:
+    """What a store shows, and at which transaction; None where the engine's own check says that it is wrong."""
+    with store.snapshot() as view:
+        if list(view.check()):
+            return None
+        content, _ = work.content(view), view.digest()
+        return view.txid, content

@@ -1,0 +1,202 @@
+"""Every crash, and every error of the disk, for engines that use the environment only: see `docs/crashes.md`.
+
+A run on a simulated disk is recorded once; each point between two of its operations is a crash, and what it may leave
+is opened again. Where a moment has few states, each of them is tried; where it has many, some. Equal disks are tried
+once, and counted once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+
+from hypothesis import strategies as st
+
+from ..disks.simdisk import SimDisk
+from ..disks.simfates import Drawn, Dropped, Fate, power_cuts
+from ..disks.simfaults import DiskFault, Injected, faults_of, lacks_of
+from ..disks.simops import Op
+from ..support.contract import ABOVE_ENV, Contract, check
+from ..support.counters import count
+from ..support.scripts import AFTER_FULL, full_segments, long_script, short_script, steps_of
+from ..support.simulated_run import Run, Step
+from ..support.workload import Workload
+
+_CHANGES = ("names", "write", "truncate")
+
+
+class PowerCutChecks(Contract):
+    """What is found again after a crash, a failed write, a failed sync."""
+
+    @check(ABOVE_ENV)
+    def test_a_power_cut_anywhere_leaves_a_prefix(self, work: Workload) -> None:
+        """Wherever the power is cut, and whatever that leaves of what was not synced: the store opens with exactly
+        transactions 1 to n, n at least the last one acknowledged, and goes on from there."""
+        for run, since in _recorded(work):
+            for ops, at in _points(run, since):
+                for left in power_cuts(at, tries=self.effort.crash_states, salt=ops):
+                    run.survives(left, ops)
+            self._count(run)
+
+    @check(ABOVE_ENV)
+    def test_a_power_cut_in_recovery_takes_nothing_back(self, work: Workload) -> None:
+        """A power cut while the store is opened after a power cut, at any point and leaving anything: the next opening
+        finds what the first one found, or would have."""
+        for run, since in _recorded(work):
+            for ops in _telling(run.disk.ops, since, (2 if since else 4) * self.effort.times):
+                at = _after(run.disk.ops[:ops])
+                for left in (at.crashed(Fate()), at.crashed(Drawn(Random(ops)))):
+                    self._cut_recovery(run, left, ops)
+            self._count(run)
+
+    def _cut_recovery(self, run: Run, left: SimDisk, ops: int) -> None:
+        recovering = left.copy()
+        found = run.recovers(recovering, ops, "close")
+        for point, then in enumerate(left.points(recovering.ops)):
+            for again in power_cuts(then, tries=self.effort.crash_states, salt=point):
+                run.survives(again, ops, least=found)
+
+    @check(ABOVE_ENV)
+    def test_a_kill_and_then_a_power_cut(self, work: Workload) -> None:
+        """What a killed process wrote is in the page cache, and names that it made are in memory. The next process
+        finds them and builds on them; a power cut after that does not take them back."""
+        for run, since in _recorded(work):
+            for ops, at in _points(run, since):
+                if ops and run.disk.ops[ops - 1].kind in _CHANGES:
+                    disk = at.killed()
+                    found = run.recovers(disk, ops, "prune")
+                    for fate in (Dropped(), Dropped(data_kept=True)):
+                        run.survives(disk.crashed(fate), ops, least=found)
+            self._count(run)
+
+    @check(ABOVE_ENV)
+    def test_power_cuts_in_any_history(self, work: Workload) -> None:
+        """Whatever was committed, and wherever the power is cut, and cut again while the store is opened: it opens
+        with exactly transactions 1 to n, n at least the last one acknowledged."""
+        tried = 0
+
+        def claim(history: list[Step], data: st.DataObject) -> None:
+            nonlocal tried
+            run = Run(work)
+            run.do(*history)
+            ops = data.draw(st.integers(0, len(run.disk.ops)), label="the first cut, after so many operations")
+            random = data.draw(st.randoms(use_true_random=False), label="what is lost")
+            left = _after(run.disk.ops[:ops]).crashed(Drawn(random))
+            found = run.acked_at(ops)
+            if data.draw(st.booleans(), label="whether it is cut again"):
+                recovering = left.copy()
+                found = run.recovers(recovering, ops, "close")
+                cut = data.draw(st.integers(0, len(recovering.ops)), label="the second, while it is opened")
+                for op in recovering.ops[:cut]:
+                    left.apply(op)
+                left = left.crashed(Drawn(random))
+            run.survives(left, ops, least=found)
+            tried += run.states
+
+        self.prove(claim, examples=40, history=steps_of(work), data=st.data())
+        count("crash states", work.engine.name, tried)
+
+    @check(ABOVE_ENV)
+    def test_a_failing_disk(self, work: Workload) -> None:
+        """Whichever operation of the disk fails, once or from then on, for want of room or otherwise, a write in part,
+        a sync without effect: each call ends as the contract says, reads go on, what may be tried again can be, and
+        the store opens afterwards with exactly transactions 1 to n, n at least the last one acknowledged."""
+        made = Run(work)
+        made.do(("open",), ("close",))
+        empty = made.disk.copy()
+        creation: list[Step] = [("open",), ("commit", work.numbered(0)), ("close",)]
+        with _unsaid():
+            tried = self._failing(work, creation, None)
+            tried += self._failing(work, short_script(work), empty)
+            tried += self._failing(work, full_segments(work), empty, since=-AFTER_FULL, steps=4)
+        count("crash states", work.engine.name, tried)
+
+    @check(ABOVE_ENV)
+    def test_running_out_of_descriptors_or_memory(self, work: Workload) -> None:
+        """Whichever file cannot be opened for want of descriptors, whichever operation of the disk lacks memory, once
+        or until the call ends: no commit is lost or in doubt, the store is not poisoned, what failed can be done again,
+        and everything is there afterwards."""
+        made = Run(work)
+        made.do(("open",), ("close",))
+        empty, script = made.disk.copy(), short_script(work)
+        clean, openings = Run(work, empty.copy()), 0
+
+        def opening(name: str) -> None:
+            nonlocal openings
+            openings += 1
+
+        clean.disk.opening = opening
+        clean.do(*script)
+        with _unsaid():
+            tried = sum(_fails(Run(work, empty.copy()), script, fault)
+                        for fault in self.effort.some(lacks_of(clean.disk.ops, openings)))
+        count("crash states", work.engine.name, tried)
+
+    def _failing(self, work: Workload, script: list[Step], disk: SimDisk | None, *, since: int = 0,
+                 steps: int = 10**6) -> int:
+        """Faults of some `steps` of a script, from one on; how many different disks they left."""
+        clean = Run(work, disk and disk.copy())
+        clean.do(*script)
+        starts = [done for done, _ in clean.told[since:][: steps + 1]]
+        end = starts[-1] if len(starts) > steps else len(clean.disk.ops)
+        return sum(_fails(Run(work, disk and disk.copy()), script, fault)
+                   for fault in self.effort.some(faults_of(clean.disk.ops))
+                   if starts[0] <= fault.at < end)
+
+    def _count(self, run: Run) -> None:
+        count("crash states", run.work.engine.name, run.states)
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """What the kit reports of errors that are made on purpose would drown what matters, and takes half of the time."""
+    logger = logging.getLogger("holdfast")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _recorded(work: Workload) -> list[tuple[Run, int]]:
+    """Runs, and after how many operations of each its crashes are of interest."""
+    long, full = Run(work), Run(work)
+    long.do(*long_script(work))
+    full.do(*full_segments(work))
+    return [(long, 0), (full, full.told[-AFTER_FULL][0])]
+
+
+def _points(run: Run, since: int) -> Iterator[tuple[int, SimDisk]]:
+    """Each moment of a run: how many operations were done, and the disk."""
+    return ((ops, at) for ops, at in enumerate(SimDisk().points(run.disk.ops)) if ops >= since)
+
+
+def _after(ops: list[Op]) -> SimDisk:
+    disk = SimDisk()
+    for op in ops:
+        disk.apply(op)
+    return disk
+
+
+def _telling(ops: list[Op], since: int, number: int) -> list[int]:
+    """Some points after changes, spread over a run, the last one among them."""
+    points = [at + 1 for at, op in enumerate(ops) if op.kind in _CHANGES and at >= since]
+    return sorted({points[-1 - i * (len(points) - 1) // number] for i in range(number)})
+
+
+def _fails(run: Run, steps: list[Step], fault: DiskFault) -> int:
+    """One run with a fault; how many different disks it left."""
+    injected = Injected(run.disk, fault)
+    try:
+        run.endure(injected, *steps)
+        injected.heal()
+        ops, acked = len(run.disk.ops), run.last_acknowledged
+        for left in (run.disk.crashed(Dropped()), run.disk.killed()):
+            run.survives(left, ops, least=acked)
+    except Exception as error:
+        error.add_note(f"the disk's fault: {fault}" + (f", the {injected.struck[0]}" if injected.struck else ""))
+        raise
+    return run.states

@@ -1,0 +1,413 @@
+"""An engine's durable state by its contract alone: positions, checkpoints, reopening, images, copies.
+
+A state is looked at as nobody but the engine sees it: its files are copied at some moment, as a killed process leaves
+them, and opened without any log. What an atomic engine shows then must be exactly the model at the position that it
+says; any other engine's must become right when the records after its position are applied. How power cuts tear the
+files is for `power_cuts`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+from unittest import SkipTest
+
+from hypothesis import strategies as st
+
+from ...contract.image import Image
+from ...errors import DiskFull, ForeignStore, StoreClosed, UnsupportedFormat, UpgradeRequired
+from ...model.positions import ID_BYTES, Position
+from ..disks.quiet import quiet_env
+from ..disks.simdisk import SimDisk
+from ..disks.simfaults import DiskFault, Injected
+from ..support.contract import ABOVE_ENV, READ_ONLY_REPLAY, Contract, check
+from ..support.crash_images import read_image, tree
+from ..support.driver import ORIGIN, Driver, driven
+from ..support.workload import Operation, Workload
+from .transactions import Step, begun, histories, several, take
+
+_OPENINGS = 30
+_SPARE = 8
+"""Descriptors and threads that may come and go."""
+
+
+class StateChecks(Contract):
+    """See the module's text."""
+
+    @check()
+    def test_the_position_is_true(self, work: Workload) -> None:
+        """After a checkpoint, the durable state opened without any log is at the position that the checkpoint returned,
+        holds everything up to there and, where the engine is atomic, exactly that; closing it adds nothing."""
+        def claim(todo: list[tuple[list[Operation], int]]) -> None:
+            with driven(work) as it:
+                _look_at_files(it, "an empty state")
+                begun(it)
+                for operations, back in todo:
+                    it.commit(operations)
+                    it.commit(work.numbered(50 + len(it.records)))
+                    _look_at_files(it, "the state before a checkpoint")
+                    it.checkpoint(max(0, it.published - back))
+                    _look_at_files(it, "the state after a checkpoint")
+                it.checkpoint()
+                _look_at_files(it, "the state after the last checkpoint")
+                it.commit(work.numbered(49))
+                at = it.engine.position
+                it.close()
+                _look_at_files(it, "the state after it was closed", at)
+
+        self.prove(claim, examples=12, todo=st.lists(st.tuples(work.operations(), st.integers(0, 2)), min_size=1,
+                                                     max_size=3))
+
+    @check()
+    def test_only_a_checkpoint_moves_the_position(self, work: Workload) -> None:
+        """The position is that of the durable state. Transactions, applied transactions, views and images do not move
+        it; a checkpoint moves it to what it was asked for, at least, never back, and never beyond what was applied."""
+        def claim(todo: list[list[Operation]], asked: int) -> None:
+            with driven(work) as it:
+                begun(it)
+                for operations in todo:
+                    before = it.engine.position
+                    it.commit(operations)
+                    it.roll_back(operations)
+                    it.image()
+                    it.digest()
+                    same = it.engine.position == before
+                    assert same, f"without a checkpoint the position went from {before} to {it.engine.position}"
+                    it.checkpoint(min(asked, it.published))
+                    it.checkpoint(0)
+                it.checkpoint()
+                at = it.engine.position
+                it.checkpoint()
+                assert it.engine.position == at == it.end, f"all is checkpointed, and the position is {at}"
+
+        self.prove(claim, examples=12, todo=several(work, 4), asked=st.integers(0, 4))
+
+    @check()
+    def test_a_killed_process_loses_nothing_that_was_logged(self, work: Workload) -> None:
+        """Killed at any moment and opened again, the state and the records after its position give exactly what was
+        there; and so they do when what was opened is killed in its turn."""
+        def claim(steps: list[Step]) -> None:
+            with driven(work) as it:
+                begun(it)
+                for step in steps:
+                    take(it, step)
+                    with contextlib.closing(it.recovered(it.killed())) as recovered:
+                        it.compare_state(recovered, what="what a killed process left, recovered,")
+                        assert it.digest(recovered) == it.digest(), "recovered, the state has another digest"
+                it.commit(work.numbered(60))
+                it.reopen()
+                it.commit(work.numbered(61))
+                it.compare_state(what="a view after recovery and another transaction")
+
+        self.prove(claim, examples=12, steps=histories(work, 5))
+
+    @check()
+    def test_a_checkpoint_frees_what_waits_for_it(self, work: Workload) -> None:
+        """`pending_bytes` grows with what waits for a checkpoint, and falls when all is checkpointed, however much it
+        was: by it the kit starts checkpoints and makes commits wait."""
+        with driven(work) as it:
+            it.checkpoint()
+            low = it.engine.pending_bytes()
+            for n in range(200):
+                it.commit(work.numbered(n))
+            high = it.engine.pending_bytes()
+            assert min(low, high) >= 0, f"pending_bytes() is {min(low, high)}"
+            assert low < high, f"{low} bytes were pending after a checkpoint, and {high} when 200 transactions wait"
+            it.checkpoint()
+            left = it.engine.pending_bytes()
+            assert left <= low + (high - low) // 4, f"{high} bytes were pending, and after a checkpoint of all {left}"
+            it.compare_state()
+
+    @check(ABOVE_ENV)
+    def test_a_checkpoint_without_room_can_be_made_later(self, work: Workload) -> None:
+        """A checkpoint that finds no room, at whichever operation of the disk, and says `DiskFull`, has moved nothing.
+        Views go on, and when there is room again a checkpoint reaches what it is asked for, in the files too. If it
+        says anything else the engine is done with, and right when it is opened again."""
+        for number in itertools.count():
+            disk = SimDisk()
+            it = Driver(work, Path("/state"), quiet_env(disk))
+            begun(it)
+            it.checkpoint()
+            it.commit(work.numbered(50))
+            before = it.engine.position
+            done = len(disk.ops)
+            full = Injected(disk, DiskFault(number, "ENOSPC", lasting=False))
+            what = f"a checkpoint without room at its operation {number}"
+            try:
+                it.engine.checkpoint(it.end)
+            except DiskFull:
+                assert full.struck, "a checkpoint says DiskFull, and there is room"
+                assert it.engine.position == before, f"{what} moved the position to {it.engine.position}"
+            except OSError:  # which poisons the store
+                full.heal()
+                it.reopen()
+            full.heal()
+            last = len(disk.ops) - done <= number
+            it.compare_state(what=f"a view after {what}")
+            it.checkpoint()
+            it.engine.close()
+            it.engine = it.opened(it.directory)
+            assert it.engine.position == it.end, f"{what}, made later, left its files at {it.engine.position}"
+            it.compare_state(what=f"the state after {what} that was made later")
+            it.close()
+            if last:
+                break
+
+    @check()
+    def test_a_read_only_opening_changes_no_byte(self, work: Workload) -> None:
+        """A state that is opened read-only shows what it holds, and no byte below its directory is changed, no file
+        made or removed."""
+        def claim(todo: list[list[Operation]]) -> None:
+            with driven(work) as it:
+                begun(it)
+                for operations in todo:
+                    it.commit(operations)
+                it.checkpoint()
+                it.close()
+                before = tree(it.directory)
+                with contextlib.closing(it.opened(it.directory, read_only=True)) as engine:
+                    it.compare_state(engine, what="a view of a state opened read-only")
+                _same_files(it, before, "a read-only opening")
+
+        self.prove(claim, examples=10, todo=several(work, 3))
+
+    @check(READ_ONLY_REPLAY)
+    def test_a_read_only_opening_replays_in_memory(self, work: Workload) -> None:
+        """A state opened read-only takes the records after its position, shows them, and changes no byte."""
+        def claim(before: list[list[Operation]], after: list[list[Operation]]) -> None:
+            with driven(work) as it:
+                begun(it)
+                for operations in before:
+                    it.commit(operations)
+                it.checkpoint()
+                for operations in [*after, work.numbered(70)]:
+                    it.commit(operations)
+                it.close()
+                found = tree(it.directory)
+                with contextlib.closing(it.recovered(it.directory, read_only=True)) as engine:
+                    it.compare_state(engine, what="a view of a state opened read-only, and replayed,")
+                _same_files(it, found, "a replay into a read-only opening")
+
+        self.prove(claim, examples=12, before=several(work, 2), after=several(work, 3))
+
+    @check()
+    def test_an_image_is_what_it_is_declared_to_be(self, work: Workload) -> None:
+        """An image is the durable state's at its position, never ahead. Its files, their sizes and names do not change.
+        If it is stable, no byte does, whatever transactions and checkpoints go on, and it opens as exactly that state.
+        If it moves, it becomes right when it is replayed to what was applied by the time its last byte was read."""
+        def claim(before: list[list[Operation]], during: list[list[Operation]]) -> None:
+            with driven(work) as it, contextlib.ExitStack() as images:
+                begun(it)
+                for operations in before:
+                    it.commit(operations)
+                it.checkpoint()
+                it.commit(work.numbered(80))  # not in the image
+                taken: list[tuple[Image, dict[str, bytes]]] = []
+                for operations in [*during, work.numbered(81)]:
+                    image = it.engine.image()
+                    images.callback(image.close)
+                    at = it.engine.position
+                    assert image.position == at, f"the image says {image.position}, and the durable state is at {at}"
+                    taken.append((image, _read_in_pieces(image)))
+                    it.commit(operations)
+                    it.checkpoint()
+                    it.commit(work.numbered(82 + len(it.records)))
+                for image, first in taken:
+                    _look_at_image(it, image, first)
+
+        self.prove(claim, examples=12, before=several(work, 2), during=several(work, 3))
+
+    @check()
+    def test_an_image_outlives_its_files(self, work: Workload) -> None:
+        """An image stays readable while checkpoints replace and remove files, and even when the files it is made of are
+        deleted."""
+        with driven(work) as it:
+            begun(it)
+            it.checkpoint()
+            image = it.engine.image()
+            image_position = image.position
+            for n in range(5):
+                it.commit([operation for i in range(20) for operation in work.numbered(100 * n + i)])
+                it.checkpoint()
+            before = read_image(image)
+            for file in image.files:
+                (it.directory / file.name).unlink(missing_ok=True)
+            assert read_image(image) == before, "the files of an image were deleted, and it does not read as before"
+            image.close()
+            with contextlib.closing(it.recovered(it.copied(before), at=image_position)) as copy:
+                it.compare_state(copy, what="a copy of an image that outlived its files")
+            with contextlib.suppress(Exception):  # its files are gone
+                it.close()
+
+    @check()
+    def test_an_adopted_copy_is_where_it_is_told_to_be(self, work: Workload) -> None:
+        """A copy that is opened with `adopt` is at that position, whatever it holds: the records after it bring it to
+        the end, and a checkpoint makes it a state like any other."""
+        def claim(todo: list[list[Operation]], share: float, checkpoint: bool) -> None:
+            with driven(work) as it:
+                begun(it)
+                for operations in todo:
+                    it.commit(operations)
+                    it.checkpoint()
+                it.commit(work.numbered(90))
+                image_position = it.position(int(share * it.engine.position.txid))
+                path = it.copied(it.image())
+                with contextlib.closing(it.opened(path, at=image_position)) as engine:
+                    with engine.view() as view:
+                        assert view.txid == image_position.txid, (
+                            f"opened with at={image_position}, a view says that it shows {view.txid}")
+                    for n, record in enumerate(it.records[image_position.txid :]):
+                        engine.apply([record])
+                        if checkpoint and n % 2 == 0:
+                            engine.checkpoint(record.position)
+                    it.compare_state(engine, what=f"a copy that was opened at {image_position} and replayed")
+                    reached = engine.checkpoint(it.end)
+                    assert reached == engine.position == it.end, f"replayed to {it.end}, a checkpoint reached {reached}"
+                with contextlib.closing(it.opened(path)) as settled:
+                    assert settled.position == it.end, f"checkpointed at {it.end}, it opens at {settled.position}"
+                    it.compare_state(settled, what="a copied state that was replayed and checkpointed")
+
+        self.prove(claim, examples=12, todo=several(work, 4), share=st.sampled_from((0.0, 0.5, 1.0)),
+                   checkpoint=st.booleans())
+
+    @check()
+    def test_a_state_says_whose_it_is(self, work: Workload) -> None:
+        """A state that was made for one store (`Context.store_id`) is refused for another, with `ForeignStore`, as it
+        is and as a copied image: where a copy is, it is told, so nothing else would show whose it is. `write_state`
+        and `read_state` see to it."""
+        with driven(work) as it:
+            begun(it)
+            place = it.directory.with_name("owned")
+            ours, theirs = (replace(it.context, store_id=bytes([n]) * ID_BYTES) for n in (1, 2))
+            it.context.env.files.make_directory(place)
+            work.engine.create(place, ORIGIN, ours)
+            with contextlib.closing(work.engine.open(place, ours)) as engine:
+                it.feed(engine, it.records)
+                engine.checkpoint(it.end)
+            for how in ({}, {"at": it.end}, {"read_only": True}):
+                try:
+                    work.engine.open(place, theirs, **how).close()
+                except ForeignStore:
+                    continue
+                raise AssertionError(f"the state of another store was opened with {how}")
+            with contextlib.closing(work.engine.open(place, ours)) as engine:
+                it.compare_state(engine, what="a state, opened for the store that it was made for")
+
+    @check()
+    def test_a_state_of_another_format_is_refused(self, work: Workload) -> None:
+        """A state that says another `state_format` than the class has, an older or a newer one, is refused, with
+        `UpgradeRequired` or `UnsupportedFormat`, as it is and as a copied image. A version that is written and never
+        compared lets the first change of the format read what it does not know."""
+        with driven(work) as it:
+            mine = work.engine.state_format
+
+            def made(version: int, name: str) -> Path:
+                place = it.directory.with_name(name)
+                it.context.env.files.make_directory(place)
+                other: Any = type("Other", (work.engine,), {"state_format": version})
+                other.create(place, ORIGIN, it.context)
+                return place
+
+            ours = tree(made(mine, "ours"))
+            for version in (mine - 1, mine + 1):
+                place = made(version, f"format {version}")
+                if tree(place) == ours or tree(made(mine, f"ours, not {version}")) != ours:
+                    raise SkipTest(f"{work.engine.name}: its bytes do not show whether its state says the state_format "
+                                   "of the class that made it")
+                for how in ({}, {"at": ORIGIN}, {"read_only": True}):
+                    try:
+                        work.engine.open(place, it.context, **how).close()
+                    except (UpgradeRequired, UnsupportedFormat):
+                        continue
+                    raise AssertionError(f"a state of format {version} was opened with {how}, by code for {mine}")
+
+    @check()
+    def test_closing_lets_go(self, work: Workload) -> None:
+        """A closed engine holds neither descriptors nor threads, and its directory can be opened again at once; views
+        that are still open then go on or say `StoreClosed`."""
+        with driven(work) as it:
+            begun(it)
+            it.checkpoint()
+            counts: list[tuple[int, int]] = []
+            for n in range(_OPENINGS):
+                it.reopen()
+                view = it.engine.view()
+                it.compare(view)
+                it.commit(work.numbered(n + 10))
+                it.image()
+                it.checkpoint()
+                if n % 2:
+                    view.close()
+                it.close()
+                if n % 2 == 0:
+                    with contextlib.suppress(StoreClosed):
+                        work.content(view)
+                    view.close()
+                gc.collect(0)
+                counts.append((_descriptors(), threading.active_count()))
+            for what, first, last in zip(("file descriptors", "threads"), counts[2], counts[-1], strict=True):
+                assert last < first + _SPARE, f"{_OPENINGS - 3} openings and closings left {last - first} {what} open"
+            it.reopen()
+            it.compare_state(what=f"a view after {_OPENINGS} openings")
+
+
+def _look_at_files(it: Driver, what: str, at: Position | None = None) -> None:
+    """The files as they are, opened without any log. `at` is where the engine said that it was, if it is closed."""
+    at = it.engine.position if at is None else at
+    with contextlib.closing(it.opened(it.killed())) as opened:
+        position = opened.position
+        assert position == at, f"{what}: the engine said that it was at {at}, and its files say {position}"
+        assert position.txid <= it.published, f"{what} is at {position}, and {it.published} were published"
+        if it.work.engine.abilities.atomic or position.txid == it.published:
+            it.compare_state(opened, position.txid, f"{what}, opened without any log,")
+    with contextlib.closing(it.recovered(it.killed())) as recovered:
+        it.compare_state(recovered, it.published, f"{what}, recovered from its position,")
+
+
+def _same_files(it: Driver, before: dict[str, bytes], what: str) -> None:
+    after = tree(it.directory)
+    made, gone = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
+    changed = [name for name in before if name in after and before[name] != after[name]]
+    assert after == before, f"{what} made the files {made}, removed {gone} and changed {changed}"
+
+
+def _read_in_pieces(image: Image, piece: int = 1000) -> dict[str, bytes]:
+    contents: dict[str, bytes] = {}
+    for file in image.files:
+        path = PurePosixPath(file.name)
+        proper = file.name == str(path) and not path.is_absolute() and ".." not in path.parts
+        assert proper, f"the image has a file {file.name!r}, which is no path below the state's directory"
+        assert file.name not in contents, f"the image has the file {file.name!r} twice"
+        pieces = [image.read(file.name, at, min(piece, file.size - at)) for at in range(0, file.size, piece)]
+        contents[file.name] = b"".join(pieces)
+        found = len(contents[file.name])
+        assert found == file.size, f"the image says that {file.name} has {file.size} bytes, and it reads {found}"
+    return contents
+
+
+def _look_at_image(it: Driver, image: Image, first: dict[str, bytes]) -> None:
+    image_position, stable = image.position, it.work.engine.abilities.image == "stable"
+    again = read_image(image)
+    assert {n: len(data) for n, data in again.items()} == {n: len(data) for n, data in first.items()}, (
+        "the image's files have other names or sizes than when it was made")
+    if stable:
+        changed = [name for name in first if first[name] != again[name]]
+        assert not changed, f"the image is declared stable, and bytes of {', '.join(changed)} changed"
+        with contextlib.closing(it.opened(it.copied(again), at=image_position)) as copy:
+            it.compare_state(copy, image_position.txid, f"a copy of the stable image at {image_position}")
+    for contents, when in ((first, "at first"), (again, "at last")):
+        with contextlib.closing(it.recovered(it.copied(contents), at=image_position)) as copy:
+            it.compare_state(copy, what=f"a copy of the image at {image_position}, read {when} and replayed,")
+
+
+def _descriptors() -> int:
+    for place in ("/proc/self/fd", "/dev/fd"):
+        if Path(place).is_dir():
+            return len(os.listdir(place))
+    return 0

@@ -1,1 +1,0 @@
-"""Checks of an engine in processes that are killed."""

@@ -1,0 +1,1 @@
+"""Checks that prove the kit itself, on any engine."""

@@ -1,0 +1,23 @@
+"""`PluginContract`: any plugin, proved.
+
+An author subclasses it, says how the plugin is made and what it does beyond observing, and pytest tries it: in stores
+that live through whatever history Hypothesis draws, beside the same history without it, in two stores, across faults,
+forks and crashes. The plugin is watched throughout (`watching.py`); a hook that never comes back is a failure, not a
+test run that hangs.
+
+    class TestMine(PluginContract):
+        plugin = MyPlugin
+"""
+
+from .base import History, PluginChecks
+from .conditions import ConditionChecks
+from .hooks import HookChecks
+from .lifecycle import LifecycleChecks
+from .maps import graph_map, memory_map
+from .transactions import TransactionChecks
+
+__all__ = ["History", "PluginContract", "graph_map", "memory_map"]
+
+
+class PluginContract(LifecycleChecks, ConditionChecks, TransactionChecks, HookChecks):
+    __doc__ = PluginChecks.__doc__

@@ -1,1 +1,0 @@
-"""Checks of an engine under a real store."""

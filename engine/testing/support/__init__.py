@@ -1,0 +1,1 @@
+"""What the contracts are made of: checks and workloads, models beside stores, crash images, processes, counters."""

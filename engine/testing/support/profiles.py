@@ -1,0 +1,82 @@
+"""How much the contract suites try: three profiles, named in `HOLDFAST_PROFILE` or by pytest's `--holdfast-profile`.
+
+`default` is for every run of an author's tests, `ci` for every commit, `nightly` for as long as it takes. A check
+states its own number of examples for `default`; the others multiply it.
+
+`HOLDFAST_SEED` fixes what is drawn: one seed, one history. `HOLDFAST_REPRODUCE` replays the one example that a failure
+has printed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ...errors import SettingError
+
+PROFILE_VARIABLE, SEED_VARIABLE, REPRODUCE_VARIABLE = "HOLDFAST_PROFILE", "HOLDFAST_SEED", "HOLDFAST_REPRODUCE"
+_GOLDEN = (5**0.5 - 1) / 2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """
+    Attributes:
+        name: as it is asked for.
+        times: what numbers of examples are multiplied by.
+        steps: of one run of a state machine.
+        kills: processes that are killed, for each engine.
+        power_cuts: of a real file system, for each engine that writes below the environment; a quarter for others.
+        mutations: of the files of a store, and half as many of a backup's, for each engine.
+        crash_states: of a simulated disk that are tried at each point where there are too many to try all.
+        stride: of what is tried at each place of a run (an error of the disk, a crash), and costs a run each time,
+            one in so many.
+    """
+
+    name: str
+    times: int
+    steps: int
+    kills: int
+    power_cuts: int
+    mutations: int
+    crash_states: int
+    stride: int
+
+    def examples(self, count: int) -> int:
+        """How many examples of a check that states `count`."""
+        return count * self.times
+
+    def some(self, things: Iterable[T]) -> Iterator[T]:
+        """One in `stride`. Multiples of the golden ratio lie evenly: every third thing would always be of the same kind
+        where kinds take turns."""
+        return (thing for number, thing in enumerate(things) if number * _GOLDEN % 1 < 1 / self.stride)
+
+
+PROFILES = {profile.name: profile for profile in (
+    Profile("default", times=1, steps=30, kills=10, power_cuts=4, mutations=40, crash_states=6, stride=8),
+    Profile("ci", times=1, steps=40, kills=30, power_cuts=28, mutations=2000, crash_states=12, stride=3),
+    Profile("nightly", times=100, steps=80, kills=2000, power_cuts=2000, mutations=20_000, crash_states=500, stride=1),
+)}
+
+
+def current_profile() -> Profile:
+    """The one that the environment names, `default` without. Raises `SettingError` for a name that is none."""
+    name = os.environ.get(PROFILE_VARIABLE) or "default"
+    if name not in PROFILES:
+        raise SettingError(f"{PROFILE_VARIABLE} is {name!r}", hint=f"use one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def current_seed() -> int | None:
+    """The seed that the environment gives, if any. Raises `SettingError` where it is no number."""
+    text = os.environ.get(SEED_VARIABLE)
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise SettingError(f"{SEED_VARIABLE} is {text!r}", hint="use a whole number") from error
