@@ -39,26 +39,6 @@ class RolledBack(HoldfastError):
     hint = "nothing was written; mend the cause and run the transaction again"
 
 
-class DiskFull(RolledBack):
-    """No room: nothing was logged, reads go on, and commits work again once there is room."""
-
-    hint = "free some room on this file system and try again"
-
-
-class LimitReached(RolledBack):
-    """The system has no more of what this needs: memory, address space, open files, threads. Nothing was logged, no
-    byte is damaged, and it works again once there is more."""
-
-    hint = "raise that limit, or let other work end, and try again"
-
-
-class DirectoryMoved(RolledBack):
-    """The store's directory was renamed, replaced or unmounted under it. Nothing is written into what has its name now.
-    Nothing was logged, and commits work again once it is back."""
-
-    hint = "put the directory back where it was, or close the store and open it where it is now"
-
-
 class ConditionNotMet(HoldfastError):
     """The transaction is durable here, but a condition on its acknowledgement is still open."""
 
@@ -77,6 +57,75 @@ class OutcomeUnknown(HoldfastError):
     def __init__(self, message: str, *, txid: int | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.txid = txid
+
+
+# --- what stops work until somebody sees to it --------------------------------------------------------------------
+
+
+class DiskFull(HoldfastError):
+    """There is no room. What was there is unchanged, reads go on, and writing works again once there is room."""
+
+    hint = "free some room on this file system and try again"
+
+
+class LimitReached(HoldfastError):
+    """The system has no more of what this needs: memory, address space, open files, threads. No byte is damaged, and it
+    works again once there is more."""
+
+    hint = "raise that limit, or let other work end, and try again"
+
+
+class DirectoryMoved(HoldfastError):
+    """The store's directory was renamed, replaced or unmounted under it. Nothing is written into what has its name now,
+    and commits work again once it is back."""
+
+    hint = "put the directory back where it was, or close the store and open it where it is now"
+
+
+class StorePoisoned(HoldfastError):
+    """A write or sync of log bytes failed earlier: the store takes no more writes."""
+
+    hint = "reads go on; close the store, check the disk, and reopen: recovery finds all that was acknowledged"
+
+
+class CommitDiskFull(DiskFull, RolledBack):
+    """A commit found no room and was rolled back. Catch either."""
+
+
+class CommitLimitReached(LimitReached, RolledBack):
+    """A commit reached a limit of the system and was rolled back. Catch either."""
+
+
+class CommitDirectoryMoved(DirectoryMoved, RolledBack):
+    """A commit found the directory moved and was rolled back. Catch either."""
+
+
+class CommitPoisoned(StorePoisoned, RolledBack):
+    """A commit found the store poisoned and was rolled back. Catch either."""
+
+
+LACKS = (DiskFull, LimitReached, DirectoryMoved, OSError, MemoryError)
+"""What may keep a commit from being logged. It poisons nothing: the commit is rolled back."""
+
+
+def rolled_back(error: Exception, what: str) -> RolledBack:
+    """What a commit raises if `error` kept it from being logged: a `RolledBack` that is also of the error's kind.
+
+    >>> error = rolled_back(DiskFull("3 bytes are left"), "no log segment could be made")
+    >>> isinstance(error, DiskFull), error.message
+    (True, 'no log segment could be made: 3 bytes are left')
+
+    Args:
+        error: why nothing was logged.
+        what: what could not be done.
+    """
+    if isinstance(error, RolledBack):
+        return error
+    for kind in (CommitDiskFull, CommitLimitReached, CommitDirectoryMoved):
+        if isinstance(error, kind.__bases__[0]):
+            assert isinstance(error, HoldfastError)
+            return kind(f"{what}: {error.message}", hint=error.hint)
+    return RolledBack(f"{what}: {error!r}")
 
 
 # --- using the store ----------------------------------------------------------------------------------------------
@@ -118,12 +167,6 @@ class DeviceFailed(HoldfastError, OSError):
     """The disk, or the server of a network file system, failed to read or write. What the bytes are is not known."""
 
     hint = "check the disk or the mount (the system's log says more), and try again"
-
-
-class StorePoisoned(RolledBack):
-    """A write or sync of log bytes failed earlier: the store takes no more writes."""
-
-    hint = "reads go on; close the store, check the disk, and reopen: recovery finds all that was acknowledged"
 
 
 class StoreExists(HoldfastError):

@@ -76,8 +76,9 @@ def test_why_no_checkpoint_can_be_made_is_told(figures: Figures, pressure: Backp
         pressure.wait(lambda: True)
     for error in (DiskFull("no room at all"), DirectoryMoved("it is elsewhere")):
         pressure.blocked = error
-        with pytest.raises(type(error), match=error.message):
+        with pytest.raises(type(error), match=error.message) as caught:
             pressure.wait(lambda: True)
+        assert isinstance(caught.value, RolledBack)
     pressure.wait(lambda: False)
     pressure.closing = True
     with pytest.raises(RolledBack, match="being closed"):

@@ -72,8 +72,9 @@ def test_a_failed_write_of_log_bytes_poisons(kind: Kind, what: str, after: int, 
         with pytest.raises(StorePoisoned) as later:
             commit(kind, store, 77)
         assert isinstance(later.value, RolledBack)
-    with pytest.raises(StorePoisoned):
+    with pytest.raises(StorePoisoned) as refused:
         store.checkpoint()
+    assert not isinstance(refused.value, RolledBack), "no transaction was open"
     # Views and reads of what is published go on.
     assert kind.of(view) == {0}
     assert kind.numbers(store) == set(done)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..contract.engine import Engine
 from ..env import Env
-from ..errors import DirectoryMoved, DiskFull, LimitReached, RolledBack
+from ..errors import DirectoryMoved, DiskFull, LimitReached, RolledBack, rolled_back
 from ..wal.log import Log
 from .group_commit import GroupCommit
 from .settings import Settings
@@ -54,8 +54,8 @@ class Backpressure:
         finds out. Called where `slow` bytes are pending or waiting.
 
         Raises:
-            RolledBack: a bound was still reached after `wait_s`, or the store is being closed.
-            DiskFull, LimitReached, DirectoryMoved: no checkpoint can be made.
+            RolledBack: a bound was still reached after `wait_s`, the store is being closed, or no checkpoint can be
+                made (it is a `DiskFull`, `LimitReached` or `DirectoryMoved` too then).
         """
         settings, group_commit, pending = self._settings, self._group_commit, self._engine.pending_bytes
         if pending() >= settings.checkpoint_soft_bytes:
@@ -81,8 +81,7 @@ class Backpressure:
                 if (blocked := self.blocked) is not None:
                     hard = settings.checkpoint_hard_bytes
                     what = "no room for a checkpoint" if isinstance(blocked, DiskFull) else "no checkpoint can be made"
-                    raise type(blocked)(f"{what}, and {hard:,} bytes wait for it: {blocked.message}",
-                                        hint=blocked.hint) from blocked
+                    raise rolled_back(blocked, f"{what}, and {hard:,} bytes wait for it") from blocked
                 if self._clock.monotonic() >= deadline:
                     raise RolledBack(f"the checkpoint did not catch up within {settings.wait_s} s",
                                      hint="try again; a slower load or a larger checkpoint_hard_bytes avoids this")

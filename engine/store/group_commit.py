@@ -25,7 +25,16 @@ from typing import Any
 
 from ..contract.engine import StagingEngine
 from ..env import Env
-from ..errors import ConditionNotMet, HoldfastError, OutcomeUnknown, RolledBack, StorePoisoned
+from ..errors import (
+    LACKS,
+    CommitPoisoned,
+    ConditionNotMet,
+    HoldfastError,
+    OutcomeUnknown,
+    RolledBack,
+    StorePoisoned,
+    rolled_back,
+)
 from ..model.records import Attachment, LogRange, Record
 from ..wal.log import Batch, Log
 from ..wal.rooms import RoomNeeded
@@ -106,20 +115,20 @@ class GroupCommit:
             promise: `wait` or `outcome` will be called for it.
 
         Raises:
-            RolledBack (DiskFull, StorePoisoned), InvalidInput: nothing was logged. So it is once `close` has begun: the
-                log may be another process's by now.
+            RolledBack, InvalidInput: nothing was logged. So it is once `close` has begun: the log may be another
+                process's by now.
             What the engine raises as it stages: it is logged, and the caller must poison.
         """
         try:
             with self.mutex:
                 if self.poison is not None:
-                    raise self.poisoned()
+                    raise self.poisoned(CommitPoisoned)
                 if self._closing:
                     raise RolledBack("the store was closed meanwhile")
                 try:
                     record = self.log.append(payload, version, attachment, at_once=True)
-                except (OSError, MemoryError) as error:
-                    raise RolledBack(f"no log segment could be made: {error!r}") from error
+                except LACKS as error:
+                    raise rolled_back(error, "no log segment could be made") from error
                 self.watermarks.append(record.position, barrier=barrier)
                 if self._staging is not None and not barrier:
                     # Here, under the mutex: whoever leads could otherwise have it synced, and published, before the
@@ -147,8 +156,8 @@ class GroupCommit:
         """For a next segment. The mutex is not held: filling it takes long, and others go on meanwhile."""
         try:
             self.log.make_room(capacity)
-        except (OSError, MemoryError) as error:
-            raise RolledBack(f"no log segment could be made: {error!r}") from error
+        except LACKS as error:
+            raise rolled_back(error, "no log segment could be made") from error
 
     def heard(self, log: LogRange) -> None:
         """Every listener has answered for a range: its records are no longer kept for them."""
@@ -403,8 +412,8 @@ class GroupCommit:
         error.__cause__ = self.poison
         return error
 
-    def poisoned(self) -> StorePoisoned:
-        error = StorePoisoned(f"the store takes no more writes, since one failed: {self.poison}")
+    def poisoned(self, kind: type[StorePoisoned] = StorePoisoned) -> StorePoisoned:
+        error = kind(f"the store takes no more writes, since one failed: {self.poison}")
         error.__cause__ = self.poison
         return error
 

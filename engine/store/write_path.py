@@ -25,6 +25,8 @@ from ..env.owned_lock import Hold, OwnedLock
 from ..env.shown import shown
 from ..env.system import is_limit
 from ..errors import (
+    LACKS,
+    CommitPoisoned,
     ConditionNotMet,
     DiskFull,
     HoldfastError,
@@ -34,6 +36,7 @@ from ..errors import (
     RolledBack,
     StoreClosed,
     Unsupported,
+    rolled_back,
 )
 from ..model.positions import Position
 from ..model.records import Record
@@ -128,7 +131,8 @@ class Writing(Generic[TxT, ViewT]):
             durability: `synced`, `pipelined` or `relaxed` (see `Settings`); the store's own without.
 
         Raises, at the end of the block:
-            RolledBack: certainly not there (`DiskFull`: no room; try again).
+            RolledBack: certainly not there. It is a `DiskFull`, `LimitReached`, `DirectoryMoved` or `StorePoisoned` too
+                if that is why.
             ConditionNotMet: durable here, a plugin's condition is open.
             OutcomeUnknown: may or may not be there; reopen and look.
         """
@@ -156,13 +160,15 @@ class Writing(Generic[TxT, ViewT]):
             if self._unusable is not None:
                 raise self._why_unusable()
             if self.group_commit.poison is not None:
-                raise self.group_commit.poisoned()
+                raise self.group_commit.poisoned(CommitPoisoned)
             return self.engine.begin()
-        except BaseException:
+        except BaseException as error:
             try:
                 self._writer.release(hold)
             finally:
                 self._writer.release(hold)
+            if isinstance(error, (DiskFull, LimitReached)):
+                raise rolled_back(error, "no transaction could be begun") from error
             raise
 
     def _why_unusable(self) -> HoldfastError:
@@ -334,7 +340,7 @@ class Writing(Generic[TxT, ViewT]):
                     engine.apply_bulk(record, path)
                 break
             except (DiskFull, LimitReached, OSError) as error:
-                if not isinstance(error, RolledBack) and not is_limit(error):
+                if isinstance(error, OSError) and not is_limit(error):
                     raise
                 logger.warning("transaction %d, a bulk load, waits to be applied: %s", record.txid, error)
                 if self._unusable is not None or self.group_commit.wait_until(lambda: self._unusable is not None, 1.0):
@@ -357,7 +363,7 @@ class Writing(Generic[TxT, ViewT]):
             Unsupported: the engine takes none.
             InvalidInput: nothing happened.
             RolledBack: a plugin refused it, or one adds to every transaction, which a bulk load does not take.
-            As `transaction`, and `DiskFull`.
+            As `transaction`.
         """
         engine = self.engine
         if not isinstance(engine, BulkEngine):
@@ -381,8 +387,8 @@ class Writing(Generic[TxT, ViewT]):
                 except BaseException:
                     out.abandon()
                     raise
-            except OSError as error:
-                raise RolledBack(f"the file of the bulk load could not be made: {error}") from error
+            except LACKS as error:
+                raise rolled_back(error, "the file of the bulk load could not be made") from error
             path = self.log.attachment_path(attachment.name)
             before = self.log.appended.txid
             try:

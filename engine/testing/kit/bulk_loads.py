@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from ...errors import ConditionNotMet, DiskFull, OutcomeUnknown, RolledBack
+from ...errors import CommitDiskFull, ConditionNotMet, OutcomeUnknown, RolledBack
 from ..disks.faulty import FaultyFiles, is_log
 from ..disks.quiet import quiet_env
 from ..support.contract import BULK, Contract, check
@@ -92,7 +92,7 @@ class BulkChecks(Contract):
                     files.fail(what, code=errno.ENOSPC, only=_is_attachment)
                     kept.bulk(1)
 
-                is_undone(kept, attempt, DiskFull, "a bulk load without room", files.heal)
+                is_undone(kept, attempt, CommitDiskFull, "a bulk load without room", files.heal)
                 assert _attachments(kept) == 0, "the file of a load that never was is still there"
                 kept.bulk(5)
                 kept.shows(kept.last)

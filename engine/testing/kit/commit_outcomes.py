@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from ...contract.plugin import Condition, Plugin
 from ...contract.transaction import Durability, Transaction
 from ...env import Env
-from ...errors import ConditionNotMet, DiskFull, OutcomeUnknown, RolledBack, StorePoisoned
+from ...errors import CommitDiskFull, CommitPoisoned, ConditionNotMet, OutcomeUnknown, RolledBack, StorePoisoned
 from ...model.records import LogRange
 from ...store.store import Store
 from ..disks.faulty import FaultyFiles, is_log
@@ -224,7 +224,7 @@ class OutcomeChecks(Contract):
                     files.fail(what, code=errno.ENOSPC, only=_is_new_log)
                     kept.transact([*during, *work.numbered(1)])
 
-                is_undone(kept, attempt, DiskFull, "a commit without room for its log", files.heal)
+                is_undone(kept, attempt, CommitDiskFull, "a commit without room for its log", files.heal)
                 assert not kept.store.poisoned
 
         self.prove(claim, examples=4, before=work.operations(), during=work.operations(),
@@ -249,7 +249,7 @@ class OutcomeChecks(Contract):
                 kept.models.append(kept.tried)
                 assert kept.store.poisoned, "the store is not poisoned"
                 for _ in range(2):
-                    with raises(StorePoisoned, "a commit to a poisoned store"):
+                    with raises(CommitPoisoned, "a commit to a poisoned store"):
                         kept.write(2)
                     with raises(StorePoisoned, "a checkpoint of a poisoned store"):
                         kept.store.checkpoint()

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import HoldfastError, OutcomeUnknown, RolledBack
+from ...errors import DiskFull, HoldfastError, LimitReached, OutcomeUnknown, RolledBack, StorePoisoned
 from ...store.settings import Settings
 from ...store.store import Store
 from .forks import Say
@@ -244,7 +244,7 @@ class _Writers:
         self.say("checkpoint")
         try:
             self.store.checkpoint()
-        except RolledBack as error:  # no room, or poisoned
+        except (DiskFull, LimitReached, StorePoisoned) as error:
             self.say("failed", Failure.of(error))
         self.say("checkpointed")
         if prune:
