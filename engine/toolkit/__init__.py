@@ -1,7 +1,8 @@
 """What the kit gives to engine authors: a state file, an image over plain files, a transaction of keyed changes, a
 digest.
 
-None of it is needed to write an engine; each piece saves a simple one from getting a crash point wrong.
+None of it is needed to write an engine; each piece saves a simple one from getting a crash point wrong. A call that
+finds no room raises `DiskFull`, and has changed nothing.
 
 - A *state file* is replaced whole and durably, so that it always holds one state at one position: an engine whose
   state is one such file is atomic. With an empty body it is the document that says where an engine's other files are.

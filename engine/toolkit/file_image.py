@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 from ..contract.image import Image, ImageFile
-from ..env import Env, File
-from ..errors import Damaged, InvalidInput, StoreClosed
+from ..env import Env, File, is_disk_full
+from ..errors import Damaged, DiskFull, InvalidInput, StoreClosed
 from ..model.positions import Position
 
 MAX_HELD = 64
@@ -20,47 +21,67 @@ logger = logging.getLogger("holdfast.store")
 class FileImage(Image):
     """An image of plain files, which survives what the engine does to them meanwhile.
 
-    Files of the engine's own directory are held open, so that they may be replaced or deleted: that is for a few.
-    Where there may be many, link or copy them into a directory that is the image's own: of that a file is open while
-    it is read and no longer, and the directory goes with the image. Sizes are those at the time it is made; what a file
-    grows by later belongs to later transactions.
+    Files of the engine's own directory are held open, so that they may be replaced or deleted: that is for a few. If
+    there may be many, use `copied`. Sizes are those at the time it is made; what a file grows by later belongs to later
+    transactions.
     """
 
-    def __init__(self, env: Env, directory: Path, names: Sequence[str], position: Position, *,
-                 own: bool = False) -> None:
+    def __init__(self, env: Env, directory: Path, names: Sequence[str], position: Position) -> None:
         """
         Args:
             env, directory: as usual.
             names: of its files, in `directory`.
             position: what the image is of.
-            own: `directory` is the image's own, and is removed when the image is closed.
 
         Raises:
             OSError: a file cannot be opened, or is not there; nothing stays open then.
-            InvalidInput: more than `MAX_HELD` files, and the directory is not the image's own.
+            InvalidInput: more than `MAX_HELD` files.
         """
-        if not own and len(names) > MAX_HELD:
+        if len(names) > MAX_HELD:
             raise InvalidInput(f"an image cannot hold {len(names)} files open, {MAX_HELD} is the most",
-                               hint="link or copy them into a directory, and say own=True")
+                               hint="link or copy them into a directory: FileImage.copied")
         self.position = position
         self._files = env.files
         self._directory = directory
-        self._own = own
+        self._own = False
         self._lock = env.scheduler.lock()
         self._reading = 0
         self._closed = False
         self._held: dict[str, File] = {}
-        if own:
-            self._sizes = {name: env.files.size(directory / name) for name in names}
-        else:
-            try:
-                for name in names:
-                    self._held[name] = env.files.open(directory / name, "read")
-                self._sizes = {name: file.size() for name, file in self._held.items()}
-            except BaseException:
-                self._let_go()
-                raise
-        self.files = tuple(ImageFile(name, size) for name, size in self._sizes.items())
+        try:
+            for name in names:
+                self._held[name] = env.files.open(directory / name, "read")
+            self._measured({name: file.size() for name, file in self._held.items()})
+        except BaseException:
+            self._let_go()
+            raise
+
+    @classmethod
+    def copied(cls, env: Env, place: Path, copy: Callable[[Path], Position]) -> Self:
+        """An image that has a directory of its own, which goes with it. A file is open only while it is read.
+
+        Args:
+            env: as usual.
+            place: the directory, on the engine's file system. It is not there yet.
+            copy: makes `place`, links or copies the files into it, and returns the position that they hold.
+
+        Raises:
+            DiskFull: there is no room. Whatever is raised, nothing of `place` is left.
+        """
+        try:
+            image = cls(env, place, (), copy(place))
+            image._own = True
+            image._measured({name: env.files.size(place / name) for name in env.files.list(place)})
+            return image
+        except BaseException as error:
+            env.files.remove_tree(place)
+            if is_disk_full(error):
+                raise DiskFull(f"no room for an image in {place.parent}") from error
+            raise
+
+    def _measured(self, sizes: dict[str, int]) -> None:
+        self._sizes = sizes
+        self.files = tuple(ImageFile(name, size) for name, size in sizes.items())
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """As `Image.read`.

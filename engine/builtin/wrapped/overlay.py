@@ -29,8 +29,8 @@ from pathlib import Path
 from ...contract.engine import Context, StagingEngine
 from ...contract.image import Image
 from ...contract.view import View
-from ...env import Files, is_disk_full
-from ...errors import Damaged, DiskFull, StoreClosed, Unsupported
+from ...env import Files
+from ...errors import Damaged, StoreClosed, Unsupported
 from ...model import document
 from ...model.positions import Position
 from ...model.records import Record
@@ -216,7 +216,7 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
     @abstractmethod
     def _copy(self, place: Path) -> Position:
         """Make a directory `place` whose files are the database as of one position, which is returned. They are read
-        soon and never synced. Raises `DiskFull`, `Damaged`."""
+        soon and never synced. Raises `DiskFull`, `OSError`, `Damaged`."""
 
     @abstractmethod
     def _close(self) -> None:
@@ -313,16 +313,8 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
         if self._read_only:
             raise Unsupported(f"the {self.name} engine makes an image beside its files, and {self._directory} is open "
                               "read-only", hint="back up from the store when it is open for writing")
-        files = self._env.files
         place = self._directory / f"{IMAGE_PREFIX}{self._env.randomness.token(8).hex()}"
-        try:
-            position = self._copy(place)
-            return FileImage(self._env, place, files.list(place), position, own=True)
-        except BaseException as error:
-            files.remove_tree(place)
-            if is_disk_full(error):
-                raise DiskFull(f"no room for an image in {self._directory}") from error
-            raise
+        return FileImage.copied(self._env, place, self._copy)
 
     def close(self) -> None:
         with self._checkpointing:
