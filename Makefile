@@ -34,7 +34,7 @@ check: $(VENV)/installed-dev ## linting, strict typing, layers, spelling, prose
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
-	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_prose.py
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/docs/test_prose.py
 
 bench: $(VENV)/installed-user ## every benchmark beside its peers; takes long, see CONTRIBUTING.md for one alone
 	$(BIN)/python -m holdfast.benchmarks

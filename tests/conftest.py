@@ -6,14 +6,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from store_kinds import KINDS, Kind
 
 from holdfast.engine.testing.disks.faulty import FaultyFiles
+
+sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("support", "formats", "zoo", "docs")]
+
+from store_kinds import KINDS, Kind  # noqa: E402  it is found now
 
 pytest_plugins = ["holdfast.engine.testing.pytest_plugin"]
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import msgpack
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
 _TABLE = re.compile(r"^### (?:(Layout|Map|Array|Object|Files): )?(.+)\n((?:(?!#).*\n)*)", re.MULTILINE)
 _MAGIC = re.compile(r"^Magic `([^`]+)`(?:, version (\d+))?", re.MULTILINE)
 _COUNTED = re.compile(r"(.+)\[(\w*)\]")

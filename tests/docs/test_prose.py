@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-COMPACTERS = ("engine", "replay", "backup", "benchmarks", "tests", "docs", ".")
-NOT_READ = re.compile(r"tests/(test_prose|test_zoo|zoo\w*)\.py|docs/(zoo|checks)\.md|(engine|replay|backup)/testing/.*")
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("engine", "replay", "backup", "benchmarks", "tests", "docs", ".")
+NOT_READ = re.compile(r"tests/docs/test_prose\.py|tests/zoo/.*|docs/(zoo|checks)\.md|(engine|replay|backup)/testing/.*")
 """This file, which quotes the turns; and the zoo with the suites whose statements its page repeats."""
 
 BANNED = {
@@ -36,7 +36,7 @@ def found(text: str) -> Iterator[tuple[int, str]]:
 
 def read() -> Iterator[tuple[str, str]]:
     """Each page and module, by its path below the project's root."""
-    for folder in COMPACTERS:
+    for folder in FOLDERS:
         here = ROOT / folder
         for path in sorted(here.glob("*.md") if folder == "." else here.rglob("*")):
             name = path.relative_to(ROOT).as_posix()

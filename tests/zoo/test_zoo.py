@@ -19,7 +19,7 @@ from holdfast.engine.model.positions import Position
 from holdfast.engine.testing import PROFILES
 
 ZOO = all_animals()
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "zoo.md"
 
 
@@ -103,12 +103,12 @@ def test_the_zoo_is_large() -> None:
 
 
 def test_the_page_is_in_step() -> None:
-    """`python tests/zoo_page.py` writes it. Messages hold times and places, so the page's own are taken."""
+    """`python tests/zoo/zoo_page.py` writes it. Messages hold times and places, so the page's own are taken."""
     text = PAGE.read_text(encoding="utf-8")
     messages = zoo_page.messages_in(text)
-    assert text == zoo_page.page(messages), "run: python tests/zoo_page.py"
+    assert text == zoo_page.page(messages), "run: python tests/zoo/zoo_page.py"
     assert set(messages) == set(zoo_page.STORIES)
-    assert all(messages.values()), "a message is empty: run: python tests/zoo_page.py"
+    assert all(messages.values()), "a message is empty: run: python tests/zoo/zoo_page.py"
 
 
 def test_the_page_tells_a_story_of_each_cage() -> None:

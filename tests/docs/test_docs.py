@@ -12,9 +12,9 @@ import doc_pages
 import pytest
 from doc_pages import GUIDES
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-REFRESH = "run: python tests/doc_pages.py"
+REFRESH = "run: python tests/docs/doc_pages.py"
 QUICK = {"writing-an-engine.md": "held_view or redo or snapshot or digest or restore or says_what_it_is or incremental",
          "writing-a-plugin.md": ""}
 """Which checks of a guide's test file are run, as pytest's -k; all where the profile is not the default one."""
@@ -81,7 +81,8 @@ def test_the_pages_name_no_option_that_is_not_there() -> None:
 
 def test_the_anomalies_page_names_tests_that_are_there() -> None:
     named = set(re.findall(r"`(test_(?!ldbc)\w+)`", (DOCS / "anomalies.md").read_text()))
-    there = set(re.findall(r"^def (test_\w+)", (ROOT / "tests/test_ldbc_acid.py").read_text(), re.MULTILINE))
+    tests = (ROOT / "tests/engine/builtin/test_ldbc_acid.py").read_text()
+    there = set(re.findall(r"^def (test_\w+)", tests, re.MULTILINE))
     seen = {name for name in there if name.endswith(("_can_be_seen", "_can_be_seen_to_fail"))}
     assert named <= there
     assert there - seen - named == {"test_at_least_waits_for_what_was_not_waited_for"}

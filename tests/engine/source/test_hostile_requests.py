@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import store_kinds
 import trustme
 
 from holdfast.engine.testing import current_profile
@@ -42,8 +43,8 @@ def _lived_through(where: Path, requests: int, *more: str) -> subprocess.Complet
     seed = random.randrange(1 << 32) if seed is None else seed
     print(f"{SEED_VARIABLE}={seed}")
     return subprocess.run([sys.executable, "-W", "error", "hostile_service.py", str(where), str(seed), str(requests),
-                           *more], cwd=Path(__file__).parent, env={**os.environ, "XDG_RUNTIME_DIR": str(where)},
-                          text=True, capture_output=True, check=False)
+                           *more], cwd=Path(store_kinds.__file__).parent, text=True, capture_output=True, check=False,
+                          env={**os.environ, "XDG_RUNTIME_DIR": str(where)})
 
 
 @pytest.mark.timeout(0)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import workloads
 from workloads import WORKLOADS
 
 from holdfast.engine.builtin.wrapped.overlay import PairsEngine
@@ -288,7 +289,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_forked_child_leaves_the_database_alone(it: Driver) -> None:
     place = it.directory.with_name("forked")
     name = it.work.engine.name
-    program = CHILD.format(tests=str(Path(__file__).parent), name=name, place=str(place))
+    program = CHILD.format(tests=str(Path(workloads.__file__).parent), name=name, place=str(place))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == -9, done.stderr
     engine: Any = it.work.engine.open(place, it.context)

@@ -311,7 +311,7 @@ def test_without_its_extras_the_command_says_what_to_install(tmp_path: Path) -> 
 
 
 def test_the_pages_and_the_program_agree() -> None:
-    docs = Path(__file__).parents[1] / "docs"
+    docs = Path(__file__).parents[2] / "docs"
     codes = re.findall(r"^\| (\d+) \|", (docs / "backup.md").read_text(), re.MULTILINE)
     assert {int(code) for code in codes} == {0, 8, 130, *(code for code, _, _ in terminal.EXIT_CODES)}
     listed = " ".join((docs / "json.md").read_text().split())

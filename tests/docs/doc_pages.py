@@ -1,7 +1,8 @@
-"""Writes what the documents say of the contract suites and what can be made from these: `python tests/doc_pages.py`.
+"""Writes what the documents say of the contract suites and what can be made from these: `python
+tests/docs/doc_pages.py`.
 
 That is docs/checks.md, every check with what it proves; docs/commands.md, every option of each command; and in each
-guide what the mistake that it shows leads to, as text, and how that is shown again. `tests/test_docs.py` holds
+guide what the mistake that it shows leads to, as text, and how that is shown again. `tests/docs/test_docs.py` holds
 them in step.
 
 In a guide, a Python block whose first line is `# name.py` belongs to that file, together with the others of that name;
@@ -26,7 +27,7 @@ from holdfast.backup.testing import BackupContract
 from holdfast.engine.testing import PROFILES, Contract, EngineContract, PluginContract
 from holdfast.replay.testing import ReplayContract
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 CHECKS = DOCS / "checks.md"
 COMMANDS = DOCS / "commands.md"
 GUIDES = {DOCS / "writing-an-engine.md": "test_a_snapshot_stays_as_it_is",
@@ -34,7 +35,7 @@ GUIDES = {DOCS / "writing-an-engine.md": "test_a_snapshot_stays_as_it_is",
 """The guides, and the check by which each shows its mistake."""
 HEAD = """# Every check, and what it proves
 
-Written by `tests/doc_pages.py` from the checks themselves.
+Written by `tests/docs/doc_pages.py` from the checks themselves.
 
 A check is a method of a contract, tried on whatever Hypothesis draws. Where an engine or a plugin does not declare what
 a check is about, the check is skipped and says so. [writing-an-engine.md](writing-an-engine.md) and
@@ -42,9 +43,9 @@ a check is about, the check is skipped and says so. [writing-an-engine.md](writi
 """
 COMMANDS_HEAD = """# Every command, and its options
 
-Written by `tests/doc_pages.py` from the program itself. [backup.md](backup.md) says what it is for, and what the exit
-codes mean; [json.md](json.md) what is printed with `--json`. `holdfast --version` says which version this is, and `-h`
-after any command what stands here.
+Written by `tests/docs/doc_pages.py` from the program itself. [backup.md](backup.md) says what it is for, and what the
+exit codes mean; [json.md](json.md) what is printed with `--json`. `holdfast --version` says which version this is, and
+`-h` after any command what stands here.
 """
 CONTRACTS: list[tuple[type[Contract], str, str]] = [
     (EngineContract, "holdfast.engine.testing", "An engine: alone, under a store, on a simulated disk, and killed."),

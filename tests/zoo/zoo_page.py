@@ -1,6 +1,6 @@
 """Writes `docs/zoo.md`: a dozen animals with story, code and message, and one table of them all.
 
-    python tests/zoo_page.py
+    python tests/zoo/zoo_page.py
 
 The messages are what the checks really say when this is run, so the dozen are hunted, which takes some seconds.
 `test_zoo.py` holds everything else on the page in step.
@@ -11,15 +11,18 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import sys
 import tempfile
 import textwrap
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1] / "support"))  # as a script, it has no conftest
+
 from zoo import CAGES, MAX_LINES, Animal, all_animals, hunt
 
-PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
+PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
 WIDTH = 116
 MESSAGE_LINES = 12
 
@@ -39,12 +42,12 @@ TITLES = {
 _INTRODUCTION = """# The zoo
 
 Who checks the checks? The zoo is {count} engines, plugins and parts of the kit. Each is wrong in one way that has
-bitten real systems, and is otherwise like one that passes. `tests/test_zoo.py` checks two things. Each animal is
+bitten real systems, and is otherwise like one that passes. `tests/zoo/test_zoo.py` checks two things. Each animal is
 caught, in the default profile, by the check that is named with it. Each check catches at least one animal, since a
 check that catches nothing could hold by accident.
 
 Below, {told} animals are shown in full, and [a table](#all-animals) lists them all. Story and code of each stand in
-`tests/zoo_*.py`. `python tests/zoo_page.py` writes this page from them.
+`tests/zoo/`. `python tests/zoo/zoo_page.py` writes this page from them.
 
 ## Stories
 
@@ -99,7 +102,7 @@ def page(messages: Mapping[str, str]) -> str:
     parts += [_entry(animal, messages.get(animal.name, "")) for animal in told_in_full()]
     parts.append(_TABLE)
     for cage in CAGES:
-        parts.append(f"| **{TITLES[cage]}**: `tests/{cage}.py` | | |\n")
+        parts.append(f"| **{TITLES[cage]}**: `tests/zoo/{cage}.py` | | |\n")
         parts += [_row(animal) for animal in animals if animal.broken.__module__ == cage]
     return "".join(parts)
 

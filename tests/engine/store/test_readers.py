@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import store_kinds
 from store_kinds import STAGING
 
 from holdfast.engine.contract.plugin import Plugin, StoreHandle
@@ -99,7 +100,7 @@ READER = """
 def _reader(directory: Path) -> subprocess.Popen[str]:
     """A process that reads a store until its standard input ends."""
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(READER), str(directory)], text=True,
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parent)
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(store_kinds.__file__).parent)
 
 
 def _shown(process: subprocess.Popen[str]) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import store_kinds
 from store_kinds import GRAPH, MEMORY, QUIET, RECORDS, STAGING, Kind, commit
 
 from holdfast.engine.contract.plugin import Plugin
@@ -71,7 +72,7 @@ def held_elsewhere(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[
 
     def hold(name: str) -> subprocess.Popen[str]:
         child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(CHILD), str(tmp_path / "store"),
-                                  str(Path(__file__).parent), name], text=True, stdin=subprocess.PIPE,
+                                  str(Path(store_kinds.__file__).parent), name], text=True, stdin=subprocess.PIPE,
                                  stdout=subprocess.PIPE)
         children.append(child)
         assert child.stdout is not None
