@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from .model.positions import Branch, History, Position
     from .model.records import LogRange, Record
     from .source.http.service import BackupService
+    from .store.opening import Recovery
     from .store.settings import Settings
-    from .store.store import Positions, Recovery, Store
+    from .store.store import Store
+    from .store.watermarks import Positions
 
 __all__ = [
     "Abilities", "BackupService", "Branch", "BulkEngine", "BulkLoad", "Condition", "ConditionNotMet", "Context",
@@ -57,8 +59,10 @@ _MODULES = {
     ".model.positions": ("Branch", "History", "Position"),
     ".model.records": ("LogRange", "Record"),
     ".source.http.service": ("BackupService",),
+    ".store.opening": ("Recovery",),
     ".store.settings": ("Settings",),
-    ".store.store": ("Positions", "Recovery", "Store"),
+    ".store.store": ("Store",),
+    ".store.watermarks": ("Positions",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 

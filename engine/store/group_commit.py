@@ -35,6 +35,7 @@ from ..errors import (
     StorePoisoned,
     rolled_back,
 )
+from ..model.positions import Position
 from ..model.records import Attachment, LogRange, Record
 from ..wal.log import Batch, Log
 from ..wal.rooms import RoomNeeded
@@ -365,6 +366,13 @@ class GroupCommit:
         if self._keep:
             self._tell_published()
 
+    def follow(self, end: Position) -> None:
+        """Of a store that is open read-only: another process has made everything up to `end` durable. Show it."""
+        self.watermarks.append(end)
+        self.watermarks.synced(end)
+        if self._staging is not None:
+            self._staging.publish(end)
+
     def give_up(self, first: int, last: int, why: str) -> None:
         """End the wait of everybody in line for `first` to `last` with `ConditionNotMet`."""
         woken: list[Waiter] = []
@@ -490,6 +498,18 @@ class GroupCommit:
         finally:
             wake_all(woken)
         return None
+
+    def complete_until_us(self, *, promise: bool) -> int:
+        """Every transaction with a commit time up to this one is published, and none will come later. `promise`: write
+        a heartbeat first, so that it is as late as can be, and neither a crash nor a clock that is put back breaks it.
+        """
+        if promise:
+            self.heartbeat(start=True)
+        with self.mutex:
+            published = self.watermarks.published.txid
+            if published == self.watermarks.appended.txid:
+                return self.log.complete_us
+        return self.log.time_of(published)
 
     def runs_here(self) -> bool:
         """Whether this thread is its own."""

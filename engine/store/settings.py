@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from .. import renamed
 from ..contract.transaction import Durability
-from ..env import LONGEST_WAIT_S
+from ..env import LONGEST_WAIT_S, Files
 from ..env.shown import shown
 from ..errors import SettingError
 from ..wal.log import LogOptions
@@ -89,3 +92,11 @@ def check_duration(name: str, value: object, seconds: float = 1) -> None:
     most = LONGEST_WAIT_S / seconds
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
         raise SettingError(f"{name} is a number above 0 and at most {most:,.0f}, not {shown(value)}")
+
+
+def checked_options(options: Mapping[str, Any] | None, files: Files) -> dict[str, Any]:
+    """An engine's options, each that is a `Path` made absolute. Raises `SettingError` if they are not a mapping."""
+    if options is not None and not isinstance(options, Mapping):
+        raise SettingError(f"the engine's options are a mapping, not {shown(options)}")
+    return {name: files.absolute(value) if isinstance(value, Path) else value
+            for name, value in (options or {}).items()}

@@ -4,7 +4,8 @@
                                                                                 │
                                                                            checkpoint ─► image
 
-Here is how it opens, shows where it stands, reads, checkpoints and closes; how it writes is in `write_path.py`.
+Here its parts are put together, and here is what users call: open, read, write, checkpoint, close. How it writes is in
+`write_path.py`.
 """
 
 from __future__ import annotations
@@ -15,28 +16,26 @@ import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 from .. import renamed
 from ..contract.engine import Engine, StagingEngine, TxT, ViewT
 from ..contract.image import Image
 from ..contract.plugin import Plugin
 from ..contract.registry import listed
+from ..contract.transaction import Durability
 from ..env import REAL, Env
 from ..env.owned_lock import Hold, OwnedLock
 from ..env.shown import shown
 from ..env.system import is_limit, system_errors, told
 from ..errors import (
     ConditionNotMet,
-    DirectoryMoved,
-    DiskFull,
     HoldfastError,
     InvalidInput,
-    LimitReached,
     PluginError,
     SettingError,
     StoreClosed,
@@ -45,57 +44,29 @@ from ..errors import (
 from ..model.positions import History, Position
 from .ack_tracker import AckTracker
 from .backpressure import Backpressure
+from .checkpoints import Checkpoints
 from .group_commit import GroupCommit
 from .hooks import Hooks
 from .leases import Leases
 from .maintenance import Maintenance
 from .opening import Opened, follow, open_for_writing, open_to_read
-from .settings import Settings
-from .watermarks import Watermarks
-from .write_path import Writing
+from .settings import Settings, checked_options
+from .usability import Usability
+from .watermarks import Positions, Watermarks
+from .write_path import TransactionScope, WritePath
 
 logger = logging.getLogger("holdfast.store")
 
 _open_stores: weakref.WeakSet[Store[Any, Any]] = weakref.WeakSet()
 
 
-@dataclass(frozen=True, slots=True)
-class Positions:
-    """The stages of a store, as txids."""
-
-    appended: int
-    durable: int
-    acknowledged: int
-    published: int
-    checkpointed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """What opening a store found and did.
-
-    Attributes:
-        clean: it had been closed properly.
-        replayed: transactions replayed over the engine's durable state.
-        cut_bytes, cut_path, cut_offset: a torn end of the log that was cut; it held nothing acknowledged.
-        rewritten_bytes: bytes written again because they were perhaps in memory only.
-    """
-
-    clean: bool
-    replayed: int
-    cut_bytes: int
-    cut_path: str | None
-    cut_offset: int
-    rewritten_bytes: int
-
-
-class Store(Writing[TxT, ViewT]):
+class Store(Generic[TxT, ViewT]):
     """See the module's text. Made by `open`; a context manager; safe to use from any number of threads.
 
     Attributes:
         directory: where it is.
         instance: random id of this opening, hex.
-        engine, log, leases, hooks, settings, env: its parts.
+        engine, log, leases, hooks, settings, env, group commit, backpressure, checkpoints, write_path: its parts.
         options: the engine's own, as it was opened with.
         state_format, payload_version: the engine's, as it was opened with.
         recovery: what opening found.
@@ -119,30 +90,27 @@ class Store(Writing[TxT, ViewT]):
         self.leases = Leases(env)
         self.backup_uri: str | None = None
         self.read_only = opened.lock is None
-        found = opened.log.recovery
-        self.recovery = Recovery(found.clean, opened.replayed, found.cut_bytes, found.path if found.cut_bytes else None,
-                                 found.cut_offset, found.rewritten_bytes)
+        self.recovery = opened.recovery
         self._opened = opened
         self._staging = self.engine if isinstance(self.engine, StagingEngine) else None
         end = self.log.end
         if self._staging is not None:
             self._staging.publish(end)
-        self._handed = end
         self._watermarks = Watermarks(end, self.engine.position, len(hooks.logged))
-        self._unusable: str | None = None
-        self._writer = OwnedLock(env)
-        self._checkpointing = OwnedLock(env)
-        self._imaging = env.scheduler.lock()
+        self._usability = Usability(directory, read_only=self.read_only)
         self._ending = OwnedLock(env)
         self._told_closing = False
         self._patience_s = settings.wait_s  # for an open transaction to end, before the store is closed
-        self._checkpoints = 0
         self._pid = os.getpid()
         self.group_commit = GroupCommit(self.log, self._watermarks, hooks, env, relaxed_s=settings.relaxed_ms / 1000,
                                         staging=self._staging, on_fault=partial(_tell_fault, directory, hooks))
         self._ack_tracker = None
         self._maintenance = None
         self.backpressure = Backpressure(self.engine, self.log, self.group_commit, settings, env)
+        self.checkpoints = Checkpoints(self.engine, self.group_commit, hooks, env, self._usability,
+                                       settle=partial(_settle_manifest, opened))
+        self.write_path = WritePath(self.engine, self.group_commit, hooks, self.backpressure, self.checkpoints,
+                                    settings, env, self._usability)
         try:
             if hooks.logged:
                 self._ack_tracker = AckTracker(self.group_commit, hooks, env)
@@ -179,10 +147,7 @@ class Store(Writing[TxT, ViewT]):
         settings = Settings() if settings is None else settings
         if not isinstance(settings, Settings):
             raise SettingError(f"{shown(settings)} is not a Settings", hint="pass settings=Settings(…)")
-        if options is not None and not isinstance(options, Mapping):
-            raise SettingError(f"the engine's options are a mapping, not {shown(options)}")
-        options = {name: env.files.absolute(value) if isinstance(value, Path) else value
-                   for name, value in (options or {}).items()}
+        options = checked_options(options, env.files)
         hooks = Hooks(listed(plugins), env.scheduler)
         with system_errors(f"cannot open {root}"):
             if read_only:
@@ -229,7 +194,7 @@ class Store(Writing[TxT, ViewT]):
     @property
     def handed(self) -> Position:
         """The highest position that the engine may have in its files: what a moving image must be replayed to."""
-        return self._handed
+        return self.checkpoints.handed
 
     @property
     def poisoned(self) -> bool:
@@ -237,27 +202,16 @@ class Store(Writing[TxT, ViewT]):
 
     @property
     def closed(self) -> bool:
-        return self._unusable is not None
+        return self._usability.ended is not None
 
     def positions(self) -> Positions:
-        s = self._watermarks
-        # From the last to the first: each read moves on at most, so what comes before is never behind what comes after.
-        checkpointed, published, acknowledged = s.checkpointed.txid, s.published.txid, s.acknowledged.txid
-        return Positions(durable=s.durable.txid, appended=s.appended.txid, acknowledged=acknowledged,
-                         published=published, checkpointed=checkpointed)
+        return self._watermarks.positions()
 
     def complete_until_us(self) -> int:
         """Every transaction with a commit time up to this one is published, and none will come later: a promise that
         is in the log when this returns, so that neither a crash nor a clock that is put back breaks it."""
-        if self._unusable is not None:
-            raise self._why_unusable()
-        if not self.read_only:
-            self.group_commit.heartbeat(start=True)
-        with self.group_commit.mutex:
-            if self._watermarks.published.txid == self._watermarks.appended.txid:
-                return self.log.complete_us
-            published = self._watermarks.published.txid
-        return self.log.time_of(published)
+        self._usability.check()
+        return self.group_commit.complete_until_us(promise=not self.read_only)
 
     @property
     def clock_doubted_us(self) -> int:
@@ -271,7 +225,7 @@ class Store(Writing[TxT, ViewT]):
             "directory": str(self.directory), "engine": self.engine.name, "instance": self.instance,
             "store_id": self.history.store_id.hex(), "branch": self.history.branch.id.hex(), "epoch": self.log.epoch,
             "positions": asdict(self.positions()), "log": self.log.status(),
-            "pending_bytes": self.engine.pending_bytes(), "checkpoints": self._checkpoints,
+            "pending_bytes": self.engine.pending_bytes(), "checkpoints": self.checkpoints.made,
             "delayed_commits": self.backpressure.delayed, "poisoned": str(self.group_commit.poison or "") or None,
             "checkpoint_blocked": str(self.backpressure.blocked or "") or None,
             "leases": [asdict(lease) for lease in self.leases.list()],
@@ -294,8 +248,8 @@ class Store(Writing[TxT, ViewT]):
             StoreClosed, Unsupported, ConditionNotMet (`at_least` is not published within the setting `wait_s`),
             StorePoisoned (with `unsynced`).
         """
-        if self._unusable is not None:
-            raise self._why_unusable()
+        if self._usability.ended is not None:
+            raise self._usability.error()
         if at_least is not None and self._watermarks.published.txid < at_least:
             self.group_commit.sync_within(0.0)
             if not self.group_commit.wait_until(lambda: self._watermarks.published.txid >= at_least,
@@ -323,41 +277,83 @@ class Store(Writing[TxT, ViewT]):
         if not self.read_only:
             raise InvalidInput(f"{self.directory} is not open read-only",
                                hint="a store that writes is always up to date")
-        replayed = self._writer.run(self._refresh, lambda: None)  # one at a time
+        replayed = self.write_path.lock.run(self._refresh, lambda: None)  # one at a time
         if replayed:
             logger.debug("%s: %d more transactions", self.directory, replayed)
         return self.log.end.txid
 
     def _refresh(self) -> int:
         """How many transactions came; with the writer lock held."""
-        if self._unusable is not None:
-            raise self._why_unusable()
+        self._usability.check()
         before = self.log.end
         try:
             replayed = follow(self._opened, self.env)
-            log = self.log
-            self._watermarks.append(log.end)
-            self._watermarks.synced(log.end)
-            if self._staging is not None:
-                self._staging.publish(log.end)
+            self.group_commit.follow(self.log.end)
         except BaseException:
             if self._opened.half_way:
-                self._unusable = "was interrupted as it was refreshed"
+                self._usability.ended = "was interrupted as it was refreshed"
             raise
         self._opened.half_way = False
-        assert log.end.txid >= before.txid
+        assert self.log.end.txid >= before.txid
         return replayed
 
     def image(self) -> Image:
         """The engine's image, for a source. Hold a lease on the log after the present checkpoint first."""
-        if self._unusable is not None:
-            raise self._why_unusable()
+        self._usability.check()
         if self._opened.reader is not None:
             raise Unsupported(f"{self.directory} is open read-only beside its writer, which goes on meanwhile",
                               hint="back up from the writer's service")
         self.env.files.look(self.directory)
-        with self._no_image_beside():
-            return self.engine.image()
+        return self.checkpoints.image()
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def transaction(self, durability: Durability | None = None) -> TransactionScope[TxT]:
+        """A write transaction: `with store.transaction() as tx: …`.
+
+        Args:
+            durability: `synced`, `pipelined` or `relaxed` (see `Settings`); the store's own without.
+
+        Raises, at the end of the block:
+            RolledBack: certainly not there. It is a `DiskFull`, `LimitReached`, `DirectoryMoved` or `StorePoisoned` too
+                if that is why.
+            ConditionNotMet: durable here, a plugin's condition is open.
+            OutcomeUnknown: may or may not be there; reopen and look.
+        """
+        return self.write_path.transaction(durability)
+
+    def bulk(self, load: Any) -> int:
+        """Load in bulk, as one transaction whose data stands in a file beside the log.
+
+        Args:
+            load: what the engine takes.
+
+        Returns:
+            Its txid.
+
+        Raises:
+            Unsupported: the engine takes none.
+            InvalidInput: nothing happened.
+            RolledBack: a plugin refused it, or one adds to every transaction, which a bulk load does not take.
+            As `transaction`.
+        """
+        return self.write_path.bulk(load)
+
+    def wait(self, txid: int, timeout: float | None = None) -> None:
+        """Wait until a transaction is acknowledged, for instance after `ConditionNotMet`.
+
+        Raises:
+            ConditionNotMet: not within `timeout` seconds.
+            OutcomeUnknown: the store is poisoned.
+            InvalidInput: there is no such transaction yet.
+            SettingError: `timeout` is not a length of time.
+        """
+        self.write_path.wait(txid, timeout)
+
+    def wait_published(self, after: int, timeout: float) -> int:
+        """Wait up to `timeout` seconds until something after `after` is published; the last published txid."""
+        self.group_commit.wait_until(lambda: self._watermarks.published.txid > after or self.closed, timeout)
+        return self._watermarks.published.txid
 
     # --- checkpoints and pruning -----------------------------------------------------------------------------------
 
@@ -369,63 +365,24 @@ class Store(Writing[TxT, ViewT]):
                 back where it was.
             StorePoisoned: the engine failed in the middle; the store is poisoned.
         """
-        if self._unusable is not None or self.read_only:
-            raise self._why_unusable()
-        beside = self.engine.abilities.background_checkpoint
-        if not beside and self._writer.held_here():
+        self._usability.check_writable()
+        if self.checkpoints.beside:
+            return self.checkpoints.make(self._refuse_closing)
+        writer = self.write_path.lock
+        if writer.held_here():
             raise InvalidInput("this thread has a transaction open", hint="end it before asking for a checkpoint")
-        if beside:
-            return self._checkpointing.run(self._checkpoint, self._refuse_closing)
-        return self._writer.run(self._checkpoint_alone, self._refuse_closing)
+        return writer.run(lambda: self.checkpoints.make(self._refuse_closing), self._refuse_closing)
 
     def _refuse_closing(self) -> None:
         """Whoever has a lock, a bulk load without room for instance, may wait for the store to be closed, and closing
         for us. Raises `StoreClosed`."""
-        if self._unusable is not None or self.backpressure.closing:
+        if self.closed or self.backpressure.closing:
             raise StoreClosed(f"{self.directory} is being closed")
-
-    def _checkpoint_alone(self) -> Position:
-        """With the writer lock held."""
-        return self._checkpointing.run(self._checkpoint, self._refuse_closing)
-
-    def _checkpoint(self) -> Position:
-        if self.group_commit.poison is not None:
-            raise self.group_commit.poisoned()
-        self.env.files.look(self.directory)
-        upto = self._watermarks.published
-        if upto.txid > self.engine.position.txid:
-            if upto.txid > self._handed.txid:
-                self._handed = upto
-            try:
-                with self._no_image_beside():
-                    reached = self.engine.checkpoint(upto)
-            except (DiskFull, LimitReached, DirectoryMoved) as error:
-                if isinstance(error, DiskFull):
-                    error.hint = self.log.when_full(error.hint)
-                raise
-            except BaseException as error:
-                if isinstance(error, OSError) and is_limit(error):  # a file that could not be opened, say
-                    raise LimitReached(f"{self.directory} made no checkpoint: {error}") from error
-                self.group_commit.fail(error)
-                if isinstance(error, Exception):
-                    raise self.group_commit.poisoned() from error
-                raise
-            self._watermarks.checkpoint(reached)
-            self._checkpoints += 1
-            self.hooks.tell("checkpointed", reached)
-        self._settle_manifest()
-        return self.engine.position
-
-    def _settle_manifest(self) -> None:
-        manifest = self._opened.manifest
-        if manifest is not None and self.engine.position.txid >= manifest.consistent_from.txid:
-            manifest.settle().write(self.env.files, self._opened.generation)
-            self._opened.manifest = None
 
     def prune(self) -> int:
         """Delete the log that need not be kept, now; how many segments went."""
-        if self._unusable is not None or self._maintenance is None:
-            raise self._why_unusable()
+        self._usability.check_writable()
+        assert self._maintenance is not None
         return len(self._maintenance.prune())
 
     # --- ending ----------------------------------------------------------------------------------------------------
@@ -440,7 +397,7 @@ class Store(Writing[TxT, ViewT]):
         """
         if self._pid != os.getpid():
             return  # carried across a fork: nothing of it is ours
-        if self._writer.held_here() and self._unusable is None:
+        if self.write_path.lock.held_here() and not self.closed:
             raise InvalidInput("this thread has a transaction open", hint="end it before closing the store")
         if any(part is not None and part.runs_here()
                for part in (self.group_commit, self._ack_tracker, self._maintenance)):
@@ -457,25 +414,22 @@ class Store(Writing[TxT, ViewT]):
             self.hooks.tell("closing", self)
         if self._maintenance is not None:
             self._maintenance.close()
+        hold = Hold(self.write_path.lock)  # who waits for it learns that the store is closed
+        hold.ending(lambda: self._end(hold))
+
+    def _end(self, hold: Hold) -> None:
         # An open transaction of another thread ends first, within bounds.
-        hold = Hold(self.env.scheduler.here())
+        if not hold.take(self._patience_s):
+            logger.error("%s is closed while a transaction is open", self.directory)
+        self._usability.ended = "is closed"
+        self._stop_committing()
+        self.leases.close()
         try:
-            if not self._writer.take(hold, self._patience_s):
-                logger.error("%s is closed while a transaction is open", self.directory)
-            self._unusable = "is closed"
-            self._stop_committing()
-            self.leases.close()
-            try:
-                if not self.read_only and not self._opened.engine_closed:
-                    self._leave_in_order()
-            finally:
-                self._opened.release()
-                _open_stores.discard(self)
+            if not self.read_only and not self._opened.engine_closed:
+                self._leave_in_order()
         finally:
-            try:  # so that who waits for it learns that the store is closed
-                self._writer.release(hold)
-            finally:
-                self._writer.release(hold)
+            self._opened.release()
+            _open_stores.discard(self)
 
     def _stop_committing(self) -> None:
         self.group_commit.close()
@@ -489,7 +443,7 @@ class Store(Writing[TxT, ViewT]):
             self.log.abandon()
             return
         try:
-            self._checkpointing.run(self._checkpoint, lambda: None)
+            self.checkpoints.make(lambda: None)
         except HoldfastError as error:
             logger.warning("%s is closed without a checkpoint: %s", self.directory, error)
         try:
@@ -500,15 +454,9 @@ class Store(Writing[TxT, ViewT]):
 
     def abandon_after_fork(self) -> None:
         """In a child process: neither lock nor socket nor log is ours."""
-        self._unusable = f"was carried across a fork; it is open in process {self._pid}"
+        self._usability.ended = f"was carried across a fork; it is open in process {self._pid}"
         self.hooks.tell("forked")
-        self.log.abandon()
-        if self._opened.lock is not None:
-            self._opened.lock.abandon()
-        if self._opened.reader is not None:
-            self._opened.reader.abandon()
-        if self._opened.still is not None:
-            self._opened.still.abandon()
+        self._opened.abandon()
 
     def __del__(self) -> None:
         """Nobody has it any more, and nobody has closed it: close it, so that others can open it, and say so. Its
@@ -532,12 +480,19 @@ class Store(Writing[TxT, ViewT]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        if error is not None and self._unusable is None and self._writer.held_here():
+        if error is not None and not self.closed and self.write_path.lock.held_here():
             # A signal's handler raised where a transaction was to end, which holds the writer lock still.
-            holder = self._writer.holder
+            holder = self.write_path.lock.holder
             if holder is not None:
-                self._writer.release(holder)
+                holder.release()
         self.close()
+
+
+def _settle_manifest(opened: Opened) -> None:
+    manifest = opened.manifest
+    if manifest is not None and opened.engine.position.txid >= manifest.consistent_from.txid:
+        manifest.settle().write(opened.env.files, opened.generation)
+        opened.manifest = None
 
 
 def _tell_fault(directory: Path, hooks: Hooks, error: BaseException) -> None:

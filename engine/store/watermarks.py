@@ -20,22 +20,37 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..model.positions import Position
 from ..model.records import LogRange, Record
 
 
-class Watermarks:
-    """See the module's text. All attributes are read-only to others."""
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """The stages of a store, as txids."""
 
-    __slots__ = ("_answered", "_barrier", "_gating", "_open", "_unacknowledged", "_unanswered", "_unpublished",
-                 "acknowledged", "appended", "checkpointed", "durable", "listeners", "publishable", "published")
+    appended: int
+    durable: int
+    acknowledged: int
+    published: int
+    checkpointed: int
+
+
+class Watermarks:
+    """See the module's text. All attributes are read-only to others.
+
+    `barrier`: the transaction at the barrier, or None.
+    """
+
+    __slots__ = ("_answered", "_gating", "_open", "_unacknowledged", "_unanswered", "_unpublished", "acknowledged",
+                 "appended", "barrier", "checkpointed", "durable", "listeners", "publishable", "published")
 
     def __init__(self, end: Position, checkpointed: Position, listeners: int = 0) -> None:
         self.appended = self.durable = self.acknowledged = self.publishable = self.published = end
         self.checkpointed = checkpointed
         self.listeners = listeners
-        self._barrier: int | None = None
+        self.barrier: int | None = None
         self._unanswered: deque[LogRange] = deque()
         self._answered = end.txid  # every listener has answered up to here
         self._unacknowledged: deque[Position] = deque()  # ends of synced ranges
@@ -44,12 +59,19 @@ class Watermarks:
         self._open: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(listeners)]
         self._gating: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(listeners)]
 
+    def positions(self) -> Positions:
+        """All at once, consistent without a lock."""
+        # From the last to the first: each read moves on at most, so what comes before is never behind what comes after.
+        checkpointed, published, acknowledged = self.checkpointed.txid, self.published.txid, self.acknowledged.txid
+        return Positions(durable=self.durable.txid, appended=self.appended.txid, acknowledged=acknowledged,
+                         published=published, checkpointed=checkpointed)
+
     def append(self, position: Position, *, barrier: bool = False) -> None:
         """A record was appended."""
-        assert self._barrier is None, "appended behind a barrier"
+        assert self.barrier is None, "appended behind a barrier"
         self.appended = position
         if barrier:
-            self._barrier = position.txid
+            self.barrier = position.txid
 
     def synced(self, position: Position, records: tuple[Record, ...] = ()) -> None:
         """Everything up to `position` is on stable storage. `records`: what is new, for the listeners."""
@@ -57,7 +79,7 @@ class Watermarks:
         self.durable = position
         if not self.listeners:
             self.acknowledged = self.publishable = position
-            if self._barrier is None or position.txid < self._barrier:
+            if self.barrier is None or position.txid < self.barrier:
                 self.published = position
         elif position.txid >= first:
             self._unanswered.append(LogRange(first, position.txid, records))
@@ -101,9 +123,9 @@ class Watermarks:
 
     def lift(self, position: Position) -> None:
         """The transaction at the barrier is in the engine's state."""
-        assert self._barrier == position.txid
+        assert self.barrier == position.txid
         assert self.publishable.txid >= position.txid
-        self._barrier = None
+        self.barrier = None
         self.published = self.publishable
 
     def checkpoint(self, position: Position) -> None:
@@ -114,7 +136,7 @@ class Watermarks:
     def _advance(self) -> None:
         self.publishable = self._passed(self._unpublished, self._gating, self.publishable)
         self.acknowledged = self._passed(self._unacknowledged, self._open, self.acknowledged)
-        if self._barrier is None or self.publishable.txid < self._barrier:
+        if self.barrier is None or self.publishable.txid < self.barrier:
             self.published = self.publishable
 
     def _passed(self, ends: deque[Position], held: list[OrderedDict[int, None]], before: Position) -> Position:

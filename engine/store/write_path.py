@@ -1,6 +1,6 @@
-"""The writing half of a store: how a transaction is committed, and where it waits on the way.
+"""How a transaction is committed, and where it waits on the way.
 
-One writer transactions at a time, under the writer lock. Committing appends the payload to the log; where the engine
+One transaction is open at a time, under the writer lock. Committing appends the payload to the log; where the engine
 stages, the lock is free again at once and the next writer builds on what is appended, so that one sync serves many.
 Where it does not, and for a bulk load, the lock stays taken until the engine has the transaction: such a record is a
 *barrier*, and whoever committed it applies it as soon as it may be published.
@@ -13,40 +13,35 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic
 
-from ..contract.engine import BulkEngine, Engine, StagingEngine, TxT, ViewT
+from ..contract.engine import BulkEngine, Engine, StagingEngine, TxT
 from ..contract.transaction import Durability
-from ..env import Env, Lock
+from ..env import Env
 from ..env.owned_lock import Hold, OwnedLock
 from ..env.shown import shown
-from ..env.system import is_limit
 from ..errors import (
     LACKS,
     CommitPoisoned,
     ConditionNotMet,
     DiskFull,
-    HoldfastError,
     InvalidInput,
     LimitReached,
     OutcomeUnknown,
     RolledBack,
-    StoreClosed,
     Unsupported,
     rolled_back,
 )
-from ..model.positions import Position
 from ..model.records import Record
-from ..wal.log import Log
 from .backpressure import Backpressure
+from .checkpoints import Checkpoints
 from .commit_queue import Waiter
 from .group_commit import GroupCommit
 from .hooks import Hooks
 from .settings import Settings, check_duration
-from .watermarks import Watermarks
+from .usability import Usability
 
 logger = logging.getLogger("holdfast.store")
 
@@ -55,16 +50,20 @@ class TransactionScope(Generic[TxT]):
     """What `Store.transaction` returns: a context manager that yields the engine's transaction, commits it at the end
     of the block, and rolls it back if the block raises."""
 
-    __slots__ = ("_durability", "_hold", "_store", "_tx")
+    __slots__ = ("_durability", "_hold", "_path", "_tx")
 
-    def __init__(self, store: Writing[TxT, Any], durability: Durability) -> None:
-        self._store = store
+    def __init__(self, path: WritePath[TxT], durability: Durability) -> None:
+        self._path = path
         self._durability = durability
-        self._hold = Hold(None)
         self._tx: TxT | None = None
+        self._hold = Hold(path.lock)
 
     def __enter__(self) -> TxT:
-        self._tx = tx = self._store._begin(self._hold)
+        try:
+            self._tx = tx = self._path._begin(self._hold)
+        except BaseException:
+            self._hold.release()
+            raise
         return tx
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -73,20 +72,21 @@ class TransactionScope(Generic[TxT]):
         assert tx is not None
         try:
             if kind is None:
-                self._store._commit(tx, self._durability, self._hold)
+                self._path._commit(tx, self._durability, self._hold)
             else:
-                self._store._roll_back(tx, self._hold)
+                self._path._roll_back(tx, self._hold)
         finally:
-            self._end_stranded()
+            if self._hold.held:
+                self._end_stranded()
             self.__class__ = TransactionScope
 
     def _end_stranded(self) -> None:
-        """A signal's handler may have raised before the end had begun, or as the lock was to be given back."""
-        hold, writer = self._hold, self._store._writer
-        if writer.held_by(hold):
-            if self._tx is not None and self._tx._state is None:
-                self._store._roll_back(self._tx, hold)
-            writer.release(hold)
+        """A signal's handler may have raised before the end had begun, or as the lock was to be released."""
+        hold, tx = self._hold, self._tx
+        if hold.held:
+            if tx is not None and tx._state is None:
+                self._path._roll_back(tx, hold)
+            hold.release()
 
 
 class OpenScope(TransactionScope[TxT]):
@@ -100,42 +100,29 @@ class OpenScope(TransactionScope[TxT]):
             self._end_stranded()
 
 
-class Writing(Generic[TxT, ViewT]):
-    """See the module's text. `Store` is made of this and of what else a store does; it sets these attributes."""
+class WritePath(Generic[TxT]):
+    """See the module's text. From any thread. `Store` says what the calls do and raise.
 
-    directory: Path
-    engine: Engine[TxT, ViewT]
-    log: Log
-    hooks: Hooks
-    settings: Settings
-    env: Env
-    read_only: bool
-    group_commit: GroupCommit
-    _watermarks: Watermarks
-    _staging: StagingEngine[TxT, ViewT] | None
-    backpressure: Backpressure
-    _handed: Position
-    """The highest position that the engine may have in its files."""
-    _unusable: str | None
-    """Why nothing can be done with the store any more."""
-    _writer: OwnedLock
-    """One transaction at a time. A late transaction keeps it when the thread that committed it has gone."""
-    _checkpointing: OwnedLock
-    _imaging: Lock
-    """Held where the durable state changes or an image of it is made, unless the engine lets both happen at once."""
+    `lock`: the writer lock: one transaction at a time. A late transaction keeps it when the thread that committed it
+    has gone.
+    """
 
-    def transaction(self, durability: Durability | None = None) -> TransactionScope[TxT]:
-        """A write transaction: `with store.transaction() as tx: …`.
+    def __init__(self, engine: Engine[TxT, Any], group_commit: GroupCommit, hooks: Hooks, backpressure: Backpressure,
+                 checkpoints: Checkpoints, settings: Settings, env: Env, usability: Usability) -> None:
+        self.lock = OwnedLock(env)
+        self.engine = engine
+        self.group_commit = group_commit
+        self.hooks = hooks
+        self.log = group_commit.log
+        self.settings = settings
+        self.env = env
+        self._backpressure = backpressure
+        self._checkpoints = checkpoints
+        self._watermarks = group_commit.watermarks
+        self._at_barriers = not isinstance(engine, StagingEngine)  # every transaction is one
+        self._usability = usability
 
-        Args:
-            durability: `synced`, `pipelined` or `relaxed` (see `Settings`); the store's own without.
-
-        Raises, at the end of the block:
-            RolledBack: certainly not there. It is a `DiskFull`, `LimitReached`, `DirectoryMoved` or `StorePoisoned` too
-                if that is why.
-            ConditionNotMet: durable here, a plugin's condition is open.
-            OutcomeUnknown: may or may not be there; reopen and look.
-        """
+    def transaction(self, durability: Durability | None) -> TransactionScope[TxT]:
         if durability is None:
             durability = self.settings.durability
         elif durability not in ("synced", "pipelined", "relaxed"):
@@ -143,45 +130,37 @@ class Writing(Generic[TxT, ViewT]):
         return OpenScope(self, durability)
 
     def _begin(self, hold: Hold) -> TxT:
-        if self._unusable is not None or self.read_only:
-            raise self._why_unusable()
-        slow = self.backpressure.slow
+        usability, pressure, lock = self._usability, self._backpressure, self.lock
+        if usability.ended is not None or usability.read_only:
+            raise usability.error()
+        slow = pressure.slow
         if (self.engine.pending_bytes() >= slow or self.log.waiting_bytes >= slow
                 or self.group_commit.unheard_bytes >= slow):
-            self.backpressure.wait(lambda: self._unusable is None)
-        if self._writer.held_here():
+            pressure.wait(lambda: usability.ended is None)
+        if lock.held_here():
             raise InvalidInput("this thread has a transaction open already", hint="end it before beginning another")
-        hold.thread = self._writer.here()
         try:
-            if not self._writer.try_take(hold):
-                while not self._writer.take(hold):
-                    if self._unusable is not None:
-                        raise self._why_unusable()
-            if self._unusable is not None:
-                raise self._why_unusable()
+            if not hold.try_take():
+                while not hold.take():
+                    if usability.ended is not None:
+                        raise usability.error()
+            if usability.ended is not None:
+                raise usability.error()
             if self.group_commit.poison is not None:
                 raise self.group_commit.poisoned(CommitPoisoned)
             return self.engine.begin()
         except BaseException as error:
-            try:
-                self._writer.release(hold)
-            finally:
-                self._writer.release(hold)
+            hold.release()
             if isinstance(error, (DiskFull, LimitReached)):
                 raise rolled_back(error, "no transaction could be begun") from error
             raise
-
-    def _why_unusable(self) -> HoldfastError:
-        if self._unusable is None:
-            return InvalidInput(f"{self.directory} is open read-only", hint="open it for writing")
-        return StoreClosed(f"{self.directory} {self._unusable}")
 
     def _roll_back(self, tx: TxT, hold: Hold) -> None:
         try:
             tx.seal("rolled back")
             tx.close()
         finally:
-            self._writer.release(hold)
+            hold.release()
 
     def _commit(self, tx: TxT, durability: Durability, hold: Hold) -> None:
         record = None
@@ -192,17 +171,17 @@ class Writing(Generic[TxT, ViewT]):
             payload = tx.payload()
             if not payload:
                 seen = self._watermarks.appended.txid
-                self._writer.release(hold)
+                hold.release()
                 self._wait_published(seen)
                 return
-            if self._unusable is not None:
-                raise RolledBack(f"{self.directory} {self._unusable}")
-            staging = self._staging
+            if self._usability.ended is not None:
+                raise RolledBack(f"{self._usability.directory} {self._usability.ended}")
+            barrier = self._at_barriers
             before = self.log.appended.txid
             try:
                 record = self.group_commit.append(payload, self.engine.payload_version, None, tx,
-                                                  barrier=staging is None,
-                                                  promise=durability != "relaxed" or staging is None)
+                                                  barrier=barrier,
+                                                  promise=durability != "relaxed" or barrier)
                 tx.txid = record.txid
             except BaseException as error:
                 if self.log.appended.txid == before:
@@ -211,12 +190,12 @@ class Writing(Generic[TxT, ViewT]):
                 if isinstance(error, Exception):
                     raise self.group_commit.unknown(before + 1) from error
                 raise
-            if staging is not None:
-                self._writer.release(hold)
-            else:
+            if barrier:
                 self._finish_barrier(record, None, hold)
+            else:
+                hold.release()
         except BaseException as error:
-            if record is not None and self._writer.held_by(hold):
+            if hold.held and self._watermarks.barrier is not None:
                 self.group_commit.fail(error)  # as above
             raise
         finally:
@@ -224,7 +203,7 @@ class Writing(Generic[TxT, ViewT]):
                 tx.seal("ended")
                 tx.close()
             finally:
-                self._writer.release(hold)
+                hold.release()
         if durability == "synced":
             self.group_commit.wait(record.txid)
         elif durability == "pipelined":
@@ -282,12 +261,12 @@ class Writing(Generic[TxT, ViewT]):
             # It is in the log: whatever ended the wait, a signal perhaps, the engine gets it once it may be published.
             if group_commit.poison is None:
                 group_commit.sync_within(0.0)
-                late = Hold(None)  # the lock stays taken, and this thread is free
+                late = Hold(self.lock)  # the lock stays taken, and this thread is free
                 try:
-                    self._writer.pass_on(hold, late)
+                    hold.pass_on(late)
                     self.env.scheduler.spawn("holdfast-late", lambda: self._apply_late(record, path, late))
                 except BaseException as error:  # no more threads, for instance
-                    self._writer.release(late)
+                    late.release()
                     group_commit.fail(error)
                     raise
             raise
@@ -299,7 +278,7 @@ class Writing(Generic[TxT, ViewT]):
     def _apply_late(self, record: Record, path: Path | None, late: Hold) -> None:
         self.group_commit.wait_until(lambda: self._watermarks.publishable.txid >= record.txid, None)
         if self._watermarks.publishable.txid < record.txid:
-            self._writer.release(late)
+            late.release()
             return
         try:
             self._apply_barrier(record, path, late)
@@ -311,13 +290,11 @@ class Writing(Generic[TxT, ViewT]):
             if self._watermarks.publishable.txid < record.txid:
                 raise self.group_commit.unknown(record.txid)
             try:
-                self._handed = record.position
+                self._checkpoints.handed = record.position
                 if path is None:
                     self.engine.apply([record])
                 else:
-                    assert isinstance(self.engine, BulkEngine)
-                    engine = self.engine
-                    self._checkpointing.run(lambda: self._apply_bulk(engine, record, path), lambda: None)
+                    self._checkpoints.apply_bulk(record, path)
                 with self.group_commit.mutex:
                     self._watermarks.lift(record.position)
             except BaseException as error:
@@ -327,49 +304,19 @@ class Writing(Generic[TxT, ViewT]):
                 raise
             self.group_commit.settle()
         finally:
-            try:
-                self._writer.release(hold)
-            finally:
-                self._writer.release(hold)
-
-    def _apply_bulk(self, engine: BulkEngine[TxT, ViewT], record: Record, path: Path) -> None:
-        """It is in the log, so it must get into the state: without room, wait until there is some."""
-        while True:
-            try:
-                with self._no_image_beside():
-                    engine.apply_bulk(record, path)
-                break
-            except (DiskFull, LimitReached, OSError) as error:
-                if isinstance(error, OSError) and not is_limit(error):
-                    raise
-                logger.warning("transaction %d, a bulk load, waits to be applied: %s", record.txid, error)
-                if self._unusable is not None or self.group_commit.wait_until(lambda: self._unusable is not None, 1.0):
-                    raise
-        self._watermarks.checkpoint(engine.position)
-
-    def _no_image_beside(self) -> AbstractContextManager[object]:
-        return contextlib.nullcontext() if self.engine.abilities.background_checkpoint else self._imaging
+            hold.release()
 
     def bulk(self, load: Any) -> int:
-        """Load in bulk, as one transaction whose data stands in a file beside the log.
-
-        Args:
-            load: what the engine takes.
-
-        Returns:
-            Its txid.
-
-        Raises:
-            Unsupported: the engine takes none.
-            InvalidInput: nothing happened.
-            RolledBack: a plugin refused it, or one adds to every transaction, which a bulk load does not take.
-            As `transaction`.
-        """
         engine = self.engine
         if not isinstance(engine, BulkEngine):
             raise Unsupported(f"the {engine.name} engine takes no bulk loads", hint="write ordinary transactions")
-        hold, record = Hold(None), None
-        tx = self._begin(hold)
+        hold = Hold(self.lock)
+        txid = hold.ending(lambda: self._load(engine, load, hold))
+        self.hooks.tell("checkpointed", engine.position)
+        return txid
+
+    def _load(self, engine: BulkEngine[TxT, Any], load: Any, hold: Hold) -> int:
+        tx, record = self._begin(hold), None
         try:
             tx.bulk = load
             tx.seal("a bulk load, which takes no additions")
@@ -402,27 +349,13 @@ class Writing(Generic[TxT, ViewT]):
                     self.group_commit.fail(error)
                 raise
             self._finish_barrier(record, path, hold)
+            return record.txid
         except BaseException as error:
-            if record is not None and self._writer.held_by(hold):
+            if hold.held and self._watermarks.barrier is not None:
                 self.group_commit.fail(error)  # as above
             raise
-        finally:
-            try:
-                self._writer.release(hold)
-            finally:
-                self._writer.release(hold)
-        self.hooks.tell("checkpointed", self.engine.position)
-        return record.txid
 
-    def wait(self, txid: int, timeout: float | None = None) -> None:
-        """Wait until a transaction is acknowledged, for instance after `ConditionNotMet`.
-
-        Raises:
-            ConditionNotMet: not within `timeout` seconds.
-            OutcomeUnknown: the store is poisoned.
-            InvalidInput: there is no such transaction yet.
-            SettingError: `timeout` is not a length of time.
-        """
+    def wait(self, txid: int, timeout: float | None) -> None:
         if timeout is not None and timeout != 0:
             check_duration("timeout", timeout)
         if txid > self._watermarks.appended.txid:
@@ -434,9 +367,3 @@ class Writing(Generic[TxT, ViewT]):
             if self.group_commit.poison is not None:
                 raise self.group_commit.unknown(txid)
             raise ConditionNotMet(f"transaction {txid} was not acknowledged within {timeout} s", txid=txid)
-
-    def wait_published(self, after: int, timeout: float) -> int:
-        """Wait up to `timeout` seconds until something after `after` is published; the last published txid."""
-        self.group_commit.wait_until(lambda: self._watermarks.published.txid > after or self._unusable is not None,
-                                     timeout)
-        return self._watermarks.published.txid

@@ -16,15 +16,15 @@ from holdfast.engine.env import Files
 from holdfast.engine.store.callbacks import Outcome
 from holdfast.engine.store.group_commit import GroupCommit
 from holdfast.engine.store.watermarks import Watermarks
-from holdfast.engine.store.write_path import TransactionScope, Writing
+from holdfast.engine.store.write_path import TransactionScope, WritePath
 from holdfast.engine.wal.attachments import AttachmentWriter
 from holdfast.engine.wal.retention import PrunePlan, plan_pruning
 
-_advance, _fail, _ask_plugins = Watermarks._advance, GroupCommit.fail, Writing._ask_plugins
+_advance, _fail, _ask_plugins = Watermarks._advance, GroupCommit.fail, WritePath._ask_plugins
 
 
-@part(Writing, caught_by="EngineContract.test_a_veto_rolls_back")
-class DeafToVetoes(Writing[Any, Any]):
+@part(WritePath, caught_by="EngineContract.test_a_veto_rolls_back")
+class DeafToVetoes(WritePath[Any]):
     """What a plugin raises is swallowed and the commit goes on: the rule that it should have enforced is a comment."""
 
     def _ask_plugins(self, tx: Any) -> None:
@@ -33,8 +33,8 @@ class DeafToVetoes(Writing[Any, Any]):
                 hook(tx)
 
 
-@part(Writing, caught_by="EngineContract.test_a_veto_keeps_a_bulk_load_out", on="staging")
-class LoadsUnasked(Writing[Any, Any]):
+@part(WritePath, caught_by="EngineContract.test_a_veto_keeps_a_bulk_load_out", on="staging")
+class LoadsUnasked(WritePath[Any]):
     """Plugins are asked of transactions, and not of bulk loads, which came later: what a policy keeps out of the one
     door comes in by the other, a million at a time."""
 
@@ -58,7 +58,7 @@ class PublishesWhenDurable(Watermarks):
 
     def _advance(self) -> None:
         _advance(self)
-        if self._barrier is None:
+        if self.barrier is None:
             self.published = self.durable
 
 
@@ -80,11 +80,11 @@ class CommitsAnyway(TransactionScope[Any]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self._store._commit(self._tx, self._durability, self._hold)
+        self._path._commit(self._tx, self._durability, self._hold)
 
 
-@part(Writing, caught_by="EngineContract.test_what_a_plugin_adds_is_part_of_the_transaction")
-class DropsAdditions(Writing[Any, Any]):
+@part(WritePath, caught_by="EngineContract.test_what_a_plugin_adds_is_part_of_the_transaction")
+class DropsAdditions(WritePath[Any]):
     """Plugins are asked on what is logged without what they add: an audit trail that is never written."""
 
     def _ask_plugins(self, tx: Any) -> None:

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from ...contract.plugin import Condition, Plugin, StoreHandle
-from ...contract.transaction import Transaction
-from ...env.owned_lock import Hold
+from ...contract.transaction import Durability, Transaction
 from ...errors import InvalidInput
 from ...model.positions import Position
 from ...model.records import LogRange, Record, SegmentInfo
 from ...store.store import Store
+from ...store.write_path import TransactionScope
 from ..support.steps import each_step
 from .forking import watch_removals
 
@@ -245,11 +245,18 @@ def unsound(answer: Any) -> str | None:
 class WatchedStore(Store[Any, Any]):
     """A store in which a transaction that begins within a watched hook is noted and refused, before it dead-locks."""
 
-    def _begin(self, hold: Hold) -> Any:
+    def transaction(self, durability: Durability | None = None) -> TransactionScope[Any]:
+        self._refuse_within_hooks()
+        return super().transaction(durability)
+
+    def bulk(self, load: Any) -> int:
+        self._refuse_within_hooks()
+        return super().bulk(load)
+
+    def _refuse_within_hooks(self) -> None:
         for watch in self.hooks.plugins:
             moment = watch.inside() if isinstance(watch, Watch) else None
             if moment is not None and moment not in _MAY_COMMIT:
                 assert isinstance(watch, Watch)
                 watch.began.append(moment)
                 raise InvalidInput(f"a transaction began within `{moment}`", hint="hooks look; they do not commit")
-        return super()._begin(hold)

@@ -256,7 +256,7 @@ def test_what_outlives_close_appends_nothing(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(store.group_commit, "append", late)
     with ThreadPoolExecutor(1) as pool:
         load = pool.submit(store.bulk, {b"1": b""})
-        until(lambda: store._writer.holder is not None)
+        until(lambda: store.write_path.lock.holder is not None)
         store.close()
         with STAGING.open(tmp_path / "store") as other:
             commit(STAGING, other, 2)

@@ -1,0 +1,40 @@
+"""Whether a store can be used, and why not: one fact that the store and its parts share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import HoldfastError, InvalidInput, StoreClosed
+
+
+class Usability:
+    """See the module's text. From any thread.
+
+    Attributes:
+        directory: the store's.
+        read_only: whether it was opened so.
+        ended: why nothing can be done with the store any more, or None. Once set it stays set.
+    """
+
+    __slots__ = ("directory", "ended", "read_only")
+
+    def __init__(self, directory: Path, *, read_only: bool = False) -> None:
+        self.directory = directory
+        self.read_only = read_only
+        self.ended: str | None = None
+
+    def check(self) -> None:
+        """Raises `StoreClosed` if the store has ended."""
+        if self.ended is not None:
+            raise self.error()
+
+    def check_writable(self) -> None:
+        """Raises `StoreClosed`; `InvalidInput` if the store is open read-only."""
+        if self.ended is not None or self.read_only:
+            raise self.error()
+
+    def error(self) -> HoldfastError:
+        """What whoever cannot use the store is told."""
+        if self.ended is None:
+            return InvalidInput(f"{self.directory} is open read-only", hint="open it for writing")
+        return StoreClosed(f"{self.directory} {self.ended}")
