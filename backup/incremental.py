@@ -195,7 +195,7 @@ def _carry_log(log: Log, place: Generation, after: Position, env: Env) -> None:
     the same files; the last one, which is gone on with, is a copy."""
     files = env.files
     if after == log.end:
-        Log.create(place.log, log.history, after, engine=log.engine, epoch=log.epoch, last_time_us=log.last_time_us,
+        Log.create(place.log, log.history, after, engine=log.engine, epoch=log.epoch, last_time_us=log.complete_us,
                    options=LOG, env=env).close()
         return
     files.make_directory(place.log)

@@ -58,7 +58,7 @@ def _look(layout: Layout, path: str, env: Env) -> Info:
             branches=tuple({"id": b.id.hex(), "from_txid": b.start.txid} for b in log.history.branches),
             log_bytes=tree_bytes(generation.log, env.files), log_clean=segments[-1].sealed, segments=len(segments),
             times_since=since if (since := log.status()["times_since"]) > log.base.txid + 1 else None,
-            clock_behind=max(0, log.last_time_us - env.clock.now_us()) / 1e6,
+            clock_behind=max(0, log.complete_us - env.clock.now_us()) / 1e6,
             clock_doubted=layout.doubted_s() if kind != "backup" else None, **facts)
     finally:
         log.close()

@@ -36,7 +36,8 @@ from ..engine.errors import (
     WrongEngine,
 )
 from ..engine.store.layout import CopiedFile, Generation, Layout, Manifest
-from ..engine.wal.log import Log, LogOptions
+from ..engine.wal.log import Log
+from ..engine.wal.writer import LogOptions
 from .report import Bounds, iso
 
 logger = logging.getLogger("holdfast.backup")
@@ -221,8 +222,8 @@ def bounds_of(manifest: Manifest, log: Log) -> Bounds:
     last, noted = log.end, manifest.noted_end
     complete: int = manifest.runs[-1]["complete_until_us"] if manifest.runs else 0
     if last.txid > noted.txid:  # a run died before it was noted
-        anew = log.last_time_us < log.time_of(noted.txid)  # since then, times began anew
-        complete = log.last_time_us if anew else max(complete, log.last_time_us)
+        anew = log.complete_us < log.time_of(noted.txid)  # since then, times began anew
+        complete = log.complete_us if anew else max(complete, log.complete_us)
     return Bounds(first=first, last=last.txid, first_time_us=log.time_of(first) or None,
                   last_time_us=log.time_of(last.txid) or None, complete_until_us=complete)
 

@@ -95,14 +95,14 @@ def fetch(source: Source, lease_id: str, log: Log, upto: Position, history: Hist
             if waiting is not None:
                 record, attachment = waiting
                 _fetch_attachment(source, lease_id, log, attachment, progress)
-                log.append_record(record)
-                log.sync()
+                log.writer.append_record(record)
+                log.writer.sync()
                 fetched.records += 1
                 fetched.bytes += len(record.header) + len(record.payload) + attachment.size
         if log.end != last:
             raise Diverged(f"the source said {last} and sent {log.end}")
         if n < len(history.branches) and history.branches[n].start.txid <= upto.txid:
-            log.extend_history(History(history.store_id, history.branches[: n + 1]))
+            log.writer.extend_history(History(history.store_id, history.branches[: n + 1]))
     return fetched
 
 
@@ -115,14 +115,14 @@ def _append_until_attachment(source: Source, lease_id: str, log: Log, last: int,
     end = log.end
     for record in _arriving(source, lease_id, log.end, last):
         if reads is not None and record.payload_version not in reads:
-            log.sync()
+            log.writer.sync()
             raise UnsupportedFormat(f"transaction {record.txid} of the source has payload version "
                                     f"{record.payload_version}; the engine here reads {sorted(reads)}")
         fetched.payloads.add(record.payload_version)
         if record.attachment is not None:
-            log.sync()
+            log.writer.sync()
             return record, record.attachment
-        log.append_record(record)
+        log.writer.append_record(record)
         end = record.position
         size = len(record.header) + len(record.payload)
         fetched.records += 1
@@ -130,10 +130,10 @@ def _append_until_attachment(source: Source, lease_id: str, log: Log, last: int,
         unsynced += size
         count += 1
         if unsynced >= BATCH_BYTES or count >= BATCH_RECORDS:
-            log.sync()
+            log.writer.sync()
             unsynced = count = 0
             progress("log", end.txid - first, upto - first)
-    log.sync()
+    log.writer.sync()
     progress("log", end.txid - first, upto - first)
     if end.txid < last:
         raise SourceUnavailable(f"the source's log stopped at transaction {end.txid}, short of {last}")

@@ -90,4 +90,4 @@ class Backpressure:
 
     def _few_wait(self) -> bool:
         most = self._settings.unwritten_bytes
-        return self._log.waiting_bytes < most and self._group_commit.unheard_bytes < most
+        return self._log.writer.waiting_bytes < most and self._group_commit.unheard_bytes < most

@@ -37,8 +37,9 @@ from ..errors import (
 )
 from ..model.positions import Position
 from ..model.records import Attachment, LogRange, Record
-from ..wal.log import Batch, Log
+from ..wal.log import Log
 from ..wal.rooms import RoomNeeded
+from ..wal.writer import Batch
 from .callbacks import Callbacks, Outcome
 from .commit_queue import Line, Waiter, wake_all
 from .hooks import Hooks
@@ -69,6 +70,7 @@ class GroupCommit:
             on_fault: called once when poisoned.
         """
         self.log = log
+        self._writer = log.writer
         self.watermarks = watermarks
         self.mutex = env.scheduler.lock()
         self.moved = env.scheduler.condition(self.mutex)
@@ -127,7 +129,7 @@ class GroupCommit:
                 if self._closing:
                     raise RolledBack("the store was closed meanwhile")
                 try:
-                    record = self.log.append(payload, version, attachment, at_once=True)
+                    record = self._writer.append(payload, version, attachment, at_once=True)
                 except LACKS as error:
                     raise rolled_back(error, "no log segment could be made") from error
                 self.watermarks.append(record.position, barrier=barrier)
@@ -156,7 +158,7 @@ class GroupCommit:
     def _make_room(self, capacity: int) -> None:
         """For a next segment. The mutex is not held: filling it takes long, and others go on meanwhile."""
         try:
-            self.log.make_room(capacity)
+            self._writer.make_room(capacity)
         except LACKS as error:
             raise rolled_back(error, "no log segment could be made") from error
 
@@ -178,7 +180,7 @@ class GroupCommit:
             with self.mutex:
                 if self._leader is None and self.watermarks.durable.txid < txid and self.poison is None:
                     self._leader = me
-                    batch = self.log.take()
+                    batch = self._writer.take()
                 else:
                     waiter, batch = self._stand_in_line(txid, me), None
                     if waiter is None:
@@ -286,23 +288,23 @@ class GroupCommit:
     def _lead(self, batch: Batch | None, until: int, me: int) -> None:
         """Write and sync batch after batch until `until` is durable, then hand over. `_leader` is `me`, this thread.
         Without a batch it takes the oldest one."""
-        log, watermarks = self.log, self.watermarks
+        writer, watermarks = self._writer, self.watermarks
         woken: list[Waiter] = []
         leads = True
         try:
             if batch is None:
                 with self.mutex:
-                    batch = log.take()
+                    batch = writer.take()
             while leads:
                 assert batch is not None
-                end = log.write(batch)
+                end = writer.write(batch)
                 with self.mutex:
                     if self._unstaged is not None:
                         raise self._unstaged
                     watermarks.synced(end, () if self._direct else self._synced_records(end.txid))
                     self._settle(woken)
                     if end.txid < until:
-                        batch = log.take()
+                        batch = writer.take()
                     else:
                         if watermarks.appended.txid > end.txid:
                             self._hand_over(woken)
@@ -438,7 +440,7 @@ class GroupCommit:
                     self._kick.wait(self._pause())
                 self._leader, self._due = me, None
                 until = self.watermarks.appended.txid
-                batch = self.log.take()
+                batch = self._writer.take()
             try:
                 self._lead(batch, until, me)
             except OutcomeUnknown:
@@ -479,7 +481,7 @@ class GroupCommit:
                 self._leader = me
                 capacity = None
                 try:
-                    batch = self.log.heartbeat(start=start, at_once=True)
+                    batch = self._writer.heartbeat(start=start, at_once=True)
                 except RoomNeeded as needed:
                     batch, capacity = None, needed.capacity
                 except (HoldfastError, OSError):  # the directory moved, for instance: nothing was written
@@ -487,7 +489,7 @@ class GroupCommit:
                 if batch is None:
                     self._leader = None
                     return capacity
-            self.log.write(batch)
+            self._writer.write(batch)
             with self.mutex:
                 self._hand_over(woken)
         except BaseException as error:
@@ -521,7 +523,7 @@ class GroupCommit:
             self._closing = True
             self._kick.notify_all()
             self.moved.notify_all()
-        self.log.end_preparing()
+        self._writer.end_preparing()
         self._syncer.join()
         with self.mutex:  # a thread may still lead
             self._kick.wait_for(lambda: self._leader is None or self.poison is not None, 60)

@@ -72,7 +72,7 @@ class Maintenance:
         self._wake = backpressure.wanted
         self._sealed: deque[SegmentInfo] = deque()
         self._lock = lock
-        known = None if store.settings.clock_is_right else store.log.last_time_us
+        known = None if store.settings.clock_is_right else store.log.complete_us
         self.calendar = CautiousClock(self._clock, known)
         self._doubts = False
         self._tell_doubt()
@@ -83,7 +83,7 @@ class Maintenance:
         self._spare_retry, self._spare_pause = 0.0, RETRY_S
         self._seen = store.log.end.txid
         self._pruning = store.env.scheduler.lock()
-        store.log.on_sealed = self._on_sealed
+        store.log.writer.on_sealed = self._on_sealed
         try:
             self._task = store.env.scheduler.spawn("holdfast-keep", partial(_keep, self._held, self, backpressure))
         except BaseException:  # a signal's handler may raise when the thread runs already
@@ -122,9 +122,9 @@ class Maintenance:
 
     def _spare(self) -> None:
         log = self._store.log
-        if log.wants_spare and self._clock.monotonic() >= self._spare_retry:
+        if log.writer.wants_spare and self._clock.monotonic() >= self._spare_retry:
             try:
-                log.prepare_spare()
+                log.writer.prepare_spare()
                 self._spare_pause = RETRY_S
             except (HoldfastError, OSError) as error:  # a commit that needs one makes its own, and says so
                 self._spare_retry = self._clock.monotonic() + self._spare_pause

@@ -311,7 +311,7 @@ def _begin_branch(manifest: Manifest, log: Log) -> None:
         _need_replay(manifest, log)
     assert manifest.promoted_branch is not None
     if all(branch.id != manifest.promoted_branch for branch in log.history.branches):
-        log.extend_history(log.history.extended(manifest.promoted_branch, log.end))
+        log.writer.extend_history(log.history.extended(manifest.promoted_branch, log.end))
 
 
 def replay(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_bytes: int) -> int:

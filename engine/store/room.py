@@ -68,7 +68,7 @@ def _prune(layout: Layout, generation: Generation, kind: type[Engine[Any, Any]],
                             held=log.size_after, keep=KeepLogs.parse(settings.keep_logs).within(most),
                             floor=position.txid, slots=log.slots.list(),
                             slot_bytes=min(settings.slot_bytes, most), slot_hours=float("inf"),
-                            now_us=log.last_time_us)  # no clock makes anything old here
+                            now_us=log.complete_us)  # no clock makes anything old here
         if plan.segments:
             logger.warning("%s is full: %d segments of log that nobody needs are deleted", layout.root,
                            len(plan.segments))

@@ -12,8 +12,8 @@ from ..contract.transaction import Durability
 from ..env import LONGEST_WAIT_S, Files
 from ..env.shown import shown
 from ..errors import SettingError
-from ..wal.log import LogOptions
 from ..wal.retention import KeepLogs
+from ..wal.writer import LogOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

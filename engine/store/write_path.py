@@ -114,6 +114,7 @@ class WritePath(Generic[TxT]):
         self.group_commit = group_commit
         self.hooks = hooks
         self.log = group_commit.log
+        self._log_writer = group_commit.log.writer
         self.settings = settings
         self.env = env
         self._backpressure = backpressure
@@ -134,7 +135,7 @@ class WritePath(Generic[TxT]):
         if usability.ended is not None or usability.read_only:
             raise usability.error()
         slow = pressure.slow
-        if (self.engine.pending_bytes() >= slow or self.log.waiting_bytes >= slow
+        if (self.engine.pending_bytes() >= slow or self._log_writer.waiting_bytes >= slow
                 or self.group_commit.unheard_bytes >= slow):
             pressure.wait(lambda: usability.ended is None)
         if lock.held_here():
@@ -177,14 +178,14 @@ class WritePath(Generic[TxT]):
             if self._usability.ended is not None:
                 raise RolledBack(f"{self._usability.directory} {self._usability.ended}")
             barrier = self._at_barriers
-            before = self.log.appended.txid
+            before = self._log_writer.appended.txid
             try:
                 record = self.group_commit.append(payload, self.engine.payload_version, None, tx,
                                                   barrier=barrier,
                                                   promise=durability != "relaxed" or barrier)
                 tx.txid = record.txid
             except BaseException as error:
-                if self.log.appended.txid == before:
+                if self._log_writer.appended.txid == before:
                     raise
                 self.group_commit.fail(error)  # it is in the log and not in the state: only reopening can mend that
                 if isinstance(error, Exception):
@@ -337,12 +338,12 @@ class WritePath(Generic[TxT]):
             except LACKS as error:
                 raise rolled_back(error, "the file of the bulk load could not be made") from error
             path = self.log.attachment_path(attachment.name)
-            before = self.log.appended.txid
+            before = self._log_writer.appended.txid
             try:
                 record = self.group_commit.append(payload, engine.payload_version, attachment, None, barrier=True,
                                                   promise=True)
             except BaseException as error:
-                if self.log.appended.txid == before:
+                if self._log_writer.appended.txid == before:
                     with contextlib.suppress(OSError):  # no record names it: the next opening removes it
                         self.env.files.unlink(path, missing_ok=True)
                 else:  # it is in the log, names the file, and will never be applied by us

@@ -7,11 +7,11 @@ middle the ordinals in the names tell. What is wrong *in* a segment in the middl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from ..env import Files
+from ..env import Env, Files
 from ..errors import Damaged
 from .recovery import LogRecovery, recover_segment
 from .segment import Segment, note_followed, segment_name
@@ -52,6 +52,11 @@ class Listing:
             check_followed(segment, following)
         return segment
 
+    @property
+    def first_ordinal(self) -> int:
+        slot = self._slots[0]
+        return slot if isinstance(slot, int) else slot.header.ordinal
+
     def read_already(self) -> list[Segment]:
         return [slot for slot in self._slots if isinstance(slot, Segment)]
 
@@ -81,10 +86,47 @@ class Listing:
         last = self[-1]
         return last.header.bytes_before + last.data_end - self[at].header.bytes_before
 
+    def bytes_after(self, txid: int) -> int:
+        """Bytes of the segments that hold transactions after `txid`, without their footers. Costs the logarithm of
+        their number."""
+        if txid >= self[-1].end.txid:
+            return 0
+        try:
+            return self.bytes_from(self.at_or_before(txid + 1))
+        except FileNotFoundError:  # pruned by another process
+            return self.bytes_from(0)
+
     def attachments(self) -> int:
         """How many attachments the records name."""
         last = self[-1]
         return last.header.attachments_before + len(last.attachments) - self[0].header.attachments_before
+
+
+class SegmentSet:
+    """The segments of a log as they are now: the writer adds to them, pruning removes some, and readers take the
+    listing, which stays as it is.
+
+    Attributes:
+        listing: the segments.
+        end: the durable end.
+    """
+
+    def __init__(self, listing: Listing, env: Env) -> None:
+        self.listing = listing
+        self.end = listing[-1].end
+        self._lock = env.scheduler.lock()  # around each replacement: rotation and pruning are two threads
+
+    def add(self, segment: Segment) -> None:
+        with self._lock:
+            self.listing = self.listing.with_last(segment)
+
+    def remove_first(self, gone: Sequence[Segment], but: Sequence[Segment] = ()) -> None:
+        """The oldest segments go, but for some of them. Fine to call again: those that went are not missed."""
+        with self._lock:
+            listing = self.listing
+            if gone and listing.first_ordinal == gone[0].header.ordinal:
+                listing = listing.without_first(len(gone))
+            self.listing = listing.with_first([*but])
 
 
 def check_followed(segment: Segment, following: Segment) -> None:

@@ -1,147 +1,72 @@
 """The log: append-only segments in one directory, the only place where a transaction becomes durable.
 
-Data flows one way. `append` numbers, chains and encodes a record and puts it into the batch that is filling; nothing is
-written. `take` hands the oldest batch to whoever syncs, and `write` puts it into the file as one group and syncs once.
-`append`, `take` and `heartbeat` must be called under one lock (the store's), `write` by one thread at a time, outside
-of it; what is read (`reading.py`) is durable and may be read by any thread meanwhile.
+A `Log` is what is durable: opened and recovered, looked up by transaction and by time, verified, pruned. Any thread may
+do that at any time, while its `writer` (`writer.py`) adds to it.
 
-A batch belongs to one segment. When a record does not fit, `append` goes on in the next segment at once, whose room was
-made before that lock was taken (`make_room`); `write`, when everything in the one before is written, starts the next,
-and seals the one before, whose footer then says that it is followed. So a segment under its own name always has a valid
-header, a segment takes records only where the one before is sealed, and one that took records and is gone is missed,
-the last one too.
-
-After an opening the log goes on in its last segment, if that is small, and not in a new one each time.
+Segments are listed oldest first, and the list is replaced, never changed, so a reader that holds it is not disturbed by
+rotation or pruning. All reading of records is a `Cursor`'s. That a segment is gone is an error of its own: a gap is
+never skipped.
 """
 
 from __future__ import annotations
 
+import bisect
 import logging
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xxhash import xxh3_64_intdigest, xxh3_128_digest
-
-from ..env import Directory, Env, File, is_disk_full
-from ..env.shown import shown
-from ..env.system import is_limit
-from ..errors import Damaged, DiskFull, InvalidInput, SettingError
+from ..env import Env
+from ..errors import AheadOfSource, Damaged, InvalidInput, LogPruned
 from ..model.positions import History, Position
 from ..model.records import Attachment, Record, SegmentInfo
 from .attachments import NAME as ATTACHMENT_NAME
-from .attachments import AttachmentWriter
+from .attachments import AttachmentWriter, verify_attachment
+from .cursor import Cursor
 from .following import look_further
-from .format import FRAME, GROUP_HEADER, SegmentHeader
-from .listing import Listing, recover
-from .reading import LogReading
+from .format import SegmentHeader
+from .listing import Listing, SegmentSet, recover
 from .recovery import LogRecovery
-from .rooms import SPARE, RoomNeeded, Rooms
-from .segment import (
-    FOOTER_ROOM,
-    JOIN_BYTES,
-    MAX_ATTACHMENTS,
-    Segment,
-    SegmentWriter,
-    is_segment,
-    note_followed,
-    segment_name,
-)
+from .rooms import SPARE
+from .segment import Segment, is_segment, segment_name
 from .slots import Slots
+from .writer import LogOptions, LogWriter
 
-_frame = FRAME.pack
-_FRAME, _GROUP = FRAME.size, GROUP_HEADER.size
 AHEAD_US = 86_400_000_000
 """If commit times are this far ahead of the clock when the log is opened, the clock was wrong then, or is now."""
 FLOOR_US = 1_577_836_800_000_000
 """A clock before 2020 has not been set since the machine started."""
+NEWEST, ENDS = 2, 256
+"""Of a log that is looked at: how many segments are read whole, and of how many others beginning and end."""
 
 logger = logging.getLogger("holdfast.store")
 
-PATIENCE_S = 60.0
-"""For so long what is on its way to the disk waits for memory. A log that lacks it for longer counts as failed."""
-MIN_SEGMENT, MAX_SEGMENT = 128 << 10, 64 << 20
 
-
-@dataclass(frozen=True, slots=True)
-class LogOptions:
-    """How a log is written.
+class Log:
+    """See the module's text. Made by `create` or `open`.
 
     Attributes:
-        segment_bytes: size of a segment, 128 KiB to 64 MiB. A record that is larger gets a segment of its own size.
-        preallocate: zero-fill segments before they are needed. A backup target's log does not.
-        group_bytes: a group is at most about this large.
-        max_record_bytes: larger payloads are refused.
+        directory: where the segments are.
+        engine: the name of the engine whose payloads it holds.
+        read_only: whether another process may write it meanwhile.
+        recovery: what opening it found.
+        slots: those for whom log is kept.
+        writer: what appends to it.
     """
 
-    segment_bytes: int = 16 << 20
-    preallocate: bool = True
-    group_bytes: int = 4 << 20
-    max_record_bytes: int = 64 << 20
-
-    def __post_init__(self) -> None:
-        if not MIN_SEGMENT <= self.segment_bytes <= MAX_SEGMENT:
-            raise SettingError(f"segment_bytes must be {MIN_SEGMENT:,} to {MAX_SEGMENT:,}, "
-                               f"not {shown(self.segment_bytes)}")
-
-
-class Batch:
-    """Records on their way into one group of one segment. A heartbeat has none, and `last` is None."""
-
-    __slots__ = ("first", "first_time_us", "frames", "last", "length", "records", "time_us", "writer")
-
-    def __init__(self, writer: SegmentWriter, first: int, time_us: int) -> None:
-        self.writer = writer
-        self.first = first
-        self.first_time_us = self.time_us = time_us
-        self.frames: list[bytes] = []
-        self.length = 0
-        self.records = 0
-        self.last: Record | None = None
-
-
-class Log(LogReading):
-    """See the module's text. Made by `create` or `open`."""
-
-    def __init__(self, directory: Path, segments: Listing, *, engine: str, epoch: int, options: LogOptions,
-                 env: Env, read_only: bool = False) -> None:
+    def __init__(self, directory: Path, segments: Listing, *, options: LogOptions | None, env: Env,
+                 read_only: bool = False) -> None:
         self.directory = directory
         self.files = env.files
-        self.engine = engine
-        self.options = options
-        self.recovery = LogRecovery()
-        self.on_sealed: Callable[[SegmentInfo], None] = lambda info: None
-        self.clock_jump_us = 0
-        """How far commit times were held back or found to have jumped, last time it happened."""
-        self._env = env
-        self._now = env.clock.now_us
-        self._segments = segments
+        self.engine = segments[-1].header.engine
         self.read_only = read_only
-        self._listing = env.scheduler.lock()  # around each replacement of it: rotation and pruning are two threads
-        last = segments[-1]
-        self.history = last.header.history
-        self.epoch = epoch
-        self.end = last.end
-        self.appended = last.end
-        self._era = last.header.era_txid
-        self._time = max(last.last_time_us, last.complete_us)  # a heartbeat's promise binds later openings too
-        self.waiting_bytes = 0
-        """What is appended and not yet taken to be written."""
-        self._batches: deque[Batch] = deque()
-        self._writer: SegmentWriter | None = None  # where append goes on
-        self._written: SegmentWriter | None = None  # where write is
-        self._unfollowed: File | None = None  # the last segment, sealed, to be written to when it is followed
-        self._joinable: bytes | None = None  # what stands in it, if the log may go on in it
-        self._held: Directory | None = None  # the log's directory, open from the first writing on
-        self._opening = env.scheduler.lock()  # around the opening of these
-        self._rooms = Rooms(directory, segment_bytes=self.options.segment_bytes, preallocate=self.options.preallocate,
-                            env=env)
-        self._waiting = env.scheduler.condition()
+        self.recovery = LogRecovery()
+        self._env = env
+        self._set = SegmentSet(segments, env)
         self.slots = Slots(directory, self.base, env, read_only=read_only)
+        self.writer = LogWriter(directory, self._set, self.slots, options=options or LogOptions(), env=env)
 
-    # --- making and opening ----------------------------------------------------------------------------------------
+    # --- making, opening, closing ----------------------------------------------------------------------------------
 
     @classmethod
     def create(cls, directory: Path, history: History, base: Position, *, engine: str, epoch: int = 0,
@@ -155,10 +80,9 @@ class Log(LogReading):
         origin = SegmentHeader(b"", 0, engine, history, epoch, base, last_time_us, env.clock.now_us(),
                                era_txid=base.txid)
         none = Listing(env.files, directory, [])
-        log = cls(directory, none.with_last(Segment(env.files, directory, origin, 0)), engine=engine, epoch=epoch,
-                  options=options or LogOptions(), env=env)
-        log._segments = none
-        log._start_now()
+        log = cls(directory, none.with_last(Segment(env.files, directory, origin, 0)), options=options, env=env)
+        log._set.listing = none
+        log.writer.start_now()
         return log
 
     @classmethod
@@ -182,8 +106,7 @@ class Log(LogReading):
             raise Damaged("has no log segment", path=str(directory))
         engine_txid = engine_position.txid if engine_position is not None else 0
         segments, recovery = recover(files, directory, ordinals, engine_txid=engine_txid, read_only=read_only)
-        log = cls(directory, segments, engine=segments[-1].header.engine, epoch=segments[-1].header.epoch,
-                  options=options or LogOptions(), env=env, read_only=read_only)
+        log = cls(directory, segments, options=options, env=env, read_only=read_only)
         log.recovery = recovery
         if not read_only:
             log._sweep(names)
@@ -202,13 +125,10 @@ class Log(LogReading):
             Damaged: bytes are wrong; or, while the log is written, were read half written: look again.
         """
         try:
-            self._segments = look_further(self.files, self.directory, self._segments)
+            self._set.listing = look_further(self.files, self.directory, self._segments)
         except FileNotFoundError as error:
             raise self.why_gone(self._segments[-1].header.ordinal, self.end.txid + 1) from error
-        last = self._segments[-1]
-        self.history, self.epoch = last.header.history, last.header.epoch
-        self.end = self.appended = last.end
-        self._time = max(last.last_time_us, last.complete_us)
+        self._set.end = self._segments[-1].end
         return self.end
 
     def _match(self, state: Position) -> None:
@@ -222,14 +142,14 @@ class Log(LogReading):
 
     def _sweep(self, names: list[str]) -> None:
         """Remove what a crash left behind: half-made files, used spares."""
-        files = self._env.files
+        files = self.files
         for name in names:
             if not (name.endswith(".new") or SPARE.fullmatch(name)) or files.is_directory(self.directory / name):
                 continue  # a segment, or none of ours
             if name.endswith(".new"):
                 files.unlink(self.directory / name)
             else:
-                self._rooms.at(self.directory / name)
+                self.writer.rooms.at(self.directory / name)
 
     def _look_at_attachments(self, *, sweep: bool) -> None:
         """All that records name must be there. After a crash there may be more: from loads that never were, and of
@@ -247,312 +167,8 @@ class Log(LogReading):
         for segment in segments:
             for txid, name, size, _ in segment.attachments:
                 path = self.attachment_path(name)
-                if not self._env.files.exists(path) or self._env.files.size(path) != size:
+                if not self.files.exists(path) or self.files.size(path) != size:
                     raise Damaged(f"the attachment of transaction {txid} is missing or cut", path=str(path))
-
-    def _start_now(self) -> None:
-        """Start a segment at once, so that its header's history and epoch are durable. Raises `DiskFull`."""
-        self._writer = self._next_writer(0, at_once=False)
-        try:
-            self._start(self._writer)
-        except BaseException as error:
-            self._writer.abandon()
-            self._writer = None
-            if is_disk_full(error):
-                raise DiskFull(f"no room for a log segment in {self.directory}") from error
-            raise
-
-    # --- appending -------------------------------------------------------------------------------------------------
-
-    @property
-    def last_time_us(self) -> int:
-        """Commit time of the last appended record; the next is later."""
-        return self._time
-
-    def append(self, payload: bytes, payload_version: int, attachment: Attachment | None = None, *,
-               at_once: bool = False) -> Record:
-        """Number and chain a new record, and put it into the batch that is filling.
-
-        Args:
-            payload, payload_version, attachment: what to log.
-            at_once: make no room for a next segment here: the lock is held, and that may take long.
-
-        Raises, and nothing was logged:
-            RoomNeeded: with `at_once`; call `make_room` without the lock, and then this again.
-            DiskFull, DirectoryMoved, OSError: there is no next segment.
-            InvalidInput: the payload is too large.
-        """
-        if len(payload) > self.options.max_record_bytes:
-            raise InvalidInput(f"a payload of {len(payload):,} bytes is over max_record_bytes "
-                               f"({self.options.max_record_bytes:,})", hint="use smaller transactions, or a bulk load")
-        now, before = self._now(), self._time
-        if now <= before:
-            if now < before:
-                self.clock_jump_us = now - before
-            now = before + 1  # always later, so that a time up to which a copy is complete stays that
-        txid, chain = self.appended
-        record = Record.make(chain, txid + 1, self.epoch, now, payload_version, payload, attachment)
-        self._enqueue(record, at_once)
-        return record
-
-    def append_record(self, record: Record) -> None:
-        """Put a copy of another log's record, byte for byte, into the batch that is filling.
-
-        Raises:
-            InvalidInput: it does not follow on what is there.
-            DiskFull.
-        """
-        if record.txid != self.appended.txid + 1:
-            raise InvalidInput(f"transaction {record.txid} cannot follow {self.appended.txid}",
-                               hint="send the log without gaps")
-        again = Record.decode(self.appended.chain, record.header, record.payload)
-        if again.chain != record.chain or record.epoch < self.epoch:
-            raise InvalidInput(f"transaction {record.txid} is not of the history that this log holds",
-                               hint="compare store ids and branches first")
-        if record.epoch > self.epoch:
-            self.epoch = record.epoch
-        if record.time_us < self._time:  # the other log's times began anew here
-            self._era, self._time = self.appended.txid, record.time_us - 1
-        self._enqueue(record, at_once=False)
-
-    def _enqueue(self, record: Record, at_once: bool) -> None:
-        header, payload = record.header, record.payload
-        body = header + payload
-        size = _FRAME + len(body)
-        writer = self._writer
-        if (writer is None or writer.reserved + _GROUP + size > writer.limit
-                or writer.segment.header.epoch != record.epoch or writer.segment.header.era_txid != self._era
-                or (record.attachment is not None and writer.attachments >= MAX_ATTACHMENTS)):
-            writer = self._next_writer(_GROUP + size, at_once)
-        batches = self._batches
-        batch = batches[-1] if batches else None
-        frame = _frame(len(header), len(payload), xxh3_64_intdigest(body, writer.seed))
-        fresh = batch is None or batch.writer is not writer or batch.length + size > self.options.group_bytes
-        if fresh:
-            batch = Batch(writer, record.txid, record.time_us)
-        assert batch is not None
-        # From here to where it counts as appended, no call is made but the last: a signal's handler that raised in
-        # between would leave a record that the next one takes for its own place, or a segment that is never begun.
-        batch.frames += (frame, body)
-        batch.length += size
-        batch.records += 1
-        batch.last = record
-        batch.time_us = record.time_us
-        writer.reserved += size + _GROUP if fresh else size
-        self.waiting_bytes += size
-        self._writer = writer
-        self.appended, self._time = record.position, record.time_us
-        if fresh:
-            batches.append(batch)
-        if record.attachment is not None:
-            writer.attachments += 1
-            writer.segment.attachments.append((record.txid, *record.attachment))
-
-    def _next_writer(self, need: int, at_once: bool) -> SegmentWriter:
-        """A writer for the segment after the present one, or for the last one if the log goes on in that: its room
-        taken, and every file open that it takes to start it. Raises as `append`."""
-        self.files.look(self.directory)  # the room may be made already; the name is given when it is written
-        before, open_end, capacity = None, self._writer, self.options.segment_bytes
-        if open_end is not None:
-            before, size = open_end.segment, open_end.reserved
-        elif len(self._segments):
-            before = self._segments[-1]
-            size = before.data_end
-        if open_end is None and before is not None and self._joinable is not None and self._joins(before, need):
-            segment, joined = before, self._joinable
-        else:
-            counts = (0, 0) if before is None else (before.header.bytes_before + size,
-                                                    before.header.attachments_before + len(before.attachments))
-            header = SegmentHeader(self._env.randomness.token(16), 1 if before is None else before.header.ordinal + 1,
-                                   self.engine, self.history, self.epoch, self.appended, self._time, self._now(),
-                                   *counts, self._era)
-            data_start, joined = len(header.encode()), None
-            segment = Segment(self.files, self.directory / segment_name(header.ordinal), header, data_start)
-            capacity = max(capacity, data_start + need + FOOTER_ROOM)
-        opened = self._held is not None and (before is None or open_end is not None or self._unfollowed is not None)
-        room = self._rooms.take(capacity) if opened else None
-        if room is not None:
-            return SegmentWriter(segment, *room, joined)
-        if at_once:
-            raise RoomNeeded(capacity)
-        self.make_room(capacity)
-        return self._next_writer(need, at_once=True)
-
-    def _joins(self, last: Segment, need: int) -> bool:
-        """Whether the log can go on in the last segment, sealed before an opening."""
-        footer, header = last.footer, last.header
-        return (footer is not None and footer.data_end <= min(JOIN_BYTES, self.options.segment_bytes // 2)
-                and footer.data_end + need + FOOTER_ROOM <= self.options.segment_bytes
-                and (header.history, header.epoch, header.era_txid) == (self.history, self.epoch, self._era)
-                and max(footer.last_time_us, footer.complete_us) <= self._time)
-
-    def make_room(self, capacity: int = 0) -> None:
-        """Have everything ready that it takes to begin a next segment of `capacity` bytes (an ordinary one, without):
-        its room, zero-filled and synced, and all files open. Slow. By any thread, not under the lock of `append`.
-
-        Raises:
-            DiskFull, DirectoryMoved, OSError: nothing has changed.
-            RolledBack: after `end_preparing`.
-        """
-        self._make_room(capacity)
-        with self._opening:
-            if self._held is None:
-                self._held = self.files.open_directory(self.directory)
-            if self._writer is None and self._unfollowed is None and len(self._segments):
-                last = self._segments[-1]
-                file = self.files.open(last.path, "write")
-                try:
-                    if self._joins(last, 0):
-                        assert last.footer is not None
-                        data = file.pread(last.footer.data_end, 0)
-                        if xxh3_128_digest(data) == last.footer.digest:  # what is damaged is not copied
-                            self._joinable = data
-                except BaseException:
-                    file.close()
-                    raise
-                self._unfollowed = file
-
-    def _make_room(self, capacity: int) -> None:
-        try:
-            self._rooms.make(capacity)
-        except DiskFull as error:
-            error.hint = self.when_full(error.hint)
-            raise
-
-    @property
-    def wants_spare(self) -> bool:
-        return self._rooms.wants_spare
-
-    def prepare_spare(self) -> None:
-        """Make room for an ordinary next segment, if room is taken in advance and there is none. Called in the
-        background. Raises `DiskFull`, `OSError`."""
-        if self.wants_spare:
-            self._make_room(0)
-
-    def end_preparing(self) -> None:
-        """No room is made from here on. Waits for who makes some: another process may have the directory next."""
-        self._rooms.end()
-
-    # --- writing ---------------------------------------------------------------------------------------------------
-
-    def take(self) -> Batch | None:
-        """The oldest batch, to be passed to `write`; None where there is nothing to write."""
-        if not self._batches:
-            return None
-        batch = self._batches.popleft()
-        self.waiting_bytes -= batch.length
-        return batch
-
-    def write(self, batch: Batch) -> Position:
-        """Write a batch as one group and sync it once; return the durable end, which now includes it.
-
-        Raises:
-            OSError: what is on disk is not known any more. The log must not be used again, but for reading.
-        """
-        writer, last = batch.writer, batch.last
-        if writer is not self._written:
-            self._start(writer)
-        data = writer.put_group(batch.frames, batch.length, batch.records, batch.first, batch.time_us, self._patiently)
-        writer.sync_group(data, batch.first, batch.first_time_us, last, batch.time_us)
-        if last is not None:
-            self.end = last.position
-        return self.end
-
-    def _start(self, writer: SegmentWriter) -> None:
-        """Start a segment, and only then seal the one that was being written, or say in its footer that it is followed:
-        before that is durable, the new one takes no records."""
-        held, unfollowed = self._held, self._unfollowed
-        assert held is not None
-        joined = len(self._segments) > 0 and self._segments[-1] is writer.segment
-        writer.start(held, self._patiently)
-        if unfollowed is not None:
-            if not joined:
-                note_followed(unfollowed, self._segments[-1], self._patiently)
-            self._forget_unfollowed()
-        self._seal(followed=True)
-        self._written = writer
-        if joined:
-            return
-        with self._listing:
-            self._segments = self._segments.with_last(writer.segment)
-
-    def _seal(self, *, followed: bool) -> None:
-        written = self._written
-        if written is not None:
-            written.seal(self._patiently, followed=followed)
-            info = written.segment.info()
-            self._written = None
-            self.on_sealed(info)
-
-    def _patiently(self, step: Callable[[], object]) -> object:
-        """Do what may be done again if memory is lacking: what is numbered cannot be taken back, so it waits. No
-        descriptor can be lacking here, since all are taken before a record is numbered. A sync is never done again."""
-        pause, deadline = 0.01, 0.0
-        while True:
-            try:
-                return step()
-            except (OSError, MemoryError) as error:
-                now = self._env.clock.monotonic()
-                deadline = deadline or now + PATIENCE_S
-                if not is_limit(error) or now >= deadline:
-                    raise
-                logger.warning("the log in %s waits: %r", self.directory, error)
-            with self._waiting:
-                self._waiting.wait(pause)
-            pause = min(2 * pause, 1.0)
-
-    def heartbeat(self, *, start: bool = False, at_once: bool = False) -> Batch | None:
-        """A group without records, to be passed to `write`: a promise that nothing will be committed with the present
-        time or an earlier one, whatever happens to the clock. Call it as `append`, with no batch waiting and none being
-        written.
-
-        None where it would promise nothing new; and without an open segment that has room, unless `start` says to begin
-        one. Raises as `append` then, with `at_once` too.
-        """
-        now, writer = self._now(), self._writer
-        if now <= self._time:
-            return None
-        if writer is None or writer is not self._written or writer.reserved + _GROUP > writer.limit:
-            if not start or self._batches:
-                return None
-            writer = self._next_writer(_GROUP, at_once)
-        batch = Batch(writer, self.appended.txid + 1, now)
-        self._writer, self._time = writer, now
-        writer.reserved += _GROUP
-        return batch
-
-    def sync(self) -> None:
-        """Write and sync everything appended. For a log with one user, such as a backup target's.
-
-        Raises:
-            DiskFull: close the log and open it again, which finds how far it came.
-        """
-        try:
-            while (batch := self.take()) is not None:
-                self.write(batch)
-        except OSError as error:
-            self.abandon()
-            if is_disk_full(error):
-                raise DiskFull(f"no room for the log in {self.directory}") from error
-            raise
-
-    def extend_history(self, history: History, epoch: int | None = None) -> None:
-        """Continue on a new branch, or in a new epoch: a new segment whose header names it, durable on return.
-
-        Nothing may be waiting to be written. Raises `DiskFull`.
-        """
-        known = len(self.history.branches)
-        if (history.store_id != self.history.store_id or history.branches[:known] != self.history.branches
-                or any(b.start != self.appended for b in history.branches[known:]) or self.appended != self.end
-                or (epoch is not None and epoch < self.epoch)):
-            raise InvalidInput("a history that this log cannot go on with", hint="a branch starts where the log ends")
-        before = self.history, self.epoch
-        self.history, self.epoch = history, self.epoch if epoch is None else epoch
-        try:
-            self._start_now()
-        except BaseException:
-            self.history, self.epoch = before
-            raise
 
     def begin_era(self) -> bool:
         """Let commit times begin anew, durably, if those in the log are of a clock that was wrong: far ahead of what
@@ -563,63 +179,244 @@ class Log(LogReading):
         If the log has times near now, of a day or less ahead, it was written at this time before: then the clock is
         behind, and commit times go on as they were.
         """
-        now, before = self._now(), (self._era, self._time)
-        if self._time <= now + AHEAD_US:
+        writer, now = self.writer, self._env.clock.now_us()
+        if writer.last_time_us <= now + AHEAD_US:
             return False
-        self.clock_jump_us = now - self._time
+        writer.clock_jump_us = now - writer.last_time_us
         if now < FLOOR_US or self._time_after(now) <= now + AHEAD_US:
             logger.warning("the clock is %d days behind the log in %s: commits get the log's times until it is set",
-                           -self.clock_jump_us // AHEAD_US, self.directory)
+                           -writer.clock_jump_us // AHEAD_US, self.directory)
             return False
         logger.warning("the log in %s has commit times %d days ahead of the clock, which was wrong once: from "
                        "transaction %d on, times are the clock's again; earlier ones can be restored by number",
-                       self.directory, -self.clock_jump_us // AHEAD_US, self.appended.txid + 1)
-        self._era, self._time = self.appended.txid, now - 1
-        try:
-            self._start_now()
-        except BaseException:
-            self._era, self._time = before
-            raise
+                       self.directory, -writer.clock_jump_us // AHEAD_US, writer.appended.txid + 1)
+        writer.begin_era(now - 1)
         return True
 
     def close(self) -> None:
-        """Write what is appended and seal."""
-        if self._written is not None or self._batches:
-            self.sync()
-            self._seal(followed=False)
-        self.abandon()
+        """Write what is appended, and seal."""
+        self.writer.close()
 
     def abandon(self) -> None:
-        """Let go of the files as they are, as a crash would."""
-        writers = {id(w): w for w in (self._written, self._writer, *(batch.writer for batch in self._batches)) if w}
-        self._batches.clear()
-        self._written = self._writer = None
-        for writer in writers.values():
-            writer.abandon()
-        self._rooms.abandon()
-        self._forget_unfollowed()
-        held, self._held = self._held, None
-        if held is not None:
-            held.close()
+        """Close the files as they are, as a crash would."""
+        self.writer.abandon()
 
-    def _forget_unfollowed(self) -> None:
-        file, self._unfollowed, self._joinable = self._unfollowed, None, None
-        if file is not None:
-            file.close()
+    # --- where it stands -------------------------------------------------------------------------------------------
+
+    @property
+    def _segments(self) -> Listing:
+        return self._set.listing
+
+    @property
+    def end(self) -> Position:
+        """The durable end."""
+        return self._set.end
+
+    @property
+    def history(self) -> History:
+        return self._segments[-1].header.history
+
+    @property
+    def epoch(self) -> int:
+        return self._segments[-1].header.epoch
+
+    @property
+    def base(self) -> Position:
+        """The position before the first record that is here."""
+        return self._segments[0].header.base
+
+    @property
+    def last_base(self) -> int:
+        """The transaction after which the last segment begins: who is at the end needs no segment before that."""
+        return self._segments[-1].header.base.txid
+
+    def segments(self) -> list[SegmentInfo]:
+        """All segments, oldest first. Reads the header and footer of each that was not read yet."""
+        return [s.info() for s in self._segments]
+
+    def oldest(self) -> Iterator[SegmentInfo]:
+        """All segments but the last, the oldest first, each read when it is asked for."""
+        segments = self._segments
+        return (segments[at].info() for at in range(len(segments) - 1))
+
+    def segment_of(self, txid: int) -> Segment:
+        """The segment that holds `txid`, which is at or below the durable end and above the base. Raises `LogPruned`,
+        `Damaged`."""
+        segments = self._segments
+        at = segments.at_or_before(txid)
+        try:
+            return segments[at]
+        except FileNotFoundError as error:
+            raise self.why_gone(segments[-1].header.ordinal - len(segments) + 1 + at, txid) from error
+
+    def why_gone(self, ordinal: int, txid: int) -> LogPruned | Damaged:
+        """A segment's file is not there when `txid` is to be read from it: it was pruned, here or by another process
+        that writes the log meanwhile, or it was lost."""
+        if self._segments[0].header.ordinal > ordinal or (self.read_only and all(
+                int(name[:12]) > ordinal for name in self.files.list(self.directory) if is_segment(name))):
+            return LogPruned(f"transaction {txid} is no longer in the log: its segment was pruned")
+        return Damaged(f"has disappeared, and transaction {txid} is in it",
+                       path=str(self.directory / segment_name(ordinal)))
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def cursor(self, after: int | Position) -> Cursor:
+        """A place in the log that moves forward: see `Cursor`. With a position, its chain must be the log's."""
+        return Cursor(self, after) if isinstance(after, int) else Cursor(self, *after)
+
+    def read(self, after: int, upto: int | None = None) -> Iterator[Record]:
+        """Durable records after `after`, up to and with `upto` (the durable end, without), in order: a new cursor's.
+
+        Raises:
+            LogPruned: the first of them is no longer here.
+            AheadOfSource: `upto` is not durable yet.
+            Damaged: bytes have changed.
+        """
+        return self.cursor(after).read(upto)
+
+    def chain_at(self, txid: int) -> bytes:
+        """The chain at `txid`. Raises `LogPruned`, `AheadOfSource`, `Damaged`."""
+        if txid == self.end.txid:
+            return self.end.chain
+        if txid == self.base.txid:
+            return self.base.chain
+        if txid > self.end.txid:
+            raise AheadOfSource(f"transaction {txid} is not here, the log ends at {self.end.txid}")
+        if txid < self.base.txid:
+            raise LogPruned(f"the chain at transaction {txid} is not known; the log starts after {self.base.txid}")
+        return next(self.read(txid - 1, txid)).chain
+
+    def time_of(self, txid: int) -> int:
+        """The commit time of `txid`, microseconds; for the base, 0 where it is not known. Raises as `chain_at`."""
+        if txid == self.base.txid:
+            return self._segments[0].header.base_time_us
+        if txid < self.base.txid:
+            raise LogPruned(f"transaction {txid} is no longer in the log, which starts after {self.base.txid}")
+        for record in self.read(txid - 1, txid):
+            return record.time_us
+        raise AheadOfSource(f"transaction {txid} is not here, the log ends at {self.end.txid}")
+
+    def txid_at(self, time_us: int) -> int:
+        """The last durable transaction committed at or before `time_us`; the base's where there is none.
+
+        Where times began anew (`Log.begin_era`), a time is looked for in the newest era first, and in an earlier one
+        only if it is before every transaction of those after.
+        """
+        while True:
+            segments = self._segments
+            try:
+                return self._txid_at(segments, time_us)
+            except FileNotFoundError as error:
+                if self._segments[0] is segments[0]:
+                    raise Damaged("a segment has disappeared", path=str(self.directory)) from error
+
+    @staticmethod
+    def _txid_at(segments: Listing, time_us: int) -> int:
+        stop = len(segments)
+        while stop:
+            begin = segments[stop - 1].header.era_txid
+            start = min(segments.at_or_before(begin + 1), stop - 1)
+            found = Log._in_era(segments, start, stop, time_us)
+            if found > begin:
+                return found
+            stop = start
+        return segments[0].header.base.txid
+
+    @staticmethod
+    def _in_era(segments: Listing, start: int, stop: int, time_us: int) -> int:
+        """The last transaction in these segments at or before a time, or the one before them. Their times only grow."""
+        at = bisect.bisect_right(range(start, stop), time_us, key=lambda at: segments[at].last_time_us) + start
+        if at == stop:
+            return segments[stop - 1].end.txid
+        segment = segments[at]  # the first that holds a later transaction, or comes after a later heartbeat
+        found = segment.header.base.txid
+        for group in segment.groups(segment.place_of_time(time_us), segment.data_end):
+            for record in group.records:
+                if record.time_us > time_us:
+                    return found
+                found = record.txid
+        return found
+
+    def _time_after(self, time_us: int) -> int:
+        """The first time in the newest era that is later than this one, of a commit or of a heartbeat; one is."""
+        segments = self._segments
+        start = segments.at_or_before(segments[-1].header.era_txid + 1)
+        at = bisect.bisect_right(range(start, len(segments)), time_us,
+                                 key=lambda at: max(segments[at].last_time_us, segments[at].complete_us)) + start
+        segment = segments[at]
+        if segment.header.base_time_us > time_us:
+            return segment.header.base_time_us
+        return next(t for group in segment.groups(segment.place_of_time(time_us), segment.data_end)
+                    for t in (*(r.time_us for r in group.records), group.time_us) if t > time_us)
+
+    @property
+    def complete_us(self) -> int:
+        """Every later transaction has a later commit time."""
+        return max(self._segments[-1].complete_us, self._segments[-1].last_time_us)
+
+    def verify(self) -> None:
+        """Read every byte of every segment and attachment. Raises `Damaged`."""
+        before: Segment | None = None
+        for segment in self._segments:
+            segment.verify()
+            if before is not None and before.end != segment.header.base:
+                raise Damaged(f"starts after {segment.header.base}, and {before.path.name} ends at {before.end}",
+                              path=str(segment.path))
+            for _, name, size, digest in segment.attachments:
+                verify_attachment(self.files, self.attachment_path(name), Attachment(name, size, digest))
+            before = segment
+
+    def verify_part(self, number: int) -> None:
+        """Read a bounded part: the bytes of the newest segments and of one other, and of some more what they say at
+        their beginning and end. Which, follows from `number`; as it grows, all come round. Raises `Damaged`."""
+        segments = self._segments
+        older = max(0, len(segments) - NEWEST)
+        for at in range(min(older, ENDS)):
+            segments[(number * ENDS + at) % older]  # read, and compared with its neighbour, if it was not yet
+        for at in {number % max(1, older), *range(older, len(segments))}:
+            segments[at].verify_bytes()
+
+    def ends(self) -> Iterator[tuple[Position, int, int]]:
+        """Of each segment but the last, oldest first: where it ends, when the last transaction up to there was
+        committed, and the bytes of its records and their attachments. Costs the number of segments."""
+        segments = self._segments
+        for at in range(len(segments) - 1):
+            segment = segments[at]
+            yield segment.end, segment.last_time_us, segment.data_end + sum(a[2] for a in segment.attachments)
+
+    def attachments_after(self, txid: int) -> list[str]:
+        """The names of the attachments of later transactions. Costs the segments from there on."""
+        segments = self._segments
+        return [a[1] for at in range(segments.at_or_before(txid + 1), len(segments))
+                for a in segments[at].attachments if a[0] > txid]
+
+    def attached(self, after: int = 0) -> list[int]:
+        """The transactions after `after` that name an attachment. Costs the segments from there on."""
+        segments = self._segments
+        if not segments.attachments():
+            return []
+        return [a[0] for at in range(segments.at_or_before(after + 1), len(segments))
+                for a in segments[at].attachments if a[0] > after]
+
+    def size(self) -> int:
+        """Bytes of log in all segments: headers and groups, without footers and room taken in advance."""
+        return self._segments.bytes_from(0)
+
+    def size_after(self, txid: int) -> int:
+        """As `size`, of the segments that hold transactions after `txid`. Costs the logarithm of their number."""
+        return self._segments.bytes_after(txid)
 
     # --- pruning ---------------------------------------------------------------------------------------------------
 
     def prune(self, segments: list[SegmentInfo]) -> None:
         """Delete these segments, the oldest ones, and their attachments; the last one stays. The caller has made sure
         that nobody needs them."""
-        files, count = self._env.files, min(len(segments), len(self._segments) - 1)
+        files, count = self.files, min(len(segments), len(self._segments) - 1)
         gone = [self._segments[at] for at in range(count)]
         if [s.header.ordinal for s in gone] != [s.ordinal for s in segments[:count]]:
             raise InvalidInput("only the oldest segments can be pruned")
-        removed = False
         try:
-            with self._listing:
-                self._segments, removed = self._segments.without_first(count), True
+            self._set.remove_first(gone)
             held = files.open_directory(self.directory)
             try:
                 for segment in gone:  # oldest first, so that a crash leaves no hole
@@ -630,35 +427,33 @@ class Log(LogReading):
             finally:
                 held.close()
         except BaseException:
-            with self._listing:  # what is still there is the oldest still, and goes before any other
-                if not removed:
-                    self._segments = self._segments.without_first(count)
-                self._segments = self._segments.with_first([s for s in gone if files.exists(s.path)])
+            # What is still there is the oldest still, and goes before any other.
+            self._set.remove_first(gone, [segment for segment in gone if files.exists(segment.path)])
             raise
 
+    def when_full(self, hint: str) -> str:
+        """What to do if there is no room: `hint`, and who holds back log that could go otherwise. Costs the number of
+        slots."""
+        return self.slots.when_full(hint, self._segments.bytes_after, self.writer.options.segment_bytes)
+
     # --- attachments -----------------------------------------------------------------------------------------------
+
+    def attachment_path(self, name: str) -> Path:
+        """Raises `InvalidInput` where `name` is not of the form that the kit gives."""
+        if not ATTACHMENT_NAME.fullmatch(name):
+            raise InvalidInput(f"{name!r} is not an attachment name", hint="attachment names are made by the kit")
+        return self.directory / "attachments" / name
 
     def new_attachment(self) -> AttachmentWriter:
         """A file to write a bulk load's data to. Raises `DiskFull`."""
         name = f"{self._env.randomness.token(16).hex()}.att"
-        return AttachmentWriter(self._env.files, self.directory / "attachments", name)
+        return AttachmentWriter(self.files, self.directory / "attachments", name)
 
     def import_attachment(self, attachment: Attachment) -> AttachmentWriter:
         """A file to copy another log's attachment to, byte for byte; `finish` compares it with what its record says."""
-        return AttachmentWriter(self._env.files, self.directory / "attachments", attachment.name, attachment)
-
-    def when_full(self, hint: str) -> str:
-        """What to do where there is no room: `hint`, and who holds back log that could go otherwise. Costs the number
-        of slots."""
-        held = [(self.size_after(c.position.txid), c) for c in self.slots.list()]
-        held = [(size, c) for size, c in held if size > self.options.segment_bytes]
-        if not held:
-            return hint
-        size, most = max(held, key=lambda found: found[0])
-        others = f", and for {len(held) - 1} others" if len(held) > 1 else ""
-        return (f"{hint}; {size:,} bytes of log are kept for the slot {most.name!r} (id {most.id}){others}: if it "
-                "is gone, drop it (backup.drop_slot, holdfast slots drop)")
+        return AttachmentWriter(self.files, self.directory / "attachments", attachment.name, attachment)
 
     def status(self) -> dict[str, Any]:
+        last = self._segments[-1].header
         return {"segments": len(self._segments), "bytes": self.size(), "first": self.base.txid + 1,
-                "last": self.end.txid, "times_since": self._era + 1, "clock_jump_us": self.clock_jump_us}
+                "last": self.end.txid, "times_since": last.era_txid + 1, "clock_jump_us": self.writer.clock_jump_us}

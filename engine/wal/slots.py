@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,23 @@ class Slots:
 
     def list(self) -> list[Slot]:
         return sorted(self._all.values(), key=lambda c: c.position.txid)
+
+    def when_full(self, hint: str, size_after: Callable[[int], int], least: int) -> str:
+        """What to do if there is no room: `hint`, and who holds back log that could go otherwise.
+
+        Args:
+            hint: what else to do.
+            size_after: bytes of log after a transaction.
+            least: fewer bytes than that are not worth a word.
+        """
+        held = [(size_after(c.position.txid), c) for c in self.list()]
+        held = [(size, c) for size, c in held if size > least]
+        if not held:
+            return hint
+        size, most = max(held, key=lambda found: found[0])
+        others = f", and for {len(held) - 1} others" if len(held) > 1 else ""
+        return (f"{hint}; {size:,} bytes of log are kept for the slot {most.name!r} (id {most.id}){others}: if it "
+                "is gone, drop it (backup.drop_slot, holdfast slots drop)")
 
     def register(self, id: str, name: str, position: Position) -> None:
         """Add one, or move it to a later position. An earlier one than before is ignored.

@@ -39,7 +39,8 @@ from ...engine.testing.support.crash_images import copy_running, state_of
 from ...engine.testing.support.modelled import Modelled
 from ...engine.testing.support.raising import raises
 from ...engine.testing.support.workload import Operation, Workload
-from ...engine.wal.log import Log, LogOptions
+from ...engine.wal.log import Log
+from ...engine.wal.writer import LogOptions
 from .. import copy, files
 from ..roll import fetch, history_at, roll
 
@@ -252,11 +253,11 @@ class RollChecks(Contract):
             for record, what in ((records[1], "the second record first"), (records[3], "a record after a gap"),
                                  (_altered(records[0], log.base), "a record that says it is of another chain")):
                 with raises(InvalidInput, what):
-                    other.append_record(record)
-            other.append_record(records[0])
+                    other.writer.append_record(record)
+            other.writer.append_record(records[0])
             with raises(InvalidInput, "a record that is there already"):
-                other.append_record(records[0])
-            other.sync()
+                other.writer.append_record(records[0])
+            other.writer.sync()
             assert other.end == records[0].position, f"after what was refused, the log ends at {other.end}"
             early.release()
             fill(kept, 2)
@@ -292,7 +293,7 @@ class RollChecks(Contract):
                 fetch(source, grant.id, log, kept.store.published, kept.store.history)
                 _write(twin, work, theirs, 4)
                 with raises(InvalidInput, "a twin's record at the end of this store's log"):
-                    log.append_record(next(twin.log.read(end.txid)))
+                    log.writer.append_record(next(twin.log.read(end.txid)))
                 log.close()
                 source.release(grant.id)
                 _refuse_by_history(kept, source, stranger)

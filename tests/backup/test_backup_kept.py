@@ -55,7 +55,7 @@ class Kept:
 
     def split(self) -> None:
         """A segment of the log ends here."""
-        self.store.log.extend_history(self.store.history, self.store.log.epoch + 1)
+        self.store.log.writer.extend_history(self.store.history, self.store.log.epoch + 1)
 
     def compare(self, *, at: bool = False) -> backup.Bounds:
         """Every point that the target says it restores to is what the store was; those in its gaps are refused."""

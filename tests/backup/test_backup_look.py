@@ -16,7 +16,7 @@ from holdfast.backup.look import CHUNKS
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.errors import Damaged, SettingError
 from holdfast.engine.store.store import Store
-from holdfast.engine.wal.reading import NEWEST
+from holdfast.engine.wal.log import NEWEST
 from holdfast.replay.files import DigestedFiles
 
 
@@ -29,7 +29,7 @@ def taken(tmp_path: Path) -> tuple[Store, Path]:  # type: ignore[type-arg]
         backup.run(store, tmp_path / "target")
         for n in range(6):
             write(store, 2 + n, 3)
-            store.log.extend_history(store.history, store.log.epoch + 1)  # a segment ends here
+            store.log.writer.extend_history(store.history, store.log.epoch + 1)  # a segment ends here
             backup.run(store, tmp_path / "target")
         write(store, 9)
         return store, tmp_path / "target"

@@ -227,7 +227,7 @@ def test_a_source_whose_log_was_deleted_gives_a_full_backup(tmp_path: Path) -> N
         backup.run(store, tmp_path / "target")
         for _ in range(3):
             write(store, 1, 3)
-            store.log.extend_history(store.history, store.log.epoch + 1)  # a segment ends here
+            store.log.writer.extend_history(store.history, store.log.epoch + 1)  # a segment ends here
         write(store, 1, 1)
         store.checkpoint()
         for segment in store.log.segments()[:-1]:

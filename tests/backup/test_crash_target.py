@@ -83,7 +83,7 @@ def compact_of_a_part(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimD
     for _ in range(3):
         world.write(2)
         log = world.source.store.log
-        log.extend_history(log.history, log.epoch + 1)  # a segment ends here, in the target too
+        log.writer.extend_history(log.history, log.epoch + 1)  # a segment ends here, in the target too
     world.write(1)
     until = log.time_of(log.end.txid - 3)
     patch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)

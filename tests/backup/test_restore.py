@@ -293,7 +293,7 @@ def test_a_backup_that_became_a_store_outlives_its_first_log(tmp_path: Path) -> 
     for n in range(3):
         with open_store(tmp_path / "target", settings=settings) as twin:
             write(twin, n, 2)
-            twin.log.extend_history(twin.history, twin.log.epoch + 1)  # in a segment of its own
+            twin.log.writer.extend_history(twin.history, twin.log.epoch + 1)  # in a segment of its own
             twin.checkpoint()
             twin.prune()
     with open_store(tmp_path / "target", settings=settings) as twin:

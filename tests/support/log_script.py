@@ -11,7 +11,8 @@ from holdfast.engine.model.positions import Branch, History, origin
 from holdfast.engine.model.records import Record
 from holdfast.engine.testing.disks.quiet import SetClock, quiet_env
 from holdfast.engine.testing.disks.simdisk import SimDisk
-from holdfast.engine.wal.log import Log, LogOptions
+from holdfast.engine.wal.log import Log
+from holdfast.engine.wal.writer import LogOptions
 
 DIRECTORY = Path("/log")
 STORE_ID = b"store id 16bytes"
@@ -35,8 +36,8 @@ class Script:
     def append(self, *payloads: bytes) -> None:
         """One group."""
         for payload in payloads:
-            self.records.append(self.log.append(payload, 1))
-        self.log.sync()
+            self.records.append(self.log.writer.append(payload, 1))
+        self.log.writer.sync()
         self.acknowledged.append((len(self.disk.ops), self.records[-1].txid))
 
     def prune(self, count: int) -> None:
@@ -75,10 +76,10 @@ def go_through(script: Script, options: LogOptions) -> None:
     script.append(b"one")
     script.append(b"two", b"three", payload(4, 3000))
     if options.preallocate:
-        script.log.prepare_spare()
-    beat = script.log.heartbeat()
+        script.log.writer.prepare_spare()
+    beat = script.log.writer.heartbeat()
     assert beat is not None
-    script.log.write(beat)
+    script.log.writer.write(beat)
     script.append(payload(5, 40_000))
     script.append(payload(6, 60_000), b"seven")
     script.append(payload(8, 30_000))
@@ -86,7 +87,7 @@ def go_through(script: Script, options: LogOptions) -> None:
     script.log.close()
     script.log = Log.open(DIRECTORY, options=options, env=script.env)
     script.append(b"eleven")
-    script.log.extend_history(script.log.history.extended(b"another branch 1", script.log.end))
+    script.log.writer.extend_history(script.log.history.extended(b"another branch 1", script.log.end))
     script.append(b"twelve", payload(13, 700))
     script.prune(2)
     script.append(b"fourteen")

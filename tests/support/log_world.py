@@ -9,7 +9,8 @@ from holdfast.engine.model.positions import Branch, History, origin
 from holdfast.engine.model.records import Record
 from holdfast.engine.testing.disks.quiet import SetClock, quiet_env
 from holdfast.engine.testing.disks.simdisk import SimDisk
-from holdfast.engine.wal.log import Log, LogOptions
+from holdfast.engine.wal.log import Log
+from holdfast.engine.wal.writer import LogOptions
 
 HERE = Path("/log")
 STORE_ID = b"store id 16bytes"
@@ -36,8 +37,8 @@ class World:
         return self.log
 
     def commit(self, *payloads: bytes) -> list[Record]:
-        records = [self.log.append(p, 1) for p in payloads]
-        self.log.sync()
+        records = [self.log.writer.append(p, 1) for p in payloads]
+        self.log.writer.sync()
         return records
 
     def fill(self, count: int, size: int = 20_000) -> list[Record]:

@@ -28,11 +28,10 @@ from holdfast.engine.source.interface import Confirmation, Source, SourceInfo, c
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store.layout import Generation, Identity, Layout, Manifest
 from holdfast.engine.wal.log import Log
-from holdfast.engine.wal.reading import LogReading
 from holdfast.replay.files import DigestedFiles, Progress, silent
 from holdfast.replay.roll import Fetched, fetch
 
-_confirm, _txid_at, _read_log = LocalSource.confirm, LogReading.txid_at, HttpSource.read_log
+_confirm, _txid_at, _read_log = LocalSource.confirm, Log.txid_at, HttpSource.read_log
 
 
 @part(
@@ -187,8 +186,8 @@ def leaves_out_attachments(source: Source, lease_id: str, log: Log, attachment: 
     restore."""
 
 
-@part(LogReading, caught_by="BackupContract.test_every_time_within_bounds_can_be_restored")
-class JustBefore(LogReading):
+@part(Log, caught_by="BackupContract.test_every_time_within_bounds_can_be_restored")
+class JustBefore(Log):
     """A restore to a time ends before what was committed at that very time, although "at or before" was said."""
 
     def txid_at(self, time_us: int) -> int:
@@ -222,7 +221,7 @@ def trusts_documents(data: bytes, magic: bytes, version: int, path: Path) -> dic
 
 
 @part(
-    "holdfast.engine.store.opening.verify_attachment", "holdfast.engine.wal.reading.verify_attachment",
+    "holdfast.engine.store.opening.verify_attachment", "holdfast.engine.wal.log.verify_attachment",
     caught_by="BackupContract.test_a_flipped_byte_in_a_bulk_load_is_found_or_harmless", on="staging")
 def trusts_attachments(files: Files, path: Path, attachment: Attachment) -> None:
     """Files of bulk loads have checksums in the records that name them, and nobody compares them."""

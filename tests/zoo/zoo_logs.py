@@ -22,13 +22,13 @@ from holdfast.engine.store.opening import replay
 from holdfast.engine.wal.cursor import Cursor
 from holdfast.engine.wal.listing import Listing, recover
 from holdfast.engine.wal.log import Log
-from holdfast.engine.wal.reading import LogReading
 from holdfast.engine.wal.recovery import LogRecovery
 from holdfast.engine.wal.segment import SegmentWriter
+from holdfast.engine.wal.writer import LogWriter
 
 # --- the log -------------------------------------------------------------------------------------------------------
 
-_sync_group, _read, _make_room = SegmentWriter.sync_group, LogReading.read, Log.make_room
+_sync_group, _read, _make_room = SegmentWriter.sync_group, Log.read, LogWriter.make_room
 
 
 @part(SegmentWriter, caught_by="EngineContract.test_nothing_is_acknowledged_before_it_is_synced")
@@ -55,8 +55,8 @@ class _Unsynced:
         return getattr(self._file, name)
 
 
-@part(LogReading, caught_by="ReplayContract.test_order_is_enforced_and_gaps_are_refused")
-class SilentGap(LogReading):
+@part(Log, caught_by="ReplayContract.test_order_is_enforced_and_gaps_are_refused")
+class SilentGap(Log):
     """Asked for log that was pruned, the reader begins at the oldest record there is and says nothing. RocksDB's
     `GetUpdatesSince` did so (issue 10007)."""
 
@@ -64,8 +64,8 @@ class SilentGap(LogReading):
         yield from _read(self, max(after, self.base.txid), upto)
 
 
-@part(Log, caught_by="ReplayContract.test_order_is_enforced_and_gaps_are_refused")
-class AnyOrder(Log):
+@part(LogWriter, caught_by="ReplayContract.test_order_is_enforced_and_gaps_are_refused")
+class AnyOrder(LogWriter):
     """A record is appended to a copy's log as it comes, whatever was there before it."""
 
     def append_record(self, record: Record) -> None:
@@ -136,16 +136,16 @@ def recovers_to_read(files: Files, directory: Path, ordinals: list[int], *, engi
     return recover(files, directory, ordinals, engine_txid=engine_txid, read_only=False)
 
 
-@part(LogReading, caught_by="EngineContract.test_a_flipped_byte_in_the_log_of_a_closed_store_is_found")
-class VerifiesNothing(LogReading):
+@part(Log, caught_by="EngineContract.test_a_flipped_byte_in_the_log_of_a_closed_store_is_found")
+class VerifiesNothing(Log):
     """`verify` finds that the files are there, and calls that verified: of what is in them it reads no byte."""
 
     def verify(self) -> None:
         assert all(self.files.exists(segment.path) for segment in self._segments)
 
 
-@part(Log, caught_by="EngineContract.test_a_full_disk_rolls_back")
-class NumberedBeforeRoom(Log):
+@part(LogWriter, caught_by="EngineContract.test_a_full_disk_rolls_back")
+class NumberedBeforeRoom(LogWriter):
     """A transaction has its number before there is room for it. When there is none the number is gone, and a later
     reader finds a hole."""
 
@@ -157,8 +157,8 @@ class NumberedBeforeRoom(Log):
             raise
 
 
-@part(Log, caught_by="EngineContract.test_running_out_of_descriptors_or_memory")
-class PoisonedByALimit(Log):
+@part(LogWriter, caught_by="EngineContract.test_running_out_of_descriptors_or_memory")
+class PoisonedByALimit(LogWriter):
     """Memory that is lacking for a moment is taken for a disk that fails: the store takes no more writes."""
 
     def _patiently(self, step: Any) -> Any:
@@ -166,13 +166,13 @@ class PoisonedByALimit(Log):
 
 
 @part(
-    Log, caught_by="EngineContract.test_what_is_closed_is_clean",
+    LogWriter, caught_by="EngineContract.test_what_is_closed_is_clean",
     also=[
         "EngineContract.test_any_history_of_a_store",
         "EngineContract.test_a_whole_life_of_a_store",
         "BackupContract.test_a_whole_life_with_backups",
         "BackupContract.test_any_history_of_a_store_and_its_backups"])
-class NeverSealed(Log):
+class NeverSealed(LogWriter):
     """Closing syncs the log and does not seal it: every opening is a recovery."""
 
     def close(self) -> None:

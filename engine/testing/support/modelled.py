@@ -93,7 +93,7 @@ class Modelled:
 
     def seal(self) -> None:
         """Begin a segment of the log, so that what is before may be pruned: a new epoch does."""
-        self.store.log.extend_history(self.store.history, self.store.log.epoch + 1)
+        self.store.log.writer.extend_history(self.store.history, self.store.log.epoch + 1)
 
     @property
     def last(self) -> int:

@@ -101,11 +101,11 @@ class Run(Modelled):
         self.store.checkpoint()
 
     def _spare(self) -> None:
-        self.store.log.prepare_spare()
+        self.store.log.writer.prepare_spare()
 
     def _epoch(self) -> None:
         """A new one, as after a failover: in a segment of its own, so that those before it may be pruned."""
-        self.store.log.extend_history(self.store.history, self.store.log.epoch + 1)
+        self.store.log.writer.extend_history(self.store.history, self.store.log.epoch + 1)
 
     def _keep(self) -> None:
         """Log, for a backup."""

@@ -14,7 +14,7 @@ from holdfast.engine.builtin.graph import BulkLoad
 from holdfast.engine.env.shown import shown, type_name
 from holdfast.engine.errors import HoldfastError, InvalidInput, NotFound, SettingError
 from holdfast.engine.store.settings import Settings
-from holdfast.engine.wal.log import LogOptions
+from holdfast.engine.wal.writer import LogOptions
 
 HUGE = 10**5000
 

@@ -136,14 +136,14 @@ def test_what_exits_in_the_syncer_does_not_end_it(tmp_path: Path, told: bool, ca
         with store.transaction("pipelined") as tx:
             tx.put(b"key", str(time.time()).encode())
             if not told:
-                store.log.write = slowly  # type: ignore[method-assign]  # so that the callback is there in time
+                store.log.writer.write = slowly  # type: ignore[method-assign]  # so that the callback is there in time
         if not told:
             tx.outcome.add_done_callback(lambda _: sys.exit("in a callback"))
         assert tx.outcome.result(10) == tx.txid
 
     def slowly(batch: Any) -> Position:
         time.sleep(0.1)
-        return type(store.log).write(store.log, batch)
+        return type(store.log.writer).write(store.log.writer, batch)
 
     def work() -> None:
         for _ in range(3):
@@ -195,12 +195,12 @@ def test_a_log_whose_end_is_nowhere_is_damaged(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         put(store)
         end = store.log.end
-        store.log.end = Position(end.txid + 1, end.chain)
+        store.log._set.end = Position(end.txid + 1, end.chain)
         try:
             with pytest.raises(Damaged, match="transaction 2 is missing"):
                 ends(lambda: list(store.log.read(0)).clear())
         finally:
-            store.log.end = end
+            store.log._set.end = end
 
 
 def test_threads_that_hang_in_a_child_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -315,7 +315,7 @@ def test_a_reader_promises_only_what_it_has_read(store: Kit) -> None:
     write(store, 2)
     with STAGING.open(store.directory, read_only=True) as reader:
         write(store, 1)
-        assert reader.complete_until_us() < store.log.last_time_us
+        assert reader.complete_until_us() < store.log.writer.last_time_us
         reader.refresh()
         assert reader.complete_until_us() == store.log.time_of(reader.published.txid)
 

@@ -133,7 +133,7 @@ def test_what_is_no_setting_option_or_plugin_is_refused(given: dict[str, Any], t
 def test_one_thread_syncs_once_for_each_commit(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
     with kind.open(tmp_path / "store", settings=QUIET, env=Env(files)) as store:
         commit(kind, store, 0)
-        until(lambda: not store.log.wants_spare)
+        until(lambda: not store.log.writer.wants_spare)
         before = files.counts.copy()
         for n in range(1, 41):
             commit(kind, store, n)
@@ -146,7 +146,7 @@ def test_one_thread_syncs_once_for_each_commit(kind: Kind, tmp_path: Path, files
 def test_what_arrives_while_a_sync_runs_joins_the_next(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
     with kind.open(tmp_path / "store", settings=QUIET, env=Env(files)) as store:
         commit(kind, store, 0)
-        until(lambda: not store.log.wants_spare)
+        until(lambda: not store.log.writer.wants_spare)
         held = files.hold("datasync")
         before = files.counts["datasync"]
         with ThreadPoolExecutor(20) as pool:
@@ -464,7 +464,7 @@ def test_a_checkpoint_that_does_not_come_rolls_back_in_the_end(tmp_path: Path, f
         with pytest.raises(RolledBack, match="catch up"):
             for n in range(1000):
                 commit(STAGING, store, n)
-        logged = store.log.appended.txid
+        logged = store.log.writer.appended.txid
     finally:
         held.go.set()
         store.close()
@@ -480,7 +480,7 @@ def test_unwritten_bytes_are_bounded(tmp_path: Path, files: FaultyFiles) -> None
             for n in range(1000):
                 with store.transaction("pipelined") as tx:
                     STAGING.write(tx, n)
-        assert 2000 <= store.log.waiting_bytes < 3000
+        assert 2000 <= store.log.writer.waiting_bytes < 3000
         assert store.status()["delayed_commits"] > 0
         appended = store.positions().appended
         held.go.set()

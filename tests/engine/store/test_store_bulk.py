@@ -80,7 +80,7 @@ def test_what_is_no_load_changes_nothing(kind: Kind, tmp_path: Path) -> None:
     with kind.open(tmp_path / "store", settings=QUIET) as store:
         with pytest.raises(InvalidInput):
             store.bulk("nonsense")
-        assert store.log.appended.txid == 0
+        assert store.log.writer.appended.txid == 0
         assert attachments(store) == []
         commit(kind, store, 1)
         assert kind.numbers(store) == {1}
@@ -103,7 +103,7 @@ def test_without_room_for_its_file_nothing_happened(kind: Kind, what: str, tmp_p
         with pytest.raises(DiskFull):
             store.bulk(load(kind, 2))
         files.heal()
-        assert store.log.appended.txid == 1
+        assert store.log.writer.appended.txid == 1
         assert store.bulk(load(kind, 3)) == 2
         assert len(attachments(store)) == 1 or what == "sync_directory"
         assert kind.numbers(store) == {1, 3}
@@ -124,7 +124,7 @@ def test_without_room_for_what_it_adds_to_the_state_nothing_happened(tmp_path: P
         with pytest.raises(DiskFull, match="injected"):
             store.bulk(load(GRAPH, 2))
         files.heal()
-        assert store.log.appended.txid == 1
+        assert store.log.writer.appended.txid == 1
         assert attachments(store) == []
         assert store.bulk(load(GRAPH, 3)) == 2
         assert GRAPH.numbers(store) == {1, 3}
@@ -156,13 +156,13 @@ def test_an_interrupt_after_it_was_logged_poisons_and_keeps_its_file(kind: Kind,
 
     store = kind.open(tmp_path / "store", settings=QUIET)
     commit(kind, store, 1)
-    original = store.log.append
+    original = store.log.writer.append
 
     def interrupted(*args: Any, **how: Any) -> Any:
         original(*args, **how)
         raise Interrupt
 
-    monkeypatch.setattr(store.log, "append", interrupted)
+    monkeypatch.setattr(store.log.writer, "append", interrupted)
     with pytest.raises(Interrupt):
         store.bulk(load(kind, 2))
     monkeypatch.undo()
@@ -282,7 +282,7 @@ def test_plugins_are_asked_of_a_bulk_load(kind: Kind, moment: str, tmp_path: Pat
         assert isinstance(caught.value.__cause__, ValueError)
         expected = [("committing", loaded, b""), ("final", loaded, b"")]
         assert asked == (expected if moment == "final" else expected[:1])
-        assert store.log.appended.txid == 0
+        assert store.log.writer.appended.txid == 0
         assert attachments(store) == []
         refuses = False
         asked.clear()

@@ -121,7 +121,7 @@ def test_logged_and_not_staged_is_never_built_upon(tmp_path: Path, where: str, m
     """An interrupt between the two: the log has a transaction that the next transaction would not see."""
     store = STAGING.open(tmp_path / "store", settings=QUIET)
     commit(STAGING, store, 0)
-    original = store.log.append
+    original = store.log.writer.append
 
     def interrupted(*args: Any, **how: Any) -> Any:
         original(*args, **how)
@@ -130,7 +130,7 @@ def test_logged_and_not_staged_is_never_built_upon(tmp_path: Path, where: str, m
     if where == "stage":
         monkeypatch.setattr(store.engine, "stage", lambda record, tx: (_ for _ in ()).throw(Interrupt()))
     else:
-        monkeypatch.setattr(store.log, "append", interrupted)
+        monkeypatch.setattr(store.log.writer, "append", interrupted)
     with pytest.raises(Interrupt):
         commit(STAGING, store, 1)
     monkeypatch.undo()

@@ -52,7 +52,7 @@ def test_a_failed_write_of_log_bytes_poisons(kind: Kind, what: str, after: int, 
     faults = Faults()
     store = kind.open(tmp_path / "store", settings=QUIET, env=Env(files), plugins=[faults])
     commit(kind, store, 0)
-    until(lambda: not store.log.wants_spare)
+    until(lambda: not store.log.writer.wants_spare)
     view = store.snapshot()
     files.fail(what, after=after, only=is_log)
     done = [0]
@@ -93,7 +93,7 @@ def test_a_sync_that_lacks_memory_is_not_tried_again(what: str, tmp_path: Path, 
     sync that failed, for whatever reason, may have dropped what it should have written, and the next one goes well."""
     with STAGING.open(tmp_path / "store", settings=SMALL, env=Env(files)) as store:
         commit(STAGING, store, 0)
-        until(lambda: not store.log.wants_spare)
+        until(lambda: not store.log.writer.wants_spare)
         failed: list[Path] = []
 
         def fail(kind: str, path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_sync_that_lacks_memory_is_not_tried_again(what: str, tmp_path: Path, 
 def test_poison_ends_everybody_in_line_and_open_transactions(kind: Kind, tmp_path: Path, files: FaultyFiles) -> None:
     store = kind.open(tmp_path / "store", settings=QUIET, env=Env(files))
     commit(kind, store, 0)
-    until(lambda: not store.log.wants_spare)
+    until(lambda: not store.log.writer.wants_spare)
     reached, go = threading.Event(), threading.Event()
 
     def fail(what: str, path: Path) -> None:
@@ -156,7 +156,7 @@ def test_what_failed_is_not_synced_again(tmp_path: Path, files: FaultyFiles) -> 
     """After a failed fsync the next one succeeds, and nothing is on the disk: so there must be no next one."""
     store = STAGING.open(tmp_path / "store", settings=QUIET, env=Env(files))
     commit(STAGING, store, 0)
-    until(lambda: not store.log.wants_spare)
+    until(lambda: not store.log.writer.wants_spare)
     files.fail("datasync", only=is_log)
     with pytest.raises(OutcomeUnknown):
         commit(STAGING, store, 1)
@@ -281,7 +281,7 @@ def test_without_room_for_a_segment_commits_are_refused_until_there_is(tmp_path:
                     tx.put(b"%d" % n, bytes(30_000))
         assert isinstance(caught.value, RolledBack)
         assert not store.poisoned
-        assert store.log.appended.txid == n
+        assert store.log.writer.appended.txid == n
         assert STAGING.numbers(store) == set(range(n))
         for _ in range(3):
             with pytest.raises(DiskFull), store.transaction() as tx:
@@ -333,7 +333,7 @@ def test_a_disk_that_prepares_no_segment_is_asked_less_and_less(tmp_path: Path, 
         files.heal()
         keeper._spare_retry = 0.0
         keeper._spare()
-        assert not store.log.wants_spare
+        assert not store.log.writer.wants_spare
 
 
 @pytest.mark.parametrize("kind", [MEMORY, STAGING, RECORDS], ids=["memory", "staging", "records"])
@@ -341,7 +341,7 @@ def test_a_process_without_descriptors_loses_nothing(kind: Kind, tmp_path: Path)
     """Strangers who held connections to a service open took every descriptor, and the next segment of the log ended in
     poison. Commits go on in what is prepared, are refused where that ends, and go on afterwards."""
     with kind.open(tmp_path / "store", settings=SMALL) as store:
-        until(lambda: not store.log.wants_spare)
+        until(lambda: not store.log.writer.wants_spare)
         for n in range(3):
             commit(kind, store, n)
         before, held = resource.getrlimit(resource.RLIMIT_NOFILE), list[int]()
@@ -496,7 +496,7 @@ def test_a_promise_that_finds_no_segment_poisons_nothing(code: int, tmp_path: Pa
         def fails(capacity: int) -> None:
             raise OSError(code, "injected")
 
-        monkeypatch.setattr(store.log, "make_room", fails)
+        monkeypatch.setattr(store.log.writer, "make_room", fails)
         assert store.complete_until_us() == store.log.complete_us
         monkeypatch.undo()
         assert not store.poisoned

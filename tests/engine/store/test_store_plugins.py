@@ -204,7 +204,7 @@ def test_a_refusal_rolls_back_and_says_why(kind: Kind, moment: str, tmp_path: Pa
             commit(kind, store, 1)
         assert isinstance(caught.value.__cause__, ValueError)
         assert kind.numbers(store) == set()
-        assert store.log.appended.txid == 0
+        assert store.log.writer.appended.txid == 0
         plugin.refuse = False
         commit(kind, store, 2)
         assert kind.numbers(store) == {2, 1000}

@@ -32,7 +32,7 @@ from holdfast.engine.testing.disks.simfates import FATES, Drawn, Dropped, power_
 from holdfast.engine.testing.disks.simfaults import Injected, faults_of
 from holdfast.engine.testing.disks.simops import Op
 from holdfast.engine.testing.support.counters import count
-from holdfast.engine.wal.log import LogOptions
+from holdfast.engine.wal.writer import LogOptions
 
 SCRIPTS = {True: everything(SMALL), False: everything(GROWING)}
 OPTIONS = pytest.mark.parametrize("options", [SMALL, GROWING], ids=["preallocated", "growing"])
@@ -60,8 +60,8 @@ class Tried:
             log = opened(disk, self.options)
             self.found[key] = assert_prefix(log, self.script, ops)
             log.verify()
-            log.append(b"after the crash", 1)
-            log.sync()
+            log.writer.append(b"after the crash", 1)
+            log.writer.sync()
             again = opened(disk.crashed(Dropped()), self.options, seed=2)
             assert assert_prefix(again, self.script, ops, grown=b"after the crash") == self.found[key]
             again.verify()
@@ -133,8 +133,8 @@ def test_kill_then_power_cut() -> None:
         disk = at.killed()
         log = opened(disk, SMALL)
         n = assert_prefix(log, script, ops)
-        log.append(b"by the next process", 1)
-        log.sync()
+        log.writer.append(b"by the next process", 1)
+        log.writer.sync()
         for left in {cut.digest(): cut for cut in power_cuts(disk, tries=TRIES, salt=ops)}.values():
             states += 1
             again = opened(left, SMALL, seed=2)
@@ -154,9 +154,9 @@ def test_what_is_in_the_page_cache_only_is_written_again() -> None:
             raise OSError(5, "injected")
 
     script.disk.before = fail
-    script.records.append(script.log.append(payload(3, 3000), 1))
+    script.records.append(script.log.writer.append(payload(3, 3000), 1))
     with pytest.raises(OSError):
-        script.log.sync()
+        script.log.writer.sync()
     left = script.disk.killed()
     recovering = left.copy()
     assert opened(recovering, SMALL).end.txid == 3
@@ -189,8 +189,8 @@ def test_every_operation_fails(options: LogOptions, lasting: bool) -> None:
             states += 1
             log = opened(left, options)
             n = assert_prefix(log, script, ops)
-            log.append(b"after it", 1)
-            log.sync()
+            log.writer.append(b"after it", 1)
+            log.writer.sync()
             again = opened(left.crashed(Dropped()), options, seed=2)
             assert assert_prefix(again, script, ops, grown=b"after it") == n
     count("crash states", "log", states)
@@ -214,10 +214,10 @@ def test_a_segment_without_room_logs_nothing_and_is_tried_again() -> None:
             script.append(text)
         names = disk.list(DIRECTORY)
         with pytest.raises(DiskFull):
-            script.log.append(filling[3], 1)
+            script.log.writer.append(filling[3], 1)
         assert injected.struck
         assert disk.list(DIRECTORY) == names
-        assert script.log.appended == script.records[-1].position
+        assert script.log.writer.appended == script.records[-1].position
         script.append(filling[3])
         script.append(b"and more")
         log = opened(disk.crashed(Dropped()), SMALL)

@@ -16,17 +16,17 @@ from holdfast.engine.errors import AheadOfSource, DiskFull, InvalidInput, LogPru
 from holdfast.engine.model.positions import Branch, History
 from holdfast.engine.model.records import Record
 from holdfast.engine.testing.disks.simops import Op
-from holdfast.engine.wal.log import LogOptions
+from holdfast.engine.wal.writer import LogOptions
 
 # --- append and read -------------------------------------------------------------------------------------------------
 
 
 def test_what_is_appended_is_read_after_sync_and_not_before() -> None:
     world = World()
-    record = world.log.append(b"one", 7)
+    record = world.log.writer.append(b"one", 7)
     assert contents(world.log) == []
     assert world.log.end == START
-    world.log.sync()
+    world.log.writer.sync()
     (read,) = world.log.read(0)
     assert (read.txid, read.payload, read.payload_version, read.chain) == (1, b"one", 7, record.chain)
     assert world.log.end == record.position
@@ -65,7 +65,7 @@ def test_a_clean_close_leaves_nothing_to_recover_and_no_empty_segments() -> None
 def test_reading_needs_what_is_there() -> None:
     world = World()
     world.commit(b"one", b"two")
-    world.log.append(b"three", 1)
+    world.log.writer.append(b"three", 1)
     with pytest.raises(AheadOfSource):
         list(world.log.read(0, 3))
     with pytest.raises(AheadOfSource):
@@ -100,22 +100,22 @@ def test_payloads_over_the_bound_are_refused_wherever_they_would_go() -> None:
     world.commit(bytes(1000))
     for _ in range(2):
         with pytest.raises(InvalidInput, match="max_record_bytes"):
-            world.log.append(bytes(1001), 1)
+            world.log.writer.append(bytes(1001), 1)
     (record,) = world.commit(b"two")
     assert record.txid == 2
     # A copy of another log's record is that log's business.
     other = World()
-    other.log.append_record(next(world.log.read(0)))
-    large = other.log.append(bytes(5000), 1)
+    other.log.writer.append_record(next(world.log.read(0)))
+    large = other.log.writer.append(bytes(5000), 1)
     assert large.txid == 2
 
 
 def test_a_group_is_bounded() -> None:
     world = World()
     for i in range(20):
-        world.log.append(bytes([i]) * 10_000, 1)
+        world.log.writer.append(bytes([i]) * 10_000, 1)
     writes_before = len([op for op in world.disk.ops if op.kind == "write"])
-    world.log.sync()
+    world.log.writer.sync()
     written = [op for op in world.disk.ops if op.kind == "write"][writes_before:]
     assert max(len(op.data) for op in written) <= (128 << 10)
     groups = [op for op in written if op.data[:4] == b"HFG1"]
@@ -155,8 +155,8 @@ def test_a_segment_that_cannot_be_allocated_is_retriable_and_nothing_is_logged()
     world.disk.before = no_room
     for _ in range(3):
         with pytest.raises(DiskFull):
-            world.log.append(bytes(90_000), 1)
-    assert world.log.appended == made[-1].position
+            world.log.writer.append(bytes(90_000), 1)
+    assert world.log.writer.appended == made[-1].position
     assert not any(name.startswith("spare") or name.endswith(".new") for name in world.names())
     world.disk.before = lambda op: None
     world.commit(bytes(90_000))
@@ -182,9 +182,9 @@ def test_sealing_needs_no_room() -> None:
 def test_a_spare_is_used_and_survives_a_reopening() -> None:
     world = World()
     world.commit(b"one")
-    assert world.log.wants_spare
-    world.log.prepare_spare()
-    assert not world.log.wants_spare
+    assert world.log.writer.wants_spare
+    world.log.writer.prepare_spare()
+    assert not world.log.writer.wants_spare
     (spare,) = [n for n in world.names() if n.startswith("spare")]
     world.reopen()
     assert spare in world.names()
@@ -213,8 +213,8 @@ def test_a_copy_has_the_same_bytes() -> None:
     source, copy = World(), World(GROWING)
     source.fill(9)
     for record in source.log.read(0):
-        copy.log.append_record(record)
-    copy.log.sync()
+        copy.log.writer.append_record(record)
+    copy.log.writer.sync()
     assert copy.log.end == source.log.end
     assert [r.header for r in copy.log.read(0)] == [r.header for r in source.log.read(0)]
     assert [r.header for r in copy.reopen().read(0)] == [r.header for r in source.log.read(0)]
@@ -233,21 +233,21 @@ def test_append_record_refuses_what_does_not_follow() -> None:
     strange = other.commit(b"strange")[0]
     copy = World()
     with pytest.raises(InvalidInput, match="cannot follow"):
-        copy.log.append_record(two)
-    copy.log.append_record(one)
+        copy.log.writer.append_record(two)
+    copy.log.writer.append_record(one)
     with pytest.raises(InvalidInput, match="cannot follow"):
-        copy.log.append_record(one)
+        copy.log.writer.append_record(one)
     with pytest.raises(InvalidInput, match="cannot follow"):
-        copy.log.append_record(three)
+        copy.log.writer.append_record(three)
     after_strange = Record.make(strange.chain, 2, 0, 1, 1, b"two")
     with pytest.raises(InvalidInput, match="history"):
-        copy.log.append_record(after_strange)
-    copy.log.append_record(two)
+        copy.log.writer.append_record(after_strange)
+    copy.log.writer.append_record(two)
     newer = Record.make(two.chain, 3, 5, 1, 1, b"epoch 5")
-    copy.log.append_record(newer)
+    copy.log.writer.append_record(newer)
     with pytest.raises(InvalidInput, match="history"):
-        copy.log.append_record(Record.make(newer.chain, 4, 4, 1, 1, b"epoch 4"))
-    copy.log.sync()
+        copy.log.writer.append_record(Record.make(newer.chain, 4, 4, 1, 1, b"epoch 4"))
+    copy.log.writer.sync()
     assert [p for _, p in contents(copy.log)] == [b"one", b"two", b"epoch 5"]
 
 
@@ -255,7 +255,7 @@ def test_a_new_branch_starts_a_segment_that_names_it() -> None:
     world = World()
     world.commit(b"one")
     branched = HISTORY.extended(b"another branch 1", world.log.end)
-    world.log.extend_history(branched)
+    world.log.writer.extend_history(branched)
     assert [s.history for s in world.log.segments()] == [HISTORY, branched]
     assert world.reopen(close=False).history == branched, "durable although nothing was written on it"
     world.commit(b"two")
@@ -266,12 +266,12 @@ def test_a_new_branch_starts_a_segment_that_names_it() -> None:
 def test_a_new_epoch_starts_a_segment_and_never_goes_back() -> None:
     world = World()
     world.commit(b"one")
-    world.log.extend_history(world.log.history, epoch=3)
+    world.log.writer.extend_history(world.log.history, epoch=3)
     assert world.reopen(close=False).epoch == 3
     (record,) = world.commit(b"two")
     assert record.epoch == 3
     with pytest.raises(InvalidInput):
-        world.log.extend_history(world.log.history, epoch=2)
+        world.log.writer.extend_history(world.log.history, epoch=2)
 
 
 def test_a_history_that_does_not_go_on_from_here_is_refused() -> None:
@@ -283,10 +283,10 @@ def test_a_history_that_does_not_go_on_from_here_is_refused() -> None:
     waiting = HISTORY.extended(b"another branch 1", two.position)
     for history in (foreign, other_start, forgotten):
         with pytest.raises(InvalidInput):
-            world.log.extend_history(history)
-    world.log.append(b"not yet written", 1)
+            world.log.writer.extend_history(history)
+    world.log.writer.append(b"not yet written", 1)
     with pytest.raises(InvalidInput):
-        world.log.extend_history(waiting)
+        world.log.writer.extend_history(waiting)
     assert world.log.history == HISTORY
 
 
@@ -295,7 +295,7 @@ def test_without_room_for_its_segment_a_branch_has_not_begun() -> None:
     world.commit(b"one")
     world.disk.before = no_room
     with pytest.raises(DiskFull):
-        world.log.extend_history(HISTORY.extended(b"another branch 1", world.log.end))
+        world.log.writer.extend_history(HISTORY.extended(b"another branch 1", world.log.end))
     assert world.log.history == HISTORY
 
 
@@ -304,9 +304,9 @@ def test_heartbeats_say_complete_up_to_and_are_no_transactions() -> None:
     (one,) = world.commit(b"one")
     assert world.log.complete_us == one.time_us
     world.clock.time_us += 5_000_000
-    beat = world.log.heartbeat()
+    beat = world.log.writer.heartbeat()
     assert beat is not None
-    assert world.log.write(beat) == one.position
+    assert world.log.writer.write(beat) == one.position
     complete = world.log.complete_us
     assert complete >= one.time_us + 5_000_000
     world.clock.time_us -= 60_000_000  # even so
@@ -315,9 +315,9 @@ def test_heartbeats_say_complete_up_to_and_are_no_transactions() -> None:
     assert (two.txid, [p for _, p in contents(world.log)]) == (2, [b"one", b"two"])
     assert world.reopen().complete_us >= two.time_us
     world.log.verify()
-    assert world.log.heartbeat() is None, "the clock is behind what was promised"
+    assert world.log.writer.heartbeat() is None, "the clock is behind what was promised"
     world.clock.time_us += 120_000_000
-    assert world.log.heartbeat() is None, "no segment is open"
+    assert world.log.writer.heartbeat() is None, "no segment is open"
 
 
 def test_a_promise_without_a_record_outlives_the_clock() -> None:
@@ -327,9 +327,9 @@ def test_a_promise_without_a_record_outlives_the_clock() -> None:
     world.commit(b"one")
     world.reopen()
     world.clock.time_us += 5_000_000
-    beat = world.log.heartbeat(start=True)
+    beat = world.log.writer.heartbeat(start=True)
     assert beat is not None
-    world.log.write(beat)
+    world.log.writer.write(beat)
     complete = world.log.complete_us
     world.clock.time_us -= 60_000_000
     assert world.reopen().complete_us == complete
@@ -351,11 +351,11 @@ def test_a_record_appended_while_a_heartbeat_is_written() -> None:
     transaction came next which stood behind it, and the log did not open any more."""
     world = World()
     world.commit(b"one")
-    beat = world.log.heartbeat()
-    two = world.log.append(b"two", 1)  # another thread, before the heartbeat is on disk
+    beat = world.log.writer.heartbeat()
+    two = world.log.writer.append(b"two", 1)  # another thread, before the heartbeat is on disk
     assert beat is not None
-    world.log.write(beat)
-    world.log.sync()
+    world.log.writer.write(beat)
+    world.log.writer.sync()
     assert two.time_us >= world.log.segments()[-1].complete_us
     assert [p for _, p in contents(world.reopen(close=False))] == [b"one", b"two"]
     assert world.log.recovery.cut_bytes == 0
@@ -367,10 +367,10 @@ def test_a_group_written_late_does_not_promise_what_it_cannot() -> None:
     world = World()
     batches = []
     for i in range(8):
-        world.log.append(bytes([i]) * 30_000, 1)
+        world.log.writer.append(bytes([i]) * 30_000, 1)
     world.clock.time_us += 1_000_000  # a slow disk
-    while (batch := world.log.take()) is not None:
-        batches.append(world.log.write(batch))
+    while (batch := world.log.writer.take()) is not None:
+        batches.append(world.log.writer.write(batch))
     segments = world.log.segments()
     assert len(segments) > 2
     for segment, following in pairwise(segments):
@@ -381,8 +381,8 @@ def test_heartbeats_do_not_overrun_a_full_segment() -> None:
     world = World()
     world.fill(4)
     beats = 0
-    while (beat := world.log.heartbeat()) is not None:
-        world.log.write(beat)
+    while (beat := world.log.writer.heartbeat()) is not None:
+        world.log.writer.write(beat)
         beats += 1
     assert beats > 10
     segment = world.log.segments()[-1]

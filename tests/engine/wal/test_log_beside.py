@@ -21,8 +21,8 @@ def attach(world: World, data: bytes) -> Record:
     writer = world.log.new_attachment()
     writer.write(data[:5])
     writer.write(data[5:])
-    record = world.log.append(b"bulk", 1, writer.finish())
-    world.log.sync()
+    record = world.log.writer.append(b"bulk", 1, writer.finish())
+    world.log.writer.sync()
     return record
 
 
@@ -90,8 +90,8 @@ def test_a_copied_attachment_is_checked() -> None:
     writer = copy.log.import_attachment(record.attachment)
     writer.write(data)
     assert writer.finish() == record.attachment
-    copy.log.append_record(record)
-    copy.log.sync()
+    copy.log.writer.append_record(record)
+    copy.log.writer.sync()
     copy.reopen().verify()
 
 

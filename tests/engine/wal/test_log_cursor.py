@@ -172,9 +172,9 @@ def test_looking_follows_a_log_wherever_it_goes() -> None:
 
     world.commit(b"one")
     assert seen() == 0
-    beat = world.log.heartbeat()
+    beat = world.log.writer.heartbeat()
     assert beat is not None
-    world.log.write(beat)
+    world.log.writer.write(beat)
     assert seen() == 1
     world.fill(30)
     assert seen() >= 29
@@ -184,7 +184,7 @@ def test_looking_follows_a_log_wherever_it_goes() -> None:
         world.reopen(close=n % 2 > 0)
         world.commit(b"%d" % n)
         assert seen() >= n - 1
-    world.log.extend_history(HISTORY.extended(b"another branch 1", world.log.end), epoch=3)
+    world.log.writer.extend_history(HISTORY.extended(b"another branch 1", world.log.end), epoch=3)
     assert seen() == 41
     assert reader.history == world.log.history
     assert reader.epoch == 3
@@ -218,7 +218,7 @@ def test_looking_finds_damage_and_takes_no_torn_group_for_it() -> None:
         env = replace(world.env, files=disk)
         reader = Log.open(HERE, read_only=True, options=SMALL, env=env)
         assert reader.end.txid == 1
-        writer = Log.open(HERE, options=SMALL, env=env)
+        writer = Log.open(HERE, options=SMALL, env=env).writer
         writer.append(b"three" * 100, 1)
         writer.sync()
         if damaged:
@@ -250,12 +250,12 @@ def test_any_history_is_followed(steps: list[str], growing: bool) -> None:
             world.commit(*several)
             payloads += several
             ends.append(len(payloads))
-        elif step == "beat" and (beat := world.log.heartbeat()) is not None:
-            world.log.write(beat)
+        elif step == "beat" and (beat := world.log.writer.heartbeat()) is not None:
+            world.log.writer.write(beat)
         elif step in ("close", "kill"):
             world.reopen(close=step == "close")
         elif step == "spare":
-            world.log.prepare_spare()
+            world.log.writer.prepare_spare()
         elif step == "prune":
             world.log.prune([s for s in world.log.segments() if s.last < reader.last_base])
         elif step == "look":

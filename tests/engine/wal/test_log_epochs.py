@@ -9,7 +9,8 @@ import pytest
 from holdfast.engine.env import REAL
 from holdfast.engine.errors import InvalidInput
 from holdfast.engine.model.positions import Branch, History, origin
-from holdfast.engine.wal.log import Log, LogOptions
+from holdfast.engine.wal.log import Log
+from holdfast.engine.wal.writer import LogOptions
 
 START = origin(b"s" * 16)
 HISTORY = History(b"s" * 16, (Branch(b"b" * 16, START),))
@@ -20,14 +21,14 @@ def test_each_epoch_of_a_copied_log_has_segments_of_its_own(tmp_path: Path) -> N
     source = Log.create(tmp_path / "source", HISTORY, START, engine="none", options=SMALL, env=REAL)
     for epoch in (0, 0, 3, 3, 7):
         if epoch != source.epoch:
-            source.sync()
-            source.extend_history(HISTORY, epoch)
-        source.append(b"payload", 1)
-    source.sync()
+            source.writer.sync()
+            source.writer.extend_history(HISTORY, epoch)
+        source.writer.append(b"payload", 1)
+    source.writer.sync()
     copy = Log.create(tmp_path / "copy", HISTORY, START, engine="none", options=SMALL, env=REAL)
     for record in source.read(0):
-        copy.append_record(record)  # synced at the end only: the epochs part the batches, too
-    copy.sync()
+        copy.writer.append_record(record)  # synced at the end only: the epochs part the batches, too
+    copy.writer.sync()
     assert [(s.epoch, s.first, s.last) for s in copy.segments()] == [(0, 1, 2), (3, 3, 4), (7, 5, 5)]
     copy.close()
     source.close()
@@ -39,11 +40,11 @@ def test_each_epoch_of_a_copied_log_has_segments_of_its_own(tmp_path: Path) -> N
 def test_an_older_epoch_is_refused(tmp_path: Path) -> None:
     """A primary that was replaced and does not know it must not get its records stored."""
     source = Log.create(tmp_path / "source", HISTORY, START, engine="none", options=SMALL, env=REAL)
-    late = source.append(b"late", 1)
-    source.sync()
+    late = source.writer.append(b"late", 1)
+    source.writer.sync()
     fenced = Log.create(tmp_path / "fenced", HISTORY, START, engine="none", epoch=1, options=SMALL, env=REAL)
     with pytest.raises(InvalidInput):
-        fenced.append_record(late)
-    assert fenced.appended == START
+        fenced.writer.append_record(late)
+    assert fenced.writer.appended == START
     source.close()
     fenced.close()

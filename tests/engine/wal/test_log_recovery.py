@@ -216,8 +216,8 @@ def test_stale_bytes_of_another_segment_never_pass() -> None:
     other = Log.create(DIRECTORY, HISTORY, START, engine="memory", options=SMALL,
                        env=Env(stale, SetClock(), SeededRandomness(77), script.env.scheduler))
     for text in (b"one", b"two", b"three"):
-        other.append(text, 1)
-        other.sync()
+        other.writer.append(text, 1)
+        other.writer.sync()
     old = stale.read(paths(stale)[0])
     start = Segment.load(stale, paths(stale)[0]).data_start
     assert start == Segment.load(disk, path).data_start

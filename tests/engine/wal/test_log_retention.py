@@ -16,7 +16,7 @@ from holdfast.engine.model.positions import Position
 from holdfast.engine.model.records import SegmentInfo
 from holdfast.engine.testing.disks.quiet import SetClock
 from holdfast.engine.testing.disks.simops import Op
-from holdfast.engine.wal.reading import LogReading
+from holdfast.engine.wal.log import Log
 from holdfast.engine.wal.retention import BELIEVE_S, CautiousClock, KeepLogs, PrunePlan, plan_pruning
 from holdfast.engine.wal.segment import Segment
 from holdfast.engine.wal.slots import Slot
@@ -149,14 +149,14 @@ def test_pruning_that_is_cut_off_leaves_no_hole(error: BaseException, step: int)
 
 def pruned_between(monkeypatch: pytest.MonkeyPatch, world: World, count: int) -> None:
     """The next reader finds its segment just after that many have gone."""
-    original = LogReading.segment_of
+    original = Log.segment_of
 
-    def first_pruned(self: LogReading, txid: int) -> Segment:
+    def first_pruned(self: Log, txid: int) -> Segment:
         monkeypatch.undo()
         world.log.prune(world.log.segments()[:count])
         return original(self, txid)
 
-    monkeypatch.setattr(LogReading, "segment_of", first_pruned)
+    monkeypatch.setattr(Log, "segment_of", first_pruned)
 
 
 def test_a_reader_that_is_overtaken_by_pruning_skips_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ from holdfast.engine.errors import DiskFull, RolledBack
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles
-from holdfast.engine.wal.log import Log
 from holdfast.engine.wal.rooms import RoomNeeded
+from holdfast.engine.wal.writer import LogWriter
 
 SETTINGS = Settings(heartbeat_s=0, segment_bytes=128 << 10)
 LARGE = 300_000
@@ -32,7 +32,7 @@ def is_room(path: Path) -> bool:
 @pytest.fixture
 def nobody_prepares(monkeypatch: pytest.MonkeyPatch) -> None:
     """The background thread lags: whoever needs a segment makes its room himself."""
-    monkeypatch.setattr(Log, "prepare_spare", lambda self: None)
+    monkeypatch.setattr(LogWriter, "prepare_spare", lambda self: None)
 
 
 def fill(store: Store[Any, Any], n: int, size: int = 20_000) -> None:
@@ -109,17 +109,17 @@ def test_who_waits_for_a_sync_waits_for_no_segment(tmp_path: Path) -> None:
 def test_room_that_somebody_else_took_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between making room and appending nobody holds the mutex: a heartbeat may begin the segment."""
     with STAGING.open(tmp_path / "store", settings=SETTINGS) as store:
-        log, make, made = store.log, store.log.make_room, list[int]()
+        log, make, made = store.log, store.log.writer.make_room, list[int]()
 
         def robbed(capacity: int = 0) -> None:
             make(capacity)
             made.append(capacity)
             if len(made) < 4:
-                room = log._rooms.take(capacity)
+                room = log.writer.rooms.take(capacity)
                 assert room is not None
                 room.file.close()
 
-        monkeypatch.setattr(log, "make_room", robbed)
+        monkeypatch.setattr(log.writer, "make_room", robbed)
         fill(store, 1, LARGE)
         assert len(made) == 4
         fill(store, 2)
@@ -184,17 +184,17 @@ def test_the_room_of_a_record_that_was_refused_is_used_or_removed() -> None:
     since it is of no segment's size."""
     world = World()
     world.commit(b"one")
-    world.log.make_room(LARGE)
+    world.log.writer.make_room(LARGE)
     (first,) = [n for n in world.names() if n.startswith("spare")]
-    world.log.make_room(LARGE - 1)
+    world.log.writer.make_room(LARGE - 1)
     assert first in world.names()
-    world.log.make_room(2 * LARGE)
+    world.log.writer.make_room(2 * LARGE)
     (second,) = [n for n in world.names() if n.startswith("spare")]
     assert second != first
-    world.log.append(bytes(LARGE), 1, at_once=True)
-    world.log.sync()
+    world.log.writer.append(bytes(LARGE), 1, at_once=True)
+    world.log.writer.sync()
     assert not [n for n in world.names() if n.startswith("spare")]
-    world.log.make_room(LARGE)
+    world.log.writer.make_room(LARGE)
     world.reopen()
     assert not [n for n in world.names() if n.startswith("spare")]
     assert [r.txid for r in world.log.read(0)] == [1, 2]
@@ -203,7 +203,7 @@ def test_the_room_of_a_record_that_was_refused_is_used_or_removed() -> None:
 def test_several_threads_make_the_room_once() -> None:
     world = World()
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: world.log.make_room(), range(8)))
+        list(pool.map(lambda _: world.log.writer.make_room(), range(8)))
     assert len([op for op in world.disk.ops if op.kind == "write" and op.label.endswith(".new")]) <= 2, "filled again"
     assert len([n for n in world.names() if n.startswith("spare")]) == 1
 
@@ -214,18 +214,18 @@ def test_at_once_means_without_the_disk() -> None:
     world.commit(b"one")
     world.reopen()
     for payload, fits in ((b"two", False), (b"three", True), (bytes(LARGE), False)):
-        before, done = world.log.appended, len(world.disk.ops)
+        before, done = world.log.writer.appended, len(world.disk.ops)
         if not fits:
             with pytest.raises(RoomNeeded) as needed:
-                world.log.append(payload, 1, at_once=True)
-            assert (world.log.appended, len(world.disk.ops)) == (before, done)
+                world.log.writer.append(payload, 1, at_once=True)
+            assert (world.log.writer.appended, len(world.disk.ops)) == (before, done)
             assert needed.value.capacity >= max(len(payload), SMALL.segment_bytes)
-            world.log.make_room(needed.value.capacity)
+            world.log.writer.make_room(needed.value.capacity)
             done = len(world.disk.ops)
-        world.log.append(payload, 1, at_once=True)
+        world.log.writer.append(payload, 1, at_once=True)
         assert len(world.disk.ops) == done
-        world.log.sync()
+        world.log.writer.sync()
     world.reopen()
     with pytest.raises(RoomNeeded):
-        world.log.heartbeat(start=True, at_once=True)
+        world.log.writer.heartbeat(start=True, at_once=True)
     assert [len(r.payload) for r in world.log.read(0)] == [3, 3, 5, LARGE]

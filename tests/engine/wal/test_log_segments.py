@@ -11,8 +11,9 @@ from log_world import GROWING, HERE, HISTORY, SMALL, World, contents
 
 from holdfast.engine.errors import Damaged
 from holdfast.engine.testing.disks.simdisk import SimDisk
-from holdfast.engine.wal.log import Log, LogOptions
+from holdfast.engine.wal.log import Log
 from holdfast.engine.wal.segment import Segment
+from holdfast.engine.wal.writer import LogOptions
 
 OPTIONS = pytest.mark.parametrize("options", [SMALL, GROWING], ids=["preallocated", "growing"])
 
@@ -65,9 +66,9 @@ def test_a_damaged_last_segment_is_not_gone_on_with() -> None:
 def test_another_branch_or_epoch_begins_a_segment() -> None:
     world = World()
     world.commit(b"one")
-    world.reopen().extend_history(HISTORY.extended(b"another branch 1", world.log.end))
+    world.reopen().writer.extend_history(HISTORY.extended(b"another branch 1", world.log.end))
     world.commit(b"two")
-    world.reopen().extend_history(world.log.history, epoch=4)
+    world.reopen().writer.extend_history(world.log.history, epoch=4)
     world.commit(b"three")
     assert [(s.first, s.last, s.epoch) for s in world.log.segments()] == [(1, 1, 0), (2, 2, 0), (3, 3, 4)]
     world.reopen()
@@ -189,8 +190,8 @@ def test_a_newest_segment_without_records_may_be_as_if_it_had_never_been() -> No
 
         disk.before = stop
         try:
-            log.append(bytes(90_000), 1)
-            log.sync()
+            log.writer.append(bytes(90_000), 1)
+            log.writer.sync()
         except OSError:
             pass
         disk.before = lambda _: None

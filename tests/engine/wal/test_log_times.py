@@ -58,8 +58,8 @@ def test_times_against_plain_lists(steps: list[tuple[str, int]]) -> None:
                 eras.append([])
                 meant.clear()
         elif kind == "beat":
-            if (batch := world.log.heartbeat(start=True)) is not None:
-                world.log.write(batch)
+            if (batch := world.log.writer.heartbeat(start=True)) is not None:
+                world.log.writer.write(batch)
         else:
             (record,) = world.commit(bytes(30_000))
             eras[-1].append(record.time_us)
@@ -67,8 +67,8 @@ def test_times_against_plain_lists(steps: list[tuple[str, int]]) -> None:
         meant.update({t: world.log.txid_at(t) for t in (world.log.complete_us, world.log.complete_us - 1)})
         assert {t: world.log.txid_at(t) for t in meant} == meant
     for record in world.log.read(0):
-        copy.log.append_record(record)
-    copy.log.sync()
+        copy.log.writer.append_record(record)
+    copy.log.writer.sync()
     times = {t + d for era in eras for t in era for d in (-1, 0, 1)} | {0}
     for log in (world.log, world.reopen(), copy.log, copy.reopen()):
         assert {t: log.txid_at(t) for t in times} == {t: _at(eras, t) for t in times}
@@ -109,7 +109,7 @@ def test_a_clock_that_was_wrong_once_is_not_followed_for_ever(created_ahead: boo
         assert "days ahead of the clock, which was wrong once" in said.getMessage()
         wrong = store.durable.txid
         assert store.status()["log"]["times_since"] == wrong + 1
-        assert store.log.clock_jump_us < -YEARS + DAY
+        assert store.log.writer.clock_jump_us < -YEARS + DAY
         _commit(store, b"b")
         right = store.log.time_of(store.durable.txid)
         _commit(store, b"mistake")
@@ -132,7 +132,7 @@ def test_a_clock_that_is_behind_now_does_not_change_what_times_mean(caplog: pyte
     for _ in range(60):
         world.clock.time_us += DAY // 2
         world.commit(bytes(20_000))
-    last = world.log.last_time_us
+    last = world.log.writer.last_time_us
     for back in (10 * DAY, 3 * DAY + 12345, last):
         world.clock.time_us = last - back
         assert not world.reopen().begin_era()
