@@ -28,13 +28,14 @@ from ..engine.errors import (
 )
 from ..engine.model.positions import ID_BYTES, Position
 from ..engine.source.interface import CHUNK_BYTES, Grant, Source, SourceInfo
-from ..engine.store.layout import Generation, Identity, Layout, Manifest
+from ..engine.store.layout import Generation, Identity, Layout
 from ..engine.wal.log import Log
 from ..replay.copy import CopyState, begin, copy_image, kept_alive
 from ..replay.files import Progress
 from ..replay.roll import Fetched, fetch, history_at
 from .kept import NONE, Older, gone, needed, older_one, sweep, whole
 from .look import look
+from .manifest import Manifest
 from .report import Bounds, Report
 from .scratch import check, rolled
 from .target import (

@@ -21,7 +21,7 @@ from ..engine.env import Env
 from ..engine.errors import Damaged, DirectoryMoved, DiskFull, SettingError
 from ..engine.model.positions import Position
 from ..engine.source.interface import CHUNK_BYTES, compare
-from ..engine.store.layout import Generation, Manifest
+from ..engine.store.layout import Generation
 from ..engine.wal.log import Log
 from ..replay.copy import kept_alive
 from ..replay.files import copy_durably, copy_files, link_or_copy
@@ -29,6 +29,7 @@ from ..replay.roll import fetch
 from .full import Job
 from .kept import NONE, needed, sweep, whole
 from .look import look
+from .manifest import Manifest
 from .report import Bounds, Report
 from .scratch import check, rolled
 from .target import (

@@ -11,10 +11,11 @@ from ..engine.env import REAL, Env
 from ..engine.env.system import system_errors
 from ..engine.errors import Damaged, RestorePointOutOfRange
 from ..engine.model.records import Record
-from ..engine.store.layout import Layout, Manifest
-from ..engine.store.opening import steadily
+from ..engine.store.layout import Layout
+from ..engine.store.open_read_only import steadily
 from ..engine.wal.log import Log
 from .kept import kept, whole
+from .manifest import Manifest
 from .report import Bounds, Info
 from .target import LOG, bounds_of, image_bytes, tree_bytes
 

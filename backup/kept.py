@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..engine.errors import SettingError
-from ..engine.store.layout import Generation, Layout, Manifest
+from ..engine.store.layout import Generation, Layout
+from .manifest import Manifest
 from .report import Bounds
 
 KEEP_POINTS = "7 days"

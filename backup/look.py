@@ -13,9 +13,10 @@ from itertools import accumulate
 
 from ..engine.env import Env
 from ..engine.errors import Damaged
-from ..engine.store.layout import Generation, Manifest
+from ..engine.store.layout import Generation
 from ..engine.wal.log import Log
 from ..replay.files import DigestedFiles
+from .manifest import Manifest
 
 CHUNKS = 16
 """How many chunks of the image one look reads."""

@@ -39,11 +39,12 @@ from ..engine.errors import (
     Unsupported,
 )
 from ..engine.model.positions import ID_BYTES, Position
-from ..engine.store.layout import Generation, Identity, Layout, Manifest
+from ..engine.store.layout import Generation, Identity, Layout
 from ..engine.wal.log import Log
 from ..replay.files import Progress, silent
 from ..replay.roll import history_at, roll
 from .kept import kept, whole
+from .manifest import Manifest
 from .report import Bounds, RestoreReport, iso
 from .scratch import copied_state
 from .target import (

@@ -21,10 +21,11 @@ from typing import Any
 from ..engine.contract.engine import Context, Engine
 from ..engine.env import Env
 from ..engine.errors import Inconsistent
-from ..engine.store.layout import Generation, Manifest
+from ..engine.store.layout import Generation
 from ..engine.wal.log import Log
 from ..replay.files import DigestedFiles, Progress, copy_files
 from ..replay.roll import roll
+from .manifest import Manifest
 from .target import AnyEngine, Options
 
 MEMORY_LOG_BYTES = 2 << 20

@@ -35,9 +35,11 @@ from ..engine.errors import (
     UpgradeRequired,
     WrongEngine,
 )
-from ..engine.store.layout import CopiedFile, Generation, Layout, Manifest
+from ..engine.store.layout import Generation, Layout
 from ..engine.wal.log import Log
 from ..engine.wal.writer import LogOptions
+from ..replay.files import CopiedFile
+from .manifest import Manifest
 from .report import Bounds, iso
 
 logger = logging.getLogger("holdfast.backup")

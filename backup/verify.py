@@ -16,9 +16,10 @@ from ..engine.env import REAL, Env
 from ..engine.env.system import system_errors
 from ..engine.errors import Damaged
 from ..engine.model.positions import Position
-from ..engine.store.layout import Generation, Layout, Manifest
+from ..engine.store.layout import Generation, Layout
 from ..replay.files import DigestedFiles, Progress, silent
 from .kept import kept, whole
+from .manifest import Manifest
 from .report import Bounds, VerifyReport
 from .scratch import check, rolled
 from .target import (

@@ -21,8 +21,7 @@ from ..engine.errors import DirectoryMoved, HoldfastError, LeaseExpired, SourceR
 from ..engine.model import document
 from ..engine.model.positions import Position
 from ..engine.source.interface import CHUNK_BYTES, Grant, Source
-from ..engine.store.layout import CopiedFile
-from .files import Progress, check_names, copy_files, silent
+from .files import CopiedFile, Progress, check_names, copy_files, silent
 
 logger = logging.getLogger("holdfast.replay")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +21,6 @@ from ..engine.contract.image import ImageFile
 from ..engine.env import Env, File, Files, Scheduler, Task, is_disk_full
 from ..engine.errors import Damaged, DiskFull, SourceRefused
 from ..engine.source.interface import CHUNK_BYTES
-from ..engine.store.layout import CopiedFile
 
 SYNC_BYTES = 8 << 20
 """Bytes copied between two syncs, after each of which what is there is noted for a run that goes on; see `step`."""
@@ -29,6 +29,15 @@ SPARE_BYTES = 16 << 20
 
 MAX_NAME = 255
 """Bytes that a name in a directory may have."""
+
+@dataclass(frozen=True, slots=True)
+class CopiedFile:
+    """One file of an image as it was copied: xxh3-128 over each its manifest's `chunk_bytes` of it, in order."""
+
+    name: str
+    size: int
+    digests: tuple[bytes, ...]
+
 
 Progress = Callable[[str, int, int], None]
 """Told (stage, done, total) as work goes on. Bytes, but for the stages `log` and `replay`, which count transactions."""

@@ -23,7 +23,7 @@ from ..engine.model.positions import History, Position
 from ..engine.model.records import Attachment, Record
 from ..engine.source.http.wire import Garbled
 from ..engine.source.interface import CHUNK_BYTES, Source
-from ..engine.store.opening import replay
+from ..engine.store.replay import replay
 from ..engine.wal.log import Log
 from .files import Progress, silent
 

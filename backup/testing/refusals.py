@@ -1,16 +1,31 @@
-"""Checks of what a target refuses: another store, another branch, another past. A refusal changes no byte of it."""
+"""Checks of what a target refuses: another store, another branch, another past, to be opened too early. A refusal
+changes no byte of it."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
-from ...engine.errors import AheadOfSource, Diverged, ForeignStore, OtherBranch, TargetInvalid, TargetPromoted
+from ...engine.env import REAL
+from ...engine.errors import (
+    AheadOfSource,
+    Damaged,
+    Diverged,
+    ForeignStore,
+    OtherBranch,
+    TargetInvalid,
+    TargetPromoted,
+)
+from ...engine.store.layout import Layout
 from ...engine.testing.support.contract import Contract, check
 from ...engine.testing.support.crash_images import tree
 from ...engine.testing.support.raising import raises
 from ...engine.testing.support.workload import Workload
+from ...engine.wal.log import Log
+from ...engine.wal.writer import LogOptions
+from ..manifest import Manifest
 from .world import World, seen_in, world
 
 
@@ -105,6 +120,38 @@ class RefusalChecks(Contract):
                 w.refused(TargetPromoted, f"{what} a target that was opened for writing", attempt)
             with seen_in("a backup that was opened for writing, went on and was closed"):
                 w.compare_closed(w.target, len(models) - 1, models)
+
+    @check()
+    def test_a_copy_that_is_not_replayed_far_enough_does_not_open(self, work: Workload) -> None:
+        """A copy counts only from the position that its source confirmed: with log that ends before it, it is refused,
+        read-only and for writing; with log up to it, it opens as the model there, and goes on."""
+        with world(work) as w:
+            w.add(3)
+            w.store.checkpoint()
+            w.back_up()
+            w.add(3)
+            records = list(w.store.log.read(w.last - 3))
+            generation = Layout(w.target, REAL.files).current()
+            manifest = Manifest.read(REAL.files, generation)
+            assert manifest is not None
+            replace(manifest, consistent_from=w.store.published, moving=True, runs=()).write(REAL.files, generation)
+
+            def cut(last: int) -> None:
+                REAL.files.remove_tree(generation.log)
+                log = Log.create(generation.log, manifest.history, manifest.image_position, engine=manifest.engine,
+                                 options=LogOptions(preallocate=False), env=REAL)
+                for record in records[: last - manifest.image_position.txid]:
+                    log.writer.append_record(record)
+                log.close()
+
+            for last in (w.last - 2, w.last - 1):
+                cut(last)
+                for read_only in (True, False):
+                    with raises(Damaged, f"opening a copy that ends at {last} and counts from {w.last}"):
+                        w.opened(w.target, read_only=read_only).close()
+            cut(w.last)
+            w.compare_closed(w.target, w.last)
+            w.recovered(w.target, w.last)
 
     @check()
     def test_what_is_no_backup_is_not_made_one(self, work: Workload) -> None:

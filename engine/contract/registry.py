@@ -25,7 +25,7 @@ def find_plugin(name: str) -> Plugin:
     Raises:
         SettingError: there is none, or it cannot be made.
     """
-    plugin: Plugin = _find("holdfast.plugins", name, Plugin)()
+    plugin: Plugin = find("holdfast.plugins", name, Plugin)()
     return plugin
 
 
@@ -37,10 +37,11 @@ def find_engine(name: str) -> Any:
     """
     from .engine import Engine
 
-    return _find("holdfast.engines", name, Engine)
+    return find("holdfast.engines", name, Engine)
 
 
-def _find(group: str, name: str, base: type) -> Any:
+def find(group: str, name: str, base: type) -> Any:
+    """The subclass of `base` that is registered as `name` in an entry-point group. Raises `SettingError`."""
     found = {point.name: point for point in entry_points(group=group)}
     if name not in found:
         raise SettingError(f"no {base.__name__.lower()} named {name!r}",

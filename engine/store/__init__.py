@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .opening import Recovery as Recovery
+    from .opened import Recovery as Recovery
     from .store import Store as Store
     from .watermarks import Positions as Positions
 

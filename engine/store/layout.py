@@ -5,7 +5,7 @@
       STORE              who this is: store id and engine (a document)
       CURRENT            the name of the generation in force (a line of text)
       gen-000001/
-        MANIFEST         in a backup target only: what the image is and what must be replayed (a document)
+        MANIFEST         in a backup target only: what the image is and what must be replayed (see `copied_image.py`)
         state/           the engine's durable state, or in a target the image
         log/             segments and attachments, and the list of slots
       scratch-…/         in a backup target only: a copy of an image that is being checked
@@ -20,20 +20,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..env import Files
-from ..errors import Damaged, InvalidInput, LocksUnsupported, StoreNotFound
+from ..errors import Damaged, LocksUnsupported, StoreNotFound
 from ..model import document
-from ..model.positions import ID_BYTES, History, Position
+from ..model.positions import ID_BYTES
 from ..wal.segment import holds_records
 from .reader_leases import DIRECTORY as READERS
 
 STORE_MAGIC, STORE_VERSION = b"HFSTORE\0", 1
-MANIFEST_MAGIC, MANIFEST_VERSION = b"HFMANIF\0", 1
 _GENERATION = re.compile(r"gen-(\d{6})")
 _SCRATCH = re.compile("scratch-[0-9a-f]{16}")
 
@@ -222,96 +220,3 @@ class Layout:
         for name in rubbish:
             self.files.remove_tree(self.root / name)
         return rubbish
-
-
-@dataclass(frozen=True, slots=True)
-class CopiedFile:
-    """One file of an image as it was copied: xxh3-128 over each `Manifest.chunk_bytes` of it, in order."""
-
-    name: str
-    size: int
-    digests: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What the `MANIFEST` document of a target says.
-
-    Attributes:
-        target_id: random id of this target; it names it as a slot of the source's log.
-        history: the source's, when the image was taken.
-        engine, state_format: whose image it is.
-        image_position: the image holds everything up to here.
-        consistent_from: it opens only when replayed to here, at least.
-        moving: whether the bytes may be of any mixture between these two. If not, they are
-            the same.
-        chunk_bytes: what one digest of `files` covers.
-        files: the image, file by file.
-        created_us: when the image was whole.
-        runs: one map a backup run, oldest first: kind, source, started_us, ended_us, from, to (txids), and so on.
-        older: the generations whose restore points are kept, oldest first: what each restores to.
-        promoted_us: when the target was opened for writing, or None while it is a backup.
-        promoted_branch: id of the branch that was begun then.
-        settled: since then a checkpoint has passed `consistent_from`, so that the state is no longer a copy that
-            must be replayed from `image_position`.
-    """
-
-    target_id: bytes
-    history: History
-    engine: str
-    state_format: int
-    image_position: Position
-    consistent_from: Position
-    moving: bool
-    chunk_bytes: int
-    files: tuple[CopiedFile, ...]
-    created_us: int
-    runs: tuple[dict[str, Any], ...] = field(default=())
-    older: tuple[Mapping[str, Any], ...] = field(default=())
-    promoted_us: int | None = None
-    promoted_branch: bytes | None = None
-    settled: bool = False
-
-    @property
-    def noted_end(self) -> Position:
-        """How far the log reached when the last run was noted."""
-        return Position(*self.runs[-1]["end"]) if self.runs else self.consistent_from
-
-    def write(self, files: Files, generation: Generation) -> None:
-        body = {
-            "target_id": self.target_id, "history": self.history.to_wire(), "engine": self.engine,
-            "state_format": self.state_format, "p0": list(self.image_position), "p1": list(self.consistent_from),
-            "moving": self.moving, "chunk_bytes": self.chunk_bytes,
-            "files": [[f.name, f.size, b"".join(f.digests)] for f in self.files],
-            "created_us": self.created_us, "runs": list(self.runs),
-            "older": [dict(one) for one in self.older], "retired_us": self.promoted_us,
-            "retired_branch": self.promoted_branch, "settled": self.settled,
-        }
-        document.write(files, generation.manifest, MANIFEST_MAGIC, MANIFEST_VERSION, body)
-
-    @classmethod
-    def read(cls, files: Files, generation: Generation) -> Manifest | None:
-        """The manifest, or None where the generation is not a target's. Raises `Damaged`, `UnsupportedFormat`."""
-        path = generation.manifest
-        try:
-            body = document.read(files, path, MANIFEST_MAGIC, MANIFEST_VERSION)
-        except FileNotFoundError:
-            return None
-        try:
-            copied = tuple(CopiedFile(n, s, tuple(d[i : i + 16] for i in range(0, len(d), 16)))
-                           for n, s, d in body["files"])
-            return cls(body["target_id"], History.from_wire(body["history"]), body["engine"], body["state_format"],
-                       Position(*body["p0"]), Position(*body["p1"]), body["moving"], body["chunk_bytes"], copied,
-                       body["created_us"], tuple(body["runs"]), tuple(body.get("older", ())),
-                       body["retired_us"], body["retired_branch"],
-                       body["settled"])
-        except (KeyError, TypeError, ValueError, InvalidInput) as error:
-            raise Damaged(f"lacks or garbles a field: {error}", path=str(path)) from error
-
-    def promote(self, now_us: int, branch_id: bytes) -> Manifest:
-        """The same, opened for writing as a store of its own."""
-        return replace(self, promoted_us=now_us, promoted_branch=branch_id)
-
-    def settle(self) -> Manifest:
-        """The same, its image overtaken by a checkpoint of the store it has become."""
-        return replace(self, settled=True, files=())

@@ -27,7 +27,7 @@ from .group_commit import GroupCommit
 from .hooks import Hooks
 from .layout import lock_text
 from .leases import Leases
-from .opening import process_name
+from .opened import process_name
 from .reader_leases import Reader, readers_in
 from .settings import Settings
 

@@ -16,7 +16,8 @@ from ..errors import DiskFull
 from ..wal.log import Log
 from ..wal.retention import SHARE, KeepLogs, plan_pruning
 from ..wal.rooms import SPARE
-from .layout import Generation, Layout, Manifest
+from .copied_image import copied_image
+from .layout import Generation, Layout
 from .reader_leases import DIRECTORY as READERS
 from .settings import Settings
 
@@ -45,9 +46,8 @@ def make_room(layout: Layout, kind: type[Engine[Any, Any]], context: Context, se
     for name in files.list(generation.log):
         if SPARE.fullmatch(name):
             files.unlink(generation.log / name)
-    manifest = Manifest.read(files, generation)
     hint = None
-    if manifest is None or manifest.settled:
+    if copied_image(files, generation) is None:
         hint = _prune(layout, generation, kind, context, settings, prune=prune)
     need_room(files, layout, hint)
 

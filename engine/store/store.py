@@ -49,7 +49,9 @@ from .group_commit import GroupCommit
 from .hooks import Hooks
 from .leases import Leases
 from .maintenance import Maintenance
-from .opening import Opened, follow, open_for_writing, open_to_read
+from .open_read_only import follow, open_to_read
+from .open_writable import open_for_writing
+from .opened import Opened
 from .settings import Settings, checked_options
 from .usability import Usability
 from .watermarks import Positions, Watermarks
@@ -108,7 +110,7 @@ class Store(Generic[TxT, ViewT]):
         self._maintenance = None
         self.backpressure = Backpressure(self.engine, self.log, self.group_commit, settings, env)
         self.checkpoints = Checkpoints(self.engine, self.group_commit, hooks, env, self._usability,
-                                       settle=partial(_settle_manifest, opened))
+                                       settle=partial(_settle, opened))
         self.write_path = WritePath(self.engine, self.group_commit, hooks, self.backpressure, self.checkpoints,
                                     settings, env, self._usability)
         try:
@@ -165,8 +167,8 @@ class Store(Generic[TxT, ViewT]):
             logger.warning("%s was not closed properly: %d bytes of a torn group were cut at byte %d of %s", root,
                            store.recovery.cut_bytes, store.recovery.cut_offset, store.recovery.cut_path)
         try:
-            if opened.manifest is not None and not read_only:
-                store.checkpoint()  # so that the copy's two positions need no longer be remembered
+            if opened.copied is not None:
+                store.checkpoint()  # so that where the copy is from need no longer be remembered
             hooks.open(store)
         except BaseException as error:
             store.close()
@@ -488,11 +490,10 @@ class Store(Generic[TxT, ViewT]):
         self.close()
 
 
-def _settle_manifest(opened: Opened) -> None:
-    manifest = opened.manifest
-    if manifest is not None and opened.engine.position.txid >= manifest.consistent_from.txid:
-        manifest.settle().write(opened.env.files, opened.generation)
-        opened.manifest = None
+def _settle(opened: Opened) -> None:
+    copied = opened.copied
+    if copied is not None and copied.settle(opened.engine.position):
+        opened.copied = None
 
 
 def _tell_fault(directory: Path, hooks: Hooks, error: BaseException) -> None:

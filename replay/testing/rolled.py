@@ -18,7 +18,6 @@ from ...engine.contract.engine import BulkEngine, Context, Engine
 from ...engine.env import REAL
 from ...engine.errors import (
     AheadOfSource,
-    Damaged,
     Diverged,
     ForeignStore,
     HoldfastError,
@@ -30,7 +29,7 @@ from ...engine.model.positions import Branch, History, Position
 from ...engine.model.records import Record
 from ...engine.source.interface import Confirmation, compare
 from ...engine.source.local import LocalSource
-from ...engine.store.layout import Identity, Layout, Manifest
+from ...engine.store.layout import Layout
 from ...engine.store.settings import Settings
 from ...engine.testing.disks.quiet import SetClock, quiet_env
 from ...engine.testing.engine.transactions import several
@@ -101,16 +100,6 @@ class Seeded:
         """Opened as a copy that was taken from the image's position on."""
         context = Context(options=self._kept.work.options)
         return self._kept.engine.open(self.generation.state, context, at=self.image_position)
-
-    def name(self, consistent_from: Position) -> None:
-        """Make it a backup that counts from `consistent_from` on."""
-        kind, history = self._kept.engine, self._kept.store.history
-        layout = Layout(self.root, REAL.files)
-        Manifest(target_id=bytes(16), history=history, engine=kind.name, state_format=kind.state_format,
-                 image_position=self.image_position, consistent_from=consistent_from, moving=True, chunk_bytes=_PIECE,
-                 files=(), created_us=1).write(REAL.files, self.generation)
-        layout.write_identity(Identity(history.store_id, kind.name, 1))
-        layout.switch(self.generation)
 
     def release(self) -> None:
         self._source.release(self.grant.id)
@@ -212,31 +201,6 @@ class RollChecks(Contract):
                 seeded.release()
 
         self.prove(claim, examples=6, before=several(work, 2), after=several(work, 3))
-
-    @check()
-    def test_a_copy_that_is_not_replayed_far_enough_does_not_open(self, work: Workload) -> None:
-        """A copy counts only from the position that its source confirmed: with log that ends before it, it is
-        refused, read-only and for writing; with log up to it, it opens as the model there, and goes on."""
-        with quietly_kept(work) as kept:
-            for number in range(1, 4):
-                kept.write(number)
-            kept.store.checkpoint()
-            kept.write(4)
-            seeded = Seeded(kept, LocalSource(kept.store), kept.fresh("copy"))
-            for number in range(5, 8):
-                kept.write(number)
-            consistent_from = kept.store.published
-            records = list(kept.store.log.read(0))
-            seeded.name(consistent_from)
-            for end in (records[-3].position, records[-2].position):
-                seeded.fetched(end).close()
-                for read_only in (True, False):
-                    with raises(Damaged, f"opening a copy that ends at {end} and counts from {consistent_from}"):
-                        kept.opened(seeded.root, read_only=read_only).close()
-            seeded.fetched(consistent_from).close()
-            seeded.release()
-            kept.compare_closed(seeded.root, consistent_from.txid)
-            kept.recovered(seeded.root, consistent_from.txid)
 
     @check()
     def test_order_is_enforced_and_gaps_are_refused(self, work: Workload) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, small_chunks, tree, write
 
 from holdfast import backup
+from holdfast.backup.manifest import MANIFEST_MAGIC, Manifest
 from holdfast.backup.terminal import in_flags
 from holdfast.backup.testing.fault_injection import DyingDisk, Killed, Nth, WatchedSource, full_disk
 from holdfast.engine.builtin.inplace.records import RecordsEngine
@@ -41,7 +43,8 @@ from holdfast.engine.model import document
 from holdfast.engine.source.http.service import BackupService
 from holdfast.engine.source.interface import Confirmation, Grant, SourceInfo
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.store.layout import MANIFEST_MAGIC, Layout, Manifest
+from holdfast.engine.store import copied_image
+from holdfast.engine.store.layout import Layout
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
 from holdfast.replay.roll import roll
@@ -302,6 +305,18 @@ def test_refuses_a_target_that_was_opened_for_writing(store: Store[Any, Any], tm
             refused(store, tmp_path / "target")
     assert tree(tmp_path / "target") == before
     assert backup.info(tmp_path / "target").kind == "promoted backup"
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_backup_that_nobody_here_can_read_is_not_opened(
+        store: Store[Any, Any], tmp_path: Path, read_only: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened as an ordinary store it would show a mixture of states, or be written to and still be called a backup."""
+    backup.run(store, tmp_path / "target")
+    before = {**tree(tmp_path / "target"), "LOCK": ANY}
+    monkeypatch.setattr(copied_image, "GROUP", "holdfast.nothing")
+    with pytest.raises(UnsupportedFormat, match="nothing that is installed reads its MANIFEST"):
+        Store.open(tmp_path / "target", type(store.engine), read_only=read_only)
+    assert tree(tmp_path / "target") == before
 
 
 def test_an_opening_for_writing_that_fails_leaves_the_backup(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, tree, write
 
 from holdfast import backup
+from holdfast.backup.manifest import Manifest
 from holdfast.backup.testing.fault_injection import DyingDisk, Killed, Nth, WatchedSource, full_disk
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine
@@ -32,7 +33,7 @@ from holdfast.engine.errors import (
     WrongEngine,
 )
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.store.layout import Layout, Manifest
+from holdfast.engine.store.layout import Layout
 from holdfast.engine.store.store import Store
 
 

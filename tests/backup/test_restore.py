@@ -15,6 +15,7 @@ import pytest
 from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, tree, write
 
 from holdfast import backup
+from holdfast.backup.manifest import Manifest
 from holdfast.backup.testing.fault_injection import DyingDisk, Killed, Nth, WatchedSource, full_disk
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine
@@ -35,7 +36,7 @@ from holdfast.engine.errors import (
     WrongEngine,
 )
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.store.layout import Generation, Layout, Manifest
+from holdfast.engine.store.layout import Generation, Layout
 from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles
 from holdfast.engine.testing.disks.quiet import SetClock

@@ -15,6 +15,8 @@ from zoo import part
 from zoo_states import TrustsItsFile
 
 from holdfast.backup.full import Job, take_full
+from holdfast.backup.manifest import Manifest
+from holdfast.backup.promote import TargetImage
 from holdfast.backup.report import Bounds, Report
 from holdfast.backup.restore import _in_place, _point
 from holdfast.backup.target import Patience, bring_into_force
@@ -26,7 +28,7 @@ from holdfast.engine.model.records import Attachment, Record
 from holdfast.engine.source.http.client import HttpSource
 from holdfast.engine.source.interface import Confirmation, Source, SourceInfo, compare
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.store.layout import Generation, Identity, Layout, Manifest
+from holdfast.engine.store.layout import Generation, Identity, Layout
 from holdfast.engine.wal.log import Log
 from holdfast.replay.files import DigestedFiles, Progress, silent
 from holdfast.replay.roll import Fetched, fetch
@@ -166,12 +168,23 @@ def knows_no_branches(info: SourceInfo, history: History, end: Position, accept_
 
 
 @part(
-    "holdfast.engine.store.opening._promote",
-    caught_by="BackupContract.test_a_target_opened_for_writing_is_a_store_of_its_own")
-def still_a_backup(generation: Generation, manifest: Manifest, kind: Any, context: Context) -> Manifest:
+    TargetImage, caught_by="BackupContract.test_a_target_opened_for_writing_is_a_store_of_its_own")
+class StillABackup(TargetImage):
     """A backup that is opened for writing is still taken for a backup, and the next incremental goes on top of what was
     written to it."""
-    return replace(manifest, promoted_branch=context.env.randomness.token(16))
+
+    def promote(self, kind: Any, context: Context) -> None:
+        self._manifest = replace(self._manifest, promoted_branch=context.env.randomness.token(16))
+
+
+@part(
+    TargetImage, caught_by="BackupContract.test_a_copy_that_is_not_replayed_far_enough_does_not_open")
+class OpensHalfACopy(TargetImage):
+    """A moving copy is opened although its log ends before the point from which it counts. Nobody asks its manifest."""
+
+    log_end = property(lambda self: None)
+
+    def check(self, log: Log) -> None: ...
 
 
 @part("holdfast.backup.restore._point", caught_by="BackupContract.test_an_empty_store_can_be_backed_up_and_restored")
@@ -221,7 +234,7 @@ def trusts_documents(data: bytes, magic: bytes, version: int, path: Path) -> dic
 
 
 @part(
-    "holdfast.engine.store.opening.verify_attachment", "holdfast.engine.wal.log.verify_attachment",
+    "holdfast.engine.store.replay.verify_attachment", "holdfast.engine.wal.log.verify_attachment",
     caught_by="BackupContract.test_a_flipped_byte_in_a_bulk_load_is_found_or_harmless", on="staging")
 def trusts_attachments(files: Files, path: Path, attachment: Attachment) -> None:
     """Files of bulk loads have checksums in the records that name them, and nobody compares them."""

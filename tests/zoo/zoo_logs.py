@@ -18,7 +18,7 @@ from holdfast.engine.model.records import Record
 from holdfast.engine.source.interface import Confirmation
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store.leases import Lease, Leases, LeaseTable
-from holdfast.engine.store.opening import replay
+from holdfast.engine.store.replay import replay
 from holdfast.engine.wal.cursor import Cursor
 from holdfast.engine.wal.listing import Listing, recover
 from holdfast.engine.wal.log import Log
@@ -224,13 +224,6 @@ class AlwaysConfirms(LocalSource):
         published = self._store.published
         return Confirmation(consistent_from=published, published=published,
                             complete_until_us=self._store.complete_until_us())
-
-
-@part(
-    "holdfast.engine.store.opening._need_replay", "holdfast.engine.store.opening._durable_end",
-    caught_by="ReplayContract.test_a_copy_that_is_not_replayed_far_enough_does_not_open")
-def opens_half_a_copy(*asked: Any) -> None:
-    """A moving copy is opened although its log ends before the point from which it counts. Nobody asks its manifest."""
 
 
 @part(

@@ -19,7 +19,7 @@ from ...contract.plugin import Plugin
 from ...contract.transaction import Durability, Transaction
 from ...contract.view import View
 from ...env import REAL, Env
-from ...store.opening import Recovery
+from ...store.opened import Recovery
 from ...store.settings import Settings
 from ...store.store import Store
 from .crash_images import copy_running, tree

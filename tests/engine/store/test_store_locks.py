@@ -349,7 +349,7 @@ def test_a_child_that_lives_on_keeps_no_lock(tmp_path: Path) -> None:
 def test_a_child_that_exits_takes_no_scratch_copy_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More log than fits in memory is replayed into a copy of the state. That went with the first child that exited,
     while its parent still read it."""
-    monkeypatch.setattr("holdfast.engine.store.opening.REPLAY_IN_MEMORY", 0)
+    monkeypatch.setattr("holdfast.engine.store.open_read_only.REPLAY_IN_MEMORY", 0)
     with RECORDS.open(tmp_path / "store", settings=QUIET) as store:
         for n in (1, 2, 3):
             commit(RECORDS, store, n)

@@ -1,0 +1,132 @@
+"""Opening a store for writing: make it if it is not there, lock it, recover it, and bring the engine to the end of the
+log.
+
+Recovery is the same two verbs as everything else: the engine opens its durable state (the image), and the log after its
+position is replayed over it. A copied image, which is what a backup holds, is promoted first: durably, before the
+engine may change it. It is adopted at its own position, and continues on a new branch, begun durably before anything is
+written. So it is never again taken for a backup of the store it came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..contract.engine import Context, Engine
+from ..env import Env
+from ..errors import DirectoryMoved, InvalidInput, LocksUnsupported, StoreExists, StoreLocked, StoreNotFound
+from ..model.positions import Branch, History, origin
+from ..wal.log import Log
+from .copied_image import copied_image
+from .layout import Identity, Layout
+from .opened import Opened, anchor, identity_of, match, process_name
+from .replay import replay
+from .room import make_room, need_room
+from .settings import Settings
+
+
+def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, options: Mapping[str, Any],
+                     settings: Settings, env: Env, prune: bool = True) -> Opened:
+    """`prune`: on a full file system, log that nobody needs may go. Raises what `Store.open` does. Nothing is left open
+    or locked then, and no store that was not there before."""
+    layout = Layout(root, env.files)
+    undo = None
+    if not layout.is_store():
+        if not create:
+            raise StoreNotFound(f"no store in {root}")
+        if not layout.is_empty():
+            what = "is not empty, and holds no store" if env.files.is_directory(root) else "is a file"
+            raise StoreExists(f"{root} {what}")
+        undo = partial(_unmake, layout, directory_too=not env.files.exists(root))
+        try:
+            env.files.make_directory(root)
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+            raise InvalidInput(f"{root} cannot be made: {error.strerror} ({error.filename})",
+                               hint="choose another directory") from error
+    try:
+        lock = env.files.lock(layout.lock_path, process_name())
+    except FileNotFoundError as error:
+        raise StoreLocked(f"{root} is being made or removed by another process", hint="try again") from error
+    except LocksUnsupported:
+        if undo is not None:
+            undo()
+        raise
+    anchored = None
+    try:
+        anchored, env = anchor(layout, env)
+        if not layout.is_store():
+            _create(layout, kind, options, settings, env)
+        else:
+            undo = None  # whether it was there before, or somebody was faster than we
+        identity = identity_of(layout, kind)
+        context = Context(env, options, store_id=identity.store_id)
+        make_room(layout, kind, context, settings, prune=prune)
+        generation = layout.current()
+        for directory in (generation.state, generation.log):
+            anchored.hold_too(directory)
+        layout.settle_names(generation)
+        copied = copied_image(env.files, generation)
+        if copied is not None:
+            copied.promote(kind, context)
+        layout.sweep()  # what a backup kept of older generations too: it is none any more
+        engine = kind.open(generation.state, context, at=None if copied is None else copied.position)
+        try:
+            log = Log.open(generation.log, engine_position=engine.position, options=settings.log_options,
+                           env=env)
+            try:
+                match(identity, log)
+                if copied is not None:
+                    copied.begin_branch(log)
+                log.begin_era()
+                cursor = log.cursor(engine.position)
+                replayed = replay(engine, log, cursor, log.end.txid, settings.checkpoint_soft_bytes)
+            except BaseException:
+                log.abandon()
+                raise
+        except BaseException:
+            engine.close()
+            raise
+    except BaseException:
+        if undo is not None:
+            undo()
+        if anchored is not None:
+            anchored.let_go()
+        lock.release()
+        raise
+    return Opened(layout, generation, engine, log, cursor, lock, replayed, anchored, env, undo=undo,
+                  copied=copied)
+
+
+def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, Any], settings: Settings,
+            env: Env) -> None:
+    """Make an empty store. It is one from the moment that `CURRENT` names its generation."""
+    files = env.files
+    layout.clear()  # the rests of a creation that was cut off, as `is_empty` has made sure
+    need_room(files, layout)
+    now = env.clock.now_us()
+    store_id, branch_id = env.randomness.token(16), env.randomness.token(16)
+    start = origin(store_id)
+    generation = layout.generation(1)
+    files.make_directory(generation.state)
+    kind.create(generation.state, start, Context(env, options, store_id=store_id))
+    history = History(store_id, (Branch(branch_id, start),))
+    # No commit was earlier, so a restore to a time before it is one to before the store was.
+    log = Log.create(generation.log, history, start, engine=kind.name, last_time_us=now, options=settings.log_options,
+                     env=env)
+    log.close()
+    layout.write_identity(Identity(store_id, kind.name, now))
+    layout.switch(generation)
+
+
+def _unmake(layout: Layout, *, directory_too: bool) -> None:
+    """Remove a store that could not be opened when it was made, or what there is of it. The caller holds its lock."""
+    files, root = layout.files, layout.root
+    # On a disk that fails, the next opening makes a store of what is left.
+    with contextlib.suppress(OSError, DirectoryMoved):
+        layout.clear()
+        files.unlink(layout.lock_path)
+        if directory_too:
+            files.remove_directory(root)  # unless somebody else has come in here

@@ -1,0 +1,136 @@
+"""What an opening makes, and what both kinds of opening do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..contract.engine import Engine
+from ..env import DirectoryLock, Env
+from ..env.anchored import AnchoredFiles
+from ..env.scratch import ScratchDirectory
+from ..errors import Damaged, WrongEngine
+from ..wal.cursor import Cursor
+from ..wal.log import Log
+from .copied_image import CopiedImage
+from .layout import Generation, Identity, Layout
+from .reader_leases import ReaderLease
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What opening a store found and did.
+
+    Attributes:
+        clean: it had been closed properly.
+        replayed: transactions replayed over the engine's durable state.
+        cut_bytes, cut_path, cut_offset: a torn end of the log that was cut; it held nothing acknowledged.
+        rewritten_bytes: bytes written again because they were perhaps in memory only.
+    """
+
+    clean: bool
+    replayed: int
+    cut_bytes: int
+    cut_path: str | None
+    cut_offset: int
+    rewritten_bytes: int
+
+
+@dataclass(slots=True)
+class Opened:
+    """What an opening made.
+
+    Attributes:
+        engine: brought to the log's durable end.
+        log: recovered.
+        cursor: behind what was replayed.
+        lock: None where opened read-only.
+        replayed: how many transactions were replayed.
+        anchored: what holds its directories.
+        env: the store's: its files are those.
+        scratch: a copy of the state that goes when the store is closed, or None.
+        copied: the copied image that was opened, until a checkpoint has settled it; or None.
+        reader: what keeps the log that is needed here, where another process writes the store; or None.
+        still: opened read-only where nobody wrote: what keeps writers out, since what libraries read without locks must
+            not change under them; or None.
+        undo: removes the store, which this opening has made; None where there was one.
+        half_way: `follow` has begun to apply what is new; not all of it may be there, or shown.
+        engine_closed, released: how far `release` came.
+    """
+
+    layout: Layout
+    generation: Generation
+    engine: Engine[Any, Any]
+    log: Log
+    cursor: Cursor
+    lock: DirectoryLock | None
+    replayed: int
+    anchored: AnchoredFiles
+    env: Env
+    scratch: ScratchDirectory | None = None
+    copied: CopiedImage | None = None
+    reader: ReaderLease | None = None
+    still: DirectoryLock | None = None
+    undo: Callable[[], None] | None = None
+    half_way: bool = False
+    engine_closed: bool = False
+    released: bool = False
+
+    def release(self) -> None:
+        """Close the engine and let go of the directory: each part, whatever another raises. Fine to call again, above
+        all where a signal's handler raised."""
+        with ExitStack() as last_to_first:
+            for part in (self.still, self.reader, self.lock):
+                if part is not None:
+                    last_to_first.callback(part.release)
+            last_to_first.callback(self.anchored.let_go)
+            if self.undo is not None and not self.log.end.txid:  # no plugin has committed meanwhile
+                last_to_first.callback(self.undo)
+            if self.scratch is not None:
+                last_to_first.callback(self.scratch.cleanup)
+            if not self.engine_closed:
+                self.engine_closed = True
+                last_to_first.callback(self.engine.close)
+        self.released = True
+
+    @property
+    def recovery(self) -> Recovery:
+        found = self.log.recovery
+        return Recovery(found.clean, self.replayed, found.cut_bytes, found.path if found.cut_bytes else None,
+                        found.cut_offset, found.rewritten_bytes)
+
+    def abandon(self) -> None:
+        """In a child process: neither lock nor log is ours."""
+        self.log.abandon()
+        for part in (self.lock, self.reader, self.still):
+            if part is not None:
+                part.abandon()
+
+
+def process_name() -> str:
+    return f"process {os.getpid()}"
+
+
+def anchor(layout: Layout, env: Env) -> tuple[AnchoredFiles, Env]:
+    """Hold a store's directory, and let nothing below its path be used when that leads elsewhere."""
+    anchored = AnchoredFiles(env.files, layout.root)
+    layout.files = anchored
+    return anchored, replace(env, files=anchored)
+
+
+def identity_of(layout: Layout, kind: type[Engine[Any, Any]]) -> Identity:
+    """Who a store is, whose engine must be this kind. Raises `StoreNotFound`, `Damaged`, `WrongEngine`."""
+    identity = layout.read_identity()
+    if identity.engine != kind.name:
+        raise WrongEngine(f"{layout.root} is a store of the {identity.engine} engine, not of {kind.name}")
+    return identity
+
+
+def match(identity: Identity, log: Log) -> None:
+    """See that a log is of the store in whose directory it is. Raises `Damaged`."""
+    if log.history.store_id != identity.store_id:
+        raise Damaged(f"the log is of store {log.history.store_id.hex()}, not of {identity.store_id.hex()}",
+                      path=str(log.directory))

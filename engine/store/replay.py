@@ -1,0 +1,52 @@
+"""Replay: the records of a log, applied to an engine. Recovery does it, and so does whatever rolls a copy forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..contract.engine import BulkEngine, Engine
+from ..errors import UnsupportedFormat
+from ..model.records import Record
+from ..wal.attachments import verify_attachment
+from ..wal.cursor import Cursor
+from ..wal.log import Log
+
+REPLAY_RECORDS = 1000
+REPLAY_BYTES = 256 << 10
+"""So many records, or payload bytes, are applied in one go; in memory an engine may hold twenty times as much."""
+
+
+def replay(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_bytes: int) -> int:
+    """Apply the log's records from the cursor up to `upto`, with checkpoints on the way where much is pending.
+
+    Raises:
+        UnsupportedFormat: a payload version that the engine does not read.
+        Damaged, DiskFull.
+    """
+    batch: list[Record] = []
+    count, size, reads = 0, 0, engine.reads_payloads
+    for record in cursor.read(upto):
+        if record.payload_version not in reads:
+            raise UnsupportedFormat(f"transaction {record.txid} has payload version {record.payload_version}; "
+                                    f"this {engine.name} engine reads {sorted(reads)}")
+        count += 1
+        if record.attachment is not None:
+            if batch:
+                engine.apply(batch)
+                batch, size = [], 0
+            if not isinstance(engine, BulkEngine):
+                raise UnsupportedFormat(f"transaction {record.txid} is a bulk load, which {engine.name} does not take")
+            path = log.attachment_path(record.attachment.name)
+            verify_attachment(log.files, path, record.attachment)
+            engine.apply_bulk(record, path)
+            continue
+        batch.append(record)
+        size += len(record.payload)
+        if len(batch) >= REPLAY_RECORDS or size >= REPLAY_BYTES:
+            engine.apply(batch)
+            if engine.pending_bytes() >= soft_bytes:
+                engine.checkpoint(batch[-1].position)
+            batch, size = [], 0
+    if batch:
+        engine.apply(batch)
+    return count
