@@ -14,10 +14,10 @@ from ..engine.model.records import Record
 from ..engine.store.layout import Layout
 from ..engine.store.open_read_only import steadily
 from ..engine.wal.log import Log
-from .kept import kept, whole
 from .manifest import Manifest
+from .places import tree_bytes
 from .report import Bounds, Info
-from .target import LOG, bounds_of, image_bytes, tree_bytes
+from .target.target import LOG, Target
 
 
 def info(path: str | os.PathLike[str], *, env: Env = REAL) -> Info:
@@ -38,8 +38,9 @@ def _look(layout: Layout, path: str, env: Env) -> Info:
     kind = "store" if manifest is None else "backup" if manifest.promoted_us is None else "promoted backup"
     log = Log.open(generation.log, read_only=True, options=LOG, env=env)
     try:
-        if manifest is not None and kind == "backup":
-            bounds, state = whole(layout, manifest, bounds_of(manifest, log)), image_bytes(manifest.files)
+        target = None if manifest is None else Target(layout, generation, manifest, env, log)
+        if target is not None and kind == "backup":
+            bounds, state = target.whole(target.bounds()), target.manifest.image_bytes
         else:  # what was a backup prunes its log, and moves its state, like any store
             bounds = Bounds(first=log.base.txid, last=log.end.txid, first_time_us=log.time_of(log.base.txid) or None,
                             last_time_us=log.time_of(log.end.txid) or None, complete_until_us=log.complete_us)
@@ -47,11 +48,11 @@ def _look(layout: Layout, path: str, env: Env) -> Info:
         segments = log.segments()
         if layout.current() != generation:
             raise Damaged("names another generation by now", path=str(layout.root / "CURRENT"))
-        facts: dict[str, Any] = {} if manifest is None else {
+        facts: dict[str, Any] = {} if manifest is None or target is None else {
             "target_id": manifest.target_id.hex(), "image_first": manifest.image_position.txid,
             "image_last": manifest.consistent_from.txid, "moving": manifest.moving,
             "runs": tuple(_shown(r) for r in manifest.runs),
-            "older": tuple(dict(one) for _, one in reversed(kept(layout, manifest))),
+            "older": tuple(dict(one) for _, one in reversed(target.kept())),
             "promoted_us": manifest.promoted_us}
         return Info(
             kind=kind, path=path, store_id=identity.store_id.hex(), engine=identity.engine,

@@ -14,6 +14,10 @@ from ..engine.store.layout import Generation
 from ..replay.files import CopiedFile
 
 MANIFEST_MAGIC, MANIFEST_VERSION = b"HFMANIF\0", 1
+MAX_RUNS = 100
+"""How many runs a manifest remembers, besides the one that took its image."""
+
+Runs = tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Manifest:
     chunk_bytes: int
     files: tuple[CopiedFile, ...]
     created_us: int
-    runs: tuple[dict[str, Any], ...] = field(default=())
+    runs: Runs = field(default=())
     older: tuple[Mapping[str, Any], ...] = field(default=())
     promoted_us: int | None = None
     promoted_branch: bytes | None = None
@@ -58,11 +62,21 @@ class Manifest:
         """How far the log reached when the last run was noted."""
         return Position(*self.runs[-1]["end"]) if self.runs else self.consistent_from
 
+    @property
+    def image_bytes(self) -> int:
+        return sum(copied.size for copied in self.files)
+
+    @property
+    def payloads(self) -> set[int]:
+        """The versions of the payloads that the runs have brought."""
+        return {version for run in self.runs for version in run.get("payloads", ())}
+
     def write(self, files: Files, generation: Generation) -> None:
         body = {
             "target_id": self.target_id, "history": self.history.to_wire(), "engine": self.engine,
             "state_format": self.state_format, "p0": list(self.image_position), "p1": list(self.consistent_from),
-            "moving": self.moving, "chunk_bytes": self.chunk_bytes, "files": [[f.name, f.size, b"".join(f.digests)] for f in self.files],
+            "moving": self.moving, "chunk_bytes": self.chunk_bytes,
+            "files": [[f.name, f.size, b"".join(f.digests)] for f in self.files],
             "created_us": self.created_us, "runs": list(self.runs),
             "older": [dict(one) for one in self.older], "retired_us": self.promoted_us,
             "retired_branch": self.promoted_branch, "settled": self.settled,
@@ -95,3 +109,14 @@ class Manifest:
     def settle(self) -> Manifest:
         """The same, its image overtaken by a checkpoint of the store it has become."""
         return replace(self, settled=True, files=())
+
+
+def with_run(runs: Runs, run: dict[str, Any]) -> Runs:
+    """The runs of a manifest and one more; the oldest are forgotten beyond `MAX_RUNS`, but for the versions of the
+    payloads that they brought."""
+    runs = (*runs, run)
+    if len(runs) <= MAX_RUNS + 1:
+        return runs
+    first, last = runs[0], runs[-MAX_RUNS:]
+    gone = {version for r in runs[:-MAX_RUNS] for version in r.get("payloads", ())}
+    return {**first, "payloads": sorted(gone)}, *last

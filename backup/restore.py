@@ -43,31 +43,21 @@ from ..engine.store.layout import Generation, Identity, Layout
 from ..engine.wal.log import Log
 from ..replay.files import Progress, silent
 from ..replay.roll import history_at, roll
-from .kept import kept, whole
-from .manifest import Manifest
-from .report import Bounds, RestoreReport, iso
-from .scratch import copied_state
-from .target import (
-    LOG,
-    AnyEngine,
-    Options,
+from .engines import AnyEngine, Options, compare_versions, engine_named
+from .places import (
     Patience,
-    bounds_of,
     bring_into_force,
-    compare_versions,
-    engine_named,
     held,
     held_for_reading,
-    image_bytes,
     locked,
     make_root,
-    open_log,
     partials,
-    payload_versions,
-    read_target,
     refuse_inside,
     waited,
 )
+from .report import Bounds, RestoreReport, iso
+from .target.scratch import copied_state
+from .target.target import LOG, Target
 
 logger = logging.getLogger("holdfast.backup")
 
@@ -122,59 +112,52 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
         refuse_inside(final, files)
     with (system_errors(f"cannot restore {layout.root} to {final}"), held(layout, env) as (layout, env),
           held_for_reading(layout, patience)):
-        engine = engine_named(read_target(layout)[1].engine, engine)
-        with _chosen(layout, to_txid, at, env) as (generation, manifest, log, point):
-            compare_versions(engine, manifest.state_format, payload_versions(manifest), f"the backup in {layout.root}")
-            identity = Identity(manifest.history.store_id, engine.name, env.clock.now_us())
-            with _destination(final, identity, force, patience, env) as (made, env):
-                with copied_state(generation, manifest, made.state, engine, options or {}, env,
-                                  durable=True, progress=progress or silent) as opened:
-                    rolled = roll(opened, log, point, durable=True, progress=progress or silent)
-                position = rolled.position
-                time_us = log.time_of(point)
-                branch = env.randomness.token(ID_BYTES)
-                _begin_log(made, log, position, branch, time_us=time_us, engine=engine, env=env)
+        newest = Target.open(layout, env)
+        engine = engine_named(newest.manifest.engine, engine)
+        chosen, point = _chosen(newest, to_txid, at)
+        manifest, log = chosen.manifest, chosen.log
+        compare_versions(engine, manifest.state_format, manifest.payloads, f"the backup in {layout.root}")
+        identity = Identity(manifest.history.store_id, engine.name, env.clock.now_us())
+        with _destination(final, identity, force, patience, env) as (made, env):
+            with copied_state(chosen, made.state, engine, options or {}, env, durable=True,
+                              progress=progress or silent) as opened:
+                rolled = roll(opened, log, point, durable=True, progress=progress or silent)
+            position = rolled.position
+            time_us = log.time_of(point)
+            branch = env.randomness.token(ID_BYTES)
+            _begin_log(made, log, position, branch, time_us=time_us, engine=engine, env=env)
     return RestoreReport(
         source=str(target), destination=str(dest), store_id=manifest.history.store_id.hex(), branch=branch.hex(),
         engine=manifest.engine, txid=position.txid, time_us=(time_us or None) if position.txid else None,
-        image_bytes=image_bytes(manifest.files), transactions=rolled.records, seconds=env.clock.monotonic() - started)
+        image_bytes=manifest.image_bytes, transactions=rolled.records, seconds=env.clock.monotonic() - started)
 
 
-@contextlib.contextmanager
-def _chosen(layout: Layout, to_txid: int | None, at: datetime | None, env: Env
-            ) -> Iterator[tuple[Generation, Manifest, Log, int]]:
+def _chosen(newest: Target, to_txid: int | None, at: datetime | None) -> tuple[Target, int]:
     """The newest generation that restores to the point asked for, and the transaction that it is.
 
     Raises:
         RestorePointOutOfRange: none does.
         Damaged: of the newest generation; or of an older one that is chosen.
     """
-    current, newest = read_target(layout)
-    with contextlib.ExitStack() as opened:
-        log = opened.enter_context(open_log(current, newest, read_only=True, env=env))
-        bounds = bounds_of(newest, log)
-        try:
-            point = _point(log, bounds, to_txid, at)
-        except RestorePointOutOfRange as error:
-            refused = error
-        else:
-            yield current, newest, log, point
-            return
-        for generation, told in kept(layout, newest):
-            manifest = Manifest.read(layout.files, generation)
-            with contextlib.suppress(RestorePointOutOfRange):
-                if manifest is None:
-                    raise Damaged("is missing", path=str(generation.manifest))
-                log = opened.enter_context(open_log(generation, manifest, read_only=True, env=env))
-                point = _point(log, bounds_of(manifest, log), to_txid, at)
-                logger.info("restoring from %s, which %s has taken the place of", told["generation"], current.name)
-                yield generation, manifest, log, point
-                return
-        if newest.older:
-            asked = f"transaction {to_txid}" if at is None else iso(_micros(at))
-            raise RestorePointOutOfRange(f"{asked} is not a point of this backup, which restores to "
-                                         f"{whole(layout, newest, bounds)}", hint=refused.hint) from refused
-        raise refused
+    bounds = newest.bounds()
+    try:
+        return newest, _point(newest.log, bounds, to_txid, at)
+    except RestorePointOutOfRange as error:
+        refused = error
+    for generation, told in newest.kept():
+        older = newest.older(generation)
+        if older is None:
+            raise Damaged("is missing", path=str(generation.manifest))
+        with contextlib.suppress(RestorePointOutOfRange):
+            point = _point(older.log, older.bounds(), to_txid, at)
+            logger.info("restoring from %s, which %s has taken the place of", told["generation"],
+                        newest.generation.name)
+            return older, point
+    if newest.manifest.older:
+        asked = f"transaction {to_txid}" if at is None else iso(_micros(at))
+        raise RestorePointOutOfRange(f"{asked} is not a point of this backup, which restores to "
+                                     f"{newest.whole(bounds)}", hint=refused.hint) from refused
+    raise refused
 
 
 def _micros(at: datetime) -> int:

@@ -27,11 +27,14 @@ from ..engine.store.settings import check_duration
 from ..engine.store.store import Store
 from ..replay.files import Progress, silent
 from ..replay.roll import SourceDamaged
-from .full import Job, take_full
-from .incremental import take_incremental
-from .kept import KEEP_POINTS, cutoff_us
+from .engines import AnyEngine, Options
+from .places import held, locked, make_root, waited
 from .report import Report
-from .target import AnyEngine, Options, detect, finish_switch, held, locked, make_root, read_target, waited
+from .target.full import take_full
+from .target.incremental import take_incremental
+from .target.job import Job
+from .target.points import KEEP_POINTS, cutoff_us
+from .target.target import Target, detect, finish_switch
 from .uri import parse
 
 
@@ -99,7 +102,7 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
     started_us, started = env.clock.now_us(), env.clock.monotonic()
     layout = Layout(env.files.resolve(target), env.files)
     with system_errors(f"cannot look at {layout.root}"):
-        detect(layout)
+        detect(layout, env)
     with opened_source(source, token, tls, ca, timeout, max_record_bytes) as asked:
         info = asked.info()
         if expect_store is not None:
@@ -122,24 +125,23 @@ def run(source: str | Store[Any, Any] | Source, target: str | os.PathLike[str], 
 
 def _run(job: Job, full: bool, fallback: bool) -> Report:
     layout = job.layout
-    detect(layout)  # once more, under the lock
+    target = detect(layout, job.env)  # once more, under the lock
     layout.sweep_scratch()
-    finish_switch(layout)
-    if not layout.is_store():
+    if finish_switch(layout):
+        target = Target.open(layout, job.env)
+    if target is None:
         return take_full(job, None, "")
-    generation, manifest = read_target(layout)
-    layout.settle_names(generation)
+    layout.settle_names(target.generation)
     if full:
-        compare(job.info, manifest.history, manifest.noted_end, accept_branch=job.accept_branch)
+        compare(job.info, target.manifest.history, target.manifest.noted_end, accept_branch=job.accept_branch)
         job.asked = True
-        return take_full(job, (generation, manifest), "it was asked for")
+        return take_full(job, target, "it was asked for")
     try:
-        return take_incremental(job, generation, manifest)
+        return take_incremental(job, target)
     except (LogPruned, SourceDamaged) as error:
         if not fallback:
             raise
-        return take_full(job, (generation, manifest),
-                         f"the source no longer has the log for an incremental: {error.message}")
+        return take_full(job, target, f"the source no longer has the log for an incremental: {error.message}")
 
 
 @contextmanager

@@ -16,26 +16,13 @@ from ..engine.env import REAL, Env
 from ..engine.env.system import system_errors
 from ..engine.errors import Damaged
 from ..engine.model.positions import Position
-from ..engine.store.layout import Generation, Layout
-from ..replay.files import DigestedFiles, Progress, silent
-from .kept import kept, whole
-from .manifest import Manifest
+from ..engine.store.layout import Layout
+from ..replay.files import Progress, silent
+from .engines import AnyEngine, Options, compare_versions, engine_named
+from .places import held, held_for_reading, tree_bytes, waited
 from .report import Bounds, VerifyReport
-from .scratch import check, rolled
-from .target import (
-    AnyEngine,
-    Options,
-    bounds_of,
-    compare_versions,
-    engine_named,
-    held,
-    held_for_reading,
-    open_log,
-    payload_versions,
-    read_target,
-    tree_bytes,
-    waited,
-)
+from .target.scratch import check, rolled
+from .target.target import Target
 
 
 @renamed.arguments(seams="env")
@@ -62,20 +49,21 @@ def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngi
     layout, patience = Layout(env.files.resolve(target), env.files), waited(wait, env)
     with (system_errors(f"cannot verify {layout.root}"), held(layout, env) as (layout, env),
           held_for_reading(layout, patience)):
-        generation, manifest = read_target(layout)
-        engine = engine_named(manifest.engine, engine)
-        how = Checking(layout, engine, options or {}, env, told)
-        found, notes = [how.verified(generation, manifest)], []
-        for older, one in kept(layout, manifest):
-            before = Manifest.read(env.files, older)
-            if one["damage"] or before is None:
-                notes.append(f"{older.name}, an older generation, is damaged and was not looked at: {one['damage']}")
+        opened = Target.open(layout, env)
+        manifest = opened.manifest
+        how = Checking(engine_named(manifest.engine, engine), options or {}, told)
+        found, notes = [how.verified(opened)], []
+        for generation, one in opened.kept():
+            older = opened.older(generation)
+            if one["damage"] or older is None:
+                notes.append(f"{generation.name}, an older generation, is damaged and was not looked at: "
+                             f"{one['damage']}")
             else:
-                found.append(how.verified(older, before))
+                found.append(how.verified(older))
         newest = found[0]
         return VerifyReport(
             target=str(target), store_id=manifest.history.store_id.hex(), branch=newest.branch.hex(),
-            engine=manifest.engine, bounds=whole(layout, manifest, newest.bounds),
+            engine=manifest.engine, bounds=opened.whole(newest.bounds),
             image_bytes=sum(f.image_bytes for f in found), log_bytes=sum(f.log_bytes for f in found),
             attachment_bytes=sum(f.attachment_bytes for f in found), transactions=sum(f.transactions for f in found),
             digest=newest.digest.hex(), notes=tuple(notes), seconds=env.clock.monotonic() - started)
@@ -98,32 +86,28 @@ class Verified:
 class Checking:
     """How a target's generations are verified."""
 
-    layout: Layout
     engine: AnyEngine
     options: Options
-    env: Env
     progress: Progress
 
-    def verified(self, generation: Generation, manifest: Manifest) -> Verified:
+    def verified(self, target: Target) -> Verified:
         """Read and replay one generation. Raises what `verify` does."""
-        layout, env, told = self.layout, self.env, self.progress
-        compare_versions(self.engine, manifest.state_format, payload_versions(manifest),
-                         f"the backup in {layout.root}")
-        with open_log(generation, manifest, read_only=True, env=env) as log:
-            with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, env) as image:
-                image_bytes = image.verify(told)
-            log.verify()
-            for run in manifest.runs:
-                end = Position(*run["end"])
-                if end.txid >= log.base.txid and log.chain_at(end.txid) != end.chain:
-                    raise Damaged(f"the log has another transaction {end.txid} than the run that fetched it noted",
-                                  path=str(generation.log))
-            bounds = bounds_of(manifest, log)
-            with rolled(generation, manifest, log, engine=self.engine, options=self.options,
-                        scratch=layout.scratch(env.randomness.token(8)), env=env, progress=told) as opened:
-                check(opened, str(layout.root))
-                with opened.view() as view:
-                    digest = view.digest()
-            return Verified(bounds, log.history.branch.id, image_bytes, log.size(),
-                            tree_bytes(generation.log / "attachments", env.files), log.end.txid - log.base.txid,
-                            digest)
+        manifest, log, root, env = target.manifest, target.log, target.layout.root, target.env
+        compare_versions(self.engine, manifest.state_format, manifest.payloads, f"the backup in {root}")
+        with target.image() as image:
+            image_bytes = image.verify(self.progress)
+        log.verify()
+        for run in manifest.runs:
+            end = Position(*run["end"])
+            if end.txid >= log.base.txid and log.chain_at(end.txid) != end.chain:
+                raise Damaged(f"the log has another transaction {end.txid} than the run that fetched it noted",
+                              path=str(log.directory))
+        bounds = target.bounds()
+        with rolled(target, engine=self.engine, options=self.options, progress=self.progress,
+                    scratch=target.layout.scratch(env.randomness.token(8))) as opened:
+            check(opened, str(root))
+            with opened.view() as view:
+                digest = view.digest()
+        return Verified(bounds, log.history.branch.id, image_bytes, log.size(),
+                        tree_bytes(target.generation.log / "attachments", env.files), log.end.txid - log.base.txid,
+                        digest)

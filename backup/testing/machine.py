@@ -21,7 +21,6 @@ from ...engine.testing.support.crash_images import tree
 from ...engine.testing.support.machine import OPERATIONS, StoreMachine
 from ...engine.testing.support.raising import raises
 from ...engine.testing.support.workload import Operation
-from .. import incremental
 from ..info import info, transactions
 from ..restore import restore
 from ..run import run
@@ -74,7 +73,7 @@ class BackupMachine(StoreMachine):
         self.note_promises()
         at_least, first, base = self.acknowledged, self.target is None, self.store.log.base.txid
         self.target = self.target or self.fresh("backup")
-        with BusySource(LocalSource(self.store), step) as source, patch.object(incremental, "COMPACT_FLOOR_BYTES", 0):
+        with BusySource(LocalSource(self.store), step) as source, patch.object(compact, "FLOOR_BYTES", 0):
             report = run(source, self.target, compact=0.0 if compact else None, keep_points="none", **self._how)
         pruned = len(self.backed_up) - 1 < base
         kind = "full" if first or pruned else "incremental"

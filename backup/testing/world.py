@@ -30,11 +30,11 @@ from ...engine.testing.support.crash_images import tree
 from ...engine.testing.support.modelled import Modelled
 from ...engine.testing.support.raising import raises
 from ...engine.testing.support.workload import Operation, Workload
-from .. import incremental
 from ..info import info
 from ..report import Bounds, Report, RestoreReport, VerifyReport
 from ..restore import restore
 from ..run import run
+from ..target import compact
 from ..verify import verify
 from .fault_injection import BusySource
 
@@ -152,7 +152,7 @@ class World(Modelled):
 
     def compact(self) -> Report:
         """An incremental, after which the log is compacted into the image however small it is."""
-        with patch.object(incremental, "COMPACT_FLOOR_BYTES", 0):
+        with patch.object(compact, "FLOOR_BYTES", 0):
             return self.back_up(compact=0.0)
 
     def bounds(self, target: Path | None = None) -> Bounds:

@@ -117,7 +117,7 @@ def test_source_or_disk_fails_at_every_point(store: Store[Any, Any], tmp_path: P
 
 
 def test_compacts(store: Store[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
+    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
     assert backup.run(store, tmp_path / "target", compact=0.0, keep_points="none").compacted
     assert not list((tmp_path / "target").glob("gen-*/log/attachments/*"))
     assert_whole(tmp_path / "target", store)

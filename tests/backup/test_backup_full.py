@@ -253,8 +253,8 @@ def test_large_logs_are_checked_in_a_scratch_copy(store: Store[Any, Any], tmp_pa
         seen.extend(str(p.relative_to(target)) for p in target.rglob("*"))
         return roll(*args, **how)
 
-    monkeypatch.setattr("holdfast.backup.scratch.MEMORY_LOG_BYTES", 0)
-    monkeypatch.setattr("holdfast.backup.scratch.roll", look_and_roll)
+    monkeypatch.setattr("holdfast.backup.target.scratch.MEMORY_LOG_BYTES", 0)
+    monkeypatch.setattr("holdfast.backup.target.scratch.roll", look_and_roll)
     backup.run(store, target)
     assert "gen-000001.partial/work" in seen
     backup.verify(target)

@@ -35,6 +35,7 @@ from holdfast.engine.errors import (
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store.layout import Layout
 from holdfast.engine.store.store import Store
+from holdfast.engine.wal.log import Log
 
 
 @pytest.fixture(params=ENGINES, ids=lambda e: e.name)
@@ -286,7 +287,7 @@ def test_inconsistent_fallback_keeps_the_old_backup(store: Store[Any, Any], tmp_
         raise Inconsistent("all wrong", findings=("a", "b"))
 
     with monkeypatch.context() as patch:
-        patch.setattr("holdfast.backup.full.check", wrong)
+        patch.setattr("holdfast.backup.target.full.check", wrong)
         refused(Inconsistent, store, tmp_path / "target")
     assert backup.verify(tmp_path / "target").bounds.last == 20
 
@@ -308,7 +309,7 @@ def test_target_that_lost_log_is_damaged(store: Store[Any, Any], tmp_path: Path)
 
 def test_folds_a_log_that_has_outgrown_its_image(store: Store[Any, Any], tmp_path: Path,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
+    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
     assert not backup.run(store, tmp_path / "target", compact=None).compacted
     report = backup.run(store, tmp_path / "target", compact=0.0, keep_points="none")
     assert report.compacted
@@ -329,7 +330,7 @@ def test_folds_a_log_that_has_outgrown_its_image(store: Store[Any, Any], tmp_pat
 
 def test_a_compact_that_dies_keeps_the_backup(store: Store[Any, Any], tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
+    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
     for n in count(1, 3):
         target = tmp_path / f"target{n}"
         shutil.copytree(tmp_path / "target", target)
@@ -345,7 +346,7 @@ def test_a_compact_that_dies_keeps_the_backup(store: Store[Any, Any], tmp_path: 
 
 
 def test_no_room_to_compact_is_told(store: Store[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
+    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
 
     class Small(Files):
         def free(self, path: Path) -> int:
@@ -359,13 +360,13 @@ def test_no_room_to_compact_is_told(store: Store[Any, Any], tmp_path: Path, monk
 
 def test_an_inconsistent_compact_is_an_error_and_keeps_the_backup(store: Store[Any, Any], tmp_path: Path,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
+    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
 
     def wrong(*args: Any) -> None:
         raise Inconsistent("all wrong")
 
     with monkeypatch.context() as patch:
-        patch.setattr("holdfast.backup.incremental.check", wrong)
+        patch.setattr("holdfast.backup.target.compact.check", wrong)
         with pytest.raises(Inconsistent):
             backup.run(store, tmp_path / "target", compact=0.0, keep_points="none")
     assert_whole(tmp_path / "target", store)
@@ -374,7 +375,7 @@ def test_an_inconsistent_compact_is_an_error_and_keeps_the_backup(store: Store[A
 
 def test_another_engine_does_not_compact(store: Store[Any, Any], tmp_path: Path,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
+    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
     other = MemoryEngine if type(store.engine) is RecordsEngine else RecordsEngine
     with pytest.raises(WrongEngine):
         backup.run(store, tmp_path / "target", compact=0.0, keep_points="none", engine=other)
@@ -382,7 +383,7 @@ def test_another_engine_does_not_compact(store: Store[Any, Any], tmp_path: Path,
 
 def test_manifest_remembers_a_bounded_number_of_runs(store: Store[Any, Any], tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.target.MAX_RUNS", 4)
+    monkeypatch.setattr("holdfast.backup.manifest.MAX_RUNS", 4)
     for _ in range(7):
         backup.run(store, tmp_path / "target")
     runs = backup.info(tmp_path / "target").runs
@@ -397,3 +398,28 @@ def test_a_noted_end_beyond_the_log_is_damage(store: Store[Any, Any], tmp_path: 
     replace(manifest, runs=(run,)).write(Files(), generation)
     with pytest.raises(Damaged):
         backup.run(store, tmp_path / "target")
+
+
+def test_a_target_is_opened_once(store: Store[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its manifest was read three times and its log recovered three times, four if it was compacted. What is left: a
+    look before the lock and one under it, and a log that is looked at before anything is changed and then appended
+    to."""
+    target = tmp_path / "target"
+    backup.run(store, target)
+    write(store, 1, 10)
+    read, opened = Manifest.read, Log.open
+    seen: list[str] = []
+
+    def reading(*given: Any) -> Manifest | None:
+        seen.append("manifest")
+        return read(*given)
+
+    def opening(path: Path, **how: Any) -> Log:
+        seen.append("new log" if path.parent.suffix else "log")
+        return opened(path, **how)
+
+    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
+    monkeypatch.setattr(Manifest, "read", reading)
+    monkeypatch.setattr(Log, "open", opening)
+    assert backup.run(store, target, compact=0.0, keep_points="none").compacted
+    assert seen == ["manifest", "manifest", "log", "log", "new log"]

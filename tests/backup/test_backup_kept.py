@@ -161,7 +161,7 @@ def test_a_compact_takes_only_what_is_older_than_the_period(tmp_path: Path, monk
         def link(self, old: Path, new: Path) -> None:
             raise PermissionError("no links here")
 
-    monkeypatch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
+    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
     it = Kept(tmp_path, Files() if links else NoLinks())
     _five_days(it)
     was = it.back_up(compact=None).bounds

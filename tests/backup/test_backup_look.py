@@ -12,7 +12,7 @@ import pytest
 from backup_worlds import open_store, tree, write
 
 from holdfast import backup
-from holdfast.backup.look import CHUNKS
+from holdfast.backup.target.look import CHUNKS
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.errors import Damaged, SettingError
 from holdfast.engine.store.store import Store
@@ -103,7 +103,7 @@ def test_each_older_segment_comes_round(tmp_path: Path, taken: tuple[object, Pat
 
 
 def test_each_chunk_of_the_image_comes_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("replay.files.CHUNK_BYTES", "backup.full.CHUNK_BYTES"):
+    for name in ("replay.files.CHUNK_BYTES", "backup.target.full.CHUNK_BYTES"):
         monkeypatch.setattr(f"holdfast.{name}", 200)
     target = tmp_path / "target"
     with open_store(tmp_path / "store", MemoryEngine) as store:
@@ -128,7 +128,7 @@ def test_each_chunk_of_the_image_comes_round(tmp_path: Path, monkeypatch: pytest
 def test_all_of_a_target_can_be_looked_at(tmp_path: Path, taken: tuple[object, Path],
                                           monkeypatch: pytest.MonkeyPatch) -> None:
     _, target = taken
-    monkeypatch.setattr("holdfast.backup.look.CHUNKS", 0)
+    monkeypatch.setattr("holdfast.backup.target.look.CHUNKS", 0)
     whole = image(target).read_bytes()
     flip(image(target), 1000)
     with open_store(tmp_path / "store", MemoryEngine) as store:

@@ -87,7 +87,7 @@ def test_a_transaction_that_cannot_be_read_is_not_taken(tmp_path: Path) -> None:
 
 def test_the_versions_that_came_are_remembered_longer_than_the_runs(tmp_path: Path,
                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.target.MAX_RUNS", 2)
+    monkeypatch.setattr("holdfast.backup.manifest.MAX_RUNS", 2)
     target = tmp_path / "target"
     with open_store(tmp_path / "store", NEW_PAYLOADS) as store:
         backup.run(store, target, engine=NEW_PAYLOADS)

@@ -77,7 +77,7 @@ def make_world(root: Path, patch: pytest.MonkeyPatch) -> World:
     """Everything there is to be taken apart, below `root`."""
     made = World(root)
     patch.setenv("XDG_RUNTIME_DIR", str(root))
-    patch.setattr("holdfast.backup.incremental.COMPACT_FLOOR_BYTES", 0)
+    patch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
     patch.setattr("holdfast.engine.source.http.server.Limits", partial(Limits, heartbeat_seconds=0.05))
     _make_small(made)
     _make_graph(made)

@@ -56,6 +56,6 @@ def tree(path: Path) -> dict[str, bytes]:
 
 def small_chunks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Copy in chunks of `size` bytes, and note each of them, so that small images have many."""
-    for name in ("holdfast.replay.files.CHUNK_BYTES", "holdfast.backup.full.CHUNK_BYTES",
-                 "holdfast.backup.incremental.CHUNK_BYTES", "holdfast.replay.files.SYNC_BYTES"):
+    for name in ("holdfast.replay.files.CHUNK_BYTES", "holdfast.backup.target.full.CHUNK_BYTES",
+                 "holdfast.backup.target.compact.CHUNK_BYTES", "holdfast.replay.files.SYNC_BYTES"):
         monkeypatch.setattr(name, size)

@@ -14,12 +14,13 @@ from workloads import keyed
 from zoo import part
 from zoo_states import TrustsItsFile
 
-from holdfast.backup.full import Job, take_full
-from holdfast.backup.manifest import Manifest
-from holdfast.backup.promote import TargetImage
+from holdfast.backup.places import Patience, bring_into_force
 from holdfast.backup.report import Bounds, Report
 from holdfast.backup.restore import _in_place, _point
-from holdfast.backup.target import Patience, bring_into_force
+from holdfast.backup.target.full import take_full
+from holdfast.backup.target.job import Job
+from holdfast.backup.target.promote import TargetImage
+from holdfast.backup.target.target import Target
 from holdfast.engine.contract.engine import Context, Engine
 from holdfast.engine.contract.image import ImageFile
 from holdfast.engine.env import Env, Files
@@ -53,7 +54,7 @@ class ConfirmsTooEarly(LocalSource):
 @part(
     "holdfast.backup.run.take_full", caught_by="BackupContract.test_a_full_disk_leaves_a_backup_to_go_on_with",
     also=["BackupContract.test_a_source_that_dies_leaves_a_backup_to_go_on_with"])
-def deletes_the_old_one_first(job: Job, before: tuple[Generation, Manifest] | None, why: str) -> Report:
+def deletes_the_old_one_first(job: Job, before: Target | None, why: str) -> Report:
     """Where an incremental is not possible, the old backup is deleted and a full one begun. Neo4j did so; if the full
     one then fails, there is none."""
     if before is not None:
@@ -62,7 +63,7 @@ def deletes_the_old_one_first(job: Job, before: tuple[Generation, Manifest] | No
     return take_full(job, before, why)
 
 
-@part("holdfast.backup.full.check", caught_by="BackupContract.test_an_inconsistent_copy_is_no_backup")
+@part("holdfast.backup.target.full.check", caught_by="BackupContract.test_an_inconsistent_copy_is_no_backup")
 def nothing_is_checked(engine: Engine[Any, Any], where: str) -> None:
     """The copy is opened and not walked. The report says that it was checked."""
 
@@ -99,12 +100,14 @@ class SameBranchAfterRestore(History):
         return History(self.store_id, self.branches)
 
 
-@part("holdfast.backup.incremental.compare", caught_by="BackupContract.test_a_foreign_store_is_refused")
+@part("holdfast.backup.target.incremental.compare", caught_by="BackupContract.test_a_foreign_store_is_refused")
 def nobody_asks_who(info: SourceInfo, history: History, end: Position, accept_branch: bytes | None = None) -> None:
     """An incremental goes to whatever answers at the address: last month's port is another store today."""
 
 
-@part("holdfast.backup.full.bring_into_force", caught_by="BackupContract.test_a_killed_backup_leaves_one_to_go_on_with")
+@part(
+    "holdfast.backup.target.full.bring_into_force",
+    caught_by="BackupContract.test_a_killed_backup_leaves_one_to_go_on_with")
 def in_force_too_early(layout: Layout, partial: Generation) -> Generation:
     """The new generation comes into force before it has its name, so that a run that dies here leaves a target that
     points nowhere."""
@@ -120,7 +123,9 @@ class LeakedLease(Job):
     def release(self, lease_id: str) -> None: ...
 
 
-@part("holdfast.backup.scratch.copy_files", caught_by="BackupContract.test_a_backup_stands_by_itself", on="records")
+@part(
+    "holdfast.backup.target.scratch.copy_files",
+    caught_by="BackupContract.test_a_backup_stands_by_itself", on="records")
 def copies_by_link(read: Any, listed: Sequence[ImageFile], into: Path, *, env: Env, **how: Any) -> None:
     """A restore links to the files of the backup, which takes no time and no room, until the backup is moved."""
     env.files.make_directory(into)
@@ -134,15 +139,18 @@ def leaves_its_mark(engine: Engine[Any, Any], where: str) -> None:
     (Path(where) / "VERIFIED").touch()
 
 
-@part("holdfast.backup.incremental.bring_into_force",
-      caught_by="BackupContract.test_a_compacted_backup_equals_the_store")
+@part(
+    "holdfast.backup.target.compact.bring_into_force",
+    caught_by="BackupContract.test_a_compacted_backup_equals_the_store")
 def never_in_force(layout: Layout, partial: Generation) -> Generation:
     """A compaction makes its new generation and leaves the old one in force. The log goes on growing, and each run
     compactions again."""
     return layout.current()
 
 
-@part("holdfast.backup.incremental.fetch", caught_by="BackupContract.test_incrementals_make_what_a_full_backup_makes")
+@part(
+    "holdfast.backup.target.incremental.fetch",
+    caught_by="BackupContract.test_incrementals_make_what_a_full_backup_makes")
 def forgets_the_last(source: Source, lease_id: str, log: Log, upto: Position, history: History, **how: Any) -> Fetched:
     """An incremental ends one before the end, because its author counted from nought."""
     if upto.txid > log.end.txid:
@@ -160,7 +168,7 @@ def replaces_what_is_there(final: Path, identity: Identity, force: bool, patienc
         yield made
 
 
-@part("holdfast.backup.incremental.compare", caught_by="BackupContract.test_a_restored_twin_is_refused")
+@part("holdfast.backup.target.incremental.compare", caught_by="BackupContract.test_a_restored_twin_is_refused")
 def knows_no_branches(info: SourceInfo, history: History, end: Position, accept_branch: bytes | None = None) -> None:
     """The store's id is compared and its branch is not: a restored twin, gone another way, is appended to the backup of
     the first one."""
@@ -208,15 +216,15 @@ class JustBefore(Log):
 
 
 @part("holdfast.backup.run.detect", caught_by="BackupContract.test_what_is_no_backup_is_not_made_one")
-def never_looks(layout: Layout) -> bool:
+def never_looks(layout: Layout, env: Env) -> Target | None:
     """A backup goes to any directory that is named, whatever is in it."""
-    return layout.is_store()
+    return Target.open(layout, env) if layout.is_store() else None
 
 
 @part(
     "holdfast.backup.run.take_full",
     caught_by="BackupContract.test_where_log_was_pruned_the_backup_is_a_new_full_one")
-def says_nothing(job: Job, before: tuple[Generation, Manifest] | None, why: str) -> Report:
+def says_nothing(job: Job, before: Target | None, why: str) -> Report:
     """Where an incremental is not possible a full one is taken, and nobody is told why every night takes five
     hours."""
     return take_full(job, before, "")

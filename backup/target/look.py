@@ -11,32 +11,30 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import accumulate
 
-from ..engine.env import Env
-from ..engine.errors import Damaged
-from ..engine.store.layout import Generation
-from ..engine.wal.log import Log
-from ..replay.files import DigestedFiles
-from .manifest import Manifest
+from ...engine.errors import Damaged
+from ...replay.files import DigestedFiles
+from ..manifest import Manifest
+from .target import Target
 
 CHUNKS = 16
 """How many chunks of the image one look reads."""
 
 
-def look(generation: Generation, manifest: Manifest, log: Log, env: Env, *, number: int, every: bool) -> None:
+def look(target: Target, *, number: int, every: bool) -> None:
     """Compare what is there with what the manifest and the log's footers say. Which sample is taken follows from
     `number`, which grows by one from look to look.
 
     Raises:
         Damaged: something is missing, or not what it was.
     """
-    files = env.files
+    files, manifest, log = target.env.files, target.manifest, target.log
     for copied in manifest.files:
-        path = generation.state / copied.name
+        path = target.generation.state / copied.name
         size = files.size(path) if files.exists(path) else None
         if size != copied.size:
             raise Damaged("is missing" if size is None else f"has {size:,} bytes, and had {copied.size:,} when it was "
                           "copied", path=str(path))
-    with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, env) as image:
+    with target.image() as image:
         if every:
             image.verify()
             log.verify()

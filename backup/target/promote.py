@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from ..engine.contract.engine import Context, Engine
-from ..engine.env import Files
-from ..engine.errors import Damaged
-from ..engine.model.positions import Position
-from ..engine.store.copied_image import CopiedImage
-from ..engine.store.layout import Generation
-from ..engine.wal.log import Log
-from .manifest import Manifest
+from ...engine.contract.engine import Context, Engine
+from ...engine.env import Files
+from ...engine.errors import Damaged
+from ...engine.model.positions import Position
+from ...engine.store.copied_image import CopiedImage
+from ...engine.store.layout import Generation
+from ...engine.wal.log import Log
+from ..manifest import Manifest
 
 
 class TargetImage(CopiedImage):

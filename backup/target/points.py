@@ -15,10 +15,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..engine.errors import SettingError
-from ..engine.store.layout import Generation, Layout
-from .manifest import Manifest
-from .report import Bounds
+from ...engine.errors import SettingError
+from ...engine.store.layout import Generation
+from ..report import Bounds
 
 KEEP_POINTS = "7 days"
 FOR_EVER, NONE = 0, 1 << 63
@@ -62,34 +61,18 @@ def needed(older: Iterable[Mapping[str, Any]], cutoff: int) -> Older:
     return tuple(one for one in older if one["complete_until_us"] >= cutoff)
 
 
-def kept(layout: Layout, manifest: Manifest) -> list[tuple[Generation, Mapping[str, Any]]]:
-    """The older generations that are there, newest first."""
-    found = [(Generation(layout.root / one["generation"]), one) for one in manifest.older]
-    return sorted(((g, one) for g, one in found if layout.files.is_directory(g.path)), key=lambda f: f[0].name,
-                  reverse=True)
-
-
-def whole(layout: Layout, manifest: Manifest, newest: Bounds) -> Bounds:
-    """What a target restores to: the bounds of the generation in force and of the older ones, and the gaps between."""
-    parts = [newest, *(Bounds(**{k: v for k, v in one.items() if k not in ("generation", "damage")})
-                       for _, one in kept(layout, manifest) if not one["damage"])]
-    first, last = min(parts, key=lambda b: b.first), max(parts, key=lambda b: b.last)
-    return Bounds(first=first.first, last=last.last, first_time_us=first.first_time_us, last_time_us=last.last_time_us,
-                  complete_until_us=newest.complete_until_us, gaps=_gaps((b.first, b.last) for b in parts))
-
-
-def _gaps(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def gaps(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """What lies between ranges, both ends included.
 
-    >>> _gaps([(8, 9), (0, 3), (2, 4), (9, 12)])
+    >>> gaps([(8, 9), (0, 3), (2, 4), (9, 12)])
     ((5, 7),)
     """
-    gaps, end = [], None
+    found, end = [], None
     for first, last in sorted(ranges):
         if end is not None and first > end + 1:
-            gaps.append((end + 1, first - 1))
+            found.append((end + 1, first - 1))
         end = last if end is None else max(end, last)
-    return tuple(gaps)
+    return tuple(found)
 
 
 def ranges(bounds: Bounds) -> list[tuple[int, int]]:
@@ -114,8 +97,3 @@ def gone(before: Bounds, after: Bounds) -> tuple[tuple[int, int], ...]:
         left = [piece for first, last in left for piece in ((first, min(last, low - 1)), (max(first, high + 1), last))
                 if piece[0] <= piece[1]]
     return tuple(left)
-
-
-def sweep(layout: Layout, manifest: Manifest) -> None:
-    """Remove what is neither in force nor an older generation of this manifest, which is in force, durably."""
-    layout.sweep(keep=[one["generation"] for one in manifest.older])

@@ -18,15 +18,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..engine.contract.engine import Context, Engine
-from ..engine.env import Env
-from ..engine.errors import Inconsistent
-from ..engine.store.layout import Generation
-from ..engine.wal.log import Log
-from ..replay.files import DigestedFiles, Progress, copy_files
-from ..replay.roll import roll
-from .manifest import Manifest
-from .target import AnyEngine, Options
+from ...engine.contract.engine import Context, Engine
+from ...engine.env import Env
+from ...engine.errors import Inconsistent
+from ...engine.wal.log import Log
+from ...replay.files import Progress, copy_files
+from ...replay.roll import roll
+from ..engines import AnyEngine, Options
+from .target import Target
 
 MEMORY_LOG_BYTES = 2 << 20
 """A log up to this is replayed in memory. What an engine holds of a record can be twenty times its bytes in the log
@@ -43,35 +42,40 @@ def fits_memory(engine: AnyEngine, log: Log) -> bool:
 
 
 @contextmanager
-def copied_state(generation: Generation, manifest: Manifest, into: Path, engine: AnyEngine, options: Options,
-                 env: Env, *, durable: bool, progress: Progress) -> Iterator[Engine[Any, Any]]:
-    """The image copied to `into`, opened as a state to be replayed from its position. `into` remains. Raises `Damaged`,
-    `DiskFull`."""
-    with DigestedFiles(generation.state, manifest.files, manifest.chunk_bytes, env) as image:
+def copied_state(target: Target, into: Path, engine: AnyEngine, options: Options, env: Env, *, durable: bool,
+                 progress: Progress) -> Iterator[Engine[Any, Any]]:
+    """The image copied to `into`, which is written through `env`, and opened as a state to be replayed from its
+    position. `into` remains. Raises `Damaged`, `DiskFull`."""
+    with target.image() as image:
         copy_files(image.read, image.listed, into, env=env, durable=durable, progress=progress,
                    stage="replay image")
-    opened = engine.open(into, Context(env, options, store_id=manifest.history.store_id), at=manifest.image_position)
+    opened = engine.open(into, _context(target, options, env), at=target.manifest.image_position)
     try:
         yield opened
     finally:
         opened.close()
 
 
+def _context(target: Target, options: Options, env: Env) -> Context:
+    return Context(env, options, store_id=target.manifest.history.store_id)
+
+
 @contextmanager
-def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyEngine, options: Options,
-           scratch: Path, env: Env, progress: Progress, in_memory: bool = True,
-           upto: int | None = None) -> Iterator[Engine[Any, Any]]:
+def rolled(target: Target, *, engine: AnyEngine, options: Options, scratch: Path, progress: Progress,
+           in_memory: bool = True, upto: int | None = None) -> Iterator[Engine[Any, Any]]:
     """An engine at the end of the log, or at transaction `upto`, without a byte of the generation changed. `scratch`
     does not exist before, nor after; where this user cannot make it, a directory for temporary files takes its place.
 
     Raises:
         Damaged, DiskFull, UpgradeRequired, UnsupportedFormat.
     """
+    log, env = target.log, target.env
+    last = log.end.txid if upto is None else upto
     if in_memory and fits_memory(engine, log):
-        context = Context(env, options, store_id=manifest.history.store_id)
-        opened = engine.open(generation.state, context, read_only=True, at=manifest.image_position)
+        opened = engine.open(target.generation.state, _context(target, options, env), read_only=True,
+                             at=target.manifest.image_position)
         try:
-            roll(opened, log, log.end.txid if upto is None else upto, durable=False, progress=progress)
+            roll(opened, log, last, durable=False, progress=progress)
             yield opened
         finally:
             opened.close()
@@ -83,9 +87,8 @@ def rolled(generation: Generation, manifest: Manifest, log: Log, *, engine: AnyE
             raise
         scratch = env.files.make_scratch_directory()
     try:
-        with copied_state(generation, manifest, scratch, engine, options, env, durable=False,
-                          progress=progress) as opened:
-            roll(opened, log, log.end.txid if upto is None else upto, durable=True, progress=progress)
+        with copied_state(target, scratch, engine, options, env, durable=False, progress=progress) as opened:
+            roll(opened, log, last, durable=True, progress=progress)
             yield opened
     finally:
         env.files.remove_tree(scratch)

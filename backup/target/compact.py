@@ -1,0 +1,128 @@
+"""Compaction: the older log of a target is compacted into its image.
+
+When the log has outgrown the image, replaying it makes restores slow. So it is compacted, as far as it is older than
+the
+restore points to be kept: image and log up to there are rolled into a scratch copy, which is checked, and whose image
+becomes a new generation with the segments of log that come after. The old generation stays in force until the new one
+is whole. The price: restore points before that are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+from ...engine.env import Env
+from ...engine.errors import Damaged, DirectoryMoved
+from ...engine.model.positions import Position
+from ...engine.source.interface import CHUNK_BYTES
+from ...engine.store.layout import Generation
+from ...engine.wal.log import Log
+from ...replay.files import copy_durably, copy_files, link_or_copy
+from ..engines import AnyEngine
+from ..manifest import Manifest, with_run
+from ..places import bring_into_force, partials, tree_bytes
+from ..report import Bounds
+from .job import Job
+from .points import NONE
+from .scratch import check, rolled
+from .target import LOG, Target
+
+FLOOR_BYTES = 64 << 20
+"""A log smaller than this is never compacted."""
+
+
+def outgrown(target: Target, share: float) -> bool:
+    """Whether a target's log is larger than this share of its image, and than `FLOOR_BYTES`."""
+    return tree_bytes(target.generation.log, target.layout.files) > _much(target.manifest, share)
+
+
+def _much(manifest: Manifest, share: float) -> float:
+    return max(share * manifest.image_bytes, FLOOR_BYTES)
+
+
+def _point(job: Job, target: Target) -> Position | None:
+    """How far the log can be compacted: to its end, if no points are to be kept, or to the end of the last segment that
+    is older than those. None if that is not worth it."""
+    if job.cutoff_us == NONE:
+        return target.log.end
+    point, size = None, 0
+    for end, last_time_us, taken in target.log.ends():
+        if last_time_us >= job.cutoff_us:
+            break
+        size += taken
+        if end.txid >= target.manifest.consistent_from.txid and size > _much(target.manifest, job.compact or 0.0):
+            point = end
+    return point
+
+
+def compact(job: Job, target: Target, engine: AnyEngine) -> tuple[Target, Bounds] | None:
+    """Roll image and log into a new generation and bring it into force; what it is, and what it restores to. The caller
+    holds the lock. None if too little is old enough.
+
+    Raises:
+        DiskFull, Inconsistent, Damaged: the old generation is as it was, and in force.
+    """
+    files, env, manifest, log = job.layout.files, job.env, target.manifest, target.log
+    for rubbish in partials(job.layout):
+        files.remove_tree(rubbish.path)
+    fresh = job.layout.next_generation()
+    place = Generation(fresh.path.with_name(f"{fresh.name}.partial"))
+    started_us = env.clock.now_us()
+    try:
+        point = _point(job, target)
+        if point is None:
+            return None
+        files.make_directory(place.path)
+        with rolled(target, engine=engine, options=job.options, scratch=place.path / "work", progress=job.progress,
+                    in_memory=False, upto=point.txid) as opened:
+            check(opened, "the backup, replayed to be compacted,")
+            image = opened.image()
+            try:
+                copied = copy_files(image.read, image.files, place.state, env=env, progress=job.progress,
+                                    stage="fold")
+                position = image.position
+            finally:
+                image.close()
+        if position != point:
+            raise Damaged(f"the compacted image is of {position}, and should be of {point}", path=str(place.path))
+        _carry_log(log, place, position, env)
+        run = {"kind": "fold", "why": "", "source": "", "started_us": started_us, "ended_us": env.clock.now_us(),
+               "from": manifest.image_position.txid, "to": position.txid, "end": list(log.end),
+               "complete_until_us": target.bounds().complete_until_us,
+               "image_bytes": sum(file.size for file in copied)}
+        made = Target(job.layout, place, replace(
+            manifest, history=log.history, state_format=engine.state_format, image_position=position,
+                consistent_from=position, moving=False,
+            chunk_bytes=CHUNK_BYTES, files=copied, created_us=env.clock.now_us(),
+            runs=with_run(manifest.runs, run)), env)
+        bounds = made.bounds()  # which reads its log back before it counts
+        made.note(made.manifest)
+    except Exception:
+        with contextlib.suppress(OSError, DirectoryMoved):
+            files.remove_tree(place.path)
+        raise
+    made.generation = bring_into_force(job.layout, place)
+    return made, bounds
+
+
+def _carry_log(log: Log, place: Generation, after: Position, env: Env) -> None:
+    """The log after a position, which is its end or that of a segment, in a generation of its own. Sealed segments are
+    the same files; the last one, which is gone on with, is a copy."""
+    files = env.files
+    if after == log.end:
+        Log.create(place.log, log.history, after, engine=log.engine, epoch=log.epoch, last_time_us=log.complete_us,
+                   options=LOG, env=env).close()
+        return
+    files.make_directory(place.log)
+    paths = [segment.path for segment in log.segments() if segment.first > after.txid]
+    for path in paths[:-1]:
+        link_or_copy(files, path, place.log / path.name)
+    copy_durably(files, paths[-1], place.log / paths[-1].name)
+    files.sync_directory(place.log)
+    names = log.attachments_after(after.txid)
+    if names:
+        files.make_directory(place.log / "attachments")
+        for name in names:
+            link_or_copy(files, log.attachment_path(name), place.log / "attachments" / name)
+        files.sync_directory(place.log / "attachments")

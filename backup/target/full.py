@@ -1,0 +1,142 @@
+"""A full backup: image and log of a source as a new generation of the target.
+
+It is made in `gen-N.partial`: image copied, confirmed by the source, log from p0 to what was published at that moment
+over it, and all of it replayed and checked elsewhere. Only then does it get its manifest and its name, and comes into
+force; whatever the target held before stays in force until then, and as an older generation after that, as long as its
+restore points are to be kept. So a transaction committed while the image was being
+copied is in the backup, and one that is inconsistent never becomes the backup.
+
+If the source goes away half-way, or the process dies, what is synced stays for the next run, which goes on under the
+same lease if that still holds. Any other failure removes the half-made generation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from ...engine.errors import DirectoryMoved, Diverged, SourceRestarted, SourceUnavailable, StoreNotFound
+from ...engine.model.positions import ID_BYTES
+from ...engine.source.interface import CHUNK_BYTES
+from ...engine.store.layout import Generation, Identity, Layout
+from ...engine.wal.log import Log
+from ...replay.copy import CopyState, begin, copy_image, kept_alive
+from ...replay.roll import Fetched, fetch, history_at
+from ..engines import AnyEngine, engine_named
+from ..manifest import Manifest, with_run
+from ..places import bring_into_force, partials
+from ..report import Report
+from .job import Job
+from .points import Older, needed
+from .scratch import check, rolled
+from .target import LOG, Target
+
+
+def take_full(job: Job, before: Target | None, why: str) -> Report:
+    """Make a new generation and bring it into force.
+
+    Args:
+        job: the run.
+        before: the backup that there is, if any.
+        why: for the report, where there is one.
+
+    Raises:
+        Inconsistent: the copy was checked and found wrong; what was in force still is.
+        DiskFull, Damaged, LeaseExpired, SourceUnavailable, SourceRestarted, TooManyLeases, SettingError.
+    """
+    files, env, source = job.layout.files, job.env, job.source
+    at_hand = job.at_hand(job.info.engine)
+    engine = engine_named(job.info.engine, job.engine) if job.verify else None
+    place = _place(job.layout)
+    stood, older = (None, ()) if before is None else job.stand(before)
+    past = None if before is None else before.manifest
+    target_id = past.target_id if past else env.randomness.token(ID_BYTES)
+    state = begin(source, place.path, job.owner, target_id, env=env, ttl=job.lease_ttl)
+    grant = state.grant
+    resumed = sum(min(f.size, len(state.digests.get(f.name, ())) * CHUNK_BYTES) for f in grant.files)
+    try:
+        with kept_alive(source, grant, env.scheduler):
+            job.ask_again(grant)  # before all the bytes are copied
+            target, fetched = _copy(job, place, state, past, older, why, at_hand)
+            bounds = target.bounds()
+            if engine is not None:
+                with rolled(target, engine=engine, options=job.options, scratch=place.path / "work",
+                            progress=job.progress) as opened:
+                    check(opened, "the copy")
+                target.manifest.runs[-1]["verified"] = True
+            target.note(target.manifest)
+            files.unlink(place.path / "COPY", missing_ok=True)
+            _identify(job, target.manifest)
+            target.generation = bring_into_force(job.layout, place)
+            job.register(target)
+    except Exception as error:
+        if not isinstance(error, SourceUnavailable) or isinstance(error, SourceRestarted):
+            job.release(grant.id)
+            with contextlib.suppress(OSError, DirectoryMoved):
+                files.remove_tree(place.path)
+        raise
+    job.release(grant.id)
+    target.sweep()
+    manifest = target.manifest
+    return job.report("full", target, bounds, manifest.history.branch.id, fetched, from_txid=0, before=stood, why=why,
+                      image_bytes=manifest.image_bytes, resumed_bytes=resumed, verified=engine is not None)
+
+
+def _place(layout: Layout) -> Generation:
+    """Where an earlier run left off, or a new place. What nobody can go on with is removed."""
+    found: Generation | None = None
+    for partial in partials(layout):
+        if found is None and CopyState.read(layout.files, partial.path) is not None:
+            found = partial
+        else:
+            layout.files.remove_tree(partial.path)
+    if found is not None:
+        layout.files.remove_tree(found.path / "work")
+        return found
+    fresh = layout.next_generation()
+    return Generation(fresh.path.with_name(f"{fresh.name}.partial"))
+
+
+def _copy(job: Job, place: Generation, state: CopyState, before: Manifest | None, older: Older, why: str,
+          engine: AnyEngine | None) -> tuple[Target, Fetched]:
+    """Image and log, whole and durable, with the manifest that goes with them, which is not written yet."""
+    env, source, grant = job.env, job.source, state.grant
+    copied = copy_image(source, state, place.path, env=env, progress=job.progress)
+    confirmed = source.confirm(grant.id)
+    info = job.ask_again(grant)
+    env.files.remove_tree(place.log)
+    log = Log.create(place.log, history_at(info.history, grant.position), grant.position, engine=info.engine,
+                     last_time_us=grant.time_us, options=LOG, env=env)
+    try:
+        fetched = fetch(source, grant.id, log, confirmed.published, info.history,
+                        reads=None if engine is None else engine.reads_payloads, progress=job.progress)
+        end = log.end
+        consistent_from = confirmed.consistent_from if grant.moving else grant.position
+        if log.chain_at(consistent_from.txid) != consistent_from.chain:
+            raise Diverged(f"the source confirmed the copy at {consistent_from}, and its log has another "
+                           "transaction there")
+        log.close()
+    except BaseException:
+        log.abandon()
+        raise
+    run = {"kind": "full", "why": why, "source": job.origin, "started_us": job.started_us,
+           "ended_us": env.clock.now_us(), "from": 0, "to": end.txid, "end": list(end),
+           "complete_until_us": confirmed.complete_until_us, "image_bytes": sum(file.size for file in copied),
+           "log_bytes": fetched.bytes, "transactions": fetched.records, "verified": False,
+           "payloads": sorted(fetched.payloads)}
+    manifest = Manifest(
+        target_id=before.target_id if before else state.target_id, history=info.history, engine=info.engine,
+        state_format=info.state_format, image_position=grant.position, consistent_from=consistent_from,
+        moving=grant.moving, chunk_bytes=CHUNK_BYTES,
+        files=copied, created_us=env.clock.now_us(), runs=with_run(before.runs if before else (), run),
+        older=needed(older, job.cutoff_us))
+    return Target(job.layout, place, manifest, env), fetched
+
+
+def _identify(job: Job, manifest: Manifest) -> None:
+    """Write who this is, unless it stands there already."""
+    try:
+        identity = job.layout.read_identity()
+    except StoreNotFound:
+        identity = None
+    if identity is None or (identity.store_id, identity.engine) != (manifest.history.store_id, manifest.engine):
+        job.layout.write_identity(Identity(manifest.history.store_id, manifest.engine, job.env.clock.now_us()))

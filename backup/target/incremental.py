@@ -1,0 +1,90 @@
+"""An incremental backup: the source's log after the target's end, appended.
+
+It is valid log at every moment: a run that dies leaves what was synced, and the next goes on after it. When the log has
+outgrown the image, it is compacted (`compact.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ...engine.errors import Damaged, DiskFull, SettingError
+from ...engine.source.interface import compare
+from ...replay.copy import kept_alive
+from ...replay.roll import fetch
+from ..engines import compare_versions, engine_named
+from ..manifest import with_run
+from ..report import Report
+from .compact import compact, outgrown
+from .job import Job
+from .look import look
+from .points import needed
+from .target import Target
+
+logger = logging.getLogger("holdfast.backup")
+
+
+def take_incremental(job: Job, target: Target) -> Report:
+    """Append what the source has published since.
+
+    Raises:
+        ForeignStore, OtherBranch, AheadOfSource, Diverged, LogPruned: nothing was changed.
+        Damaged: of the target, or what the source sent.
+        DiskFull, LeaseExpired, SourceUnavailable: what came stays, and the next run goes on after it.
+    """
+    env, source, manifest = job.env, job.source, target.manifest
+    engine = job.at_hand(manifest.engine)
+    if engine is not None:
+        compare_versions(engine, manifest.state_format, manifest.payloads, f"the backup in {job.layout.root}")
+    looks = manifest.runs[-1].get("looks", 0) + 1 if manifest.runs else 1
+    with _offering_a_full():
+        end = target.log.end
+        compare(job.info, target.log.history, end, accept_branch=job.accept_branch)
+        before = target.whole(target.bounds())
+        look(target, number=looks, every=job.check == "all")
+    grant = source.lease(job.owner, image=False, after=end, ttl=job.lease_ttl)
+    try:
+        with kept_alive(source, grant, env.scheduler):
+            info = job.ask_again(grant)
+            with target.appending() as log:
+                compare(info, log.history, log.end, accept_branch=job.accept_branch)  # recovery may have found more
+                began = log.end.txid
+                upto = max(info.published, log.end, key=lambda p: p.txid)
+                fetched = fetch(source, grant.id, log, upto, info.history,
+                                reads=None if engine is None else engine.reads_payloads, progress=job.progress)
+                end, branch = log.end, log.history.branch.id
+            run = {"kind": "incremental", "why": "", "source": job.origin, "started_us": job.started_us,
+                   "ended_us": env.clock.now_us(), "from": began, "to": end.txid, "end": list(end),
+                   "complete_until_us": info.complete_until_us, "log_bytes": fetched.bytes,
+                   "transactions": fetched.records, "payloads": sorted(fetched.payloads),
+                   "looks": looks}
+            target.note(replace(manifest, runs=with_run(manifest.runs, run),
+                                older=needed(manifest.older, job.cutoff_us)))
+            job.register(target)
+    finally:
+        job.release(grant.id)
+    bounds, compacted = target.bounds(), False
+    if job.compact is not None and outgrown(target, job.compact):
+        try:
+            if made := compact(job, target, engine_named(manifest.engine, job.engine)):
+                (target, bounds), compacted = made, True
+        except (DiskFull, SettingError) as error:
+            logger.warning("%s was not compacted: %s", job.layout.root, error)
+            job.notes.append(f"the log has outgrown the image and could not be compacted into it: {error.message}")
+    target.sweep()
+    return job.report("incremental", target, bounds, branch, fetched, from_txid=began, before=before,
+                      compacted=compacted)
+
+
+@contextlib.contextmanager
+def _offering_a_full() -> Iterator[None]:
+    """What is damaged in the block is the target; no byte of it has been changed."""
+    try:
+        yield
+    except Damaged as error:
+        error.hint = ("no log was added to this backup; take a full one (full=True, --full), which becomes a new "
+                      "generation, and check what can still be restored")
+        raise

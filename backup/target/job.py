@@ -1,0 +1,117 @@
+"""One run of a backup: from where, to where and how, and what full, incremental and compaction have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...engine.env import Env
+from ...engine.errors import Damaged, HoldfastError, SourceRestarted
+from ...engine.source.interface import Grant, Source, SourceInfo
+from ...engine.store.layout import Layout
+from ...replay.files import Progress
+from ...replay.roll import Fetched
+from ..engines import AnyEngine, Options, compare_versions, engine_at_hand
+from ..report import Bounds, Report
+from .look import look
+from .points import NONE, Older, gone, older_one
+from .target import Target
+
+logger = logging.getLogger("holdfast.backup")
+
+
+@dataclass(slots=True)
+class Job:
+    """One run: from where, to where, and how. `owner` names it to the source, `origin` names the source to people.
+    `asked`: for a full backup. `damaged`: so the target was found."""
+
+    source: Source
+    info: SourceInfo
+    layout: Layout
+    env: Env
+    owner: str
+    origin: str
+    verify: bool
+    check: str
+    accept_branch: bytes | None
+    compact: float | None
+    cutoff_us: int
+    engine: AnyEngine | None
+    options: Options
+    registers: bool
+    lease_ttl: float
+    progress: Progress
+    started_us: int
+    started: float
+    asked: bool = False
+    damaged: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def at_hand(self, name: str) -> AnyEngine | None:
+        """The engine, compared with the source's versions before the first byte; None where none is installed, which
+        the report says.
+
+        Raises:
+            UpgradeRequired, UnsupportedFormat, WrongEngine.
+        """
+        engine = engine_at_hand(name, self.engine)
+        if engine is None:
+            self.notes.append(f"the {name} engine is not installed here, so its versions were not compared")
+        else:
+            compare_versions(engine, self.info.state_format, (self.info.payload_version,), "the source")
+        return engine
+
+    def ask_again(self, grant: Grant) -> SourceInfo:
+        """Where the source stands now. Raises `SourceRestarted` where it is not the very opening of the store that this
+        run asked first and that granted the lease: at the same address there may be another store by now."""
+        info = self.source.info()
+        if not self.info.instance == grant.instance == info.instance:
+            raise SourceRestarted(f"the source of store {self.info.history.store_id.hex()} has been restarted, or "
+                                  "another one has taken its place")
+        return info
+
+    def register(self, target: Target) -> None:
+        """Have the source keep its log for the next incremental. The backup is whole without it."""
+        if not self.registers:
+            return
+        try:
+            self.source.register(target.manifest.target_id.hex(), self.owner, target.manifest.noted_end)
+        except HoldfastError as error:
+            logger.warning("the source was not told to keep its log for %s: %s", self.layout.root, error)
+            self.notes.append(f"the source was not told to keep its log for the next incremental: {error.message}")
+
+    def release(self, lease_id: str) -> None:
+        """Give a lease back; one that cannot be given back expires."""
+        with contextlib.suppress(HoldfastError):
+            self.source.release(lease_id)
+
+    def report(self, kind: str, target: Target, bounds: Bounds, branch: bytes, fetched: Fetched, *, from_txid: int,
+               before: Bounds | None, **more: Any) -> Report:
+        """What the run did. `bounds`: what the generation restores to. `before`: what the target did before the run.
+        `more`: further fields of the report."""
+        manifest, whole = target.manifest, target.whole(bounds)
+        dropped = () if before is None else gone(before, whole)
+        new_gap = before is not None and not set(whole.gaps) <= set(before.gaps)
+        return Report(kind=kind, target=str(self.layout.root), target_id=manifest.target_id.hex(),
+                      store_id=manifest.history.store_id.hex(), branch=branch.hex(), engine=manifest.engine,
+                      from_txid=from_txid, to_txid=bounds.last, log_bytes=fetched.bytes, transactions=fetched.records,
+                      started_us=self.started_us, ended_us=self.env.clock.now_us(),
+                      seconds=self.env.clock.monotonic() - self.started, bounds=whole, dropped=dropped,
+                      lost=(new_gap and not self.asked) or (bool(dropped) and (self.cutoff_us == NONE or self.damaged)),
+                      notes=tuple(self.notes), **more)
+
+    def stand(self, target: Target) -> tuple[Bounds, Older]:
+        """What a backup restores to before a full one takes its place, and its generations, which are the older ones
+        then. One that is damaged is named with what is wrong, and does not count as restoring to anything."""
+        damage, manifest, generation = "", target.manifest, target.generation
+        try:
+            bounds = target.bounds()
+            look(target, number=1, every=self.check == "all")
+        except Damaged as error:
+            damage, self.damaged = error.message, True
+            bounds = Bounds(first=manifest.consistent_from.txid, last=manifest.noted_end.txid, first_time_us=None,
+                            last_time_us=None, complete_until_us=manifest.runs[-1]["complete_until_us"])
+            self.notes.append(f"{generation.name}, which was in force, is damaged: {damage}")
+        return target.whole(bounds), (*manifest.older, older_one(generation, bounds, damage))
