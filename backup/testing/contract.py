@@ -3,8 +3,7 @@
     class TestMine(BackupContract):
         workload = KeyValues(MyEngine, put=..., items=...)
 
-The checks are in the files beside this one: of copies, of restores, of what a target refuses, of backups that are cut
-off, of damage. Here are those that try everything together.
+What an engine's image makes of a backup is in `copies.py`. Here is what tries everything together.
 """
 
 from __future__ import annotations
@@ -17,16 +16,11 @@ from ...engine.contract.engine import BulkEngine
 from ...engine.testing.support.contract import check
 from ...engine.testing.support.machine import machine_for
 from ...engine.testing.support.workload import Operation, Workload
-from .copies import CopyChecks
-from .corruption import CorruptionChecks
-from .interruptions import InterruptionChecks
+from .copies import ImageChecks
 from .machine import BackupMachine
-from .refusals import RefusalChecks
-from .restores import RestoreChecks
 
 
-# The last base's checks come first: what a plain copy gets wrong need not be looked for in a failed one.
-class BackupContract(CorruptionChecks, InterruptionChecks, RefusalChecks, RestoreChecks, CopyChecks):
+class BackupContract(ImageChecks):
     """Properties of backups: full and incremental, verified, restored to any point, of a store that goes on meanwhile.
 
     Subclass it and set `workload`, or pass it to `check_engine`.

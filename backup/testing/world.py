@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from hypothesis import strategies as st
+
 from ...engine.contract.engine import Engine
 from ...engine.contract.plugin import Plugin
 from ...engine.contract.transaction import Durability, Transaction
@@ -55,6 +57,8 @@ def seen_in(what: str) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"seen in {what}")
         raise
+
+Histories = list[list[Operation]]
 
 
 class World(Modelled):
@@ -235,3 +239,8 @@ def world(work: Workload, *, env: Env = REAL, plugins: Sequence[Plugin] = ()) ->
     """A new store in a directory of its own, which goes in the end."""
     with scratch() as root, World(work, root, env=env, plugins=plugins) as made:
         yield made
+
+
+def histories(work: Workload, at_most: int = 4) -> st.SearchStrategy[Histories]:
+    """The operations of a few transactions, one after the other."""
+    return st.lists(work.operations(), max_size=at_most)

@@ -12,10 +12,11 @@ import pytest
 from staging_memory import StagingMemory
 from workloads import NUMBERED, TYPES, GraphWorkload, JournalWorkload, RecordsWorkload, keyed
 
+from holdfast.backup.testing.kit import KitContract
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
-from holdfast.engine.testing import PROFILES, EngineContract, Operation, Workload
+from holdfast.engine.testing import PROFILES, Operation, Workload
 
 CHECK = "test_what_is_committed_is_in_every_crash_image"
 
@@ -77,6 +78,6 @@ MADE: dict[str, Callable[[int], Workload]] = {
 @pytest.mark.parametrize("engine", MADE)
 def test_a_payload_may_end_in_nuls(engine: str, nuls: int) -> None:
     """What the last payload ends in is the engine's own, and no check takes it for room that is not yet written."""
-    suite = type("TestNuls", (EngineContract,), {"workload": MADE[engine](nuls), "quiet": True,
+    suite = type("TestNuls", (KitContract,), {"workload": MADE[engine](nuls), "quiet": True,
                                                  "profile": PROFILES["default"]})()
     getattr(suite, CHECK)()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from workloads import WORKLOADS
 
 from holdfast.backup.testing import BackupContract
+from holdfast.backup.testing.kit import KitContract
 from holdfast.engine.testing import EngineContract
 from holdfast.replay.testing import ReplayContract
 
 
-class TestRecords(BackupContract, ReplayContract, EngineContract):
+class TestRecords(KitContract, BackupContract, ReplayContract, EngineContract):
     workload = staticmethod(WORKLOADS["records"])

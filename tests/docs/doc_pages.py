@@ -24,6 +24,7 @@ from typer.main import get_command
 
 from holdfast.backup.cli import app
 from holdfast.backup.testing import BackupContract
+from holdfast.backup.testing.kit import KitContract
 from holdfast.engine.testing import PROFILES, Contract, EngineContract, PluginContract
 from holdfast.replay.testing import ReplayContract
 
@@ -49,9 +50,10 @@ exit codes mean; [json.md](json.md) what is printed with `--json`. `holdfast --v
 """
 CONTRACTS: list[tuple[type[Contract], str, str]] = [
     (EngineContract, "holdfast.engine.testing", "An engine: alone, under a store, on a simulated disk, and killed."),
-    (ReplayContract, "holdfast.replay.testing", "Copying an image, and rolling a state forward."),
-    (BackupContract, "holdfast.backup.testing", "Backups, full and incremental, and restoring them."),
+    (ReplayContract, "holdfast.replay.testing", "An engine whose state is copied, and rolled forward."),
+    (BackupContract, "holdfast.backup.testing", "An engine that is backed up and restored."),
     (PluginContract, "holdfast.engine.testing", "A plugin, in stores of any engine."),
+    (KitContract, "holdfast.backup.testing.kit", "The kit itself, on any engine. Authors do not run it."),
 ]
 
 

@@ -12,10 +12,12 @@ import doc_pages
 import pytest
 from doc_pages import GUIDES
 
+from holdfast.engine.testing.support.report import installed_contracts
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 REFRESH = "run: python tests/docs/doc_pages.py"
-QUICK = {"writing-an-engine.md": "held_view or redo or snapshot or digest or restore or says_what_it_is or incremental",
+QUICK = {"writing-an-engine.md": "held_view or redo or snapshot or digest or position or says_what_it_is or clean",
          "writing-a-plugin.md": ""}
 """Which checks of a guide's test file are run, as pytest's -k; all where the profile is not the default one."""
 
@@ -62,6 +64,11 @@ def test_a_guides_mistake_fails_as_shown_and_is_shown_again(guide: Path, tmp_pat
         once_more = doc_pages.what_fails(tmp_path, test, check, HOLDFAST_REPRODUCE=line[1])
         assert once_more.startswith(found.partition("Failing test case")[0]), once_more
         assert f"what is broken: {check}" in once_more
+
+
+def test_the_guide_says_how_many_checks_an_author_runs() -> None:
+    number = sum(len(contract.checks()) for contract in installed_contracts())
+    assert f"runs {number} checks" in (DOCS / "writing-an-engine.md").read_text()
 
 
 def test_every_check_is_listed_with_what_it_proves() -> None:

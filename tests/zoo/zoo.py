@@ -26,13 +26,13 @@ import msgpack
 from hypothesis import Phase, settings
 from workloads import WORKLOADS
 
-from holdfast.engine.contract.engine import Engine
 from holdfast.engine.contract.plugin import Plugin
 from holdfast.engine.model.records import Record
 from holdfast.engine.testing import PROFILES, Contract, Profile, Workload
 
 CONTRACTS = {"EngineContract": "holdfast.engine.testing", "ReplayContract": "holdfast.replay.testing",
-             "BackupContract": "holdfast.backup.testing", "PluginContract": "holdfast.engine.testing"}
+             "BackupContract": "holdfast.backup.testing", "PluginContract": "holdfast.engine.testing",
+             "KitContract": "holdfast.backup.testing.kit"}
 CAGES = ("zoo_views", "zoo_payloads", "zoo_states", "zoo_images", "zoo_logs", "zoo_stores", "zoo_backups",
          "zoo_wrapped", "zoo_plugins")
 MAX_LINES = 20
@@ -67,6 +67,13 @@ class Animal:
         return name
 
     @property
+    def kind(self) -> str:
+        """`engines`, `plugins` or `parts`."""
+        if self.replaces is not None:
+            return "parts"
+        return "plugins" if issubclass(self.broken, Plugin) else "engines"
+
+    @property
     def story(self) -> str:
         return inspect.cleandoc(self.broken.__doc__)
 
@@ -82,7 +89,7 @@ class Animal:
 
     def members(self) -> dict[str, Any]:
         """What an author's test class of it would say."""
-        if isinstance(self.broken, type) and issubclass(self.broken, Plugin):
+        if self.kind == "plugins":
             on = {} if self.on is None else {"workload": staticmethod(self.workload)}
             return {"plugin": self.broken, **on, **dict(self.declares)}
         return {"workload": staticmethod(self.workload)}
@@ -93,7 +100,7 @@ class Animal:
             work = (WORKLOADS[self.on] if isinstance(self.on, str) else self.on)()
         else:
             work = next(w for make in WORKLOADS.values() if issubclass(self.broken, (w := make()).engine))
-        if isinstance(self.broken, type) and issubclass(self.broken, Engine):
+        if self.kind == "engines":
             work.engine = self.broken
         return work
 

@@ -30,7 +30,9 @@ class ReadByName(Image):
     def close(self) -> None: ...
 
 
-@animal(caught_by="EngineContract.test_an_image_is_what_it_is_declared_to_be")
+@animal(caught_by="EngineContract.test_an_image_is_what_it_is_declared_to_be",
+        also=["ReplayContract.test_a_copy_seeded_during_writes_is_right",
+              "BackupContract.test_a_backup_during_writes_is_of_the_position_it_names"])
 class MovingThoughStable(MemoryEngine):
     """The image opens its file by name for each read. A checkpoint in between puts another file there, and the copy is
     half of one and half of the other."""

@@ -31,7 +31,7 @@ from holdfast.engine.wal.writer import LogWriter
 _sync_group, _read, _make_room = SegmentWriter.sync_group, Log.read, LogWriter.make_room
 
 
-@part(SegmentWriter, caught_by="EngineContract.test_nothing_is_acknowledged_before_it_is_synced")
+@part(SegmentWriter, caught_by="KitContract.test_nothing_is_acknowledged_before_it_is_synced")
 class SkippedSync(SegmentWriter):
     """A group is written and not synced before its commits return. It survives every crash of the process and no
     power cut."""
@@ -55,7 +55,7 @@ class _Unsynced:
         return getattr(self._file, name)
 
 
-@part(Log, caught_by="ReplayContract.test_order_is_enforced_and_gaps_are_refused")
+@part(Log, caught_by="KitContract.test_order_is_enforced_and_gaps_are_refused")
 class SilentGap(Log):
     """Asked for log that was pruned, the reader begins at the oldest record there is and says nothing. RocksDB's
     `GetUpdatesSince` did so (issue 10007)."""
@@ -64,7 +64,7 @@ class SilentGap(Log):
         yield from _read(self, max(after, self.base.txid), upto)
 
 
-@part(LogWriter, caught_by="ReplayContract.test_order_is_enforced_and_gaps_are_refused")
+@part(LogWriter, caught_by="KitContract.test_order_is_enforced_and_gaps_are_refused")
 class AnyOrder(LogWriter):
     """A record is appended to a copy's log as it comes, whatever was there before it."""
 
@@ -74,7 +74,7 @@ class AnyOrder(LogWriter):
 
 @part(
     "holdfast.engine.wal.recovery.later_watermark",
-    caught_by="EngineContract.test_a_flipped_byte_in_the_log_is_found")
+    caught_by="KitContract.test_a_flipped_byte_in_the_log_is_found")
 def damage_is_a_torn_tail(file: File, seed: int, offset: int) -> int | None:
     """Recovery stops at the first bad byte and takes all that follows for a torn end. Transactions that were
     acknowledged long ago are cut without a word, as logs that end at the first bad checksum do."""
@@ -95,7 +95,7 @@ class _Anything(int):
 
 @part(
     "holdfast.engine.wal.format.xxh3_64_intdigest",
-    caught_by="EngineContract.test_a_flipped_byte_in_the_log_is_found")
+    caught_by="KitContract.test_a_flipped_byte_in_the_log_is_found")
 def checksums_not_compared(data: bytes, seed: int = 0) -> int:
     """Groups and records have checksums, and the reader does not look at them."""
     return _Anything()
@@ -115,20 +115,20 @@ class _AnyDigest(bytes):
 
 @part(
     "holdfast.engine.wal.format.xxh3_128_digest",
-    caught_by="BackupContract.test_a_flipped_byte_in_the_log_is_found_or_harmless")
+    caught_by="KitContract.test_a_flipped_byte_in_the_log_is_found_or_harmless")
 def footers_not_compared(data: bytes) -> bytes:
     """What a sealed segment says of itself has a checksum, and the reader takes it on trust."""
     return _AnyDigest(xxh3_128_digest(data))
 
 
-@part("holdfast.engine.wal.recovery.LogRecovery", caught_by="EngineContract.test_a_flipped_byte_in_the_log_is_found")
+@part("holdfast.engine.wal.recovery.LogRecovery", caught_by="KitContract.test_a_flipped_byte_in_the_log_is_found")
 def nobody_is_told(*found: Any) -> LogRecovery:
     """What recovery cuts off the log's end is told nobody: that a disk loses what it was given goes unnoticed for
     years."""
     return LogRecovery(clean=False)
 
 
-@part("holdfast.engine.wal.log.recover", caught_by="EngineContract.test_reading_only_changes_nothing")
+@part("holdfast.engine.wal.log.recover", caught_by="KitContract.test_reading_only_changes_nothing")
 def recovers_to_read(files: Files, directory: Path, ordinals: list[int], *, engine_txid: int, read_only: bool
                      ) -> tuple[Listing, LogRecovery]:
     """Whoever opens a store to read it recovers its log, and cuts it: while the writer still runs, or in the only
@@ -136,7 +136,7 @@ def recovers_to_read(files: Files, directory: Path, ordinals: list[int], *, engi
     return recover(files, directory, ordinals, engine_txid=engine_txid, read_only=False)
 
 
-@part(Log, caught_by="EngineContract.test_a_flipped_byte_in_the_log_of_a_closed_store_is_found")
+@part(Log, caught_by="KitContract.test_a_flipped_byte_in_the_log_of_a_closed_store_is_found")
 class VerifiesNothing(Log):
     """`verify` finds that the files are there, and calls that verified: of what is in them it reads no byte."""
 
@@ -144,7 +144,7 @@ class VerifiesNothing(Log):
         assert all(self.files.exists(segment.path) for segment in self._segments)
 
 
-@part(LogWriter, caught_by="EngineContract.test_a_full_disk_rolls_back")
+@part(LogWriter, caught_by="KitContract.test_a_full_disk_rolls_back")
 class NumberedBeforeRoom(LogWriter):
     """A transaction has its number before there is room for it. When there is none the number is gone, and a later
     reader finds a hole."""
@@ -180,7 +180,7 @@ class NeverSealed(LogWriter):
         self.abandon()
 
 
-@part(Log, caught_by="EngineContract.test_a_bulk_load_of_unknown_outcome_is_all_or_nothing", on="staging")
+@part(Log, caught_by="KitContract.test_a_bulk_load_of_unknown_outcome_is_all_or_nothing", on="staging")
 class KeepsOrphans(Log):
     """What a crash has left half-made beside the log stays there for ever: nothing names it, and nobody dares to
     delete it."""
@@ -194,8 +194,8 @@ class KeepsOrphans(Log):
 
 
 @part(
-    Leases, caught_by="ReplayContract.test_a_lease_holds_what_it_covers",
-    also=["BackupContract.test_pruning_keeps_what_a_running_backup_needs"])
+    Leases, caught_by="KitContract.test_a_lease_holds_what_it_covers",
+    also=["KitContract.test_pruning_keeps_what_a_running_backup_needs"])
 class PrunesPastLeases(Leases):
     """Pruning asks what the settings say, not who still reads: a backup that takes longer than usual loses its log
     half-way."""
@@ -205,7 +205,7 @@ class PrunesPastLeases(Leases):
         yield None
 
 
-@part(LeaseTable, caught_by="ReplayContract.test_an_expired_lease_aborts_before_it_frees")
+@part(LeaseTable, caught_by="KitContract.test_an_expired_lease_aborts_before_it_frees")
 class FreedUnderReaders(LeaseTable):
     """A lease whose time is over is freed at once, and the image is closed under whoever reads it."""
 
@@ -216,7 +216,7 @@ class FreedUnderReaders(LeaseTable):
         return freed
 
 
-@part(LocalSource, caught_by="ReplayContract.test_an_expired_lease_aborts_before_it_frees")
+@part(LocalSource, caught_by="KitContract.test_an_expired_lease_aborts_before_it_frees")
 class AlwaysConfirms(LocalSource):
     """The source confirms every copy, also one whose lease was over before its last byte."""
 
@@ -227,8 +227,8 @@ class AlwaysConfirms(LocalSource):
 
 
 @part(
-    LocalSource, caught_by="ReplayContract.test_two_histories_never_mix",
-    also=["BackupContract.test_a_store_with_another_past_is_refused"])
+    LocalSource, caught_by="KitContract.test_two_histories_never_mix",
+    also=["KitContract.test_a_store_with_another_past_is_refused"])
 class SameNumberSameStore(LocalSource):
     """Two stores are taken for one where their last transactions have the same number. Nobody looks at the chain."""
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import textwrap
 import traceback
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,10 +42,11 @@ TITLES = {
 }
 _INTRODUCTION = """# The zoo
 
-Who checks the checks? The zoo is {count} engines, plugins and parts of the kit. Each is wrong in one way that has
-bitten real systems, and is otherwise like one that passes. `tests/zoo/test_zoo.py` checks two things. Each animal is
-caught, in the default profile, by the check that is named with it. Each check catches at least one animal, since a
-check that catches nothing could hold by accident.
+Who checks the checks? The zoo is {engines} engines, {plugins} plugins and {parts} parts of the kit. Each is wrong in
+one way that has bitten real systems, and is otherwise like one that passes. `tests/zoo/test_zoo.py` checks two things.
+Each animal is caught, in the default profile, by the check that is named with it. Each check catches at least one
+animal, since a check that catches nothing could hold by accident: a check that authors run catches a broken engine or
+plugin, and a check of `KitContract` a broken part of the kit.
 
 Below, {told} animals are shown in full, and [a table](#all-animals) lists them all. Story and code of each stand in
 `tests/zoo/`. `python tests/zoo/zoo_page.py` writes this page from them.
@@ -98,7 +100,8 @@ def page(messages: Mapping[str, str]) -> str:
         KeyError: a name in `STORIES` is not that of an animal, or a cage has no title.
     """
     animals = all_animals()
-    parts = [_INTRODUCTION.format(count=len(animals), told=len(STORIES), most=MAX_LINES)]
+    count = Counter(animal.kind for animal in animals)
+    parts = [_INTRODUCTION.format(**count, told=len(STORIES), most=MAX_LINES)]
     parts += [_entry(animal, messages.get(animal.name, "")) for animal in told_in_full()]
     parts.append(_TABLE)
     for cage in CAGES:

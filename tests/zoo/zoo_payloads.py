@@ -174,7 +174,9 @@ class EmptyIsNothing(MemoryEngine):
                        for record in records])
 
 
-@animal(caught_by="EngineContract.test_a_killed_process_loses_nothing_that_was_logged")
+@animal(caught_by="EngineContract.test_a_killed_process_loses_nothing_that_was_logged",
+        also=["EngineContract.test_any_history_of_a_store",
+              "BackupContract.test_any_history_of_a_store_and_its_backups"])
 class DeletesNotRedone(StagingMemory):
     """What a commit does and what redo does are two pieces of code, and the second one knows nothing of deletions. So
     all is well until the first crash."""
@@ -265,7 +267,8 @@ class ReusedIds(RecordsEngine):
 # --- bulk loads ----------------------------------------------------------------------------------------------------
 
 
-@animal(caught_by="EngineContract.test_a_bulk_load_is_one_transaction")
+@animal(caught_by="EngineContract.test_a_bulk_load_is_one_transaction",
+        also=["EngineContract.test_a_whole_life_of_a_store"])
 class HalfBulkLoad(StagingMemory):
     """A bulk load is read in pieces, and the last piece, shorter than the others, is not."""
 
@@ -289,7 +292,9 @@ class LoadsOverWhatWaits(StagingMemory):
         super().apply_bulk(record, path)
 
 
-@animal(caught_by="EngineContract.test_a_bulk_load_that_is_logged_is_there_after_a_crash")
+@animal(caught_by="EngineContract.test_a_bulk_load_that_is_logged_is_there_after_a_crash",
+        also=["ReplayContract.test_rolling_to_any_transaction_gives_the_model_there",
+              "BackupContract.test_bulk_loads_are_in_backups"])
 class LoadNotRedone(StagingMemory):
     """Only the process that wrote a bulk load applies it. In redo it is taken for done."""
 

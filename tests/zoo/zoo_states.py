@@ -494,7 +494,8 @@ class SwallowsErrors(MemoryEngine):
         return self._position
 
 
-@animal(caught_by="EngineContract.test_a_failing_disk")
+@animal(caught_by="EngineContract.test_a_failing_disk",
+        also=["EngineContract.test_running_out_of_descriptors_or_memory"])
 class SyncsAgain(RecordsEngine):
     """A sync that failed is tried again and then succeeds, because the kernel has marked the pages clean. They never
     reached the disk: PostgreSQL and others did this for twenty years."""

@@ -23,7 +23,7 @@ from holdfast.engine.wal.retention import PrunePlan, plan_pruning
 _advance, _fail, _ask_plugins = Watermarks._advance, GroupCommit.fail, WritePath._ask_plugins
 
 
-@part(WritePath, caught_by="EngineContract.test_a_veto_rolls_back")
+@part(WritePath, caught_by="KitContract.test_a_veto_rolls_back")
 class DeafToVetoes(WritePath[Any]):
     """What a plugin raises is swallowed and the commit goes on: the rule that it should have enforced is a comment."""
 
@@ -33,7 +33,7 @@ class DeafToVetoes(WritePath[Any]):
                 hook(tx)
 
 
-@part(WritePath, caught_by="EngineContract.test_a_veto_keeps_a_bulk_load_out", on="staging")
+@part(WritePath, caught_by="KitContract.test_a_veto_keeps_a_bulk_load_out", on="staging")
 class LoadsUnasked(WritePath[Any]):
     """Plugins are asked of transactions, and not of bulk loads, which came later: what a policy keeps out of the one
     door comes in by the other, a million at a time."""
@@ -43,7 +43,7 @@ class LoadsUnasked(WritePath[Any]):
             _ask_plugins(self, tx)
 
 
-@part(Watermarks, caught_by="EngineContract.test_a_late_condition_is_told_and_loses_nothing", on="staging")
+@part(Watermarks, caught_by="KitContract.test_a_late_condition_is_told_and_loses_nothing", on="staging")
 class ForgivesConditions(Watermarks):
     """A condition that is late is dropped, whether or not it gates publication. Readers see what a fail-over will take
     back."""
@@ -52,7 +52,7 @@ class ForgivesConditions(Watermarks):
         self.met(listener, last)
 
 
-@part(Watermarks, caught_by="EngineContract.test_a_late_condition_is_told_and_loses_nothing", on="staging")
+@part(Watermarks, caught_by="KitContract.test_a_late_condition_is_told_and_loses_nothing", on="staging")
 class PublishesWhenDurable(Watermarks):
     """A transaction is published when it is durable here, whatever its conditions say."""
 
@@ -63,8 +63,8 @@ class PublishesWhenDurable(Watermarks):
 
 
 @part(
-    GroupCommit, caught_by="EngineContract.test_an_unknown_outcome_is_found_out_by_reopening",
-    also=["EngineContract.test_a_checkpoint_that_fails_loses_nothing"], on="staging")
+    GroupCommit, caught_by="KitContract.test_an_unknown_outcome_is_found_out_by_reopening",
+    also=["KitContract.test_a_checkpoint_that_fails_loses_nothing"], on="staging")
 class GoesOnAfterFailure(GroupCommit):
     """A sync of the log that failed is told to those who waited, and the store goes on, on bytes that may never have
     reached the disk."""
@@ -74,7 +74,7 @@ class GoesOnAfterFailure(GroupCommit):
         self.poison = None
 
 
-@part(TransactionScope, caught_by="EngineContract.test_an_exception_in_the_block_rolls_back")
+@part(TransactionScope, caught_by="KitContract.test_an_exception_in_the_block_rolls_back")
 class CommitsAnyway(TransactionScope[Any]):
     """What the block did before it raised is committed: half a transfer, exactly as it stood."""
 
@@ -83,7 +83,7 @@ class CommitsAnyway(TransactionScope[Any]):
         self._path._commit(self._tx, self._durability, self._hold)
 
 
-@part(WritePath, caught_by="EngineContract.test_what_a_plugin_adds_is_part_of_the_transaction")
+@part(WritePath, caught_by="KitContract.test_what_a_plugin_adds_is_part_of_the_transaction")
 class DropsAdditions(WritePath[Any]):
     """Plugins are asked on what is logged without what they add: an audit trail that is never written."""
 
@@ -93,7 +93,7 @@ class DropsAdditions(WritePath[Any]):
         tx.changes = before
 
 
-@part(GroupCommit, caught_by="EngineContract.test_hooks_are_told_everything_once_and_in_order", on="staging")
+@part(GroupCommit, caught_by="KitContract.test_hooks_are_told_everything_once_and_in_order", on="staging")
 class TellsTheLast(GroupCommit):
     """Of the transactions of one group, plugins are told of the last one only: an index that follows the store misses
     what was committed together."""
@@ -107,7 +107,7 @@ class TellsTheLast(GroupCommit):
                 self._hooks.tell("published", told[-1:])
 
 
-@part(Outcome, caught_by="EngineContract.test_a_slow_callback_holds_up_nobody", on="staging")
+@part(Outcome, caught_by="KitContract.test_a_slow_callback_holds_up_nobody", on="staging")
 class CallsBackAtOnce(Outcome):
     """A callback runs in the thread that resolves the outcome, as that of any future: the one that syncs for everybody.
     One caller looks something up in a callback, and all others wait for his database."""
@@ -125,7 +125,7 @@ class TakesPathsAsGiven(Files):
         return Path(path)
 
 
-@part(GroupCommit, caught_by="EngineContract.test_what_is_committed_is_in_every_crash_image", on="staging")
+@part(GroupCommit, caught_by="KitContract.test_what_is_committed_is_in_every_crash_image", on="staging")
 class SoonEnough(GroupCommit):
     """A commit returns when its sync is ordered, and not when it is done: a second later it would have been true."""
 
@@ -134,13 +134,13 @@ class SoonEnough(GroupCommit):
 
 
 @part("holdfast.engine.store.maintenance.plan_pruning",
-      caught_by="EngineContract.test_pruning_takes_nothing_that_is_needed")
+      caught_by="KitContract.test_pruning_takes_nothing_that_is_needed")
 def forgets_the_checkpoint(segments: Any, *, floor: int, **how: Any) -> PrunePlan:
     """Pruning keeps what the settings say, and does not ask how far the state on disk has come."""
     return plan_pruning(segments, floor=1 << 62, **how)
 
 
-@part(AttachmentWriter, caught_by="EngineContract.test_a_bulk_load_without_room_leaves_nothing", on="staging")
+@part(AttachmentWriter, caught_by="KitContract.test_a_bulk_load_without_room_leaves_nothing", on="staging")
 class TellsNoOneWhy(AttachmentWriter):
     """A full disk is told as any other error of the disk: nobody frees room, nobody tries again."""
 

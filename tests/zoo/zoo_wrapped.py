@@ -48,7 +48,8 @@ class TrustsItsLibrary(SqliteEngine):
         return snapshot
 
 
-@animal(caught_by="EngineContract.test_an_image_is_what_it_is_declared_to_be")
+@animal(caught_by="EngineContract.test_an_image_is_what_it_is_declared_to_be",
+        also=["BackupContract.test_a_whole_life_with_backups"])
 class CopiesTheFileAlone(SqliteEngine):
     """The image is the database file, without the log that SQLite keeps beside it. Most of the time that log is empty,
     and then a copy is right."""
@@ -61,7 +62,7 @@ class CopiesTheFileAlone(SqliteEngine):
     def _settle(self) -> None: ...
 
 
-@animal(caught_by="EngineContract.test_the_position_is_true")
+@animal(caught_by="EngineContract.test_the_position_is_true", also=["EngineContract.test_what_is_closed_is_clean"])
 class PositionOutside(SqliteEngine):
     """The position is in a file of its own beside the database, because another tool reads it, and a copy of the
     database says what it said when it was made."""

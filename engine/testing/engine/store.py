@@ -6,41 +6,35 @@ Each check here opens stores in a scratch directory, with a model beside them (`
 
 from __future__ import annotations
 
-import errno
-from dataclasses import replace
+import os
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
-from ...contract.engine import BulkEngine, Context, Engine
+from ...contract.engine import BulkEngine, Context
 from ...contract.transaction import Durability
 from ...env import Env, Files
-from ...errors import DiskFull, LogPruned, StorePoisoned
-from ...model.positions import Position
+from ...errors import ConditionNotMet
 from ...model.records import Record
 from ..disks.faulty import FaultyFiles, is_log
 from ..disks.quiet import quiet_env
-from ..kit.bulk_loads import BulkChecks
-from ..kit.commit_outcomes import OutcomeChecks, Refused, kept_with
-from ..kit.corruption import CorruptionChecks
-from ..kit.hooks import HookChecks
-from ..kit.places import PlaceChecks
 from ..support.concurrency import Crowd
-from ..support.contract import Contract, check, scratch
-from ..support.crash_images import log_of, state_of, tree
+from ..support.contract import BULK, STAGING, Contract, check, scratch
+from ..support.crash_images import log_of, read_image, state_of, tree
+from ..support.holding import Holding
 from ..support.machine import machine_for
-from ..support.modelled import DURABILITIES, PATIENCE_S, SETTINGS, Modelled
-from ..support.raising import raises
-from ..support.workload import Operation, Workload
+from ..support.modelled import DURABILITIES, PATIENCE_S, Modelled, Refused, difference, kept_with
+from ..support.raising import raises, refuses_changes
+from ..support.working_directory import back_again, go_to_one_of_two
+from ..support.workload import Operation, Workload, of_each_kind
 
 COMPARED = 8
 """Of the states that threads have seen, each so-manieth is compared by its content too."""
-ONE_KEPT = replace(SETTINGS, keep_logs="1 transactions")
 
 
-class HistoryChecks(Contract):
-    """What a store shows, through whatever happens to it in order."""
+class StoreChecks(Contract):
+    """What a store of the engine shows, through whatever happens to it in order."""
 
     @check()
     def test_any_history_of_a_store(self, work: Workload) -> None:
@@ -143,30 +137,6 @@ class HistoryChecks(Contract):
                    durability=st.sampled_from(DURABILITIES))
 
     @check()
-    def test_reading_only_changes_nothing(self, work: Workload) -> None:
-        """A read-only opening of a store that was closed shows everything, one of a crash image everything that is
-        known to be durable; neither changes a byte."""
-        def claim(several: list[list[Operation]], checkpointed: bool) -> None:
-            with kept_with(work, several[0]) as kept:
-                if checkpointed:
-                    kept.store.checkpoint()
-                for number, operations in enumerate(several, 1):
-                    kept.transact(operations)
-                    kept.write(number)
-                image = kept.crash_image()
-                before = tree(image)
-                with kept.opened(image, read_only=True) as store, store.snapshot() as view:
-                    # The last group is not known to be durable to one who only reads.
-                    assert view.txid in (kept.last, kept.last - 1), f"{view.txid} of {kept.last} are shown"
-                    kept.compare(view)
-                assert tree(image) == before, "a read-only opening of a crash image changed files"
-                kept.store.close()
-                kept.compare_closed(kept.path, kept.last)
-
-        self.prove(claim, examples=5, several=st.lists(work.operations(), min_size=1, max_size=3),
-                   checkpointed=st.booleans())
-
-    @check()
     def test_no_id_returns(self, work: Workload) -> None:
         """No id that a durable transaction was given is given out again: not after its thing was deleted, not after
         reopening, not after a crash, with or without a checkpoint in between."""
@@ -192,80 +162,6 @@ class HistoryChecks(Contract):
 
         steps = st.tuples(work.operations(), st.sampled_from(("crash", "checkpoint and crash", "close")))
         self.prove(claim, examples=12, several=st.lists(steps, min_size=2, max_size=4))
-
-    @check()
-    def test_a_checkpoint_that_fails_loses_nothing(self, work: Workload) -> None:
-        """A checkpoint without room ends `DiskFull`, and a later one makes up for it; any other error in it poisons the
-        store. Either way views go on, and nothing that was committed is lost."""
-        def claim(before: list[Operation], after: list[Operation], how: str, late: bool) -> None:
-            trouble: list[Exception] = []
-            with scratch() as root:
-                kept = Modelled(work, root)
-                kept.engine = _troubled(work.engine, trouble, late and how != "no room")
-                with kept:
-                    kept.write(0)
-                    kept.transact(before)
-                    kept.store.checkpoint()
-                    kept.transact(after)
-                    kept.write(1)
-                    view = kept.store.snapshot()
-                    trouble.append(DiskFull("injected") if how == "no room" else
-                                   OSError(errno.EIO, "injected") if how == "broken disk" else RuntimeError("injected"))
-                    with raises(DiskFull if how == "no room" else StorePoisoned, f"a checkpoint that fails ({how})"):
-                        kept.store.checkpoint()
-                    trouble.clear()
-                    kept.shows(kept.last, "after a checkpoint that failed, the store")
-                    kept.compare(view)
-                    kept.recovered(kept.crash_image(), kept.last)
-                    poisoned = kept.store.poisoned
-                    assert poisoned == (how != "no room"), f"after {how} in a checkpoint, poisoned is {poisoned}"
-                    if how == "no room":
-                        kept.write(2)
-                        assert kept.store.checkpoint().txid == kept.last
-                        kept.recovered(kept.crash_image(), kept.last)
-                    else:
-                        with raises(StorePoisoned, "a commit to a poisoned store"):
-                            kept.write(2)
-                    kept.compare(view)
-                    view.close()
-                    kept.reopen()
-                    kept.write(3)
-
-        self.prove(claim, examples=6, before=work.operations(), after=work.operations(),
-                   how=st.sampled_from(("no room", "broken disk", "bug")), late=st.booleans())
-
-    @check()
-    def test_pruning_takes_nothing_that_is_needed(self, work: Workload) -> None:
-        """When old log is pruned, views go on, what is left suffices after a crash, and asking for what is gone is an
-        error."""
-        def claim(several: list[list[Operation]]) -> None:
-            with kept_with(work, several[0], settings=ONE_KEPT) as kept:
-                views = [kept.store.snapshot()]
-                for number, operations in enumerate(several, 1):
-                    kept.transact(operations)
-                    kept.write(number)
-                    for view in views:
-                        view.close()
-                    kept.reopen()
-                    kept.seal()
-                    views = [kept.store.snapshot()]
-                    kept.write(number + 100)
-                    kept.store.checkpoint()
-                    kept.write(number + 200)
-                    kept.seal()  # what is not checkpointed, too
-                    kept.write(number + 300)
-                    kept.store.prune()
-                    base = kept.store.log.base.txid
-                    assert 0 < base <= kept.store.positions().checkpointed, f"the log was pruned to {base}"
-                    kept.recovered(kept.crash_image(), kept.last)
-                    for view in views:
-                        kept.compare(view)
-                    with raises(LogPruned, "reading log that was pruned"):
-                        list(kept.store.log.read(base - 1))
-                for view in views:
-                    view.close()
-
-        self.prove(claim, examples=3, several=st.lists(work.operations(), min_size=1, max_size=2))
 
     @check()
     def test_many_threads_see_one_history(self, work: Workload) -> None:
@@ -306,26 +202,6 @@ class HistoryChecks(Contract):
             engine.close()
 
     @check()
-    def test_nothing_is_acknowledged_before_it_is_synced(self, work: Workload) -> None:
-        """When a commit returns, its future is done, or a wait for it ends, no written byte of the log is left
-        unsynced; and hooks are told of a transaction's publication only then."""
-        def claim(several: list[tuple[list[Operation], Durability]]) -> None:
-            files = FaultyFiles()
-            with kept_with(work, [], env=Env(files)) as kept:
-                for number, (operations, durability) in enumerate(several, 1):
-                    kept.transact(operations, durability)
-                    tx = kept.write(number, durability)
-                    if durability == "pipelined":
-                        tx.outcome.result(PATIENCE_S)
-                    elif durability == "relaxed":
-                        kept.store.wait(kept.last, PATIENCE_S)
-                    unsynced = [path.name for path in files.unsynced if is_log(path)]
-                    assert not unsynced, f"{durability}: transaction {kept.last} was acknowledged before {unsynced}"
-
-        steps = st.tuples(work.operations(), st.sampled_from(DURABILITIES))
-        self.prove(claim, examples=5, several=st.lists(steps, min_size=1, max_size=3))
-
-    @check()
     def test_one_seed_one_history(self, work: Workload) -> None:
         """The same operations, clock and randomness give the same log, byte for byte, and the same digests; and the
         same state files, where the engine writes through the environment."""
@@ -358,6 +234,188 @@ class HistoryChecks(Contract):
         steps = st.tuples(work.operations(), st.booleans())
         self.prove(claim, examples=5, several=st.lists(steps, min_size=1, max_size=4), reopened=st.booleans())
 
+    @check()
+    def test_a_transaction_that_ended_takes_no_more(self, work: Workload) -> None:
+        """A transaction that was committed or rolled back refuses changes of every kind."""
+        some = of_each_kind(work)
+
+        def claim(operations: list[Operation], commits: bool) -> None:
+            with scratch() as root, Modelled(work, root) as kept:
+                kept.write(0)
+                if commits:
+                    tx = kept.transact([*operations, *work.numbered(1)])
+                else:
+                    with raises(Refused, "a block"), kept.store.transaction() as tx:
+                        kept.tried = kept.models[-1].copy()
+                        work.run(tx, kept.tried, [*operations, *work.numbered(1)])
+                        raise Refused
+                refuses_changes(work, tx, kept.tried, some, "a transaction that has ended", answers=False)
+                kept.shows(kept.last)
+                kept.write(2)
+                kept.shows(kept.last)
+
+        self.prove(claim, examples=3, operations=work.operations(), commits=st.booleans())
+
+    @check()
+    def test_nothing_is_visible_before_it_is_synced(self, work: Workload) -> None:
+        """While the log is written and synced, and while plugins are asked, views show what was acknowledged before and
+        nothing of the transactions on their way, whatever durability these asked for."""
+        def claim(several: list[list[Operation]], durability: Durability) -> None:
+            files, plugin = FaultyFiles(), Holding(gates=False)
+            with kept_with(work, several[0], env=Env(files), plugins=[plugin]) as kept:
+                seen: list[tuple[str, int, int, Any]] = []
+
+                def look(when: str, at_most: int) -> None:
+                    with kept.store.snapshot() as view:
+                        seen.append((when, at_most, view.txid, work.content(view)))
+
+                def before(what: str, path: Path) -> None:
+                    if is_log(path) and what in ("pwrite", "datasync"):
+                        look(f"before the {what} of the log after transaction", kept.store.durable.txid)
+
+                files.before = before
+                plugin.look = lambda batch: look("while a plugin was asked about what comes after", batch.first - 1)
+                for number, operations in enumerate(several, 1):
+                    kept.transact([*operations, *work.numbered(number)], durability)
+                kept.store.wait(kept.last, PATIENCE_S)
+                files.heal()
+                plugin.look = lambda batch: None
+                assert len(seen) >= 3, f"the log was looked at only {len(seen)} times"
+                for when, at_most, txid, content in seen:
+                    assert txid <= at_most, f"{when} {at_most}, a view is at {txid}"
+                    where = difference(content, work.expected(kept.models[txid]))
+                    assert not where, f"{when} {at_most}, a view at {txid} is not what was written: {where}"
+                kept.shows(kept.last)
+
+        self.prove(claim, examples=6, several=st.lists(work.operations(), min_size=2, max_size=3),
+                   durability=st.sampled_from(DURABILITIES))
+
+    @check(STAGING)
+    def test_unsynced_views_show_what_is_appended(self, work: Workload) -> None:
+        """`snapshot(unsynced=True)` shows everything that is appended, whole, before it is synced, and stays so; an
+        ordinary view does not show it."""
+        def claim(several: list[list[Operation]]) -> None:
+            files = FaultyFiles()
+            with kept_with(work, several[0], env=quiet_env(files)) as kept:  # nobody syncs in the background
+                last, views = kept.last, []
+                for number, operations in enumerate(several, 1):
+                    kept.transact([*operations, *work.numbered(number)], "relaxed")
+                    views.append(kept.store.snapshot(unsynced=True))
+                    assert views[-1].txid == kept.last, f"an unsynced view is at {views[-1].txid}, not {kept.last}"
+                    for view in views:
+                        kept.compare(view)
+                    kept.shows(last, "while later ones are not synced, the store")
+                kept.write(0, "synced")
+                kept.shows(kept.last)
+                for view in views:
+                    kept.compare(view)
+                    view.close()
+
+        self.prove(claim, examples=5, several=st.lists(work.operations(), min_size=2, max_size=3))
+
+    @check(BULK)
+    def test_a_bulk_load_is_one_transaction_in_its_place(self, work: Workload) -> None:
+        """A bulk load is there whole when it returns, and after every crash from then on; views made before do not show
+        it, and transactions before and after it stand."""
+        def claim(before: list[Operation], after: list[Operation]) -> None:
+            with kept_with(work, before) as kept:
+                last, view = kept.last, kept.store.snapshot()
+                txid = kept.bulk(1)
+                kept.shows(txid)
+                assert kept.store.positions().checkpointed >= txid, "a bulk load is not in the durable state"
+                kept.compare(view)
+                kept.recovered(kept.crash_image(), txid)
+                kept.transact([*after, *work.numbered(2)])
+                kept.bulk(3)
+                kept.transact(after)
+                kept.recovered(kept.crash_image(), kept.last)
+                kept.compare(view)
+                assert view.txid == last
+                view.close()
+                assert kept.attachments() == 2
+                kept.reopen()
+                kept.write(4)
+                kept.shows(kept.last)
+
+        self.prove(claim, examples=4, before=work.operations(), after=work.operations())
+
+    @check(BULK)
+    def test_a_bulk_load_that_is_logged_is_there_after_a_crash(self, work: Workload) -> None:
+        """A bulk load that is logged and not yet applied is nowhere to be seen, and is applied, whole, when its
+        condition is met, or when the store is opened after a crash."""
+        def claim(before: list[Operation], after: list[Operation]) -> None:
+            plugin = Holding(gates=True)
+            with kept_with(work, before, plugins=[plugin]) as kept, plugin:
+                last, view = kept.last, kept.store.snapshot()
+                plugin.answer = "open"
+                with raises(ConditionNotMet, "a bulk load whose condition is open"):
+                    kept.bulk(1)
+                kept.models.append(kept.tried)
+                kept.shows(last, "before the condition is met, the store")
+                kept.recovered(kept.crash_image(), kept.last)
+                plugin.let_go()
+                kept.store.wait_published(last, PATIENCE_S)
+                kept.shows(kept.last)
+                kept.compare(view)
+                view.close()
+                kept.transact([*after, *work.numbered(2)])
+                kept.reopen()
+
+        self.prove(claim, examples=3, before=work.operations(), after=work.operations())
+
+    @check()
+    def test_a_store_stays_where_it_was_opened(self, work: Workload) -> None:
+        """A store that was opened by a relative path stays there when the process changes its directory: what it
+        commits, checkpoints, loads and gives as an image is there, and another store, to which the same path leads now,
+        is left alone. The same holds where it is open read-only."""
+        def claim(before: list[Operation], during: list[Operation]) -> None:
+            with scratch() as root, back_again():
+                here, elsewhere = go_to_one_of_two(root)
+                with Modelled(work, elsewhere) as other:
+                    other.write(77)
+                untouched = tree(elsewhere)
+                with Modelled(work, Path()) as kept:
+                    name = kept.path
+                    kept.root, kept.path = here, here / name  # for the check itself, which goes elsewhere too
+                    assert (elsewhere / name).is_dir()
+                    kept.transact(before)
+                    kept.write(0)
+                    os.chdir(elsewhere)
+                    with kept.store.snapshot() as view:
+                        kept.transact(during)
+                        kept.write(1)
+                        kept.store.checkpoint()
+                        _is_left_alone(elsewhere, untouched, "a checkpoint")
+                        if issubclass(work.engine, BulkEngine):
+                            kept.bulk(2)
+                            _is_left_alone(elsewhere, untouched, "a bulk load")
+                        image = kept.store.image()
+                        try:
+                            read_image(image)
+                        finally:
+                            image.close()
+                        kept.seal()
+                        kept.write(3)
+                        kept.compare(view)
+                    kept.shows(kept.last)
+                    kept.recovered(kept.crash_image(), kept.last)
+                    kept.store.checkpoint()
+                    kept.store.prune()
+                    kept.store.close()
+                    _is_left_alone(elsewhere, untouched, "all that a store does")
+                    os.chdir(here)
+                    with kept.opened(name, read_only=True) as closed:
+                        os.chdir(elsewhere)
+                        closed.refresh()
+                        with closed.snapshot() as view:
+                            kept.compare(view)
+                            assert view.txid == kept.last, f"it shows transaction {view.txid}, not {kept.last}"
+                    kept.open()
+                    kept.found(kept.last)
+                    _is_left_alone(elsewhere, untouched, "a read-only opening")
+
+        self.prove(claim, examples=3, before=work.operations(), during=work.operations())
+
 
 def _first_difference(one: bytes, other: bytes) -> int | None:
     if one == other:
@@ -365,19 +423,7 @@ def _first_difference(one: bytes, other: bytes) -> int | None:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _troubled(engine: type[Engine[Any, Any]], trouble: list[Exception], late: bool) -> type[Engine[Any, Any]]:
-    """The engine, whose checkpoint raises the error in `trouble` while there is one: before it began or, `late`, when
-    all was done."""
-    def checkpoint(self: Any, upto: Position) -> Position:
-        if trouble and not late:
-            raise trouble[0]
-        reached: Position = engine.checkpoint(self, upto)
-        if trouble:
-            raise trouble[0]
-        return reached
-
-    return type(engine.__name__, (engine,), {"checkpoint": checkpoint, "__module__": engine.__module__})
-
-
-class StoreChecks(HistoryChecks, OutcomeChecks, HookChecks, BulkChecks, PlaceChecks, CorruptionChecks):
-    """Everything that is checked of an engine under a real store."""
+def _is_left_alone(elsewhere: Path, untouched: dict[str, bytes], what: str) -> None:
+    found = tree(elsewhere)
+    changed = sorted(name for name in found.keys() | untouched.keys() if found.get(name) != untouched.get(name))
+    assert not changed, f"{what} of a store that is elsewhere changed {changed} in the directory that the process is in"

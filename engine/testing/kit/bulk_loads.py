@@ -11,20 +11,14 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from ...errors import CommitDiskFull, ConditionNotMet, OutcomeUnknown, RolledBack
+from ...errors import CommitDiskFull, OutcomeUnknown, RolledBack
 from ..disks.faulty import FaultyFiles, is_log
 from ..disks.quiet import quiet_env
 from ..support.contract import BULK, Contract, check
-from ..support.crash_images import log_of
-from ..support.modelled import PATIENCE_S, Modelled
+from ..support.modelled import kept_with
 from ..support.raising import raises
 from ..support.workload import Operation, Workload
-from .commit_outcomes import Holding, Vetoing, is_undone, kept_with
-
-
-def _attachments(kept: Modelled) -> int:
-    directory = log_of(kept.path) / "attachments"
-    return len(list(directory.iterdir())) if directory.exists() else 0
+from .commit_outcomes import Vetoing, is_undone
 
 
 def _is_attachment(path: Path) -> bool:
@@ -33,32 +27,6 @@ def _is_attachment(path: Path) -> bool:
 
 class BulkChecks(Contract):
     """What bulk loads are to a store."""
-
-    @check(BULK)
-    def test_a_bulk_load_is_one_transaction_in_its_place(self, work: Workload) -> None:
-        """A bulk load is there whole when it returns, and after every crash from then on; views made before do not show
-        it, and transactions before and after it stand."""
-        def claim(before: list[Operation], after: list[Operation]) -> None:
-            with kept_with(work, before) as kept:
-                last, view = kept.last, kept.store.snapshot()
-                txid = kept.bulk(1)
-                kept.shows(txid)
-                assert kept.store.positions().checkpointed >= txid, "a bulk load is not in the durable state"
-                kept.compare(view)
-                kept.recovered(kept.crash_image(), txid)
-                kept.transact([*after, *work.numbered(2)])
-                kept.bulk(3)
-                kept.transact(after)
-                kept.recovered(kept.crash_image(), kept.last)
-                kept.compare(view)
-                assert view.txid == last
-                view.close()
-                assert _attachments(kept) == 2
-                kept.reopen()
-                kept.write(4)
-                kept.shows(kept.last)
-
-        self.prove(claim, examples=4, before=work.operations(), after=work.operations())
 
     @check(BULK)
     def test_a_veto_keeps_a_bulk_load_out(self, work: Workload) -> None:
@@ -76,7 +44,7 @@ class BulkChecks(Contract):
 
                 is_undone(kept, attempt, RolledBack, f"a bulk load that was refused in {moment!r}")
                 assert veto.bulk is not None, "the plugin was asked, and not shown the load"
-                assert _attachments(kept) == 0, "the file of a load that was refused is there"
+                assert kept.attachments() == 0, "the file of a load that was refused is there"
                 kept.bulk(5)
                 kept.shows(kept.last)
 
@@ -93,7 +61,7 @@ class BulkChecks(Contract):
                     kept.bulk(1)
 
                 is_undone(kept, attempt, CommitDiskFull, "a bulk load without room", files.heal)
-                assert _attachments(kept) == 0, "the file of a load that never was is still there"
+                assert kept.attachments() == 0, "the file of a load that never was is still there"
                 kept.bulk(5)
                 kept.shows(kept.last)
 
@@ -121,32 +89,8 @@ class BulkChecks(Contract):
                 del kept.models[found + 1 :]
                 kept.digests.clear()
                 kept.found(found)
-                assert _attachments(kept) == found - last, "the files beside the log are not those that it names"
+                assert kept.attachments() == found - last, "the files beside the log are not those that it names"
                 kept.bulk(2)
                 kept.shows(found + 1)
 
         self.prove(claim, examples=4, before=work.operations(), what=st.sampled_from(("pwrite", "datasync")))
-
-    @check(BULK)
-    def test_a_bulk_load_that_is_logged_is_there_after_a_crash(self, work: Workload) -> None:
-        """A bulk load that is logged and not yet applied is nowhere to be seen, and is applied, whole, when its
-        condition is met, or when the store is opened after a crash."""
-        def claim(before: list[Operation], after: list[Operation]) -> None:
-            plugin = Holding(gates=True)
-            with kept_with(work, before, plugins=[plugin]) as kept, plugin:
-                last, view = kept.last, kept.store.snapshot()
-                plugin.answer = "open"
-                with raises(ConditionNotMet, "a bulk load whose condition is open"):
-                    kept.bulk(1)
-                kept.models.append(kept.tried)
-                kept.shows(last, "before the condition is met, the store")
-                kept.recovered(kept.crash_image(), kept.last)
-                plugin.let_go()
-                kept.store.wait_published(last, PATIENCE_S)
-                kept.shows(kept.last)
-                kept.compare(view)
-                view.close()
-                kept.transact([*after, *work.numbered(2)])
-                kept.reopen()
-
-        self.prove(claim, examples=3, before=work.operations(), after=work.operations())

@@ -9,37 +9,30 @@ say why not.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from hypothesis import strategies as st
 
-from ...contract.plugin import Condition, Plugin
-from ...contract.transaction import Durability, Transaction
+from ...contract.plugin import Plugin
+from ...contract.transaction import Transaction
 from ...env import Env
 from ...errors import CommitDiskFull, CommitPoisoned, ConditionNotMet, OutcomeUnknown, RolledBack, StorePoisoned
-from ...model.records import LogRange
 from ...store.store import Store
 from ..disks.faulty import FaultyFiles, is_log
 from ..disks.quiet import quiet_env
-from ..support.contract import STAGING, Contract, check, scratch
+from ..support.contract import Contract, check
 from ..support.crash_images import group_ends, segments_of
-from ..support.modelled import DURABILITIES, PATIENCE_S, Modelled, difference
+from ..support.holding import Holding
+from ..support.modelled import PATIENCE_S, Modelled, Refused, kept_with
 from ..support.raising import raises
 from ..support.workload import Operation, Workload
 
-SHORT_S = 0.02
-"""The time-out of conditions that are to be late."""
 SOON_S = 10.0
 """What waits for nobody has come back by then."""
-
-
-class Refused(Exception):
-    """What a block or a plugin raises here."""
 
 
 class Vetoing(Plugin):
@@ -60,49 +53,6 @@ class Vetoing(Plugin):
         if self.refuses and moment == self.moment:
             self.bulk = tx.bulk
             raise Refused
-
-
-class Holding(Plugin):
-    """Answers each range with a condition: met at once, or failed, or open until `let_go`, as `answer` says. `look` is
-    called before it answers. As a context manager it lets go at the end, so that the store can be closed."""
-
-    def __init__(self, *, gates: bool) -> None:
-        self.gates = gates
-        self.answer: Literal["met", "failed", "open"] = "met"
-        self.look: Callable[[LogRange], None] = lambda batch: None
-        self._open: list[Future[None]] = []
-
-    def logged(self, batch: LogRange) -> Condition:
-        self.look(batch)
-        met: Future[None] = Future()
-        if self.answer == "met":
-            met.set_result(None)
-        elif self.answer == "failed":
-            met.set_exception(Refused())
-        else:
-            self._open.append(met)
-        timeout = SHORT_S if self.answer == "open" else PATIENCE_S
-        return Condition(met=met, timeout=timeout, gates_publication=self.gates, name="the check")
-
-    def let_go(self) -> None:
-        self.answer = "met"
-        while self._open:
-            self._open.pop(0).set_result(None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.let_go()
-
-
-@contextmanager
-def kept_with(work: Workload, before: list[Operation], **how: Any) -> Iterator[Modelled]:
-    """A store that holds a drawn transaction and number 0."""
-    with scratch() as root, Modelled(work, root, **how) as kept:
-        kept.transact(before)
-        kept.write(0)
-        yield kept
 
 
 def _is_new_log(path: Path) -> bool:
@@ -351,64 +301,6 @@ class OutcomeChecks(Contract):
                     go.set()
 
         self.prove(claim, examples=1, during=work.operations())
-
-    @check()
-    def test_nothing_is_visible_before_it_is_synced(self, work: Workload) -> None:
-        """While the log is written and synced, and while plugins are asked, views show what was acknowledged before and
-        nothing of the transactions on their way, whatever durability these asked for."""
-        def claim(several: list[list[Operation]], durability: Durability) -> None:
-            files, plugin = FaultyFiles(), Holding(gates=False)
-            with kept_with(work, several[0], env=Env(files), plugins=[plugin]) as kept:
-                seen: list[tuple[str, int, int, Any]] = []
-
-                def look(when: str, at_most: int) -> None:
-                    with kept.store.snapshot() as view:
-                        seen.append((when, at_most, view.txid, work.content(view)))
-
-                def before(what: str, path: Path) -> None:
-                    if is_log(path) and what in ("pwrite", "datasync"):
-                        look(f"before the {what} of the log after transaction", kept.store.durable.txid)
-
-                files.before = before
-                plugin.look = lambda batch: look("while a plugin was asked about what comes after", batch.first - 1)
-                for number, operations in enumerate(several, 1):
-                    kept.transact([*operations, *work.numbered(number)], durability)
-                kept.store.wait(kept.last, PATIENCE_S)
-                files.heal()
-                plugin.look = lambda batch: None
-                assert len(seen) >= 3, f"the log was looked at only {len(seen)} times"
-                for when, at_most, txid, content in seen:
-                    assert txid <= at_most, f"{when} {at_most}, a view is at {txid}"
-                    where = difference(content, work.expected(kept.models[txid]))
-                    assert not where, f"{when} {at_most}, a view at {txid} is not what was written: {where}"
-                kept.shows(kept.last)
-
-        self.prove(claim, examples=6, several=st.lists(work.operations(), min_size=2, max_size=3),
-                   durability=st.sampled_from(DURABILITIES))
-
-    @check(STAGING)
-    def test_unsynced_views_show_what_is_appended(self, work: Workload) -> None:
-        """`snapshot(unsynced=True)` shows everything that is appended, whole, before it is synced, and stays so; an
-        ordinary view does not show it."""
-        def claim(several: list[list[Operation]]) -> None:
-            files = FaultyFiles()
-            with kept_with(work, several[0], env=quiet_env(files)) as kept:  # nobody syncs in the background
-                last, views = kept.last, []
-                for number, operations in enumerate(several, 1):
-                    kept.transact([*operations, *work.numbered(number)], "relaxed")
-                    views.append(kept.store.snapshot(unsynced=True))
-                    assert views[-1].txid == kept.last, f"an unsynced view is at {views[-1].txid}, not {kept.last}"
-                    for view in views:
-                        kept.compare(view)
-                    kept.shows(last, "while later ones are not synced, the store")
-                kept.write(0, "synced")
-                kept.shows(kept.last)
-                for view in views:
-                    kept.compare(view)
-                    view.close()
-
-        self.prove(claim, examples=5, several=st.lists(work.operations(), min_size=2, max_size=3))
-
 
 def _txid(store: Store[Any, Any]) -> int:
     with store.snapshot() as view:

@@ -15,9 +15,8 @@ from ...model.positions import Position
 from ...model.records import LogRange, Record
 from ..support.contract import Contract, check, scratch
 from ..support.modelled import DURABILITIES, PATIENCE_S, Modelled
-from ..support.raising import raises, refuses_changes
-from ..support.workload import Operation, Workload, of_each_kind
-from .commit_outcomes import Refused
+from ..support.raising import refuses_changes
+from ..support.workload import Operation, Workload
 
 
 class Listening(Plugin):
@@ -141,25 +140,3 @@ class HookChecks(Contract):
                 kept.reopen()
 
         self.prove(claim, examples=5, several=st.lists(work.operations(), min_size=1, max_size=2))
-
-    @check()
-    def test_a_transaction_that_ended_takes_no_more(self, work: Workload) -> None:
-        """A transaction that was committed or rolled back refuses changes of every kind."""
-        some = of_each_kind(work)
-
-        def claim(operations: list[Operation], commits: bool) -> None:
-            with scratch() as root, Modelled(work, root) as kept:
-                kept.write(0)
-                if commits:
-                    tx = kept.transact([*operations, *work.numbered(1)])
-                else:
-                    with raises(Refused, "a block"), kept.store.transaction() as tx:
-                        kept.tried = kept.models[-1].copy()
-                        work.run(tx, kept.tried, [*operations, *work.numbered(1)])
-                        raise Refused
-                refuses_changes(work, tx, kept.tried, some, "a transaction that has ended", answers=False)
-                kept.shows(kept.last)
-                kept.write(2)
-                kept.shows(kept.last)
-
-        self.prove(claim, examples=3, operations=work.operations(), commits=st.booleans())

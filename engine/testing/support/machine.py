@@ -30,7 +30,7 @@ from ...contract.view import View
 from ...errors import StoreLocked
 from .contract import scratch
 from .crash_images import TAILS, unlucky
-from .modelled import DURABILITIES, PATIENCE_S, SETTINGS, Modelled
+from .modelled import DURABILITIES, PATIENCE_S, SETTINGS, Modelled, Refused
 from .raising import raises
 from .workload import Operation, Workload
 
@@ -42,10 +42,6 @@ Write = tuple[list[Operation], Durability]
 WRITES: st.SearchStrategy[Write | None] = st.none() | st.tuples(OPERATIONS, st.sampled_from(DURABILITIES))
 """With what most rules begin. In each run Hypothesis leaves out some rules, and without transactions, which may be
 among them, the others would have nothing to do."""
-
-
-class Refused(Exception):
-    """Raised inside a transaction, to roll it back."""
 
 
 class StoreMachine(Modelled, RuleBasedStateMachine):

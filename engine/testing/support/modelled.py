@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import reprlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +23,8 @@ from ...env import REAL, Env
 from ...store.opened import Recovery
 from ...store.settings import Settings
 from ...store.store import Store
-from .crash_images import copy_running, tree
+from .contract import scratch
+from .crash_images import copy_running, log_of, tree
 from .workload import Operation, Workload
 
 SETTINGS = Settings(segment_bytes=128 << 10, keep_logs="for ever", heartbeat_s=0, relaxed_ms=20, wait_s=5)
@@ -30,6 +32,10 @@ SETTINGS = Settings(segment_bytes=128 << 10, keep_logs="for ever", heartbeat_s=0
 DURABILITIES: tuple[Durability, ...] = ("synced", "pipelined", "relaxed")
 PATIENCE_S = 30
 """So long is waited for what must come."""
+
+
+class Refused(Exception):
+    """What a block or a plugin raises here."""
 
 
 class Modelled:
@@ -122,6 +128,11 @@ class Modelled:
         assert tx.txid is not None, f"what numbered({number}) gives changed nothing"
         return tx
 
+    def attachments(self) -> int:
+        """How many files with bulk loads stand beside its log."""
+        directory = log_of(self.path) / "attachments"
+        return len(list(directory.iterdir())) if directory.exists() else 0
+
     def bulk(self, number: int) -> int:
         """One bulk load. `tried` is its model, as with `transact`."""
         model = self.tried = self.models[-1].copy()
@@ -209,3 +220,12 @@ def difference(shown: Any, expected: Any) -> str:
     parts += [f"{short.repr(key)} is {short.repr(shown[key])} instead of {short.repr(expected[key])}"
               for key in expected if key in shown and shown[key] != expected[key]]
     return ", ".join(parts[:3]) + (f", and {len(parts) - 3} more" if len(parts) > 3 else "")
+
+
+@contextmanager
+def kept_with(work: Workload, before: list[Operation], **how: Any) -> Iterator[Modelled]:
+    """A store that holds a drawn transaction and number 0."""
+    with scratch() as root, Modelled(work, root, **how) as kept:
+        kept.transact(before)
+        kept.write(0)
+        yield kept

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from workloads import WORKLOADS
 
 from holdfast.backup.testing import BackupContract
+from holdfast.backup.testing.kit import KitContract
 from holdfast.engine.builtin.memory import MemoryEngine, MemoryTransaction, MemoryView
 from holdfast.engine.contract.engine import Context, Engine
 from holdfast.engine.contract.image import Image
@@ -200,7 +201,7 @@ class Marked(MemoryEngine):
 
 
 def test_an_empty_file_in_an_image_is_no_fault() -> None:
-    suite = type("Suite", (ReplayContract,), {"workload": WORKLOADS["memory"](), "quiet": True})()
+    suite = type("Suite", (KitContract,), {"workload": WORKLOADS["memory"](), "quiet": True})()
     suite.workload.engine = Marked
     suite.test_an_expired_lease_aborts_before_it_frees()
 

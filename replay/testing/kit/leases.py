@@ -6,17 +6,17 @@ hand.
 
 from __future__ import annotations
 
-from ...engine.contract.engine import Context
-from ...engine.env import REAL
-from ...engine.errors import LeaseExpired
-from ...engine.source.local import LocalSource
-from ...engine.testing.disks.quiet import SetClock
-from ...engine.testing.support.contract import Contract, check
-from ...engine.testing.support.driver import put_files
-from ...engine.testing.support.raising import raises
-from ...engine.testing.support.workload import Workload
-from ..roll import roll
-from .rolled import compare_rolled, fill, quietly_kept
+from ....engine.contract.engine import Context
+from ....engine.env import REAL
+from ....engine.errors import LeaseExpired
+from ....engine.source.local import LocalSource
+from ....engine.testing.disks.quiet import SetClock
+from ....engine.testing.support.contract import Contract, check
+from ....engine.testing.support.driver import put_files
+from ....engine.testing.support.raising import raises
+from ....engine.testing.support.workload import Workload
+from ...roll import roll
+from ..seeded import compare_rolled, fill, quietly_kept
 
 
 class LeaseChecks(Contract):

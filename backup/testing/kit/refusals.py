@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from ...engine.env import REAL
-from ...engine.errors import (
+from ....engine.env import REAL
+from ....engine.errors import (
     AheadOfSource,
     Damaged,
     Diverged,
@@ -18,15 +18,15 @@ from ...engine.errors import (
     TargetInvalid,
     TargetPromoted,
 )
-from ...engine.store.layout import Layout
-from ...engine.testing.support.contract import Contract, check
-from ...engine.testing.support.crash_images import tree
-from ...engine.testing.support.raising import raises
-from ...engine.testing.support.workload import Workload
-from ...engine.wal.log import Log
-from ...engine.wal.writer import LogOptions
-from ..manifest import Manifest
-from .world import World, seen_in, world
+from ....engine.store.layout import Layout
+from ....engine.testing.support.contract import Contract, check
+from ....engine.testing.support.crash_images import tree
+from ....engine.testing.support.raising import raises
+from ....engine.testing.support.workload import Workload
+from ....engine.wal.log import Log
+from ....engine.wal.writer import LogOptions
+from ...manifest import Manifest
+from ..world import World, seen_in, world
 
 
 def _names(told: str, *stores: bytes) -> None:

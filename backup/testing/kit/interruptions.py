@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from ...engine.env import REAL, Env
-from ...engine.errors import DiskFull, SourceUnavailable
-from ...engine.source.local import LocalSource
-from ...engine.store.layout import Layout
-from ...engine.testing.support.contract import Contract, check
-from ...engine.testing.support.workload import Workload
-from .fault_injection import DyingDisk, Killed, Nth, WatchedSource, full_disk
-from .world import World, seen_in, world
+from ....engine.env import REAL, Env
+from ....engine.errors import DiskFull, SourceUnavailable
+from ....engine.source.local import LocalSource
+from ....engine.store.layout import Layout
+from ....engine.testing.support.contract import Contract, check
+from ....engine.testing.support.workload import Workload
+from ..fault_injection import DyingDisk, Killed, Nth, WatchedSource, full_disk
+from ..world import World, seen_in, world
 
 POINTS, LAST_POINTS = 6, 20
 """Points to be cut off at that the default profile tries: some all over a run, and each of the last ones of a full run,

@@ -5,25 +5,17 @@ from __future__ import annotations
 import shutil
 from datetime import UTC, datetime
 
-from hypothesis import strategies as st
-
-from ...engine.env import Env
-from ...engine.errors import InvalidInput, StoreExists, StoreLocked
-from ...engine.testing.disks.quiet import SetClock
-from ...engine.testing.support.contract import Contract, check
-from ...engine.testing.support.crash_images import tree
-from ...engine.testing.support.raising import raises
-from ...engine.testing.support.workload import Operation, Workload
-from .world import World, moment, seen_in, world
+from ....engine.env import Env
+from ....engine.errors import InvalidInput, StoreExists, StoreLocked
+from ....engine.testing.disks.quiet import SetClock
+from ....engine.testing.support.contract import Contract, check
+from ....engine.testing.support.crash_images import tree
+from ....engine.testing.support.raising import raises
+from ....engine.testing.support.workload import Workload
+from ..world import Histories, World, histories, moment, seen_in, world
 
 HOUR_US = 3600 * 1_000_000
 
-Histories = list[list[Operation]]
-
-
-def histories(work: Workload, at_most: int = 4) -> st.SearchStrategy[Histories]:
-    """The operations of a few transactions, one after the other."""
-    return st.lists(work.operations(), max_size=at_most)
 
 
 class RestoreChecks(Contract):

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from ...engine.env import REAL
-from ...engine.errors import HoldfastError
-from ...engine.testing.support.contract import BULK, Contract, check
-from ...engine.testing.support.crash_images import tree
-from ...engine.testing.support.workload import Workload
-from ...engine.wal.format import FRAME, GROUP_HEADER, BadBytes, read_footer, read_groups, read_header
+from ....engine.env import REAL
+from ....engine.errors import HoldfastError
+from ....engine.testing.support.contract import BULK, Contract, check
+from ....engine.testing.support.crash_images import tree
+from ....engine.testing.support.workload import Workload
+from ....engine.wal.format import FRAME, GROUP_HEADER, BadBytes, read_footer, read_groups, read_header
+from ..world import World, seen_in, world
 from .interruptions import spread
-from .world import World, seen_in, world
 
 DOCUMENT_FIELDS = (0, 8, 12, 16)
 """Where the fields of a document begin: magic, version, length, body."""
