@@ -24,6 +24,7 @@ from ...engine.testing.support.workload import Operation
 from ..info import info, transactions
 from ..restore import restore
 from ..run import run
+from ..target import compact as compaction
 from ..verify import verify
 from .fault_injection import BusySource
 from .world import moment
@@ -73,7 +74,7 @@ class BackupMachine(StoreMachine):
         self.note_promises()
         at_least, first, base = self.acknowledged, self.target is None, self.store.log.base.txid
         self.target = self.target or self.fresh("backup")
-        with BusySource(LocalSource(self.store), step) as source, patch.object(compact, "FLOOR_BYTES", 0):
+        with BusySource(LocalSource(self.store), step) as source, patch.object(compaction, "FLOOR_BYTES", 0):
             report = run(source, self.target, compact=0.0 if compact else None, keep_points="none", **self._how)
         pruned = len(self.backed_up) - 1 < base
         kind = "full" if first or pruned else "incremental"

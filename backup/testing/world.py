@@ -36,7 +36,7 @@ from ..info import info
 from ..report import Bounds, Report, RestoreReport, VerifyReport
 from ..restore import restore
 from ..run import run
-from ..target import compact
+from ..target import compact as compaction
 from ..verify import verify
 from .fault_injection import BusySource
 
@@ -156,7 +156,7 @@ class World(Modelled):
 
     def compact(self) -> Report:
         """An incremental, after which the log is compacted into the image however small it is."""
-        with patch.object(compact, "FLOOR_BYTES", 0):
+        with patch.object(compaction, "FLOOR_BYTES", 0):
             return self.back_up(compact=0.0)
 
     def bounds(self, target: Path | None = None) -> Bounds:
