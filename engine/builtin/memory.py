@@ -53,7 +53,6 @@ class MemoryTransaction(KeyedTransaction[bytes, bytes | None]):
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set a value. Raises `InvalidInput`."""
-        self.writable()
         if type(key) is not bytes or not 1 <= len(key) <= MAX_KEY:
             raise InvalidInput(f"a key is 1 to {MAX_KEY:,} bytes")
         if type(value) is not bytes or len(value) > MAX_VALUE:
@@ -62,7 +61,6 @@ class MemoryTransaction(KeyedTransaction[bytes, bytes | None]):
 
     def delete(self, key: bytes) -> None:
         """Remove a key. Raises `NotFound`, `InvalidInput`."""
-        self.writable()
         if type(key) is not bytes:
             raise InvalidInput(f"a key is 1 to {MAX_KEY:,} bytes")
         if self.get(key) is None:

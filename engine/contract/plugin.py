@@ -12,7 +12,8 @@ opened, closing         start and stop what it runs; only those whose *opened* r
 committing(transaction)       look, add through the engine's own transaction, refuse; under the   rolled back; the
                         caller writer lock, so be quick (`Settings.hook_s`) and commit nothing     gets `RolledBack`
                         from it yourself; of a bulk load, `tx.bulk`, look or refuse
-final(transaction)            look at the transaction once more, read-only, after the last addition     as committing
+final(transaction)            look at the transaction once more, after the last addition; whoever       as committing
+                        changes it has it rolled back
 logged(range)           work on `range.records`; return a `Condition` that holds their      `ConditionNotMet`; the
                         acknowledgement until it is met                                     record is durable
 published(records)      observe                                                             logged; the commit stands

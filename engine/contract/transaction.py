@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from collections.abc import Callable
+from types import MemberDescriptorType
+from typing import Any, ClassVar, Literal, cast
 
+from ..env import REAL
 from ..errors import StoreClosed
 
 Durability = Literal["synced", "pipelined", "relaxed"]
@@ -14,15 +18,18 @@ Durability = Literal["synced", "pipelined", "relaxed"]
 class Transaction(ABC):
     """A transaction: changes that are made by calls of the author's own and end as one payload.
 
-    Authors call `self.writable()` first in each call that changes something. A transaction sees the newest state, its
-    own changes included. It is one thread's at a time: a change that another thread is in the middle of when the block
-    ends may be in the state and not in the log.
+    A transaction sees the newest state, its own changes included. Keep what it changes in its attributes: from the
+    moment that it is committed or rolled back they raise `StoreClosed` for everybody but the kit, so no change is taken
+    that is not logged. It is one thread's at a time: what another thread is in the middle of changing then may be
+    logged by half.
     """
 
-    __slots__ = ("_state", "bulk", "outcome", "txid")
+    __slots__ = ("_state", "_thread", "bulk", "outcome", "txid")
+    _is_sealed: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._state: str | None = None
+        self._thread: int | None = None
         self.txid: int | None = None
         """The transaction's number, once it has one."""
         self.outcome: Any = None
@@ -32,19 +39,6 @@ class Transaction(ABC):
         """For plugins that are asked about a bulk load: the load. The transaction itself is then empty, and stays
         so."""
 
-    def writable(self) -> None:
-        """Raises `StoreClosed` where this transaction takes no more changes."""
-        if self._state is not None:
-            raise StoreClosed(f"this transaction is {self._state}", hint="begin another with store.transaction()")
-
-    def seal(self, state: str) -> None:
-        """Used by the kit: let in no more changes, because the transaction is now `state`."""
-        self._state = state
-
-    def unseal(self) -> None:
-        """Used by the kit: changes again."""
-        self._state = None
-
     @abstractmethod
     def payload(self) -> bytes:
         """All changes as one payload, empty if there are none. May be called more than once as the transaction
@@ -52,3 +46,69 @@ class Transaction(ABC):
 
     def close(self) -> None:  # noqa: B027 - most transactions hold nothing
         """Let go of what the transaction holds. Called once, however it ended."""
+
+    def writable(self) -> None:
+        """Not needed any more, and does nothing."""
+        warnings.warn("writable() is not needed any more, since the kit refuses changes to a transaction that has "
+                      "ended; the name goes with release 0.3", DeprecationWarning, stacklevel=2)
+
+
+# --- the kit's ------------------------------------------------------------------------------------------------------
+
+_OPEN = frozenset({"__class__", *Transaction.__slots__})
+"""What anybody may use of a transaction that is sealed."""
+_here = REAL.scheduler.here
+_thread_of: Any = Transaction.__dict__["_thread"].__get__
+_set_thread: Any = Transaction.__dict__["_thread"].__set__
+_set_state: Any = Transaction.__dict__["_state"].__set__
+
+
+def seal(tx: Transaction, state: str) -> None:
+    """The transaction is now `state`: nobody but this thread may use it any more. Fine to call twice."""
+    _set_thread(tx, _here())
+    kind = type(tx)
+    tx.__class__ = kind.__dict__.get("_sealed") or _sealed(kind)
+    _set_state(tx, state)  # last: should a signal's handler raise here, whoever finds no state ends it once more
+
+
+def end(tx: Transaction, state: str) -> None:
+    """Close the transaction, which is now `state`. Nobody may use it any more, this thread neither."""
+    if type(tx)._is_sealed:
+        _set_state(tx, state)
+    else:
+        seal(tx, state)
+    try:
+        type(tx).close(tx)
+    finally:
+        _set_thread(tx, None)
+
+
+def _sealed(kind: type[Transaction]) -> type[Transaction]:
+    """The class of sealed transactions of a kind: it looks who asks before each use of an attribute. So one that is not
+    sealed pays nothing, and no method gets past it: not one that was fetched before, nor one that is called of the
+    class."""
+    body: dict[str, Any] = {"__slots__": (), "__module__": kind.__module__, "__qualname__": kind.__qualname__,
+                            "_is_sealed": True}
+    if kind.__dictoffset__:
+        for name in ("__getattribute__", "__setattr__", "__delattr__"):
+            body[name] = _guarded(getattr(kind, name), _OPEN)
+    else:  # as good, and costs nothing but when such an attribute is used
+        for base in reversed(kind.__mro__):
+            for name, slot in vars(base).items():
+                if isinstance(slot, MemberDescriptorType) and base is not Transaction:
+                    body[name] = property(_guarded(slot.__get__), _guarded(slot.__set__), _guarded(slot.__delete__))
+    meta: Any = type(kind)
+    sealed = meta(kind.__name__, (kind,), body)
+    sealed._sealed = kind._sealed = sealed  # type: ignore[attr-defined]
+    return cast("type[Transaction]", sealed)
+
+
+def _guarded(use: Any, open_names: frozenset[str] = frozenset()) -> Callable[..., Any]:
+    """`use`, for the thread that sealed the transaction alone, but for names (its first argument) that are open."""
+    def guarded(tx: Transaction, *what: Any) -> Any:
+        if _thread_of(tx) == _here() or (open_names and what[0] in open_names):
+            return use(tx, *what)
+        raise StoreClosed(f"this transaction is {tx._state or 'being committed'}",
+                          hint="begin another with store.transaction()")
+
+    return guarded

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Generic
 
 from ..contract.engine import BulkEngine, Engine, StagingEngine, TxT
-from ..contract.transaction import Durability
+from ..contract.transaction import Durability, end, seal
 from ..env import Env
 from ..env.owned_lock import Hold, OwnedLock
 from ..env.shown import shown
@@ -158,8 +158,7 @@ class WritePath(Generic[TxT]):
 
     def _roll_back(self, tx: TxT, hold: Hold) -> None:
         try:
-            tx.seal("rolled back")
-            tx.close()
+            end(tx, "rolled back")
         finally:
             hold.release()
 
@@ -168,7 +167,7 @@ class WritePath(Generic[TxT]):
         try:
             if self.hooks.committing or self.hooks.final:
                 self._ask_plugins(tx)
-            tx.seal("being committed")  # what another thread still adds to it would be staged and not logged
+            seal(tx, "being committed")  # what another thread still adds to it would be staged and not logged
             payload = tx.payload()
             if not payload:
                 seen = self._watermarks.appended.txid
@@ -201,8 +200,7 @@ class WritePath(Generic[TxT]):
             raise
         finally:
             try:
-                tx.seal("ended")
-                tx.close()
+                end(tx, "ended")
             finally:
                 hold.release()
         if durability == "synced":
@@ -213,14 +211,19 @@ class WritePath(Generic[TxT]):
             self.group_commit.sync_within()
 
     def _ask_plugins(self, tx: TxT) -> None:
-        """The moments *committing* and *final*. Raises `RolledBack` from what a plugin raises, or for one too slow."""
+        """The moments *committing* and *final*. Raises `RolledBack` from what a plugin raises, or for one that is too
+        slow, or that changes what it may only look at."""
+        payload = None if tx.bulk is None else b""
         for hook in self.hooks.committing:
-            self._ask(hook, tx)
-        tx.seal("being committed")
+            self._ask(hook, tx, payload)
+        seal(tx, "being committed")
+        if self.hooks.final:
+            payload = tx.payload()
         for hook in self.hooks.final:
-            self._ask(hook, tx)
+            self._ask(hook, tx, payload)
 
-    def _ask(self, hook: Callable[[TxT], None], tx: TxT) -> None:
+    def _ask(self, hook: Callable[[TxT], None], tx: TxT, payload: bytes | None) -> None:
+        """`payload`: what the transaction is to stay, if it may not be changed."""
         clock = self.env.clock
         began = clock.monotonic()
         try:
@@ -228,9 +231,14 @@ class WritePath(Generic[TxT]):
         except Exception as error:
             raise RolledBack(f"a plugin refused the transaction: {error}", hint="see the plugin's own error") from error
         took = clock.monotonic() - began
+        name = getattr(hook, "__qualname__", hook)
         if took > self.settings.hook_s:
-            raise RolledBack(f"{getattr(hook, '__qualname__', hook)} took {took:.1f} s over the transaction, more than "
-                             f"hook_s={self.settings.hook_s}", hint="do the plugin's work beside the commit")
+            raise RolledBack(f"{name} took {took:.1f} s over the transaction, more than hook_s={self.settings.hook_s}",
+                             hint="do the plugin's work beside the commit")
+        if payload is not None and tx.payload() != payload:
+            what = "the final transaction" if tx.bulk is None else "a bulk load"
+            raise RolledBack(f"{name} changed {what}, which takes no additions",
+                             hint="let the plugin add in `committing`, and not to a bulk load")
 
     def _wait_published(self, txid: int) -> None:
         """What was read is in the end not taken back: wait until it is published."""
@@ -320,12 +328,12 @@ class WritePath(Generic[TxT]):
         tx, record = self._begin(hold), None
         try:
             tx.bulk = load
-            tx.seal("a bulk load, which takes no additions")
+            seal(tx, "a bulk load")
             try:
                 if self.hooks.committing or self.hooks.final:
                     self._ask_plugins(tx)
             finally:
-                tx.close()
+                end(tx, "a bulk load")
             self._wait_published(self._watermarks.appended.txid)
             try:
                 out = self.log.new_attachment()

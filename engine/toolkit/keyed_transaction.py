@@ -17,7 +17,7 @@ V = TypeVar("V")
 class KeyedTransaction(Transaction, Generic[K, V]):
     """A transaction whose changes are values by key, each the whole new value: what msgpack packs, tuples included.
 
-    Subclasses put into `changes`, after `self.writable()` and after they have refused bad input.
+    Subclasses put into `changes`, after they have refused bad input.
     """
 
     __slots__ = ("changes",)
@@ -27,7 +27,8 @@ class KeyedTransaction(Transaction, Generic[K, V]):
         self.changes: dict[K, V] = {}
 
     def payload(self) -> bytes:
-        return _pack(list(self.changes.items())) if self.changes else b""
+        changes = self.changes
+        return _pack(list(changes.items())) if changes else b""
 
 
 def changes_of(record: Record) -> list[tuple[Any, Any]]:

@@ -127,7 +127,6 @@ class JournalTransaction(MemoryTransaction):
         return self.length - 1
 
     def truncate(self, length: int) -> None:
-        self.writable()
         while self.length > length:
             self.length -= 1
             self.delete(self.length.to_bytes(8, "big"))

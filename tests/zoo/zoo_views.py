@@ -261,13 +261,31 @@ class StaleStagedView(StagingMemory):
         return self.view()
 
 
+class Beside(MemoryTransaction):
+    """What all of its class have and change stands in one table, and not in attributes of their own."""
+
+    __slots__ = ()
+    table: ClassVar[dict[int, tuple[dict[bytes, bytes | None], Any]]] = {}
+
+    def __init__(self, base: Any) -> None:
+        super().__init__(base)
+        self.table[id(self)] = self.changes, base
+
+    def get(self, key: bytes) -> bytes | None:
+        changes, base = Beside.table[id(self)]
+        return changes[key] if key in changes else base.get(key)
+
+
 @animal(caught_by="EngineContract.test_a_transaction_that_ended_takes_no_more")
 class OpenForEver(MemoryEngine):
-    """A transaction does not look whether it has ended. What is put into it afterwards is accepted, and nowhere."""
+    """Its transactions keep what they change in a table beside them, and not in attributes, which end with the
+    transaction. What is put into one afterwards is accepted, and nowhere."""
 
-    class Tx(MemoryTransaction):
+    class Tx(Beside):
+        __slots__ = ()
+
         def put(self, key: bytes, value: bytes) -> None:
-            self.changes[key] = value
+            Beside.table[id(self)][0][key] = value
 
     def begin(self) -> MemoryTransaction:
         return self.Tx(self._state)
@@ -277,12 +295,14 @@ class OpenForEver(MemoryEngine):
     caught_by="EngineContract.test_a_transaction_that_ended_takes_no_more",
     also=["EngineContract.test_a_payload_holds_all_its_transaction_changed"])
 class DeletesForEver(MemoryEngine):
-    """Of a transaction's calls, the one that was added last does not look whether the transaction has ended. Its caller
-    is told that the key is gone."""
+    """Of a transaction's calls, the one that was added last goes past its attributes, to a table beside it. Once the
+    transaction has ended its caller is told that the key is gone."""
 
-    class Tx(MemoryTransaction):
+    class Tx(Beside):
+        __slots__ = ()
+
         def delete(self, key: bytes) -> None:
-            self.changes[key] = None
+            Beside.table[id(self)][0][key] = None
 
     def begin(self) -> MemoryTransaction:
         return self.Tx(self._state)

@@ -156,11 +156,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
             return self._position
 
     def write_bulk(self, load: Any, out: BinaryIO) -> bytes:
-        tx = self.begin()
-        try:
-            return bulk.encode(load, tx, out, self._reserve)
-        finally:
-            tx.close()
+        return bulk.encode(load, self.begin(), out, self._reserve)
 
     def _reserve(self, loaded: bulk.Loaded) -> None:
         """Make room for a bulk load before it is logged, since it must be applied then. Raises `DiskFull`."""

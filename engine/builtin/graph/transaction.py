@@ -15,13 +15,11 @@ from ...env.shown import shown
 from ...errors import InvalidInput, NotFound
 from . import payload
 from .lmdbstate import Base
-from .lookups import Closed
 from .overlay import Changes, Layer, Marks
 from .reads import Reads
 from .tokens import KEY, LABEL, LABELS, TYPE, Tokens, Value
 from .values import check_id, check_labels, check_name, check_properties, decode_map, encode_map, value_digest
 
-_CLOSED: Any = Closed("transaction")
 _EVERYTHING = 1 << 63
 _tuple = tuple.__new__
 _MAX_TOKEN = (1 << 31) - 1
@@ -69,7 +67,6 @@ class GraphTransaction(Reads, Transaction):
 
     def add_node(self, *labels: str, properties: Mapping[str, Any] | None = None, **more: Any) -> int:
         """Add a node; its id."""
-        self.writable()
         names = check_labels(labels)
         packed, cells = self._merged(b"", properties, more) if properties or more else (b"", {})
         node = self._next_node
@@ -84,7 +81,6 @@ class GraphTransaction(Reads, Transaction):
 
     def delete_node(self, node: int, detach: bool = False) -> None:
         """Delete a node. One that still has edges is refused, unless `detach`, which deletes them too."""
-        self.writable()
         node = check_id(node, "a node")
         if not self._labels(node):
             raise NotFound(f"no node {shown(node)}")
@@ -107,7 +103,6 @@ class GraphTransaction(Reads, Transaction):
         self._relabel(node, (), check_labels(labels))
 
     def _relabel(self, node: int, more: tuple[str, ...], fewer: tuple[str, ...]) -> None:
-        self.writable()
         node = check_id(node, "a node")
         before = self._label_names(node)
         names = check_labels((set(before) | set(more)) - set(fewer))
@@ -119,7 +114,6 @@ class GraphTransaction(Reads, Transaction):
 
     def set_properties(self, node: int, properties: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Set some properties of a node; the others stay."""
-        self.writable()
         node = check_id(node, "a node")
         labels = self._labels(node)
         if not labels:
@@ -131,7 +125,6 @@ class GraphTransaction(Reads, Transaction):
 
     def remove_property(self, node: int, key: str) -> None:
         """Take a property from a node; fine if it has none of this key."""
-        self.writable()
         node = check_id(node, "a node")
         check_name(key, "property key")
         if not self._labels(node):
@@ -145,8 +138,6 @@ class GraphTransaction(Reads, Transaction):
     def add_edge(self, source: int, type: str, target: int, /, properties: Mapping[str, Any] | None = None,
                  **more: Any) -> int:
         """Add an edge of a type from `source` to `target`; its id. Several between the same two nodes are several."""
-        if self._state is not None:
-            self.writable()
         if source.__class__ is not int or target.__class__ is not int:
             source, target = check_id(source, "a node"), check_id(target, "a node")
         kind = self._tokens.ids.get((TYPE, type))
@@ -170,7 +161,6 @@ class GraphTransaction(Reads, Transaction):
 
     def delete_edge(self, edge: int) -> None:
         """Delete an edge."""
-        self.writable()
         edge = check_id(edge, "an edge")
         found = self._edge(edge)
         if found is None:
@@ -183,7 +173,6 @@ class GraphTransaction(Reads, Transaction):
 
     def set_edge_properties(self, edge: int, properties: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Set some properties of an edge; the others stay."""
-        self.writable()
         edge = check_id(edge, "an edge")
         if self._edge(edge) is None:
             raise NotFound(f"no edge {shown(edge)}")
@@ -193,7 +182,6 @@ class GraphTransaction(Reads, Transaction):
 
     def remove_edge_property(self, edge: int, key: str) -> None:
         """Take a property from an edge; fine if it has none of this key."""
-        self.writable()
         edge = check_id(edge, "an edge")
         check_name(key, "property key")
         if self._edge(edge) is None:
@@ -207,7 +195,6 @@ class GraphTransaction(Reads, Transaction):
     def create_index(self, label: str, key: str) -> None:
         """Index the nodes with this label by this property, for `nodes(label, key=value)`. Those that are there are
         indexed by the next checkpoint; until then the call answers by looking at each node of the label."""
-        self.writable()
         check_name(label, "label")
         check_name(key, "property key")
         indexes = dict(self._indexes())
@@ -220,7 +207,6 @@ class GraphTransaction(Reads, Transaction):
 
     def drop_index(self, label: str, key: str) -> None:
         """Drop a property index."""
-        self.writable()
         check_name(label, "label")
         check_name(key, "property key")
         indexes = dict(self._indexes())
@@ -299,8 +285,7 @@ class GraphTransaction(Reads, Transaction):
 
     def marks(self) -> Marks:
         """Allocation marks and counts after this transaction."""
-        return _tuple(Marks, (self._next_node, self._next_edge, self._next_token, self._number_of_nodes,
-                              self._number_of_edges))
+        return _tuple(Marks, [get(self) for get in _MARKS])
 
     def _marks(self) -> Marks:
         return self.marks()
@@ -312,4 +297,11 @@ class GraphTransaction(Reads, Transaction):
         return b""
 
     def close(self) -> None:
-        self._base = self._get = self._layers = self._plans = _CLOSED
+        for put in _LET_GO:
+            put(self, None)
+
+
+_MARKS = [GraphTransaction.__dict__[name].__get__ for name in ("_next_node", "_next_edge", "_next_token",
+                                                               "_number_of_nodes", "_number_of_edges")]
+_LET_GO = [GraphTransaction.__dict__[name].__set__ for name in ("_base", "_get", "_layers", "_plans")]
+"""Straight to the attributes, past the look at who asks: nobody else can, and each commit would pay for it."""

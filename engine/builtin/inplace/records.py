@@ -183,7 +183,6 @@ class RecordsTransaction(KeyedTransaction[Key, bytes]):
         self.changes.update(self._step)
 
     def _start(self, value: bytes) -> None:
-        self.writable()
         if type(value) is not bytes or len(value) > MAX_VALUE:
             raise InvalidInput(f"a value is at most {MAX_VALUE:,} bytes")
         self._step = {}

@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ...contract.engine import Abilities, Context
+from ...contract.transaction import end, seal
 from ...contract.view import View
 from ...errors import HoldfastError
 from ..disks.quiet import quiet_env
@@ -184,7 +185,7 @@ class TransactionChecks(Contract):
     @check()
     def test_a_payload_holds_all_its_transaction_changed(self, work: Workload) -> None:
         """`payload()` may be asked for again as the transaction grows, and then holds everything; a transaction that
-        changed nothing has an empty one; a sealed transaction refuses changes of every kind. A new one has all that a
+        changed nothing has an empty one; one that has ended refuses changes of every kind. A new one has all that a
         `Transaction` has, for the kit and for plugins."""
         some = of_each_kind(work)
 
@@ -201,14 +202,14 @@ class TransactionChecks(Contract):
                 work.run(tx, model, first)
                 tx.payload()
                 work.run(tx, model, second + work.numbered(8))
+                tx.payload()
+                work.run(tx, model, work.numbered(7))
                 payload = tx.payload()
-                tx.seal("sealed")
-                refuses_changes(work, tx, model, some, "a sealed transaction")
+                seal(tx, "sealed")
                 assert tx.payload() == payload, "the payload of a sealed transaction is another one than before"
-                tx.unseal()
-                work.run(tx, model, work.numbered(9))
-                it.apply(it.note(tx.payload(), model))
-                tx.close()
+                it.apply(it.note(payload, model))
+                end(tx, "ended")
+                refuses_changes(work, tx, model, some, "a transaction that has ended", answers=False)
                 it.compare_state(what="a view after a transaction whose payload was asked for on the way")
 
         self.prove(claim, examples=16, first=work.operations(), second=work.operations())

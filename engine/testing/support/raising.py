@@ -54,5 +54,5 @@ def refuses_changes(work: Workload, tx: Any, model: Any, operations: Sequence[Op
                 raise
             continue
         assert work.expected(tried) == before, (
-            f"{what} took {reprlib.repr(attempt[0])}, and must raise StoreClosed (begin each call that changes "
-            "something with self.writable())")
+            f"{what} took {reprlib.repr(attempt[0])}, and must raise StoreClosed (what a transaction changes must be "
+            "in attributes of its own)")

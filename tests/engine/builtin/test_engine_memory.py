@@ -13,6 +13,7 @@ from holdfast.engine import toolkit
 from holdfast.engine.builtin.memory import MAX_KEY, MAX_VALUE, MemoryEngine
 from holdfast.engine.contract.engine import Context
 from holdfast.engine.contract.image import Image
+from holdfast.engine.contract.transaction import end
 from holdfast.engine.env import Env, File, Files
 from holdfast.engine.errors import (
     Damaged,
@@ -50,7 +51,7 @@ def test_bad_input_is_refused_and_changes_nothing(it: Driver) -> None:
     tx.delete(b"k")
     with pytest.raises(NotFound):
         tx.delete(b"k")
-    tx.seal("committed")
+    end(tx, "committed")
     with pytest.raises(StoreClosed):
         tx.put(b"k", b"v")
     with pytest.raises(StoreClosed):

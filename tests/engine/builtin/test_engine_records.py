@@ -16,6 +16,7 @@ from holdfast.engine.builtin.inplace import records
 from holdfast.engine.builtin.inplace.cells import CELL, Key
 from holdfast.engine.builtin.inplace.records import MAX_VALUE, OVERFLOW, VALUES, RecordsEngine
 from holdfast.engine.contract.engine import Context
+from holdfast.engine.contract.transaction import end
 from holdfast.engine.contract.view import View
 from holdfast.engine.env import Env, Files
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, NotFound, StoreClosed, UnsupportedFormat
@@ -180,7 +181,7 @@ def test_bad_input_is_refused_and_changes_nothing(it: Driver) -> None:
         assert tx.get(number) is None
         assert it.engine.view().get(number) is None
     assert tx.payload() == b""
-    tx.seal("committed")
+    end(tx, "committed")
     for call in (lambda _: tx.insert(b""), tx.delete, lambda n: tx.update(n, b"")):
         with pytest.raises(StoreClosed):
             call(1)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.engine.builtin.graph import Edge, GraphTransaction, Node, values
+from holdfast.engine.contract.transaction import end
 from holdfast.engine.errors import InvalidInput, NotFound, StoreClosed
 
 _scalars = st.one_of(st.booleans(), st.integers(-(1 << 63), (1 << 63) - 1), st.floats(allow_nan=False),
@@ -207,15 +208,16 @@ def test_ended_transactions_and_views(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     tx = rig.engine.begin()
     node = tx.add_node()
-    tx.seal("committed")
+    rig.commit(tx)
+    end(tx, "committed")
     for call in (lambda: tx.add_node(), lambda: tx.add_edge(node, "X", node), lambda: tx.delete_node(node),
                  lambda: tx.set_properties(node, a=1), lambda: tx.create_index("A", "k")):
         with pytest.raises(StoreClosed):
             call()
-    rig.commit(tx)
-    for reader in (tx, rig.engine.view()):
-        reader.close()
-        reader.close()
+    closed = rig.engine.view()
+    closed.close()
+    closed.close()
+    for reader in (tx, closed):
         for look in (lambda r=reader: r.node(node), lambda r=reader: r.neighbors(node),
                      lambda r=reader: r.neighbors(node, "X"), lambda r=reader: list(r.nodes()),
                      lambda r=reader: r.has_edge(1), lambda r=reader: r.expand([node])):

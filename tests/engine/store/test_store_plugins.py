@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_kinds import MEMORY, QUIET, STAGING, Kind, commit, until
+from store_kinds import GRAPH, MEMORY, QUIET, RECORDS, STAGING, Kind, commit, until
 
 from holdfast.engine.contract.plugin import Condition, Plugin, StoreHandle
 from holdfast.engine.contract.transaction import Transaction
@@ -155,7 +155,7 @@ def test_pruning_can_be_vetoed_and_a_failure_is_a_veto(how: str, tmp_path: Path,
 # --- committing and final --------------------------------------------------------------------------------------------
 
 
-def test_committing_may_add_and_final_sees_it_and_may_not(kind: Kind, tmp_path: Path) -> None:
+def test_committing_may_add_and_final_sees_it(kind: Kind, tmp_path: Path) -> None:
     seen: list[bytes] = []
 
     class Adds(Plugin):
@@ -165,13 +165,62 @@ def test_committing_may_add_and_final_sees_it_and_may_not(kind: Kind, tmp_path: 
     class Looks(Plugin):
         def final(self, tx: Any) -> None:
             seen.append(tx.payload())
-            with pytest.raises(StoreClosed, match="being committed"):
-                kind.write(tx, 2000)
 
     with kind.open(tmp_path / "store", plugins=[Looks(), Adds()]) as store:
         commit(kind, store, 1)
         assert kind.numbers(store) == {1, 1000}
         assert seen == [next(store.log.read(0)).payload]
+
+
+def test_what_final_adds_rolls_back(kind: Kind, tmp_path: Path) -> None:
+    class Adds(Plugin):
+        adds = True
+
+        def final(self, tx: Any) -> None:
+            if self.adds:
+                kind.write(tx, 2000)
+
+    plugin = Adds()
+    with kind.open(tmp_path / "store", plugins=[plugin]) as store:
+        with pytest.raises(RolledBack, match=r"Adds\.final changed the final transaction"):
+            commit(kind, store, 1)
+        assert kind.numbers(store) == set()
+        plugin.adds = False
+        commit(kind, store, 2)
+        assert kind.numbers(store) == {2}
+
+
+def test_no_other_thread_changes_what_is_being_committed(kind: Kind, tmp_path: Path) -> None:
+    """It would be in the state and not in the log, or nowhere. Engines do nothing for it: a method that was fetched
+    before, and one that is called of the class, are refused too."""
+    refused: list[StoreClosed] = []
+
+    def attempt(change: Any, *args: Any) -> None:
+        with pytest.raises(StoreClosed, match="being committed") as caught:
+            change(*args)
+        refused.append(caught.value)
+
+    class Waits(Plugin):
+        def final(self, tx: Any) -> None:
+            method = "insert" if kind is RECORDS else "add_node" if kind is GRAPH else "put"
+            args = ("N",) if kind is GRAPH else (b"late",) if kind is RECORDS else (b"77", b"late")
+            fetched = getattr(tx, method)
+            unbound = getattr(type(tx), method)
+            for change, some in ((fetched, args), (unbound, (tx, *args)), (setattr, (tx, "changes", {}))):
+                thread = threading.Thread(target=attempt, args=(change, *some))
+                thread.start()
+                thread.join()
+
+    with kind.open(tmp_path / "store", plugins=[Waits()]) as store:
+        with store.transaction() as tx:
+            kind.write(tx, 1)
+        assert len(refused) == 3
+        assert tx.txid == 1
+        with pytest.raises(StoreClosed, match="ended"):
+            kind.write(tx, 2)
+        assert kind.numbers(store) == {1}
+    with kind.open(tmp_path / "store") as store:
+        assert kind.numbers(store) == {1}
 
 
 @pytest.mark.parametrize("moment", ["committing", "final"])
