@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .model.positions import Branch, History, Position
     from .model.records import LogRange, Record
     from .source.http.service import BackupService
-    from .store.opened import Recovery
+    from .store.recovery import Recovery
     from .store.settings import Settings
     from .store.store import Store
     from .store.watermarks import Positions
@@ -59,7 +59,7 @@ _MODULES = {
     ".model.positions": ("Branch", "History", "Position"),
     ".model.records": ("LogRange", "Record"),
     ".source.http.service": ("BackupService",),
-    ".store.opened": ("Recovery",),
+    ".store.recovery": ("Recovery",),
     ".store.settings": ("Settings",),
     ".store.store": ("Store",),
     ".store.watermarks": ("Positions",),

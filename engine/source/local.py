@@ -40,15 +40,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger("holdfast.store")
 
 _PUBLISH_WAIT = 30.0
-_MUCH_PENDING = 4 << 20
-MAX_CURSORS = 64
 _MOST_NAME = 300
 
 
 class LocalSource(Source):
     """Leases, image and log of an open store. Any number of them may serve one store; all share its leases."""
 
-    def __init__(self, store: Store[Any, Any]) -> None:
+    def __init__(self, store: Store[Any, Any], *, much_pending: int = 4 << 20, max_cursors: int = 64) -> None:
+        """
+        Args:
+            store: what it is the source of.
+            much_pending: if more bytes than that wait for a checkpoint, one is made before an image.
+            max_cursors: so many leases' places in the log are remembered.
+        """
+        self._much_pending = much_pending
+        self._max_cursors = max_cursors
         self._store = store
         self._leases = store.leases
         self._cursors: dict[str, Cursor] = {}
@@ -117,7 +123,7 @@ class LocalSource(Source):
         """Where much is not checkpointed, checkpoint it first, if that delays no commit: whoever checks or restores the
         copy would have to replay it."""
         store = self._store
-        if store.read_only or store.engine.pending_bytes() <= _MUCH_PENDING:
+        if store.read_only or store.engine.pending_bytes() <= self._much_pending:
             return
         if store.engine.abilities.background_checkpoint:
             with contextlib.suppress(DiskFull, LimitReached):  # then it is replayed
@@ -232,7 +238,7 @@ class LocalSource(Source):
         """Keep it for the next piece, in the place of the oldest one if there are too many: of leases that are gone."""
         with self._keeping:
             self._cursors.pop(lease_id, None)
-            while len(self._cursors) >= MAX_CURSORS:
+            while len(self._cursors) >= self._max_cursors:
                 del self._cursors[next(iter(self._cursors))]
             self._cursors[lease_id] = cursor
 

@@ -14,11 +14,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .opened import Recovery as Recovery
+    from .recovery import Recovery as Recovery
     from .store import Store as Store
     from .watermarks import Positions as Positions
 
-_WHERE = {"Positions": "watermarks", "Recovery": "opening", "Store": "store"}
+_WHERE = {"Positions": "watermarks", "Recovery": "recovery", "Store": "store"}
 
 
 def __getattr__(name: str) -> Any:

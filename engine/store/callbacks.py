@@ -20,14 +20,13 @@ from ..env.owned_lock import LOOK_S
 
 logger = logging.getLogger("holdfast.store")
 
-CLOSE_S = 5.0
-"""So long, in seconds, `close` waits for callbacks that are still to be run. Those left are run after it."""
-
 
 class Callbacks:
     """See the module's text. `scheduler`, `clock`: theirs, and of those who wait for outcomes."""
 
-    def __init__(self, env: Env) -> None:
+    def __init__(self, env: Env, *, close_s: float = 5.0) -> None:
+        """`close_s`: so long `close` waits for callbacks that are still to be run. Those left are run after it."""
+        self._close_s = close_s
         self.scheduler, self.clock = env.scheduler, env.clock
         self._changed = env.scheduler.condition()
         self._waiting: deque[Callable[[], object]] = deque()
@@ -64,7 +63,7 @@ class Callbacks:
             self._closing = True
             self._changed.notify_all()
             task = self._task
-        if task is not None and not task.runs_here() and not task.join(CLOSE_S):
+        if task is not None and not task.runs_here() and not task.join(self._close_s):
             logger.warning("the store is closed while callbacks of its commits still run")
 
 

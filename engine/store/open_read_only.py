@@ -26,8 +26,6 @@ T = TypeVar("T")
 
 LOOKS = 6
 """How often a directory that is being written is looked at before what seems wrong with it counts as wrong."""
-REPLAY_IN_MEMORY = 256 << 20
-"""A read-only opening replays up to this much log in memory, and more into a scratch copy."""
 
 
 def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[str, Any], settings: Settings,
@@ -117,7 +115,7 @@ def _open_held(layout: Layout, anchored: AnchoredFiles, kind: type[Engine[Any, A
             # Again: what the engine holds by now is durable, and so is the log up to there.
             log = Log.open(generation.log, engine_position=log_end or engine.position, read_only=True,
                            options=settings.log_options, env=env)
-            if not _replays_large(log, engine.position.txid):
+            if not _replays_large(log, engine.position.txid, settings):
                 cursor = log.cursor(engine.position)
                 replayed = replay(engine, log, cursor, log.end.txid, 1 << 62)
                 return Opened(layout, generation, engine, log, cursor, None, replayed, anchored, env)
@@ -147,7 +145,7 @@ def _open_held(layout: Layout, anchored: AnchoredFiles, kind: type[Engine[Any, A
     return Opened(layout, generation, engine, log, cursor, None, replayed, anchored, env, directory)
 
 
-def follow(opened: Opened, env: Env) -> int:
+def follow(opened: Opened, settings: Settings, env: Env) -> int:
     """Bring a store that was opened read-only to the durable end that its log has by now; how many transactions were
     applied. Costs what is new.
 
@@ -160,7 +158,7 @@ def follow(opened: Opened, env: Env) -> int:
         raise Unsupported(f"{opened.layout.root} has a new generation", hint="open it again")
     log, cursor = opened.log, opened.cursor
     steadily(opened.layout, env, log.look)
-    if _replays_large(log, cursor.txid):
+    if _replays_large(log, cursor.txid, settings):
         raise Unsupported("a bulk load, or more log than fits in memory, came since", hint="open it again")
     opened.half_way = True
     replayed = replay(opened.engine, log, cursor, log.end.txid, 1 << 62)
@@ -177,8 +175,8 @@ def _is_written(layout: Layout) -> bool:
         return False  # so nobody can be open for writing here
 
 
-def _replays_large(log: Log, after: int) -> bool:
-    return log.size_after(after) > REPLAY_IN_MEMORY or bool(log.attached(after))
+def _replays_large(log: Log, after: int, settings: Settings) -> bool:
+    return log.size_after(after) > settings.replay_memory_bytes or bool(log.attached(after))
 
 
 def copy_tree(files: Files, source: Path, target: Path) -> None:

@@ -20,25 +20,6 @@ from .layout import Generation, Identity, Layout
 from .reader_leases import ReaderLease
 
 
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """What opening a store found and did.
-
-    Attributes:
-        clean: it had been closed properly.
-        replayed: transactions replayed over the engine's durable state.
-        cut_bytes, cut_path, cut_offset: a torn end of the log that was cut; it held nothing acknowledged.
-        rewritten_bytes: bytes written again because they were perhaps in memory only.
-    """
-
-    clean: bool
-    replayed: int
-    cut_bytes: int
-    cut_path: str | None
-    cut_offset: int
-    rewritten_bytes: int
-
-
 @dataclass(slots=True)
 class Opened:
     """What an opening made.
@@ -95,19 +76,6 @@ class Opened:
                 self.engine_closed = True
                 last_to_first.callback(self.engine.close)
         self.released = True
-
-    @property
-    def recovery(self) -> Recovery:
-        found = self.log.recovery
-        return Recovery(found.clean, self.replayed, found.cut_bytes, found.path if found.cut_bytes else None,
-                        found.cut_offset, found.rewritten_bytes)
-
-    def abandon(self) -> None:
-        """In a child process: neither lock nor log is ours."""
-        self.log.abandon()
-        for part in (self.lock, self.reader, self.still):
-            if part is not None:
-                part.abandon()
 
 
 def process_name() -> str:

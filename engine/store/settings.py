@@ -36,6 +36,7 @@ class Settings:
             most by half of the file system.
         checkpoint_soft_bytes: this much not yet checkpointed starts a checkpoint.
         checkpoint_hard_bytes: this much makes commits wait for it.
+        replay_memory_bytes: a read-only opening replays up to this much log in memory, and more into a scratch copy.
         heartbeat_s: an idle log says so this often; 0 for never.
         wait_s: how long a commit waits at a bound before it gives up with `RolledBack`.
         clock_is_right: take it from the operator that the clock is right: what is deleted for its age, log and
@@ -55,6 +56,7 @@ class Settings:
     slot_days: float = 14
     checkpoint_soft_bytes: int = 64 << 20
     checkpoint_hard_bytes: int = 256 << 20
+    replay_memory_bytes: int = 256 << 20
     heartbeat_s: float = 10
     wait_s: float = 60
     hook_s: float = 5
@@ -64,7 +66,7 @@ class Settings:
         if self.durability not in ("synced", "pipelined", "relaxed"):
             raise SettingError(f"durability is 'synced', 'pipelined' or 'relaxed', not {shown(self.durability)}")
         for name in ("segment_bytes", "max_record_bytes", "unwritten_bytes", "slot_bytes", "checkpoint_soft_bytes",
-                     "checkpoint_hard_bytes"):
+                     "checkpoint_hard_bytes", "replay_memory_bytes"):
             value = getattr(self, name)
             if type(value) is not int or value <= 0:
                 raise SettingError(f"{name} is a whole number of bytes above 0, not {shown(value)}")

@@ -52,6 +52,7 @@ from .maintenance import Maintenance
 from .open_read_only import follow, open_to_read
 from .open_writable import open_for_writing
 from .opened import Opened
+from .recovery import Recovery
 from .settings import Settings, checked_options
 from .usability import Usability
 from .watermarks import Positions, Watermarks
@@ -92,7 +93,7 @@ class Store(Generic[TxT, ViewT]):
         self.leases = Leases(env)
         self.backup_uri: str | None = None
         self.read_only = opened.lock is None
-        self.recovery = opened.recovery
+        self.recovery = Recovery.of(opened.log, opened.replayed)
         self._opened = opened
         self._staging = self.engine if isinstance(self.engine, StagingEngine) else None
         end = self.log.end
@@ -289,7 +290,7 @@ class Store(Generic[TxT, ViewT]):
         self._usability.check()
         before = self.log.end
         try:
-            replayed = follow(self._opened, self.env)
+            replayed = follow(self._opened, self.settings, self.env)
             self.group_commit.follow(self.log.end)
         except BaseException:
             if self._opened.half_way:
@@ -458,7 +459,10 @@ class Store(Generic[TxT, ViewT]):
         """In a child process: neither lock nor socket nor log is ours."""
         self._usability.ended = f"was carried across a fork; it is open in process {self._pid}"
         self.hooks.tell("forked")
-        self._opened.abandon()
+        self.log.abandon()
+        for part in (self._opened.lock, self._opened.reader, self._opened.still):
+            if part is not None:
+                part.abandon()
 
     def __del__(self) -> None:
         """Nobody has it any more, and nobody has closed it: close it, so that others can open it, and say so. Its

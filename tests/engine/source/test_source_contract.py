@@ -24,7 +24,6 @@ from holdfast.engine.errors import (
     TooManyLeases,
 )
 from holdfast.engine.model.positions import Position
-from holdfast.engine.source import local as local_module
 from holdfast.engine.source.http.service import BackupService
 from holdfast.engine.source.interface import CHUNK_BYTES, Grant, Source
 from holdfast.engine.source.local import LocalSource
@@ -134,12 +133,11 @@ def test_a_prune_between_looking_and_pinning_is_seen(source: Source, store: Memo
     assert store.leases.floor() == grant.position.txid >= store.log.base.txid
 
 
-def test_places_in_the_log_are_kept_by_many_threads(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places_in_the_log_are_kept_by_many_threads(store: MemoryStore) -> None:
     """Each stream has a thread of its own. If one forgot the oldest place while another took one up, it ended with
     "dictionary changed size during iteration", and the backup with it."""
     put(store, 5)
-    monkeypatch.setattr(local_module, "MAX_CURSORS", 2)
-    source = LocalSource(store)
+    source = LocalSource(store, max_cursors=2)
     after = Position(3, store.log.chain_at(3))
     leases = [source.lease("test", image=False, after=after).id for _ in range(6)]
     others: list[threading.Thread] = []

@@ -12,14 +12,12 @@ from typing import Any
 import pytest
 
 from holdfast.engine import GraphEngine, MemoryEngine, RecordsEngine, Store
-from holdfast.engine.source import local
+from holdfast.engine.source.local import LocalSource
 
 
 @pytest.mark.parametrize(("engine", "expected"), [(GraphEngine, 5), (RecordsEngine, 5), (MemoryEngine, 0)])
 @pytest.mark.parametrize("much", [True, False])
-def test_image_of_a_store_with_much_pending(engine: type[Any], expected: int, much: bool, tmp_path: Path,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_MUCH_PENDING", 0 if much else 1 << 30)
+def test_image_of_a_store_with_much_pending(engine: type[Any], expected: int, much: bool, tmp_path: Path) -> None:
     with Store.open(tmp_path / "store", engine) as store:
         for _ in range(5):
             with store.transaction() as tx:
@@ -29,7 +27,7 @@ def test_image_of_a_store_with_much_pending(engine: type[Any], expected: int, mu
                     tx.insert(random.Random(1).randbytes(100))
                 else:
                     tx.put(b"key", b"value")
-        with local.LocalSource(store) as source:
+        with LocalSource(store, much_pending=0 if much else 1 << 30) as source:
             grant = source.lease("test", image=True)
             assert grant.position.txid == (expected if much else 0)
             assert [r.txid for r in source.read_log(grant.id, grant.position, 5)] == list(

@@ -23,7 +23,7 @@ from holdfast.engine.env import Env
 from holdfast.engine.errors import ConditionNotMet, InvalidInput, OutcomeUnknown, RolledBack, SettingError, Unsupported
 from holdfast.engine.model.positions import Position
 from holdfast.engine.model.records import Record
-from holdfast.engine.store import callbacks
+from holdfast.engine.store.callbacks import Callbacks, Outcome
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log, is_state
@@ -308,10 +308,10 @@ def test_an_event_loop_waits_for_outcomes(tmp_path: Path) -> None:
 
 
 def test_a_callback_that_never_ends_does_not_keep_a_store_from_closing(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(callbacks, "CLOSE_S", 0.1)
+        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     go = threading.Event()
     store = STAGING.open(tmp_path / "store", settings=QUIET)
+    store.group_commit.callbacks = Callbacks(Env(), close_s=0.1)
     with store.transaction("pipelined") as tx:
         STAGING.write(tx, 1)
     tx.outcome.add_done_callback(lambda _: go.wait(30))
@@ -342,7 +342,7 @@ def test_an_outcome_that_was_resolved_is_seen_although_nobody_was_told() -> None
     def interrupted(done: Future[int]) -> None:
         raise KeyboardInterrupt
 
-    outcome = callbacks.Outcome(callbacks.Callbacks(Env()))
+    outcome = Outcome(Callbacks(Env()))
     Future.add_done_callback(outcome, interrupted)  # in the thread that resolves it
     with pytest.raises(TimeoutError):
         outcome.result(0)

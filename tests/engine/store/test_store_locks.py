@@ -346,15 +346,14 @@ def test_a_child_that_lives_on_keeps_no_lock(tmp_path: Path) -> None:
             os.close(fd)
 
 
-def test_a_child_that_exits_takes_no_scratch_copy_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_exits_takes_no_scratch_copy_with_it(tmp_path: Path) -> None:
     """More log than fits in memory is replayed into a copy of the state. That went with the first child that exited,
     while its parent still read it."""
-    monkeypatch.setattr("holdfast.engine.store.open_read_only.REPLAY_IN_MEMORY", 0)
     with RECORDS.open(tmp_path / "store", settings=QUIET) as store:
         for n in (1, 2, 3):
             commit(RECORDS, store, n)
         shutil.copytree(tmp_path / "store", tmp_path / "crashed")
-    with RECORDS.open(tmp_path / "crashed", read_only=True) as reader:
+    with RECORDS.open(tmp_path / "crashed", read_only=True, settings=Settings(replay_memory_bytes=1)) as reader:
         scratch = reader._opened.scratch
         assert scratch is not None
         in_child(atexit._run_exitfuncs)
