@@ -6,6 +6,7 @@
 
 `run` takes a backup of a running store, full the first time and incremental afterwards; `restore` makes a store of it,
 as of its end, a transaction or a time; `verify` proves that it is whole; `info` tells what a directory is;
+`Policy` says how a run goes about it, `Connection` how a source is reached.
 `slots` and `drop_slot` say for whom a store keeps log, and end it.
 
 A name is imported when it is first used. `run`, `restore`, `verify`, `info` and `slots` are functions here, and the
@@ -20,7 +21,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .connection import Connection
     from .info import info, transactions
+    from .policy import Policy
     from .report import Bounds, Info, Report, RestoreReport, VerifyReport
     from .restore import restore
     from .run import run
@@ -31,7 +34,9 @@ if TYPE_CHECKING:
 __all__ = [
     "BackupUri",
     "Bounds",
+    "Connection",
     "Info",
+    "Policy",
     "Report",
     "RestoreReport",
     "VerifyReport",
@@ -46,8 +51,10 @@ __all__ = [
 ]
 
 _MODULES = {
+    ".connection": ("Connection",),
     ".slots": ("slots", "drop_slot"),
     ".info": ("info", "transactions"),
+    ".policy": ("Policy",),
     ".report": ("Bounds", "Info", "Report", "RestoreReport", "VerifyReport"),
     ".restore": ("restore",),
     ".run": ("run",),

@@ -166,16 +166,19 @@ def backup(
 ) -> None:
     """Back up a running store: full the first time, incremental afterwards."""
     with errors_told(as_json):
+        from .connection import Connection
+        from .policy import Policy
         from .run import run
 
         if incremental_only:
             _refuse_first(target)
+        policy = Policy(verify=verify, fallback=fallback and not incremental_only, check=check, register=register,
+                        keep_points=keep_points, compact=None if no_compact else compact, lease_ttl=lease_ttl)
+        connection = Connection(token=_token(token_file), tls=tls, ca=ca, timeout=timeout,
+                                max_record_bytes=max_record_bytes)
         with progress_told(as_json) as progress:
-            report = run(uri, target, verify=verify, fallback=fallback and not incremental_only,
-                         expect_store=expect_store, accept_branch=accept_branch, token=_token(token_file), tls=tls,
-                         ca=ca, timeout=timeout, compact=None if no_compact else compact, keep_points=keep_points,
-                         full=full, check=check, register=register, max_record_bytes=max_record_bytes,
-                         lease_ttl=lease_ttl, wait=wait, options=_options(engine_option), progress=progress)
+            report = run(uri, target, full=full, policy=policy, connection=connection, expect_store=expect_store,
+                         accept_branch=accept_branch, wait=wait, options=_options(engine_option), progress=progress)
         _tell(report, as_json)
         if report.lost:
             raise SystemExit(POINTS_LOST)
@@ -299,10 +302,12 @@ def list_slots(uri: Uri, token_file: TokenFile = None, tls: Tls = None, ca: Ca =
                as_json: Json = False) -> None:
     """List for whom a running store keeps log, and how much each holds back, the furthest behind first."""
     with errors_told(as_json):
+        from .connection import Connection
         from .report import iso, size_of
         from .slots import slots
 
-        for one in slots(uri, token=_token(token_file), tls=tls, ca=ca, timeout=timeout):
+        connection = Connection(token=_token(token_file), tls=tls, ca=ca, timeout=timeout)
+        for one in slots(uri, connection=connection):
             if as_json:
                 say(json.dumps({"id": one.id, "name": one.name, "txid": one.position.txid, "seen": iso(one.seen_us),
                                 "held_bytes": one.held_bytes}))
@@ -317,9 +322,10 @@ def drop_slot(uri: Uri, slot: Annotated[str, typer.Argument(help="Its id, as lis
               as_json: Json = False) -> None:
     """Keep no more log for a slot, for instance a backup that was removed."""
     with errors_told(as_json):
+        from .connection import Connection
         from .slots import drop_slot as drop
 
-        drop(uri, slot, token=_token(token_file), tls=tls, ca=ca, timeout=timeout)
+        drop(uri, slot, connection=Connection(token=_token(token_file), tls=tls, ca=ca, timeout=timeout))
         say_done(json.dumps({"dropped": slot}) if as_json else f"{slot} is dropped: no log is kept for it")
 
 

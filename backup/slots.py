@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from ..engine.source.interface import SlotState, Source
-from ..engine.store.store import Store
-from .run import opened_source
+from ..engine.source.interface import SlotState
+from .connection import Connection, Named
+from .keywords import given, refuse
 
 
-def slots(source: str | Store[Any, Any] | Source, *, token: str | None = None, tls: bool | None = None,
-          ca: str | Path | None = None, timeout: float = 30.0) -> list[SlotState]:
+def slots(source: Named, *, connection: Connection | None = None, **old: Any) -> list[SlotState]:
     """For whom a source keeps log, and how many bytes each holds back; the one that is farthest behind first.
 
     Args:
         source: a URI, an open store, or any `Source`.
-        token, tls, ca, timeout: as in `run`.
+        connection: token, TLS and time-out, for a URI.
+        old: keywords of earlier releases, which are fields of `connection` now.
 
     Raises:
-        SourceUnavailable, SourceRefused, NotAuthorized, ClusterUnavailable, InvalidInput.
+        SourceUnavailable, SourceRefused, NotAuthorized, ClusterUnavailable, InvalidInput, SettingError.
     """
-    with opened_source(source, token, tls, ca, timeout) as asked:
+    connection = given("consumers", Connection, connection, old)
+    refuse("consumers", old)
+    with connection.opened(source) as asked:
         return asked.slots()
 
 
-def drop_slot(source: str | Store[Any, Any] | Source, slot_id: str, *, token: str | None = None,
-              tls: bool | None = None, ca: str | Path | None = None, timeout: float = 30.0) -> None:
+def drop_slot(source: Named, slot_id: str, *, connection: Connection | None = None, **old: Any) -> None:
     """Keep no log for a slot any more. If its target is there still, its next run registers it anew, and takes a
     full backup if the log it needs is gone.
 
     Args:
-        source, token, tls, ca, timeout: as in `slots`.
+        source, connection, old: as in `slots`.
         slot_id: as `slots` names it.
 
     Raises:
         NotFound: there is no such slot.
-        SourceUnavailable, SourceRefused, NotAuthorized, ClusterUnavailable, InvalidInput, DiskFull.
+        SourceUnavailable, SourceRefused, NotAuthorized, ClusterUnavailable, InvalidInput, SettingError, DiskFull.
     """
-    with opened_source(source, token, tls, ca, timeout) as asked:
+    connection = given("drop_slot", Connection, connection, old)
+    refuse("drop_slot", old)
+    with connection.opened(source) as asked:
         asked.drop(slot_id)

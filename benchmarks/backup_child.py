@@ -30,7 +30,7 @@ class Backups:
     def _run(self) -> None:
         target = self._directory / "target"
         while not self._halt.is_set():
-            backup.run(self._uri, target, verify=False)
+            backup.run(self._uri, target, policy=backup.Policy(verify=False))
             shutil.rmtree(target)
             self.made += 1
 

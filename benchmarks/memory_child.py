@@ -49,7 +49,7 @@ def main() -> None:
         before = child.memory_kib()
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from now
         peak = Peak()
-        report = backup.run(store.backup_uri, arguments.target, verify=not arguments.no_verify)
+        report = backup.run(store.backup_uri, arguments.target, policy=backup.Policy(verify=not arguments.no_verify))
         own = peak.end()
         child.say("memory", before=before["VmRSS"] << 10, peak=child.memory_kib()["VmHWM"] << 10,
                   before_own=before["RssAnon"] << 10, peak_own=own << 10, image=report.image_bytes)

@@ -36,14 +36,14 @@ def run(bench: Bench) -> Iterator[Line]:
 
 def _full(bench: Bench, place: Path, uri: str) -> Iterator[Line]:
     kept, target, copied = place / "kept", place / "target", place / "copied"
-    backup.run(uri, kept, verify=False)
+    backup.run(uri, kept, policy=backup.Policy(verify=False))
     size = size_of(kept)
 
     def ours(verify: bool) -> Callable[[], float]:
         def once() -> float:
             os.sync()
             began = perf_counter()
-            backup.run(uri, target, verify=verify)
+            backup.run(uri, target, policy=backup.Policy(verify=verify))
             seconds = perf_counter() - began
             shutil.rmtree(target)
             return size / seconds / MIB

@@ -22,23 +22,23 @@ from ...replay.files import copy_durably, copy_files, link_or_copy
 from ..engines import AnyEngine
 from ..manifest import Manifest, with_run
 from ..places import bring_into_force, partials, tree_bytes
+from ..points import NONE
+from ..policy import Policy
 from ..report import Bounds
 from .job import Job
-from .points import NONE
 from .scratch import check, rolled
 from .target import LOG, Target
 
-FLOOR_BYTES = 64 << 20
-"""A log smaller than this is never compacted."""
+
+def outgrown(target: Target, policy: Policy) -> bool:
+    """Whether a target's log is large enough beside its image to be compacted."""
+    if policy.compact is None:
+        return False
+    return tree_bytes(target.generation.log, target.layout.files) > _much(target.manifest, policy)
 
 
-def outgrown(target: Target, share: float) -> bool:
-    """Whether a target's log is larger than this share of its image, and than `FLOOR_BYTES`."""
-    return tree_bytes(target.generation.log, target.layout.files) > _much(target.manifest, share)
-
-
-def _much(manifest: Manifest, share: float) -> float:
-    return max(share * manifest.image_bytes, FLOOR_BYTES)
+def _much(manifest: Manifest, policy: Policy) -> float:
+    return max((policy.compact or 0.0) * manifest.image_bytes, policy.compact_floor)
 
 
 def _point(job: Job, target: Target) -> Position | None:
@@ -51,7 +51,7 @@ def _point(job: Job, target: Target) -> Position | None:
         if last_time_us >= job.cutoff_us:
             break
         size += taken
-        if end.txid >= target.manifest.consistent_from.txid and size > _much(target.manifest, job.compact or 0.0):
+        if end.txid >= target.manifest.consistent_from.txid and size > _much(target.manifest, job.policy):
             point = end
     return point
 

@@ -24,9 +24,9 @@ from ...replay.roll import Fetched, fetch, history_at
 from ..engines import AnyEngine, engine_named
 from ..manifest import Manifest, with_run
 from ..places import bring_into_force, partials
+from ..points import Older, needed
 from ..report import Report
 from .job import Job
-from .points import Older, needed
 from .scratch import check, rolled
 from .target import LOG, Target
 
@@ -45,12 +45,12 @@ def take_full(job: Job, before: Target | None, why: str) -> Report:
     """
     files, env, source = job.layout.files, job.env, job.source
     at_hand = job.at_hand(job.info.engine)
-    engine = engine_named(job.info.engine, job.engine) if job.verify else None
+    engine = engine_named(job.info.engine, job.engine) if job.policy.verify else None
     place = _place(job.layout)
     stood, older = (None, ()) if before is None else job.stand(before)
     past = None if before is None else before.manifest
     target_id = past.target_id if past else env.randomness.token(ID_BYTES)
-    state = begin(source, place.path, job.owner, target_id, env=env, ttl=job.lease_ttl)
+    state = begin(source, place.path, job.owner, target_id, env=env, ttl=job.policy.lease_ttl)
     grant = state.grant
     resumed = sum(min(f.size, len(state.digests.get(f.name, ())) * CHUNK_BYTES) for f in grant.files)
     try:

@@ -17,11 +17,11 @@ from ...replay.copy import kept_alive
 from ...replay.roll import fetch
 from ..engines import compare_versions, engine_named
 from ..manifest import with_run
+from ..points import needed
 from ..report import Report
 from .compact import compact, outgrown
 from .job import Job
 from .look import look
-from .points import needed
 from .target import Target
 
 logger = logging.getLogger("holdfast.backup")
@@ -44,8 +44,8 @@ def take_incremental(job: Job, target: Target) -> Report:
         end = target.log.end
         compare(job.info, target.log.history, end, accept_branch=job.accept_branch)
         before = target.whole(target.bounds())
-        look(target, number=looks, every=job.check == "all")
-    grant = source.lease(job.owner, image=False, after=end, ttl=job.lease_ttl)
+        look(target, number=looks, every=job.policy.check == "all")
+    grant = source.lease(job.owner, image=False, after=end, ttl=job.policy.lease_ttl)
     try:
         with kept_alive(source, grant, env.scheduler):
             info = job.ask_again(grant)
@@ -67,7 +67,7 @@ def take_incremental(job: Job, target: Target) -> Report:
     finally:
         job.release(grant.id)
     bounds, compacted = target.bounds(), False
-    if job.compact is not None and outgrown(target, job.compact):
+    if outgrown(target, job.policy):
         try:
             if made := compact(job, target, engine_named(manifest.engine, job.engine)):
                 (target, bounds), compacted = made, True

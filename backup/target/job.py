@@ -14,9 +14,10 @@ from ...engine.store.layout import Layout
 from ...replay.files import Progress
 from ...replay.roll import Fetched
 from ..engines import AnyEngine, Options, compare_versions, engine_at_hand
+from ..points import NONE, Older, gone, older_one
+from ..policy import Policy
 from ..report import Bounds, Report
 from .look import look
-from .points import NONE, Older, gone, older_one
 from .target import Target
 
 logger = logging.getLogger("holdfast.backup")
@@ -33,15 +34,11 @@ class Job:
     env: Env
     owner: str
     origin: str
-    verify: bool
-    check: str
+    policy: Policy
     accept_branch: bytes | None
-    compact: float | None
     cutoff_us: int
     engine: AnyEngine | None
     options: Options
-    registers: bool
-    lease_ttl: float
     progress: Progress
     started_us: int
     started: float
@@ -74,7 +71,7 @@ class Job:
 
     def register(self, target: Target) -> None:
         """Have the source keep its log for the next incremental. The backup is whole without it."""
-        if not self.registers:
+        if not self.policy.register:
             return
         try:
             self.source.register(target.manifest.target_id.hex(), self.owner, target.manifest.noted_end)
@@ -108,7 +105,7 @@ class Job:
         damage, manifest, generation = "", target.manifest, target.generation
         try:
             bounds = target.bounds()
-            look(target, number=1, every=self.check == "all")
+            look(target, number=1, every=self.policy.check == "all")
         except Damaged as error:
             damage, self.damaged = error.message, True
             bounds = Bounds(first=manifest.consistent_from.txid, last=manifest.noted_end.txid, first_time_us=None,

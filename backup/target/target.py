@@ -20,8 +20,8 @@ from ...engine.wal.writer import LogOptions
 from ...replay.files import DigestedFiles
 from ..manifest import Manifest
 from ..places import partials, refuse_inside
+from ..points import gaps
 from ..report import Bounds, iso
-from .points import gaps
 
 LOG = LogOptions(preallocate=False)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
@@ -22,9 +21,9 @@ from ...engine.testing.support.machine import OPERATIONS, StoreMachine
 from ...engine.testing.support.raising import raises
 from ...engine.testing.support.workload import Operation
 from ..info import info, transactions
+from ..policy import Policy
 from ..restore import restore
 from ..run import run
-from ..target import compact as compaction
 from ..verify import verify
 from .fault_injection import BusySource
 from .world import moment
@@ -74,8 +73,9 @@ class BackupMachine(StoreMachine):
         self.note_promises()
         at_least, first, base = self.acknowledged, self.target is None, self.store.log.base.txid
         self.target = self.target or self.fresh("backup")
-        with BusySource(LocalSource(self.store), step) as source, patch.object(compaction, "FLOOR_BYTES", 0):
-            report = run(source, self.target, compact=0.0 if compact else None, keep_points="none", **self._how)
+        policy = Policy(compact=0.0 if compact else None, compact_floor=0, keep_points="none")
+        with BusySource(LocalSource(self.store), step) as source:
+            report = run(source, self.target, policy=policy, **self._how)
         pruned = len(self.backed_up) - 1 < base
         kind = "full" if first or pruned else "incremental"
         assert report.kind == kind, f"the backup was {report.kind}, and should be {kind}: {report}"

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from hypothesis import strategies as st
 
@@ -32,11 +31,12 @@ from ...engine.testing.support.crash_images import tree
 from ...engine.testing.support.modelled import Modelled
 from ...engine.testing.support.raising import raises
 from ...engine.testing.support.workload import Operation, Workload
+from ..connection import Connection
 from ..info import info
+from ..policy import Policy
 from ..report import Bounds, Report, RestoreReport, VerifyReport
 from ..restore import restore
 from ..run import run
-from ..target import compact as compaction
 from ..verify import verify
 from .fault_injection import BusySource
 
@@ -126,13 +126,13 @@ class World(Modelled):
     # --- backups ---------------------------------------------------------------------------------------------------
 
     def back_up(self, target: Path | None = None, *, source: Source | Store[Any, Any] | str | None = None,
-                compact: float | None = None, env: Env | None = None, engine: type[Engine[Any, Any]] | None = None,
-                **how: Any) -> Report:
-        """A run that keeps no restore points for their age, without `keep_points`. What it says that the target can be
-        restored to is what the target says."""
-        how.setdefault("keep_points", "none")
+                env: Env | None = None, engine: type[Engine[Any, Any]] | None = None,
+                accept_branch: bytes | None = None, connection: Connection | None = None, **policy: Any) -> Report:
+        """A run that keeps no restore points for their age and compacts nothing, unless its policy says so. What it
+        says that the target can be restored to is what the target says."""
         report = run(source or self.store, target or self.target, engine=engine or self.work.engine,
-                     options=self.work.options, compact=compact, env=env or self.env, **how)
+                     options=self.work.options, env=env or self.env, accept_branch=accept_branch,
+                     connection=connection, policy=Policy(**{"keep_points": "none", "compact": None, **policy}))
         said, found = report.bounds, self.bounds(target)
         assert said == found, f"a run says that the target restores to {said}, and it restores to {found}"
         return report
@@ -156,8 +156,7 @@ class World(Modelled):
 
     def compact(self) -> Report:
         """An incremental, after which the log is compacted into the image however small it is."""
-        with patch.object(compaction, "FLOOR_BYTES", 0):
-            return self.back_up(compact=0.0)
+        return self.back_up(compact=0.0, compact_floor=0)
 
     def bounds(self, target: Path | None = None) -> Bounds:
         return info(target or self.target).bounds

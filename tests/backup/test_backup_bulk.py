@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import msgpack
 import pytest
-from backup_worlds import SMALL, digest, open_store, small_chunks, write
+from backup_worlds import COMPACTING, NOT_COMPACTING, SMALL, digest, open_store, small_chunks, write
 
 from holdfast import backup
 from holdfast.backup.testing.fault_injection import DyingDisk, Killed, Nth, WatchedSource, full_disk
@@ -102,10 +102,11 @@ def test_source_or_disk_fails_at_every_point(store: Store[Any, Any], tmp_path: P
         dying = Nth(n, lambda: SourceUnavailable("gone")) if kind == "source" else Nth(0, Killed)
         files = {"source": Files(), "kill": DyingDisk(fail_at=n), "full": full_disk(n)}[kind]
         try:
-            backup.run(WatchedSource(LocalSource(store), dying), target, env=Env(files=files), compact=None)
+            backup.run(WatchedSource(LocalSource(store), dying), target, env=Env(files=files),
+                       policy=NOT_COMPACTING)
         except (SourceUnavailable, Killed, DiskFull):
             assert backup.verify(target, engine=BulkMemory).bounds.last in range(5, 17)
-            backup.run(store, target, compact=None)
+            backup.run(store, target, policy=NOT_COMPACTING)
             assert_whole(target, store)
             return True
         assert_whole(target, store)
@@ -116,9 +117,8 @@ def test_source_or_disk_fails_at_every_point(store: Store[Any, Any], tmp_path: P
         assert tried > 7
 
 
-def test_compacts(store: Store[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
-    assert backup.run(store, tmp_path / "target", compact=0.0, keep_points="none").compacted
+def test_compacts(store: Store[Any, Any], tmp_path: Path) -> None:
+    assert backup.run(store, tmp_path / "target", policy=COMPACTING).compacted
     assert not list((tmp_path / "target").glob("gen-*/log/attachments/*"))
     assert_whole(tmp_path / "target", store)
 
@@ -143,4 +143,4 @@ def test_engine_that_is_not_installed(store: Store[Any, Any], tmp_path: Path) ->
         backup.verify(tmp_path / "target")
     with pytest.raises(SettingError, match="bulkmemory"):
         backup.run(LocalSource(store), tmp_path / "second")
-    assert not backup.run(LocalSource(store), tmp_path / "second", verify=False).verified
+    assert not backup.run(LocalSource(store), tmp_path / "second", policy=backup.Policy(verify=False)).verified

@@ -240,7 +240,8 @@ def test_inconsistent_copy_is_not_the_backup(tmp_path: Path) -> None:
         assert caught.value.findings == ("the cat is on the table",)
         assert [p.name for p in (tmp_path / "target").iterdir()] == ["LOCK"]
         assert leases(store) == 0
-        assert not backup.run(store, tmp_path / "target", engine=Suspicious, verify=False).verified
+        unverified = backup.run(store, tmp_path / "target", engine=Suspicious, policy=backup.Policy(verify=False))
+        assert not unverified.verified
 
 
 def test_large_logs_are_checked_in_a_scratch_copy(store: Store[Any, Any], tmp_path: Path,
@@ -398,10 +399,18 @@ def test_expected_store(store: Store[Any, Any], tmp_path: Path) -> None:
 
 
 def test_bad_arguments(store: Store[Any, Any], tmp_path: Path) -> None:
-    for wrong in ({"compact": -1.0}, {"timeout": 0.0}, {"lease_ttl": 0.0}, {"compact": math.nan}, {"timeout": math.nan},
-                  {"lease_ttl": math.inf}, {"timeout": "5"}):
+    for wrong in ({"compact": -1.0}, {"lease_ttl": 0.0}, {"compact": math.nan}, {"lease_ttl": math.inf},
+                  {"compact_floor": -1}, {"check": "some"}, {"keep_points": "7"}):
         with pytest.raises(SettingError):
-            backup.run(store, tmp_path / "target", **wrong)
+            backup.Policy(**wrong)
+    for wrong in ({"timeout": 0.0}, {"timeout": math.nan}, {"timeout": "5"}, {"max_record_bytes": 0}):
+        with pytest.raises(SettingError):
+            backup.Connection(**wrong)
+    with pytest.raises(SettingError, match="is not a Policy"):
+        backup.run(store, tmp_path / "target", policy={"verify": False})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'verfy'"):
+        backup.run(store, tmp_path / "target", verfy=False)
+    assert "secret" not in repr(backup.Connection(token="secret"))
     with pytest.raises(InvalidInput):
         backup.run(7, tmp_path / "target")  # type: ignore[arg-type]
     with pytest.raises(ClusterUnavailable):
@@ -409,9 +418,24 @@ def test_bad_arguments(store: Store[Any, Any], tmp_path: Path) -> None:
     assert not (tmp_path / "target").exists()
 
 
+def test_keywords_of_earlier_releases_work_and_warn(store: Store[Any, Any], tmp_path: Path) -> None:
+    with pytest.warns(DeprecationWarning, match="the old keyword goes with release 0.3") as warned:
+        report = backup.run(store, tmp_path / "target", verify=False, compact=0.5, keep_points="none", timeout=5)
+    assert {w.filename for w in warned} == {__file__}
+    assert {str(w.message).partition("=")[0] for w in warned} == {"run(verify", "run(compact", "run(keep_points",
+                                                                   "run(timeout"}
+    assert any("run(policy=Policy(compact=…)) now" in str(w.message) for w in warned)
+    assert not report.verified
+    with pytest.warns(DeprecationWarning, match="drop_slot"):
+        backup.drop_slot(store, backup.slots(store)[0].id, token="of no use here")
+    with pytest.raises(TypeError, match="'verify'"):
+        backup.slots(store, verify=False)
+
+
 def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(SourceUnavailable):
-        backup.run("single://127.0.0.1:1", tmp_path / "target", token="0123456789abcdef", timeout=1)
+        backup.run("single://127.0.0.1:1", tmp_path / "target",
+                   connection=backup.Connection(token="0123456789abcdef", timeout=1))
     assert not (tmp_path / "target").exists()
 
 
@@ -462,15 +486,16 @@ def test_a_store_with_larger_transactions_is_backed_up_if_it_is_known_for_them(t
     with Store.open(tmp_path / "store", MemoryEngine, plugins=[service],
                     settings=Settings(max_record_bytes=80 << 20)) as store:
         uri = store.backup_uri or ""
-        backup.run(uri, tmp_path / "target", token=token)
+        backup.run(uri, tmp_path / "target", connection=backup.Connection(token=token))
         with store.transaction() as tx:
             for n in range(66):
                 tx.put(b"%d" % n, bytes(1 << 20))
         with pytest.raises(SourceRefused, match="at most 67,108,864 are taken") as told:
-            backup.run(uri, tmp_path / "target", token=token)
+            backup.run(uri, tmp_path / "target", connection=backup.Connection(token=token))
         assert "--max-record-bytes" in in_flags(told.value.hint)
-        report = backup.run(uri, tmp_path / "target", token=token, max_record_bytes=80 << 20)
+        report = backup.run(uri, tmp_path / "target",
+                            connection=backup.Connection(token=token, max_record_bytes=80 << 20))
         assert (report.kind, report.transactions) == ("incremental", 1)
         assert digest_at(tmp_path / "target", MemoryEngine) == digest(store)
         with pytest.raises(SettingError):
-            backup.run(uri, tmp_path / "target", token=token, max_record_bytes=0)
+            backup.run(uri, tmp_path / "target", connection=backup.Connection(token=token, max_record_bytes=0))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, tree, write
+from backup_worlds import COMPACTING, ENGINES, NOT_COMPACTING, SMALL, digest, digest_at, open_store, tree, write
 
 from holdfast import backup
 from holdfast.backup.manifest import Manifest
@@ -33,7 +33,7 @@ from holdfast.engine.errors import (
     WrongEngine,
 )
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.store.layout import Layout
+from holdfast.engine.store.layout import Generation, Layout
 from holdfast.engine.store.store import Store
 from holdfast.engine.wal.log import Log
 
@@ -247,7 +247,7 @@ def test_older_copy_of_the_source(tmp_path: Path, engine: type[Engine[Any, Any]]
 
 def test_log_is_pruned(store: Store[Any, Any], tmp_path: Path) -> None:
     pruned(store)
-    refused(LogPruned, store, tmp_path / "target", fallback=False)
+    refused(LogPruned, store, tmp_path / "target", policy=backup.Policy(fallback=False))
     before = backup.info(tmp_path / "target")
     report = backup.run(store, tmp_path / "target")
     assert report.kind == "full"
@@ -309,9 +309,8 @@ def test_target_that_lost_log_is_damaged(store: Store[Any, Any], tmp_path: Path)
 
 def test_folds_a_log_that_has_outgrown_its_image(store: Store[Any, Any], tmp_path: Path,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
-    assert not backup.run(store, tmp_path / "target", compact=None).compacted
-    report = backup.run(store, tmp_path / "target", compact=0.0, keep_points="none")
+    assert not backup.run(store, tmp_path / "target", policy=NOT_COMPACTING).compacted
+    report = backup.run(store, tmp_path / "target", policy=COMPACTING)
     assert report.compacted
     assert (report.bounds.first, report.bounds.last) == (35, 35)
     assert "no longer restores to transaction" in str(report)
@@ -319,7 +318,7 @@ def test_folds_a_log_that_has_outgrown_its_image(store: Store[Any, Any], tmp_pat
     with pytest.raises(RestorePointOutOfRange):
         backup.restore(tmp_path / "target", tmp_path / "r", to_txid=34)
     write(store, 4, 5)
-    report = backup.run(store, tmp_path / "target", compact=None)
+    report = backup.run(store, tmp_path / "target", policy=NOT_COMPACTING)
     assert (report.kind, report.from_txid, report.to_txid) == ("incremental", 35, 40)
     assert_whole(tmp_path / "target", store)
     backup.restore(tmp_path / "target", tmp_path / "r", to_txid=37)
@@ -330,15 +329,14 @@ def test_folds_a_log_that_has_outgrown_its_image(store: Store[Any, Any], tmp_pat
 
 def test_a_compact_that_dies_keeps_the_backup(store: Store[Any, Any], tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
     for n in count(1, 3):
         target = tmp_path / f"target{n}"
         shutil.copytree(tmp_path / "target", target)
         try:
-            backup.run(store, target, compact=0.0, keep_points="none", env=Env(files=DyingDisk(fail_at=n)))
+            backup.run(store, target, policy=COMPACTING, env=Env(files=DyingDisk(fail_at=n)))
         except Killed:
             assert backup.verify(target).bounds.last in range(20, 36)
-            assert backup.run(store, target, compact=0.0, keep_points="none").compacted
+            assert backup.run(store, target, policy=COMPACTING).compacted
             assert_whole(target, store)
         else:
             break
@@ -346,13 +344,12 @@ def test_a_compact_that_dies_keeps_the_backup(store: Store[Any, Any], tmp_path: 
 
 
 def test_no_room_to_compact_is_told(store: Store[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
 
     class Small(Files):
         def free(self, path: Path) -> int:
             return 1000
 
-    report = backup.run(store, tmp_path / "target", compact=0.0, keep_points="none", env=Env(files=Small()))
+    report = backup.run(store, tmp_path / "target", policy=COMPACTING, env=Env(files=Small()))
     assert not report.compacted
     assert "could not be compacted" in str(report)
     assert_whole(tmp_path / "target", store)
@@ -360,7 +357,6 @@ def test_no_room_to_compact_is_told(store: Store[Any, Any], tmp_path: Path, monk
 
 def test_an_inconsistent_compact_is_an_error_and_keeps_the_backup(store: Store[Any, Any], tmp_path: Path,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
 
     def wrong(*args: Any) -> None:
         raise Inconsistent("all wrong")
@@ -368,17 +364,15 @@ def test_an_inconsistent_compact_is_an_error_and_keeps_the_backup(store: Store[A
     with monkeypatch.context() as patch:
         patch.setattr("holdfast.backup.target.compact.check", wrong)
         with pytest.raises(Inconsistent):
-            backup.run(store, tmp_path / "target", compact=0.0, keep_points="none")
+            backup.run(store, tmp_path / "target", policy=COMPACTING)
     assert_whole(tmp_path / "target", store)
     assert backup.info(tmp_path / "target").bounds.first <= 20
 
 
-def test_another_engine_does_not_compact(store: Store[Any, Any], tmp_path: Path,
-                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
+def test_another_engine_does_not_compact(store: Store[Any, Any], tmp_path: Path) -> None:
     other = MemoryEngine if type(store.engine) is RecordsEngine else RecordsEngine
     with pytest.raises(WrongEngine):
-        backup.run(store, tmp_path / "target", compact=0.0, keep_points="none", engine=other)
+        backup.run(store, tmp_path / "target", policy=COMPACTING, engine=other)
 
 
 def test_manifest_remembers_a_bounded_number_of_runs(store: Store[Any, Any], tmp_path: Path,
@@ -410,16 +404,15 @@ def test_a_target_is_opened_once(store: Store[Any, Any], tmp_path: Path, monkeyp
     read, opened = Manifest.read, Log.open
     seen: list[str] = []
 
-    def reading(*given: Any) -> Manifest | None:
+    def reading(files: Files, generation: Generation) -> Manifest | None:
         seen.append("manifest")
-        return read(*given)
+        return read(files, generation)
 
-    def opening(path: Path, **how: Any) -> Log:
-        seen.append("new log" if path.parent.suffix else "log")
-        return opened(path, **how)
+    def opening(directory: Path, **how: Any) -> Log:
+        seen.append("new log" if directory.parent.suffix else "log")
+        return opened(directory, **how)
 
-    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
     monkeypatch.setattr(Manifest, "read", reading)
     monkeypatch.setattr(Log, "open", opening)
-    assert backup.run(store, target, compact=0.0, keep_points="none").compacted
+    assert backup.run(store, target, policy=COMPACTING).compacted
     assert seen == ["manifest", "manifest", "log", "log", "new log"]

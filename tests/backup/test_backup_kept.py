@@ -40,8 +40,8 @@ class Kept:
             txid = self.store.published.txid
             self.digests[txid], self.times[txid] = digest(self.store), self.store.log.time_of(txid)
 
-    def back_up(self, **how: Any) -> backup.Report:
-        return backup.run(self.store, self.target, env=self.env, **how)
+    def back_up(self, *, full: bool = False, **policy: Any) -> backup.Report:
+        return backup.run(self.store, self.target, full=full, policy=backup.Policy(**policy), env=self.env)
 
     def lose_log(self) -> None:
         """What the next incremental needs is gone at the source."""
@@ -161,12 +161,11 @@ def test_a_compact_takes_only_what_is_older_than_the_period(tmp_path: Path, monk
         def link(self, old: Path, new: Path) -> None:
             raise PermissionError("no links here")
 
-    monkeypatch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
     it = Kept(tmp_path, Files() if links else NoLinks())
     _five_days(it)
     was = it.back_up(compact=None).bounds
-    assert not it.back_up(compact=0.0).compacted, "nothing is 7 days old"
-    report = it.back_up(compact=0.0, keep_points="60 hours")
+    assert not it.back_up(compact=0.0, compact_floor=0).compacted, "nothing is 7 days old"
+    report = it.back_up(compact=0.0, compact_floor=0, keep_points="60 hours")
     assert report.compacted
     assert was.first < report.bounds.first
     assert it.times[report.bounds.first] < it.clock.time_us - 2.5 * DAY <= it.times[report.bounds.first + 1]
@@ -177,10 +176,10 @@ def test_a_compact_takes_only_what_is_older_than_the_period(tmp_path: Path, monk
     it.compare(at=True)
     it.add(2)
     it.split()
-    report = it.back_up(compact=0.0, keep_points="60 hours")
+    report = it.back_up(compact=0.0, compact_floor=0, keep_points="60 hours")
     assert (report.kind, report.transactions, report.compacted) == ("incremental", 2, False)
     it.compare()
-    assert it.back_up(compact=0.0, keep_points="none").bounds.first == report.bounds.last
+    assert it.back_up(compact=0.0, compact_floor=0, keep_points="none").bounds.first == report.bounds.last
     it.store.close()
 
 

@@ -133,9 +133,9 @@ def test_all_of_a_target_can_be_looked_at(tmp_path: Path, taken: tuple[object, P
     flip(image(target), 1000)
     with open_store(tmp_path / "store", MemoryEngine) as store:
         with pytest.raises(Damaged, match="differs from what was copied"):
-            backup.run(store, target, check="all")
+            backup.run(store, target, policy=backup.Policy(check="all"))
         backup.run(store, target)  # a sample of no chunk does not find it
         image(target).write_bytes(whole)
-        backup.run(store, target, check="all")
+        backup.run(store, target, policy=backup.Policy(check="all"))
         with pytest.raises(SettingError, match="check is"):
-            backup.run(store, target, check="some")
+            backup.run(store, target, policy=backup.Policy(check="some"))

@@ -128,7 +128,8 @@ def test_wherever_in_a_run_it_is(store: Store[Any, Any], other: Path, tmp_path: 
     ways: list[tuple[Callable[[Env], object], Path]] = [
         (lambda env: backup.run(store, target, env=env), target),
         (lambda env: backup.run(store, target, env=env), target),
-        (lambda env: backup.run(store, target, full=True, keep_points="none", env=env), target),
+        (lambda env: backup.run(store, target, full=True, policy=backup.Policy(keep_points="none"),
+                                env=env), target),
         (lambda env: backup.verify(target, env=env), target),
         (restore_anew, tmp_path / "restored"),
         (lambda env: backup.restore(target, tmp_path / "restored", force=True, env=env), tmp_path / "restored")]

@@ -204,7 +204,7 @@ def test_a_store_that_is_open_read_only_can_be_backed_up(tmp_path: Path, engine:
         report = backup.run(store, tmp_path / "target")
         assert (report.kind, report.to_txid) == ("full", 8)
         assert "not told to keep its log" in str(report)
-        assert "not told" not in str(backup.run(store, tmp_path / "target", register=False))
+        assert "not told" not in str(backup.run(store, tmp_path / "target", policy=backup.Policy(register=False)))
     assert tree(tmp_path / "store") == before
     backup.verify(tmp_path / "target")
     assert digest_at(tmp_path / "target", engine) == expected
@@ -252,9 +252,9 @@ def test_a_full_backup_can_be_asked_for(tmp_path: Path) -> None:
 def test_a_target_need_not_be_registered(tmp_path: Path) -> None:
     """Dated backups that are deleted later held the log, each for two weeks."""
     with open_store(tmp_path / "store", MemoryEngine) as store:
-        backup.run(store, tmp_path / "target", register=False)
+        backup.run(store, tmp_path / "target", policy=backup.Policy(register=False))
         write(store, 1, 1)
-        assert backup.run(store, tmp_path / "target", register=False).kind == "incremental"
+        assert backup.run(store, tmp_path / "target", policy=backup.Policy(register=False)).kind == "incremental"
         assert not store.log.slots.list()
         with LocalSource(store) as source:
             backup.run(source, tmp_path / "target")

@@ -102,7 +102,7 @@ def test_an_engine_that_is_not_installed_is_not_compared_and_said(tmp_path: Path
     engine = type("Mine", (MemoryEngine,), {"name": "mine"})
     with open_store(tmp_path / "store", engine) as store:
         with LocalSource(store) as source:
-            report = backup.run(source, tmp_path / "target", verify=False)
+            report = backup.run(source, tmp_path / "target", policy=backup.Policy(verify=False))
             assert "the mine engine is not installed here" in str(report)
             assert "not installed" in str(backup.run(source, tmp_path / "target"))
         assert "not installed" not in str(backup.run(store, tmp_path / "target"))

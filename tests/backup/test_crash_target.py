@@ -49,8 +49,7 @@ def incremental(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], 
 
 def compact(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], object]:
     incremental(world, patch)
-    patch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
-    return lambda disk: world.back_up(disk, compact=0)
+    return lambda disk: world.back_up(disk, compact=0, compact_floor=0)
 
 
 def full_again(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], object]:
@@ -86,9 +85,8 @@ def compact_of_a_part(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimD
         log.writer.extend_history(log.history, log.epoch + 1)  # a segment ends here, in the target too
     world.write(1)
     until = log.time_of(log.end.txid - 3)
-    patch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
     patch.setattr(sys.modules["holdfast.backup.run"], "cutoff_us", lambda keep, now_us: until)
-    return lambda disk: world.back_up(disk, compact=0)
+    return lambda disk: world.back_up(disk, compact=0, compact_floor=0)
 
 
 SCENARIOS = pytest.mark.parametrize("scenario", [full, incremental, compact, compact_of_a_part, full_again,

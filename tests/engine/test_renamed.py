@@ -77,7 +77,7 @@ def test_arguments_and_attributes_by_their_old_names(tmp_path: Path) -> None:
     with store:
         with pytest.warns(DeprecationWarning, match="the attribute seams is env now"):
             assert store.seams is store.env
-        with pytest.warns(DeprecationWarning, match="the argument fold= is compact= now"):
+        with pytest.warns(DeprecationWarning, match=r"run\(fold=…\) is run\(policy=Policy\(compact=…\)\) now"):
             report = backup.run(store, tmp_path / "target", **fold)
         with pytest.warns(DeprecationWarning, match="the attribute folded is compacted now"):
             assert report.folded is False

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backup_worlds import COMPACTING, NOT_COMPACTING
 
 from holdfast import backup
 from holdfast.backup.testing.fault_injection import WatchedSource
@@ -77,7 +78,6 @@ def make_world(root: Path, patch: pytest.MonkeyPatch) -> World:
     """Everything there is to be taken apart, below `root`."""
     made = World(root)
     patch.setenv("XDG_RUNTIME_DIR", str(root))
-    patch.setattr("holdfast.backup.target.compact.FLOOR_BYTES", 0)
     patch.setattr("holdfast.engine.source.http.server.Limits", partial(Limits, heartbeat_seconds=0.05))
     _make_small(made)
     _make_graph(made)
@@ -172,12 +172,13 @@ def _make_graph(made: World) -> None:
         reader.advance(store.published.txid)
         made.keep("graph", "graph, open", _graph_content(store))
         reader.release()
-        assert backup.run(store.backup_uri or "", made.path("graph target"), compact=None).kind == "full"
+        assert backup.run(store.backup_uri or "", made.path("graph target"), policy=NOT_COMPACTING).kind == "full"
         with store.transaction() as tx:
             tx.add_edge(tx.add_node("Late", name="late"), "KNOWS", 1)
             tx.delete_node(2, detach=True)
         _heartbeat(store)
-        assert backup.run(store.backup_uri or "", made.path("graph target"), compact=None).kind == "incremental"
+        report = backup.run(store.backup_uri or "", made.path("graph target"), policy=NOT_COMPACTING)
+        assert report.kind == "incremental"
         made.content["graph target"] = made.content["graph"] = _graph_content(store)
         _converse(store, made)
     backup.restore(made.path("graph target"), made.path("graph restored"), to_txid=8)
@@ -220,7 +221,7 @@ def _make_memory(made: World) -> None:
         with store.transaction() as tx:
             tx.put(b"more", b"")
             tx.delete(b"large 1")
-        report = backup.run(store, target, compact=0.0, keep_points="none")
+        report = backup.run(store, target, policy=COMPACTING)
         assert report.compacted
         backup.run(store, target, full=True)
         made.content["memory target"] = made.content["memory"] = content(store)
@@ -293,7 +294,7 @@ def _make_pairs(made: World, name: str, engine: type[PairsEngine]) -> None:
         with store.transaction() as tx:
             tx.put(b"more", b"")
             tx.delete(b"key 1")
-        backup.run(store, made.path(f"{name} target"), engine=engine, compact=None)
+        backup.run(store, made.path(f"{name} target"), engine=engine, policy=NOT_COMPACTING)
         made.content[f"{name} target"] = made.content[name] = content(store)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.backup import Policy
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.contract.engine import Engine
@@ -16,6 +17,8 @@ from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
 
 SMALL = Settings(segment_bytes=128 << 10, heartbeat_s=0)
+COMPACTING = Policy(compact=0.0, compact_floor=0, keep_points="none")
+NOT_COMPACTING = Policy(compact=None)
 ENGINES: tuple[type[Engine[Any, Any]], ...] = (MemoryEngine, RecordsEngine)
 
 

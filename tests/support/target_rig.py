@@ -94,10 +94,10 @@ class World:
             self._number += 1
             self.source.do(("commit", self.work.numbered(self._number)))
 
-    def back_up(self, disk: SimDisk | None = None, **how: Any) -> backup.Report:
+    def back_up(self, disk: SimDisk | None = None, **policy: Any) -> backup.Report:
         """A run to its end; on this world's disk, without another."""
-        how.setdefault("keep_points", self.keep)
-        report = backup.run(self.local, TARGET, engine=self.work.engine, env=self.env(disk or self.disk), **how)
+        report = backup.run(self.local, TARGET, engine=self.work.engine, env=self.env(disk or self.disk),
+                            policy=backup.Policy(**{"keep_points": self.keep, **policy}))
         if disk is None:
             self.acked = report.to_txid
         return report

@@ -20,6 +20,7 @@ from ....engine.testing.support.interleave import Beside
 from ....engine.testing.support.leak_detection import descriptors
 from ....engine.testing.support.raising import raises
 from ....engine.testing.support.workload import Workload
+from ...connection import Connection
 from ...info import info, transactions
 from ..world import Histories, histories, seen_in, world
 
@@ -61,7 +62,7 @@ class CopyChecks(Contract):
                     writer.run(partial(write, range(start, start + 60)))
                 for _ in range(3):
                     acknowledged = w.store.published.txid
-                    report = w.back_up(source=uri, token=token.replace(" ", "-"))
+                    report = w.back_up(source=uri, connection=Connection(token=token.replace(" ", "-")))
                     assert report.to_txid >= acknowledged, (
                         f"{acknowledged} was acknowledged before the backup, which is to {report.to_txid}")
                     ends.append(report.to_txid)

@@ -196,7 +196,7 @@ class Cycle:
             number += 1
             fresh = self.root / f"full-{number}"
             for target in (self.root / "target", fresh):
-                report = backup.run(self.store, target, compact=None)
+                report = backup.run(self.store, target, policy=backup.Policy(compact=None))
                 self.look_into(target, f"a {report.kind} backup", txid=report.to_txid)
             backup.restore(fresh, self.root / "restored", engine=self.ring.engine)
             self.look_into(self.root / "restored", "a restored store", read_only=False)
@@ -237,7 +237,7 @@ def test_one_ring_wherever_it_is_looked_at(ring: Ring, tmp_path: Path) -> None:
             copy_running(tmp_path / "store", image)
             unlucky(image, tail, b"noise" * 20, 0.5, cycle.store.positions().checkpointed)
             assert cycle.look_into(image, f"a crash image, its log {tail},", read_only=False) <= last
-        backup.run(cycle.store, target, compact=None)
+        backup.run(cycle.store, target, policy=backup.Policy(compact=None))
     finally:
         cycle.store.close()
     assert cycle.look_into(tmp_path / "store", "the store, reopened,", read_only=False) == last

@@ -155,11 +155,12 @@ def test_a_store_that_is_open_read_only_drops_no_slot(root: Path) -> None:
 
 
 def test_slots_are_listed_and_dropped_across_a_network(root: Path) -> None:
-    service = BackupService(online_backup_server="127.0.0.1:0", token="a-token-for-one-test")
+    token = "a-token-for-one-test"
+    service, connection = BackupService(online_backup_server="127.0.0.1:0", token=token), backup.Connection(token=token)
     with Store.open(root, MemoryEngine, settings=Settings(**SMALL), plugins=[service]) as store:
-        [slot] = backup.slots(store.backup_uri or "", token="a-token-for-one-test")
+        [slot] = backup.slots(store.backup_uri or "", connection=connection)
         assert slot == backup.slots(store)[0]
-        backup.drop_slot(store.backup_uri or "", slot.id, token="a-token-for-one-test")
+        backup.drop_slot(store.backup_uri or "", slot.id, connection=connection)
         assert backup.slots(store) == []
         assert store.log.base.txid > 10
 

@@ -15,9 +15,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ...engine.errors import SettingError
-from ...engine.store.layout import Generation
-from ..report import Bounds
+from ..engine.errors import SettingError
+from ..engine.store.layout import Generation
+from .report import Bounds
 
 KEEP_POINTS = "7 days"
 FOR_EVER, NONE = 0, 1 << 63

@@ -1,0 +1,70 @@
+"""What a caller names as a source, opened: a URI, an open store, or any `Source`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..engine.env.shown import shown
+from ..engine.errors import ClusterUnavailable, InvalidInput, SettingError
+from ..engine.source.http.client import MAX_RECORD, connect
+from ..engine.source.interface import Source
+from ..engine.source.local import LocalSource
+from ..engine.store.settings import check_duration
+from ..engine.store.store import Store
+from .uri import parse
+
+Named = str | Store[Any, Any] | Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """How a source that is named by its URI is reached. Of no use for an open store or a `Source`.
+
+    Attributes:
+        token: the credential. Without one: what a service of this user on this machine has published for exactly this
+            address, else the environment's HOLDFAST_TOKEN.
+        tls: whether to use TLS. Without it: on loopback as that service has published, else always. False sends the
+            token in the clear; say it only if the network is yours.
+        ca: file of the certificate authority that the source's certificate comes from, else the system's.
+        timeout: seconds that one answer may take; ten times as long for an image that the source makes first.
+        max_record_bytes: the largest payload of a transaction that is taken. A store that was opened with a larger one
+            has to be known for it.
+
+    Raises:
+        SettingError: when it is made, if a value is not what it should be.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    tls: bool | None = None
+    ca: str | Path | None = None
+    timeout: float = 30.0
+    max_record_bytes: int = MAX_RECORD
+
+    def __post_init__(self) -> None:
+        check_duration("timeout", self.timeout)
+        if type(self.max_record_bytes) is not int or self.max_record_bytes <= 0:
+            raise SettingError(f"max_record_bytes is a whole number of bytes above 0, not "
+                               f"{shown(self.max_record_bytes)}")
+
+    @contextmanager
+    def opened(self, source: Named) -> Iterator[Source]:
+        """The source, for the block. Raises `SourceUnavailable`, `ClusterUnavailable`, `InvalidInput`."""
+        if isinstance(source, Source):
+            yield source
+        elif isinstance(source, Store):
+            with LocalSource(source) as local:
+                yield local
+        elif isinstance(source, str):
+            uri = parse(source)
+            if uri.mode == "ha":
+                raise ClusterUnavailable(f"{uri} names a cluster, and there is none yet")
+            host, port = uri.addresses[0]
+            with connect(host, port, token=self.token, tls=self.tls, ca=self.ca, timeout=self.timeout,
+                         max_record_bytes=self.max_record_bytes) as remote:
+                yield remote
+        else:
+            raise InvalidInput(f"{shown(source)} is not a source", hint="pass a URI, an open store, or a Source")
