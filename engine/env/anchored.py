@@ -28,7 +28,7 @@ class AnchoredFiles(Files):
         """`hint`: what to do when it has moved."""
         self._files = files
         self._hint = hint
-        self._root = root
+        self._within = str(root).rstrip("/") + "/"
         self._held: list[Directory] = []
         self.hold_too(root)
 
@@ -42,7 +42,7 @@ class AnchoredFiles(Files):
             self._held.pop().close()
 
     def look(self, path: Path) -> None:
-        if path == self._root or self._root in path.parents:
+        if f"{path}/".startswith(self._within):
             for held in self._held:
                 if not held.is_at_path():
                     raise DirectoryMoved(f"{held.path} is not the directory any more that was opened: it was renamed, "

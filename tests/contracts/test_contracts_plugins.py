@@ -15,7 +15,8 @@ from holdfast.engine.contract.plugin import Condition, Plugin, StoreHandle
 from holdfast.engine.contract.transaction import Transaction
 from holdfast.engine.model.positions import Position
 from holdfast.engine.model.records import LogRange, Record, SegmentInfo
-from holdfast.engine.testing.plugin import PluginContract, memory_map
+from holdfast.engine.testing.plugin import PluginContract
+from holdfast.engine.testing.plugin.maps import memory_map
 from holdfast.engine.testing.support.workload import Operation
 
 

@@ -13,10 +13,9 @@ from .base import History, PluginChecks
 from .conditions import ConditionChecks
 from .hooks import HookChecks
 from .lifecycle import LifecycleChecks
-from .maps import graph_map, memory_map
 from .transactions import TransactionChecks
 
-__all__ = ["History", "PluginContract", "graph_map", "memory_map"]
+__all__ = ["History", "PluginContract"]
 
 
 class PluginContract(LifecycleChecks, ConditionChecks, TransactionChecks, HookChecks):

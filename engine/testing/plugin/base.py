@@ -20,7 +20,6 @@ from ...contract.plugin import Plugin
 from ...errors import SettingError
 from ..support.contract import Contract, scratch
 from ..support.workload import Operation, Workload
-from .maps import graph_map, memory_map
 from .rig import Rig
 from .watching import Stuck, Watch, bounded
 
@@ -108,7 +107,11 @@ class PluginChecks(Contract):
 
     def works(self) -> list[Workload]:
         """Those that each check is tried on."""
-        return [memory_map(), graph_map()] if self.workload is None else [super().work()]
+        if self.workload is not None:
+            return [super().work()]
+        from .maps import graph_map, memory_map  # only here: tests of an engine need not load NumPy
+
+        return [memory_map(), graph_map()]
 
     def make(self) -> Plugin:
         """A plugin."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ...contract.engine import BulkEngine
 from .simulated_run import Run, Step
-from .workload import Operation, Workload, sampled
+from .workload import Operation, Workload
 
 LARGE = 33_000
 """Bytes of a payload of which three fit into a segment of the smallest size."""
@@ -25,7 +25,7 @@ class Script:
 
     def __init__(self, work: Workload) -> None:
         self._work = work
-        self._drawn = sampled(work.operations(), 60)
+        self._drawn = work.examples
         self._next = 0
         run = Run(work)
         run.do(("open",))

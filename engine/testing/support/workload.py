@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -79,6 +80,11 @@ class Workload(ABC):
         """What `Store.bulk` takes, having added the same to the model. Asked of engines that take bulk loads."""
         raise NotImplementedError(f"{type(self).__name__}.bulk_load is needed, since the engine takes bulk loads")
 
+    @cached_property
+    def examples(self) -> list[list[Operation]]:
+        """About sixty examples of `operations`, the same each time. Drawing them takes long."""
+        return sampled(self.operations(), 60)
+
     @property
     def watermarks(self) -> bool:
         return issubclass(self.engine, StagingEngine)
@@ -113,7 +119,7 @@ def sampled(strategy: st.SearchStrategy[T], count: int, *, number: int = 0) -> l
 def of_each_kind(work: Workload) -> list[Operation]:
     """Some operations of each kind that a workload draws, the same each time."""
     kinds: dict[Any, list[Operation]] = {}
-    for operations in sampled(work.operations(), 60):
+    for operations in work.examples:
         for operation in operations:
             kinds.setdefault(operation[0], []).append(operation)
     return [operation for some in kinds.values() for operation in some[:5]]
