@@ -28,14 +28,14 @@ WIDTH = 116
 MESSAGE_LINES = 12
 
 STORIES = (
-    "LostUpdate", "DeletesNotRedone", "SyncsAgain", "UnsyncedState", "ImageInBetween", "damage_is_a_torn_tail",
+    "LostUpdate", "DeletesNotRedone", "PositionInMemory", "UnsyncedState", "ImageInBetween", "damage_is_a_torn_tail",
     "SilentGap", "CallsBackAtOnce", "ConfirmsTooEarly", "SameBranchAfterRestore", "CopiesTheFileAlone",
     "BlocksInLogged",
 )
 """The animals that are told of in full, by their names, in the order of the cages."""
 TITLES = {
     "zoo_views": "Views, transactions and digests", "zoo_payloads": "Payloads and redo",
-    "zoo_states": "The durable state",
+    "zoo_states": "The durable state", "zoo_crashes": "Crashes and failing disks",
     "zoo_images": "Images", "zoo_logs": "Log, leases and replay", "zoo_stores": "The store",
     "zoo_backups": "Backup and restore", "zoo_wrapped": "Around another's database",
     "zoo_plugins": "Plugins",

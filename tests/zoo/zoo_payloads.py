@@ -25,7 +25,7 @@ from holdfast.engine.wal.attachments import TRAILER
 
 @animal(caught_by="EngineContract.test_a_payload_holds_all_its_transaction_changed")
 class ForgottenDeletes(MemoryEngine):
-    """The payload lists what was set. What was deleted is gone until the next replay, and then comes back."""
+    """A payload lists what its transaction set, and leaves out what it deleted. The next replay brings that back."""
 
     class Tx(MemoryTransaction):
         def payload(self) -> bytes:
@@ -66,9 +66,8 @@ class NeverEmptyPayload(MemoryEngine):
 
 @animal(caught_by="EngineContract.test_a_payload_holds_all_its_transaction_changed")
 class TransactionsOfItsOwn(MemoryEngine):
-    """Its transactions set what the kit's base class would set for them, to save a call. What that has besides since a
-    later
-    release they lack: each commit beside a plugin that asks for it is rolled back."""
+    """A transaction sets the attributes of the kit's base class itself and does not call its `__init__`, to save a
+    call. It lacks what a later release adds there: each commit beside a plugin that asks for it is rolled back."""
 
     class Tx(MemoryTransaction):
         def __init__(self, base: Any) -> None:
@@ -283,8 +282,8 @@ class HalfBulkLoad(StagingMemory):
 
 @animal(caught_by="EngineContract.test_a_bulk_load_is_one_transaction_in_its_place")
 class LoadsOverWhatWaits(StagingMemory):
-    """A bulk load is put over the state on disk. What was committed since the last checkpoint is not in it, and the
-    position says that it is."""
+    """A bulk load is added to the state on disk, so what was committed since the last checkpoint is lost. The position
+    says that it is there."""
 
     def apply_bulk(self, record: Record, path: Path) -> None:
         _, durable = read_state(self._context, self._directory / "state", b"TESTSTAG", 1)

@@ -255,7 +255,8 @@ class TornPublish(StagingMemory):
 
 @animal(caught_by="EngineContract.test_unsynced_views_show_what_is_appended")
 class StaleStagedView(StagingMemory):
-    """`staged_view` shows what is published. Who asked to see everything, and decides by it, decides too early."""
+    """`staged_view` shows what is published, and not what is appended and waits for its sync. Who asked to see
+    everything decides on old content."""
 
     def staged_view(self) -> MemoryView:
         return self.view()
