@@ -93,7 +93,7 @@ class DigestsNotCompared(DigestedFiles):
 
 @part(History, caught_by="KitContract.test_a_restored_store_goes_on_beside_its_twin")
 class SameBranchAfterRestore(History):
-    """A restored store goes on on the branch of the one it was restored from: both give out the same numbers, and
+    """A restored store continues on the branch of the one it was restored from: both give out the same numbers, and
     nothing can tell their backups apart."""
 
     def extended(self, branch_id: bytes, start: Position) -> History:

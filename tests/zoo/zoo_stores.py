@@ -45,7 +45,7 @@ class LoadsUnasked(WritePath[Any]):
 
 @part(Watermarks, caught_by="KitContract.test_a_late_condition_is_told_and_loses_nothing", on="staging")
 class ForgivesConditions(Watermarks):
-    """A condition that is late is dropped, whether or not it gates publication. Readers see what a fail-over will take
+    """A condition that is late is dropped, even if it gates publication. Readers see what a fail-over will take
     back."""
 
     def expired(self, listener: int, last: int) -> None:

@@ -89,7 +89,7 @@ class BoundedUndo(RecordsEngine):
 
 @animal(caught_by="EngineContract.test_a_held_view_stays_the_same")
 class EarlyUnpin(RecordsEngine):
-    """Closing one view lets go of what another one at the same position still needs: a reader's slot that is
+    """Closing one view releases what another one at the same position still needs: a reader's slot that is
     counted once for two readers."""
 
     @classmethod

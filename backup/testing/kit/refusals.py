@@ -155,7 +155,7 @@ class RefusalChecks(Contract):
 
     @check()
     def test_what_is_no_backup_is_not_made_one(self, work: Workload) -> None:
-        """A directory that holds something else, another store included, is no target and stays as it is."""
+        """A directory that holds something else, another store included, is not a target and stays as it is."""
         with world(work) as w:
             w.add()
             strange = w.root / "strange"

@@ -24,7 +24,7 @@ LACKS: tuple[Kind, ...] = ("ENOMEM", "EMFILE")
 def may_fail(op: Op, kind: Kind) -> bool:
     """Whether an operation can end so: what only removes needs no room, and only a write can be short."""
     if kind == "EMFILE":
-        return False  # opening is no operation
+        return False  # opening is not an operation
     if kind == "ENOMEM":
         return op.kind not in ("sync", "sync names")  # after a sync that failed nothing is known
     if kind == "ENOSPC":

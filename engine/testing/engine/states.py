@@ -382,7 +382,7 @@ def _read_in_pieces(image: Image, piece: int = 1000) -> dict[str, bytes]:
     for file in image.files:
         path = PurePosixPath(file.name)
         proper = file.name == str(path) and not path.is_absolute() and ".." not in path.parts
-        assert proper, f"the image has a file {file.name!r}, which is no path below the state's directory"
+        assert proper, f"the image has a file {file.name!r}, which is not a path below the state's directory"
         assert file.name not in contents, f"the image has the file {file.name!r} twice"
         pieces = [image.read(file.name, at, min(piece, file.size - at)) for at in range(0, file.size, piece)]
         contents[file.name] = b"".join(pieces)

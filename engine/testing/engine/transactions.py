@@ -92,10 +92,10 @@ class TransactionChecks(Contract):
         engine = work.engine
         for name in ("name", "state_format", "payload_version", "reads_payloads", "abilities"):
             assert hasattr(engine, name), f"{engine.__name__} has no {name}"
-        assert isinstance(engine.name, str), f"the engine's name is {engine.name!r}, which is no text"
+        assert isinstance(engine.name, str), f"the engine's name is {engine.name!r}, which is not a text"
         assert engine.name, "the engine's name is empty"
-        assert type(engine.state_format) is int, "state_format is no number"
-        assert isinstance(engine.abilities, Abilities), "abilities is no Abilities"
+        assert type(engine.state_format) is int, "state_format is not a number"
+        assert isinstance(engine.abilities, Abilities), "abilities is not an Abilities"
         writes, reads = engine.payload_version, engine.reads_payloads
         assert writes in reads, f"it writes payloads of version {writes} and reads {sorted(reads)}"
         strange = Context(options={**work.options, "no such option": 1})

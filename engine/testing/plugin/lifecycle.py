@@ -48,8 +48,8 @@ class LifecycleChecks(PluginChecks):
 
     @check()
     def test_it_lets_go_where_another_cannot_start(self, work: Workload) -> None:
-        """Where a plugin after it cannot start, it is told `closing`, raises nothing and lets go of everything. Where
-        one before it cannot, it is told nothing, and has nothing to let go of."""
+        """If a plugin after it cannot start, it is told `closing`, raises nothing and releases everything. If one
+        before it cannot start, it is told nothing, and has nothing to release."""
 
         def claim(work: Workload, directory: Path) -> None:
             self.rig(work, directory / "store").close()
@@ -140,8 +140,8 @@ class LifecycleChecks(PluginChecks):
 
     @check()
     def test_a_fault_is_borne(self, work: Workload) -> None:
-        """A store whose disk fails is poisoned: the plugin is told `fault`, raises nothing then and at `closing`, lets
-        go of everything, and the store opens with it again."""
+        """A store whose disk fails is poisoned: the plugin is told `fault`, raises nothing then and at `closing`,
+        releases everything, and the store opens with it again."""
 
         def claim(work: Workload, directory: Path) -> None:
             self.every_moment(work, directory)

@@ -229,7 +229,7 @@ def unsound(answer: Any) -> str | None:
     if answer is None:
         return None
     if not isinstance(answer, Condition):
-        return f"it returned {answer!r}, which is no Condition"
+        return f"it returned {answer!r}, which is not a Condition"
     if not isinstance(answer.met, Future):
         return f"`met` is {answer.met!r}, not a concurrent.futures.Future"
     if isinstance(answer.timeout, bool) or not isinstance(answer.timeout, (int, float)) or not (

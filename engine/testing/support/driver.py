@@ -183,7 +183,7 @@ class Driver:
         assert reached.txid <= limit, f"{say} says that it reached {reached}, which was never published"
         at = self.engine.position
         assert reached == at, f"{say} says that it reached {reached}, and is at {at}"
-        assert reached == self.position(reached.txid), f"{say} reached {reached}, which is no position of this history"
+        assert reached == self.position(reached.txid), f"{say} reached {reached}, not a position of this history"
         if wanted.txid <= before.txid:
             assert reached == before, f"{say} had nothing to do, and moved to {reached}"
 
@@ -202,7 +202,7 @@ class Driver:
             assert at is None or found == at, f"opened with at={at}, the engine says that it is at {found}"
             had = len(self.records)
             known = found.txid <= had and found == self.position(found.txid)
-            assert known, f"the engine opens at {found}, which is no position of the {had} transactions it had"
+            assert known, f"the engine opens at {found}, which is not a position of the {had} transactions it had"
         except BaseException:
             engine.close()
             raise

@@ -16,7 +16,7 @@ SHORT_S = 0.02
 
 class Holding(Plugin):
     """Answers each range with a condition: met at once, or failed, or open until `let_go`, as `answer` says. `look` is
-    called before it answers. As a context manager it lets go at the end, so that the store can be closed."""
+    called before it answers. As a context manager it calls `let_go` at the end, so that the store can be closed."""
 
     def __init__(self, *, gates: bool) -> None:
         self.gates = gates

@@ -72,7 +72,7 @@ def current_profile() -> Profile:
 
 
 def current_seed() -> int | None:
-    """The seed that the environment gives, if any. Raises `SettingError` where it is no number."""
+    """The seed that the environment gives, if any. Raises `SettingError` if it is not a number."""
     text = os.environ.get(SEED_VARIABLE)
     if not text:
         return None
