@@ -172,7 +172,7 @@ class WantsCleanStores(Counter):
 
 @animal(caught_by="PluginContract.test_final_leaves_the_transaction_alone", on="memory")
 class ChangesTheFinalTransaction(Plugin):
-    """It adds to the transaction after everybody has agreed to it."""
+    """It adds to the transaction after everybody has agreed to it: what is logged is not what the others saw."""
 
     def final(self, tx: Transaction) -> None:
         tx.changes[b"checked by"] = b"me"  # type: ignore[attr-defined]
