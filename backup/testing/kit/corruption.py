@@ -15,19 +15,13 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from ....engine.env import REAL
 from ....engine.errors import HoldfastError
 from ....engine.testing.support.contract import BULK, Contract, check
 from ....engine.testing.support.crash_images import tree
+from ....engine.testing.support.flipped_bytes import DOCUMENT_FIELDS, places_in_segment
 from ....engine.testing.support.workload import Workload
-from ....engine.wal.format import FRAME, GROUP_HEADER, BadBytes, read_footer, read_groups, read_header
 from ..world import World, seen_in, world
 from .interruptions import spread
-
-DOCUMENT_FIELDS = (0, 8, 12, 16)
-"""Where the fields of a document begin: magic, version, length, body."""
-GROUP_FIELDS = (0, 4, 8, 12, 16, 24, 32, 40, 48)
-FRAME_FIELDS = (0, 4, 8)
 
 
 class Damaged:
@@ -82,30 +76,6 @@ class Damaged:
         places = [at for at, byte in enumerate(self.files[name]) if byte]
         return [places[n - 1] for n in spread(len(places), count)]
 
-    def fields(self, name: str) -> Iterator[int]:
-        """Where the fields of a segment are."""
-        file = REAL.files.open(self.w.target / name)
-        try:
-            header, start = read_header(file)
-            yield from (*DOCUMENT_FIELDS, start - 1)
-            footer = read_footer(file)
-            end = footer.data_end if footer else file.size()
-            group_end = start
-            with suppress(BadBytes):
-                groups = list(read_groups(file, header.seed, start, end, header.base))
-                for number, group in enumerate(groups):
-                    at, group_end = group.offset, group.end
-                    if number % 3 == 0 or group is groups[-1]:
-                        yield from (at + field for field in GROUP_FIELDS)
-                        at += GROUP_HEADER.size
-                        yield from (at + field for field in FRAME_FIELDS)
-                        yield from (at + FRAME.size, group_end - 1)
-            size = file.size()
-            if group_end < size:  # the footer: its body and the fields behind it; or what is behind the last group
-                yield from (group_end, (group_end + size) // 2, size - 32, size - 24, size - 20, size - 16, size - 1)
-        finally:
-            file.close()
-
 
 @contextmanager
 def damaged(work: Workload, *, bulk: bool = False) -> Iterator[Damaged]:
@@ -133,7 +103,7 @@ class CorruptionChecks(Contract):
         there is never a silently different state."""
         with damaged(work) as backup:
             for name in (backup.segments[0], backup.segments[-1]):
-                for at in backup.fields(name):
+                for at in places_in_segment(backup.w.target / name):
                     backup.flipped(name, at)
 
     @check()

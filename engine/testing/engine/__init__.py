@@ -1,13 +1,8 @@
-"""`EngineContract`: what is asked of an engine, by its contract alone, under a store, and where it is cut off.
-
-    class TestMine(EngineContract):
-        workload = KeyValues(MyEngine, put=..., items=...)
-"""
+"""`EngineContract`: what is asked of an engine, by its contract alone, under a store, and where it is cut off."""
 
 from __future__ import annotations
 
 from .abilities import AbilityChecks
-from .damaged_state import DamagedStateChecks
 from .mutated_files import MutationChecks
 from .power_cuts import PowerCutChecks
 from .process_kills import KillChecks
@@ -17,6 +12,6 @@ from .transactions import TransactionChecks
 
 
 # The last base's checks come first: what fails without the kit need not be looked for in it.
-class EngineContract(MutationChecks, KillChecks, PowerCutChecks, DamagedStateChecks, StoreChecks, AbilityChecks,
-                     StateChecks, TransactionChecks):
+class EngineContract(MutationChecks, KillChecks, PowerCutChecks, StoreChecks, AbilityChecks, StateChecks,
+                     TransactionChecks):
     """Properties of an engine. Subclass it and set `workload`, or pass it to `check_engine`."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import os
 import threading
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -29,6 +28,7 @@ from ..disks.simfaults import DiskFault, Injected
 from ..support.contract import ABOVE_ENV, READ_ONLY_REPLAY, Contract, check
 from ..support.crash_images import read_image, tree
 from ..support.driver import ORIGIN, Driver, driven
+from ..support.leak_detection import descriptors
 from ..support.workload import Operation, Workload
 from .transactions import Step, begun, histories, several, take
 
@@ -350,7 +350,7 @@ class StateChecks(Contract):
                         work.content(view)
                     view.close()
                 gc.collect(0)
-                counts.append((_descriptors(), threading.active_count()))
+                counts.append((len(descriptors()), threading.active_count()))
             for what, first, last in zip(("file descriptors", "threads"), counts[2], counts[-1], strict=True):
                 assert last < first + _SPARE, f"{_OPENINGS - 3} openings and closings left {last - first} {what} open"
             it.reopen()
@@ -404,10 +404,3 @@ def _look_at_image(it: Driver, image: Image, first: dict[str, bytes]) -> None:
     for contents, when in ((first, "at first"), (again, "at last")):
         with contextlib.closing(it.recovered(it.copied(contents), at=image_position)) as copy:
             it.compare_state(copy, what=f"a copy of the image at {image_position}, read {when} and replayed,")
-
-
-def _descriptors() -> int:
-    for place in ("/proc/self/fd", "/dev/fd"):
-        if Path(place).is_dir():
-            return len(os.listdir(place))
-    return 0

@@ -13,7 +13,7 @@ from ..support.raising import raises
 from ..support.workload import Workload
 
 
-class CorruptionChecks(Contract):
+class LogCorruptionChecks(Contract):
     """What becomes of a store whose files were damaged."""
 
     @check()

@@ -9,13 +9,11 @@ test run that hangs.
         plugin = MyPlugin
 """
 
-from .base import History, PluginChecks
+from .base import PluginChecks
 from .conditions import ConditionChecks
 from .hooks import HookChecks
 from .lifecycle import LifecycleChecks
 from .transactions import TransactionChecks
-
-__all__ = ["History", "PluginContract"]
 
 
 class PluginContract(LifecycleChecks, ConditionChecks, TransactionChecks, HookChecks):

@@ -29,7 +29,7 @@ from ...model.positions import Position
 from ...model.records import LogRange, Record, SegmentInfo
 from ...store.store import Store
 from ...store.write_path import TransactionScope
-from ..support.steps import each_step
+from ..support.interleave import each_step
 from .forking import watch_removals
 
 _MAY_COMMIT = frozenset({"opened", "closing"})

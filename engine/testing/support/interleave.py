@@ -112,6 +112,24 @@ def lines_of(call: Callable[[], object]) -> int:
 
 
 @contextmanager
+def each_step(step: Callable[[], None]) -> Iterator[None]:
+    """Call `step` for each instruction of a function that this thread enters within the block."""
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            step()
+        return trace
+
+    before = sys.gettrace()  # coverage, or a debugger
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@contextmanager
 def _traced(look: Callable[[int], None]) -> Iterator[None]:
     """Call `look` before each line that this thread comes to within the block, with its number from 0. Those of the
     suites do not count."""

@@ -30,12 +30,8 @@ class Script:
         run = Run(work)
         run.do(("open",))
         self._store = run.store
-        by_size = sorted(self._drawn, key=self._bytes)
+        by_size = sorted(self._drawn, key=lambda operations: self._grown(operations, [], 0))
         self._bulky, self._light = by_size[: -21 : -1], by_size[:40]
-
-    def _bytes(self, operations: list[Operation]) -> int:
-        """Of the payload, in an empty store."""
-        return self._grown(operations, [], 0)
 
     def _grown(self, operations: list[Operation], more: list[list[Operation]], size: int) -> int:
         """Bytes of a payload, in an empty store. To its `operations` some of `more` are added until it has `size`."""

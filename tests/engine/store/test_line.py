@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from holdfast.engine.store.callbacks import Callbacks, Outcome
 from holdfast.engine.store.commit_queue import Line, Waiter
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.watermarks import Watermarks
-from holdfast.engine.testing.support.steps import steps
+from holdfast.engine.testing.support.interleave import each_step
 
 
 def a_thread(txid: int, thread: int = 1) -> Waiter:
@@ -89,6 +90,19 @@ def test_who_has_left_is_forgotten() -> None:
         line.join(a_thread(txid))
         line.take_upto(txid, [])
     assert threads_of(line) == 0
+
+
+def steps(call: Callable[[], object]) -> int:
+    """How many instructions a call takes."""
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+
+    with each_step(step):
+        call()
+    return count
 
 
 @pytest.mark.parametrize("what", ["join", "upto", "between", "lead"])
