@@ -40,7 +40,7 @@ MODULES = {
     "source.service": ("source.http.service",),
     "sqlite": ("builtin.wrapped.sqlite",),
     "testing.contract": ("testing.support.contract",),
-    "testing.plugins": ("testing.plugin",),
+    "testing.plugins": ("testing.plugin", "testing.plugin.maps"),
     "testing.profiles": ("testing.support.profiles",),
     "testing.report": ("testing.support.report",),
     "testing.workload": ("testing.support.workload",),
