@@ -46,6 +46,12 @@ class OwnedLock:
         holder = self._holders.get(0)
         return holder is not None and holder.thread == self.here()
 
+    def release_here(self) -> None:
+        """Release it if it is this thread's, whichever hold has it."""
+        holder = self.holder
+        if holder is not None and holder.thread == self.here():
+            holder.release()
+
     def run(self, work: Callable[[], T], still: Callable[[], object]) -> T:
         """Take the lock, do `work`, and release it. While it has to wait, it calls `still` every `LOOK_S` seconds,
         which raises if waiting is of no use any more."""

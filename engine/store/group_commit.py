@@ -6,8 +6,8 @@ while a sync runs is in the batch of the next. A leader leads until its own tran
 somebody in line, so with one thread a commit is one sync in that very thread and no switch. What no thread waits for
 (pipelined, relaxed), and everything where plugins hold acknowledgements, is led by the *syncer* thread.
 
-Where plugins hold acknowledgements, whoever will wait is in line from the moment of appending: a condition may fail
-before he comes.
+Where plugins hold acknowledgements, each transaction has its place in line from the moment of appending: a condition
+may fail before anybody comes to wait.
 
 A write or sync that fails poisons: nothing is tried again, everybody in line ends `OutcomeUnknown`.
 
@@ -41,7 +41,7 @@ from ..wal.log import Log
 from ..wal.rooms import RoomNeeded
 from ..wal.writer import Batch
 from .callbacks import Callbacks, Outcome
-from .commit_queue import Line, Waiter, wake_all
+from .commit_queue import CommitTicket, Line, wake_all
 from .hooks import Hooks
 from .watermarks import Watermarks
 
@@ -88,7 +88,7 @@ class GroupCommit:
         self._leader: int | None = None  # the thread that leads
         self.callbacks = Callbacks(env)
         self._line = Line()
-        self._promised: dict[int, Waiter] = {}  # those in line since they were appended
+        self._urgent = 0  # the last transaction that anybody waits for
         self._unheard: deque[Record] = deque()  # appended, not yet synced, to be told to listeners
         self.unheard_bytes = 0
         self._kept: deque[Record] = deque()
@@ -107,15 +107,14 @@ class GroupCommit:
 
     # --- committing ------------------------------------------------------------------------------------------------
 
-    def append(self, payload: bytes, version: int, attachment: Attachment | None, tx: Any, *, barrier: bool,
-               promise: bool) -> Record:
+    def append(self, payload: bytes, version: int, attachment: Attachment | None, tx: Any, *,
+               barrier: bool) -> tuple[Record, CommitTicket]:
         """Append a record. The writer lock is held.
 
         Args:
             payload, version, attachment: what to log.
             tx: what to stage. At a barrier nothing is.
             barrier: it is one (see `watermarks`).
-            promise: `wait` or `outcome` will be called for it.
 
         Raises:
             RolledBack, InvalidInput: nothing was logged. So it is once `close` has begun: the log may be another
@@ -143,17 +142,16 @@ class GroupCommit:
                         raise
                 if self._keep:
                     self._kept.append(record)
+                ticket = CommitTicket(record.txid, self)
                 if not self._direct:
                     self._unheard.append(record)
                     self.unheard_bytes += len(payload)
-                    if promise:
-                        waiter = self._promised[record.txid] = Waiter(record.txid, outcome=Outcome(self.callbacks))
-                        self._line.join(waiter)
-            return record
+                    self._line.join(ticket)
+            return record, ticket
         except RoomNeeded as needed:
             capacity = needed.capacity
         self._make_room(capacity)
-        return self.append(payload, version, attachment, tx, barrier=barrier, promise=promise)
+        return self.append(payload, version, attachment, tx, barrier=barrier)
 
     def _make_room(self, capacity: int) -> None:
         """For a next segment. The mutex is not held: filling it takes long, and others go on meanwhile."""
@@ -166,46 +164,39 @@ class GroupCommit:
         """Every listener has answered for a range: its records are no longer kept for them."""
         self.unheard_bytes -= sum(len(record.payload) for record in log.records)
 
-    def wait(self, txid: int) -> None:
-        """Lead, or stand in line, until `txid` is acknowledged.
-
-        Raises:
-            ConditionNotMet, OutcomeUnknown.
-        """
-        if not self._direct:
-            self.outcome(txid).result()
-            return
-        me, waiter = self._here(), None
+    def wait(self, ticket: CommitTicket) -> None:
+        """Lead, or stand in line, until it is acknowledged. Raises `ConditionNotMet`, `OutcomeUnknown`."""
+        me, waits, txid = self._here(), False, ticket.txid
         try:
             with self.mutex:
-                if self._leader is None and self.watermarks.durable.txid < txid and self.poison is None:
+                if self._direct and self._leader is None and self.watermarks.durable.txid < txid and self.poison is None:
                     self._leader = me
                     batch = self._writer.take()
                 else:
-                    waiter, batch = self._stand_in_line(txid, me), None
-                    if waiter is None:
+                    waits, batch = self._stand_in_line(ticket, me), None
+                    if not waits:
                         return
-            if waiter is not None:
-                self._wait_in_line(waiter)
+            if waits:
+                self._wait_in_line(ticket)
             if self._leader == me:
                 self._lead(batch, txid, me)
         except BaseException as error:  # a signal, for instance: others must not wait for one who has left
-            if self._leader == me and waiter is None:
+            if self._leader == me and not waits:
                 self.fail(error)  # a batch may have been taken
             self._leave(me)
             raise
 
-    def _wait_in_line(self, waiter: Waiter) -> None:
-        assert waiter.gate is not None
-        waiter.gate.acquire()
-        if waiter.error is not None:
-            raise waiter.error
-        if self.watermarks.acknowledged.txid < waiter.txid and self._leader != waiter.thread:
-            raise self.unknown(waiter.txid)  # whatever happened to whoever woke it
+    def _wait_in_line(self, ticket: CommitTicket) -> None:
+        assert ticket.gate is not None
+        ticket.gate.acquire()
+        if ticket.error is not None:
+            raise ticket.error
+        if self.watermarks.acknowledged.txid < ticket.txid and self._leader != ticket.thread:
+            raise self.unknown(ticket.txid)  # whatever happened to whoever woke it
 
     def _leave(self, thread: int) -> None:
         """A thread neither waits nor leads any more."""
-        woken: list[Waiter] = []
+        woken: list[CommitTicket] = []
         try:
             with self.mutex:
                 self._line.leave(thread)
@@ -214,53 +205,52 @@ class GroupCommit:
         finally:
             wake_all(woken)
 
-    def _stand_in_line(self, txid: int, thread: int | None = None, outcome: Outcome | None = None) -> Waiter | None:
-        """With the mutex held: a thread does, or an outcome. None if there is nothing to wait for. Raises
-        `OutcomeUnknown`."""
+    def _stand_in_line(self, ticket: CommitTicket, thread: int | None, outcome: Outcome | None = None) -> bool:
+        """With the mutex held: a thread does, or an outcome. Whether there is anything to wait for. Raises
+        `ConditionNotMet`, `OutcomeUnknown`."""
+        txid = ticket.txid
+        if ticket.error is not None:
+            raise ticket.error
         if self.watermarks.acknowledged.txid >= txid:
-            return None
+            return False
         if self.poison is not None:
             raise self.unknown(txid)
-        gate = None
         if outcome is None:
             gate = self._env.scheduler.lock()
             gate.acquire()
-        waiter = Waiter(txid, thread, gate, outcome)
-        self._line.join(waiter)
+            ticket.thread, ticket.gate = thread, gate
+        else:
+            ticket.outcome = outcome
+        self._line.join(ticket)
+        if txid > self._urgent:
+            self._urgent = txid
         if self._leader is None and self._log_waits():
             self._kick.notify()
-        return waiter
+        return True
 
-    def outcome(self, txid: int) -> Outcome:
-        """A future that is done, with `txid` or an error, when it is acknowledged."""
-        promised = None if self._direct else self._claim(txid)
-        if promised is not None:
-            assert promised.outcome is not None
-            return promised.outcome
+    def future(self, ticket: CommitTicket) -> Outcome:
+        """A future that is done, with the txid or an error, when it is acknowledged."""
         outcome = Outcome(self.callbacks)
         try:
             with self.mutex:
-                waiter = self._stand_in_line(txid, outcome=outcome)
-        except OutcomeUnknown as error:
+                waits = self._stand_in_line(ticket, None, outcome)
+        except HoldfastError as error:
             outcome.set_exception(error)
         else:
-            if waiter is None:
-                outcome.set_result(txid)
+            if not waits:
+                outcome.set_result(ticket.txid)
         return outcome
 
-    def watch(self, txid: int) -> Waiter:
-        """Who is in line for `txid` since it was appended, where plugins listen. Its `done` and `error` may be asked in
-        `wait_until`."""
-        waiter = self._claim(txid)
-        assert waiter is not None
-        return waiter
-
-    def _claim(self, txid: int) -> Waiter | None:
-        with self.mutex:
-            promised = self._promised.pop(txid, None)
-            if promised is not None:
-                self._kick.notify()
-            return promised
+    def wait_publishable(self, ticket: CommitTicket) -> None:
+        """Wait until it may be published. Raises `ConditionNotMet`, `OutcomeUnknown`."""
+        if self._direct:  # what is durable may be
+            self.wait(ticket)
+            return
+        self.sync_within(0.0)
+        watermarks, txid = self.watermarks, ticket.txid
+        self.wait_until(lambda: watermarks.publishable.txid >= txid or ticket.done, None)
+        if watermarks.publishable.txid < txid and ticket.error is not None:
+            raise ticket.error
 
     def sync_within(self, seconds: float | None = None) -> None:
         """See to it that what is appended is synced soon: within the bound for relaxed commits, or `seconds`."""
@@ -289,7 +279,7 @@ class GroupCommit:
         """Write and sync batch after batch until `until` is durable, then hand over. `_leader` is `me`, this thread.
         Without a batch it takes the oldest one."""
         writer, watermarks = self._writer, self.watermarks
-        woken: list[Waiter] = []
+        woken: list[CommitTicket] = []
         leads = True
         try:
             if batch is None:
@@ -334,18 +324,18 @@ class GroupCommit:
             records.append(unheard.popleft())
         return tuple(records)
 
-    def _hand_over(self, woken: list[Waiter]) -> None:
+    def _hand_over(self, woken: list[CommitTicket]) -> None:
         """With the mutex held: somebody else leads what is still to be written, and is to be woken for it."""
         durable = self.watermarks.durable.txid
         if self._direct and self._log_waits():
-            waiter = self._line.next_thread(durable, woken)
-            if waiter is not None:
-                self._leader = waiter.thread
+            ticket = self._line.next_thread(durable, woken)
+            if ticket is not None:
+                self._leader = ticket.thread
                 return
         self._leader = None
         self._kick.notify()
 
-    def _settle(self, woken: list[Waiter]) -> None:
+    def _settle(self, woken: list[CommitTicket]) -> None:
         """With the mutex held, after the stages moved: publish, and say whom to wake."""
         watermarks = self.watermarks
         if self._staging is not None:
@@ -356,7 +346,7 @@ class GroupCommit:
 
     def settle(self) -> None:
         """Somebody else moved the stages: publish, wake, tell."""
-        woken: list[Waiter] = []
+        woken: list[CommitTicket] = []
         try:
             with self.mutex:
                 self._settle(woken)
@@ -377,7 +367,7 @@ class GroupCommit:
 
     def give_up(self, first: int, last: int, why: str) -> None:
         """End the wait of everybody in line for `first` to `last` with `ConditionNotMet`."""
-        woken: list[Waiter] = []
+        woken: list[CommitTicket] = []
         try:
             with self.mutex:
                 self._line.take_between(
@@ -401,14 +391,14 @@ class GroupCommit:
 
     def fail(self, error: BaseException) -> None:
         """Poison: what is on disk is not known any more, or the engine's state is not what was logged."""
-        woken: list[Waiter] = []
+        woken: list[CommitTicket] = []
         try:
             with self.mutex:
                 first = self.poison is None
                 if first:
                     self.poison = error
                 self._leader = None
-                self._line.take_between(0, self._line.last, self.unknown, woken)
+                self._line.take_between(0, 1 << 63, self.unknown, woken)
                 self.moved.notify_all()
                 self._kick.notify_all()
         finally:
@@ -449,7 +439,7 @@ class GroupCommit:
     def _must_lead(self) -> bool:
         if self._leader is not None or self.poison is not None or not self._log_waits():
             return False
-        if self._closing or self._line.last > self.watermarks.durable.txid:
+        if self._closing or self._urgent > self.watermarks.durable.txid:
             return True
         return self._due is not None and self._due <= self._env.clock.monotonic()
 
@@ -473,7 +463,7 @@ class GroupCommit:
 
     def _beat(self, start: bool) -> int | None:
         """One try; the room that it needs first, or None."""
-        me, woken = self._here(), []  # type: tuple[int, list[Waiter]]
+        me, woken = self._here(), []  # type: tuple[int, list[CommitTicket]]
         try:
             with self.mutex:
                 if self._leader is not None or self._log_waits() or self._closing or self.poison is not None:
@@ -500,18 +490,6 @@ class GroupCommit:
         finally:
             wake_all(woken)
         return None
-
-    def complete_until_us(self, *, promise: bool) -> int:
-        """Every transaction with a commit time up to this one is published, and none will come later. `promise`: write
-        a heartbeat first, so that it is as late as can be, and neither a crash nor a clock that is put back breaks it.
-        """
-        if promise:
-            self.heartbeat(start=True)
-        with self.mutex:
-            published = self.watermarks.published.txid
-            if published == self.watermarks.appended.txid:
-                return self.log.complete_us
-        return self.log.time_of(published)
 
     def runs_here(self) -> bool:
         """Whether this thread is its own."""

@@ -214,7 +214,7 @@ class Store(Generic[TxT, ViewT]):
         """Every transaction with a commit time up to this one is published, and none will come later: a promise that
         is in the log when this returns, so that neither a crash nor a clock that is put back breaks it."""
         self._usability.check()
-        return self.group_commit.complete_until_us(promise=not self.read_only)
+        return self.write_path.complete_until_us()
 
     @property
     def clock_doubted_us(self) -> int:
@@ -281,14 +281,12 @@ class Store(Generic[TxT, ViewT]):
             raise InvalidInput(f"{self.directory} is not open read-only",
                                hint="a store that writes is always up to date")
         replayed = self.write_path.lock.run(self._refresh, lambda: None)  # one at a time
-        if replayed:
-            logger.debug("%s: %d more transactions", self.directory, replayed)
+        logger.debug("%s: %d more transactions", self.directory, replayed)
         return self.log.end.txid
 
     def _refresh(self) -> int:
         """How many transactions came; with the writer lock held."""
         self._usability.check()
-        before = self.log.end
         try:
             replayed = follow(self._opened, self.settings, self.env)
             self.group_commit.follow(self.log.end)
@@ -297,7 +295,6 @@ class Store(Generic[TxT, ViewT]):
                 self._usability.ended = "was interrupted as it was refreshed"
             raise
         self._opened.half_way = False
-        assert self.log.end.txid >= before.txid
         return replayed
 
     def image(self) -> Image:
@@ -486,11 +483,8 @@ class Store(Generic[TxT, ViewT]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        if error is not None and not self.closed and self.write_path.lock.held_here():
-            # A signal's handler raised where a transaction was to end, which holds the writer lock still.
-            holder = self.write_path.lock.holder
-            if holder is not None:
-                holder.release()
+        if error is not None and not self.closed:
+            self.write_path.lock.release_here()  # a signal's handler may have raised where a transaction was to end
         self.close()
 
 

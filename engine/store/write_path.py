@@ -37,7 +37,7 @@ from ..errors import (
 from ..model.records import Record
 from .backpressure import Backpressure
 from .checkpoints import Checkpoints
-from .commit_queue import Waiter
+from .commit_queue import CommitTicket
 from .group_commit import GroupCommit
 from .hooks import Hooks
 from .settings import Settings, check_duration
@@ -131,17 +131,18 @@ class WritePath(Generic[TxT]):
         return OpenScope(self, durability)
 
     def _begin(self, hold: Hold) -> TxT:
-        usability, pressure, lock = self._usability, self._backpressure, self.lock
+        usability, pressure = self._usability, self._backpressure
         if usability.ended is not None or usability.read_only:
             raise usability.error()
         slow = pressure.slow
         if (self.engine.pending_bytes() >= slow or self._log_writer.waiting_bytes >= slow
                 or self.group_commit.unheard_bytes >= slow):
             pressure.wait(lambda: usability.ended is None)
-        if lock.held_here():
-            raise InvalidInput("this thread has a transaction open already", hint="end it before beginning another")
         try:
             if not hold.try_take():
+                if self.lock.held_here():
+                    raise InvalidInput("this thread has a transaction open already",
+                                       hint="end it before beginning another")
                 while not hold.take():
                     if usability.ended is not None:
                         raise usability.error()
@@ -163,7 +164,6 @@ class WritePath(Generic[TxT]):
             hold.release()
 
     def _commit(self, tx: TxT, durability: Durability, hold: Hold) -> None:
-        record = None
         try:
             if self.hooks.committing or self.hooks.final:
                 self._ask_plugins(tx)
@@ -179,9 +179,8 @@ class WritePath(Generic[TxT]):
             barrier = self._at_barriers
             before = self._log_writer.appended.txid
             try:
-                record = self.group_commit.append(payload, self.engine.payload_version, None, tx,
-                                                  barrier=barrier,
-                                                  promise=durability != "relaxed" or barrier)
+                record, ticket = self.group_commit.append(payload, self.engine.payload_version, None, tx,
+                                                          barrier=barrier)
                 tx.txid = record.txid
             except BaseException as error:
                 if self._log_writer.appended.txid == before:
@@ -191,7 +190,7 @@ class WritePath(Generic[TxT]):
                     raise self.group_commit.unknown(before + 1) from error
                 raise
             if barrier:
-                self._finish_barrier(record, None, hold)
+                self._finish_barrier(record, ticket, None, hold)
             else:
                 hold.release()
         except BaseException as error:
@@ -204,9 +203,9 @@ class WritePath(Generic[TxT]):
             finally:
                 hold.release()
         if durability == "synced":
-            self.group_commit.wait(record.txid)
+            ticket.wait()
         elif durability == "pipelined":
-            tx.outcome = self.group_commit.outcome(record.txid)
+            tx.outcome = ticket.future()
         else:
             self.group_commit.sync_within()
 
@@ -252,20 +251,13 @@ class WritePath(Generic[TxT]):
             raise RolledBack(f"what this transaction read (transaction {txid}) was not published in time",
                              hint="a condition on acknowledgement is open; read again later")
 
-    def _finish_barrier(self, record: Record, path: Path | None, hold: Hold) -> None:
+    def _finish_barrier(self, record: Record, ticket: CommitTicket, path: Path | None, hold: Hold) -> None:
         """Wait until the record at the barrier may be published, apply it, lift the barrier, release the writer lock,
         and wait until it is acknowledged. Where a condition that gates publication is late, the rest is done in the
         background and `ConditionNotMet` raised."""
-        txid, group_commit = record.txid, self.group_commit
-        waiter: Waiter | None = None
+        group_commit = self.group_commit
         try:
-            if self._watermarks.listeners:
-                waiter = waits = group_commit.watch(txid)
-                group_commit.wait_until(lambda: self._watermarks.publishable.txid >= txid or waits.done, None)
-                if self._watermarks.publishable.txid < txid and waits.error is not None:
-                    raise waits.error
-            else:
-                group_commit.wait(txid)
+            ticket.wait_publishable()
         except BaseException:
             # It is in the log: whatever ended the wait, a signal perhaps, the engine gets it once it may be published.
             if group_commit.poison is None:
@@ -280,9 +272,7 @@ class WritePath(Generic[TxT]):
                     raise
             raise
         self._apply_barrier(record, path, hold)
-        if waiter is not None:
-            assert waiter.outcome is not None
-            waiter.outcome.result()
+        ticket.wait()
 
     def _apply_late(self, record: Record, path: Path | None, late: Hold) -> None:
         self.group_commit.wait_until(lambda: self._watermarks.publishable.txid >= record.txid, None)
@@ -325,7 +315,7 @@ class WritePath(Generic[TxT]):
         return txid
 
     def _load(self, engine: BulkEngine[TxT, Any], load: Any, hold: Hold) -> int:
-        tx, record = self._begin(hold), None
+        tx = self._begin(hold)
         try:
             tx.bulk = load
             seal(tx, "a bulk load")
@@ -348,8 +338,7 @@ class WritePath(Generic[TxT]):
             path = self.log.attachment_path(attachment.name)
             before = self._log_writer.appended.txid
             try:
-                record = self.group_commit.append(payload, engine.payload_version, attachment, None, barrier=True,
-                                                  promise=True)
+                record, ticket = self.group_commit.append(payload, engine.payload_version, attachment, None, barrier=True)
             except BaseException as error:
                 if self._log_writer.appended.txid == before:
                     with contextlib.suppress(OSError):  # no record names it: the next opening removes it
@@ -357,7 +346,7 @@ class WritePath(Generic[TxT]):
                 else:  # it is in the log, names the file, and will never be applied by us
                     self.group_commit.fail(error)
                 raise
-            self._finish_barrier(record, path, hold)
+            self._finish_barrier(record, ticket, path, hold)
             return record.txid
         except BaseException as error:
             if hold.held and self._watermarks.barrier is not None:
@@ -376,3 +365,12 @@ class WritePath(Generic[TxT]):
             if self.group_commit.poison is not None:
                 raise self.group_commit.unknown(txid)
             raise ConditionNotMet(f"transaction {txid} was not acknowledged within {timeout} s", txid=txid)
+
+    def complete_until_us(self) -> int:
+        if not self._usability.read_only:
+            self.group_commit.heartbeat(start=True)
+        with self.group_commit.mutex:
+            published = self._watermarks.published.txid
+            if published == self._watermarks.appended.txid:
+                return self.log.complete_us
+        return self.log.time_of(published)

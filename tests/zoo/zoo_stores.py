@@ -14,6 +14,7 @@ from zoo import part
 
 from holdfast.engine.env import Files
 from holdfast.engine.store.callbacks import Outcome
+from holdfast.engine.store.commit_queue import CommitTicket
 from holdfast.engine.store.group_commit import GroupCommit
 from holdfast.engine.store.watermarks import Watermarks
 from holdfast.engine.store.write_path import TransactionScope, WritePath
@@ -129,7 +130,7 @@ class TakesPathsAsGiven(Files):
 class SoonEnough(GroupCommit):
     """A commit returns when its sync is ordered, and not when it is done: a second later it would have been true."""
 
-    def wait(self, txid: int) -> None:
+    def wait(self, ticket: CommitTicket) -> None:
         self.sync_within(1.0)
 
 

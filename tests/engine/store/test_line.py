@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,14 +19,21 @@ from holdfast.engine.errors import ConditionNotMet, HoldfastError, RolledBack
 from holdfast.engine.model.positions import Position
 from holdfast.engine.model.records import LogRange
 from holdfast.engine.store.callbacks import Callbacks, Outcome
-from holdfast.engine.store.commit_queue import Line, Waiter
+from holdfast.engine.store.commit_queue import CommitTicket, Line
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.watermarks import Watermarks
 from holdfast.engine.testing.support.interleave import each_step
 
 
-def a_thread(txid: int, thread: int = 1) -> Waiter:
-    return Waiter(txid, thread, threading.Lock())
+def a_ticket(txid: int) -> CommitTicket:
+    nobody: Any = None
+    return CommitTicket(txid, nobody)
+
+
+def a_thread(txid: int, thread: int = 1) -> CommitTicket:
+    waiter = a_ticket(txid)
+    waiter.thread, waiter.gate = thread, threading.Lock()
+    return waiter
 
 
 def threads_of(line: Line) -> int:
@@ -43,13 +51,13 @@ def late(txid: int) -> HoldfastError:
 @given(st.data())
 def test_the_line_is_what_a_list_would_be(data: st.DataObject) -> None:
     line = Line()
-    model: list[Waiter] = []
+    model: list[CommitTicket] = []
     for _ in range(data.draw(st.integers(1, 30))):
         what = data.draw(st.sampled_from(["join", "join", "upto", "between", "lead", "leave"]))
-        woken: list[Waiter] = []
+        woken: list[CommitTicket] = []
         if what == "join":
             txid, thread = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 3))
-            waiter = a_thread(txid, thread) if data.draw(st.booleans()) else Waiter(txid)
+            waiter = a_thread(txid, thread) if data.draw(st.booleans()) else a_ticket(txid)
             line.join(waiter)
             model.append(waiter)
         elif what == "upto":

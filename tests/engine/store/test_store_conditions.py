@@ -14,6 +14,7 @@ from holdfast.engine.contract.plugin import Condition, Plugin
 from holdfast.engine.env import Env
 from holdfast.engine.errors import ConditionNotMet, OutcomeUnknown
 from holdfast.engine.model.records import LogRange
+from holdfast.engine.store.commit_queue import CommitTicket
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
 
@@ -121,11 +122,11 @@ def test_a_condition_that_fails_before_the_commit_stands_in_line(gates: bool, tm
     with STAGING.open(tmp_path / "store", settings=QUIET, plugins=[holds]) as store:
         original = store.group_commit.wait
 
-        def late(txid: int) -> None:
+        def late(ticket: CommitTicket) -> None:
             store.group_commit.sync_within(0.0)
             until(lambda: bool(holds.asked))
             until(lambda: not store.group_commit._line)
-            original(txid)
+            original(ticket)
 
         monkeypatch.setattr(store.group_commit, "wait", late)
         with ThreadPoolExecutor(1) as pool, pytest.raises(ConditionNotMet):
@@ -188,7 +189,23 @@ def test_pipelined_and_relaxed_under_conditions(tmp_path: Path) -> None:
         until(lambda: bool(holds.asked) and holds.asked[-1][0].last == 2)
         holds.asked[-1][1].set_result(None)
         until(lambda: STAGING.numbers(store) == {1, 2})
-        assert not store.group_commit._promised
+        assert not store.group_commit._line
+
+
+def test_what_nobody_waits_for_is_not_synced_at_once(tmp_path: Path) -> None:
+    """Each transaction has its place in line, so that a condition that fails early is told whoever comes. Only who
+    comes makes it urgent."""
+    holds = Holds(gates=False)
+    holds.answer = lambda batch, met: met.set_result(None)
+    settings = Settings(heartbeat_s=0, relaxed_ms=60_000)
+    with STAGING.open(tmp_path / "store", settings=settings, plugins=[holds]) as store:
+        for n in (1, 2):
+            with store.transaction("relaxed") as tx:
+                STAGING.write(tx, n)
+        assert not store.group_commit.wait_until(lambda: store.durable.txid > 0, 0.3)
+        commit(STAGING, store, 3)
+        assert store.positions().acknowledged == 3
+        assert not store.group_commit._line
 
 
 @pytest.mark.parametrize("gates", [True, False], ids=["gating", "not gating"])

@@ -19,6 +19,7 @@ from holdfast.engine.env import Env, Scheduler, Task
 from holdfast.engine.errors import InvalidInput, LimitReached, RolledBack, StoreClosed, StoreLocked
 from holdfast.engine.model.records import LogRange, Record
 from holdfast.engine.source.http.service import BackupService
+from holdfast.engine.store.commit_queue import CommitTicket
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
@@ -105,7 +106,7 @@ def test_an_interrupted_wait_at_a_barrier_leaves_nobody_stuck(tmp_path: Path, fi
     """An engine that does not stage gets the transaction when it is durable. If the wait for that is interrupted, it
     must get it all the same: the next writer builds on it. It never did, and an assertion met every later commit."""
     with MEMORY.open(tmp_path / "store", settings=QUIET, env=Env(files)) as store:
-        def interrupted(txid: int) -> None:
+        def interrupted(ticket: CommitTicket) -> None:
             raise Interrupt
 
         monkeypatch.setattr(store.group_commit, "wait", interrupted)
@@ -249,7 +250,7 @@ def test_what_outlives_close_appends_nothing(tmp_path: Path, monkeypatch: pytest
     store = STAGING.open(tmp_path / "store", settings=Settings(heartbeat_s=0, wait_s=0.1))
     original, closed = store.group_commit.append, threading.Event()
 
-    def late(*args: Any, **kwargs: Any) -> Record:
+    def late(*args: Any, **kwargs: Any) -> tuple[Record, CommitTicket]:
         closed.wait(30)
         return original(*args, **kwargs)
 
@@ -353,7 +354,7 @@ def test_the_store_s_block_is_left_before_the_transaction_s(kind: Kind, tmp_path
 def test_without_a_thread_to_apply_it_late_a_transaction_poisons(tmp_path: Path,
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     """It is in the log, and nobody would give it to the engine: the writer lock stayed taken for good."""
-    def interrupted(txid: int) -> None:
+    def interrupted(ticket: CommitTicket) -> None:
         raise Interrupt
 
     store = MEMORY.open(tmp_path / "store", settings=QUIET, env=Env(scheduler=Failing("holdfast-late", runs=False)))

@@ -14,10 +14,12 @@ from holdfast.engine.contract.engine import Context, StagingEngine
 from holdfast.engine.contract.plugin import Plugin
 from holdfast.engine.env import REAL
 from holdfast.engine.env.owned_lock import Hold, OwnedLock
-from holdfast.engine.errors import InvalidInput, RolledBack, StoreClosed
+from holdfast.engine.errors import ConditionNotMet, InvalidInput, OutcomeUnknown, RolledBack, StoreClosed
 from holdfast.engine.model.positions import Branch, History, origin
+from holdfast.engine.model.records import LogRange
 from holdfast.engine.store.backpressure import Backpressure
 from holdfast.engine.store.checkpoints import Checkpoints
+from holdfast.engine.store.commit_queue import CommitTicket
 from holdfast.engine.store.group_commit import GroupCommit
 from holdfast.engine.store.hooks import Hooks
 from holdfast.engine.store.usability import Usability
@@ -45,7 +47,7 @@ def writing(kind: Kind, directory: Path, plugins: tuple[Plugin, ...] = ()) -> It
     kind.engine.create(directory / "state", start, context)
     engine = kind.engine.open(directory / "state", context)
     log = Log.create(directory / "log", History(ID, (Branch(ID, start),)), start, engine=engine.name, env=REAL)
-    group_commit = GroupCommit(log, Watermarks(start, start), hooks, REAL, relaxed_s=0.1,
+    group_commit = GroupCommit(log, Watermarks(start, start, len(hooks.logged)), hooks, REAL, relaxed_s=0.1,
                                staging=engine if isinstance(engine, StagingEngine) else None,
                                on_fault=lambda error: None)
     usability = Usability(directory)
@@ -78,6 +80,54 @@ def test_what_is_committed_is_there_and_what_is_not_is_not(kind: Kind, tmp_path:
             path.transaction("synced").__enter__()
         path.wait(4, 30)
         assert numbers(kind, path) == {0, 1, 2, 3}
+
+
+class Listening(Plugin):
+    """Acknowledgements wait for whoever asks it, which nobody does here."""
+
+    def logged(self, batch: LogRange) -> None:
+        return None
+
+
+@pytest.mark.parametrize("plugins", [(), (Listening(),)], ids=["alone", "listened to"])
+def test_a_ticket_can_be_waited_for_at_any_time(plugins: tuple[Plugin, ...], tmp_path: Path) -> None:
+    with writing(STAGING, tmp_path, plugins) as path:
+        group_commit, watermarks = path.group_commit, path.group_commit.watermarks
+
+        def append() -> CommitTicket:
+            tx = path.engine.begin()
+            STAGING.write(tx, 1)
+            return group_commit.append(tx.payload(), path.engine.payload_version, None, tx, barrier=False)[1]
+
+        def answer(upto: int) -> None:
+            """As the thread that asks listeners would."""
+            assert group_commit.wait_until(lambda: watermarks.durable.txid >= upto, 30)
+            with group_commit.mutex:
+                while plugins and (log := watermarks.next_unanswered()) is not None:
+                    watermarks.answered(log.last, [])
+            group_commit.settle()
+
+        first, second, third, fourth = (append() for _ in range(4))
+        outcome = second.future()
+        answer(2)
+        assert outcome.result(30) == 2
+        first.wait()
+        second.wait()
+        assert second.future().result(0) == 2
+        third.future()
+        answer(4)
+        third.wait_publishable()
+        fourth.wait()
+        assert watermarks.acknowledged.txid == 4
+        failed = append()
+        if plugins:
+            group_commit.give_up(5, 5, "was late")
+            for ended in (failed.wait, failed.future().result):
+                with pytest.raises(ConditionNotMet, match="was late"):
+                    ended()
+        group_commit.fail(OSError("the disk"))
+        with pytest.raises(ConditionNotMet if plugins else OutcomeUnknown):
+            failed.wait()
 
 
 def test_a_plugin_refuses_transactions_and_bulk_loads(tmp_path: Path) -> None:
