@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .connection import Connection
     from .info import info, transactions
+    from .limits import Limits
     from .policy import Policy
     from .report import Bounds, Info, Report, RestoreReport, VerifyReport
     from .restore import restore
@@ -36,6 +37,7 @@ __all__ = [
     "Bounds",
     "Connection",
     "Info",
+    "Limits",
     "Policy",
     "Report",
     "RestoreReport",
@@ -54,6 +56,7 @@ _MODULES = {
     ".connection": ("Connection",),
     ".slots": ("slots", "drop_slot"),
     ".info": ("info", "transactions"),
+    ".limits": ("Limits",),
     ".policy": ("Policy",),
     ".report": ("Bounds", "Info", "Report", "RestoreReport", "VerifyReport"),
     ".restore": ("restore",),

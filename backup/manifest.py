@@ -14,8 +14,6 @@ from ..engine.store.layout import Generation
 from ..replay.files import CopiedFile
 
 MANIFEST_MAGIC, MANIFEST_VERSION = b"HFMANIF\0", 1
-MAX_RUNS = 100
-"""How many runs a manifest remembers, besides the one that took its image."""
 
 Runs = tuple[dict[str, Any], ...]
 
@@ -111,12 +109,12 @@ class Manifest:
         return replace(self, settled=True, files=())
 
 
-def with_run(runs: Runs, run: dict[str, Any]) -> Runs:
-    """The runs of a manifest and one more; the oldest are forgotten beyond `MAX_RUNS`, but for the versions of the
-    payloads that they brought."""
+def with_run(runs: Runs, run: dict[str, Any], most: int) -> Runs:
+    """The runs of a manifest and one more. Beyond the first and the last `most`, they are forgotten, but for the
+    versions of the payloads that they brought."""
     runs = (*runs, run)
-    if len(runs) <= MAX_RUNS + 1:
+    if len(runs) <= most + 1:
         return runs
-    first, last = runs[0], runs[-MAX_RUNS:]
-    gone = {version for r in runs[:-MAX_RUNS] for version in r.get("payloads", ())}
+    first, last = runs[0], runs[-most:]
+    gone = {version for r in runs[:-most] for version in r.get("payloads", ())}
     return {**first, "payloads": sorted(gone)}, *last

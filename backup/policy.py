@@ -3,11 +3,12 @@ each run of a job."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..engine.env.shown import shown
 from ..engine.errors import SettingError
 from ..engine.store.settings import check_duration
+from .limits import Limits
 from .points import KEEP_POINTS, cutoff_us
 
 
@@ -29,6 +30,7 @@ class Policy:
             the image. None: never.
         compact_floor: bytes; a log smaller than this is not compacted.
         lease_ttl: seconds for which the source waits for a run that died to be run again, which goes on then.
+        limits: how much is taken at a time.
 
     Raises:
         SettingError: when it is made, if a value is not what it should be.
@@ -42,6 +44,7 @@ class Policy:
     compact: float | None = 1.0
     compact_floor: int = 64 << 20
     lease_ttl: float = 300.0
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if self.check not in ("sample", "all"):
@@ -51,4 +54,6 @@ class Policy:
         if type(self.compact_floor) is not int or self.compact_floor < 0:
             raise SettingError(f"compact_floor is a whole number of bytes, 0 or more, not {shown(self.compact_floor)}")
         check_duration("lease_ttl", self.lease_ttl)
+        if not isinstance(self.limits, Limits):
+            raise SettingError(f"{shown(self.limits)} is not a Limits")
         cutoff_us(self.keep_points, 0)

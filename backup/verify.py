@@ -19,6 +19,7 @@ from ..engine.model.positions import Position
 from ..engine.store.layout import Layout
 from ..replay.files import Progress, silent
 from .engines import AnyEngine, Options, compare_versions, engine_named
+from .limits import Limits
 from .places import held, held_for_reading, tree_bytes, waited
 from .report import Bounds, VerifyReport
 from .target.scratch import check, rolled
@@ -27,7 +28,8 @@ from .target.target import Target
 
 @renamed.arguments(seams="env")
 def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngine | None = None,
-           options: Options | None = None, progress: Progress | None = None, env: Env = REAL) -> VerifyReport:
+           options: Options | None = None, limits: Limits | None = None, progress: Progress | None = None,
+           env: Env = REAL) -> VerifyReport:
     """Check a backup.
 
     Args:
@@ -35,6 +37,7 @@ def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngi
         wait: seconds to wait where somebody writes to it.
         engine: the engine class; found by the backup's engine name, without.
         options: the engine's own.
+        limits: how much is taken at a time.
         progress: told (stage, done, total).
         env: files, clock, randomness and threads.
 
@@ -51,7 +54,7 @@ def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngi
           held_for_reading(layout, patience)):
         opened = Target.open(layout, env)
         manifest = opened.manifest
-        how = Checking(engine_named(manifest.engine, engine), options or {}, told)
+        how = Checking(engine_named(manifest.engine, engine), options or {}, limits or Limits(), told)
         found, notes = [how.verified(opened)], []
         for generation, one in opened.kept():
             older = opened.older(generation)
@@ -88,6 +91,7 @@ class Checking:
 
     engine: AnyEngine
     options: Options
+    limits: Limits
     progress: Progress
 
     def verified(self, target: Target) -> Verified:
@@ -104,6 +108,7 @@ class Checking:
                               path=str(log.directory))
         bounds = target.bounds()
         with rolled(target, engine=self.engine, options=self.options, progress=self.progress,
+                    memory_log_bytes=self.limits.memory_log_bytes,
                     scratch=target.layout.scratch(env.randomness.token(8))) as opened:
             check(opened, str(root))
             with opened.view() as view:

@@ -35,11 +35,13 @@ class CopyState:
     Attributes:
         grant: the lease and the image.
         target_id: of the target that it is made for.
+        chunk_bytes: what one digest covers.
         digests: by file name, those of the chunks that are synced, in order.
     """
 
     grant: Grant
     target_id: bytes
+    chunk_bytes: int
     digests: dict[str, list[bytes]] = field(default_factory=dict)
 
     def write(self, files: Files, place: Path) -> None:
@@ -47,7 +49,7 @@ class CopyState:
         document.write(files, place / "COPY", COPY_MAGIC, COPY_VERSION, {
             "instance": g.instance, "lease": g.id, "ttl": g.ttl, "position": list(g.position), "time_us": g.time_us,
             "image_id": g.image_id, "moving": g.moving, "files": [[f.name, f.size] for f in g.files],
-            "target_id": self.target_id, "chunk_bytes": CHUNK_BYTES,
+            "target_id": self.target_id, "chunk_bytes": self.chunk_bytes,
             "digests": {n: b"".join(d) for n, d in self.digests.items()},
         })
 
@@ -59,22 +61,23 @@ class CopyState:
             grant = Grant(id=body["lease"], instance=body["instance"], ttl=body["ttl"], time_us=body["time_us"],
                           position=Position(*body["position"]), image_id=body["image_id"], moving=body["moving"],
                           files=tuple(ImageFile(n, s) for n, s in body["files"]))
-            if body["chunk_bytes"] != CHUNK_BYTES:  # another release's
-                return None
             digests = {n: [d[i : i + 16] for i in range(0, len(d), 16)] for n, d in body["digests"].items()}
-            return cls(grant, body["target_id"], digests)
+            return cls(grant, body["target_id"], body["chunk_bytes"], digests)
         except (FileNotFoundError, NotADirectoryError, HoldfastError, KeyError, TypeError, ValueError):
             return None
 
 
-def begin(source: Source, place: Path, owner: str, target_id: bytes, *, env: Env, ttl: float) -> CopyState:
-    """Go on with the copy in `place` if its lease still holds; else clear `place` and ask for a new lease.
+def begin(source: Source, place: Path, owner: str, target_id: bytes, *, env: Env, ttl: float,
+          chunk_bytes: int = CHUNK_BYTES) -> CopyState:
+    """Go on with the copy in `place` if its lease still holds, and its chunks are of this size; else clear `place` and
+    ask for a new lease.
 
     Raises:
         TooManyLeases, DiskFull, SourceUnavailable, SourceRefused.
     """
     state = CopyState.read(env.files, place)
-    if state is not None and state.grant.instance == source.info().instance:
+    if (state is not None and state.chunk_bytes == chunk_bytes
+            and state.grant.instance == source.info().instance):
         try:
             source.renew(state.grant.id)
         except (LeaseExpired, SourceRestarted):
@@ -86,7 +89,7 @@ def begin(source: Source, place: Path, owner: str, target_id: bytes, *, env: Env
     try:
         check_names(grant.files)
         env.files.make_directory(place)
-        state = CopyState(grant, target_id)
+        state = CopyState(grant, target_id, chunk_bytes)
         state.write(env.files, place)
     except Exception:
         with contextlib.suppress(OSError, DirectoryMoved):
@@ -139,5 +142,5 @@ def copy_image(source: Source, state: CopyState, place: Path, *, env: Env,
         state.digests = digests
         state.write(env.files, place)
 
-    return copy_files(read, grant.files, place / "state", env=env, done=state.digests, on_synced=synced,
-                      progress=progress)
+    return copy_files(read, grant.files, place / "state", env=env, done=state.digests,
+                      chunk_bytes=state.chunk_bytes, on_synced=synced, progress=progress)

@@ -1,6 +1,6 @@
 """The bytes of an image: copied from whoever reads them into a directory, and read back against their digests.
 
-A copy is read chunk by chunk (`CHUNK_BYTES`), and an xxh3-128 of each chunk is kept: that is what a target's manifest
+A copy is read chunk by chunk, and an xxh3-128 of each chunk is kept: that is what a target's manifest
 holds and what `verify` reads against. One thread reads ahead, one writes, one syncs what was written, so that neither
 network nor disk waits for the other; no more than a few chunks are ever in memory.
 """
@@ -22,8 +22,6 @@ from ..engine.env import Env, File, Files, Scheduler, Task, is_disk_full
 from ..engine.errors import Damaged, DiskFull, SourceRefused
 from ..engine.source.interface import CHUNK_BYTES
 
-SYNC_BYTES = 8 << 20
-"""Bytes copied between two syncs, after each of which what is there is noted for a run that goes on; see `step`."""
 SPARE_BYTES = 16 << 20
 """Room that must be left when a copy is whole: for log, documents and the file system itself."""
 
@@ -47,15 +45,16 @@ def silent(stage: str, done: int, total: int) -> None:
     """The `Progress` of those who do not want to know."""
 
 
-def step(done: int) -> int:
-    """Bytes from one sync to the next when so many have been copied. Twice as many as at first are as fast as any more,
-    and half as many take twice the time. The note names each chunk, so its share grows with the copy: a step is long
-    enough for it to be a sixty-fourth at most.
+def step(done: int, chunk_bytes: int = CHUNK_BYTES) -> int:
+    """Bytes from one sync to the next when so many have been copied: two chunks at first. After each, what is there is
+    noted for a run that goes on. Twice as many are as fast as any more, and half as many take twice the time. The note
+    names each chunk, so its share grows with the copy: a step is long enough for it to be a sixty-fourth at most.
 
     >>> [step(n << 20) >> 20 for n in (0, 100, 1000, 100_000)]
     [8, 12, 16, 24]
     """
-    return max(min(max(SYNC_BYTES, done // 8), 2 * SYNC_BYTES), done >> 12)
+    first = 2 * chunk_bytes
+    return max(min(max(first, done // 8), 2 * first), done >> 12)
 
 
 Reader = Callable[[str, int, int], bytes]
@@ -63,7 +62,7 @@ Reader = Callable[[str, int, int], bytes]
 
 
 def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, env: Env,
-               done: Mapping[str, Sequence[bytes]] | None = None, durable: bool = True,
+               done: Mapping[str, Sequence[bytes]] | None = None, durable: bool = True, chunk_bytes: int = CHUNK_BYTES,
                on_synced: Callable[[dict[str, list[bytes]]], None] | None = None,
                progress: Progress = silent, stage: str = "copy") -> tuple[CopiedFile, ...]:
     """Copy the listed files below `into`.
@@ -75,6 +74,7 @@ def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, env: En
         env: files and threads.
         done: digests of leading chunks that are there already, by file name.
         durable: sync files and directories. Without it the copy is for this process only.
+        chunk_bytes: what is read at a time and has a digest of its own.
         on_synced: told, now and then, the digests of all chunks that are synced so far.
         progress, stage: whom to tell, and under what name.
 
@@ -84,15 +84,16 @@ def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, env: En
     files = env.files
     check_names(listed)
     files.make_directory(into)
-    digests = {f.name: _there(f, into, (done or {}).get(f.name, ()), files) for f in listed}
+    digests = {f.name: _there(f, into, (done or {}).get(f.name, ()), chunk_bytes, files) for f in listed}
     total = sum(f.size for f in listed)
-    there = sum(min(f.size, len(digests[f.name]) * CHUNK_BYTES) for f in listed)
+    there = sum(min(f.size, len(digests[f.name]) * chunk_bytes) for f in listed)
     taken = sum(min(f.size, files.size(into / f.name)) for f in listed if files.exists(into / f.name))
     needed, room = total - taken + SPARE_BYTES, files.free(into)  # an earlier run may have reserved more than it copied
     if room < needed:
         raise DiskFull(f"{into} needs {needed:,} bytes and its file system has {room:,} left")
-    ahead = _Ahead(read, _pieces(listed, digests), env.scheduler)
-    copier = _Copier(ahead.take, into, digests, env, durable, on_synced, partial(progress, stage), there, total)
+    ahead = _Ahead(read, _pieces(listed, digests, chunk_bytes), env.scheduler)
+    copier = _Copier(ahead.take, into, digests, chunk_bytes, env, durable, on_synced, partial(progress, stage), there,
+                     total)
     try:
         for entry in listed:
             copier.copy(entry)
@@ -110,18 +111,19 @@ def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, env: En
     return tuple(CopiedFile(f.name, f.size, tuple(digests[f.name])) for f in listed)
 
 
-def _there(entry: ImageFile, into: Path, done: Sequence[bytes], files: Files) -> list[bytes]:
+def _there(entry: ImageFile, into: Path, done: Sequence[bytes], chunk_bytes: int, files: Files) -> list[bytes]:
     """The digests of the chunks of a file that need not be copied again. (What was told to `on_synced` was synced. If
     it is not there all the same, somebody removed it.)"""
     path = into / entry.name
-    whole = files.exists(path) and files.size(path) >= min(entry.size, len(done) * CHUNK_BYTES)
+    whole = files.exists(path) and files.size(path) >= min(entry.size, len(done) * chunk_bytes)
     return list(done) if whole else []
 
 
-def _pieces(listed: Sequence[ImageFile], digests: Mapping[str, Sequence[bytes]]) -> list[tuple[str, int, int]]:
+def _pieces(listed: Sequence[ImageFile], digests: Mapping[str, Sequence[bytes]], chunk_bytes: int
+            ) -> list[tuple[str, int, int]]:
     """What is to be read, in order: name, offset, length."""
-    return [(f.name, offset, min(CHUNK_BYTES, f.size - offset)) for f in listed
-            for offset in range(len(digests[f.name]) * CHUNK_BYTES, f.size, CHUNK_BYTES)]
+    return [(f.name, offset, min(chunk_bytes, f.size - offset)) for f in listed
+            for offset in range(len(digests[f.name]) * chunk_bytes, f.size, chunk_bytes)]
 
 
 READERS = 2
@@ -199,11 +201,12 @@ class _Ahead:
 class _Copier:
     """The state of one `copy_files`: what is read, what is being synced meanwhile, and what is told."""
 
-    def __init__(self, take: Callable[[], bytes], into: Path, digests: dict[str, list[bytes]], env: Env,
-                 durable: bool, on_synced: Callable[[dict[str, list[bytes]]], None] | None,
+    def __init__(self, take: Callable[[], bytes], into: Path, digests: dict[str, list[bytes]], chunk_bytes: int,
+                 env: Env, durable: bool, on_synced: Callable[[dict[str, list[bytes]]], None] | None,
                  progress: Callable[[int, int], None], done: int, total: int) -> None:
         self.take, self.into, self.env, self.durable = take, into, env, durable
         self.digests, self.on_synced, self.progress = digests, on_synced, progress
+        self.chunk_bytes = chunk_bytes
         self.done, self.total = done, total
         self.untold = 0
         self.sync: _Sync | None = None
@@ -215,7 +218,7 @@ class _Copier:
             files.make_directory(path.parent)
         file = files.open(path, "write" if files.exists(path) else "create")
         try:
-            offset = min(entry.size, len(chunks) * CHUNK_BYTES)
+            offset = min(entry.size, len(chunks) * self.chunk_bytes)
             file.truncate(offset)
             file.reserve(entry.size)  # written to faster, and does not run out half-way
             unsynced = 0
@@ -226,7 +229,7 @@ class _Copier:
                     with contextlib.suppress(OSError):
                         self._keep(entry, file, len(chunks))
                     raise
-                if len(data) != min(CHUNK_BYTES, entry.size - offset):
+                if len(data) != min(self.chunk_bytes, entry.size - offset):
                     raise Damaged(f"the source gave {len(data)} bytes of {entry.name} at {offset}")
                 file.pwrite(data, offset)
                 chunks.append(xxh3_128_digest(data))
@@ -234,7 +237,7 @@ class _Copier:
                 unsynced += len(data)
                 self.done += len(data)
                 self.progress(self.done, self.total)
-                if self.durable and unsynced >= step(self.done) and offset < entry.size:
+                if self.durable and unsynced >= step(self.done, self.chunk_bytes) and offset < entry.size:
                     self._sync_behind(entry, file, unsynced)
                     unsynced = 0
             self.settle()
@@ -267,7 +270,7 @@ class _Copier:
 
     def _tell(self, entry: ImageFile, chunks: int, synced: int) -> None:
         self.untold += synced
-        if self.untold >= step(self.done):
+        if self.untold >= step(self.done, self.chunk_bytes):
             self._note(entry, chunks)
 
     def _note(self, entry: ImageFile, chunks: int) -> None:

@@ -71,13 +71,16 @@ def _asking() -> Iterator[None]:
 
 
 def fetch(source: Source, lease_id: str, log: Log, upto: Position, history: History, *,
-          reads: Collection[int] | None = None, progress: Progress = silent) -> Fetched:
+          reads: Collection[int] | None = None, chunk_bytes: int = CHUNK_BYTES, batch_records: int = BATCH_RECORDS,
+          progress: Progress = silent) -> Fetched:
     """Append what the source has after `log.end`, up to `upto`, and sync it. The source is on `history`, of which the
     log's is a beginning: the log continues on each new branch where that branch began.
 
     Args:
         source, lease_id, log, upto, history: see above.
         reads: the payload versions that the engine takes; None: any.
+        chunk_bytes: of an attachment, fetched at a time.
+        batch_records: transactions that are synced in one go, at most; so are 4 MiB.
         progress: told about stages `log` and `attachment`.
 
     Raises:
@@ -91,10 +94,10 @@ def fetch(source: Source, lease_id: str, log: Log, upto: Position, history: Hist
         last = min(last, upto, key=lambda p: p.txid)
         while log.end.txid < last.txid:
             waiting = _append_until_attachment(source, lease_id, log, last.txid, fetched, first, upto.txid, reads,
-                                               progress)
+                                               batch_records, progress)
             if waiting is not None:
                 record, attachment = waiting
-                _fetch_attachment(source, lease_id, log, attachment, progress)
+                _fetch_attachment(source, lease_id, log, attachment, chunk_bytes, progress)
                 log.writer.append_record(record)
                 log.writer.sync()
                 fetched.records += 1
@@ -107,7 +110,7 @@ def fetch(source: Source, lease_id: str, log: Log, upto: Position, history: Hist
 
 
 def _append_until_attachment(source: Source, lease_id: str, log: Log, last: int, fetched: Fetched, first: int,
-                             upto: int, reads: Collection[int] | None, progress: Progress
+                             upto: int, reads: Collection[int] | None, batch_records: int, progress: Progress
                              ) -> tuple[Record, Attachment] | None:
     """Append up to `last`, or to before the first record that names an attachment, and return these two. The stream is
     over when this returns, so that the source is free to send the attachment."""
@@ -129,7 +132,7 @@ def _append_until_attachment(source: Source, lease_id: str, log: Log, last: int,
         fetched.bytes += size
         unsynced += size
         count += 1
-        if unsynced >= BATCH_BYTES or count >= BATCH_RECORDS:
+        if unsynced >= BATCH_BYTES or count >= batch_records:
             log.writer.sync()
             unsynced = count = 0
             progress("log", end.txid - first, upto - first)
@@ -145,15 +148,16 @@ def _arriving(source: Source, lease_id: str, after: Position, upto: int) -> Iter
         yield from source.read_log(lease_id, after, upto)
 
 
-def _fetch_attachment(source: Source, lease_id: str, log: Log, attachment: Attachment, progress: Progress) -> None:
+def _fetch_attachment(source: Source, lease_id: str, log: Log, attachment: Attachment, chunk_bytes: int,
+                      progress: Progress) -> None:
     writer = log.import_attachment(attachment)
     try:
-        for offset in range(0, attachment.size, CHUNK_BYTES):
+        for offset in range(0, attachment.size, chunk_bytes):
             with _asking():
                 piece = source.read_attachment(lease_id, attachment.name, offset,
-                                               min(CHUNK_BYTES, attachment.size - offset))
+                                               min(chunk_bytes, attachment.size - offset))
             writer.write(piece)
-            progress("attachment", min(offset + CHUNK_BYTES, attachment.size), attachment.size)
+            progress("attachment", min(offset + chunk_bytes, attachment.size), attachment.size)
         writer.finish()
     except BaseException:
         writer.abandon()

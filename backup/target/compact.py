@@ -15,7 +15,6 @@ from dataclasses import replace
 from ...engine.env import Env
 from ...engine.errors import Damaged, DirectoryMoved
 from ...engine.model.positions import Position
-from ...engine.source.interface import CHUNK_BYTES
 from ...engine.store.layout import Generation
 from ...engine.wal.log import Log
 from ...replay.files import copy_durably, copy_files, link_or_copy
@@ -64,6 +63,7 @@ def compact(job: Job, target: Target, engine: AnyEngine) -> tuple[Target, Bounds
         DiskFull, Inconsistent, Damaged: the old generation is as it was, and in force.
     """
     files, env, manifest, log = job.layout.files, job.env, target.manifest, target.log
+    limits = job.policy.limits
     for rubbish in partials(job.layout):
         files.remove_tree(rubbish.path)
     fresh = job.layout.next_generation()
@@ -75,12 +75,12 @@ def compact(job: Job, target: Target, engine: AnyEngine) -> tuple[Target, Bounds
             return None
         files.make_directory(place.path)
         with rolled(target, engine=engine, options=job.options, scratch=place.path / "work", progress=job.progress,
-                    in_memory=False, upto=point.txid) as opened:
+                    memory_log_bytes=None, upto=point.txid) as opened:
             check(opened, "the backup, replayed to be compacted,")
             image = opened.image()
             try:
-                copied = copy_files(image.read, image.files, place.state, env=env, progress=job.progress,
-                                    stage="fold")
+                copied = copy_files(image.read, image.files, place.state, env=env, chunk_bytes=limits.chunk_bytes,
+                                    progress=job.progress, stage="fold")
                 position = image.position
             finally:
                 image.close()
@@ -93,9 +93,8 @@ def compact(job: Job, target: Target, engine: AnyEngine) -> tuple[Target, Bounds
                "image_bytes": sum(file.size for file in copied)}
         made = Target(job.layout, place, replace(
             manifest, history=log.history, state_format=engine.state_format, image_position=position,
-                consistent_from=position, moving=False,
-            chunk_bytes=CHUNK_BYTES, files=copied, created_us=env.clock.now_us(),
-            runs=with_run(manifest.runs, run)), env)
+            consistent_from=position, moving=False, chunk_bytes=limits.chunk_bytes, files=copied,
+            created_us=env.clock.now_us(), runs=with_run(manifest.runs, run, limits.runs)), env)
         bounds = made.bounds()  # which reads its log back before it counts
         made.note(made.manifest)
     except Exception:

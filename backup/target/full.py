@@ -16,7 +16,6 @@ import contextlib
 
 from ...engine.errors import DirectoryMoved, Diverged, SourceRestarted, SourceUnavailable, StoreNotFound
 from ...engine.model.positions import ID_BYTES
-from ...engine.source.interface import CHUNK_BYTES
 from ...engine.store.layout import Generation, Identity, Layout
 from ...engine.wal.log import Log
 from ...replay.copy import CopyState, begin, copy_image, kept_alive
@@ -50,9 +49,10 @@ def take_full(job: Job, before: Target | None, why: str) -> Report:
     stood, older = (None, ()) if before is None else job.stand(before)
     past = None if before is None else before.manifest
     target_id = past.target_id if past else env.randomness.token(ID_BYTES)
-    state = begin(source, place.path, job.owner, target_id, env=env, ttl=job.policy.lease_ttl)
+    state = begin(source, place.path, job.owner, target_id, env=env, ttl=job.policy.lease_ttl,
+                  chunk_bytes=job.policy.limits.chunk_bytes)
     grant = state.grant
-    resumed = sum(min(f.size, len(state.digests.get(f.name, ())) * CHUNK_BYTES) for f in grant.files)
+    resumed = sum(min(f.size, len(state.digests.get(f.name, ())) * state.chunk_bytes) for f in grant.files)
     try:
         with kept_alive(source, grant, env.scheduler):
             job.ask_again(grant)  # before all the bytes are copied
@@ -60,7 +60,7 @@ def take_full(job: Job, before: Target | None, why: str) -> Report:
             bounds = target.bounds()
             if engine is not None:
                 with rolled(target, engine=engine, options=job.options, scratch=place.path / "work",
-                            progress=job.progress) as opened:
+                            memory_log_bytes=job.policy.limits.memory_log_bytes, progress=job.progress) as opened:
                     check(opened, "the copy")
                 target.manifest.runs[-1]["verified"] = True
             target.note(target.manifest)
@@ -99,7 +99,7 @@ def _place(layout: Layout) -> Generation:
 def _copy(job: Job, place: Generation, state: CopyState, before: Manifest | None, older: Older, why: str,
           engine: AnyEngine | None) -> tuple[Target, Fetched]:
     """Image and log, whole and durable, with the manifest that goes with them, which is not written yet."""
-    env, source, grant = job.env, job.source, state.grant
+    env, source, grant, limits = job.env, job.source, state.grant, job.policy.limits
     copied = copy_image(source, state, place.path, env=env, progress=job.progress)
     confirmed = source.confirm(grant.id)
     info = job.ask_again(grant)
@@ -108,7 +108,8 @@ def _copy(job: Job, place: Generation, state: CopyState, before: Manifest | None
                      last_time_us=grant.time_us, options=LOG, env=env)
     try:
         fetched = fetch(source, grant.id, log, confirmed.published, info.history,
-                        reads=None if engine is None else engine.reads_payloads, progress=job.progress)
+                        reads=None if engine is None else engine.reads_payloads, chunk_bytes=limits.chunk_bytes,
+                        batch_records=limits.batch_records, progress=job.progress)
         end = log.end
         consistent_from = confirmed.consistent_from if grant.moving else grant.position
         if log.chain_at(consistent_from.txid) != consistent_from.chain:
@@ -126,8 +127,8 @@ def _copy(job: Job, place: Generation, state: CopyState, before: Manifest | None
     manifest = Manifest(
         target_id=before.target_id if before else state.target_id, history=info.history, engine=info.engine,
         state_format=info.state_format, image_position=grant.position, consistent_from=consistent_from,
-        moving=grant.moving, chunk_bytes=CHUNK_BYTES,
-        files=copied, created_us=env.clock.now_us(), runs=with_run(before.runs if before else (), run),
+        moving=grant.moving, chunk_bytes=state.chunk_bytes, files=copied, created_us=env.clock.now_us(),
+        runs=with_run(before.runs if before else (), run, limits.runs),
         older=needed(older, job.cutoff_us))
     return Target(job.layout, place, manifest, env), fetched
 

@@ -21,7 +21,6 @@ from ..points import needed
 from ..report import Report
 from .compact import compact, outgrown
 from .job import Job
-from .look import look
 from .target import Target
 
 logger = logging.getLogger("holdfast.backup")
@@ -35,7 +34,7 @@ def take_incremental(job: Job, target: Target) -> Report:
         Damaged: of the target, or what the source sent.
         DiskFull, LeaseExpired, SourceUnavailable: what came stays, and the next run goes on after it.
     """
-    env, source, manifest = job.env, job.source, target.manifest
+    env, source, manifest, limits = job.env, job.source, target.manifest, job.policy.limits
     engine = job.at_hand(manifest.engine)
     if engine is not None:
         compare_versions(engine, manifest.state_format, manifest.payloads, f"the backup in {job.layout.root}")
@@ -44,7 +43,7 @@ def take_incremental(job: Job, target: Target) -> Report:
         end = target.log.end
         compare(job.info, target.log.history, end, accept_branch=job.accept_branch)
         before = target.whole(target.bounds())
-        look(target, number=looks, every=job.policy.check == "all")
+        job.look(target, looks)
     grant = source.lease(job.owner, image=False, after=end, ttl=job.policy.lease_ttl)
     try:
         with kept_alive(source, grant, env.scheduler):
@@ -54,14 +53,16 @@ def take_incremental(job: Job, target: Target) -> Report:
                 began = log.end.txid
                 upto = max(info.published, log.end, key=lambda p: p.txid)
                 fetched = fetch(source, grant.id, log, upto, info.history,
-                                reads=None if engine is None else engine.reads_payloads, progress=job.progress)
+                                reads=None if engine is None else engine.reads_payloads,
+                                chunk_bytes=limits.chunk_bytes, batch_records=limits.batch_records,
+                                progress=job.progress)
                 end, branch = log.end, log.history.branch.id
             run = {"kind": "incremental", "why": "", "source": job.origin, "started_us": job.started_us,
                    "ended_us": env.clock.now_us(), "from": began, "to": end.txid, "end": list(end),
                    "complete_until_us": info.complete_until_us, "log_bytes": fetched.bytes,
                    "transactions": fetched.records, "payloads": sorted(fetched.payloads),
                    "looks": looks}
-            target.note(replace(manifest, runs=with_run(manifest.runs, run),
+            target.note(replace(manifest, runs=with_run(manifest.runs, run, limits.runs),
                                 older=needed(manifest.older, job.cutoff_us)))
             job.register(target)
     finally:

@@ -99,13 +99,17 @@ class Job:
                       lost=(new_gap and not self.asked) or (bool(dropped) and (self.cutoff_us == NONE or self.damaged)),
                       notes=tuple(self.notes), **more)
 
+    def look(self, target: Target, number: int) -> None:
+        """Look at a target as the policy says. Raises `Damaged`."""
+        look(target, number=number, every=self.policy.check == "all", chunks=self.policy.limits.sampled_chunks)
+
     def stand(self, target: Target) -> tuple[Bounds, Older]:
         """What a backup restores to before a full one takes its place, and its generations, which are the older ones
         then. One that is damaged is named with what is wrong, and does not count as restoring to anything."""
         damage, manifest, generation = "", target.manifest, target.generation
         try:
             bounds = target.bounds()
-            look(target, number=1, every=self.policy.check == "all")
+            self.look(target, 1)
         except Damaged as error:
             damage, self.damaged = error.message, True
             bounds = Bounds(first=manifest.consistent_from.txid, last=manifest.noted_end.txid, first_time_us=None,

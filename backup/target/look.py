@@ -16,13 +16,10 @@ from ...replay.files import DigestedFiles
 from ..manifest import Manifest
 from .target import Target
 
-CHUNKS = 16
-"""How many chunks of the image one look reads."""
 
-
-def look(target: Target, *, number: int, every: bool) -> None:
-    """Compare what is there with what the manifest and the log's footers say. Which sample is taken follows from
-    `number`, which grows by one from look to look.
+def look(target: Target, *, number: int, every: bool, chunks: int) -> None:
+    """Compare what is there with what the manifest and the log's footers say. Which sample of so many `chunks` is
+    taken follows from `number`, which grows by one from look to look.
 
     Raises:
         Damaged: something is missing, or not what it was.
@@ -39,15 +36,15 @@ def look(target: Target, *, number: int, every: bool) -> None:
             image.verify()
             log.verify()
             return
-        _sample(image, manifest, number * CHUNKS)
+        _sample(image, manifest, number * chunks, chunks)
     log.verify_part(number)
 
 
-def _sample(image: DigestedFiles, manifest: Manifest, first: int) -> None:
-    """Read `CHUNKS` chunks of the image from number `first` on, beginning again after the last; each at most once."""
+def _sample(image: DigestedFiles, manifest: Manifest, first: int, count: int) -> None:
+    """Read `count` chunks of the image from number `first` on, beginning again after the last; each at most once."""
     ends = list(accumulate(len(copied.digests) for copied in manifest.files))
     total = ends[-1] if ends else 0
-    for number in range(first, first + min(CHUNKS, total)):
+    for number in range(first, first + min(count, total)):
         chunk = number % total
         at = bisect_right(ends, chunk)
         copied = manifest.files[at]

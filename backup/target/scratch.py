@@ -27,18 +27,13 @@ from ...replay.roll import roll
 from ..engines import AnyEngine, Options
 from .target import Target
 
-MEMORY_LOG_BYTES = 2 << 20
-"""A log up to this is replayed in memory. What an engine holds of a record can be twenty times its bytes in the log
-(an edge takes 31 there, and 650 in the graph's overlay), and all of it is held until the check is through."""
 MAX_FINDINGS = 100
 """Inconsistencies that are gathered before a check stops."""
 
 
-def fits_memory(engine: AnyEngine, log: Log) -> bool:
-    """Whether the log may be replayed into an engine that is open read-only."""
-    if not engine.abilities.replays_in_memory or log.size() > MEMORY_LOG_BYTES:
-        return False
-    return not log.attached()
+def _fits_memory(engine: AnyEngine, log: Log, most: int) -> bool:
+    """Whether the log, of so many bytes at most, may be replayed into an engine that is open read-only."""
+    return engine.abilities.replays_in_memory and log.size() <= most and not log.attached()
 
 
 @contextmanager
@@ -47,8 +42,8 @@ def copied_state(target: Target, into: Path, engine: AnyEngine, options: Options
     """The image copied to `into`, which is written through `env`, and opened as a state to be replayed from its
     position. `into` remains. Raises `Damaged`, `DiskFull`."""
     with target.image() as image:
-        copy_files(image.read, image.listed, into, env=env, durable=durable, progress=progress,
-                   stage="replay image")
+        copy_files(image.read, image.listed, into, env=env, durable=durable,
+                   chunk_bytes=target.manifest.chunk_bytes, progress=progress, stage="replay image")
     opened = engine.open(into, _context(target, options, env), at=target.manifest.image_position)
     try:
         yield opened
@@ -62,16 +57,17 @@ def _context(target: Target, options: Options, env: Env) -> Context:
 
 @contextmanager
 def rolled(target: Target, *, engine: AnyEngine, options: Options, scratch: Path, progress: Progress,
-           in_memory: bool = True, upto: int | None = None) -> Iterator[Engine[Any, Any]]:
-    """An engine at the end of the log, or at transaction `upto`, without a byte of the generation changed. `scratch`
-    does not exist before, nor after; where this user cannot make it, a directory for temporary files takes its place.
+           memory_log_bytes: int | None, upto: int | None = None) -> Iterator[Engine[Any, Any]]:
+    """An engine at the end of the log, or at transaction `upto`, without a byte of the generation changed: in memory
+    if the log has at most `memory_log_bytes`, and in `scratch` otherwise, always if it is None. `scratch` does not
+    exist before, nor after; if this user cannot make it, a directory for temporary files takes its place.
 
     Raises:
         Damaged, DiskFull, UpgradeRequired, UnsupportedFormat.
     """
     log, env = target.log, target.env
     last = log.end.txid if upto is None else upto
-    if in_memory and fits_memory(engine, log):
+    if memory_log_bytes is not None and _fits_memory(engine, log, memory_log_bytes):
         opened = engine.open(target.generation.state, _context(target, options, env), read_only=True,
                              at=target.manifest.image_position)
         try:

@@ -169,7 +169,8 @@ class GroupCommit:
         me, waits, txid = self._here(), False, ticket.txid
         try:
             with self.mutex:
-                if self._direct and self._leader is None and self.watermarks.durable.txid < txid and self.poison is None:
+                if (self._direct and self._leader is None and self.watermarks.durable.txid < txid
+                and self.poison is None):
                     self._leader = me
                     batch = self._writer.take()
                 else:

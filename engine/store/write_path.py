@@ -338,7 +338,8 @@ class WritePath(Generic[TxT]):
             path = self.log.attachment_path(attachment.name)
             before = self._log_writer.appended.txid
             try:
-                record, ticket = self.group_commit.append(payload, engine.payload_version, attachment, None, barrier=True)
+                record, ticket = self.group_commit.append(payload, engine.payload_version, attachment, None,
+                                                          barrier=True)
             except BaseException as error:
                 if self._log_writer.appended.txid == before:
                     with contextlib.suppress(OSError):  # no record names it: the next opening removes it

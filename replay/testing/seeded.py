@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from unittest.mock import patch
 
 from ...engine.contract.engine import Context, Engine
 from ...engine.env import REAL
@@ -27,7 +26,7 @@ from ...engine.testing.support.modelled import Modelled
 from ...engine.testing.support.workload import Workload
 from ...engine.wal.log import Log
 from ...engine.wal.writer import LogOptions
-from .. import copy, files
+from .. import copy
 from ..roll import fetch, history_at
 
 SETTINGS = Settings(segment_bytes=128 << 10, keep_logs="1 transactions", heartbeat_s=0)
@@ -62,10 +61,9 @@ class Seeded:
         self._kept, self._source = kept, source
         self.root = root
         self.generation = Layout(root, REAL.files).generation(1)
-        with patch.object(files, "CHUNK_BYTES", _PIECE):
-            state = copy.begin(source, self.generation.path, "a check", bytes(16), env=REAL, ttl=60)
-            self.grant = state.grant
-            copy.copy_image(source, state, self.generation.path, env=REAL)
+        state = copy.begin(source, self.generation.path, "a check", bytes(16), env=REAL, ttl=60, chunk_bytes=_PIECE)
+        self.grant = state.grant
+        copy.copy_image(source, state, self.generation.path, env=REAL)
         self.confirmed: Confirmation = source.confirm(self.grant.id)
         self.image_position = self.grant.position
         self.consistent_from = self.confirmed.consistent_from if self.grant.moving else self.image_position

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import msgpack
 import pytest
-from backup_worlds import COMPACTING, NOT_COMPACTING, SMALL, digest, open_store, small_chunks, write
+from backup_worlds import COMPACTING, SMALL, digest, open_store, write
 
 from holdfast import backup
 from holdfast.backup.testing.fault_injection import DyingDisk, Killed, Nth, WatchedSource, full_disk
@@ -90,10 +90,8 @@ def test_a_bulk_load_during_the_copy(store: Store[Any, Any], tmp_path: Path) -> 
     assert_whole(tmp_path / "second", store)
 
 
-def test_source_or_disk_fails_at_every_point(store: Store[Any, Any], tmp_path: Path,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    small_chunks(monkeypatch, 4096)
-    monkeypatch.setattr("holdfast.replay.roll.CHUNK_BYTES", 2048)
+def test_source_or_disk_fails_at_every_point(store: Store[Any, Any], tmp_path: Path) -> None:
+    policy = backup.Policy(compact=None, limits=backup.Limits(chunk_bytes=2048))
 
     def attempt(n: int, kind: str) -> bool:
         """Whether there was an n-th point to fail at."""
@@ -103,10 +101,10 @@ def test_source_or_disk_fails_at_every_point(store: Store[Any, Any], tmp_path: P
         files = {"source": Files(), "kill": DyingDisk(fail_at=n), "full": full_disk(n)}[kind]
         try:
             backup.run(WatchedSource(LocalSource(store), dying), target, env=Env(files=files),
-                       policy=NOT_COMPACTING)
+                       policy=policy)
         except (SourceUnavailable, Killed, DiskFull):
             assert backup.verify(target, engine=BulkMemory).bounds.last in range(5, 17)
-            backup.run(store, target, policy=NOT_COMPACTING)
+            backup.run(store, target, policy=policy)
             assert_whole(target, store)
             return True
         assert_whole(target, store)

@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
-from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, small_chunks, tree, write
+from backup_worlds import ENGINES, SMALL, digest, digest_at, in_chunks, open_store, tree, write
 
 from holdfast import backup
 from holdfast.backup.manifest import MANIFEST_MAGIC, Manifest
@@ -98,8 +98,8 @@ def test_empty_store(tmp_path: Path, engine: type[Engine[Any, Any]]) -> None:
 
 @pytest.mark.parametrize("moment", ["lease", "image", "confirm"])
 def test_what_is_committed_during_the_copy_is_in_the_backup(
-        store: Store[Any, Any], tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_chunks(monkeypatch, 512)
+        store: Store[Any, Any], tmp_path: Path, moment: str) -> None:
+    policy = in_chunks(512)
     numbers = count(100)
 
     def commit(what: str) -> None:
@@ -107,28 +107,28 @@ def test_what_is_committed_during_the_copy_is_in_the_backup(
             write(store, next(numbers), 3)
             store.checkpoint()
 
-    report = backup.run(WatchedSource(LocalSource(store), commit), tmp_path / "target")
+    report = backup.run(WatchedSource(LocalSource(store), commit), tmp_path / "target", policy=policy)
     assert report.to_txid == store.published.txid > 30
     assert digest_at(tmp_path / "target", type(store.engine)) == digest(store)
     assert backup.verify(tmp_path / "target").bounds.last == report.to_txid
 
 
 def test_source_dies_at_every_answer_and_the_next_run_goes_on(
-        store: Store[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_chunks(monkeypatch, 1024 if type(store.engine) is MemoryEngine else 24 << 10)
+        store: Store[Any, Any], tmp_path: Path) -> None:
+    policy = in_chunks(1024 if type(store.engine) is MemoryEngine else 24 << 10)
     resumed = 0
     for n in count(1):
         target = tmp_path / f"target{n}"
         dying = Nth(n, lambda: SourceUnavailable("the source died"))
         died = False
         try:
-            report = backup.run(WatchedSource(LocalSource(store), dying), target)
+            report = backup.run(WatchedSource(LocalSource(store), dying), target, policy=policy)
         except SourceUnavailable:
             died = True
             assert not Layout(target, Files()).is_store(), "a half-made target is never taken for a whole one"
             with pytest.raises(TargetInvalid):
                 backup.verify(target)
-            report = backup.run(store, target)
+            report = backup.run(store, target, policy=policy)
             resumed += report.resumed_bytes
             assert sum(1 for p in target.iterdir() if "gen-" in p.name) == 1
         assert report.to_txid == 30
@@ -138,34 +138,33 @@ def test_source_dies_at_every_answer_and_the_next_run_goes_on(
     assert resumed > 0
 
 
-def test_resume_reads_only_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_chunks(monkeypatch, 4096)
+def test_resume_reads_only_the_rest(tmp_path: Path) -> None:
+    policy = in_chunks(4096)
     with open_store(tmp_path / "store") as store:
         write(store, 1, 50, size=2000)
         store.checkpoint()
         with pytest.raises(SourceUnavailable):
             backup.run(WatchedSource(LocalSource(store), Nth(20, lambda: SourceUnavailable("gone"), "image")),
-                       tmp_path / "target")
+                       tmp_path / "target", policy=policy)
         reads = Nth(0, Killed, "image")
-        report = backup.run(WatchedSource(LocalSource(store), reads), tmp_path / "target")
+        report = backup.run(WatchedSource(LocalSource(store), reads), tmp_path / "target", policy=policy)
         assert report.resumed_bytes >= 15 * 4096
         assert reads.count == -(-(report.image_bytes - report.resumed_bytes) // 4096)
         assert digest_at(tmp_path / "target", MemoryEngine) == digest(store)
 
 
-def test_source_restarted_half_way_starts_anew(tmp_path: Path, engine: type[Engine[Any, Any]],
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    small_chunks(monkeypatch, 512)
+def test_source_restarted_half_way_starts_anew(tmp_path: Path, engine: type[Engine[Any, Any]]) -> None:
+    policy = in_chunks(512)
     with open_store(tmp_path / "store", engine) as store:
         write(store, 1, 20)
         store.checkpoint()
         with pytest.raises(SourceUnavailable):
             backup.run(WatchedSource(LocalSource(store), Nth(3, lambda: SourceUnavailable("gone"), "image")),
-                       tmp_path / "target")
+                       tmp_path / "target", policy=policy)
     with open_store(tmp_path / "store", engine) as store:
         write(store, 2, 20)
         store.checkpoint()
-        report = backup.run(store, tmp_path / "target")
+        report = backup.run(store, tmp_path / "target", policy=policy)
         assert report.resumed_bytes == 0
         assert digest_at(tmp_path / "target", engine) == digest(store)
 
@@ -254,11 +253,11 @@ def test_large_logs_are_checked_in_a_scratch_copy(store: Store[Any, Any], tmp_pa
         seen.extend(str(p.relative_to(target)) for p in target.rglob("*"))
         return roll(*args, **how)
 
-    monkeypatch.setattr("holdfast.backup.target.scratch.MEMORY_LOG_BYTES", 0)
+    limits = backup.Limits(memory_log_bytes=0)
     monkeypatch.setattr("holdfast.backup.target.scratch.roll", look_and_roll)
-    backup.run(store, target)
+    backup.run(store, target, policy=backup.Policy(limits=limits))
     assert "gen-000001.partial/work" in seen
-    backup.verify(target)
+    backup.verify(target, limits=limits)
     assert any(name.startswith("scratch-") for name in seen)
     assert sorted(p.name for p in target.iterdir()) == ["CURRENT", "LOCK", "STORE", "gen-000001"]
     assert sorted(p.name for p in (target / "gen-000001").iterdir()) == ["MANIFEST", "log", "state"]

@@ -115,12 +115,11 @@ def test_source_dies_at_every_answer(store: Store[Any, Any], tmp_path: Path) -> 
     assert n > 15
 
 
-def test_a_run_that_died_is_gone_on_with(store: Store[Any, Any], tmp_path: Path,
-                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.replay.roll.BATCH_RECORDS", 1)
+def test_a_run_that_died_is_gone_on_with(store: Store[Any, Any], tmp_path: Path) -> None:
+    policy = backup.Policy(limits=backup.Limits(batch_records=1))
     with pytest.raises(SourceUnavailable):
         backup.run(WatchedSource(LocalSource(store), Nth(8, lambda: SourceUnavailable("gone"), "record")),
-                   tmp_path / "target")
+                   tmp_path / "target", policy=policy)
     came = backup.info(tmp_path / "target").bounds
     assert 20 < came.last < 35
     assert came.last_time_us is not None
@@ -307,8 +306,7 @@ def test_target_that_lost_log_is_damaged(store: Store[Any, Any], tmp_path: Path)
 # ---------------------------------------------------------------------------------------------------------
 
 
-def test_folds_a_log_that_has_outgrown_its_image(store: Store[Any, Any], tmp_path: Path,
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folds_a_log_that_has_outgrown_its_image(store: Store[Any, Any], tmp_path: Path) -> None:
     assert not backup.run(store, tmp_path / "target", policy=NOT_COMPACTING).compacted
     report = backup.run(store, tmp_path / "target", policy=COMPACTING)
     assert report.compacted
@@ -327,8 +325,7 @@ def test_folds_a_log_that_has_outgrown_its_image(store: Store[Any, Any], tmp_pat
                                                                          "incremental"]
 
 
-def test_a_compact_that_dies_keeps_the_backup(store: Store[Any, Any], tmp_path: Path,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compact_that_dies_keeps_the_backup(store: Store[Any, Any], tmp_path: Path) -> None:
     for n in count(1, 3):
         target = tmp_path / f"target{n}"
         shutil.copytree(tmp_path / "target", target)
@@ -343,7 +340,7 @@ def test_a_compact_that_dies_keeps_the_backup(store: Store[Any, Any], tmp_path: 
     assert n > 30
 
 
-def test_no_room_to_compact_is_told(store: Store[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_to_compact_is_told(store: Store[Any, Any], tmp_path: Path) -> None:
 
     class Small(Files):
         def free(self, path: Path) -> int:
@@ -375,11 +372,9 @@ def test_another_engine_does_not_compact(store: Store[Any, Any], tmp_path: Path)
         backup.run(store, tmp_path / "target", policy=COMPACTING, engine=other)
 
 
-def test_manifest_remembers_a_bounded_number_of_runs(store: Store[Any, Any], tmp_path: Path,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.manifest.MAX_RUNS", 4)
+def test_manifest_remembers_a_bounded_number_of_runs(store: Store[Any, Any], tmp_path: Path) -> None:
     for _ in range(7):
-        backup.run(store, tmp_path / "target")
+        backup.run(store, tmp_path / "target", policy=backup.Policy(limits=backup.Limits(runs=4)))
     runs = backup.info(tmp_path / "target").runs
     assert [r["kind"] for r in runs] == ["full", *["incremental"] * 4]
 

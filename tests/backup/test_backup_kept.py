@@ -155,7 +155,7 @@ def _five_days(it: Kept) -> None:
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_compact_takes_only_what_is_older_than_the_period(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_a_compact_takes_only_what_is_older_than_the_period(tmp_path: Path,
                                                             links: bool) -> None:
     class NoLinks(Files):
         def link(self, old: Path, new: Path) -> None:

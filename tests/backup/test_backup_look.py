@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from backup_worlds import open_store, tree, write
+from backup_worlds import in_chunks, open_store, tree, write
 
 from holdfast import backup
-from holdfast.backup.target.look import CHUNKS
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.errors import Damaged, SettingError
 from holdfast.engine.store.store import Store
@@ -103,15 +102,14 @@ def test_each_older_segment_comes_round(tmp_path: Path, taken: tuple[object, Pat
 
 
 def test_each_chunk_of_the_image_comes_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("replay.files.CHUNK_BYTES", "backup.target.full.CHUNK_BYTES"):
-        monkeypatch.setattr(f"holdfast.{name}", 200)
+    policy, chunks = in_chunks(200), backup.Limits().sampled_chunks
     target = tmp_path / "target"
     with open_store(tmp_path / "store", MemoryEngine) as store:
         write(store, 1, 45, size=200)
         store.checkpoint()
-        backup.run(store, target)
+        backup.run(store, target, policy=policy)
         size = image(target).stat().st_size
-        assert size > CHUNKS * 200 * 2
+        assert size > chunks * 200 * 2
         seen = set()
         read = DigestedFiles.read
 
@@ -120,21 +118,20 @@ def test_each_chunk_of_the_image_comes_round(tmp_path: Path, monkeypatch: pytest
             return read(self, name, offset, length)
 
         monkeypatch.setattr(DigestedFiles, "read", noted)
-        for n in range(1, 1 + -(-size // (CHUNKS * 200))):
-            backup.run(store, target)
-            assert len(seen) == min(n * CHUNKS, -(-size // 200))
+        for n in range(1, 1 + -(-size // (chunks * 200))):
+            backup.run(store, target, policy=policy)
+            assert len(seen) == min(n * chunks, -(-size // 200))
 
 
-def test_all_of_a_target_can_be_looked_at(tmp_path: Path, taken: tuple[object, Path],
-                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_of_a_target_can_be_looked_at(tmp_path: Path, taken: tuple[object, Path]) -> None:
     _, target = taken
-    monkeypatch.setattr("holdfast.backup.target.look.CHUNKS", 0)
     whole = image(target).read_bytes()
     flip(image(target), 1000)
     with open_store(tmp_path / "store", MemoryEngine) as store:
         with pytest.raises(Damaged, match="differs from what was copied"):
             backup.run(store, target, policy=backup.Policy(check="all"))
-        backup.run(store, target)  # a sample of no chunk does not find it
+        no_chunk = backup.Policy(limits=backup.Limits(sampled_chunks=0))
+        backup.run(store, target, policy=no_chunk)  # it does not find it
         image(target).write_bytes(whole)
         backup.run(store, target, policy=backup.Policy(check="all"))
         with pytest.raises(SettingError, match="check is"):

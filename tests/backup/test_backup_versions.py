@@ -85,15 +85,13 @@ def test_a_transaction_that_cannot_be_read_is_not_taken(tmp_path: Path) -> None:
             act()
 
 
-def test_the_versions_that_came_are_remembered_longer_than_the_runs(tmp_path: Path,
-                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.manifest.MAX_RUNS", 2)
-    target = tmp_path / "target"
+def test_the_versions_that_came_are_remembered_longer_than_the_runs(tmp_path: Path) -> None:
+    target, policy = tmp_path / "target", backup.Policy(limits=backup.Limits(runs=2))
     with open_store(tmp_path / "store", NEW_PAYLOADS) as store:
         backup.run(store, target, engine=NEW_PAYLOADS)
         write(store, 1, 1)
         for _ in range(5):
-            backup.run(store, target, engine=NEW_PAYLOADS)
+            backup.run(store, target, engine=NEW_PAYLOADS, policy=policy)
     with pytest.raises(UnsupportedFormat):
         backup.verify(target, engine=MemoryEngine)
 

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from backup_worlds import small_chunks
 from target_rig import DEST, TARGET, World
 from workloads import WORKLOADS
 
@@ -25,12 +24,6 @@ from holdfast.engine.testing.disks.simfates import Dropped
 TRIES = current_profile().crash_states // 2
 ENGINES = pytest.mark.parametrize("kind", ["memory", "records"])
 Scenario = Callable[[World, pytest.MonkeyPatch], Callable[[SimDisk], object]]
-
-
-@pytest.fixture(autouse=True)
-def _small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each image has several chunks: that of the records grows by 64 KiB, that of the memory engine by little."""
-    small_chunks(monkeypatch, 50_000 if "records" in request.node.name else 100)
 
 
 def full(world: World, patch: pytest.MonkeyPatch) -> Callable[[SimDisk], object]:

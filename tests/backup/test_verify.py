@@ -140,10 +140,9 @@ def test_inconsistent(tmp_path: Path) -> None:
     assert tree(tmp_path / "target") == before
 
 
-def test_in_a_scratch_copy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_scratch_copy(world: World) -> None:
     in_memory = backup.verify(world.target).digest
-    monkeypatch.setattr("holdfast.backup.target.scratch.MEMORY_LOG_BYTES", 0)
-    assert backup.verify(world.target).digest == in_memory
+    assert backup.verify(world.target, limits=backup.Limits(memory_log_bytes=0)).digest == in_memory
     assert tree(world.target) == world.files
     assert sorted(p.name for p in world.target.parent.iterdir()) == ["store", "target"]
 
@@ -157,8 +156,8 @@ def test_on_a_disk_that_can_only_be_read(world: World, monkeypatch: pytest.Monke
 
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr("holdfast.backup.target.scratch.MEMORY_LOG_BYTES", 0)
-    assert backup.verify(world.target, env=Env(files=ReadOnly())).transactions
+    limits = backup.Limits(memory_log_bytes=0)
+    assert backup.verify(world.target, limits=limits, env=Env(files=ReadOnly())).transactions
     assert list((tmp_path / "temporary").iterdir()) == []
 
 

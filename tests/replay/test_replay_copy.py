@@ -6,11 +6,12 @@ import contextlib
 import errno
 import os
 import threading
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from backup_worlds import open_store, small_chunks, write
+from backup_worlds import open_store, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,12 +19,11 @@ from holdfast.backup.testing.fault_injection import Nth, WatchedSource
 from holdfast.engine.contract.image import ImageFile
 from holdfast.engine.env import REAL, Env, Files
 from holdfast.engine.errors import Damaged, DiskFull, LeaseExpired, SourceRefused, SourceUnavailable
-from holdfast.engine.source.interface import CHUNK_BYTES
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.testing.disks.faulty import FaultyFiles
 from holdfast.replay import files as copying
 from holdfast.replay.copy import begin, kept_alive
-from holdfast.replay.files import SYNC_BYTES, DigestedFiles, copy_files
+from holdfast.replay.files import DigestedFiles
 
 
 class Image:
@@ -41,9 +41,7 @@ class Image:
         return self.content[name][offset : offset + length]
 
 
-@pytest.fixture(autouse=True)
-def chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_chunks(monkeypatch, 1000)
+copy_files = partial(copying.copy_files, chunk_bytes=1000)
 
 
 def present(place: Path) -> dict[str, bytes]:
@@ -207,14 +205,13 @@ def test_no_room_to_reserve_is_said_before_a_byte_is_read(tmp_path: Path, monkey
     assert (tmp_path / "to" / "a").stat().st_size == 0
 
 
-def test_a_copy_in_chunks_of_another_size_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_in_chunks_of_another_size_is_not_gone_on_with(tmp_path: Path) -> None:
     with open_store(tmp_path / "store") as store:
         source = LocalSource(store)
         state = begin(source, tmp_path / "copy", "me", bytes(16), env=REAL, ttl=60)
         again = begin(source, tmp_path / "copy", "me", bytes(16), env=REAL, ttl=60)
         assert again.grant.id == state.grant.id
-        monkeypatch.setattr("holdfast.replay.copy.CHUNK_BYTES", 1 << 10)
-        anew = begin(source, tmp_path / "copy", "me", bytes(16), env=REAL, ttl=60)
+        anew = begin(source, tmp_path / "copy", "me", bytes(16), env=REAL, ttl=60, chunk_bytes=1 << 10)
         assert anew.grant.id != state.grant.id
         for lease in store.leases.list():
             source.release(lease.id)
@@ -223,16 +220,8 @@ def test_a_copy_in_chunks_of_another_size_is_not_gone_on_with(tmp_path: Path, mo
 CHUNK = 4096
 
 
-def _sized(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks that are small, and as many between two syncs as ever."""
-    per_sync = SYNC_BYTES // CHUNK_BYTES
-    monkeypatch.setattr(copying, "CHUNK_BYTES", CHUNK)
-    monkeypatch.setattr(copying, "SYNC_BYTES", per_sync * CHUNK)
-
-
-def test_what_was_copied_is_kept_when_the_source_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_copied_is_kept_when_the_source_goes(tmp_path: Path) -> None:
     """It was said to be kept, and was not before 256 MiB of a file had come."""
-    _sized(monkeypatch)
     listed = (ImageFile("a", 3 * CHUNK), ImageFile("b", 30 * CHUNK))
     piece = bytes(range(256)) * (CHUNK // 256)
     told: list[dict[str, list[bytes]]] = []
@@ -243,16 +232,15 @@ def test_what_was_copied_is_kept_when_the_source_goes(tmp_path: Path, monkeypatc
         return piece[:length]
 
     with pytest.raises(SourceUnavailable):
-        copy_files(read, listed, tmp_path / "state", env=REAL, on_synced=told.append)
+        copy_files(read, listed, tmp_path / "state", env=REAL, chunk_bytes=CHUNK, on_synced=told.append)
     steps = [sum(map(len, digests.values())) for digests in told]
     assert steps[-1] == 23, "the last chunk that came was not kept"
     assert max(b - a for a, b in pairwise([0, *steps])) <= 8, f"a killed copy loses more than eight chunks: {steps}"
     assert (tmp_path / "state" / "b").read_bytes()[: 20 * CHUNK] == piece * 20
 
 
-def test_nothing_is_kept_after_a_sync_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_kept_after_a_sync_has_failed(tmp_path: Path) -> None:
     """The next sync of that file says nothing about the bytes that the failed one was to write."""
-    _sized(monkeypatch)
     disk, failed = FaultyFiles(), False
     told: list[dict[str, list[bytes]]] = []
 
@@ -271,6 +259,6 @@ def test_nothing_is_kept_after_a_sync_has_failed(tmp_path: Path, monkeypatch: py
 
     with pytest.raises((SourceUnavailable, OSError)):
         copy_files(read, [ImageFile("a", 9 * CHUNK)], tmp_path / "state", env=Env(files=disk),
-                   on_synced=told.append)
+                   chunk_bytes=CHUNK, on_synced=told.append)
     assert failed
     assert told == []

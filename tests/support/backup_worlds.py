@@ -6,9 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from holdfast.backup import Policy
+from holdfast.backup import Limits, Policy
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.contract.engine import Engine
@@ -57,8 +55,6 @@ def tree(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
-def small_chunks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """Copy in chunks of `size` bytes, and note each of them, so that small images have many."""
-    for name in ("holdfast.replay.files.CHUNK_BYTES", "holdfast.backup.target.full.CHUNK_BYTES",
-                 "holdfast.backup.target.compact.CHUNK_BYTES", "holdfast.replay.files.SYNC_BYTES"):
-        monkeypatch.setattr(name, size)
+def in_chunks(size: int) -> Policy:
+    """Copy in chunks of `size` bytes, so that small images have many."""
+    return Policy(limits=Limits(chunk_bytes=size))

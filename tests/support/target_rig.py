@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import backup
+from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.env import Env, Task
 from holdfast.engine.errors import HoldfastError, TargetInvalid
 from holdfast.engine.source.local import LocalSource
@@ -68,6 +69,7 @@ class World:
     Attributes:
         source: the run of the source, with the models of its transactions.
         disk: the target's.
+        limits: the image has several chunks: that of the records grows by 64 KiB, others by little.
         keep: how long restore points are kept, unless a run is told otherwise.
         acked: the transaction that the last backup run that returned ended at; None before the first.
     """
@@ -80,6 +82,7 @@ class World:
         self.disk = SimDisk()
         self.acked: int | None = None
         self.keep = "none"
+        self.limits = backup.Limits(chunk_bytes=50_000 if issubclass(work.engine, RecordsEngine) else 100)
         self._number = 0
 
     def follow(self) -> None:
@@ -97,7 +100,7 @@ class World:
     def back_up(self, disk: SimDisk | None = None, **policy: Any) -> backup.Report:
         """A run to its end; on this world's disk, without another."""
         report = backup.run(self.local, TARGET, engine=self.work.engine, env=self.env(disk or self.disk),
-                            policy=backup.Policy(**{"keep_points": self.keep, **policy}))
+                            policy=backup.Policy(**{"keep_points": self.keep, "limits": self.limits, **policy}))
         if disk is None:
             self.acked = report.to_txid
         return report
