@@ -10,6 +10,7 @@ ordinary store it would show a mixture of states, or go on writing to somebody's
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import Any, Self
 
 from ..contract.engine import Context, Engine
@@ -73,6 +74,13 @@ class CopiedImage(ABC):
         note durably that the state need no longer be adopted, and return True."""
 
 
+@cache
+def _registered(group: str, name: str) -> type[CopiedImage]:
+    """Found once in a process: looking through all that is installed takes some milliseconds."""
+    kind: type[CopiedImage] = find(group, name, CopiedImage)
+    return kind
+
+
 def copied_image(files: Files, generation: Generation) -> CopiedImage | None:
     """The copied image in a generation; None if its state is the store's own.
 
@@ -83,10 +91,9 @@ def copied_image(files: Files, generation: Generation) -> CopiedImage | None:
     if not files.exists(generation.manifest):
         return None
     try:
-        kind = find(GROUP, generation.manifest.name, CopiedImage)
+        kind = _registered(GROUP, generation.manifest.name)
     except SettingError as error:
         raise UnsupportedFormat(f"{generation.path} is a copied image, and nothing that is installed reads its "
                                 f"{generation.manifest.name}", hint="install the whole of Holdfast anew: its packages, "
                                 f"and the entry points of the group {GROUP}") from error
-    found: CopiedImage | None = kind.read(files, generation)
-    return found
+    return kind.read(files, generation)
