@@ -405,6 +405,11 @@ def test_bad_arguments(store: Store[Any, Any], tmp_path: Path) -> None:
     for wrong in ({"timeout": 0.0}, {"timeout": math.nan}, {"timeout": "5"}, {"max_record_bytes": 0}):
         with pytest.raises(SettingError):
             backup.Connection(**wrong)
+    for wrong in ({"chunk_bytes": 0}, {"chunk_bytes": 5 << 20}, {"runs": 0}, {"sampled_chunks": -1}, {"runs": 1.5}):
+        with pytest.raises(SettingError, match=next(iter(wrong))):
+            backup.Limits(**wrong)
+    with pytest.raises(SettingError, match="is not a Limits"):
+        backup.Policy(limits=7)  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="is not a Policy"):
         backup.run(store, tmp_path / "target", policy={"verify": False})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="unexpected keyword argument 'verfy'"):
