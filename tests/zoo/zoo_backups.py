@@ -202,7 +202,8 @@ def zero_is_nothing(log: Log, bounds: Bounds, to_txid: int | None, at: datetime 
 
 
 @part("holdfast.replay.roll._fetch_attachment", caught_by="BackupContract.test_bulk_loads_are_in_backups", on="staging")
-def leaves_out_attachments(source: Source, lease_id: str, log: Log, attachment: Attachment, progress: Progress) -> None:
+def leaves_out_attachments(source: Source, lease_id: str, log: Log, attachment: Attachment, chunk_bytes: int,
+                           progress: Progress) -> None:
     """The records of bulk loads are backed up and the files that they name are not. Nobody notices before a
     restore."""
 
