@@ -412,8 +412,8 @@ def test_bad_arguments(store: Store[Any, Any], tmp_path: Path) -> None:
         backup.Policy(limits=7)  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="is not a Policy"):
         backup.run(store, tmp_path / "target", policy={"verify": False})  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="unexpected keyword argument 'verfy'"):
-        backup.run(store, tmp_path / "target", verfy=False)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'proof'"):
+        backup.run(store, tmp_path / "target", proof=False)
     assert "secret" not in repr(backup.Connection(token="secret"))
     with pytest.raises(InvalidInput):
         backup.run(7, tmp_path / "target")  # type: ignore[arg-type]
