@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .builtin.memory import MemoryEngine
     from .contract.engine import Abilities, BulkEngine, Context, Engine, StagingEngine
     from .contract.image import Image, ImageFile
+    from .contract.options import Option
     from .contract.plugin import Condition, Plugin, StoreHandle
     from .contract.transaction import Transaction
     from .contract.view import View
@@ -43,9 +44,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Abilities", "BackupService", "Branch", "BulkEngine", "BulkLoad", "Condition", "ConditionNotMet", "Context",
     "DiskFull", "Edge", "Engine", "GraphEngine", "GraphStore", "GraphTransaction", "GraphView", "History",
-    "HoldfastError", "Image", "ImageFile", "LogRange", "MemoryEngine", "Node", "OutcomeUnknown", "Plugin", "Position",
-    "Positions", "Record", "RecordsEngine", "Recovery", "RolledBack", "Settings", "StagingEngine", "Store",
-    "StoreHandle", "Transaction", "View", "errors",
+    "HoldfastError", "Image", "ImageFile", "LogRange", "MemoryEngine", "Node", "Option", "OutcomeUnknown", "Plugin",
+    "Position", "Positions", "Record", "RecordsEngine", "Recovery", "RolledBack", "Settings", "StagingEngine",
+    "Store", "StoreHandle", "Transaction", "View", "errors",
 ]
 
 _MODULES = {
@@ -53,8 +54,8 @@ _MODULES = {
     ".builtin.graph.store": ("GraphStore",),
     ".builtin.inplace.records": ("RecordsEngine",),
     ".builtin.memory": ("MemoryEngine",),
-    ".contract": ("Abilities", "BulkEngine", "Condition", "Context", "Engine", "Image", "ImageFile", "Plugin",
-                  "StagingEngine", "StoreHandle", "Transaction", "View"),
+    ".contract": ("Abilities", "BulkEngine", "Condition", "Context", "Engine", "Image", "ImageFile", "Option",
+                  "Plugin", "StagingEngine", "StoreHandle", "Transaction", "View"),
     ".errors": ("ConditionNotMet", "DiskFull", "HoldfastError", "OutcomeUnknown", "RolledBack"),
     ".model.positions": ("Branch", "History", "Position"),
     ".model.records": ("LogRange", "Record"),

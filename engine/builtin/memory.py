@@ -110,12 +110,10 @@ class MemoryEngine(Engine[MemoryTransaction, MemoryView]):
 
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
-        context.accept_options()
         write_state(context, directory / _FILE, _MAGIC, cls.state_format, position, _pack({}))
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False, at: Position | None = None) -> Self:
-        context.accept_options()
         path = directory / _FILE
         position, body = read_state(context, path, _MAGIC, cls.state_format)
         try:

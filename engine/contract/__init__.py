@@ -17,6 +17,7 @@ from .engine import TxT as TxT
 from .engine import ViewT as ViewT
 from .image import Image as Image
 from .image import ImageFile as ImageFile
+from .options import Option as Option
 from .plugin import Condition as Condition
 from .plugin import Plugin as Plugin
 from .plugin import StoreHandle as StoreHandle

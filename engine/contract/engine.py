@@ -22,19 +22,21 @@ absolute after-images, never "add one"; redo does not read what it may find torn
 """
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Generic, Literal, Self, TypeVar
 
 from .. import renamed
 from ..env import REAL, Env
-from ..env.shown import shown
 from ..errors import ForeignStore, InvalidInput
 from ..model.positions import Position
 from ..model.records import Record
 from .image import Image
+from .options import Option, checked
 from .transaction import Transaction
 from .view import View
 
@@ -70,7 +72,7 @@ class Context:
 
     Attributes:
         env: files, clock, randomness and threads.
-        options: the engine's own options, as given to `open`; an engine refuses those it does not know.
+        options: the engine's own options, all that it declares: as given to `Store.open`, or the defaults.
         shared: in a read-only opening: another process has the directory open for writing. Only engines that declare
             `shared_readers` are told so.
         store_id: of the store whose state it is, 16 bytes; empty where an engine is used without a store. An engine
@@ -84,13 +86,13 @@ class Context:
     seams = renamed.attribute("seams", "env")
 
     def option(self, name: str, default: Any) -> Any:
+        """As `options[name]`; use that."""
+        _warn("Context.option")
         return self.options.get(name, default)
 
     def accept_options(self, *known: str) -> None:
-        """Raises `InvalidInput` where an option is none of `known`."""
-        if strange := sorted(set(self.options) - set(known), key=str):
-            names = ", ".join(known) or "none"
-            raise InvalidInput(f"unknown engine option {shown(strange[0])}", hint=f"this engine knows: {names}")
+        """Not needed any more, and does nothing."""
+        _warn("Context.accept_options")
 
     def check_store(self, held: bytes, path: Path) -> None:
         """Raises `ForeignStore` where `held`, the store id that a state has (empty or zeros: none), is another one."""
@@ -101,6 +103,11 @@ class Context:
 
 TxT = TypeVar("TxT", bound=Transaction)
 ViewT = TypeVar("ViewT", bound=View)
+
+
+def _warn(name: str) -> None:
+    warnings.warn(f"{name} is not needed any more, since the kit checks what an engine declares in `options`; the name "
+                  "goes with release 0.3", DeprecationWarning, stacklevel=3)
 
 
 class _OwnPayloads:
@@ -118,6 +125,9 @@ class Engine(ABC, Generic[TxT, ViewT]):
         state_format: version of the state on disk that this code writes.
         payload_version: version of the payloads that this code writes.
         reads_payloads: the payload versions that `apply` takes; that which this code writes, if it says nothing.
+        abilities: what it can do besides.
+        options: what `Store.open(…, options=…)` may set, by name; nothing, if it says nothing. The kit refuses all
+            else (`InvalidInput`).
     """
 
     name: ClassVar[str]
@@ -125,6 +135,14 @@ class Engine(ABC, Generic[TxT, ViewT]):
     payload_version: ClassVar[int]
     reads_payloads: ClassVar[frozenset[int]] = _OwnPayloads()  # type: ignore[assignment]  # a value by each class
     abilities: ClassVar[Abilities]
+    options: ClassVar[Mapping[str, Option]] = {}
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Have `create` and `open` given a context whose options are checked and complete."""
+        super().__init_subclass__(**more)
+        for name, wrap in (("create", _creates), ("open", _opens)):
+            if isinstance(method := cls.__dict__.get(name), classmethod):
+                setattr(cls, name, classmethod(wrap(method.__func__)))
 
     def __init_subclass__(cls, **given: Any) -> None:
         super().__init_subclass__(**given)
@@ -142,7 +160,7 @@ class Engine(ABC, Generic[TxT, ViewT]):
 
         Args:
             directory: where it is, as an absolute path: the process may change its directory.
-            context: env and options.
+            context: env and options, which are checked.
             read_only: change no byte in `directory`. `apply` may still be called where `replays_in_memory`;
                 `begin`, `checkpoint` and `image` will not be.
             at: the state is a copied image taken from this position on: ignore the position it happens to hold, and
@@ -197,6 +215,26 @@ class Engine(ABC, Generic[TxT, ViewT]):
     def upgrade(cls, directory: Path, context: Context) -> None:
         """Bring an older state format to this one, in place. Called only when asked for."""
         raise InvalidInput(f"the {cls.name} engine has no older state format to upgrade from")
+
+
+def _complete(kind: type[Engine[Any, Any]], context: Context) -> Context:
+    return replace(context, options=checked(kind.options, context.options))
+
+
+def _creates(create: Any) -> Any:
+    @wraps(create)
+    def complete(cls: Any, directory: Path, position: Position, context: Context) -> None:
+        create(cls, directory, position, _complete(cls, context))
+
+    return complete
+
+
+def _opens(open: Any) -> Any:
+    @wraps(open)
+    def complete(cls: Any, directory: Path, context: Context, **how: Any) -> Any:
+        return open(cls, directory, _complete(cls, context), **how)
+
+    return complete
 
 
 class StagingEngine(Engine[TxT, ViewT]):

@@ -41,12 +41,10 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
 
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
-        context.accept_options()
         write_state(context, directory / _FILE, _MAGIC, 1, position, msgpack.packb({}))
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False, at: Position | None = None) -> Self:
-        context.accept_options()
         position, body = read_state(context, directory / _FILE, _MAGIC, 1)
         return cls(directory, context, msgpack.unpackb(body), at or position)
 

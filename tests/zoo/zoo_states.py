@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgpack
 from staging_memory import StagingMemory
@@ -220,16 +220,11 @@ class LeakedDescriptor(MemoryEngine):
 
 
 @animal(caught_by="EngineContract.test_the_engine_says_what_it_is")
-class IgnoredOption(MemoryEngine):
-    """An option with a slip in its name is ignored: who asked for `encryptoin=…` has none and is not told."""
+class BareOption(MemoryEngine):
+    """It declares its option by the default alone. Whoever opens it without options meets no error; whoever sets the
+    option gets an `AttributeError`."""
 
-    @classmethod
-    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
-        return super().open(directory, Context(context.env), **how)
-
-    @classmethod
-    def create(cls, directory: Path, position: Position, context: Context) -> None:
-        super().create(directory, position, Context(context.env))
+    options: ClassVar[Any] = {"encryption": False}
 
 
 @animal(caught_by="EngineContract.test_a_read_only_opening_changes_no_byte")
@@ -274,13 +269,11 @@ class TwoFiles(MemoryEngine):
 
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
-        context.accept_options()
         for name in ("a", "b"):
             write_state(context, directory / name, memory._MAGIC, 1, position, msgpack.packb({}))
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False, at: Position | None = None) -> Any:
-        context.accept_options()
         found: list[tuple[int, str, Position, bytes]] = []
         for name in ("a", "b"):
             with contextlib.suppress(Damaged):
@@ -332,7 +325,6 @@ class TrustsItsFile(MemoryEngine):
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, at: Position | None = None, **how: Any) -> Any:
-        context.accept_options()
         try:
             data = context.env.files.read(directory / "state")
             state = msgpack.unpackb(data[48:-16])

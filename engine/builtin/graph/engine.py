@@ -8,7 +8,8 @@ the frozen ones to LMDB with nothing locked but other checkpoints, and puts the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 from weakref import ref
@@ -16,6 +17,7 @@ from weakref import ref
 import lmdb
 
 from ...contract.engine import Abilities, BulkEngine, Context, StagingEngine
+from ...contract.options import Option
 from ...errors import DiskFull, StorePoisoned
 from ...model.positions import Position
 from ...model.records import Record
@@ -32,19 +34,21 @@ State = tuple[Base, tuple[Layer, ...], int]
 
 
 class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTransaction, GraphView]):
-    """A property graph on LMDB.
-
-    Options:
-        map_size: the most bytes the state may ever take. Address space, not disk; 1 TiB. A bulk load is refused
-            unless it is sure to fit, since it could not be taken back once it is logged.
-        cache_bytes: about how much memory may keep adjacency lists that were read; 64 MiB, 0 for none.
-    """
+    """A property graph on LMDB. A bulk load is refused unless it is sure to fit into `map_size`, since it could not be
+    taken back once it is logged."""
 
     name: ClassVar[str] = "graph"
     state_format: ClassVar[int] = 2
     payload_version: ClassVar[int] = 1
     abilities: ClassVar[Abilities] = Abilities(atomic=True, image="stable", background_checkpoint=True,
                                                shared_readers=True, replays_in_memory=True)
+    options: ClassVar[Mapping[str, Option]] = {
+        "map_size": Option(1 << 40 if sys.maxsize > 1 << 32 else 1 << 30, "the most bytes that the state may ever take "
+                           "(address space, not disk)", least=1 << 20, most=1 << 46),
+        "cache_bytes": Option(64 << 20, "about how many bytes of memory may keep adjacency lists that were read, for "
+                              "each edge type and direction; a view with an overlay keeps a quarter as much of its own",
+                              least=0),
+    }
 
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:

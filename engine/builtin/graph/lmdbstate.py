@@ -29,7 +29,6 @@ import errno
 import logging
 import os
 import struct
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,9 +39,8 @@ import numpy as np
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from ...contract.engine import Context
-from ...env.shown import shown
 from ...env.system import system_errors, told
-from ...errors import Damaged, DiskFull, InvalidInput, LimitReached, StoreClosed, StoreLocked, StoreNotFound
+from ...errors import Damaged, DiskFull, LimitReached, StoreClosed, StoreLocked, StoreNotFound
 from ...model import document
 from ...model.positions import Position
 from ...toolkit.sealed import SEAL, Sealer, Tally
@@ -73,17 +71,12 @@ CHECKED_AT_OPENING = 64 << 20
 """The pages of a file up to this size are checked when it is opened; those of a larger one when it is checked."""
 MAX_READERS = 2046
 LOCK_BYTES = 256 + 64 * MAX_READERS
-DEFAULT_MAP_SIZE = 1 << 40 if sys.maxsize > 1 << 32 else 1 << 30
-MOST_MAP_SIZE = 1 << 46
 LEAST_MAP_SIZE = 64 << 20
 """Where the address space has no room for `map_size`, a copy or a reader tries with less, down to half of this."""
 _FIRST_ROOM = 1 << 20
 _SPARE_ROOM = 16 << 20
 _KEPT_BYTES = 160
 """About what a kept list takes beside its bytes."""
-DEFAULT_CACHE_BYTES = 64 << 20
-"""Of lists kept for one edge type and direction of a base; a view that has an overlay keeps a quarter as much of its
-own."""
 _MAX_BLOCKS = 1024
 
 
@@ -270,15 +263,8 @@ class LmdbState:
 
     def __init__(self, directory: Path, context: Context, *, create: bool = False, read_only: bool = False,
                  grows: bool = False) -> None:
-        context.accept_options("cache_bytes", "map_size")
-        self.cache_bytes = context.option("cache_bytes", DEFAULT_CACHE_BYTES)
-        if type(self.cache_bytes) is not int or self.cache_bytes < 0:
-            raise InvalidInput(f"cache_bytes={shown(self.cache_bytes)}",
-                               hint="bytes for adjacency lists that were read, for each edge type and direction")
-        map_size = context.option("map_size", DEFAULT_MAP_SIZE)
-        if type(map_size) is not int or not 1 << 20 <= map_size <= MOST_MAP_SIZE:
-            raise InvalidInput(f"map_size={shown(map_size)}",
-                               hint="the most bytes the state may ever take, 1 MiB to 64 TiB")
+        self.cache_bytes: int = context.options["cache_bytes"]
+        map_size = context.options["map_size"]
         self.path = directory / DATA
         self.files = context.env.files
         self.closed = False

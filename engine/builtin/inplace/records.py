@@ -344,7 +344,6 @@ class RecordsEngine(Engine[RecordsTransaction, RecordsView]):
 
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
-        context.accept_options()
         files = context.env.files
         empty = _MARKS.pack(1, 0)
         for file, (path, header) in enumerate(cls._layout(directory)):
@@ -353,7 +352,6 @@ class RecordsEngine(Engine[RecordsTransaction, RecordsView]):
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False, at: Position | None = None) -> Self:
-        context.accept_options()
         files = context.env.files
         position, _ = read_state(context, directory / _POSITION, _POSITION_MAGIC, cls.state_format)
         position = position if at is None else at

@@ -197,7 +197,6 @@ class RocksEngine(PairsEngine):
 
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
-        context.accept_options()
         database = _open(directory, create=True)
         try:
             _write(database, directory, context, {}, encode_state(context, _MAGIC, cls.state_format, position))
@@ -208,7 +207,6 @@ class RocksEngine(PairsEngine):
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False, at: Position | None = None) -> Self:
-        context.accept_options()
         if not read_only:
             sweep(context.env.files, directory)
             context.env.files.unlink(directory / _NOTES, missing_ok=True)

@@ -206,7 +206,6 @@ class SqliteEngine(PairsEngine):
 
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
-        context.accept_options()
         path, files = directory / _FILE, context.env.files
         files.open(path, "create").close()  # by us, and so readable by this user only
         with _told(path):
@@ -221,7 +220,6 @@ class SqliteEngine(PairsEngine):
 
     @classmethod
     def open(cls, directory: Path, context: Context, *, read_only: bool = False, at: Position | None = None) -> Self:
-        context.accept_options()
         files, path = context.env.files, directory / _FILE
         if not files.exists(path):
             raise Damaged("is missing", path=str(path))

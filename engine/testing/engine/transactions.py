@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ...contract.engine import Abilities, Context
+from ...contract.options import Option
 from ...contract.transaction import end, seal
 from ...contract.view import View
 from ...errors import HoldfastError
@@ -88,14 +89,16 @@ class TransactionChecks(Contract):
     @check()
     def test_the_engine_says_what_it_is(self, work: Workload) -> None:
         """An engine has a name, state format and payload version, reads the payloads that it writes, declares its
-        abilities, and refuses options that it does not know."""
+        abilities and options, and refuses options that it does not know."""
         engine = work.engine
-        for name in ("name", "state_format", "payload_version", "reads_payloads", "abilities"):
+        for name in ("name", "state_format", "payload_version", "reads_payloads", "abilities", "options"):
             assert hasattr(engine, name), f"{engine.__name__} has no {name}"
         assert isinstance(engine.name, str), f"the engine's name is {engine.name!r}, which is not a text"
         assert engine.name, "the engine's name is empty"
         assert type(engine.state_format) is int, "state_format is not a number"
         assert isinstance(engine.abilities, Abilities), "abilities is not an Abilities"
+        undeclared = [name for name, option in engine.options.items() if not isinstance(option, Option)]
+        assert not undeclared, f"the option {undeclared[0]!r} is not an Option"
         writes, reads = engine.payload_version, engine.reads_payloads
         assert writes in reads, f"it writes payloads of version {writes} and reads {sorted(reads)}"
         strange = Context(options={**work.options, "no such option": 1})

@@ -12,6 +12,7 @@ from graph_rig import Rig
 from holdfast.engine.builtin.graph import BulkLoad, GraphEngine, mapping
 from holdfast.engine.builtin.graph.lmdbstate import LmdbState
 from holdfast.engine.contract.engine import Context
+from holdfast.engine.contract.options import checked
 
 EDGES = 300_000
 
@@ -54,7 +55,7 @@ def test_walks_let_go_of_what_they_passed(rig: Rig, monkeypatch: pytest.MonkeyPa
 
 def test_nothing_is_asked_of_a_map_that_is_gone(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mapping, "_mapped", lambda: pytest.fail("asked"))
-    state = LmdbState(rig.directory / "state", Context(), read_only=True)
+    state = LmdbState(rig.directory / "state", Context(options=checked(GraphEngine.options, {})), read_only=True)
     state.close()
     state.mapping.passed(1 << 40)
 

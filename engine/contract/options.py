@@ -1,0 +1,46 @@
+"""The options of an engine: declared once, checked by the kit before the engine sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..env.shown import shown
+from ..errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of an engine.
+
+    Attributes:
+        default: its value if nobody gives one. A value that is given must be of the same type.
+        meaning: what it is, with its unit, for messages.
+        least, most: its bounds, if it has any.
+    """
+
+    default: Any
+    meaning: str
+    least: Any = None
+    most: Any = None
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises `InvalidInput`."""
+        if (type(value) is type(self.default) and (self.least is None or value >= self.least)
+                and (self.most is None or value <= self.most)):
+            return
+        bounds = [f"{word} {bound:,}" for word, bound in (("at least", self.least), ("at most", self.most))
+                  if bound is not None]
+        wanted = ", ".join([f"of type {type(self.default).__name__}", *bounds])
+        raise InvalidInput(f"the engine option {name}={shown(value)} must be {wanted}", hint=f"{name}: {self.meaning}")
+
+
+def checked(known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """All of an engine's options, with what is given in place of the defaults. Raises `InvalidInput`."""
+    if strange := sorted(set(given) - set(known), key=str):
+        raise InvalidInput(f"unknown engine option {shown(strange[0])}",
+                           hint=f"this engine knows: {', '.join(known) or 'none'}")
+    for name, value in given.items():
+        known[name].check(name, value)
+    return {name: given.get(name, option.default) for name, option in known.items()}
