@@ -22,7 +22,7 @@ from ...errors import DiskFull, StorePoisoned
 from ...model.positions import Position
 from ...model.records import Record
 from ...toolkit.sealed import Tally
-from . import bulk, mapping, payload
+from . import bulk, bulk_columns, mapping, payload
 from .checkpoint import Pace, StateWriter, dismantle, pages_needed, write_state
 from .image import LmdbImage
 from .lmdbstate import TALLIED, Base, LmdbState, encode_meta
@@ -162,7 +162,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
     def write_bulk(self, load: Any, out: BinaryIO) -> bytes:
         return bulk.encode(load, self.begin(), out, self._reserve)
 
-    def _reserve(self, loaded: bulk.Loaded) -> None:
+    def _reserve(self, loaded: bulk_columns.Loaded) -> None:
         """Make room for a bulk load before it is logged, since it must be applied then. Raises `DiskFull`."""
         with self._checkpointing:
             # Not as the load's transaction has the durable state: a checkpoint may have come since, and what it wrote
@@ -184,12 +184,12 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
     def apply_bulk(self, record: Record, path: Path) -> None:
         with self._checkpointing:
             self._tokens.cut(self._marks.next_token)
-            loaded = bulk.read(self._context.env.files, path, record.payload)
+            loaded = bulk_columns.read(self._context.env.files, path, record.payload)
             for token, kind, value in loaded.tokens:
                 self._tokens.add(token, kind, value)
 
             def write(writer: StateWriter, indexes: Indexes) -> Marks:
-                return bulk.apply(loaded, writer, indexes, self._tokens)
+                return bulk_columns.apply(loaded, writer, indexes, self._tokens)
 
             with self.staged_view() as view:
                 pages = loaded.pages(view)

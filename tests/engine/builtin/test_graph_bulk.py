@@ -13,7 +13,15 @@ from graph_rig import Model, Rig, compare
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.engine.builtin.graph import BulkLoad, BulkResult, Direction, GraphEngine, GraphView, adjacency, bulk
+from holdfast.engine.builtin.graph import (
+    BulkLoad,
+    BulkResult,
+    Direction,
+    GraphEngine,
+    GraphView,
+    adjacency,
+    bulk_columns,
+)
 from holdfast.engine.env import Files
 from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, UnsupportedFormat
 from holdfast.engine.store.store import Store
@@ -128,9 +136,9 @@ def test_many_nodes_over_many_blocks(rig: Rig) -> None:
 
 def test_the_order_without_room_for_packing() -> None:
     sources, targets = np.array([1 << 61, 5, 7]), np.array([5, 1 << 61, 5])
-    order = bulk._order(sources, targets)
+    order = bulk_columns._order(sources, targets)
     assert order.tolist() == [1, 3, 5, 2, 0, 4]
-    assert bulk._order(sources % 61, targets % 61).tolist() == sorted(
+    assert bulk_columns._order(sources % 61, targets % 61).tolist() == sorted(
         range(6), key=lambda i: (*[[*(sources % 61), *(targets % 61)][i]], i))
 
 
@@ -211,7 +219,7 @@ def test_a_load_takes_no_more_than_it_was_thought_to(rig: Rig, what: str) -> Non
         held, room = rig.engine.view(), rig.engine._lmdb.room()
         record = rig.load(load)
         assert record.attachment is not None
-        loaded = bulk.read(Files(), rig.directory / record.attachment.name, record.payload)
+        loaded = bulk_columns.read(Files(), rig.directory / record.attachment.name, record.payload)
         assert room - rig.engine._lmdb.room() <= loaded.pages(held)
 
 
