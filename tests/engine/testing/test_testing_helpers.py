@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from workloads import WORKLOADS
 
-from holdfast.engine.errors import DiskFull, RolledBack
+from holdfast.engine.errors import CommitDiskFull, RolledBack
 from holdfast.engine.testing import Contract, Operation
 from holdfast.engine.testing.support.crash_images import EVERYTHING, group_ends, segments_of, tree, unlucky
 from holdfast.engine.testing.support.interleave import LINES, at_each_line, lines_of
@@ -24,7 +24,7 @@ from holdfast.engine.testing.support.raising import raises
 
 def test_what_must_be_refused() -> None:
     with raises(RolledBack, "this") as raised:
-        raise DiskFull("full")
+        raise CommitDiskFull("full")
     assert raised.error.message == "full"
     with pytest.raises(AssertionError, match="this raised nothing, and must raise RolledBack or KeyError"), \
             raises((RolledBack, KeyError), "this"):
