@@ -43,7 +43,8 @@ from .view import View
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abilities:
-    """What an engine declares of itself, beyond what its classes say.
+    """What an engine declares of itself. Each ability is declared in one place, and asked there: one that comes with
+    methods by its base class (`StagingEngine`, `BulkEngine`), any other here.
 
     Attributes:
         atomic: its durable state is always exactly at its position, whatever happens to the power. Any other engine

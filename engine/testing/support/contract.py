@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, given, reproduce_failure, seed, setti
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from ...contract.engine import BulkEngine, StagingEngine
+from ...contract.engine import BulkEngine
 from ...errors import SettingError
 from .profiles import REPRODUCE_VARIABLE, Profile, current_profile, current_seed
 from .workload import Workload
@@ -42,7 +42,7 @@ class Need:
     why: str
 
 
-STAGING = Need("staging", lambda work: issubclass(work.engine, StagingEngine),
+STAGING = Need("staging", lambda work: work.watermarks,
                "without it nothing is appended that is not yet published")
 BULK = Need("bulk loads", lambda work: issubclass(work.engine, BulkEngine), "it takes none")
 STABLE_IMAGE = Need("stable image", lambda work: work.engine.abilities.image == "stable",

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ...contract.engine import Engine, StagingEngine
+from ...contract.engine import Engine
 from ...contract.plugin import Plugin
 from ...contract.transaction import Durability, Transaction
 from ...contract.view import View
@@ -173,7 +173,7 @@ class Modelled:
 
     @property
     def watermarks(self) -> bool:
-        return issubclass(self.engine, StagingEngine)
+        return self.work.watermarks
 
     def compare_closed(self, path: Path, txid: int, models: list[Any] | None = None) -> None:
         """A store or backup that nobody has open, with the model at `txid`. Looking changes nothing."""
