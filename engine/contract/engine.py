@@ -141,13 +141,10 @@ class Engine(ABC, Generic[TxT, ViewT]):
     def __init_subclass__(cls, **more: Any) -> None:
         """Have `create` and `open` given a context whose options are checked and complete."""
         super().__init_subclass__(**more)
+        renamed.parameter(cls, "open", "adopt", "at")
         for name, wrap in (("create", _creates), ("open", _opens)):
             if isinstance(method := cls.__dict__.get(name), classmethod):
                 setattr(cls, name, classmethod(wrap(method.__func__)))
-
-    def __init_subclass__(cls, **given: Any) -> None:
-        super().__init_subclass__(**given)
-        renamed.parameter(cls, "open", "adopt", "at")
 
     @classmethod
     @abstractmethod

@@ -1,7 +1,7 @@
-"""What pytest learns from the contract suites: two options, and what a run has tried, said at its end.
+"""What pytest learns from the contract suites: an option, and what a run has tried, said at its end.
 
 Name it in your `conftest.py`: `pytest_plugins = ["holdfast.engine.testing.pytest_plugin"]`. The suites do without it;
-the profile and the seed are then taken from the environment alone.
+the profile is then taken from the environment alone. The seed is `--hypothesis-seed`, which Hypothesis itself adds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--holdfast-profile", choices=tuple(PROFILES),
                     help=f"how much the contract suites try (environment: {PROFILE_VARIABLE})")
     group.addoption("--holdfast-seed", type=int,
-                    help=f"what they draw, once and for all (environment: {SEED_VARIABLE})")
+                    help="deprecated: use --hypothesis-seed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -55,7 +55,7 @@ def without_blob(text: str) -> str:
 def test_a_guides_mistake_fails_as_shown_and_is_shown_again(guide: Path, tmp_path: Path) -> None:
     [shown], [again] = doc_pages.blocks(guide, "text"), doc_pages.blocks(guide, "console")
     test, check = doc_pages.make_mistake(guide, tmp_path), GUIDES[guide]
-    found = doc_pages.what_fails(tmp_path, test, check, HOLDFAST_SEED="1")
+    found = doc_pages.what_fails(tmp_path, test, check, seed=1)
     assert f"what is broken: {check}" in found
     assert without_blob(found) == without_blob(shown), REFRESH
     assert without_blob(doc_pages.again(guide, found)) == without_blob(again), REFRESH

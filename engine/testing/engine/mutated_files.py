@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import pickle
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +38,6 @@ from ..support.flipped_bytes import must_be_found, places_in
 from ..support.forks import Say
 from ..support.modelled import SETTINGS, Modelled, difference, kept_with
 from ..support.mutations import Mutation, Subject, Tree, files_of, mutated
-from ..support.profiles import SEED_VARIABLE, current_seed
 from ..support.workload import Operation, Workload
 from .process_kills import script, told
 
@@ -138,15 +136,13 @@ def tried(contract: Contract, work: Workload, what: str,
           make: Callable[[Workload, Path, list[Any]], list[Any]], job: Callable[..., None], mutations: int) -> None:
     """Make cases below a directory and have `job` look at so many mutations of them, in a server that is warm. Raises
     `AssertionError` that tells of the first ones that came to no good."""
-    contract.drew = True
-    number = 0 if contract.quiet else current_seed()
-    seed = random.randrange(1 << 32) if number is None else number
+    seed = contract.number()
     try:
         server = Server(contract)
     except NotFoundElsewhere as error:
         raise SkipTest(str(error)) from error
     wrong: list[str] = []
-    with scratch() as root, server, told(f"the mutations are drawn from {SEED_VARIABLE}={seed}"):
+    with scratch() as root, server, told(f"the mutations are drawn from --hypothesis-seed={seed}"):
         made = make(work, root, script(work, seed))
         (root / "cases").write_bytes(pickle.dumps(made))
         child = server.start(job, root, seed, mutations)

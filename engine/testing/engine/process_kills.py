@@ -24,7 +24,6 @@ from unittest import SkipTest
 from ..support.children import Child, Journal, NotFoundElsewhere, Server
 from ..support.contract import Contract, check, scratch
 from ..support.counters import count
-from ..support.profiles import SEED_VARIABLE, current_seed
 from ..support.worker import drive
 from ..support.workload import Operation, Workload, sampled
 
@@ -46,15 +45,13 @@ class KillChecks(Contract):
         in turn, finds it exactly as it was after some transaction: at least the last one that was acknowledged. Then it
         goes on.
         """
-        self.drew = True
-        number = 0 if self.quiet else current_seed()
-        number = random.randrange(1 << 32) if number is None else number
+        number = self.number()
         try:
             server = Server(self)
         except NotFoundElsewhere as error:
             raise SkipTest(str(error)) from error
         with scratch() as path, server, told(
-                f"the aims are drawn from {SEED_VARIABLE}={number}; when exactly a process is hit is the machine's"):
+                f"the aims are drawn from --hypothesis-seed={number}; when exactly a process is hit is the machine's"):
             kills = Kills(server, script(work, number), random.Random(number))
             kills.run(path, self.effort.kills)
             count("process kills", work.engine.name, kills.killed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import random
 import re
 import shutil
 import tempfile
@@ -99,11 +100,13 @@ class Contract:
     Attributes:
         workload: what to do to the engine: a `Workload`, or a class or function that makes one.
         profile: how much is tried; the environment's without.
+        seed: what the draws start from; that of `--hypothesis-seed` without.
         quiet: nothing is remembered between runs, and one run is like the next. For tests of the suite itself.
     """
 
     workload: ClassVar[Any]
     profile: ClassVar[Profile | None] = None
+    seed: ClassVar[int | None] = None
     quiet: ClassVar[bool] = False
     running = ""
     drew = False
@@ -148,6 +151,15 @@ class Contract:
     def effort(self) -> Profile:
         return self.profile or current_profile()
 
+    def number(self) -> int:
+        """What a check that draws past Hypothesis draws from: the seed if there is one, else another each time."""
+        self.drew = True
+        number = 0 if self.quiet else self._seed()
+        return random.randrange(1 << 32) if number is None else number
+
+    def _seed(self) -> int | None:
+        return current_seed() if self.seed is None else self.seed
+
     def prove(self, claim: Callable[..., None], *, examples: int, **strategies: st.SearchStrategy[Any]) -> None:
         """Call `claim` with what `strategies` draw, `examples` times (in the default profile). It raises where the
         property does not hold."""
@@ -179,10 +191,10 @@ class Contract:
         return settings(common, derandomize=True, database=None) if self.quiet else common
 
     def _settled(self, test: Any, how: settings | None) -> Any:
-        """`test` with the settings, and with the environment's seed or example."""
+        """`test` with the settings, and with the seed or the example that is asked for."""
         if how is not None:
             test = how(test)
-        number = current_seed()
+        number = self._seed()
         if number is not None:
             test = seed(number)(test)
         example = asked_example()

@@ -3,16 +3,20 @@
 `default` is for every run of an author's tests, `ci` for every commit, `nightly` for as long as it takes. A check
 states its own number of examples for `default`; the others multiply it.
 
-`HOLDFAST_SEED` fixes what is drawn: one seed, one history. `HOLDFAST_REPRODUCE` replays the one example that a failure
-has printed.
+The seed is Hypothesis's own, pytest's `--hypothesis-seed`: one seed, one history. `HOLDFAST_REPRODUCE` replays the one
+example that a failure has printed. Hypothesis has only a decorator for that, `@reproduce_failure`, and you cannot
+decorate a check that you inherit.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from hypothesis import core
 
 from ...errors import SettingError
 
@@ -72,11 +76,12 @@ def current_profile() -> Profile:
 
 
 def current_seed() -> int | None:
-    """The seed that the environment gives, if any. Raises `SettingError` if it is not a number."""
-    text = os.environ.get(SEED_VARIABLE)
-    if not text:
-        return None
+    """The seed of pytest's `--hypothesis-seed`, if any. Raises `SettingError` if it is not a whole number."""
+    given: Any = core.global_force_seed  # where Hypothesis's plugin for pytest puts it
+    if given is None and (given := os.environ.get(SEED_VARIABLE) or None) is not None:
+        warnings.warn(f"{SEED_VARIABLE} and --holdfast-seed go with release 0.3: use --hypothesis-seed of pytest, "
+                      "or seed= of check_engine", DeprecationWarning, stacklevel=2)
     try:
-        return int(text)
+        return None if given is None else int(given)
     except ValueError as error:
-        raise SettingError(f"{SEED_VARIABLE} is {text!r}", hint="use a whole number") from error
+        raise SettingError(f"the seed is {given!r}", hint="use a whole number") from error

@@ -104,13 +104,15 @@ def _unheard() -> Iterator[None]:
 
 
 def check_engine(factory: Workload | Callable[[], Workload], contracts: Iterable[type[Contract]] | None = None, *,
-                 profile: str | None = None, tell: Callable[[str], None] = lambda name: None) -> Report:
+                 profile: str | None = None, seed: int | None = None,
+                 tell: Callable[[str], None] = lambda name: None) -> Report:
     """Check an engine by every property of the contracts.
 
     Args:
         factory: a workload, or what makes one; a fresh one for each check.
         contracts: which; all that are installed (engine, replay, backup) without.
         profile: `default`, `ci` or `nightly`; the environment's without.
+        seed: what the draws start from: one seed, one history. Another each time without.
         tell: called with the name of each check before it runs.
 
     Returns:
@@ -127,7 +129,8 @@ def check_engine(factory: Workload | Callable[[], Workload], contracts: Iterable
     report: Report | None = None
     for contract in suites:
         members = {"workload": factory if isinstance(factory, Workload) else staticmethod(factory),
-                   "profile": contract.profile if profile is None else PROFILES[profile]}
+                   "profile": contract.profile if profile is None else PROFILES[profile],
+                   "seed": contract.seed if seed is None else seed}
         suite = type(contract.__name__, (contract,), members)()
         report = report or Report(suite.work().engine.name)
         for name in suite.checks():

@@ -19,7 +19,7 @@ import trustme
 
 from holdfast.engine.testing import current_profile
 from holdfast.engine.testing.support.counters import count
-from holdfast.engine.testing.support.profiles import SEED_VARIABLE, current_seed
+from holdfast.engine.testing.support.profiles import current_seed
 
 REQUESTS = {"default": 300, "ci": 25_000, "nightly": 250_000}
 
@@ -41,7 +41,7 @@ def _lived_through(where: Path, requests: int, *more: str) -> subprocess.Complet
     """A process of `hostile_service.py`, at its end."""
     seed = current_seed()
     seed = random.randrange(1 << 32) if seed is None else seed
-    print(f"{SEED_VARIABLE}={seed}")
+    print(f"--hypothesis-seed={seed}")
     return subprocess.run([sys.executable, "-W", "error", "hostile_service.py", str(where), str(seed), str(requests),
                            *more], cwd=Path(store_kinds.__file__).parent, text=True, capture_output=True, check=False,
                           env={**os.environ, "XDG_RUNTIME_DIR": str(where)})

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from unittest import SkipTest
 
 import pytest
+from hypothesis import core
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from workloads import WORKLOADS
@@ -251,16 +252,30 @@ def test_profiles_say_how_much_is_tried(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_seed_says_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    def drawn(seed: str) -> list[Any]:
-        monkeypatch.setenv("HOLDFAST_SEED", seed)
+    def drawn() -> list[Any]:
         contract = low(1 << 60)
         contract().test_numbers_are_small()
         return contract.seen
 
-    assert drawn("7") == drawn("7")
-    assert drawn("8") != drawn("7")
+    def given(seed: Any) -> list[Any]:
+        monkeypatch.setattr(core, "global_force_seed", seed)  # as --hypothesis-seed does
+        return drawn()
+
+    def reported(seed: int) -> list[Any]:
+        contract = low(1 << 60)
+        assert check_engine(WORKLOADS["memory"], [contract], seed=seed).ok
+        return contract.seen
+
+    assert given(7) == given(7)
+    assert given(8) != given(7)
+    assert reported(8) == reported(8) != reported(7)
     with pytest.raises(SettingError, match="seven"):
-        drawn("seven")
+        given("seven")
+    monkeypatch.setattr(core, "global_force_seed", None)
+    monkeypatch.setenv("HOLDFAST_SEED", "7")
+    with pytest.warns(DeprecationWarning, match="--hypothesis-seed"):
+        old = drawn()
+    assert old == given(7)
 
 
 @pytest.mark.parametrize("name", ["test_numbers_are_small", "test_sums_are_small"])
@@ -334,13 +349,13 @@ def test_an_author_s_file_under_pytest(tmp_path: Path) -> None:
 
     def run(counted: Path, **environment: str) -> str:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path),
-                   "-k", "test_a_held_view_stays_the_same", "test_mine.py"]
+                   "-k", "test_a_held_view_stays_the_same", "--hypothesis-seed=1", "test_mine.py"]
         done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=120, check=False,
                               env={**os.environ, "COUNTED": str(counted), **environment})
         assert done.returncode == 1, done.stdout + done.stderr
         return done.stdout
 
-    told = run(tmp_path / "first", HOLDFAST_SEED="1")
+    told = run(tmp_path / "first")
     assert TransactionChecks.statement("test_a_held_view_stays_the_same") in told
     (line,) = set(LINE.findall(told))
     (failed,) = set(re.findall(r"^E +AssertionError: (.*)$", told, re.M))

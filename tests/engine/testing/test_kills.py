@@ -78,7 +78,7 @@ def test_what_a_process_held_back_is_missed() -> None:
         checks(staticmethod(behind)).test_a_killed_process_loses_nothing_acknowledged()
     notes = "\n".join(caught.value.__notes__)
     assert "after one was killed while" in notes
-    assert "HOLDFAST_SEED=0" in notes
+    assert "--hypothesis-seed=0" in notes
     assert "what is broken: test_a_killed_process_loses_nothing_acknowledged" in notes
 
 
