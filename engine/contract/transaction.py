@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Callable
 from types import MemberDescriptorType
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 from ..env import REAL
 from ..errors import StoreClosed
@@ -24,12 +24,11 @@ class Transaction(ABC):
     logged by half.
     """
 
-    __slots__ = ("_state", "_thread", "bulk", "outcome", "txid")
-    _is_sealed: ClassVar[bool] = False
+    __slots__ = ("_kit_state", "_kit_thread", "bulk", "outcome", "txid")
 
     def __init__(self) -> None:
-        self._state: str | None = None
-        self._thread: int | None = None
+        self._kit_state: str | None = None
+        self._kit_thread: int | None = None
         self.txid: int | None = None
         """The transaction's number, once it has one."""
         self.outcome: Any = None
@@ -57,23 +56,28 @@ class Transaction(ABC):
 
 _OPEN = frozenset({"__class__", *Transaction.__slots__})
 """What anybody may use of a transaction that is sealed."""
+_SEALED = "_kit_sealed"
+"""Of a class: that of its transactions that are sealed."""
 _here = REAL.scheduler.here
-_thread_of: Any = Transaction.__dict__["_thread"].__get__
-_set_thread: Any = Transaction.__dict__["_thread"].__set__
-_set_state: Any = Transaction.__dict__["_state"].__set__
+# By the descriptors themselves, since an author's class may have attributes, `__setattr__` and a metaclass of its own.
+_thread_of: Any = Transaction.__dict__["_kit_thread"].__get__
+_set_thread: Any = Transaction.__dict__["_kit_thread"].__set__
+_set_state: Any = Transaction.__dict__["_kit_state"].__set__
+_set_class: Any = vars(object)["__class__"].__set__
 
 
 def seal(tx: Transaction, state: str) -> None:
     """The transaction is now `state`: nobody but this thread may use it any more. Fine to call twice."""
     _set_thread(tx, _here())
     kind = type(tx)
-    tx.__class__ = kind.__dict__.get("_sealed") or _sealed(kind)
+    _set_class(tx, kind.__dict__.get(_SEALED) or _sealed(kind))
     _set_state(tx, state)  # last: should a signal's handler raise here, whoever finds no state ends it once more
 
 
 def end(tx: Transaction, state: str) -> None:
     """Close the transaction, which is now `state`. Nobody may use it any more, this thread neither."""
-    if type(tx)._is_sealed:
+    kind = type(tx)
+    if kind.__dict__.get(_SEALED) is kind:
         _set_state(tx, state)
     else:
         seal(tx, state)
@@ -83,24 +87,47 @@ def end(tx: Transaction, state: str) -> None:
         _set_thread(tx, None)
 
 
+class _Untold:
+    """Before a class in a list of bases: its `__init_subclass__` is not called. It may want arguments, or refuse."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        """Do nothing."""
+
+
 def _sealed(kind: type[Transaction]) -> type[Transaction]:
     """The class of sealed transactions of a kind: it looks who asks before each use of an attribute. So one that is not
     sealed pays nothing, and no method gets past it: not one that was fetched before, nor one that is called of the
     class."""
-    body: dict[str, Any] = {"__slots__": (), "__module__": kind.__module__, "__qualname__": kind.__qualname__,
-                            "_is_sealed": True}
-    if kind.__dictoffset__:
+    body: dict[str, Any] = {"__slots__": (), "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        found.update(vars(base))
+    slots = {name: slot for base in kind.__mro__ if base is not Transaction for name, slot in vars(base).items()
+             if isinstance(slot, MemberDescriptorType)}
+    if kind.__dictoffset__ or any(found[name] is not slot for name, slot in slots.items()):
         for name in ("__getattribute__", "__setattr__", "__delattr__"):
             body[name] = _guarded(getattr(kind, name), _OPEN)
     else:  # as good, and costs nothing but when such an attribute is used
-        for base in reversed(kind.__mro__):
-            for name, slot in vars(base).items():
-                if isinstance(slot, MemberDescriptorType) and base is not Transaction:
-                    body[name] = property(_guarded(slot.__get__), _guarded(slot.__set__), _guarded(slot.__delete__))
-    meta: Any = type(kind)
-    sealed = meta(kind.__name__, (kind,), body)
-    sealed._sealed = kind._sealed = sealed  # type: ignore[attr-defined]
+        for name, slot in slots.items():
+            body[name] = property(_guarded(slot.__get__), _guarded(slot.__set__), _guarded(slot.__delete__))
+    if "__del__" in found:
+        body["__del__"] = _dying(found["__del__"])
+    # Past the author's metaclass, which may want arguments or keep a list of its classes.
+    sealed = ABCMeta.__new__(type(kind), kind.__name__, (_Untold, kind), body)  # type: ignore[type-var]
+    for of in (sealed, kind):
+        type.__setattr__(of, _SEALED, sealed)
     return cast("type[Transaction]", sealed)
+
+
+def _dying(last: Any) -> Callable[..., None]:
+    """An author's `__del__`, which is called when nobody else has the transaction any more."""
+    def __del__(tx: Transaction) -> None:
+        _set_thread(tx, _here())
+        last(tx)
+
+    return __del__
 
 
 def _guarded(use: Any, open_names: frozenset[str] = frozenset()) -> Callable[..., Any]:
@@ -108,7 +135,7 @@ def _guarded(use: Any, open_names: frozenset[str] = frozenset()) -> Callable[...
     def guarded(tx: Transaction, *what: Any) -> Any:
         if _thread_of(tx) == _here() or (open_names and what[0] in open_names):
             return use(tx, *what)
-        raise StoreClosed(f"this transaction is {tx._state or 'being committed'}",
+        raise StoreClosed(f"this transaction is {tx._kit_state or 'being committed'}",
                           hint="begin another with store.transaction()")
 
     return guarded

@@ -84,7 +84,7 @@ class TransactionScope(Generic[TxT]):
         """A signal's handler may have raised before the end had begun, or as the lock was to be released."""
         hold, tx = self._hold, self._tx
         if hold.held:
-            if tx is not None and tx._state is None:
+            if tx is not None and tx._kit_state is None:
                 self._path._roll_back(tx, hold)
             hold.release()
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from typing import Any
+from abc import ABCMeta
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, TypeVar
 
 import pytest
 
 from holdfast.engine.contract.transaction import Transaction, end, seal
 from holdfast.engine.errors import StoreClosed
+
+T = TypeVar("T")
 
 
 class Plain(Transaction):
@@ -148,3 +153,140 @@ def test_others_of_its_class_are_as_they_were(tx: Any) -> None:
 def test_an_engine_that_still_calls_writable_is_told() -> None:
     with pytest.warns(DeprecationWarning, match="not needed any more"):
         Plain().writable()
+
+
+# --- classes that authors write -------------------------------------------------------------------------------------
+
+
+class Wanting(ABCMeta):
+    """A metaclass that wants an argument, knows every class by its name, and takes no attributes later."""
+
+    known: ClassVar[set[str]] = set()
+
+    def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any], *, table: str) -> Any:
+        assert table not in cls.known, "two classes of one table"
+        cls.known.add(table)
+        return super().__new__(cls, name, bases, body)
+
+    def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any], *, table: str) -> None:
+        super().__init__(name, bases, body)
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        if not name.startswith(("_abc", "__")):
+            raise TypeError("this class is finished")
+        super().__setattr__(name, value)
+
+
+class Base(Transaction):
+    def __init__(self) -> None:
+        super().__init__()
+        self.change = b""
+
+    def put(self, value: bytes) -> None:
+        self.change = value
+
+    def payload(self) -> bytes:
+        return self.change
+
+
+def of_a_metaclass() -> Any:
+    class Of(Base, metaclass=Wanting, table=str(len(Wanting.known))):
+        pass
+
+    return Of
+
+
+def final() -> Any:
+    class Final(Base):
+        def __init_subclass__(cls, *, of: str) -> None:
+            assert of == "the author's"
+
+    class Last(Final, of="the author's"):
+        pass
+
+    return Last
+
+
+def recording() -> Any:
+    class Recording(Base):
+        """Each attribute that is set is a change."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+            if name not in ("change", *Transaction.__slots__):
+                self.change += name.encode()
+
+    return Recording
+
+
+def with_names_of_the_kit() -> Any:
+    class Named(Base):
+        __slots__ = ("_is_sealed", "_state", "_thread")
+
+        def _sealed(self) -> None:
+            """The author's."""
+
+    return Named
+
+
+def with_a_slot_overridden() -> Any:
+    class Slotted(Transaction):
+        __slots__ = ("change", "depth")
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.change = b""
+
+        def put(self, value: bytes) -> None:
+            self.change = value
+
+        def payload(self) -> bytes:
+            return self.change * self.depth
+
+    class Derived(Slotted):
+        __slots__ = ()
+        depth = 1
+
+    return Derived
+
+
+def generic() -> Any:
+    class Of(Base, Generic[T]):
+        __slots__ = ()
+
+    return Of[int]
+
+
+@pytest.mark.parametrize("make", [of_a_metaclass, final, recording, with_names_of_the_kit, with_a_slot_overridden,
+                                  generic])
+def test_a_class_of_any_sort_is_sealed(make: Callable[[], Any]) -> None:
+    """The kit makes a class of sealed transactions at the first commit. It called the author's metaclass and
+    `__init_subclass__` for it, set `__class__` through the author's `__setattr__`, took an author's `_sealed` for its
+    own, and put a slot in place of what a derived class had in its stead. So each commit of such an engine failed, or
+    logged what nobody had written."""
+    kind = make()
+    for _ in range(2):
+        tx = kind()
+        tx.put(b"x")
+        seal(tx, "being committed")
+        assert tx.payload() == b"x"
+        assert isinstance(tx, Transaction)
+        end(tx, "ended")
+        with pytest.raises(StoreClosed, match="this transaction is ended"):
+            tx.put(b"y")
+
+
+def test_a_transaction_that_ended_can_still_clean_up_as_it_goes() -> None:
+    """Its `__del__` was refused as anybody is, and Python printed that for each transaction."""
+    gone = []
+
+    class Cleaning(Base):
+        def __del__(self) -> None:
+            gone.append(self.change)
+
+    tx = Cleaning()
+    tx.put(b"x")
+    end(tx, "rolled back")
+    del tx
+    gc.collect()
+    assert gone == [b"x"]
