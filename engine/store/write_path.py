@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Generic
 
 from ..contract.engine import BulkEngine, Engine, StagingEngine, TxT
-from ..contract.transaction import Durability, end, seal
+from ..contract.transaction import Durability, Transaction, end, seal
 from ..env import Env
 from ..env.owned_lock import Hold, OwnedLock
 from ..env.shown import shown
@@ -26,6 +26,7 @@ from ..errors import (
     LACKS,
     CommitPoisoned,
     ConditionNotMet,
+    DirectoryMoved,
     DiskFull,
     InvalidInput,
     LimitReached,
@@ -59,6 +60,8 @@ class TransactionScope(Generic[TxT]):
         self._hold = Hold(path.lock)
 
     def __enter__(self) -> TxT:
+        if self._hold.held:  # its lock would be taken for the second block too, and released by whichever ends first
+            raise InvalidInput("this block has begun already", hint="ask for each with store.transaction()")
         try:
             self._tx = tx = self._path._begin(self._hold)
         except BaseException:
@@ -153,7 +156,7 @@ class WritePath(Generic[TxT]):
             return self.engine.begin()
         except BaseException as error:
             hold.release()
-            if isinstance(error, (DiskFull, LimitReached)):
+            if isinstance(error, (DiskFull, LimitReached, DirectoryMoved)):
                 raise rolled_back(error, "no transaction could be begun") from error
             raise
 
@@ -168,7 +171,7 @@ class WritePath(Generic[TxT]):
             if self.hooks.committing or self.hooks.final:
                 self._ask_plugins(tx)
             seal(tx, "being committed")  # what another thread still adds to it would be staged and not logged
-            payload = tx.payload()
+            payload = _payload(tx)
             if not payload:
                 seen = self._watermarks.appended.txid
                 hold.release()
@@ -217,7 +220,7 @@ class WritePath(Generic[TxT]):
             self._ask(hook, tx, payload)
         seal(tx, "being committed")
         if self.hooks.final:
-            payload = tx.payload()
+            payload = _payload(tx)
         for hook in self.hooks.final:
             self._ask(hook, tx, payload)
 
@@ -258,7 +261,7 @@ class WritePath(Generic[TxT]):
         group_commit = self.group_commit
         try:
             ticket.wait_publishable()
-        except BaseException:
+        except BaseException as ended:
             # It is in the log: whatever ended the wait, a signal perhaps, the engine gets it once it may be published.
             if group_commit.poison is None:
                 group_commit.sync_within(0.0)
@@ -267,9 +270,14 @@ class WritePath(Generic[TxT]):
                     hold.pass_on(late)
                     self.env.scheduler.spawn("holdfast-late", lambda: self._apply_late(record, path, late))
                 except BaseException as error:  # no more threads, for instance
-                    late.release()
-                    group_commit.fail(error)
-                    raise
+                    try:
+                        group_commit.fail(error)  # before others have the lock: they would append behind the barrier
+                    finally:
+                        late.release()
+                    if not isinstance(error, Exception):
+                        raise
+                    if isinstance(ended, Exception):
+                        raise group_commit.unknown(record.txid) from error
             raise
         self._apply_barrier(record, path, hold)
         ticket.wait()
@@ -346,6 +354,8 @@ class WritePath(Generic[TxT]):
                         self.env.files.unlink(path, missing_ok=True)
                 else:  # it is in the log, names the file, and will never be applied by us
                     self.group_commit.fail(error)
+                    if isinstance(error, Exception):
+                        raise self.group_commit.unknown(before + 1) from error
                 raise
             self._finish_barrier(record, ticket, path, hold)
             return record.txid
@@ -375,3 +385,11 @@ class WritePath(Generic[TxT]):
             if published == self._watermarks.appended.txid:
                 return self.log.complete_us
         return self.log.time_of(published)
+
+
+def _payload(tx: Transaction) -> bytes:
+    """Raises `RolledBack` if the engine lacks what it takes."""
+    try:
+        return tx.payload()
+    except (DiskFull, LimitReached, DirectoryMoved) as error:
+        raise rolled_back(error, "the payload of the transaction could not be made") from error

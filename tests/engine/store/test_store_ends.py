@@ -16,7 +16,15 @@ from holdfast import backup
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.contract.plugin import Plugin
 from holdfast.engine.env import Env, Scheduler, Task
-from holdfast.engine.errors import InvalidInput, LimitReached, RolledBack, StoreClosed, StoreLocked
+from holdfast.engine.errors import (
+    ConditionNotMet,
+    InvalidInput,
+    LimitReached,
+    OutcomeUnknown,
+    RolledBack,
+    StoreClosed,
+    StoreLocked,
+)
 from holdfast.engine.model.records import LogRange, Record
 from holdfast.engine.source.http.service import BackupService
 from holdfast.engine.store.commit_queue import CommitTicket
@@ -351,16 +359,22 @@ def test_the_store_s_block_is_left_before_the_transaction_s(kind: Kind, tmp_path
         assert kind.numbers(store) == set()
 
 
-def test_without_a_thread_to_apply_it_late_a_transaction_poisons(tmp_path: Path,
+@pytest.mark.parametrize(("why", "told"), [(Interrupt(), Interrupt),
+                                           (ConditionNotMet("late", txid=1), OutcomeUnknown)], ids=["signal", "late"])
+def test_without_a_thread_to_apply_it_late_a_transaction_poisons(why: BaseException, told: type[BaseException],
+                                                                 tmp_path: Path,
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is in the log, and nobody would give it to the engine: the writer lock stayed taken for good."""
-    def interrupted(ticket: CommitTicket) -> None:
-        raise Interrupt
+    """It is in the log, and nobody would give it to the engine: the writer lock stayed taken for good. And who commits
+    was told of the thread that is not there, and not what that means for the transaction."""
+    def ended(ticket: CommitTicket) -> None:
+        raise why
 
     store = MEMORY.open(tmp_path / "store", settings=QUIET, env=Env(scheduler=Failing("holdfast-late", runs=False)))
-    monkeypatch.setattr(store.group_commit, "wait", interrupted)
-    with pytest.raises(RuntimeError):
+    monkeypatch.setattr(store.group_commit, "wait", ended)
+    with pytest.raises(told) as raised:
         commit(MEMORY, store, 1)
+    assert isinstance(store.group_commit.poison, RuntimeError)
+    assert raised.value is why or raised.value.__cause__ is store.group_commit.poison
     monkeypatch.undo()
     with pytest.raises(RolledBack):
         commit(MEMORY, store, 2)

@@ -14,7 +14,17 @@ from holdfast.engine.contract.engine import Context, StagingEngine
 from holdfast.engine.contract.plugin import Plugin
 from holdfast.engine.env import REAL
 from holdfast.engine.env.owned_lock import Hold, OwnedLock
-from holdfast.engine.errors import ConditionNotMet, InvalidInput, OutcomeUnknown, RolledBack, StoreClosed
+from holdfast.engine.errors import (
+    ConditionNotMet,
+    DirectoryMoved,
+    DiskFull,
+    HoldfastError,
+    InvalidInput,
+    LimitReached,
+    OutcomeUnknown,
+    RolledBack,
+    StoreClosed,
+)
 from holdfast.engine.model.positions import Branch, History, origin
 from holdfast.engine.model.records import LogRange
 from holdfast.engine.store.backpressure import Backpressure
@@ -80,6 +90,42 @@ def test_what_is_committed_is_there_and_what_is_not_is_not(kind: Kind, tmp_path:
             path.transaction("synced").__enter__()
         path.wait(4, 30)
         assert numbers(kind, path) == {0, 1, 2, 3}
+
+
+@both
+def test_one_block_is_not_begun_within_itself(kind: Kind, tmp_path: Path) -> None:
+    """The lock is its own, so it seemed to be free: two transactions were open, and the second to end had no lock."""
+    with writing(kind, tmp_path) as path:
+        block = path.transaction("synced")
+        with block as tx:
+            kind.write(tx, 1)
+            with pytest.raises(InvalidInput, match="has begun already"), block:
+                raise AssertionError("begun twice")
+            assert path.lock.held_here()
+        with block as tx:  # when it has ended
+            kind.write(tx, 2)
+        assert numbers(kind, path) == {1, 2}
+
+
+@both
+@pytest.mark.parametrize("lack", [DiskFull, LimitReached, DirectoryMoved])
+def test_what_an_engine_lacks_for_a_transaction_rolls_it_back(kind: Kind, lack: type[HoldfastError], tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """Since these errors are not `RolledBack` by themselves, a commit ended in one that is none of its four ends."""
+    def lacks(*_: Any) -> Any:
+        raise lack("it is not there")
+
+    with writing(kind, tmp_path) as path:
+        with monkeypatch.context() as patched:
+            patched.setattr(type(path.engine), "begin", lacks)
+            with pytest.raises(RolledBack) as begun, path.transaction("synced"):
+                raise AssertionError("begun")
+        with monkeypatch.context() as patched, pytest.raises(RolledBack) as ended, path.transaction("synced") as tx:
+            kind.write(tx, 1)
+            patched.setattr(type(tx), "payload", lacks)
+        assert isinstance(begun.value, lack)
+        assert isinstance(ended.value, lack)
+        assert path.lock.holder is None
 
 
 class Listening(Plugin):
