@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.metadata import entry_points
+from importlib.metadata import MetadataPathFinder, entry_points
+from pathlib import Path
 from typing import Any
 
+from ..env import REAL
 from ..env.shown import shown
+from ..env.system import system_errors
 from ..errors import SettingError
 from .plugin import Plugin
 
@@ -24,6 +27,7 @@ def find_plugin(name: str) -> Plugin:
 
     Raises:
         SettingError: there is none, or it cannot be made.
+        LimitReached: no more files can be opened, so nobody knows.
     """
     plugin: Plugin = find("holdfast.plugins", name, Plugin)()
     return plugin
@@ -34,6 +38,7 @@ def find_engine(name: str) -> Any:
 
     Raises:
         SettingError: there is none.
+        LimitReached: as for plugins.
     """
     from .engine import Engine
 
@@ -41,8 +46,15 @@ def find_engine(name: str) -> Any:
 
 
 def find(group: str, name: str, base: type) -> Any:
-    """The subclass of `base` that is registered as `name` in an entry-point group. Raises `SettingError`."""
+    """The subclass of `base` that is registered as `name` in an entry-point group. Raises `SettingError`,
+    `LimitReached`."""
     found = {point.name: point for point in entry_points(group=group)}
+    if name not in found:
+        # What is installed in a directory that cannot be opened counts as not there, and is remembered so.
+        MetadataPathFinder().invalidate_caches()  # a class method from 3.12 on
+        with system_errors(f"cannot look for {name!r} in what is installed"):
+            REAL.files.open_directory(Path("/")).close()
+        found = {point.name: point for point in entry_points(group=group)}
     if name not in found:
         raise SettingError(f"no {base.__name__.lower()} named {name!r}",
                            hint=f"installed: {', '.join(sorted(found)) or 'none'}")
