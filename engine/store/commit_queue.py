@@ -18,6 +18,9 @@ from ..env import Lock
 from ..errors import HoldfastError
 from .callbacks import Outcome
 
+_SPARE = 64
+"""The heap of txids is rid of those that are gone when they are more than those still there, and this many."""
+
 
 class Acknowledging(Protocol):
     """What can be done with a ticket; group commit does it."""
@@ -25,6 +28,7 @@ class Acknowledging(Protocol):
     def wait(self, ticket: CommitTicket) -> None: ...
     def wait_publishable(self, ticket: CommitTicket) -> None: ...
     def future(self, ticket: CommitTicket) -> Outcome: ...
+    def drop(self, ticket: CommitTicket) -> None: ...
 
 
 class CommitTicket:
@@ -64,6 +68,10 @@ class CommitTicket:
     def future(self) -> Outcome:
         """A future that is done, with the txid or an error, when the transaction is acknowledged."""
         return self._commits.future(self)
+
+    def drop(self) -> None:
+        """Nobody will wait for it. Then nothing is kept for it, however long a condition on it stays open."""
+        self._commits.drop(self)
 
     def wake(self) -> None:
         """Called without the mutex, once the end is known or the thread must lead. Fine to call again."""
@@ -135,6 +143,19 @@ class Line:
         at = self._at
         for txid in range(first, last + 1) if last - first < len(at) else [t for t in at if first <= t <= last]:
             self._take(txid, why, woken)
+        self._thin()
+
+    def drop(self, ticket: CommitTicket) -> None:
+        """One that nobody waits for leaves."""
+        self._remove(ticket)
+        self._thin()
+
+    def _thin(self) -> None:
+        """Forget the txids that are gone, if they are the most."""
+        if len(self._txids) > 2 * len(self._at) + _SPARE:
+            txids = list(self._at)
+            heapq.heapify(txids)
+            self._txids = txids
 
     def _take(self, txid: int, why: Callable[[int], HoldfastError] | None, woken: list[CommitTicket]) -> None:
         leaving = self._at.get(txid)

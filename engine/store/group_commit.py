@@ -7,7 +7,7 @@ somebody in line, so with one thread a commit is one sync in that very thread an
 (pipelined, relaxed), and everything where plugins hold acknowledgements, is led by the *syncer* thread.
 
 Where plugins hold acknowledgements, each transaction has its place in line from the moment of appending: a condition
-may fail before anybody comes to wait.
+may fail before anybody comes to wait. It loses it if nobody will.
 
 A write or sync that fails poisons: nothing is tried again, everybody in line ends `OutcomeUnknown`.
 
@@ -241,6 +241,13 @@ class GroupCommit:
             if not waits:
                 outcome.set_result(ticket.txid)
         return outcome
+
+    def drop(self, ticket: CommitTicket) -> None:
+        """Nobody will wait for it: it is synced within the bound for relaxed commits."""
+        if not self._direct:  # else it is not in line
+            with self.mutex:
+                self._line.drop(ticket)
+        self.sync_within()
 
     def wait_publishable(self, ticket: CommitTicket) -> None:
         """Wait until it may be published. Raises `ConditionNotMet`, `OutcomeUnknown`."""

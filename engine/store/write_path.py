@@ -210,7 +210,7 @@ class WritePath(Generic[TxT]):
         elif durability == "pipelined":
             tx.outcome = ticket.future()
         else:
-            self.group_commit.sync_within()
+            ticket.drop()
 
     def _ask_plugins(self, tx: TxT) -> None:
         """The moments *committing* and *final*. Raises `RolledBack` from what a plugin raises, or for one that is too

@@ -212,3 +212,26 @@ def test_an_outcome_s_callbacks_come_in_order_and_late_ones_too() -> None:
     assert [n for n, _ in seen] == [0, 1, 2, 3, 4, 10]
     assert {name for _, name in seen} == {"holdfast-callbacks"}
     assert not outcomes[0].cancel()
+
+
+class Unmet(Plugin):
+    def logged(self, batch: LogRange) -> Condition:
+        return Condition(met=Future(), timeout=3600.0, gates_publication=False, name="a copy that is away")
+
+
+def test_a_relaxed_commit_keeps_no_place_in_line(tmp_path: Path) -> None:
+    """Nobody waits for it, and its condition may be open for long: each one took 300 bytes until it was met."""
+    with STAGING.open(tmp_path / "store", plugins=[Unmet()]) as store:
+        group_commit = store.group_commit
+        with store.transaction("pipelined") as first:
+            STAGING.write(first, 0)
+        for n in range(300):
+            with store.transaction("relaxed") as tx:
+                STAGING.write(tx, n)
+        until(lambda: store.durable.txid == 301)
+        assert len(group_commit._line) == 1
+        assert len(group_commit._line._txids) < 100
+        assert not first.outcome.done()
+        group_commit.give_up(1, 301, "is late")
+        with pytest.raises(ConditionNotMet):
+            first.outcome.result(30)
