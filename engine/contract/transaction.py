@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Callable
 from types import MemberDescriptorType
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from ..env import REAL
 from ..errors import StoreClosed
@@ -115,10 +115,10 @@ def _sealed(kind: type[Transaction]) -> type[Transaction]:
     if "__del__" in found:
         body["__del__"] = _dying(found["__del__"])
     # Past the author's metaclass, which may want arguments or keep a list of its classes.
-    sealed = ABCMeta.__new__(type(kind), kind.__name__, (_Untold, kind), body)  # type: ignore[type-var]
+    sealed = ABCMeta.__new__(type(kind), kind.__name__, (_Untold, kind), body)
     for of in (sealed, kind):
         type.__setattr__(of, _SEALED, sealed)
-    return cast("type[Transaction]", sealed)
+    return sealed
 
 
 def _dying(last: Any) -> Callable[..., None]:
