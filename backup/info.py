@@ -14,8 +14,8 @@ from ..engine.model.records import Record
 from ..engine.store.layout import Layout
 from ..engine.store.open_read_only import steadily
 from ..engine.wal.log import Log
+from .directories import tree_bytes
 from .manifest import Manifest
-from .places import tree_bytes
 from .report import Bounds, Info
 from .target.target import LOG, Target
 

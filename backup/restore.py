@@ -43,8 +43,7 @@ from ..engine.store.layout import Generation, Identity, Layout
 from ..engine.wal.log import Log
 from ..replay.files import Progress, silent
 from ..replay.roll import history_at, roll
-from .engines import AnyEngine, Options, compare_versions, engine_named
-from .places import (
+from .directories import (
     Patience,
     bring_into_force,
     held,
@@ -55,6 +54,7 @@ from .places import (
     refuse_inside,
     waited,
 )
+from .engines import AnyEngine, Options, compare_versions, engine_named
 from .report import Bounds, RestoreReport, iso
 from .target.scratch import copied_state
 from .target.target import LOG, Target

@@ -23,9 +23,9 @@ from ..engine.store.store import Store
 from ..replay.files import Progress, silent
 from ..replay.roll import SourceDamaged
 from .connection import Connection, Named
+from .directories import held, locked, make_root, waited
 from .engines import AnyEngine, Options
 from .keywords import given, refuse
-from .places import held, locked, make_root, waited
 from .points import cutoff_us
 from .policy import Policy
 from .report import Report

@@ -18,9 +18,9 @@ from ..engine.errors import Damaged
 from ..engine.model.positions import Position
 from ..engine.store.layout import Layout
 from ..replay.files import Progress, silent
+from .directories import held, held_for_reading, tree_bytes, waited
 from .engines import AnyEngine, Options, compare_versions, engine_named
 from .limits import Limits
-from .places import held, held_for_reading, tree_bytes, waited
 from .report import Bounds, VerifyReport
 from .target.scratch import check, rolled
 from .target.target import Target

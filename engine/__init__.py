@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .model.positions import Branch, History, Position
     from .model.records import LogRange, Record
     from .source.http.service import BackupService
-    from .store.recovery import Recovery
+    from .store.recovery_report import Recovery
     from .store.settings import Settings
     from .store.store import Store
     from .store.watermarks import Positions
@@ -60,7 +60,7 @@ _MODULES = {
     ".model.positions": ("Branch", "History", "Position"),
     ".model.records": ("LogRange", "Record"),
     ".source.http.service": ("BackupService",),
-    ".store.recovery": ("Recovery",),
+    ".store.recovery_report": ("Recovery",),
     ".store.settings": ("Settings",),
     ".store.store": ("Store",),
     ".store.watermarks": ("Positions",),

@@ -32,7 +32,7 @@ MODULES = {
     "plugins": ("contract.plugin", "contract.registry", "model.records", "store.hooks"),
     "records": ("builtin.inplace.records",),
     "rocksdb": ("builtin.wrapped.rocksdb",),
-    "sealed": ("toolkit.sealed",),
+    "sealed": ("toolkit.checksums",),
     "seams": ("env",),
     "settings": ("store.settings",),
     "source.base": ("source.interface",),

@@ -18,9 +18,9 @@ from ...engine.model.positions import Position
 from ...engine.store.layout import Generation
 from ...engine.wal.log import Log
 from ...replay.files import copy_durably, copy_files, link_or_copy
+from ..directories import bring_into_force, partials, tree_bytes
 from ..engines import AnyEngine
 from ..manifest import Manifest, with_run
-from ..places import bring_into_force, partials, tree_bytes
 from ..points import NONE
 from ..policy import Policy
 from ..report import Bounds

@@ -20,9 +20,9 @@ from ...engine.store.layout import Generation, Identity, Layout
 from ...engine.wal.log import Log
 from ...replay.copy import CopyState, begin, copy_image, kept_alive
 from ...replay.roll import Fetched, fetch, history_at
+from ..directories import bring_into_force, partials
 from ..engines import AnyEngine, engine_named
 from ..manifest import Manifest, with_run
-from ..places import bring_into_force, partials
 from ..points import Older, needed
 from ..report import Report
 from .job import Job

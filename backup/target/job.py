@@ -17,7 +17,7 @@ from ..engines import AnyEngine, Options, compare_versions, engine_at_hand
 from ..points import NONE, Older, gone, older_one
 from ..policy import Policy
 from ..report import Bounds, Report
-from .look import look
+from .precheck import look
 from .target import Target
 
 logger = logging.getLogger("holdfast.backup")

@@ -18,8 +18,8 @@ from ...engine.store.layout import Generation, Layout
 from ...engine.wal.log import Log
 from ...engine.wal.writer import LogOptions
 from ...replay.files import DigestedFiles
+from ..directories import partials, refuse_inside
 from ..manifest import Manifest
-from ..places import partials, refuse_inside
 from ..points import gaps
 from ..report import Bounds, iso
 

@@ -8,8 +8,8 @@ Who writes `import threading`, `time.sleep` or `tempfile` elsewhere is refused b
 which also names what may, and why).
 
 The rest of this folder is made of them: paths below a directory that is held open (`anchored`), scratch
-directories, pools of threads, locks that know their owner, logging that nobody can flood (`calm`), and what the system
-may refuse, as errors of the kit's (`system`).
+directories, pools of threads, locks that know their owner, logging that nobody can flood (`rate_limited_log`), and
+what the system may refuse, as errors of the kit's (`system`).
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from ..errors import (
 from ..model.positions import Position
 from ..model.records import Attachment, LogRange, Record
 from ..wal.log import Log
-from ..wal.rooms import RoomNeeded
+from ..wal.preallocation import RoomNeeded
 from ..wal.writer import Batch
 from .callbacks import Callbacks, Outcome
 from .commit_queue import CommitTicket, Line, wake_all

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..env import REAL, Env
-from ..env.calm import Calm
+from ..env.rate_limited_log import Calm
 from ..errors import InvalidInput, LeaseExpired, StoreClosed, TooManyLeases
 
 logger = logging.getLogger("holdfast.leases")

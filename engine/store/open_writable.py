@@ -21,10 +21,10 @@ from ..errors import DirectoryMoved, InvalidInput, LocksUnsupported, StoreExists
 from ..model.positions import Branch, History, origin
 from ..wal.log import Log
 from .copied_image import copied_image
+from .full_disk import make_room, need_room
 from .layout import Identity, Layout
 from .opened import Opened, anchor, identity_of, match, process_name
 from .replay import replay
-from .room import make_room, need_room
 from .settings import Settings
 
 

@@ -52,7 +52,7 @@ from .maintenance import Maintenance
 from .open_read_only import follow, open_to_read
 from .open_writable import open_for_writing
 from .opened import Opened
-from .recovery import Recovery
+from .recovery_report import Recovery
 from .settings import Settings, checked_options
 from .usability import Usability
 from .watermarks import Positions, Watermarks

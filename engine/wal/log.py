@@ -26,8 +26,8 @@ from .cursor import Cursor
 from .following import look_further
 from .format import SegmentHeader
 from .listing import Listing, SegmentSet, recover
+from .preallocation import SPARE
 from .recovery import LogRecovery
-from .rooms import SPARE
 from .segment import Segment, is_segment, segment_name
 from .slots import Slots
 from .writer import LogOptions, LogWriter

@@ -32,7 +32,7 @@ from ..model.positions import History, Position
 from ..model.records import Attachment, Record, SegmentInfo
 from .format import FRAME, GROUP_HEADER, SegmentHeader
 from .listing import SegmentSet
-from .rooms import RoomNeeded, Rooms
+from .preallocation import RoomNeeded, Rooms
 from .segment import FOOTER_ROOM, JOIN_BYTES, MAX_ATTACHMENTS, Segment, SegmentWriter, note_followed, segment_name
 from .slots import Slots
 

@@ -26,7 +26,7 @@ from unittest.mock import patch
 import hostile_requests
 from source_rig import client, new_store, port_of, put
 
-from holdfast.engine.source.http.door import Door
+from holdfast.engine.source.http.admission import Door
 from holdfast.engine.source.http.service import BackupService
 
 TOKEN = "the-one-and-only-token-of-this-test"

@@ -14,7 +14,7 @@ from workloads import keyed
 from zoo import part
 from zoo_states import TrustsItsFile
 
-from holdfast.backup.places import Patience, bring_into_force
+from holdfast.backup.directories import Patience, bring_into_force
 from holdfast.backup.report import Bounds, Report
 from holdfast.backup.restore import _in_place, _point
 from holdfast.backup.target.full import take_full

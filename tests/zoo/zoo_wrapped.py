@@ -16,7 +16,7 @@ from holdfast.engine.builtin.wrapped.overlay import Overlay, encode_state
 from holdfast.engine.builtin.wrapped.rocksdb import _MAGIC, _POSITION, RocksEngine, _rocksdict
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine, SqliteSnapshot
 from holdfast.engine.model.positions import Position
-from holdfast.engine.toolkit.sealed import SEAL, Sealer
+from holdfast.engine.toolkit.checksums import SEAL, Sealer
 
 
 @animal(caught_by="EngineContract.test_a_held_view_stays_the_same")

@@ -19,7 +19,7 @@ import msgpack
 import numpy as np
 
 from ...errors import Damaged, HoldfastError, LimitReached, StoreClosed
-from ...toolkit.sealed import SEAL
+from ...toolkit.checksums import SEAL
 from . import adjacency
 from .check_lists import SIDES, Lists, list_name
 from .lmdbstate import (

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...env import Clock
 from ...model.positions import Position
-from ...toolkit.sealed import Tally
+from ...toolkit.checksums import Tally
 from . import adjacency
 from .lmdbstate import (
     EDGE_BLOCK,

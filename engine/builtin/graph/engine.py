@@ -21,7 +21,7 @@ from ...contract.options import Option
 from ...errors import DiskFull, StorePoisoned
 from ...model.positions import Position
 from ...model.records import Record
-from ...toolkit.sealed import Tally
+from ...toolkit.checksums import Tally
 from . import bulk, bulk_columns, mapping, payload
 from .checkpoint import Pace, StateWriter, dismantle, pages_needed, write_state
 from .image import LmdbImage

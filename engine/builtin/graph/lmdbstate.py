@@ -13,7 +13,7 @@ Databases, all keys big-endian:
     labels      label u32, id // 4096 u64 -> 512 bytes, bit i of byte j for id 8 j + i of the window
     index       index u32, value digest (8), id u64 -> nothing
 
-Every value but the document is sealed (see `engine/toolkit/sealed.py`): it has a checksum over its key and itself
+Every value but the document is sealed (see `engine/toolkit/checksums.py`): it has a checksum over its key and itself
 behind it, which whoever reads it compares, and the document has a tally of each database. The sizes of blocks are such
 that one with its seal fills LMDB's overflow page (4096 bytes less its 16 of header).
 
@@ -43,7 +43,7 @@ from ...env.system import system_errors, told
 from ...errors import Damaged, DiskFull, LimitReached, StoreClosed, StoreLocked, StoreNotFound
 from ...model import document
 from ...model.positions import Position
-from ...toolkit.sealed import SEAL, Sealer, Tally
+from ...toolkit.checksums import SEAL, Sealer, Tally
 from . import pages
 from .image import DATA, LmdbImage
 from .mapping import Mapping as FileMapping

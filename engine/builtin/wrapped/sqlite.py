@@ -10,7 +10,7 @@ stores the position; so whatever the power does, SQLite's own recovery finds the
 - *The image* is a file of its own, made by `VACUUM INTO`: the database file alone is not a state while there is a log
   beside it, and its free pages still hold what was deleted. It needs as much room as the live data.
 - *Damage.* SQLite's pages have no checksums. Each value is sealed, and the document of the state has their tally
-  (`toolkit/sealed.py`): a row that changed is found when it is read, one that is missing when all are. That a key is
+  (`toolkit/checksums.py`): a row that changed is found when it is read, one that is missing when all are. That a key is
   *not* there is taken from SQLite's tree as it is; `check` walks all of it.
 - *Read-only openings* leave no trace: `immutable` lets SQLite read a file without locks and side files. A log that was
   left by a killed process is not read in that way, so then a private copy is opened.
@@ -34,7 +34,7 @@ from ...env.scratch import ScratchDirectory
 from ...env.system import system_errors
 from ...errors import Damaged, DiskFull, StoreClosed, StoreLocked, Unsupported
 from ...model.positions import Position
-from ...toolkit.sealed import Sealer, Tally
+from ...toolkit.checksums import Sealer, Tally
 from .overlay import RUN_BYTES, Overlay, PairsEngine, Snapshot, checked_position, decode_state, encode_state, sweep
 
 logger = logging.getLogger("holdfast.sqlite")

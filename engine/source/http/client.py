@@ -1,7 +1,7 @@
 """The source that is a store across a network.
 
 Blocking, over HTTP/1.1 and the standard library's client: one kept connection per thread, so that a lease can be
-renewed beside a copy, and every answer with a bound on time (`line`) and on memory: nothing that a source says is
+renewed beside a copy, and every answer with a bound on time (`connection`) and on memory: nothing that a source says is
 believed before it was looked at. What can be asked twice is asked again when the connection
 breaks, with growing pauses; a piece of a file is the unit of that, since only a whole piece can be compared with its
 digest, and a record stream goes on after the last record it handed on. A bad digest or chain counts as a broken
@@ -44,7 +44,7 @@ from ...model.positions import Position
 from ...model.records import Record
 from ..interface import CHUNK_BYTES, HEX_ID, Confirmation, Grant, SlotState, Source, SourceInfo
 from . import discovery, wire
-from .line import Credential, Line
+from .connection import Credential, Line
 
 logger = logging.getLogger("holdfast.source")
 

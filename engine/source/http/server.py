@@ -5,9 +5,9 @@ that no kind of work waits for another: one to read and send what streams hold, 
 one for what may take long without being a stream, images being made and confirmations; and one for all that is small.
 So clients that read slowly, or images that take their time, keep no renewal waiting, and no lease expires for them.
 
-What a stranger can send or withhold is bounded: connections (`door`), request line, headers, body, time for each of
-them, streams at once, the time in which a piece of an answer must be taken, and lines in the log (`calm`). A client
-that is slow or dead loses its connection; the store notices nothing.
+What a stranger can send or withhold is bounded: connections (`admission`), request line, headers, body, time for each
+of them, streams at once, the time in which a piece of an answer must be taken, and lines in the log
+(`rate_limited_log`). A client that is slow or dead loses its connection; the store notices nothing.
 
 Every request but `/v1/health` needs the bearer token, and a Host header that is an address or a name this service is
 known by, so that a web page whose name was bound to our address gets nowhere. `routes` says what can be asked.
@@ -33,12 +33,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
 
-from ...env.calm import Calm, library_logger
 from ...env.pool import Pool
+from ...env.rate_limited_log import Calm, library_logger
 from ...errors import HoldfastError, InvalidInput, NotAuthorized, SourceRefused, SourceUnavailable
 from ..local import LocalSource
 from . import discovery
-from .door import Door
+from .admission import Door
 from .limits import Counters, Limits
 from .routes import Routes
 from .wire import CHALLENGE_HEADER, DIGEST_HEADER, INSTANCE_HEADER, digest, error_to_wire

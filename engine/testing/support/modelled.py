@@ -20,7 +20,7 @@ from ...contract.plugin import Plugin
 from ...contract.transaction import Durability, Transaction
 from ...contract.view import View
 from ...env import REAL, Env
-from ...store.recovery import Recovery
+from ...store.recovery_report import Recovery
 from ...store.settings import Settings
 from ...store.store import Store
 from .contract import scratch

@@ -27,7 +27,7 @@ from holdfast.engine.builtin.graph.values import value_digest
 from holdfast.engine.contract.engine import Context
 from holdfast.engine.errors import Damaged
 from holdfast.engine.model import document
-from holdfast.engine.toolkit.sealed import Tally
+from holdfast.engine.toolkit.checksums import Tally
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ from holdfast.engine.errors import (
     SourceUnavailable,
 )
 from holdfast.engine.source.http.client import HttpSource, connect
+from holdfast.engine.source.http.connection import _Timed
 from holdfast.engine.source.http.limits import Limits
-from holdfast.engine.source.http.line import _Timed
 from holdfast.engine.source.http.server import SourceServer
 from holdfast.engine.source.http.service import BackupService
 from holdfast.engine.source.interface import CHUNK_BYTES, Source

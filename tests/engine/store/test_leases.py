@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from holdfast.engine.env import Clock, Env
-from holdfast.engine.env.calm import EVERY_S
+from holdfast.engine.env.rate_limited_log import EVERY_S
 from holdfast.engine.errors import InvalidInput, LeaseExpired, StoreClosed, TooManyLeases
 from holdfast.engine.store.leases import Lease, Leases, LeaseTable
 

@@ -14,8 +14,8 @@ from ..contract.engine import Context, Engine
 from ..env import Files
 from ..errors import DiskFull
 from ..wal.log import Log
+from ..wal.preallocation import SPARE
 from ..wal.retention import SHARE, KeepLogs, plan_pruning
-from ..wal.rooms import SPARE
 from .copied_image import copied_image
 from .layout import Generation, Layout
 from .reader_leases import DIRECTORY as READERS

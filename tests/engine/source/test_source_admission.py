@@ -22,13 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from source_rig import LeapingClock, MemoryStore, ask, client, new_store, port_of, put, token_of
 
-from holdfast.engine.env import REAL, calm
-from holdfast.engine.env.calm import Calm
+from holdfast.engine.env import REAL, rate_limited_log
 from holdfast.engine.env.pool import Pool
+from holdfast.engine.env.rate_limited_log import Calm
 from holdfast.engine.errors import LeaseExpired, StoreClosed
-from holdfast.engine.source.http import door
+from holdfast.engine.source.http import admission
+from holdfast.engine.source.http.admission import Admission
 from holdfast.engine.source.http.client import HttpSource
-from holdfast.engine.source.http.door import Admission
 from holdfast.engine.source.http.limits import Limits
 from holdfast.engine.source.http.server import SourceServer
 from holdfast.engine.source.http.service import BackupService
@@ -190,7 +190,7 @@ def test_without_descriptors_the_service_waits_and_says_so_once(store: MemorySto
         return accept(sock)
 
     monkeypatch.setattr(socket.socket, "accept", short)
-    monkeypatch.setattr(door, "_PAUSE_S", 0.05)
+    monkeypatch.setattr(admission, "_PAUSE_S", 0.05)
     with ExitStack() as stack:
         socks = connected(stack, port_of(store), 6)
         for sock in socks:
@@ -203,7 +203,7 @@ def test_without_descriptors_the_service_waits_and_says_so_once(store: MemorySto
 
 def test_a_high_descriptor_is_not_kept(store: MemoryStore, monkeypatch: pytest.MonkeyPatch,
                                        caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(door, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(admission, "_PAUSE_S", 0.01)
     server = next(p for p in store.hooks.plugins if isinstance(p, BackupService))._server
     assert server is not None
     assert server._door is not None
@@ -216,7 +216,7 @@ def test_a_high_descriptor_is_not_kept(store: MemoryStore, monkeypatch: pytest.M
 
 
 def test_places_are_no_more_than_a_quarter_of_the_descriptors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(door, "descriptors", lambda: 100)
+    monkeypatch.setattr(admission, "descriptors", lambda: 100)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with new_store(tmp_path / "store") as store:
         server = next(p for p in store.hooks.plugins if isinstance(p, BackupService))._server
@@ -234,7 +234,7 @@ def test_of_each_kind_there_is_one_line_in_a_while(caplog: pytest.LogCaptureFixt
     for number in range(1000):
         said.say("one", f"first\x1b[2J\nWARNING forged {number}")
         said.say("two", "second", ValueError("with\nlines"))
-    clock.ahead += calm.EVERY_S
+    clock.ahead += rate_limited_log.EVERY_S
     said.say("one", "first")
     lines = [r.getMessage() for r in caplog.records]
     assert lines[0] == "first?[2J?WARNING forged 0"

@@ -17,7 +17,7 @@ from holdfast.engine.errors import DiskFull, RolledBack
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles
-from holdfast.engine.wal.rooms import RoomNeeded
+from holdfast.engine.wal.preallocation import RoomNeeded
 from holdfast.engine.wal.writer import LogWriter
 
 SETTINGS = Settings(heartbeat_s=0, segment_bytes=128 << 10)

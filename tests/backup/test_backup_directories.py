@@ -14,7 +14,7 @@ from target_rig import DEST, TARGET, World
 from workloads import WORKLOADS
 
 from holdfast import backup
-from holdfast.backup.places import held_for_reading
+from holdfast.backup.directories import held_for_reading
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
