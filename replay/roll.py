@@ -11,7 +11,6 @@ durable there. It is what restore, verify and compact do. Memory is bounded: by 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,8 +25,6 @@ from ..engine.source.interface import CHUNK_BYTES, Source
 from ..engine.store.replay import replay
 from ..engine.wal.log import Log
 from .files import Progress, silent
-
-logger = logging.getLogger("holdfast.replay")
 
 BATCH_BYTES = 4 << 20
 """Bytes of log that are synced in one go, at most (one larger record goes by itself)."""

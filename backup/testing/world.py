@@ -137,7 +137,7 @@ class World(Modelled):
         assert said == found, f"a run says that the target restores to {said}, and it restores to {found}"
         return report
 
-    def back_up_busily(self, *steps: Callable[[], object], target: Path | None = None) -> Report:
+    def back_up_busily(self, *steps: Callable[[], object]) -> Report:
         """A backup during which the store changes: a step at a time, as `BusySource` has it. All that are left over
         are done before the copy is confirmed."""
         left = list(steps)
@@ -152,7 +152,7 @@ class World(Modelled):
 
         source = BusySource(LocalSource(self.store), step)
         source.before = rest
-        return self.back_up(target, source=source)
+        return self.back_up(source=source)
 
     def compact(self) -> Report:
         """An incremental, after which the log is compacted into the image however small it is."""
@@ -205,14 +205,14 @@ class World(Modelled):
         restored = self.compare_restored(target=target)
         assert restored == txid, f"a backup to {txid} was restored to {restored}"
 
-    def compare_points(self, target: Path | None = None) -> Bounds:
-        """Every restore point of a target, by txid, and the two just outside, which must be refused."""
-        bounds = self.bounds(target)
+    def compare_points(self) -> Bounds:
+        """Every restore point of the target, by txid, and the two just outside, which must be refused."""
+        bounds = self.bounds()
         for txid in range(bounds.first, bounds.last + 1):
-            self.compare_restored(txid, target=target)
+            self.compare_restored(txid)
         for outside in (bounds.first - 1, bounds.last + 1):
             with self.refuses_point(outside, bounds):
-                self.restored(outside, target=target)
+                self.restored(outside)
         return bounds
 
     @contextmanager

@@ -18,7 +18,6 @@ happens; and waking somebody twice does no harm.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -44,8 +43,6 @@ from .callbacks import Callbacks, Outcome
 from .commit_queue import CommitTicket, Line, wake_all
 from .hooks import Hooks
 from .watermarks import Watermarks
-
-logger = logging.getLogger("holdfast.store")
 
 
 class GroupCommit:
@@ -150,15 +147,11 @@ class GroupCommit:
             return record, ticket
         except RoomNeeded as needed:
             capacity = needed.capacity
-        self._make_room(capacity)
-        return self.append(payload, version, attachment, tx, barrier=barrier)
-
-    def _make_room(self, capacity: int) -> None:
-        """For a next segment. The mutex is not held: filling it takes long, and others go on meanwhile."""
-        try:
+        try:  # without the mutex: filling it takes long, and others go on meanwhile
             self._writer.make_room(capacity)
         except LACKS as error:
             raise rolled_back(error, "no log segment could be made") from error
+        return self.append(payload, version, attachment, tx, barrier=barrier)
 
     def heard(self, log: LogRange) -> None:
         """Every listener has answered for a range: its records are no longer kept for them."""
@@ -465,8 +458,8 @@ class GroupCommit:
         takes a new segment, if there is room for one."""
         while (capacity := self._beat(start)) is not None:
             try:
-                self._make_room(capacity)
-            except HoldfastError:  # no room, no descriptor: nothing was written
+                self._writer.make_room(capacity)
+            except (HoldfastError, OSError, MemoryError):  # no room, no descriptor: nothing was written
                 return
 
     def _beat(self, start: bool) -> int | None:

@@ -60,6 +60,11 @@ class Opened:
     engine_closed: bool = False
     released: bool = False
 
+    def settle(self) -> None:
+        """Call it after a checkpoint: once the state has passed the copied image, forget where that came from."""
+        if self.copied is not None and self.copied.settle(self.engine.position):
+            self.copied = None
+
     def release(self) -> None:
         """Close the engine and let go of the directory: each part, whatever another raises. Fine to call again, above
         all where a signal's handler raised."""

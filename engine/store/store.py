@@ -111,7 +111,7 @@ class Store(Generic[TxT, ViewT]):
         self._maintenance = None
         self.backpressure = Backpressure(self.engine, self.log, self.group_commit, settings, env)
         self.checkpoints = Checkpoints(self.engine, self.group_commit, hooks, env, self._usability,
-                                       settle=partial(_settle, opened))
+                                       settle=opened.settle)
         self.write_path = WritePath(self.engine, self.group_commit, hooks, self.backpressure, self.checkpoints,
                                     settings, env, self._usability)
         try:
@@ -266,8 +266,7 @@ class Store(Generic[TxT, ViewT]):
                 raise self.group_commit.poisoned()
             staged: ViewT = self._staging.staged_view()
             return staged
-        view: ViewT = self.engine.view()
-        return view
+        return self.engine.view()
 
     def refresh(self) -> int:
         """Read-only stores: show what the writer in another process has made durable since; the last txid shown.
@@ -486,12 +485,6 @@ class Store(Generic[TxT, ViewT]):
         if error is not None and not self.closed:
             self.write_path.lock.release_here()  # a signal's handler may have raised where a transaction was to end
         self.close()
-
-
-def _settle(opened: Opened) -> None:
-    copied = opened.copied
-    if copied is not None and copied.settle(opened.engine.position):
-        opened.copied = None
 
 
 def _tell_fault(directory: Path, hooks: Hooks, error: BaseException) -> None:

@@ -16,8 +16,6 @@ _HEAD = struct.Struct("<8sII16sQ16sQ")
 checksum: xxh3-128 of the head and of the xxh3-128 of the body."""
 _LAYOUT = 2
 
-MAGIC_BYTES = 8
-
 
 def write_state(context: Context, path: Path, magic: bytes, version: int, position: Position, body: bytes) -> None:
     """Put a state at `position` into the file `path`, all or nothing, durably, with the id of the store whose it is.

@@ -22,7 +22,6 @@ BLOCK = 254
 """Entries in a block: with the count before it, its seal and LMDB's header it fits one overflow page."""
 
 pack_key = struct.Struct(">QI").pack
-pack_block_key = struct.Struct(">QIQ").pack
 unpack_key = struct.Struct(">QI").unpack_from
 KEY_BYTES = 12
 COLUMN = tuple(struct.Struct(f"<{n}q") for n in range(BLOCK + 1))

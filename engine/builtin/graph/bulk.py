@@ -29,7 +29,6 @@ MAX_ITEMS = 1 << 40
 
 Properties = Mapping[str, Any]
 NodeItem = tuple[str | Sequence[str], Properties]
-EdgeItem = tuple[int, int] | tuple[int, int, Properties]
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,10 +277,10 @@ class Driver:
 
 
 @contextmanager
-def driven(work: Workload, env: Env = REAL) -> Iterator[Driver]:
+def driven(work: Workload) -> Iterator[Driver]:
     """A driver in a directory of its own, whose engine is closed in the end."""
     with scratch() as place:
-        it = Driver(work, place / "state", env)
+        it = Driver(work, place / "state", REAL)
         try:
             yield it
         finally:
