@@ -41,8 +41,8 @@ LONGEST_S = 1200
 ZOO = "test_zoo.py"
 NOT_COUNTED = re.compile(
     r"test_(zoo|contracts_(?!memory)|crash|faults|mutations|hostile|signals|formats|benchmarks|kills|restore"
-    r"|store_faults|store_locks"
-    r"|backup_(full|incremental|bulk|moved|places)|graph_(machine|bulk|values|pages)|ldbc|source_lies|docs"
+    r"|store_faults|store_locks|store_concurrency"
+    r"|backup_(full|incremental|bulk|moved|promote|directories)|graph_(machine|bulk|values|pages)|ldbc|source_lies|docs"
     r"|check_engine|terminal|cli|log_recovery)")
 """Tests that go the same ways many times, and whose coverage is not counted, since this takes three times as long. Of
 the suites it is counted once, for the memory engine."""

@@ -19,7 +19,6 @@ from holdfast.backup.terminal import in_flags
 from holdfast.backup.testing.fault_injection import DyingDisk, Killed, Nth, WatchedSource, full_disk
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine, MemoryView
-from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
 from holdfast.engine.contract.engine import Engine
 from holdfast.engine.contract.image import ImageFile
 from holdfast.engine.env import REAL, Env, Files
@@ -317,20 +316,6 @@ def test_a_backup_that_nobody_here_can_read_is_not_opened(
     with pytest.raises(UnsupportedFormat, match="nothing that is installed reads its MANIFEST"):
         Store.open(tmp_path / "target", type(store.engine), read_only=read_only)
     assert tree(tmp_path / "target") == before
-
-
-def test_an_opening_for_writing_that_fails_leaves_the_backup(tmp_path: Path) -> None:
-    """SQLite writes to its file as soon as it opens it, before a manifest could say that this is no longer a backup."""
-    with Store.open(tmp_path / "store", SqliteEngine, settings=SMALL) as store:
-        for n in range(5):
-            with store.transaction() as tx:
-                tx.put(b"%d" % n, b"value")
-        backup.run(store, tmp_path / "target")
-    with pytest.raises(DiskFull):
-        Store.open(tmp_path / "target", SqliteEngine, settings=SMALL, env=Env(files=full_disk(1)))
-    with pytest.raises(InvalidInput, match="unknown engine option"):
-        Store.open(tmp_path / "target", SqliteEngine, settings=SMALL, options={"cache": 1})
-    assert backup.verify(tmp_path / "target").bounds.last == 5
 
 
 @pytest.mark.parametrize("after", ["info", "confirm"])

@@ -20,6 +20,7 @@ from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.quiet import SetClock
 
 DAY = 86_400_000_000
+HOUR = 3_600_000_000
 
 
 class Kept:
@@ -219,3 +220,26 @@ def test_an_opening_that_fails_costs_no_points(it: Kept) -> None:
     assert {**tree(it.target), "LOCK": before["LOCK"]} == before
     Store.open(it.target, MemoryEngine, settings=SMALL).close()
     assert generations(it.target) == ["gen-000002"]
+
+
+@pytest.mark.parametrize("reopen", [False, True], ids=["running", "reopened"])
+def test_a_time_means_the_same_in_every_later_backup(tmp_path: Path, reopen: bool) -> None:
+    """The source's clock was put back after a backup, and what came next was committed at times up to which that backup
+    had said that it was complete: the same time was another transaction before the next incremental and after it."""
+    clock = SetClock()
+    env = Env(clock=clock)
+    store = open_store(tmp_path / "store", env=env)
+    write(store, 1)
+    clock.time_us += HOUR
+    complete = backup.run(store, tmp_path / "target", env=env).bounds.complete_until_us
+    assert complete >= store.log.time_of(1) + HOUR, "up to now, and not only to the last transaction"
+    at = moment(complete)
+    clock.time_us -= 2 * HOUR
+    if reopen:
+        store.close()
+        store = open_store(tmp_path / "store", env=env)
+    write(store, 2, count=3)
+    assert backup.restore(tmp_path / "target", tmp_path / "before", at=at).txid == 1
+    assert backup.run(store, tmp_path / "target", env=env).to_txid == 4
+    assert backup.restore(tmp_path / "target", tmp_path / "after", at=at).txid == 1
+    store.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import count
 from pathlib import Path
@@ -17,6 +16,7 @@ from backup_worlds import ENGINES, SMALL, digest, digest_at, open_store, tree, w
 from holdfast import backup
 from holdfast.backup.manifest import Manifest
 from holdfast.backup.testing.fault_injection import DyingDisk, Killed, Nth, WatchedSource, full_disk
+from holdfast.backup.testing.world import moment
 from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.contract.engine import Engine
@@ -85,10 +85,6 @@ def world(built: World, tmp_path: Path) -> Iterator[World]:
     before = tree(tmp_path / "target")
     yield built._replace(target=tmp_path / "target")
     assert tree(tmp_path / "target") == before, "not a byte of a backup changes"
-
-
-def moment(time_us: int) -> datetime:
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=time_us)
 
 
 def test_to_the_end(world: World, tmp_path: Path) -> None:
@@ -285,24 +281,6 @@ def test_empty_store_is_restored(tmp_path: Path) -> None:
             assert again.published.txid == 1
 
 
-def test_a_backup_that_became_a_store_outlives_its_first_log(tmp_path: Path) -> None:
-    """Its manifest stays, to say what it once was. The log that it went on from may be pruned like any other, and the
-    next opening then looked for it."""
-    settings = replace(SMALL, keep_logs="1 transactions")
-    with open_store(tmp_path / "store") as store:
-        backup.run(store, tmp_path / "target")
-    for n in range(3):
-        with open_store(tmp_path / "target", settings=settings) as twin:
-            write(twin, n, 2)
-            twin.log.writer.extend_history(twin.history, twin.log.epoch + 1)  # in a segment of its own
-            twin.checkpoint()
-            twin.prune()
-    with open_store(tmp_path / "target", settings=settings) as twin:
-        twin.prune()
-        assert twin.log.base.txid > 0
-        assert twin.published.txid == 6
-
-
 def test_what_a_killed_restore_left_beside_is_swept(world: World, tmp_path: Path) -> None:
     """And nothing that is called much like it: a store of somebody's own was deleted that was named `live.partial`."""
     backup.restore(world.target, tmp_path / "live")
@@ -378,29 +356,6 @@ def test_two_restores_to_one_directory(world: World, tmp_path: Path) -> None:
     with pytest.raises(StoreExists):
         backup.restore(world.target, dest, env=Env(files=Meanwhile()))
     assert digest_at(dest, world.engine) == world.digests[12]
-
-
-@pytest.mark.parametrize("reopen", [False, True], ids=["running", "reopened"])
-def test_a_time_means_the_same_in_every_later_backup(tmp_path: Path, reopen: bool) -> None:
-    """The source's clock was put back after a backup, and what came next was committed at times up to which that backup
-    had said that it was complete: the same time was another transaction before the next incremental and after it."""
-    clock = SetClock()
-    env = Env(clock=clock)
-    store = open_store(tmp_path / "store", env=env)
-    write(store, 1)
-    clock.time_us += HOUR
-    complete = backup.run(store, tmp_path / "target", env=env).bounds.complete_until_us
-    assert complete >= store.log.time_of(1) + HOUR, "up to now, and not only to the last transaction"
-    at = moment(complete)
-    clock.time_us -= 2 * HOUR
-    if reopen:
-        store.close()
-        store = open_store(tmp_path / "store", env=env)
-    write(store, 2, count=3)
-    assert backup.restore(tmp_path / "target", tmp_path / "before", at=at).txid == 1
-    assert backup.run(store, tmp_path / "target", env=env).to_txid == 4
-    assert backup.restore(tmp_path / "target", tmp_path / "after", at=at).txid == 1
-    store.close()
 
 
 def test_a_store_that_lost_its_current_is_left_alone(world: World, tmp_path: Path) -> None:

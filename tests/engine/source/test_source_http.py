@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import http.server
-import io
 import json
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +16,6 @@ from hypothesis import strategies as st
 from source_rig import VALUE, MemoryStore, Proxy, ask, client, new_store, port_of, put, token_of
 from xxhash import xxh3_128_hexdigest
 
-from holdfast.engine.env import Clock
 from holdfast.engine.errors import (
     Damaged,
     LeaseExpired,
@@ -28,7 +25,6 @@ from holdfast.engine.errors import (
     SourceUnavailable,
 )
 from holdfast.engine.source.http.client import HttpSource, connect
-from holdfast.engine.source.http.connection import _Timed
 from holdfast.engine.source.http.limits import Limits
 from holdfast.engine.source.http.server import SourceServer
 from holdfast.engine.source.http.service import BackupService
@@ -488,24 +484,3 @@ def test_a_stream_with_nothing_to_send_shows_that_it_lives(store: MemoryStore, b
         go_on.set()
         assert [r.txid for r in source.read_log(grant.id, grant.position, 320)] == list(range(21, 321))
         source.release(grant.id)
-
-
-def test_no_silence_is_longer_than_the_time_out() -> None:
-    """A piece of a file may take a minute to come; a source that says nothing was waited for as long."""
-    class OneByOne(io.BytesIO):
-        def readinto(self, buffer: Any) -> int:
-            return super().readinto(memoryview(buffer)[:1])
-
-    class Socket:
-        waits: ClassVar[list[float]] = []
-
-        def makefile(self, *_: object, **how: object) -> io.BytesIO:
-            return OneByOne(b"xy")
-
-        def settimeout(self, seconds: float) -> None:
-            self.waits.append(seconds)
-
-    timed = _Timed(cast(socket.socket, Socket()), Clock(), 0.5)
-    timed.allow(2.0, 64.0)
-    assert timed.makefile("rb").read(2) == b"xy"
-    assert Socket.waits[:2] == [2.0, 0.5]

@@ -1,16 +1,21 @@
-"""Clients that ask for an image and do not take it: neither other clients nor the store's closing wait for them."""
+"""Peers that fall silent. Clients that ask for an image and do not take it: neither other clients nor the store's
+closing wait for them. Sources that stop in the middle of an answer: the client waits no longer than it may."""
 
 from __future__ import annotations
 
+import io
 import socket
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
 
 from holdfast.engine import BulkLoad, GraphStore, Settings
+from holdfast.engine.env import Clock
 from holdfast.engine.source.http.client import connect
+from holdfast.engine.source.http.connection import _Timed
 from holdfast.engine.source.http.limits import Limits
 from holdfast.engine.source.interface import CHUNK_BYTES
 
@@ -42,3 +47,24 @@ def test_stalled_clients_hold_up_nobody(tmp_path: Path) -> None:
                 tx.add_node("P")
         store.close()  # with all of them still connected
         assert store.closed
+
+
+def test_no_silence_is_longer_than_the_time_out() -> None:
+    """A piece of a file may take a minute to come; a source that says nothing was waited for as long."""
+    class OneByOne(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            return super().readinto(memoryview(buffer)[:1])
+
+    class Socket:
+        waits: ClassVar[list[float]] = []
+
+        def makefile(self, *_: object, **how: object) -> io.BytesIO:
+            return OneByOne(b"xy")
+
+        def settimeout(self, seconds: float) -> None:
+            self.waits.append(seconds)
+
+    timed = _Timed(cast(socket.socket, Socket()), Clock(), 0.5)
+    timed.allow(2.0, 64.0)
+    assert timed.makefile("rb").read(2) == b"xy"
+    assert Socket.waits[:2] == [2.0, 0.5]
