@@ -292,7 +292,7 @@ class GroupCommit:
                 with self.mutex:
                     if self._unstaged is not None:
                         raise self._unstaged
-                    watermarks.synced(end, () if self._direct else self._synced_records(end.txid))
+                    watermarks.synced(end, () if self._direct else _take_upto(self._unheard, end.txid))
                     self._settle(woken)
                     if end.txid < until:
                         batch = writer.take()
@@ -317,13 +317,6 @@ class GroupCommit:
             raise
         if self._keep:
             self._tell_published()
-
-    def _synced_records(self, txid: int) -> tuple[Record, ...]:
-        """With the mutex held: what the listeners are to be told of a sync up to `txid`."""
-        unheard, records = self._unheard, []
-        while unheard and unheard[0].txid <= txid:
-            records.append(unheard.popleft())
-        return tuple(records)
 
     def _hand_over(self, woken: list[CommitTicket]) -> None:
         """With the mutex held: somebody else leads what is still to be written, and is to be woken for it."""
@@ -380,11 +373,8 @@ class GroupCommit:
 
     def _tell_published(self) -> None:
         with self._telling:  # so that the hooks see the records in order
-            records = []
             with self.mutex:
-                published = self.watermarks.published.txid
-                while self._kept and self._kept[0].txid <= published:
-                    records.append(self._kept.popleft())
+                records = _take_upto(self._kept, self.watermarks.published.txid)
             if records:
                 self._hooks.tell("published", records)
 
@@ -506,3 +496,11 @@ class GroupCommit:
         self._syncer.join()
         with self.mutex:  # a thread may still lead
             self._kick.wait_for(lambda: self._leader is None or self.poison is not None, 60)
+
+
+def _take_upto(kept: deque[Record], txid: int) -> tuple[Record, ...]:
+    """Take the records up to `txid` out of `kept`, for plugins to be told of. The mutex is held."""
+    records = []
+    while kept and kept[0].txid <= txid:
+        records.append(kept.popleft())
+    return tuple(records)
