@@ -9,7 +9,7 @@ from ..engine.env.shown import shown
 from ..engine.errors import SettingError
 from ..engine.store.settings import check_duration
 from .limits import Limits
-from .points import KEEP_POINTS, cutoff_us
+from .retention import KEEP_POINTS, cutoff_us
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,9 +26,9 @@ from .connection import Connection, Named
 from .directories import held, locked, make_root, waited
 from .engines import AnyEngine, Options
 from .keywords import given, refuse
-from .points import cutoff_us
 from .policy import Policy
 from .report import Report
+from .retention import cutoff_us
 from .target.full import take_full
 from .target.incremental import take_incremental
 from .target.job import Job

@@ -21,9 +21,9 @@ from ...replay.files import copy_durably, copy_files, link_or_copy
 from ..directories import bring_into_force, partials, tree_bytes
 from ..engines import AnyEngine
 from ..manifest import Manifest, with_run
-from ..points import NONE
 from ..policy import Policy
 from ..report import Bounds
+from ..retention import NONE
 from .job import Job
 from .scratch import check, rolled
 from .target import LOG, Target

@@ -23,8 +23,8 @@ from ...replay.roll import Fetched, fetch, history_at
 from ..directories import bring_into_force, partials
 from ..engines import AnyEngine, engine_named
 from ..manifest import Manifest, with_run
-from ..points import Older, needed
 from ..report import Report
+from ..retention import Older, needed
 from .job import Job
 from .scratch import check, rolled
 from .target import LOG, Target

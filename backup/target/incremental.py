@@ -17,8 +17,8 @@ from ...replay.copy import kept_alive
 from ...replay.roll import fetch
 from ..engines import compare_versions, engine_named
 from ..manifest import with_run
-from ..points import needed
 from ..report import Report
+from ..retention import needed
 from .compact import compact, outgrown
 from .job import Job
 from .target import Target

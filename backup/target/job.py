@@ -14,9 +14,9 @@ from ...engine.store.layout import Layout
 from ...replay.files import Progress
 from ...replay.roll import Fetched
 from ..engines import AnyEngine, Options, compare_versions, engine_at_hand
-from ..points import NONE, Older, gone, older_one
 from ..policy import Policy
 from ..report import Bounds, Report
+from ..retention import NONE, Older, gone, older_one
 from .precheck import look
 from .target import Target
 

@@ -20,8 +20,8 @@ from ...engine.wal.writer import LogOptions
 from ...replay.files import DigestedFiles
 from ..directories import partials, refuse_inside
 from ..manifest import Manifest
-from ..points import gaps
 from ..report import Bounds, iso
+from ..retention import gaps
 
 LOG = LogOptions(preallocate=False)
 
