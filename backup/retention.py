@@ -49,7 +49,7 @@ def cutoff_us(keep: str, now_us: int) -> int:
     return max(0, now_us - int(float(match[1]) * _UNITS[match[2]] * 1_000_000))
 
 
-def older_one(generation: Generation, bounds: Bounds, damage: str = "") -> dict[str, Any]:
+def older_one(generation: Generation, bounds: Bounds, damage: str) -> dict[str, Any]:
     """How a manifest names a generation that another has taken the place of. `damage`: what is wrong with it."""
     return {"generation": generation.name, "first": bounds.first, "last": bounds.last,
             "first_time_us": bounds.first_time_us, "last_time_us": bounds.last_time_us,

@@ -183,7 +183,7 @@ class Routes:
             if digest:
                 response.headers[wire.DIGEST_HEADER] = digest
             await response.prepare(request)
-            with self._no_way_back(request):
+            with _no_way_back():
                 while True:
                     await self._server.write(request, response, data)
                     start += len(data)
@@ -193,14 +193,6 @@ class Routes:
                                                        self._server.streams)
         finally:
             self._slots.release()
-
-    @contextlib.contextmanager
-    def _no_way_back(self, request: web.Request) -> Iterator[None]:
-        """Once the answer has begun, an error can only cut it off; the lengths tell the client."""
-        try:
-            yield
-        except HoldfastError as error:
-            raise ConnectionError(f"cut off: {error}") from error
 
     async def log(self, request: web.Request) -> web.StreamResponse:
         query, lease = request.query, request.match_info["id"]
@@ -317,3 +309,12 @@ def _resolve(asked: str | None, size: int) -> tuple[int, int]:
     else:
         start, stop = int(first), min(size, int(last) + 1) if last else size
     return (start, stop) if start < stop else (1, 0)
+
+
+@contextlib.contextmanager
+def _no_way_back() -> Iterator[None]:
+    """Once the answer has begun, an error can only cut it off; the lengths tell the client."""
+    try:
+        yield
+    except HoldfastError as error:
+        raise ConnectionError(f"cut off: {error}") from error
