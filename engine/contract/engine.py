@@ -219,18 +219,18 @@ def _complete(kind: type[Engine[Any, Any]], context: Context) -> Context:
     return replace(context, options=checked(kind.options, context.options))
 
 
-def _creates(create: Any) -> Any:
-    @wraps(create)
+def _creates(method: Any) -> Any:
+    @wraps(method)
     def complete(cls: Any, directory: Path, position: Position, context: Context) -> None:
-        create(cls, directory, position, _complete(cls, context))
+        method(cls, directory, position, _complete(cls, context))
 
     return complete
 
 
-def _opens(open: Any) -> Any:
-    @wraps(open)
+def _opens(method: Any) -> Any:
+    @wraps(method)
     def complete(cls: Any, directory: Path, context: Context, **how: Any) -> Any:
-        return open(cls, directory, _complete(cls, context), **how)
+        return method(cls, directory, _complete(cls, context), **how)
 
     return complete
 

@@ -163,7 +163,7 @@ class GroupCommit:
         try:
             with self.mutex:
                 if (self._direct and self._leader is None and self.watermarks.durable.txid < txid
-                and self.poison is None):
+                        and self.poison is None):
                     self._leader = me
                     batch = self._writer.take()
                 else:
