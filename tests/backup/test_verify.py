@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast import backup
+from holdfast.backup.manifest import Manifest
 from holdfast.backup.report import iso
 from holdfast.backup.testing.fault_injection import Nth, WatchedSource
 from holdfast.engine.builtin.memory import MemoryEngine, MemoryView
@@ -29,7 +30,9 @@ from holdfast.engine.errors import (
     StoreNotFound,
     TargetInvalid,
 )
+from holdfast.engine.model.positions import Position
 from holdfast.engine.source.local import LocalSource
+from holdfast.engine.store.layout import Generation
 from holdfast.engine.testing.disks.quiet import SetClock
 
 
@@ -178,6 +181,20 @@ def test_a_swapped_generation_is_found(world: World, tmp_path: Path) -> None:
             shutil.copytree(tmp_path / "other" / "gen-000001" / part, generation / part)
         with pytest.raises(Damaged):
             backup.verify(mixed)
+
+
+def test_a_log_with_another_transaction_than_the_manifest(world: World, tmp_path: Path) -> None:
+    """Of the same number, in a log of the same store that starts where the image ends: another branch's."""
+    shutil.copytree(world.target, tmp_path / "target")
+    generation = Generation(tmp_path / "target" / "gen-000001")
+    manifest = Manifest.read(Files(), generation)
+    assert manifest is not None
+    last = Position(world.noted, bytes(16))
+    replace(manifest, consistent_from=last).write(Files(), generation)
+    for read in (backup.verify, lambda target: backup.restore(target, tmp_path / "restored")):
+        with pytest.raises(Damaged, match=f"another transaction {last.txid} than the manifest"):
+            read(tmp_path / "target")
+    assert not (tmp_path / "restored").exists()
 
 
 # --- info and log ----------------------------------------------------------------------------------------------------

@@ -237,6 +237,19 @@ def test_an_answer_is_no_longer_than_it_may_be(store: MemoryStore, body: bytes) 
     assert isinstance(told(store, lie, 20), SourceRefused)
 
 
+@pytest.mark.parametrize(("status", "kind"), [(502, SourceUnavailable), (503, SourceUnavailable),
+                                              (504, SourceUnavailable), (200, SourceRefused), (500, SourceRefused)])
+def test_a_proxy_that_does_not_reach_the_source(store: MemoryStore, status: int, kind: type[HoldfastError]) -> None:
+    """It answers in its own name. A caller tries again if the source is unavailable, and gives up if it is refused."""
+    def lie(answer: Answer) -> None:
+        answer.status = status
+        del answer.headers["Holdfast-Instance"]
+
+    error = told(store, lie)
+    assert type(error) is kind
+    assert str(status) in str(error)
+
+
 # --- numbers and words -----------------------------------------------------------------------------------------------
 
 

@@ -171,6 +171,7 @@ def test_a_source_cannot_name_files_elsewhere(name: str) -> None:
     ("grant", "time_us", 2**70), ("grant", "time_us", 2**60), ("grant", "time_us", -5), ("grant", "time_us", "soon"),
     ("grant", "ttl", 10**400), ("grant", "ttl", "nan"), ("grant", "position", {"txid": 2**70, "chain": "00" * 16}),
     ("grant", "files", [{"name": "\ud800", "size": 3}]), ("grant", "files", [{"name": "a", "size": 2**70}]),
+    ("grant", "files", [{"name": "a", "size": 3}, {"name": "a", "size": 3}]),
     ("info", "state_format", 2**70), ("info", "payload_version", -1),
     ("info", "engine", "\ud800"), ("info", "path", "\ud800"),
     ("info", "complete_until_us", 10**30), ("confirmation", "complete_until_us", 2**60),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
@@ -221,6 +222,33 @@ def test_no_lease_gets_in_while_the_floor_is_frozen() -> None:
         assert not granted
     thread.join()
     assert leases.floor() == 7
+
+
+def use(leases: Leases, id: str) -> None:
+    with leases.using(id):
+        pass
+
+
+@pytest.mark.parametrize("change", [Leases.renew, Leases.release, use,
+                                    lambda leases, id: leases.furnish(id, 60, 7, FakeImage())],
+                         ids=["renew", "release", "use", "furnish"])
+def test_no_lease_changes_while_the_floor_is_frozen(change: Callable[[Leases, str], object]) -> None:
+    """Two threads in the table at once would also lose changes."""
+    leases = Leases()
+    lease = leases.grant_longest("x", 7)
+    done = threading.Event()
+
+    def work() -> None:
+        change(leases, lease.id)
+        done.set()
+
+    thread = threading.Thread(target=work)
+    with leases.frozen() as floor:
+        assert floor == 7
+        thread.start()
+        assert not done.wait(0.05)
+    thread.join()
+    assert done.is_set()
 
 
 def test_closing_waits_for_readers_and_lets_nobody_in() -> None:
