@@ -1,11 +1,11 @@
 """The store: an engine driven by a log, open in one process.
 
-`store` is the whole; `write_path` and `group_commit` are how a transaction becomes durable, with `commit_queue` and
-`watermarks` as their pure parts, and `ack_tracker` and `callbacks` around them; `checkpoints` is how the engine's
-durable state follows; `backpressure` and `maintenance` are what goes on beside; `usability` is whether anything may;
-`hooks` calls the plugins; `open_writable`, `open_read_only`, `full_disk` and `layout` are the directory.
+`store` puts the parts together. `write_path` and `group_commit` make a transaction durable; `commit_queue` and
+`watermarks` are their pure parts, and `ack_tracker` and `callbacks` are around them. `checkpoints` brings the engine's
+durable state forward. `backpressure` and `maintenance` work in the background. `usability` says whether the store can
+be used. `hooks` calls the plugins. `open_writable`, `open_read_only`, `full_disk` and `layout` deal with the directory.
 
-`Store`, `Positions` and `Recovery` are imported when they are first used: who only looks at a directory loads no store.
+`Store`, `Positions` and `Recovery` are imported on first use, so a program that only inspects a directory loads less.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Conditions on acknowledgement: asks the plugins that listen to *logged*, and watches what they answer.
+"""Conditions on acknowledgement: asks the plugins that listen to *logged*, and watches their conditions.
 
-One thread asks every listener about each synced range, in order, never on the thread that syncs. A condition that is
-met moves the stages. One whose time is over, or that failed, ends the wait of the commits in its range with
-`ConditionNotMet`; if it gates publication it stays open, otherwise the transactions count as acknowledged.
+A thread of its own asks every listener about each synced range, in order. A condition that is met moves the stages. A
+condition that failed or timed out ends the wait of the commits in its range with `ConditionNotMet`. It then stays open
+if it gates publication; otherwise the transactions count as acknowledged.
 
-Conditions that are open stand in a heap by their deadlines, and those that failed come to the thread by themselves. So
-it looks only at what is due, however many are open.
+Open conditions are in a heap, ordered by deadline, and a failed condition is queued for the thread by its own future.
+So the thread looks only at what is due, however many conditions are open.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .group_commit import GroupCommit
 from .hooks import Hooks
 
 _LOOK_S = 60.0
-"""Time-outs may be longer than a lock can wait: look this often, in seconds."""
+"""Time-outs may be longer than a lock can wait, so look at least this often, seconds."""
 _SPARE = 64
-"""The heap is rid of conditions that were met when they are more than those still open, and this many."""
+"""Met conditions are removed from the heap once it holds this many more than twice those still open."""
 
 
 def _is_one(condition: object) -> bool:
@@ -45,31 +45,31 @@ class _Watched:
 
 
 class AckTracker:
-    """See the module's text. It stops when the group commit is poisoned, or on `close`."""
+    """See the module's text. It stops when group commit is poisoned, or on `close`."""
 
     def __init__(self, group_commit: GroupCommit, hooks: Hooks, env: Env) -> None:
         self._group_commit = group_commit
         self._hooks = hooks
         self._clock = env.clock
-        self._due: list[tuple[float, int, _Watched]] = []  # a heap; met conditions may still stand in it
+        self._due: list[tuple[float, int, _Watched]] = []  # a heap; may still hold conditions that were met
         self._number = count()
         self._failed: deque[_Watched] = deque()
         self._news = env.scheduler.event()
         self._closing = False
         try:
             self._task = env.scheduler.spawn("holdfast-ack", self._run)
-        except BaseException:  # a signal's handler may raise when the thread runs already
+        except BaseException:  # a signal handler may raise when the thread is already running
             self._end()
             raise
 
     def notice(self) -> None:
-        """Something was synced."""
+        """Something was synced: let the thread look. From any thread."""
         self._news.set()
 
     def _run(self) -> None:
         try:
             self._watch()
-        except BaseException as error:  # nobody else would end the wait of those who commit
+        except BaseException as error:  # without this, committing threads would wait for ever
             self._group_commit.fail(error)
 
     def _watch(self) -> None:
@@ -98,7 +98,7 @@ class AckTracker:
                 condition = hook(log)
                 if condition is not None and not _is_one(condition):
                     raise TypeError(f"the hook returned {condition!r}, which is not a Condition")
-            except BaseException as error:  # this thread must go on, whatever a plugin does
+            except BaseException as error:  # this thread must continue, whatever a plugin does
                 failed: Future[Any] = Future()
                 failed.set_exception(error)
                 condition = Condition(met=failed, timeout=0.0, gates_publication=False, name=repr(hook))
@@ -134,7 +134,7 @@ class AckTracker:
         now, due = self._clock.monotonic(), self._due
         while due and due[0][0] <= now:
             watched = heapq.heappop(due)[2]
-            if not watched.condition.met.done():  # else it is met, or comes as a failed one
+            if not watched.condition.met.done():  # otherwise it was met, or is in `_failed`
                 self._expire(watched, f"was not met within {watched.condition.timeout} s")
         watermarks = self._group_commit.watermarks
         if len(due) > 2 * watermarks.open_conditions() + _SPARE:
@@ -153,7 +153,7 @@ class AckTracker:
         group_commit.settle()
 
     def runs_here(self) -> bool:
-        """Whether this thread is its own."""
+        """Whether the caller runs on this object's thread."""
         return self._task.runs_here()
 
     def _end(self) -> None:

@@ -1,9 +1,9 @@
 """Backpressure: two bounds that slow writers down.
 
-What is appended and not yet written (or not yet heard of by a plugin that listens), and what is applied and not yet
-checkpointed, is held in memory. A writer that comes while either is too much waits, within `Settings.wait_s`. The
-writers and the store's maintenance share this object: writers say here that a checkpoint is wanted, and maintenance
-says here that one was made, or why none can be.
+Two things are held in memory: records appended but not yet written (or not yet answered by a plugin that listens), and
+changes applied but not yet checkpointed. If either is too much, a new writer waits, at most `Settings.wait_s`. The
+writers and maintenance share this object: writers ask here for a checkpoint, and maintenance says here that one was
+made, or why none can be made.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Backpressure:
     """See the module's text. From any thread.
 
     Attributes:
-        slow: pending or waiting bytes below which no bound can have been reached.
-        delayed: how many transactions had to wait.
+        slow: with fewer pending or waiting bytes than this, neither bound is reached.
+        delayed: how many waits there were.
         wanted: set when maintenance has something to do.
         blocked: why no checkpoint can be made now (no room, no descriptor, the directory is gone), or None.
         closing: maintenance ends, so nobody may wait for it.
@@ -50,12 +50,12 @@ class Backpressure:
             self._changed.notify_all()
 
     def wait(self, usable: Callable[[], bool]) -> None:
-        """Wait until neither bound is reached. Returns early if the store is poisoned or no longer `usable`: the caller
-        finds out. Called where `slow` bytes are pending or waiting.
+        """Wait until neither bound is reached. Returns early if the store is poisoned or no longer `usable`; the caller
+        checks that. Call it if `slow` bytes are pending or waiting.
 
         Raises:
-            RolledBack: a bound was still reached after `wait_s`, the store is being closed, or no checkpoint can be
-                made (it is a `DiskFull`, `LimitReached` or `DirectoryMoved` too then).
+            RolledBack: a bound was still exceeded after `wait_s`, the store is being closed, or no checkpoint can be
+                made. In the last case the error is also a `DiskFull`, `LimitReached` or `DirectoryMoved`.
         """
         settings, group_commit, pending = self._settings, self._group_commit, self._engine.pending_bytes
         if pending() >= settings.checkpoint_soft_bytes:
@@ -65,8 +65,8 @@ class Backpressure:
             group_commit.sync_within(0.0)
             caught_up = group_commit.wait_until(self._few_wait, settings.wait_s)
             if not caught_up and group_commit.poison is None and usable() and not self.closing:
-                raise RolledBack(f"{settings.unwritten_bytes:,} bytes wait to be written, or for plugins to hear of "
-                                 f"them, and still did after {settings.wait_s} s",
+                raise RolledBack(f"after {settings.wait_s} s, {settings.unwritten_bytes:,} bytes were still waiting to "
+                                 "be written, or to be answered by plugins",
                                  hint="try again; the disk or a plugin is slow")
         if pending() < settings.checkpoint_hard_bytes:
             return

@@ -1,9 +1,9 @@
 """Outcomes of commits as futures, and the thread that runs their callbacks.
 
-Whoever made a transaction durable resolves its outcome, and must go on at once: other commits wait for that thread. So
-callbacks do not run there. One thread of the store's runs them all, one after the other, in the order in which the
-outcomes were resolved. It is started for the first of them. A callback that is slow holds up later callbacks, and
-nothing else: it may commit, wait for commits, and close the store.
+The thread that made a transaction durable resolves its outcome. Other commits wait for that thread, so it does not run
+callbacks. A thread of the store's runs them all, one after the other, in the order in which the outcomes were resolved.
+It is started for the first callback. A slow callback delays later callbacks and nothing else. A callback may commit,
+wait for commits, and close the store.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ logger = logging.getLogger("holdfast.store")
 
 
 class Callbacks:
-    """See the module's text. `scheduler`, `clock`: theirs, and of those who wait for outcomes."""
+    """See the module's text. `scheduler`, `clock`: used here, and by threads that wait for outcomes."""
 
     def __init__(self, env: Env, *, close_s: float = 5.0) -> None:
-        """`close_s`: so long `close` waits for callbacks that are still to be run. Those left are run after it."""
+        """`close_s`: how long `close` waits for pending callbacks, seconds. Those left still run after it."""
         self._close_s = close_s
         self.scheduler, self.clock = env.scheduler, env.clock
         self._changed = env.scheduler.condition()
@@ -53,12 +53,12 @@ class Callbacks:
                 call = self._waiting.popleft()
             try:
                 call()
-            except BaseException:  # the thread is everybody's
+            except BaseException:  # one bad callback must not end the thread that all share
                 logger.exception("a callback of a commit's outcome raised")
-            del call  # what it holds must not wait for the next one
+            del call  # free what it refers to now, not when the next callback comes
 
     def close(self) -> None:
-        """Let the thread end when nothing is left to run, and wait for that, within bounds."""
+        """Let the thread end when nothing is left to run, and wait for that, at most `close_s` seconds."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -70,8 +70,8 @@ class Callbacks:
 class Outcome(Future[int]):
     """The outcome of one commit: done, with the transaction's txid or an error, when it is acknowledged.
 
-    A `concurrent.futures.Future` as any, except that its callbacks run in a thread of the store's, also those that are
-    added when it is done. It cannot be cancelled, since the transaction is on its way.
+    An ordinary `concurrent.futures.Future`, except that its callbacks always run in the store's callback thread, even
+    those added after it is done. It cannot be cancelled, because the transaction is already in the log.
     """
 
     def __init__(self, callbacks: Callbacks) -> None:
@@ -93,7 +93,7 @@ class Outcome(Future[int]):
         return super().exception(0)
 
     def _wait(self, timeout: float | None) -> None:
-        """Wait as the store's own threads do, which the base class would not. Raises `TimeoutError`."""
+        """Wait through the store's scheduler, which the base class would not use. Raises `TimeoutError`."""
         if self.done():
             return
         clock = self._callbacks.clock
@@ -103,7 +103,7 @@ class Outcome(Future[int]):
             ended = self._callbacks.scheduler.event()
             super().add_done_callback(lambda _: ended.set())  # in the thread that resolves it
             self._ended = ended
-        while not self.done():  # looked at from time to time: a signal may keep that thread from its callbacks
+        while not self.done():  # check now and then: a signal may keep that thread from running the callback
             left = LOOK_S if deadline is None else min(LOOK_S, deadline - clock.monotonic())
             if left <= 0:
                 raise TimeoutError

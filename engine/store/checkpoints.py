@@ -1,7 +1,7 @@
-"""The engine's durable state: checkpoints and bulk loads change it, images are made of it, and they do not meet.
+"""The engine's durable state: checkpoints and bulk loads change it, and images are made of it.
 
-Checkpoints and bulk loads are made one at a time. An image waits for both, and they for it, unless the engine says that
-its checkpoints run beside everything else.
+Only one checkpoint or bulk load runs at a time. Making an image excludes both, unless the engine declares
+`background_checkpoint`.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class Checkpoints:
     """See the module's text. From any thread.
 
     Attributes:
-        handed: the highest position that the engine may have in its files: what a moving image must be replayed to.
+        handed: the highest position that the engine's files may contain: a moving image must be replayed up to here.
         made: how many checkpoints were made.
-        beside: whether the engine makes checkpoints while transactions are open. If not, hold the writer lock.
+        beside: whether checkpoints may run while a transaction is open. If not, the caller holds the writer lock.
     """
 
     def __init__(self, engine: Engine[Any, Any], group_commit: GroupCommit, hooks: Hooks, env: Env,
                  usability: Usability, *, settle: Callable[[], None] = lambda: None) -> None:
         """
         Args:
-            engine, group commit, hooks, env, usability: what it works on.
-            settle: called after each checkpoint, with the lock held.
+            engine, group_commit, hooks, env, usability: what it works on.
+            settle: called after each checkpoint, on its thread, before another change can begin.
         """
         self.handed = group_commit.log.end
         self.made = 0
@@ -57,8 +57,8 @@ class Checkpoints:
         self._imaging = env.scheduler.lock()
 
     def make(self, still: Callable[[], object]) -> Position:
-        """Make the engine's durable state hold everything published; the position it reached. While another change has
-        to be waited for, `still` is called twice a second, and raises if waiting is of no use any more.
+        """Make the engine's durable state hold everything published. Returns the position it reached. While this waits
+        for another change, it calls `still` every `LOOK_S` seconds, which raises if waiting has become pointless.
 
         Raises:
             DiskFull, LimitReached, DirectoryMoved: try again later.
@@ -97,7 +97,7 @@ class Checkpoints:
         return engine.position
 
     def apply_bulk(self, record: Record, path: Path) -> None:
-        """Apply a bulk load. It is in the log, so it must get into the state: without room, wait until there is some.
+        """Apply a bulk load. It is in the log, so it must get into the state: if there is no room, wait until there is.
         Raises what the engine raises."""
         self._changing.run(lambda: self._apply_bulk(record, path), lambda: None)
 

@@ -1,10 +1,10 @@
-"""The line: who waits for the acknowledgement of which transaction, each by the ticket of its commit. No I/O.
+"""The line: the tickets of commits that wait for acknowledgement. No I/O.
 
-Joining, leaving from the front, and leaving because a condition failed cost what is added or taken, and the logarithm
-of the line's length, however long it is and in whatever order its members came.
+Joining, leaving from the front, and leaving because a condition failed each cost O(k log n), for k tickets added or
+removed and n in line, in whatever order they joined.
 
-A signal's handler may raise in the middle of any of this. So whoever leaves is noted in `woken` before the line forgets
-him, and waking somebody twice does no harm.
+Signal safety: a signal handler may raise in the middle of any of this. So a ticket is recorded in `woken` before it is
+removed from the line, and `CommitTicket.wake` may be called twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SPARE = 64
 
 
 class Acknowledging(Protocol):
-    """What can be done with a ticket; group commit does it."""
+    """What a ticket needs of group commit."""
 
     def wait(self, ticket: CommitTicket) -> None: ...
     def wait_publishable(self, ticket: CommitTicket) -> None: ...
@@ -32,15 +32,15 @@ class Acknowledging(Protocol):
 
 
 class CommitTicket:
-    """What a commit gets for the record that it appended. The acknowledgement can be waited for, now, later or never.
-    The ticket is also the place in line for that.
+    """What a commit gets for the record that it appended. You may wait for the acknowledgement now, later or never.
+    The ticket is also the place in line.
 
     Attributes:
         txid: the transaction.
-        thread, gate: who waits there, and at what, which is locked; or None.
-        outcome: a future to be resolved, or None.
-        done: it has left the line: it is acknowledged, or ended with `error`, or its thread must lead.
-        error: why it is not acknowledged.
+        thread, gate: the thread that waits, and the locked lock it waits on; or None.
+        outcome: the future to resolve, or None.
+        done: the ticket has left the line: it is acknowledged, or ended with `error`, or its thread must lead.
+        error: why the transaction is not acknowledged, or None.
     """
 
     thread: int | None = None
@@ -54,7 +54,7 @@ class CommitTicket:
         self._commits = commits
 
     def wait(self) -> None:
-        """Return when the transaction is acknowledged. This thread may sync it.
+        """Return when the transaction is acknowledged. This thread may do the sync, for others too.
 
         Raises:
             ConditionNotMet, OutcomeUnknown.
@@ -66,7 +66,8 @@ class CommitTicket:
         self._commits.wait_publishable(self)
 
     def future(self) -> Outcome:
-        """A future that is done, with the txid or an error, when the transaction is acknowledged."""
+        """A future that is done, with the txid or an error, when the transaction is acknowledged. Its callbacks run in
+        the store's callback thread."""
         return self._commits.future(self)
 
     def drop(self) -> None:
@@ -74,7 +75,7 @@ class CommitTicket:
         self._commits.drop(self)
 
     def wake(self) -> None:
-        """Called without the mutex, once the end is known or the thread must lead. Fine to call again."""
+        """Resolve the outcome and open the gate. Call it without the mutex, once `done` is set. May be called twice."""
         if self.outcome is not None and not self.outcome.done():
             if self.error is not None:
                 self.outcome.set_exception(self.error)
@@ -84,11 +85,11 @@ class CommitTicket:
             try:
                 self.gate.release()
             except RuntimeError:
-                return  # it is open already
+                return  # already open
 
 
 def wake_all(woken: list[CommitTicket]) -> None:
-    """Wake them all, threads first, even if a signal interrupts, and empty the list."""
+    """Wake all, threads first, and empty the list. If a signal handler raises, all are woken before it propagates."""
     try:
         for ticket in woken:
             if ticket.gate is not None:
@@ -104,18 +105,18 @@ def wake_all(woken: list[CommitTicket]) -> None:
 
 
 class Line:
-    """See the module's text. Not thread-safe: the group commit's mutex guards it."""
+    """See the module's text. Not thread-safe: group commit's mutex guards it."""
 
     __slots__ = ("_at", "_gated", "_number", "_txids")
 
     def __init__(self) -> None:
         self._at: dict[int, list[CommitTicket]] = {}
-        self._txids: list[int] = []  # a heap of the keys of `_at`, and of some that are gone
-        self._gated: list[tuple[int, int, CommitTicket]] = []  # a heap of threads, and of some that are gone
+        self._txids: list[int] = []  # a heap of the keys of `_at`; may also hold keys that were removed
+        self._gated: list[tuple[int, int, CommitTicket]] = []  # a heap of tickets with threads; some may be done
         self._number = count()
 
     def join(self, ticket: CommitTicket) -> None:
-        """Fine to call again, once the ticket has a gate."""
+        """Add a ticket. Call it again if the ticket gets a gate later."""
         txid = ticket.txid
         there = self._at.get(txid)
         if there is None:
@@ -127,19 +128,19 @@ class Line:
             heapq.heappush(self._gated, (txid, next(self._number), ticket))
 
     def take_upto(self, txid: int, woken: list[CommitTicket]) -> None:
-        """Those for `txid` and earlier leave."""
+        """Move the tickets for `txid` and earlier to `woken`."""
         txids = self._txids
         while txids and txids[0] <= txid:
             self._take(txids[0], None, woken)
             heapq.heappop(txids)
         gated = self._gated
-        while gated and gated[0][2].done:  # else they would stay for as long as nobody is to lead
+        while gated and gated[0][2].done:  # `next_thread` removes them too, but may not be called for long
             heapq.heappop(gated)
 
     def take_between(self, first: int, last: int, why: Callable[[int], HoldfastError],
                      woken: list[CommitTicket]) -> None:
-        """Those for `first` to `last` leave, each with the error that `why` gives for its txid. Costs the width of the
-        range, or the length of the line where that is less."""
+        """Move the tickets for `first` to `last` to `woken`, each with the error `why(txid)`. O(width of the range), or
+        O(length of the line) if that is less."""
         at = self._at
         for txid in range(first, last + 1) if last - first < len(at) else [t for t in at if first <= t <= last]:
             self._take(txid, why, woken)
@@ -168,7 +169,7 @@ class Line:
             del self._at[txid]
 
     def next_thread(self, after: int, woken: list[CommitTicket]) -> CommitTicket | None:
-        """The first thread in line for a transaction after `after` leaves, to lead."""
+        """Move the first ticket after `after` that has a thread to `woken`, and return it: its thread will lead."""
         gated = self._gated
         while gated:
             txid, _, ticket = gated[0]
@@ -182,7 +183,7 @@ class Line:
         return None
 
     def leave(self, thread: int) -> None:
-        """A thread, interrupted, stands in line no more."""
+        """Remove the tickets of a thread whose wait was interrupted."""
         for ticket in [w for _, _, w in self._gated if w.thread == thread and not w.done]:
             ticket.done = True
             self._remove(ticket)

@@ -1,8 +1,8 @@
 """Room to open a store on a file system that is full.
 
-An opening needs a little (lock tables, a seal, a document), and so does a checkpoint, without which no log can go. So
-what may be deleted is deleted before anything is written: files that were made in advance, and the log that neither the
-state, nor a reader, nor a slot within its bounds needs. If a plugin has a say in what goes, nothing but the former.
+An opening needs a little room (lock tables, a footer, a document). So does a checkpoint, without which no log can be
+pruned. So before anything is written, what may be deleted is deleted: spare segments, and the log that neither the
+state, nor a reader, nor a slot within its bounds needs. If a plugin may veto pruning, only spare segments are deleted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROOM_TO_OPEN = 1 << 20
 
 
 def need_room(files: Files, layout: Layout, hint: str | None = None) -> None:
-    """A full file system is an error here, before a library maps a file that it cannot fill and dies of it."""
+    """Raise `DiskFull` on a full file system, before a library maps a file that it cannot fill, and crashes."""
     if (free := files.free(layout.root)) < ROOM_TO_OPEN:
         raise DiskFull(f"{layout.root} has {free:,} bytes left, opening a store needs {ROOM_TO_OPEN:,}", hint=hint)
 
@@ -37,7 +37,7 @@ def make_room(layout: Layout, kind: type[Engine[Any, Any]], context: Context, se
     """See the module's text. The caller holds the lock; a store is there.
 
     Raises:
-        DiskFull: there is not enough room all the same; the hint names who holds the log.
+        DiskFull: there is still not enough room; the hint names the slot that holds back the log.
     """
     files = context.env.files
     if files.free(layout.root) >= ROOM_TO_OPEN:
@@ -54,7 +54,7 @@ def make_room(layout: Layout, kind: type[Engine[Any, Any]], context: Context, se
 
 def _prune(layout: Layout, generation: Generation, kind: type[Engine[Any, Any]], context: Context, settings: Settings,
            *, prune: bool) -> str:
-    """Delete the log that need not be kept; who holds what is left, in words."""
+    """Delete the log that need not be kept. Returns a hint that names the slot that holds back the rest."""
     files, env = context.env.files, context.env
     engine = kind.open(generation.state, context, read_only=True)
     position = engine.position
@@ -68,9 +68,9 @@ def _prune(layout: Layout, generation: Generation, kind: type[Engine[Any, Any]],
                             held=log.size_after, keep=KeepLogs.parse(settings.keep_logs).within(most),
                             floor=position.txid, slots=log.slots.list(),
                             slot_bytes=min(settings.slot_bytes, most), slot_hours=float("inf"),
-                            now_us=log.complete_us)  # no clock makes anything old here
+                            now_us=log.complete_us)  # the clock is not trusted, so nothing is deleted for its age
         if plan.segments:
-            logger.warning("%s is full: %d segments of log that nobody needs are deleted", layout.root,
+            logger.warning("%s is full: deleting %d log segments that nobody needs", layout.root,
                            len(plan.segments))
             log.prune(list(plan.segments))
     return log.when_full(DiskFull.hint)

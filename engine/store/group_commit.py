@@ -1,19 +1,18 @@
-"""Group commit: threads around the log and the stages.
+"""Group commit: the threads around the log and the stages.
 
-Whoever commits appends under the mutex, and then either *leads* (takes the oldest batch, writes and syncs it outside of
-the mutex, moves the stages, wakes whom that concerns) or stands in line, because somebody is leading. Whoever arrives
-while a sync runs is in the batch of the next. A leader leads until its own transaction is durable and hands over to
-somebody in line, so with one thread a commit is one sync in that very thread and no switch. What no thread waits for
-(pipelined, relaxed), and everything where plugins hold acknowledgements, is led by the *syncer* thread.
+A committing thread appends its record under the mutex. If no thread leads, it then *leads*: it takes the oldest batch,
+writes and syncs it outside the mutex, moves the stages, and wakes the threads that this concerns. Otherwise it waits
+in line. A record that arrives during a sync goes into the next batch. A leader leads until its own transaction is
+durable, and then hands over to a thread in line. So with one thread, a commit is one sync in that thread, without a
+switch. The *syncer* thread leads for commits that no thread waits for (pipelined, relaxed). It leads for all commits
+if plugins hold acknowledgements; each ticket then joins the line when its record is appended, because a condition may
+fail before anybody waits. A ticket that nobody will wait for leaves the line.
 
-Where plugins hold acknowledgements, each transaction has its place in line from the moment of appending: a condition
-may fail before anybody comes to wait. It loses it if nobody will.
+A write or sync that fails poisons the store. Nothing is retried, and everybody in line gets `OutcomeUnknown`.
 
-A write or sync that fails poisons: nothing is tried again, everybody in line ends `OutcomeUnknown`.
-
-A signal's handler may raise in the main thread after any call and at the start of any function. So who leads says so in
-the block whose handler gives the lead up; who is to be woken is noted before he leaves the line, and woken whatever
-happens; and waking somebody twice does no harm.
+Signal safety: a signal handler may raise in the main thread after any call and at the start of any function. So
+leadership is taken inside the `try` whose handler gives it up. A ticket is recorded in `woken` before it leaves the
+line, and `woken` is drained whatever happens. `CommitTicket.wake` may be called twice.
 """
 
 from __future__ import annotations
@@ -50,11 +49,11 @@ class GroupCommit:
 
     Attributes:
         mutex: guards log appends, the stages and the line.
-        moved: notified when a stage moved and somebody watches (`wait_until`).
-        poison: the error that poisoned, or None.
-        on_synced: called after each sync where plugins hold acknowledgements.
-        callbacks: runs those of outcomes.
-        unheard_bytes: payloads kept for plugins that listen to *logged* and have not answered yet.
+        moved: notified when a stage moves while somebody waits in `wait_until`.
+        poison: the error that poisoned the store, or None.
+        on_synced: called after each sync if plugins hold acknowledgements, on the thread that synced.
+        callbacks: runs the callbacks of outcomes.
+        unheard_bytes: bytes of payload kept for plugins that listen to *logged* and have not answered yet.
     """
 
     def __init__(self, log: Log, watermarks: Watermarks, hooks: Hooks, env: Env, *, relaxed_s: float,
@@ -62,9 +61,9 @@ class GroupCommit:
         """
         Args:
             log, watermarks, hooks, env: what it works on.
-            relaxed_s: the bound for relaxed commits, seconds.
-            staging: the engine, if it stages. It is given records, and told what is published, under the mutex.
-            on_fault: called once when poisoned.
+            relaxed_s: the longest time before a relaxed commit is synced, seconds.
+            staging: the engine, if it stages. Its `stage` and `publish` are called under the mutex.
+            on_fault: called once when the store is poisoned, on the thread that failed, without the mutex.
         """
         self.log = log
         self._writer = log.writer
@@ -72,7 +71,7 @@ class GroupCommit:
         self.mutex = env.scheduler.lock()
         self.moved = env.scheduler.condition(self.mutex)
         self.poison: BaseException | None = None
-        self._unstaged: BaseException | None = None  # why a record is in the log and not in the engine: publish nothing
+        self._unstaged: BaseException | None = None  # why the engine lacks a record of the log: publish nothing
         self.on_synced: Callable[[], None] = lambda: None
         self._watchers = 0
         self._hooks = hooks
@@ -96,7 +95,7 @@ class GroupCommit:
         self._kick = env.scheduler.condition(self.mutex)
         try:
             self._syncer = env.scheduler.spawn("holdfast-sync", self._run_syncer)
-        except BaseException:  # a signal's handler may raise when the thread runs already
+        except BaseException:  # a signal handler may raise when the thread is already running
             with self.mutex:
                 self._closing = True
                 self._kick.notify_all()
@@ -110,13 +109,13 @@ class GroupCommit:
 
         Args:
             payload, version, attachment: what to log.
-            tx: what to stage. At a barrier nothing is.
-            barrier: it is one (see `watermarks`).
+            tx: what to stage; not used for a barrier.
+            barrier: the transaction is a barrier (see `watermarks`).
 
         Raises:
-            RolledBack, InvalidInput: nothing was logged. So it is once `close` has begun: the log may be another
-                process's by now.
-            What the engine raises as it stages: it is logged, and the caller must poison.
+            RolledBack, InvalidInput: nothing was logged. Always raised once `close` has begun, because another process
+                may already own the log.
+            What the engine's `stage` raises: the record is logged, and the caller must call `fail`.
         """
         try:
             with self.mutex:
@@ -130,8 +129,8 @@ class GroupCommit:
                     raise rolled_back(error, "no log segment could be made") from error
                 self.watermarks.append(record.position, barrier=barrier)
                 if self._staging is not None and not barrier:
-                    # Here, under the mutex: whoever leads could otherwise have it synced, and published, before the
-                    # engine has it.
+                    # Stage under the mutex. Otherwise the leader could sync and publish the record before the engine
+                    # has it.
                     try:
                         self._staging.stage(record, tx)
                     except BaseException as error:
@@ -147,18 +146,18 @@ class GroupCommit:
             return record, ticket
         except RoomNeeded as needed:
             capacity = needed.capacity
-        try:  # without the mutex: filling it takes long, and others go on meanwhile
+        try:  # without the mutex: zero-filling is slow, and others commit meanwhile
             self._writer.make_room(capacity)
         except LACKS as error:
             raise rolled_back(error, "no log segment could be made") from error
         return self.append(payload, version, attachment, tx, barrier=barrier)
 
     def heard(self, log: LogRange) -> None:
-        """Every listener has answered for a range: its records are no longer kept for them."""
+        """Every listener has answered for this range, so its records are no longer kept. The mutex is held."""
         self.unheard_bytes -= sum(len(record.payload) for record in log.records)
 
     def wait(self, ticket: CommitTicket) -> None:
-        """Lead, or stand in line, until it is acknowledged. Raises `ConditionNotMet`, `OutcomeUnknown`."""
+        """Lead or wait in line until the ticket is acknowledged. Raises `ConditionNotMet`, `OutcomeUnknown`."""
         me, waits, txid = self._here(), False, ticket.txid
         try:
             with self.mutex:
@@ -174,9 +173,9 @@ class GroupCommit:
                 self._wait_in_line(ticket)
             if self._leader == me:
                 self._lead(batch, txid, me)
-        except BaseException as error:  # a signal, for instance: others must not wait for one who has left
+        except BaseException as error:  # a signal, for instance: others must not wait for a leader that has gone
             if self._leader == me and not waits:
-                self.fail(error)  # a batch may have been taken
+                self.fail(error)  # a batch may have been taken, and would never be written
             self._leave(me)
             raise
 
@@ -186,10 +185,10 @@ class GroupCommit:
         if ticket.error is not None:
             raise ticket.error
         if self.watermarks.acknowledged.txid < ticket.txid and self._leader != ticket.thread:
-            raise self.unknown(ticket.txid)  # whatever happened to whoever woke it
+            raise self.unknown(ticket.txid)  # the thread that woke us was interrupted before it could say why
 
     def _leave(self, thread: int) -> None:
-        """A thread neither waits nor leads any more."""
+        """Take a thread out of the line, and hand over its lead if it leads."""
         woken: list[CommitTicket] = []
         try:
             with self.mutex:
@@ -200,7 +199,7 @@ class GroupCommit:
             wake_all(woken)
 
     def _stand_in_line(self, ticket: CommitTicket, thread: int | None, outcome: Outcome | None = None) -> bool:
-        """With the mutex held: a thread does, or an outcome. Whether there is anything to wait for. Raises
+        """Put a thread or an outcome in line; False if there is nothing to wait for. The mutex is held. Raises
         `ConditionNotMet`, `OutcomeUnknown`."""
         txid = ticket.txid
         if ticket.error is not None:
@@ -223,7 +222,7 @@ class GroupCommit:
         return True
 
     def future(self, ticket: CommitTicket) -> Outcome:
-        """A future that is done, with the txid or an error, when it is acknowledged."""
+        """A future that is done, with the txid or an error, when the ticket is acknowledged."""
         outcome = Outcome(self.callbacks)
         try:
             with self.mutex:
@@ -243,8 +242,8 @@ class GroupCommit:
         self.sync_within()
 
     def wait_publishable(self, ticket: CommitTicket) -> None:
-        """Wait until it may be published. Raises `ConditionNotMet`, `OutcomeUnknown`."""
-        if self._direct:  # what is durable may be
+        """Wait until the transaction may be published. Raises `ConditionNotMet`, `OutcomeUnknown`."""
+        if self._direct:  # then whatever is durable may be published
             self.wait(ticket)
             return
         self.sync_within(0.0)
@@ -254,7 +253,7 @@ class GroupCommit:
             raise ticket.error
 
     def sync_within(self, seconds: float | None = None) -> None:
-        """See to it that what is appended is synced soon: within the bound for relaxed commits, or `seconds`."""
+        """Have everything appended synced within `seconds`; without, within the time for relaxed commits."""
         due = self._env.clock.monotonic() + (self._relaxed_s if seconds is None else seconds)
         with self.mutex:
             if self._due is None or due < self._due:
@@ -262,7 +261,8 @@ class GroupCommit:
                 self._kick.notify()
 
     def wait_until(self, reached: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait until `reached()` (asked under the mutex), or the store is poisoned or closing; whether it was."""
+        """Wait until `reached()`, which is called under the mutex, and return what it last returned. Return early if
+        the store is poisoned or closing, or after `timeout` seconds."""
         with self.mutex:
             self._watchers += 1
             try:
@@ -278,7 +278,7 @@ class GroupCommit:
 
     def _lead(self, batch: Batch | None, until: int, me: int) -> None:
         """Write and sync batch after batch until `until` is durable, then hand over. `_leader` is `me`, this thread.
-        Without a batch it takes the oldest one."""
+        If `batch` is None, begin with the oldest one."""
         writer, watermarks = self._writer, self.watermarks
         woken: list[CommitTicket] = []
         leads = True
@@ -319,7 +319,7 @@ class GroupCommit:
             self._tell_published()
 
     def _hand_over(self, woken: list[CommitTicket]) -> None:
-        """With the mutex held: somebody else leads what is still to be written, and is to be woken for it."""
+        """Pass the lead to a thread in line, which is added to `woken`, or to the syncer. The mutex is held."""
         durable = self.watermarks.durable.txid
         if self._direct and self._log_waits():
             ticket = self._line.next_thread(durable, woken)
@@ -330,7 +330,7 @@ class GroupCommit:
         self._kick.notify()
 
     def _settle(self, woken: list[CommitTicket]) -> None:
-        """With the mutex held, after the stages moved: publish, and say whom to wake."""
+        """After the stages moved: publish, and add to `woken` the tickets to wake. The mutex is held."""
         watermarks = self.watermarks
         if self._staging is not None:
             self._staging.publish(watermarks.published)
@@ -339,12 +339,12 @@ class GroupCommit:
             self.moved.notify_all()
 
     def settle(self) -> None:
-        """Somebody else moved the stages: publish, wake, tell."""
+        """After somebody else moved the stages: publish, wake the acknowledged tickets, tell the plugins."""
         woken: list[CommitTicket] = []
         try:
             with self.mutex:
                 self._settle(woken)
-        except BaseException as error:  # the engine's, or a signal's: nobody would wake those in line
+        except BaseException as error:  # from the engine or a signal: without this, nobody would wake the line
             self.fail(error)
             raise
         finally:
@@ -353,14 +353,14 @@ class GroupCommit:
             self._tell_published()
 
     def follow(self, end: Position) -> None:
-        """Of a store that is open read-only: another process has made everything up to `end` durable. Show it."""
+        """In a read-only store: show everything up to `end`, which another process has made durable."""
         self.watermarks.append(end)
         self.watermarks.synced(end)
         if self._staging is not None:
             self._staging.publish(end)
 
     def give_up(self, first: int, last: int, why: str) -> None:
-        """End the wait of everybody in line for `first` to `last` with `ConditionNotMet`."""
+        """Wake everybody in line for `first` to `last` with `ConditionNotMet`."""
         woken: list[CommitTicket] = []
         try:
             with self.mutex:
@@ -372,7 +372,7 @@ class GroupCommit:
             wake_all(woken)
 
     def _tell_published(self) -> None:
-        with self._telling:  # so that the hooks see the records in order
+        with self._telling:  # so the hooks see the records in order
             with self.mutex:
                 records = _take_upto(self._kept, self.watermarks.published.txid)
             if records:
@@ -381,7 +381,7 @@ class GroupCommit:
     # --- poison ----------------------------------------------------------------------------------------------------
 
     def fail(self, error: BaseException) -> None:
-        """Poison: what is on disk is not known any more, or the engine's state is not what was logged."""
+        """Poison the store: what is on disk is unknown, or the engine's state differs from the log."""
         woken: list[CommitTicket] = []
         try:
             with self.mutex:
@@ -404,14 +404,14 @@ class GroupCommit:
         return error
 
     def poisoned(self, kind: type[StorePoisoned] = StorePoisoned) -> StorePoisoned:
-        error = kind(f"the store takes no more writes, since one failed: {self.poison}")
+        error = kind(f"the store takes no more writes, because one failed: {self.poison}")
         error.__cause__ = self.poison
         return error
 
     # --- background ------------------------------------------------------------------------------------------------
 
     def _run_syncer(self) -> None:
-        """Lead what no committing thread leads."""
+        """The syncer thread: lead when no committing thread does."""
         me = self._here()
         while True:
             with self.mutex:
@@ -435,7 +435,7 @@ class GroupCommit:
         return self._due is not None and self._due <= self._env.clock.monotonic()
 
     def _pause(self) -> float | None:
-        """Seconds until relaxed commits are due; None: until somebody kicks."""
+        """Seconds until relaxed commits are due; None to wait until `_kick` is notified."""
         if self._due is None or self._leader is not None:
             return None
         if not self._log_waits():
@@ -444,16 +444,16 @@ class GroupCommit:
         return max(0.0, self._due - self._env.clock.monotonic())
 
     def heartbeat(self, *, start: bool = False) -> None:
-        """Tell the log's readers that nothing happened, if nothing did and nobody is writing. `start`: also where that
-        takes a new segment, if there is room for one."""
+        """Write a heartbeat if everything appended is durable and nobody is writing: it tells the log's readers that
+        time has passed without a commit. `start`: also if that needs a new segment and there is room for one."""
         while (capacity := self._beat(start)) is not None:
             try:
                 self._writer.make_room(capacity)
-            except (HoldfastError, OSError, MemoryError):  # no room, no descriptor: nothing was written
+            except (HoldfastError, OSError, MemoryError):  # no room or no descriptor: nothing was written
                 return
 
     def _beat(self, start: bool) -> int | None:
-        """One try; the room that it needs first, or None."""
+        """Try once. Returns the capacity to make room for before the next try, or None if done."""
         me, woken = self._here(), []  # type: tuple[int, list[CommitTicket]]
         try:
             with self.mutex:
@@ -465,7 +465,7 @@ class GroupCommit:
                     batch = self._writer.heartbeat(start=start, at_once=True)
                 except RoomNeeded as needed:
                     batch, capacity = None, needed.capacity
-                except (HoldfastError, OSError):  # the directory moved, for instance: nothing was written
+                except (HoldfastError, OSError):  # the directory has moved, for instance: nothing was written
                     batch = None
                 if batch is None:
                     self._leader = None
@@ -483,18 +483,18 @@ class GroupCommit:
         return None
 
     def runs_here(self) -> bool:
-        """Whether this thread is its own."""
+        """Whether the caller runs on the syncer thread."""
         return self._syncer.runs_here()
 
     def close(self) -> None:
-        """Sync what is appended and stop. The caller holds the writer lock for good, so nothing more is appended."""
+        """Sync what is appended, and stop. The caller keeps the writer lock, so nothing more is appended."""
         with self.mutex:
             self._closing = True
             self._kick.notify_all()
             self.moved.notify_all()
         self._writer.end_preparing()
         self._syncer.join()
-        with self.mutex:  # a thread may still lead
+        with self.mutex:  # another thread may still lead: wait for it
             self._kick.wait_for(lambda: self._leader is None or self.poison is not None, 60)
 
 

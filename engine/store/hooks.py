@@ -21,8 +21,8 @@ _MOMENTS = ("committing", "final", "logged", "published", "checkpointed", "seale
 
 
 class Hooks:
-    """The plugins of one store, sorted by moment: an attribute per moment holds the bound hooks that override it.
-    `closing` holds those of the plugins that were opened."""
+    """The plugins of one store. For each moment, an attribute holds the bound hooks that override it; `closing` holds
+    only those of plugins whose *opened* returned."""
 
     closing: tuple[Callable[[StoreHandle], None], ...]
     committing: tuple[Callable[[Transaction], None], ...]
@@ -50,18 +50,18 @@ class Hooks:
         return tuple(getattr(p, moment) for p in plugins if getattr(type(p), moment) is not getattr(Plugin, moment))
 
     def open(self, store: StoreHandle) -> None:
-        """Tell *opened*, in order. What one raises, this raises, and those from that one on will not be told *closing*.
-        """
+        """Call *opened* of each plugin, in order. If one raises, this raises, and *closing* is not called for it or for
+        those after it."""
         for plugin in self.plugins:
             plugin.opened(store)
             self.closing += self._overriding("closing", [plugin])
 
     def tell(self, moment: str, *args: Any) -> None:
-        """Call every hook of an observing moment; what they raise is logged and goes no further."""
+        """Call every hook of an observing moment, on this thread. What they raise is logged and not passed on."""
         for hook in getattr(self, moment):
             try:
                 hook(*args)
             except BaseException as error:
                 if not isinstance(error, Exception) and self._scheduler.is_main():
-                    raise  # it may be a signal's; in the kit's own threads it would end what others wait for
+                    raise  # it may be from a signal handler; raising in a thread of the kit would leave others waiting
                 logger.exception("plugin hook %s raised", getattr(hook, "__qualname__", hook))

@@ -1,8 +1,8 @@
-"""Where things are: the one layout that a store and a backup target share.
+"""The layout of a directory: the same for a store and for a backup target.
 
     DIR/
       LOCK               held by whoever writes here: store, backup, compaction, restore
-      STORE              who this is: store id and engine (a document)
+      STORE              the identity: store id and engine (a document)
       CURRENT            the name of the generation in force (a line of text)
       gen-000001/
         MANIFEST         in a backup target only: what the image is and what must be replayed (see `copied_image.py`)
@@ -10,9 +10,9 @@
         log/             segments and attachments, and the list of slots
       scratch-…/         in a backup target only: a copy of an image that is being checked
 
-A generation is a state and the log after it. In a live store the state moves with the checkpoints; in a target it is
-frozen. A new generation is made under another name and comes into force when `CURRENT` is replaced, durably; what it
-replaces is removed after that, and what nobody names is rubbish.
+A generation is a state and the log after it. In a live store, checkpoints move the state forward; in a target it is
+frozen. A new generation is made under another name, and comes into force when `CURRENT` is durably replaced. The old
+one is removed after that. A generation that is not named by anything is garbage.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Generation:
 
 
 def lock_text(owner: str, doubted_s: int) -> str:
-    """What the lock file says: who holds it, and whether he doubts the clock."""
+    """The text of the lock file: the owner, and whether it doubts the clock."""
     return f"{owner}\n" + (f"doubts the clock by {doubted_s} s\n" if doubted_s else "")
 
 
@@ -88,7 +88,8 @@ class Layout:
         return self.root / "LOCK"
 
     def doubted_s(self) -> int | None:
-        """By how many seconds whoever has this store open doubts the clock; None: nobody has, or it cannot be known."""
+        """By how many seconds the process that has this store open doubts the clock. None: no process has, or unknown.
+        """
         try:
             if not self.files.is_locked(self.lock_path):
                 return None
@@ -102,9 +103,9 @@ class Layout:
         return self.files.exists(self.root / "STORE") and self.files.exists(self.root / "CURRENT")
 
     def is_empty(self, *, or_finished: bool = False) -> bool:
-        """Whether nothing is here but perhaps a lock file and the rests of a store that was never finished. A store
-        that has only lost its `CURRENT` is none: its log has records. `or_finished`: or a backup that is whole, and
-        whose run died before it came into force."""
+        """Whether nothing is here, except perhaps a lock file and the remains of a store that was never finished. A
+        store that has lost its `CURRENT` does not count as empty, because its log has records. `or_finished`: a
+        complete backup whose run died before it came into force counts as empty too."""
         if not self.files.is_directory(self.root):
             return not self.files.exists(self.root)
         return not self.is_store() and all(self._is_rest(n, or_finished) for n in self.files.list(self.root))
@@ -122,15 +123,15 @@ class Layout:
         return not holds_records(self.files, found.log)
 
     def foreign(self) -> list[str]:
-        """The names here that neither a store nor a target has, whole or in part."""
+        """The names here that belong neither to a store nor to a target."""
         ours = {"LOCK", "STORE", "STORE.new", "CURRENT", "CURRENT.new", READERS}
         return [n for n in self.files.list(self.root) if n not in ours and not _SCRATCH.fullmatch(n)
                 and not _GENERATION.fullmatch(n.removesuffix(".partial"))]
 
     def clear(self) -> None:
-        """Remove all that is a store's, but for the lock file. The caller holds the lock, and knows that it does not
-        matter."""
-        if self.files.exists(self.root / "CURRENT"):  # half of the rest gone, it must be no store any more
+        """Remove everything of a store except the lock file. The caller holds the lock, and knows that nothing here is
+        needed."""
+        if self.files.exists(self.root / "CURRENT"):  # remove it first: a store cut off half-way must not look whole
             self.files.unlink(self.root / "CURRENT")
             self.files.sync_directory(self.root)
         foreign = self.foreign()
@@ -144,10 +145,10 @@ class Layout:
                 self.files.unlink(path)
 
     def settle_names(self, generation: Generation) -> None:
-        """Make durable what is here and in a generation. A process that was killed, or whose disk failed, may have left
-        names that are in memory only. What is built on them must not outlast them: log that is pruned, say, because of
-        a checkpoint whose rename a power cut would take back."""
-        with contextlib.suppress(PermissionError):  # a parent that we may not read is not of our making
+        """Make the names here and in a generation durable, before anything is done that depends on them. A process that
+        was killed, or whose disk failed, may have left names in memory only. If, for instance, log was then pruned
+        because of a checkpoint, a power cut could undo the checkpoint's rename when the log is already gone."""
+        with contextlib.suppress(PermissionError):  # we did not make a parent that we may not read
             self.files.sync_directory(self.root.parent)
         for path in (self.root, generation.path, generation.state, generation.log):
             self.files.sync_directory(path)
@@ -159,7 +160,7 @@ class Layout:
             body = document.read(self.files, path, STORE_MAGIC, STORE_VERSION)
             identity = Identity(body["store_id"], body["engine"], body["created_us"])
         except (FileNotFoundError, NotADirectoryError) as error:
-            if self.files.exists(self.root / "CURRENT"):  # which is written last
+            if self.files.exists(self.root / "CURRENT"):  # it is written last, so STORE was there
                 raise Damaged("is missing", path=str(path)) from error
             raise StoreNotFound(f"no store in {self.root}") from error
         except KeyError as error:
@@ -181,7 +182,7 @@ class Layout:
         try:
             name = self.files.read(path).decode("ascii", "replace").strip()
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise StoreNotFound(f"no store in {self.root}: it was never finished, or its CURRENT is gone") from error
+            raise StoreNotFound(f"no store in {self.root}: none was finished here, or its CURRENT is gone") from error
         if not _GENERATION.fullmatch(name):
             raise Damaged(f"names {name!r}, which is not a generation", path=str(path), offset=0)
         generation = Generation(self.root / name)
@@ -190,29 +191,29 @@ class Layout:
         return generation
 
     def next_generation(self) -> Generation:
-        """The paths for a generation after every one that is here. Nothing is made."""
+        """The paths for a new generation, numbered after all that are here. Creates nothing."""
         numbers = [0]
         if self.files.is_directory(self.root):
             numbers += [int(m[1]) for n in self.files.list(self.root) if (m := _GENERATION.match(n))]
         return self.generation(max(numbers) + 1)
 
     def switch(self, generation: Generation) -> None:
-        """Bring a whole, durable generation into force, durably."""
+        """Durably bring a generation into force. It must be complete and durable."""
         self.files.write_durably(self.root / "CURRENT", f"{generation.name}\n".encode())
 
     def scratch(self, number: bytes) -> Path:
-        """The path for a scratch copy, told from others by 8 random bytes. Nothing is made."""
+        """The path for a scratch copy. `number`: 8 random bytes that make it unique. Creates nothing."""
         return self.root / f"scratch-{number.hex()}"
 
     def sweep_scratch(self) -> None:
-        """Remove scratch copies that died with their process: the caller holds the lock, so that none is in use."""
+        """Remove scratch copies whose process died. The caller holds the lock, so none is in use."""
         for name in self.files.list(self.root):
             if _SCRATCH.fullmatch(name):
                 self.files.remove_tree(self.root / name)
 
     def sweep(self, keep: Collection[str] = ()) -> list[str]:
-        """Remove scratch copies, and generations that are neither in force nor to be kept (the caller holds the lock);
-        their names."""
+        """Remove scratch copies, and generations that are neither in force nor in `keep`. The caller holds the lock.
+        Returns the names of these generations."""
         self.sweep_scratch()
         current = self.current().name
         rubbish = [n for n in self.files.list(self.root)

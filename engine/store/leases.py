@@ -1,14 +1,14 @@
 """Leases: the right to read one image and the log after it, until released or expired.
 
-`LeaseTable` holds the rules and nothing else: no thread, no clock, no I/O; time comes in as monotonic seconds. A lease
-is *held*, then *dead* (released, or over its time), then *freed*. Dead comes first: whoever reads under a dead lease
-gets `LeaseExpired` at its next piece. Freed comes when the last of those readers has let go: only then is the image
-closed and the log no longer pinned, so nothing is ever taken from under a read. A lease is over when it was not used or
-renewed for its time to live, or when it reached the greatest age, however often renewed.
+`LeaseTable` has the rules and nothing else: no thread, no clock, no I/O. Time is passed in as monotonic seconds. A
+lease is *held*, then *dead* (released or expired), then *freed*. A reader under a dead lease gets `LeaseExpired` at its
+next read. The lease is freed when its last reader has finished. Only then is the image closed and the log unpinned, so
+nothing is ever taken away during a read. A lease expires if it was not used or renewed for its time to live, and at the
+latest when it reaches the greatest age.
 
-`Leases` is the one table of a store with the lock and the clock around it. The store asks it for the `floor` when it
-prunes its log; `frozen` gives the floor and lets no lease in while the log's beginning moves. Images are closed outside
-of the lock, since that may be slow.
+`Leases` is a store's table, with a lock and a clock around it. The store takes the `floor` from it when it prunes its
+log. `frozen` gives the floor and admits no new lease while the beginning of the log moves. Images are closed outside
+the lock, because that may be slow.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Lease:
         id: names it; random.
         owner: who took it, for people.
         txid: the log after this transaction is kept for it.
-        image: what is closed when the lease is freed.
-        ttl: seconds it lasts after its last use.
-        granted, touched: monotonic seconds.
-        uses: readers that have not let go yet.
-        dead: no reader may go on.
+        image: what is closed when the lease is freed, or None.
+        ttl: seconds that it lasts after its last use.
+        granted, touched: when it was granted and last used, monotonic seconds.
+        uses: readers that have not finished yet.
+        dead: no reader may continue.
     """
 
     id: str
@@ -82,9 +82,9 @@ class LeaseTable:
     def __init__(self, *, max_leases: int = 16, max_ttl: float = 3600.0, max_age: float = 7 * 86400.0) -> None:
         """
         Args:
-            max_leases: how many may exist at once, dead ones that are still being read included.
-            max_ttl: seconds; a longer wish is cut to this.
-            max_age: seconds from grant to the end, whatever happens.
+            max_leases: how many may exist at once, including dead ones that are still being read.
+            max_ttl: the longest time to live, seconds. A longer request is cut to this.
+            max_age: seconds from grant to the end, however often renewed.
         """
         self.max_leases = max_leases
         self.max_ttl = max_ttl
@@ -114,8 +114,8 @@ class LeaseTable:
         return lease
 
     def furnish(self, id: str, now: float, ttl: float, txid: int, image: Closable) -> Lease:
-        """Hang the image on a lease that was granted before the image was made, and raise its pin to the image's
-        position. Its time begins anew. Raises `LeaseExpired`; the image is then still the caller's."""
+        """Attach an image to a lease that was granted before the image was made, and move the lease to the image's
+        position. Its time to live begins anew. Raises `LeaseExpired`; the caller must then close the image."""
         lease = self._live(id, now)
         if txid < lease.txid or lease.image is not None:
             raise InvalidInput(f"the image at transaction {txid} does not fit the lease on {lease.txid}")
@@ -124,19 +124,19 @@ class LeaseTable:
         return lease
 
     def renew(self, id: str, now: float) -> Lease:
-        """Begin its time to live anew, and say whether it still holds. Raises `LeaseExpired`."""
+        """Begin the lease's time to live anew. Raises `LeaseExpired`."""
         lease = self._live(id, now)
         lease.touched = now
         return lease
 
     def use(self, id: str, now: float) -> Lease:
-        """A reader begins; it is a renewal too. Raises `LeaseExpired`."""
+        """A reader begins. This renews the lease. Raises `LeaseExpired`."""
         lease = self.renew(id, now)
         lease.uses += 1
         return lease
 
     def end_use(self, lease: Lease, now: float) -> Lease | None:
-        """A reader has let go. Returns the lease if that freed it."""
+        """A reader has finished. Returns the lease if that freed it."""
         lease.uses -= 1
         if lease.dead or self._over(lease, now):
             return self._bury(lease)
@@ -144,12 +144,12 @@ class LeaseTable:
         return None
 
     def release(self, id: str) -> Lease | None:
-        """End a lease; fine if it is gone. Returns it if that freed it."""
+        """End a lease, if it is still there. Returns it if that freed it."""
         lease = self._leases.get(id)
         return None if lease is None else self._bury(lease)
 
     def expire(self, now: float) -> list[Lease]:
-        """End every lease whose time is over. Returns those that are freed now."""
+        """End every lease whose time is over. Returns those that this freed."""
         over = [lease for lease in self._leases.values() if lease.dead or self._over(lease, now)]
         return [freed for lease in over if (freed := self._bury(lease)) is not None]
 
@@ -195,13 +195,13 @@ class Leases:
     def __init__(self, env: Env = REAL, table: LeaseTable | None = None) -> None:
         self._env = env
         self._table = table or LeaseTable()
-        self._calm = Calm(logger, env.clock)  # how many leases expire is up to whoever takes them
+        self._calm = Calm(logger, env.clock)  # clients decide how many leases expire, so bound what is logged
         self._guard = env.scheduler.condition()
         self._closed = False
         self._readers = 0
 
     def grant(self, owner: str, ttl: float, txid: int) -> Lease:
-        """As `LeaseTable.grant`, under a fresh random id. Raises `StoreClosed` too."""
+        """As `LeaseTable.grant`, with a new random id. Also raises `StoreClosed`."""
         self.sweep()
         id = self._env.randomness.token(16).hex()
         with self._guard:
@@ -210,7 +210,7 @@ class Leases:
             return self._table.grant(id, owner, self._now(), ttl, txid)
 
     def grant_longest(self, owner: str, txid: int) -> Lease:
-        """A lease with the longest time to live, to stand while an image is made."""
+        """A lease with the longest time to live, to hold while an image is made."""
         return self.grant(owner, self._table.max_ttl, txid)
 
     def furnish(self, id: str, ttl: float, txid: int, image: Closable) -> Lease:
@@ -228,10 +228,10 @@ class Leases:
 
     @contextmanager
     def using(self, id: str) -> Iterator[Lease]:
-        """Read under a lease: what it covers stays until the block ends, whatever happens to the lease meanwhile.
+        """Read under a lease. What it covers stays until the block ends, even if the lease dies meanwhile.
 
         Raises:
-            LeaseExpired: it does not hold now. Within the block, `renew` says whether it still does.
+            LeaseExpired: the lease is not held now. Within the block, `renew` raises this once the lease is dead.
         """
         with self._guard:
             lease = self._table.use(id, self._now())
@@ -247,7 +247,7 @@ class Leases:
                 self._guard.notify_all()
 
     def sweep(self) -> None:
-        """End the leases whose time is over, and free those that nobody reads any more."""
+        """End the leases whose time is over, and free those that nobody is reading."""
         with self._guard:
             freed = self._table.expire(self._now())
         for lease in freed:
@@ -255,12 +255,12 @@ class Leases:
         self._close(freed)
 
     def floor(self) -> int | None:
-        """The log after this transaction must stay; None: no lease needs any."""
+        """The log after this transaction must stay. None: no lease needs any log. O(1), without the lock."""
         return self._table.floor()
 
     @contextmanager
     def frozen(self) -> Iterator[int | None]:
-        """Hold the floor still while the log's beginning is moved: no lease is granted or freed within the block."""
+        """Keep the floor fixed while the log's beginning moves: no lease is granted or freed within the block."""
         self.sweep()
         with self._guard:
             yield self._table.floor()
@@ -270,8 +270,8 @@ class Leases:
             return self._table.list(self._now())
 
     def close(self, timeout: float = 5.0) -> None:
-        """End all leases, and wait up to `timeout` seconds for those who read under them to let go; an image that is
-        still read then is closed when its reader ends."""
+        """End all leases, and wait up to `timeout` seconds for their readers to finish. An image that is still being
+        read after that is closed when its reader ends."""
         with self._guard:
             self._closed = True
             freed = [lease for state in self._table.list(self._now())

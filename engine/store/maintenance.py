@@ -1,7 +1,7 @@
 """What a store does in the background: checkpoints, the next segment, heartbeats, pruning, expiry of leases.
 
-One thread, woken when there is something to do and once in a while. Each duty is a method that does what is due now and
-raises nothing: what goes wrong is logged, or poisons the store where the state's durability is concerned.
+One thread, woken when there is something to do and every `TICK_S` seconds. Each duty is a method that does what is due
+now. What goes wrong is logged, and poisons the store if the durability of the state is in question.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RETRY_S, RETRY_MOST_S = 1.0, 60.0
 
 
 class Maintained(Protocol):
-    """What is maintained: a store, or in a test what stands for one."""
+    """What is maintained: a store, or a stand-in for one in a test."""
 
     directory: Path
     engine: Engine[Any, Any]
@@ -61,9 +61,9 @@ class Maintenance:
     def __init__(self, store: Maintained, backpressure: Backpressure, lock: DirectoryLock) -> None:
         """
         Args:
-            store: what is maintained. It is not kept alive.
-            backpressure: where writers ask for checkpoints, and are told of them.
-            lock: on the store's directory. What `holdfast info` shows of an open store is written there.
+            store: what is maintained. Maintenance does not keep it alive.
+            backpressure: where writers ask for checkpoints, and learn that one was made.
+            lock: on the store's directory. What `holdfast info` shows of an open store is written into its file.
         """
         self._held = ref(store)
         self._hooks = store.hooks
@@ -86,15 +86,15 @@ class Maintenance:
         store.log.writer.on_sealed = self._on_sealed
         try:
             self._task = store.env.scheduler.spawn("holdfast-keep", partial(_keep, self._held, self, backpressure))
-        except BaseException:  # a signal's handler may raise when the thread runs already
+        except BaseException:  # a signal handler may raise when the thread is already running
             self._end()
             raise
 
     @property
     def _store(self) -> Maintained:
-        """Not held on to, so that a store that everybody else has forgotten can be closed."""
+        """Held by a weak reference, so that a store that everybody else has dropped can be closed."""
         store = self._held()
-        assert store is not None, "the thread and every caller hold it meanwhile"
+        assert store is not None, "the thread and every caller hold a reference during a round"
         return store
 
     def _on_sealed(self, info: SegmentInfo) -> None:
@@ -102,13 +102,13 @@ class Maintenance:
         self._wake.set()
 
     def round(self) -> None:
-        """Do what is due now. If the directory has moved, nothing: it is said once, and looked at again each time."""
+        """Do what is due now. If the directory has moved, do nothing but check again; this is logged once."""
         try:
             self._store.env.files.look(self._store.directory)
         except DirectoryMoved as error:
             if not isinstance(self._backpressure.blocked, DirectoryMoved):
                 self._backpressure.blocked = error
-                logger.error("%s: commits go on until the next log segment or checkpoint is due", error)
+                logger.error("%s: commits continue until the next log segment or checkpoint is due", error)
             self._backpressure.notify()
             return
         if isinstance(self._backpressure.blocked, DirectoryMoved):
@@ -117,7 +117,7 @@ class Maintenance:
         for duty in (self._spare, self._checkpoint, self._tell_sealed, self._heartbeat, self._leases, self._prune_log):
             try:
                 duty()
-            except BaseException:  # a plugin's, too: the other duties go on
+            except BaseException:  # a plugin's error too: the other duties must still run
                 logger.exception("%s of %s", duty.__name__.strip("_"), self._store.directory)
 
     def _spare(self) -> None:
@@ -126,7 +126,7 @@ class Maintenance:
             try:
                 log.writer.prepare_spare()
                 self._spare_pause = RETRY_S
-            except (HoldfastError, OSError) as error:  # a commit that needs one makes its own, and says so
+            except (HoldfastError, OSError) as error:  # a commit that needs a segment makes its own, or fails
                 self._spare_retry = self._clock.monotonic() + self._spare_pause
                 logger.warning("no segment could be prepared, the next try is in %g s: %s", self._spare_pause, error)
                 self._spare_pause = min(2 * self._spare_pause, RETRY_MOST_S)
@@ -174,25 +174,25 @@ class Maintenance:
             self._tell_doubt()
 
     def _tell_doubt(self) -> None:
-        """Say once that the clock is doubted, and once that it is no more."""
+        """Log once that the clock is doubted, and once that it is believed again."""
         doubted_us = self.calendar.doubted_us
         if (doubted_us > 0) == self._doubts:
             return
         self._doubts, directory = doubted_us > 0, self._store.directory
         if self._doubts:
             logger.log(logging.WARNING if doubted_us > AHEAD_US else logging.INFO,
-                       "the clock has leapt %.1f hours ahead of what was known of the time in %s, or that was not open "
-                       "for so long: for an hour nothing is deleted for its age (if the clock is right, say "
-                       "clock_is_right=True when you open it)", doubted_us / 3.6e9, directory)
+                       "the clock is %.1f hours ahead of the last time recorded in %s: either it has leapt, or the "
+                       "store was closed for that long. For an hour nothing is deleted for its age (if the clock is "
+                       "right, open the store with clock_is_right=True)", doubted_us / 3.6e9, directory)
         else:
             logger.info("the clock is believed again in %s", directory)
-        with suppress(OSError):  # no room: it is told above
+        with suppress(OSError):  # no room in the lock file: the log above has it
             self._lock.tell(lock_text(process_name(), doubted_us // 1_000_000))
 
     def prune(self) -> list[SegmentInfo]:
-        """Delete what `keep_logs`, leases, slots and the last checkpoint allow; the segments that went."""
+        """Delete what `keep_logs`, leases, slots and the last checkpoint allow. Returns the segments deleted."""
         with self._pruning:
-            # Plugins are asked outside of the locks that leases and readers wait for; so it is planned once more after.
+            # Ask the plugins without the locks that leases and readers wait for, and plan again under the locks.
             with self._planned() as (plan, _):
                 wished = plan.segments
             if not wished or self._vetoed(wished):
@@ -200,11 +200,11 @@ class Maintenance:
             with self._planned() as (plan, lagging):
                 log = self._store.log
                 for reader in lagging:
-                    logger.warning("a process that reads lags too far behind, at transaction %d: its log is no longer "
-                                   "kept", reader.after)
+                    logger.warning("a reading process lags too far behind, at transaction %d: log is no longer kept "
+                                   "for it", reader.after)
                     self._store.env.files.unlink(reader.path, missing_ok=True)
                 for slot in plan.dropped:
-                    logger.warning("slot %s (%s) lags too far behind, at transaction %d: its log is no longer kept",
+                    logger.warning("slot %s (%s) lags too far behind, at transaction %d: log is no longer kept for it",
                                    slot.id, slot.name, slot.position.txid)
                     log.slots.drop(slot.id)
                 doomed = list(plan.segments[: len(wished)])
@@ -215,8 +215,8 @@ class Maintenance:
 
     @contextmanager
     def _planned(self) -> Iterator[tuple[PrunePlan, list[Reader]]]:
-        """What may go, and which readers lag too far for it. No lease and no reader comes in within the block. A plan
-        changes nothing: a plugin may still say no."""
+        """What may be deleted, and which readers lag too far to be waited for. No lease or reader is admitted within
+        the block. Planning changes nothing, because a plugin may still object."""
         store = self._store
         with (store.leases.frozen() as leased,
               readers_in(store.directory, process_name(), store.env) as readers):
@@ -250,7 +250,7 @@ class Maintenance:
         return False
 
     def runs_here(self) -> bool:
-        """Whether this thread is its own."""
+        """Whether the caller runs on the maintenance thread."""
         return self._task.runs_here()
 
     def _end(self) -> None:
@@ -264,7 +264,7 @@ class Maintenance:
 
 
 def _keep(held: ref[Maintained], keeper: Maintenance, backpressure: Backpressure) -> None:
-    """The thread. It holds the store for a round only, and ends with it."""
+    """The thread. It holds a reference to the store only during a round, and ends when the store is gone."""
     while not backpressure.closing:
         backpressure.wanted.wait(TICK_S)
         backpressure.wanted.clear()

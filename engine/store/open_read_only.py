@@ -1,6 +1,6 @@
-"""Opening a store read-only, and following it: not a byte of its directory changes, and its writer may go on.
+"""Opening a store read-only, and following its writer. Not a byte of the directory changes.
 
-The log is replayed into memory if the engine can and the log is small, and otherwise into a scratch copy elsewhere.
+The log is replayed into memory if the engine can do that and the log is small, and otherwise into a scratch copy.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .settings import Settings
 T = TypeVar("T")
 
 LOOKS = 6
-"""How often a directory that is being written is looked at before what seems wrong with it counts as wrong."""
+"""Attempts to read a directory that another process is writing before reporting an inconsistency."""
 
 
 def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[str, Any], settings: Settings,
                  env: Env) -> Opened:
-    """Open without changing a byte in `root`: replay into memory where the engine can and the log is small, into a
-    scratch copy elsewhere otherwise."""
+    """Open without changing a byte in `root`. See the module's text for where the log is replayed. Raises what
+    `Store.open` does."""
     layout = Layout(root, env.files)
     if not layout.is_store():
         raise StoreNotFound(f"no store in {root}")
@@ -42,7 +42,7 @@ def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[s
         except StoreLocked:
             copied = copied_image(env.files, layout.current())
             if copied is not None and not copied.promoted:
-                raise  # a backup is written to by runs, which look for no readers, and no reader may write into it
+                raise  # backup runs do not look for readers, and a reader may not write its file into a backup
             return look_beside()
         try:
             opened = _open_to_read(layout, kind, options, settings, env, shared=False)
@@ -68,8 +68,8 @@ def open_to_read(root: Path, kind: type[Engine[Any, Any]], *, options: Mapping[s
 
 
 def steadily(layout: Layout, env: Env, look: Callable[[], T]) -> T:
-    """Look at a directory that may be written meanwhile. A segment that is pruned, sealed or half-written between two
-    of our looks seems damaged or gone, and does not when looked at again. Raises what the last look raises."""
+    """Call `look` on a directory that may be written meanwhile, up to `LOOKS` times. A segment that is pruned, sealed
+    or written during one look seems damaged or gone, but not on the next look. Raises what the last look raises."""
     for attempt in range(1, LOOKS):
         try:
             return look()
@@ -102,7 +102,7 @@ def _open_held(layout: Layout, anchored: AnchoredFiles, kind: type[Engine[Any, A
     at = None if copied is None else copied.position
     log_end = None if copied is None else copied.log_end
     if shared and not kind.abilities.shared_readers:
-        raise StoreLocked(f"{root} is open for writing, and the {kind.name} engine cannot be read meanwhile")
+        raise StoreLocked(f"{root} is open for writing, and the {kind.name} engine does not allow readers beside it")
     log = Log.open(generation.log, engine_position=log_end, read_only=True,
                    options=settings.log_options, env=env)
     match(identity, log)
@@ -112,7 +112,7 @@ def _open_held(layout: Layout, anchored: AnchoredFiles, kind: type[Engine[Any, A
     if kind.abilities.replays_in_memory:
         engine = kind.open(generation.state, context, read_only=True, at=at)
         try:
-            # Again: what the engine holds by now is durable, and so is the log up to there.
+            # Open the log again: the engine's position is durable by now, so the log must be durable up to there.
             log = Log.open(generation.log, engine_position=log_end or engine.position, read_only=True,
                            options=settings.log_options, env=env)
             if not _replays_large(log, engine.position.txid, settings):
@@ -146,12 +146,12 @@ def _open_held(layout: Layout, anchored: AnchoredFiles, kind: type[Engine[Any, A
 
 
 def follow(opened: Opened, settings: Settings, env: Env) -> int:
-    """Bring a store that was opened read-only to the durable end that its log has by now; how many transactions were
-    applied. Costs what is new.
+    """Bring a store that was opened read-only to the durable end that its log has now. Returns how many transactions
+    were applied. O(new log).
 
     Raises:
-        LogPruned: what comes next is no longer in the log.
-        Unsupported: what comes next is a bulk load, or the directory has another generation.
+        LogPruned: the next record is no longer in the log.
+        Unsupported: the new log has a bulk load or is too large, or the directory has another generation.
         Diverged, Damaged: as `Log.look`.
     """
     if opened.layout.current() != opened.generation:
@@ -172,7 +172,7 @@ def _is_written(layout: Layout) -> bool:
     try:
         return layout.files.is_locked(layout.lock_path)
     except LocksUnsupported:
-        return False  # so nobody can be open for writing here
+        return False  # without locks, no process can have it open for writing
 
 
 def _replays_large(log: Log, after: int, settings: Settings) -> bool:

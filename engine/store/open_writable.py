@@ -1,10 +1,10 @@
-"""Opening a store for writing: make it if it is not there, lock it, recover it, and bring the engine to the end of the
-log.
+"""Opening a store for writing: create it if it is not there, lock it, recover it, and bring the engine to the end of
+the log.
 
-Recovery is the same two verbs as everything else: the engine opens its durable state (the image), and the log after its
-position is replayed over it. A copied image, which is what a backup holds, is promoted first: durably, before the
-engine may change it. It is adopted at its own position, and continues on a new branch, begun durably before anything is
-written. So it is never again taken for a backup of the store it came from.
+Recovery opens the engine's durable state and replays the log after its position over it. A copied image, which is what
+a backup holds, is durably promoted before the engine may change it. The engine opens it at the image position, and the
+log continues on a new branch, begun durably before anything is written. So the directory is never again taken for a
+backup of the store it came from.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from .settings import Settings
 
 def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, options: Mapping[str, Any],
                      settings: Settings, env: Env, prune: bool = True) -> Opened:
-    """`prune`: on a full file system, log that nobody needs may go. Raises what `Store.open` does. Nothing is left open
-    or locked then, and no store that was not there before."""
+    """Open as `Store.open`. `prune`: on a full file system, log that nobody needs may be deleted. Raises what
+    `Store.open` does; then nothing is left open or locked, and a store that this call created is removed."""
     layout = Layout(root, env.files)
     undo = None
     if not layout.is_store():
         if not create:
             raise StoreNotFound(f"no store in {root}")
         if not layout.is_empty():
-            what = "is not empty, and holds no store" if env.files.is_directory(root) else "is a file"
+            what = "is not empty, and is not a store" if env.files.is_directory(root) else "is a file"
             raise StoreExists(f"{root} {what}")
         undo = partial(_unmake, layout, directory_too=not env.files.exists(root))
         try:
@@ -60,7 +60,7 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
         if not layout.is_store():
             _create(layout, kind, options, settings, env)
         else:
-            undo = None  # whether it was there before, or somebody was faster than we
+            undo = None  # it was there before, or another process was faster
         identity = identity_of(layout, kind)
         context = Context(env, options, store_id=identity.store_id)
         make_room(layout, kind, context, settings, prune=prune)
@@ -71,7 +71,7 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
         copied = copied_image(env.files, generation)
         if copied is not None:
             copied.promote(kind, context)
-        layout.sweep()  # what a backup kept of older generations too: it is none any more
+        layout.sweep()  # also removes the older generations that a backup keeps: this is not a backup any more
         engine = kind.open(generation.state, context, at=None if copied is None else copied.position)
         try:
             log = Log.open(generation.log, engine_position=engine.position, options=settings.log_options,
@@ -102,9 +102,9 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
 
 def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, Any], settings: Settings,
             env: Env) -> None:
-    """Make an empty store. It is one from the moment that `CURRENT` names its generation."""
+    """Create an empty store. It counts as a store once `CURRENT` names its generation."""
     files = env.files
-    layout.clear()  # the rests of a creation that was cut off, as `is_empty` has made sure
+    layout.clear()  # the remains of a creation that was cut off; `is_empty` has checked that
     need_room(files, layout)
     now = env.clock.now_us()
     store_id, branch_id = env.randomness.token(16), env.randomness.token(16)
@@ -113,7 +113,7 @@ def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, 
     files.make_directory(generation.state)
     kind.create(generation.state, start, Context(env, options, store_id=store_id))
     history = History(store_id, (Branch(branch_id, start),))
-    # No commit was earlier, so a restore to a time before it is one to before the store was.
+    # No commit is earlier than this, so a restore to an earlier time is one to before the store existed.
     log = Log.create(generation.log, history, start, engine=kind.name, last_time_us=now, options=settings.log_options,
                      env=env)
     log.close()
@@ -122,11 +122,11 @@ def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, 
 
 
 def _unmake(layout: Layout, *, directory_too: bool) -> None:
-    """Remove a store that could not be opened when it was made, or what there is of it. The caller holds its lock."""
+    """Remove a store, or part of one, that was created but could not be opened. The caller holds its lock."""
     files, root = layout.files, layout.root
-    # On a disk that fails, the next opening makes a store of what is left.
+    # If the disk fails here, the next opening clears what is left and creates the store.
     with contextlib.suppress(OSError, DirectoryMoved):
         layout.clear()
         files.unlink(layout.lock_path)
         if directory_too:
-            files.remove_directory(root)  # unless somebody else has come in here
+            files.remove_directory(root)  # fails, as it should, if somebody has put something here

@@ -1,4 +1,4 @@
-"""What an opening makes, and what both kinds of opening do."""
+"""What an opening returns, and the steps that both kinds of opening share."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class Opened:
     Attributes:
         engine: brought to the log's durable end.
         log: recovered.
-        cursor: behind what was replayed.
-        lock: None where opened read-only.
+        cursor: after what was replayed.
+        lock: the directory's lock; None if opened read-only.
         replayed: how many transactions were replayed.
-        anchored: what holds its directories.
-        env: the store's: its files are those.
-        scratch: a copy of the state that goes when the store is closed, or None.
+        anchored: holds the store's directories open.
+        env: the store's environment; its files are `anchored`.
+        scratch: a copy of the state, removed when the store is closed; or None.
         copied: the copied image that was opened, until a checkpoint has settled it; or None.
-        reader: what keeps the log that is needed here, where another process writes the store; or None.
-        still: opened read-only where nobody wrote: what keeps writers out, since what libraries read without locks must
-            not change under them; or None.
-        undo: removes the store, which this opening has made; None where there was one.
-        half_way: `follow` has begun to apply what is new; not all of it may be there, or shown.
-        engine_closed, released: how far `release` came.
+        reader: the lease on the log, if another process writes the store; or None.
+        still: the shared lock, if opened read-only while nobody wrote; or None. It keeps writers out, because libraries
+            read without locks.
+        undo: removes the store, if this opening created it; or None.
+        half_way: `follow` has begun to apply new records and has not finished: some may be missing or not shown.
+        engine_closed, released: how far `release` has come.
     """
 
     layout: Layout
@@ -66,14 +66,14 @@ class Opened:
             self.copied = None
 
     def release(self) -> None:
-        """Close the engine and let go of the directory: each part, whatever another raises. Fine to call again, above
-        all where a signal's handler raised."""
+        """Close the engine and release the directory. Every part is released even if another raises. May be called
+        again, for instance if a signal handler raised."""
         with ExitStack() as last_to_first:
             for part in (self.still, self.reader, self.lock):
                 if part is not None:
                     last_to_first.callback(part.release)
             last_to_first.callback(self.anchored.let_go)
-            if self.undo is not None and not self.log.end.txid:  # no plugin has committed meanwhile
+            if self.undo is not None and not self.log.end.txid:  # unless a plugin has committed meanwhile
                 last_to_first.callback(self.undo)
             if self.scratch is not None:
                 last_to_first.callback(self.scratch.cleanup)
@@ -88,14 +88,14 @@ def process_name() -> str:
 
 
 def anchor(layout: Layout, env: Env) -> tuple[AnchoredFiles, Env]:
-    """Hold a store's directory, and let nothing below its path be used when that leads elsewhere."""
+    """Hold a store's directory open. From here on, files below its path raise if the path leads elsewhere."""
     anchored = AnchoredFiles(env.files, layout.root)
     layout.files = anchored
     return anchored, replace(env, files=anchored)
 
 
 def identity_of(layout: Layout, kind: type[Engine[Any, Any]]) -> Identity:
-    """Who a store is, whose engine must be this kind. Raises `StoreNotFound`, `Damaged`, `WrongEngine`."""
+    """The identity of a store, whose engine must be `kind`. Raises `StoreNotFound`, `Damaged`, `WrongEngine`."""
     identity = layout.read_identity()
     if identity.engine != kind.name:
         raise WrongEngine(f"{layout.root} is a store of the {identity.engine} engine, not of {kind.name}")
@@ -103,7 +103,7 @@ def identity_of(layout: Layout, kind: type[Engine[Any, Any]]) -> Identity:
 
 
 def match(identity: Identity, log: Log) -> None:
-    """See that a log is of the store in whose directory it is. Raises `Damaged`."""
+    """Check that a log belongs to the store in whose directory it is. Raises `Damaged`."""
     if log.history.store_id != identity.store_id:
         raise Damaged(f"the log is of store {log.history.store_id.hex()}, not of {identity.store_id.hex()}",
                       path=str(log.directory))

@@ -1,15 +1,15 @@
-"""Readers in other processes: leases on a store's log across process borders.
+"""Readers in other processes: leases on a store's log across process boundaries.
 
 A process that opens a store read-only while another one writes it keeps a file in the store's `readers` directory,
-locked with `flock` for as long as it reads. The file's name says after which transaction it needs the log. The writer
-asks for all of them before it prunes. A file that nobody holds locked is of a process that has ended or died, and
-is removed; so a reader that is killed holds nothing.
+locked with `flock` as long as it reads. The file's name says after which transaction the reader needs the log. The
+writer lists these files before it prunes. If a file is not locked, its process has ended, and the writer removes the
+file. So a reader that was killed holds back no log.
 
-Naming a file and pruning exclude one another by the directory's own lock, so that no log goes between a reader's look
-and its file, and no file is taken for a dead one's before it is locked. That lock is held for moments only.
+Creating such a file and pruning both take the directory's lock, briefly. So no log is pruned between a reader's look at
+the log and its file, and the writer never takes a file that is not locked yet for a dead reader's.
 
-Another user's reader has no lease, root's neither, since the writer could not look after its file: it may be told
-`LogPruned`, and opens again.
+A reader that runs as another user, root included, gets no lease, because the writer could not remove its file. It may
+get `LogPruned`, and opens the store again.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ logger = logging.getLogger("holdfast.leases")
 
 DIRECTORY = "readers"
 PATIENCE_S = 5.0
-"""How long to wait for the directory's lock. Who holds it longer than that hangs."""
+"""How long to wait for the directory's lock, seconds. A process that holds it longer than that hangs."""
 _NAME = re.compile(r"after-(\d{20})-[0-9a-f]{16}")
 
 
 @contextmanager
 def _alone(directory: Path, owner: str, env: Env) -> Iterator[None]:
-    """Hold the directory's lock. Raises `StoreLocked` where it is not to be had in time."""
+    """Hold the directory's lock. Raises `StoreLocked` if it is not free within `PATIENCE_S`."""
     deadline = env.clock.monotonic() + PATIENCE_S
     while True:
         try:
@@ -52,13 +52,13 @@ def _alone(directory: Path, owner: str, env: Env) -> Iterator[None]:
 
 
 class ReaderLease:
-    """The log of the store in `root` after a transaction, kept for this process until `release`."""
+    """Keeps the log of the store in `root` after a transaction for this process, until `release`."""
 
     def __init__(self, root: Path, owner: str, env: Env) -> None:
-        """All of the log that is there now is kept, until `advance` says that less will do.
+        """All log that is there now is kept, until `advance` is called.
 
         Raises:
-            StoreLocked: somebody keeps all readers out for seconds.
+            StoreLocked: another process held the lock of `readers` for longer than `PATIENCE_S`.
         """
         self._directory = root / DIRECTORY
         self._owner = owner
@@ -66,18 +66,19 @@ class ReaderLease:
         self._file: tuple[Path, DirectoryLock] | None = None
         self._after = 0
         if not env.files.is_ours(root):
-            logger.info("%s is another user's, and gives no leases to this process", root)
+            logger.info("%s belongs to another user, so this process gets no lease on its log", root)
             return
         try:
             env.files.make_directory(self._directory)
             self._keep(0)
         except (PermissionError, FileNotFoundError) as error:
-            logger.info("%s gives no leases to this process: %s", root, error)
+            logger.info("this process gets no lease on the log of %s: %s", root, error)
         except OSError as error:  # read-only, or full
-            logger.warning("%s gives no leases to this process, so that its log may go: %s", root, error)
+            logger.warning("this process gets no lease on the log of %s, which may be pruned while it reads: %s", root,
+                           error)
 
     def advance(self, txid: int) -> None:
-        """From now on, only the log after `txid` is needed. Where that cannot be said, what was kept is kept."""
+        """From now on, only the log after `txid` is needed. If this cannot be recorded, the lease stays as it was."""
         if self._file is None or txid == self._after:
             return
         try:
@@ -94,7 +95,7 @@ class ReaderLease:
         self._file = path, lock
 
     def release(self) -> None:
-        """Nothing is needed any more."""
+        """End the lease. May be called twice."""
         if self._file is not None:
             (path, lock), self._file = self._file, None
             with contextlib.suppress(OSError):
@@ -102,14 +103,14 @@ class ReaderLease:
             lock.release()
 
     def abandon(self) -> None:
-        """In a forked child: it is the parent's."""
+        """In a forked child: drop the descriptor; the lease is the parent's."""
         if self._file is not None:
             self._file[1].abandon()
             self._file = None
 
 
 class Reader(NamedTuple):
-    """A process that reads: the file it keeps, and the transaction after which it needs the log."""
+    """A reading process: its file, and the transaction after which it needs the log."""
 
     path: Path
     after: int
@@ -117,17 +118,17 @@ class Reader(NamedTuple):
 
 @contextmanager
 def readers_in(root: Path, owner: str, env: Env) -> Iterator[list[Reader]]:
-    """For the writer: every process that reads. No other comes in before the block ends.
+    """For the writer: every reading process. No reader is admitted within the block.
 
     Raises:
-        StoreLocked: one that comes in right now hangs.
+        StoreLocked: another process held the lock of `readers` for longer than `PATIENCE_S`.
     """
     directory, files = root / DIRECTORY, env.files
     if not files.is_directory(directory):
-        yield []  # who comes now and finds log gone has looked too early, and looks again
+        yield []  # a reader that comes now and misses log looks again
         return
     if not files.is_ours(directory):
-        logger.warning("%s is another user's: who reads is not known, and nothing is kept for them", directory)
+        logger.warning("%s belongs to another user: readers are not known, and no log is kept for them", directory)
         yield []
         return
     with _alone(directory, owner, env):

@@ -12,10 +12,10 @@ class Recovery:
     """See the module's text.
 
     Attributes:
-        clean: it had been closed properly.
-        replayed: transactions replayed over the engine's durable state.
-        cut_bytes, cut_path, cut_offset: a torn end of the log that was cut; it held nothing acknowledged.
-        rewritten_bytes: bytes written again because they were perhaps in memory only.
+        clean: the log had been closed properly.
+        replayed: how many transactions were replayed over the engine's durable state.
+        cut_bytes, cut_path, cut_offset: a torn end of the log that was cut. It held nothing acknowledged.
+        rewritten_bytes: bytes written again because they may have been in the page cache only.
     """
 
     clean: bool

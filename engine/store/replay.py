@@ -1,4 +1,4 @@
-"""Replay: the records of a log, applied to an engine. Recovery does it, and so does whatever rolls a copy forward."""
+"""Replay: apply the records of a log to an engine. Recovery does this, and so does rolling a copy forward."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from ..wal.log import Log
 
 REPLAY_RECORDS = 1000
 REPLAY_BYTES = 256 << 10
-"""So many records, or payload bytes, are applied in one go; in memory an engine may hold twenty times as much."""
+"""Records and payload bytes per call of `apply`. In memory, an engine may need twenty times as much."""
 
 
 def replay(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_bytes: int) -> int:
-    """Apply the log's records from the cursor up to `upto`, with checkpoints on the way where much is pending.
+    """Apply the log's records from the cursor up to `upto`, with a checkpoint whenever `soft_bytes` are pending.
+    Returns how many records were applied. O(log read).
 
     Raises:
-        UnsupportedFormat: a payload version that the engine does not read.
+        UnsupportedFormat: a payload version that the engine does not read, or a bulk load that it does not take.
         Damaged, DiskFull.
     """
     batch: list[Record] = []

@@ -37,13 +37,13 @@ class Settings:
         checkpoint_soft_bytes: this much not yet checkpointed starts a checkpoint.
         checkpoint_hard_bytes: this much makes commits wait for it.
         replay_memory_bytes: a read-only opening replays up to this much log in memory, and more into a scratch copy.
-        heartbeat_s: an idle log says so this often; 0 for never.
-        wait_s: how long a commit waits at a bound before it gives up with `RolledBack`.
-        clock_is_right: take it from the operator that the clock is right: what is deleted for its age, log and
-            slots, is aged by it at once. Otherwise a clock that is ahead of the log's last time at the opening is
-            believed when the store has been open for an hour.
-        hook_s: how long a plugin may take over a transaction. It holds up every other commit meanwhile, so a
-            transaction over which one took longer is rolled back.
+        heartbeat_s: how often an idle log gets a heartbeat, seconds; 0 for never.
+        wait_s: how long a commit waits at a bound before it gives up with `RolledBack`, seconds.
+        clock_is_right: the operator says that the clock is right, so the ages of log and slots are measured by it at
+            once. Otherwise, a clock that is ahead of the log's last time on opening is believed only when the store
+            has been open for an hour.
+        hook_s: how long a plugin may take over a transaction, seconds. Every other commit waits meanwhile, so if a
+            plugin takes longer, the transaction is rolled back.
     """
 
     durability: Durability = "synced"
@@ -89,15 +89,15 @@ Settings.__init__ = renamed.arguments(  # type: ignore[method-assign]
 
 
 def check_duration(name: str, value: object, seconds: float = 1) -> None:
-    """Raises `SettingError` if `value` is not a length of time above 0, in units of so many seconds, that a thread can
-    wait for."""
+    """Raises `SettingError` if `value` is not a length of time above 0 that a thread can wait for. `seconds`: the unit
+    of `value`."""
     most = LONGEST_WAIT_S / seconds
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
         raise SettingError(f"{name} is a number above 0 and at most {most:,.0f}, not {shown(value)}")
 
 
 def checked_options(options: Mapping[str, Any] | None, files: Files) -> dict[str, Any]:
-    """An engine's options, each that is a `Path` made absolute. Raises `SettingError` if they are not a mapping."""
+    """An engine's options, with every `Path` made absolute. Raises `SettingError` if they are not a mapping."""
     if options is not None and not isinstance(options, Mapping):
         raise SettingError(f"the engine's options are a mapping, not {shown(options)}")
     return {name: files.absolute(value) if isinstance(value, Path) else value

@@ -4,8 +4,8 @@
                                                                                 │
                                                                            checkpoint ─► image
 
-Here its parts are put together, and here is what users call: open, read, write, checkpoint, close. How it writes is in
-`write_path.py`.
+This module puts the parts together and has the calls for users: open, read, write, checkpoint, close. `write_path.py`
+has the writing.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class Store(Generic[TxT, ViewT]):
     """See the module's text. Made by `open`; a context manager; safe to use from any number of threads.
 
     Attributes:
-        directory: where it is.
-        instance: random id of this opening, hex.
-        engine, log, leases, hooks, settings, env, group commit, backpressure, checkpoints, write_path: its parts.
-        options: the engine's own, as it was opened with.
-        state_format, payload_version: the engine's, as it was opened with.
+        directory: the store's directory, absolute.
+        instance: a random id of this opening, hex.
+        engine, log, leases, hooks, settings, env, group_commit, backpressure, checkpoints, write_path: its parts.
+        options: the engine's options that the store was opened with.
+        state_format, payload_version: the engine's, at the time of opening.
         recovery: what opening found.
-        read_only: whether it was opened so.
+        read_only: whether the store was opened read-only.
         backup_uri: where its backup service answers, or None.
     """
 
@@ -103,7 +103,7 @@ class Store(Generic[TxT, ViewT]):
         self._usability = Usability(directory, read_only=self.read_only)
         self._ending = OwnedLock(env)
         self._told_closing = False
-        self._patience_s = settings.wait_s  # for an open transaction to end, before the store is closed
+        self._patience_s = settings.wait_s  # how long `close` waits for an open transaction to end
         self._pid = os.getpid()
         self.group_commit = GroupCommit(self.log, self._watermarks, hooks, env, relaxed_s=settings.relaxed_ms / 1000,
                                         staging=self._staging, on_fault=partial(_tell_fault, directory, hooks))
@@ -136,11 +136,11 @@ class Store(Generic[TxT, ViewT]):
             directory: of a store or of a backup. Opening a backup for writing makes it a store of its own.
             engine: the engine's class.
             create: make an empty store if there is none.
-            read_only: change no byte. Shows the log up to the end that is known to be durable. Where nobody writes the
-                store at that moment, nobody can until this one is closed.
+            read_only: change no byte. The store shows the log up to the end that is known to be durable. If no process
+                has the store open for writing now, none can open it for writing until this one is closed.
             plugins: objects, or names registered in the entry-point group `holdfast.plugins`.
-            options: the engine's own. One that is a `Path` is made absolute.
-            settings, env: see there.
+            options: the engine's own. A `Path` among them is made absolute.
+            settings, env: see `Settings` and `Env`.
 
         Raises:
             StoreLocked, StoreNotFound, StoreExists, WrongEngine, Damaged, UnsupportedFormat, UpgradeRequired, DiskFull,
@@ -169,13 +169,13 @@ class Store(Generic[TxT, ViewT]):
                            store.recovery.cut_bytes, store.recovery.cut_offset, store.recovery.cut_path)
         try:
             if opened.copied is not None:
-                store.checkpoint()  # so that where the copy is from need no longer be remembered
+                store.checkpoint()  # from here on, the copied image's positions need not be remembered
             hooks.open(store)
         except BaseException as error:
             store.close()
             if isinstance(error, HoldfastError) or not isinstance(error, Exception):
                 raise
-            limit = told(error, f"cannot open {root}, since a plugin could not start") if is_limit(error) else None
+            limit = told(error, f"cannot open {root}: a plugin could not start") if is_limit(error) else None
             raise limit or PluginError(f"a plugin could not start: {error}") from error
         opened.undo = None
         return store
@@ -196,7 +196,7 @@ class Store(Generic[TxT, ViewT]):
 
     @property
     def handed(self) -> Position:
-        """The highest position that the engine may have in its files: what a moving image must be replayed to."""
+        """The highest position that the engine's files may contain: a moving image must be replayed up to here."""
         return self.checkpoints.handed
 
     @property
@@ -211,19 +211,19 @@ class Store(Generic[TxT, ViewT]):
         return self._watermarks.positions()
 
     def complete_until_us(self) -> int:
-        """Every transaction with a commit time up to this one is published, and none will come later: a promise that
-        is in the log when this returns, so that neither a crash nor a clock that is put back breaks it."""
+        """A time, microseconds since the Unix epoch. Every transaction with a commit time up to it is published, and
+        no later one will get such a time. The log holds this promise, so it survives a crash and a clock set back."""
         self._usability.check()
         return self.write_path.complete_until_us()
 
     @property
     def clock_doubted_us(self) -> int:
-        """By how many microseconds the clock is ahead of the time by which log and slots grow old; 0: it is
-        believed. See the setting `clock_is_right`."""
+        """Microseconds by which the clock is ahead of the time that the ages of log and slots are measured by; 0 if the
+        clock is believed. See the setting `clock_is_right`."""
         return 0 if self._maintenance is None else self._maintenance.calendar.doubted_us
 
     def status(self) -> dict[str, Any]:
-        """Everything an operator asks for, as plain values."""
+        """Everything an operator asks for, as plain values. O(leases + slots)."""
         return {
             "directory": str(self.directory), "engine": self.engine.name, "instance": self.instance,
             "store_id": self.history.store_id.hex(), "branch": self.history.branch.id.hex(), "epoch": self.log.epoch,
@@ -244,12 +244,13 @@ class Store(Generic[TxT, ViewT]):
         """A read view of everything published.
 
         Args:
-            unsynced: show also what is appended and not yet synced or acknowledged (engines that stage).
+            unsynced: also show what is appended but not yet synced or acknowledged. The engine must stage.
             at_least: wait until this transaction is published.
 
         Raises:
-            StoreClosed, Unsupported, ConditionNotMet (`at_least` is not published within the setting `wait_s`),
-            StorePoisoned (with `unsynced`).
+            StoreClosed.
+            ConditionNotMet: `at_least` was not published within `Settings.wait_s`.
+            Unsupported, StorePoisoned: only with `unsynced`.
         """
         if self._usability.ended is not None:
             raise self._usability.error()
@@ -262,19 +263,20 @@ class Store(Generic[TxT, ViewT]):
         if unsynced:
             if self._staging is None:
                 raise Unsupported(f"the {self.engine.name} engine does not stage", hint="leave out unsynced=")
-            if self.group_commit.poison is not None:  # what is staged and not published may never have been
+            if self.group_commit.poison is not None:  # what is staged but not published may never become durable
                 raise self.group_commit.poisoned()
             staged: ViewT = self._staging.staged_view()
             return staged
         return self.engine.view()
 
     def refresh(self) -> int:
-        """Read-only stores: show what the writer in another process has made durable since; the last txid shown.
+        """In a read-only store, show what the writer in another process has made durable since. Returns the last txid
+        shown. O(new log).
 
         Raises:
-            LogPruned, Unsupported: it went too far to be followed; open it again.
-            Whatever the engine or the disk raises, a signal's handler too: where that was in the middle of a
-            transaction, nothing is shown any more, and the store has to be opened again.
+            LogPruned, Unsupported: the writer is too far ahead; open the store again.
+            Whatever the engine, the disk or a signal handler raises. If that was in the middle of applying
+            transactions, this store is then closed to use: open it again.
         """
         if not self.read_only:
             raise InvalidInput(f"{self.directory} is not open read-only",
@@ -284,23 +286,23 @@ class Store(Generic[TxT, ViewT]):
         return self.log.end.txid
 
     def _refresh(self) -> int:
-        """How many transactions came; with the writer lock held."""
+        """Apply what is new, with the writer lock held. Returns how many transactions that were."""
         self._usability.check()
         try:
             replayed = follow(self._opened, self.settings, self.env)
             self.group_commit.follow(self.log.end)
         except BaseException:
             if self._opened.half_way:
-                self._usability.ended = "was interrupted as it was refreshed"
+                self._usability.ended = "was interrupted during a refresh"
             raise
         self._opened.half_way = False
         return replayed
 
     def image(self) -> Image:
-        """The engine's image, for a source. Hold a lease on the log after the present checkpoint first."""
+        """The engine's image, for a source. First take a lease on the log after the present checkpoint."""
         self._usability.check()
         if self._opened.reader is not None:
-            raise Unsupported(f"{self.directory} is open read-only beside its writer, which goes on meanwhile",
+            raise Unsupported(f"{self.directory} is open read-only while another process writes it",
                               hint="back up from the writer's service")
         self.env.files.look(self.directory)
         return self.checkpoints.image()
@@ -311,18 +313,18 @@ class Store(Generic[TxT, ViewT]):
         """A write transaction: `with store.transaction() as tx: …`.
 
         Args:
-            durability: `synced`, `pipelined` or `relaxed` (see `Settings`); the store's own without.
+            durability: `synced`, `pipelined` or `relaxed`; None for that of the store's `Settings`.
 
         Raises, at the end of the block:
-            RolledBack: certainly not there. It is a `DiskFull`, `LimitReached`, `DirectoryMoved` or `StorePoisoned` too
-                if that is why.
-            ConditionNotMet: durable here, a plugin's condition is open.
-            OutcomeUnknown: may or may not be there; reopen and look.
+            RolledBack: the transaction is certainly not in the store. The error is also a `DiskFull`, `LimitReached`,
+                `DirectoryMoved` or `StorePoisoned` if that is the cause.
+            ConditionNotMet: the transaction is durable here, but a plugin's condition is still open.
+            OutcomeUnknown: the transaction may or may not be durable; reopen the store and look.
         """
         return self.write_path.transaction(durability)
 
     def bulk(self, load: Any) -> int:
-        """Load in bulk, as one transaction whose data stands in a file beside the log.
+        """Load in bulk, as one transaction whose data is in a file beside the log.
 
         Args:
             load: what the engine takes.
@@ -331,10 +333,10 @@ class Store(Generic[TxT, ViewT]):
             Its txid.
 
         Raises:
-            Unsupported: the engine takes none.
-            InvalidInput: nothing happened.
-            RolledBack: a plugin refused it, or one adds to every transaction, which a bulk load does not take.
-            As `transaction`.
+            Unsupported: the engine takes no bulk loads.
+            InvalidInput: the engine refused the load; nothing was changed.
+            RolledBack: also if a plugin refused the load or tried to add to it.
+            ConditionNotMet, OutcomeUnknown: as `transaction`.
         """
         return self.write_path.bulk(load)
 
@@ -342,7 +344,7 @@ class Store(Generic[TxT, ViewT]):
         """Wait until a transaction is acknowledged, for instance after `ConditionNotMet`.
 
         Raises:
-            ConditionNotMet: not within `timeout` seconds.
+            ConditionNotMet: it was not acknowledged within `timeout` seconds. None waits without a bound.
             OutcomeUnknown: the store is poisoned.
             InvalidInput: there is no such transaction yet.
             SettingError: `timeout` is not a length of time.
@@ -350,18 +352,18 @@ class Store(Generic[TxT, ViewT]):
         self.write_path.wait(txid, timeout)
 
     def wait_published(self, after: int, timeout: float) -> int:
-        """Wait up to `timeout` seconds until something after `after` is published; the last published txid."""
+        """Wait up to `timeout` seconds for a transaction after `after` to be published. Returns the last published."""
         self.group_commit.wait_until(lambda: self._watermarks.published.txid > after or self.closed, timeout)
         return self._watermarks.published.txid
 
     # --- checkpoints and pruning -----------------------------------------------------------------------------------
 
     def checkpoint(self) -> Position:
-        """Make the engine's durable state hold everything published; the position it reached.
+        """Make the engine's durable state hold everything published. Returns the position it reached. O(changes since
+        the last checkpoint), for most engines.
 
         Raises:
-            DiskFull, LimitReached, DirectoryMoved: try again when there is room, or more of what ran out, or when it is
-                back where it was.
+            DiskFull, LimitReached, DirectoryMoved: nothing has changed; try again once the cause is mended.
             StorePoisoned: the engine failed in the middle; the store is poisoned.
         """
         self._usability.check_writable()
@@ -373,13 +375,13 @@ class Store(Generic[TxT, ViewT]):
         return writer.run(lambda: self.checkpoints.make(self._refuse_closing), self._refuse_closing)
 
     def _refuse_closing(self) -> None:
-        """Whoever has a lock, a bulk load without room for instance, may wait for the store to be closed, and closing
-        for us. Raises `StoreClosed`."""
+        """Avoid a deadlock: the holder of the lock we wait for (a bulk load without room, say) may wait for the store
+        to be closed, while `close` waits for us. Raises `StoreClosed`."""
         if self.closed or self.backpressure.closing:
             raise StoreClosed(f"{self.directory} is being closed")
 
     def prune(self) -> int:
-        """Delete the log that need not be kept, now; how many segments went."""
+        """Delete now the log that need not be kept. Returns how many segments were deleted."""
         self._usability.check_writable()
         assert self._maintenance is not None
         return len(self._maintenance.prune())
@@ -387,23 +389,23 @@ class Store(Generic[TxT, ViewT]):
     # --- ending ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop plugins, sync and seal the log, checkpoint, let go. Fine to call twice; where a signal interrupts it,
-        call it again, and it goes on.
+        """Stop plugins, sync, checkpoint, seal the log, release the directory. May be called twice. If a signal handler
+        interrupts it, call it again to finish.
 
         Raises:
-            InvalidInput: this thread has a transaction open, or it is one that closing waits for: it runs a plugin's
-                hook in the background.
+            InvalidInput: this thread has a transaction open; or closing would wait for this thread, which is one of the
+                store's own and runs a plugin's hook.
         """
         if self._pid != os.getpid():
-            return  # carried across a fork: nothing of it is ours
+            return  # we are a forked child: the store belongs to the parent
         if self.write_path.lock.held_here() and not self.closed:
             raise InvalidInput("this thread has a transaction open", hint="end it before closing the store")
         if any(part is not None and part.runs_here()
                for part in (self.group_commit, self._ack_tracker, self._maintenance)):
             raise InvalidInput("closing the store would wait for this very thread",
                                hint="close it in a thread of your own, not in a hook")
-        if not self._ending.held_here():  # a plugin's *closing* may come by here
-            self._ending.run(self._close, lambda: None)  # whoever comes second waits until it is closed
+        if not self._ending.held_here():  # a plugin's *closing* hook may call `close`
+            self._ending.run(self._close, lambda: None)  # a second caller waits until the store is closed
 
     def _close(self) -> None:
         if self._opened.released:
@@ -413,11 +415,11 @@ class Store(Generic[TxT, ViewT]):
             self.hooks.tell("closing", self)
         if self._maintenance is not None:
             self._maintenance.close()
-        hold = Hold(self.write_path.lock)  # who waits for it learns that the store is closed
+        hold = Hold(self.write_path.lock)  # threads that wait for this lock will find the store closed
         hold.ending(lambda: self._end(hold))
 
     def _end(self, hold: Hold) -> None:
-        # An open transaction of another thread ends first, within bounds.
+        # Let another thread's open transaction end first, but do not wait for it for ever.
         if not hold.take(self._patience_s):
             logger.error("%s is closed while a transaction is open", self.directory)
         self._usability.ended = "is closed"
@@ -452,7 +454,7 @@ class Store(Generic[TxT, ViewT]):
             self.log.abandon()
 
     def abandon_after_fork(self) -> None:
-        """In a child process: neither lock nor socket nor log is ours."""
+        """In a forked child: the locks, sockets and log belong to the parent."""
         self._usability.ended = f"was carried across a fork; it is open in process {self._pid}"
         self.hooks.tell("forked")
         self.log.abandon()
@@ -461,21 +463,21 @@ class Store(Generic[TxT, ViewT]):
                 part.abandon()
 
     def __del__(self) -> None:
-        """Nobody has it any more, and nobody has closed it: close it, so that others can open it, and say so. Its
-        threads do not hold it; a plugin may, such as the backup service, and who has a transaction open does."""
+        """The store was dropped without being closed: close it, so that others can open it, and warn. Its threads hold
+        no reference to it. A plugin may (the backup service does), and so does an open transaction."""
         opened: Opened | None = getattr(self, "_opened", None)
         if (opened is None or opened.released or not self.env.scheduler.closes_forgotten or self._pid != os.getpid()
                 or sys.is_finalizing()):
             return
-        self._patience_s = 0.0  # whoever had a transaction open is gone as well
+        self._patience_s = 0.0  # a thread with an open transaction would hold a reference
         try:
             if self._maintenance is not None and self._maintenance.runs_here():
                 self.env.scheduler.spawn("holdfast-forgotten", self.close)
             else:
                 self.close()
         finally:
-            warnings.warn(f"the store in {self.directory} was never closed, and has been closed now that nobody has it "
-                          "any more", ResourceWarning, stacklevel=2)
+            warnings.warn(f"the store in {self.directory} was never closed, and has been closed now that nothing "
+                          "refers to it any more", ResourceWarning, stacklevel=2)
 
     def __enter__(self) -> Self:
         return self
@@ -483,7 +485,7 @@ class Store(Generic[TxT, ViewT]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         if error is not None and not self.closed:
-            self.write_path.lock.release_here()  # a signal's handler may have raised where a transaction was to end
+            self.write_path.lock.release_here()  # a signal handler may have kept a transaction from ending
         self.close()
 
 

@@ -12,8 +12,8 @@ class Usability:
 
     Attributes:
         directory: the store's.
-        read_only: whether it was opened so.
-        ended: why nothing can be done with the store any more, or None. Once set it stays set.
+        read_only: whether the store was opened read-only.
+        ended: why the store can no longer be used, or None. Once set, it stays set.
     """
 
     __slots__ = ("directory", "ended", "read_only")
@@ -34,7 +34,7 @@ class Usability:
             raise self.error()
 
     def error(self) -> HoldfastError:
-        """What whoever cannot use the store is told."""
+        """The error for a caller that cannot use the store."""
         if self.ended is None:
             return InvalidInput(f"{self.directory} is open read-only", hint="open it for writing")
         return StoreClosed(f"{self.directory} {self.ended}")

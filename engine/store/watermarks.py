@@ -2,18 +2,18 @@
 
     appended ≥ durable ≥ acknowledged, publishable ≥ published ≥ checkpointed
 
-Each is a position that only moves forward. Events come in (`append`, `synced`, `answered`, `met`, `expired`, `lift`,
-`checkpoint`), and the stages move as far as they may. Who waits for what is the store's business.
+Each stage is a position that only moves forward. Events come in (`append`, `synced`, `answered`, `met`, `expired`,
+`lift`, `checkpoint`), and the stages move as far as they may. Group commit does the waiting.
 
-With no plugin that listens to *logged*, durable is acknowledged and publishable at once. With listeners, each synced
-range waits until every one of them has answered, with a condition or without; then acknowledgement waits for all its
-conditions, publication for those that gate it. Meeting a condition meets all earlier ones of the same listener.
+If no plugin listens to *logged*, a durable transaction is acknowledged and publishable at once. Otherwise each synced
+range waits until every listener has answered, with a condition or without. Acknowledgement then waits for all
+conditions, and publication for those that gate it. Meeting a condition meets all earlier ones of the same listener.
 
-So a listener holds everything from its first open condition on, and nothing else has to be looked at: an event costs
-the number of listeners, and what it opens or ends, however many conditions are open.
+So each listener holds back everything from its first open condition on, and only that one need be looked at. An event
+costs O(listeners + conditions it opens or closes), however many conditions are open.
 
-A *barrier* is a transaction that somebody must still apply to the engine after it has become publishable (a bulk load,
-or any transaction of an engine that does not stage). Nothing is appended behind it until it is lifted.
+A *barrier* is a transaction that must be applied to the engine after it has become publishable: a bulk load, or any
+transaction of an engine that does not stage. Nothing may be appended after it until it is lifted.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class Watermarks:
         self._answered = end.txid  # every listener has answered up to here
         self._unacknowledged: deque[Position] = deque()  # ends of synced ranges
         self._unpublished: deque[Position] = deque()
-        # By listener, in order: the last transaction of each range that its condition holds, and of those it gates.
+        # Per listener, ascending: the last transaction of each range with an open condition, and with a gating one.
         self._open: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(listeners)]
         self._gating: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(listeners)]
 
     def positions(self) -> Positions:
-        """All at once, consistent without a lock."""
-        # From the last to the first: each read moves on at most, so what comes before is never behind what comes after.
+        """All stages, consistent with one another. Needs no lock."""
+        # Read from the last stage to the first. Stages only move forward, so an earlier stage never lags a later one.
         checkpointed, published, acknowledged = self.checkpointed.txid, self.published.txid, self.acknowledged.txid
         return Positions(durable=self.durable.txid, appended=self.appended.txid, acknowledged=acknowledged,
                          published=published, checkpointed=checkpointed)
@@ -74,7 +74,7 @@ class Watermarks:
             self.barrier = position.txid
 
     def synced(self, position: Position, records: tuple[Record, ...] = ()) -> None:
-        """Everything up to `position` is on stable storage. `records`: what is new, for the listeners."""
+        """Everything up to `position` is on stable storage. `records`: the new ones, for the listeners."""
         first = self.durable.txid + 1
         self.durable = position
         if not self.listeners:
@@ -87,12 +87,12 @@ class Watermarks:
             self._unpublished.append(position)
 
     def next_unanswered(self) -> LogRange | None:
-        """The oldest synced range that the listeners have not been asked about; it counts as asked now."""
+        """The oldest synced range that the listeners have not been asked about, or None. Each is returned once."""
         return self._unanswered.popleft() if self._unanswered else None
 
     def answered(self, last: int, conditions: Sequence[tuple[int, bool]]) -> None:
-        """Every listener has answered for the range that ends with `last`: (listener, whether it gates publication), if
-        with a condition. Ranges are answered in their order."""
+        """Every listener has answered for the range that ends with `last`. `conditions`: (listener, whether it gates
+        publication) for each one that gave a condition. Ranges must be answered in order."""
         for listener, gates in conditions:
             self._open[listener][last] = None
             if gates:
@@ -108,17 +108,17 @@ class Watermarks:
         self._advance()
 
     def expired(self, listener: int, last: int) -> None:
-        """The time for a listener's condition on a range is over. One that gates publication stays open."""
+        """A listener's condition on a range timed out or failed. It stays open if it gates publication."""
         if last not in self._gating[listener]:
             self._open[listener].pop(last, None)
         self._advance()
 
     def is_open(self, listener: int, last: int) -> bool:
-        """Whether a listener's condition on the range that ends with `last` is still waited for."""
+        """Whether a listener's condition on the range that ends with `last` is still open."""
         return last in self._open[listener]
 
     def open_conditions(self) -> int:
-        """How many conditions are still waited for."""
+        """How many conditions are still open."""
         return sum(map(len, self._open))
 
     def lift(self, position: Position) -> None:
@@ -140,7 +140,7 @@ class Watermarks:
             self.published = self.publishable
 
     def _passed(self, ends: deque[Position], held: list[OrderedDict[int, None]], before: Position) -> Position:
-        """The last of `ends` that was answered and comes before the first that is held; those passed are removed."""
+        """The last of `ends` that is answered and before the first held range. Removes the ends it passes."""
         upto = self._answered
         for of_listener in held:
             if of_listener:

@@ -1,11 +1,11 @@
 """How a transaction is committed, and where it waits on the way.
 
-One transaction is open at a time, under the writer lock. Committing appends the payload to the log; where the engine
-stages, the lock is free again at once and the next writer builds on what is appended, so that one sync serves many.
-Where it does not, and for a bulk load, the lock stays taken until the engine has the transaction: such a record is a
-*barrier*, and whoever committed it applies it as soon as it may be published.
+One transaction is open at a time, under the writer lock. A commit appends the payload to the log. If the engine stages,
+the lock is released at once and the next writer builds on what is appended, so one sync serves many commits. If the
+engine does not stage, or for a bulk load, the record is a *barrier*: the lock is held until the record may be
+published and the committing thread has applied it to the engine.
 
-Two bounds slow writers down: what is appended and not yet written, and what is applied and not yet checkpointed.
+Two bounds slow writers down: bytes appended and not yet written, and bytes applied and not yet checkpointed.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class TransactionScope(Generic[TxT]):
             self.__class__ = TransactionScope
 
     def _end_stranded(self) -> None:
-        """A signal's handler may have raised before the end had begun, or as the lock was to be released."""
+        """Finish after a signal handler raised before the end had begun, or just before the lock was released."""
         hold, tx = self._hold, self._tx
         if hold.held:
             if tx is not None and tx._kit_state is None:
@@ -93,8 +93,8 @@ class TransactionScope(Generic[TxT]):
 
 
 class OpenScope(TransactionScope[TxT]):
-    """One that has not ended. A signal's handler that raises at the start of `__exit__` keeps it from ending anything:
-    then it is rolled back when it goes."""
+    """A scope that has not ended. If a signal handler raises at the start of `__exit__`, nothing is ended there, so the
+    transaction is rolled back when the scope is garbage-collected."""
 
     __slots__ = ()
 
@@ -104,10 +104,10 @@ class OpenScope(TransactionScope[TxT]):
 
 
 class WritePath(Generic[TxT]):
-    """See the module's text. From any thread. `Store` says what the calls do and raise.
+    """See the module's text. From any thread. `Store` documents what the calls do and raise.
 
-    `lock`: the writer lock: one transaction at a time. A late transaction keeps it when the thread that committed it
-    has gone.
+    `lock`: the writer lock, for one transaction at a time. A barrier whose condition is late keeps it after the
+    committing thread has returned.
     """
 
     def __init__(self, engine: Engine[TxT, Any], group_commit: GroupCommit, hooks: Hooks, backpressure: Backpressure,
@@ -123,7 +123,7 @@ class WritePath(Generic[TxT]):
         self._backpressure = backpressure
         self._checkpoints = checkpoints
         self._watermarks = group_commit.watermarks
-        self._at_barriers = not isinstance(engine, StagingEngine)  # every transaction is one
+        self._at_barriers = not isinstance(engine, StagingEngine)  # then every transaction is a barrier
         self._usability = usability
 
     def transaction(self, durability: Durability | None) -> TransactionScope[TxT]:
@@ -144,7 +144,7 @@ class WritePath(Generic[TxT]):
         try:
             if not hold.try_take():
                 if self.lock.held_here():
-                    raise InvalidInput("this thread has a transaction open already",
+                    raise InvalidInput("this thread already has a transaction open",
                                        hint="end it before beginning another")
                 while not hold.take():
                     if usability.ended is not None:
@@ -170,7 +170,7 @@ class WritePath(Generic[TxT]):
         try:
             if self.hooks.committing or self.hooks.final:
                 self._ask_plugins(tx)
-            seal(tx, "being committed")  # what another thread still adds to it would be staged and not logged
+            seal(tx, "being committed")  # a change added by another thread from here on would be staged, not logged
             payload = _payload(tx)
             if not payload:
                 seen = self._watermarks.appended.txid
@@ -188,7 +188,7 @@ class WritePath(Generic[TxT]):
             except BaseException as error:
                 if self._log_writer.appended.txid == before:
                     raise
-                self.group_commit.fail(error)  # it is in the log and not in the state: only reopening can mend that
+                self.group_commit.fail(error)  # the log has the record and the state does not: only reopening helps
                 if isinstance(error, Exception):
                     raise self.group_commit.unknown(before + 1) from error
                 raise
@@ -213,8 +213,8 @@ class WritePath(Generic[TxT]):
             ticket.drop()
 
     def _ask_plugins(self, tx: TxT) -> None:
-        """The moments *committing* and *final*. Raises `RolledBack` from what a plugin raises, or for one that is too
-        slow, or that changes what it may only look at."""
+        """Call the hooks for *committing* and *final*. Raises `RolledBack` if a plugin raises, is too slow, or changes
+        a transaction that it may only look at."""
         payload = None if tx.bulk is None else b""
         for hook in self.hooks.committing:
             self._ask(hook, tx, payload)
@@ -225,7 +225,7 @@ class WritePath(Generic[TxT]):
             self._ask(hook, tx, payload)
 
     def _ask(self, hook: Callable[[TxT], None], tx: TxT, payload: bytes | None) -> None:
-        """`payload`: what the transaction is to stay, if it may not be changed."""
+        """`payload`: what the transaction's payload must still be after the hook; None if the hook may change it."""
         clock = self.env.clock
         began = clock.monotonic()
         try:
@@ -240,10 +240,10 @@ class WritePath(Generic[TxT]):
         if payload is not None and tx.payload() != payload:
             what = "the final transaction" if tx.bulk is None else "a bulk load"
             raise RolledBack(f"{name} changed {what}, which takes no additions",
-                             hint="let the plugin add in `committing`, and not to a bulk load")
+                             hint="let the plugin make its changes in `committing`, and none to a bulk load")
 
     def _wait_published(self, txid: int) -> None:
-        """What was read is in the end not taken back: wait until it is published."""
+        """A read-only transaction may have read unpublished data: wait until it is published, so it cannot vanish."""
         if self._watermarks.published.txid >= txid:
             return
         self.group_commit.sync_within(0.0)
@@ -256,16 +256,16 @@ class WritePath(Generic[TxT]):
 
     def _finish_barrier(self, record: Record, ticket: CommitTicket, path: Path | None, hold: Hold) -> None:
         """Wait until the record at the barrier may be published, apply it, lift the barrier, release the writer lock,
-        and wait until it is acknowledged. Where a condition that gates publication is late, the rest is done in the
-        background and `ConditionNotMet` raised."""
+        and wait until it is acknowledged. If a condition that gates publication is late, raise `ConditionNotMet`, and
+        do the rest in the background."""
         group_commit = self.group_commit
         try:
             ticket.wait_publishable()
         except BaseException as ended:
-            # It is in the log: whatever ended the wait, a signal perhaps, the engine gets it once it may be published.
+            # The record is in the log. So whatever ended the wait, the engine must get it once it may be published.
             if group_commit.poison is None:
                 group_commit.sync_within(0.0)
-                late = Hold(self.lock)  # the lock stays taken, and this thread is free
+                late = Hold(self.lock)  # the lock stays held, but no longer by this thread
                 try:
                     hold.pass_on(late)
                     self.env.scheduler.spawn("holdfast-late", lambda: self._apply_late(record, path, late))
@@ -350,9 +350,9 @@ class WritePath(Generic[TxT]):
                                                           barrier=True)
             except BaseException as error:
                 if self._log_writer.appended.txid == before:
-                    with contextlib.suppress(OSError):  # no record names it: the next opening removes it
+                    with contextlib.suppress(OSError):  # no record names the file: the next opening removes it
                         self.env.files.unlink(path, missing_ok=True)
-                else:  # it is in the log, names the file, and will never be applied by us
+                else:  # the record is in the log and names the file, but this process will never apply it
                     self.group_commit.fail(error)
                     if isinstance(error, Exception):
                         raise self.group_commit.unknown(before + 1) from error
@@ -368,7 +368,7 @@ class WritePath(Generic[TxT]):
         if timeout is not None and timeout != 0:
             check_duration("timeout", timeout)
         if txid > self._watermarks.appended.txid:
-            raise InvalidInput(f"transaction {txid} is not there; the last one is {self._watermarks.appended.txid}",
+            raise InvalidInput(f"there is no transaction {txid} yet; the last is {self._watermarks.appended.txid}",
                                hint="pass the txid of a transaction of this store")
         if self._watermarks.acknowledged.txid < txid:
             self.group_commit.sync_within(0.0)

@@ -313,7 +313,7 @@ def test_a_backup_that_nobody_here_can_read_is_not_opened(
     backup.run(store, tmp_path / "target")
     before = {**tree(tmp_path / "target"), "LOCK": ANY}
     monkeypatch.setattr(copied_image, "GROUP", "holdfast.nothing")
-    with pytest.raises(UnsupportedFormat, match="nothing that is installed reads its MANIFEST"):
+    with pytest.raises(UnsupportedFormat, match="no installed package reads its MANIFEST"):
         Store.open(tmp_path / "target", type(store.engine), read_only=read_only)
     assert tree(tmp_path / "target") == before
 

@@ -170,7 +170,7 @@ def test_what_a_listener_has_not_heard_yet_is_bounded(tmp_path: Path) -> None:
     settings = Settings(heartbeat_s=0, unwritten_bytes=100_000, wait_s=0.3)
     with STAGING.open(tmp_path / "store", plugins=[plugin], settings=settings) as store:
         done = 0
-        with pytest.raises(RolledBack, match="wait to be written, or for plugins to hear"):
+        with pytest.raises(RolledBack, match="waiting to be written, or to be answered"):
             while done < 100:
                 with store.transaction("pipelined") as tx:
                     tx.put(b"%d" % done, bytes(10_000))

@@ -260,7 +260,7 @@ def test_readers_beside_a_busy_writer_never_see_damage(tmp_path: Path) -> None:
 def test_an_engine_that_cannot_be_shared_says_so(kind: Kind, tmp_path: Path) -> None:
     with kind.open(tmp_path / "store") as store:
         commit(kind, store, 1)
-        with pytest.raises(StoreLocked, match="cannot be read meanwhile"):
+        with pytest.raises(StoreLocked, match="does not allow readers beside it"):
             kind.open(tmp_path / "store", read_only=True)
     kind.open(tmp_path / "store", read_only=True).close()
 
