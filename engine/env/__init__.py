@@ -1,15 +1,15 @@
 """The environment: the only way the kit reaches files, clocks, randomness and threads.
 
-Everything the kit itself does to the outside world goes through the four small objects of an `Env`, so that a
-simulated disk, clock, seed and scheduler can drive the very code that ships. What an engine does below its own library
-(LMDB's writes, say) is the engine's business.
+Everything that the kit does to the outside world goes through the four small objects of an `Env`. So a simulated disk,
+clock, random source and scheduler can drive the code that ships. What an engine's own library does (LMDB's writes, for
+instance) does not go through here.
 
-Who writes `import threading`, `time.sleep` or `tempfile` elsewhere is refused by ruff (`banned-api` in pyproject.toml,
-which also names what may, and why).
+Ruff refuses `import threading`, `time.sleep` or `tempfile` elsewhere. `banned-api` in pyproject.toml lists the
+exceptions and the reasons.
 
-The rest of this folder is made of them: paths below a directory that is held open (`anchored`), scratch
-directories, pools of threads, locks that know their owner, logging that nobody can flood (`rate_limited_log`), and
-what the system may refuse, as errors of the kit's (`system`).
+The other modules here are built on these objects: paths below a directory that is held open (`anchored`), scratch
+directories, thread pools, locks that know their owner, logging that nobody can flood (`rate_limited_log`), and errors
+of the system turned into errors of the kit (`system`).
 """
 
 from __future__ import annotations
@@ -42,4 +42,4 @@ class Env:
 
 
 REAL = Env()
-"""The machine's."""
+"""The real environment: the machine's."""

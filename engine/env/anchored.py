@@ -1,11 +1,11 @@
-"""The files of one directory that is held: what is made there goes into that very directory, or nowhere.
+"""The files of one directory that is held open: what is created goes into that very directory, or nowhere.
 
-A directory can be renamed, replaced or unmounted under an open store, and its path then leads elsewhere, perhaps into
-another store. So its directories are held open, and before a name in them is used, what their paths lead to now is
-compared with what is held. Bytes go through files that are open, and need no look; a commit costs nothing.
+A directory can be renamed, replaced or unmounted under an open store. Its path then leads elsewhere, perhaps into
+another store. So the store's directories are held open, and before a name in them is used, `look` compares what their
+paths lead to now with what is held. Reads and writes use open files and need no check, so commits cost nothing more.
 
-Between a look and the use of a name a moment passes. Where that matters, because a name is made or given in it, there
-is a second look after: what was made meanwhile in the wrong place is then not built on.
+The directory may still move between the check and the use of a name. So calls that create or rename something check
+again afterwards. If that fails, something was created in the wrong place, but nothing is built on it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from . import Directory, DirectoryLock, File, Files
 
 
 class AnchoredFiles(Files):
-    """The files of `files`. Paths below `root` are used only while it is the directory that it was when this was made.
+    """The files of `files`, but paths below `root` work only while `root` is the directory it was when this was made.
 
     Every method may raise `DirectoryMoved`.
     """
 
     def __init__(self, files: Files, root: Path, hint: str = DirectoryMoved.hint) -> None:
-        """`hint`: what to do when it has moved."""
+        """`hint`: what to do if the directory has moved, for the error."""
         self._files = files
         self._hint = hint
         self._within = str(root).rstrip("/") + "/"
@@ -33,11 +33,11 @@ class AnchoredFiles(Files):
         self.hold_too(root)
 
     def hold_too(self, path: Path) -> None:
-        """A directory below the root, or the root itself."""
+        """Also hold `path`, the root or a directory below it."""
         self._held.append(self._files.open_directory(path))
 
     def let_go(self) -> None:
-        """Hold nothing any more. Fine to call twice."""
+        """Release all directories. May be called twice."""
         while self._held:
             self._held.pop().close()
 
@@ -45,7 +45,7 @@ class AnchoredFiles(Files):
         if f"{path}/".startswith(self._within):
             for held in self._held:
                 if not held.is_at_path():
-                    raise DirectoryMoved(f"{held.path} is not the directory any more that was opened: it was renamed, "
+                    raise DirectoryMoved(f"{held.path} is no longer the directory that was opened: it was renamed, "
                                          "replaced or unmounted", hint=self._hint)
         self._files.look(path)
 
@@ -142,7 +142,7 @@ class AnchoredFiles(Files):
     def remove_tree(self, path: Path) -> None:
         self.look(path)
         for held in [h for h in self._held if h.path == path or path in h.path.parents]:
-            self._held.remove(held)  # it goes on purpose
+            self._held.remove(held)  # it is removed on purpose
             held.close()
         self._files.remove_tree(path)
 

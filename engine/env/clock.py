@@ -1,4 +1,4 @@
-"""Time: by the calendar, since some moment, and waiting for it to pass."""
+"""Time: the wall clock, a monotonic clock, and sleeping."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ class Clock:
     """Wall-clock times are microseconds since the Unix epoch, UTC."""
 
     def now_us(self) -> int:
-        """Microseconds since the Unix epoch, UTC. May jump either way."""
+        """Microseconds since the Unix epoch, UTC. May jump forward or back."""
         return time.time_ns() // 1000
 
     def monotonic(self) -> float:
-        """Seconds that only grow, of no particular origin."""
+        """Seconds since an arbitrary moment. Never goes back."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Let others run for a while."""
+        """Block this thread for `seconds`."""
         time.sleep(seconds)

@@ -1,7 +1,7 @@
-"""The file system, as the kit uses it: whole reads and writes by position, names, and what makes them durable.
+"""The file system, as the kit uses it: reads and writes at an offset, names, and syncs.
 
-Paths are `pathlib.Path`; offsets and sizes are bytes. A `File` knows only whole reads and writes: short ones are
-finished here.
+Paths are `pathlib.Path`; offsets and sizes are bytes. Reads and writes of a `File` are whole: if the system does only
+part of one, the rest is done here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 class File:
-    """An open file, read and written by position. Not a stream: it has no cursor."""
+    """An open file, read and written at an offset. It has no cursor."""
 
     __slots__ = ("_fd", "path")
 
@@ -56,7 +56,7 @@ class File:
         return os.fstat(self._fd).st_size
 
     def pread(self, length: int, offset: int) -> bytes:
-        """Read up to `length` bytes; shorter only at the end of the file. What it raises names the file."""
+        """Read `length` bytes, or fewer at the end of the file. An `OSError` names the file."""
         try:
             data = os.pread(self._fd, length, offset)
             while len(data) < length:
@@ -89,11 +89,11 @@ class File:
         os.ftruncate(self._fd, size)
 
     def reserve(self, size: int) -> None:
-        """Make room for the file to be `size` bytes long, so that writes below it do not lack room. A file system that
-        cannot reserve any is left to say so when it is written to.
+        """Reserve room for `size` bytes, so that writes below that cannot run out of room. Does nothing on a file
+        system that cannot reserve room; there, a write may still fail.
 
         Raises:
-            DiskFull: there is none.
+            DiskFull: there is not enough room.
         """
         if hasattr(os, "posix_fallocate") and size:
             try:
@@ -122,8 +122,8 @@ else:
 
 
 class Directory:
-    """A directory that is held open: giving a name in it and making names durable needs no descriptor at the moment it
-    matters, and what its path leads to can be compared with it."""
+    """A directory that is held open. So a rename or sync in it needs no new descriptor, which might be lacking then,
+    and `is_at_path` can compare it with what its path leads to."""
 
     __slots__ = ("_fd", "path")
 
@@ -140,10 +140,10 @@ class Directory:
         os.replace(old, new, src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
     def is_at_path(self) -> bool:
-        """Whether its path still leads to it. Nobody else gets its number while it is held."""
+        """Whether its path still leads to this directory. Its inode number is not reused while it is open."""
         try:
             return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
-        except OSError:  # gone, or behind what this user may not enter
+        except OSError:  # gone, or below a directory that this user may not enter
             return False
 
     def close(self) -> None:
@@ -153,7 +153,7 @@ class Directory:
 
 
 class Files:
-    """The file system. Methods raise `OSError` as the system does, unless they say otherwise."""
+    """The file system. Methods raise the system's `OSError`, unless they say otherwise. From any thread."""
 
     def open(self, path: Path, mode: Literal["read", "write", "create"] = "read") -> File:
         """`read` an existing file, `write` an existing one, or `create` one that must not exist (mode 0600)."""
@@ -165,13 +165,14 @@ class Files:
             return file.read()
 
     def write_durably(self, path: Path, data: bytes) -> None:
-        """Put `data` at `path`, all or nothing: a new file beside it, synced, renamed over it, directory synced.
+        """Replace the file at `path` with `data`, atomically and durably: write a new file beside it, sync it, rename
+        it over `path`, sync the directory.
 
         Raises:
             DiskFull: no room; what was at `path` is unchanged.
         """
         beside = path.with_name(path.name + ".new")
-        directory = self.open_directory(path.parent)  # first: from the rename on, no descriptor may be lacking
+        directory = self.open_directory(path.parent)  # first, so that after the rename no descriptor can be lacking
         try:
             self.unlink(beside, missing_ok=True)
             try:
@@ -192,10 +193,10 @@ class Files:
             directory.close()
 
     def look(self, path: Path) -> None:
-        """See that names below `path` may be used. Only files that are anchored (`AnchoredFiles`) object."""
+        """Check that names below `path` may be used. Only `AnchoredFiles` ever raises: `DirectoryMoved`."""
 
     def exists(self, path: Path) -> bool:
-        """Whether something is there. What cannot be known, for want of rights say, is an `OSError`, and no answer."""
+        """Whether something is there. If that cannot be found out (no permission, say), raises `OSError`."""
         return _mode(path) is not None
 
     def is_ours(self, path: Path) -> bool:
@@ -206,15 +207,15 @@ class Files:
         return stat.S_ISDIR(_mode(path) or 0)
 
     def absolute(self, path: str | os.PathLike[str]) -> Path:
-        """`path`, as it is meant in the directory that the process is in now. It changes its directory when it likes,
-        so every path goes through here when it is given. Links are left as they are.
+        """`path` made absolute from the current directory. The process may change its directory later, so every path
+        that a user passes goes through here at once. Links are not resolved.
 
         Raises:
-            InvalidInput: `path` is not a text that can be a path; or it is relative, and that directory is gone.
+            InvalidInput: `path` is not a valid path; or it is relative, and the current directory is gone.
         """
         text = path if isinstance(path, str) else str(path) if isinstance(path, os.PathLike) else ""
         if not text or "\0" in text:
-            raise InvalidInput(f"{shown(path)} is not a path", hint="give a text, or a pathlib.Path")
+            raise InvalidInput(f"{shown(path)} is not a path", hint="give a string or a pathlib.Path")
         try:
             return Path(text).absolute()
         except FileNotFoundError as error:
@@ -222,7 +223,7 @@ class Files:
                                hint="give a path that begins with /") from error
 
     def resolve(self, path: str | os.PathLike[str]) -> Path:
-        """The absolute path of what `path` leads to, without links and `..`; it need not exist."""
+        """`path` made absolute, without links or `..`. It need not exist."""
         return Path(os.path.realpath(self.absolute(path)))
 
     def size(self, path: Path) -> int:
@@ -233,17 +234,17 @@ class Files:
         return sorted(os.listdir(path))
 
     def make_directory(self, path: Path) -> None:
-        """Make `path` and its parents (mode 0700), each made durable; fine if it exists.
+        """Create `path` and its parents (mode 0700), if they do not exist, and make them durable.
 
-        One that exists is made durable too: whoever made it may have died, or failed, before it was.
+        A directory that exists is made durable too, because its creator may have died or failed before the sync.
         """
         if not self.is_directory(path):
-            path = self.resolve(path)  # a link that leads nowhere yet is made where it leads to
+            path = self.resolve(path)  # if this is a dangling link, create what it points to
             self.make_directory(path.parent)
             self._make_directory(path)
             self.sync_directory(path.parent)
         else:
-            with contextlib.suppress(PermissionError):  # a parent that we may not read is not of our making
+            with contextlib.suppress(PermissionError):  # we did not make a parent that we may not read
                 self.sync_directory(path.parent)
 
     def remove_directory(self, path: Path) -> None:
@@ -254,10 +255,10 @@ class Files:
         path.mkdir(mode=0o700, exist_ok=True)
 
     def make_private_directory(self, path: Path) -> None:
-        """Make `path` (its parent exists) a directory that nobody else can enter; fine if it is one.
+        """Create `path`, whose parent exists, as a directory that only this user can enter, unless it is one already.
 
         Raises:
-            OSError: something else is there: no directory, another's, or one that is open to others.
+            OSError: what is there is not a directory, belongs to another user, or is open to others.
         """
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
@@ -266,7 +267,7 @@ class Files:
             raise PermissionError(errno.EPERM, "not a private directory of this user", str(path))
 
     def make_scratch_directory(self) -> Path:
-        """Make a new directory that only this user can enter, in the one for temporary files."""
+        """Create a directory that only this user can enter, in the system's directory for temporary files."""
         return Path(tempfile.mkdtemp(prefix="holdfast-scratch-"))
 
     def rename(self, old: Path, new: Path) -> None:
@@ -274,8 +275,8 @@ class Files:
         os.replace(old, new)
 
     def can_be_swapped(self, path: Path) -> bool:
-        """Whether another directory can take the name of this one: it is not a mount point, as far as can be seen, and
-        its parent may be written to."""
+        """Whether another directory can take this one's name: it is not a mount point, as far as can be seen, and its
+        parent is writable."""
         if os.path.ismount(path) or not os.access(path.parent, os.W_OK | os.X_OK):
             return False
         here = os.fsencode(os.path.realpath(path))
@@ -283,7 +284,7 @@ class Files:
             mounts = self.read(Path("/proc/self/mountinfo")).splitlines()
         except OSError:
             return True
-        # A directory of the same file system may be mounted here, which `ismount` does not see.
+        # `ismount` does not see a bind mount of a directory of the same file system.
         places = (re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), line.split()[4]) for line in mounts)
         return here not in places
 
@@ -300,22 +301,22 @@ class Files:
         elif hasattr(libc, "renamex_np"):
             failed = libc.renamex_np(a, b, _RENAME_EXCHANGE)
         else:
-            raise Unsupported("this platform cannot swap two directories", hint="use a name that is not taken")
+            raise Unsupported("this platform cannot swap two directories", hint="use a name that is free")
         if failed:
             code = ctypes.get_errno()
             if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
                 raise Unsupported(f"the file system of {one} cannot swap two directories",
-                                  hint="use a name that is not taken")
+                                  hint="use a name that is free")
             if code in (errno.EXDEV, errno.EBUSY):
                 raise Unsupported(f"{one} and {other} cannot be swapped: one of them is a mount point",
-                                  hint="use a name that is not taken")
+                                  hint="use a name that is free")
             raise OSError(code, os.strerror(code), str(one), None, str(other))
 
     def link(self, old: Path, new: Path) -> None:
         os.link(old, new)
 
     def symlink(self, old: Path, new: Path) -> None:
-        """Let `new` lead to `old`, which may be on another file system."""
+        """Make `new` a symbolic link to `old`, which may be on another file system."""
         new.symlink_to(old)
 
     def copy_file(self, old: Path, new: Path, *, durable: bool = False) -> None:
@@ -337,7 +338,7 @@ class Files:
         path.unlink(missing_ok=missing_ok)
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a directory and all in it; fine if it is not there."""
+        """Remove a directory and everything in it, if it exists."""
         if path.exists():
             shutil.rmtree(path)
 
@@ -354,21 +355,21 @@ class Files:
         return Directory(path, os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def free(self, path: Path) -> int:
-        """Bytes this user may still write on the file system of `path`."""
+        """Bytes that this user may still write on the file system of `path`."""
         stat = os.statvfs(path)
         return stat.f_bavail * stat.f_frsize
 
     def capacity(self, path: Path) -> int:
-        """Bytes that the file system of `path` can hold in all; one that does not say can hold any number."""
+        """Total bytes that the file system of `path` can hold; `sys.maxsize` if it does not say."""
         stat = os.statvfs(path)
         return stat.f_blocks * stat.f_frsize or sys.maxsize
 
     def lock(self, path: Path, owner: str) -> DirectoryLock:
-        """Take the lock file at `path`, and write into it who holds it.
+        """Lock the file at `path`, creating it if need be, and write `owner` into it.
 
         Raises:
-            StoreLocked: somebody has it; the message names whom.
-            LocksUnsupported: the file system has none.
+            StoreLocked: it is locked; the message names the holder.
+            LocksUnsupported: the file system has no locks.
         """
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -376,7 +377,7 @@ class Files:
                 for _ in range(2):
                     if locks.try_lock(fd, path, locks.EXCLUSIVE):
                         break
-                    time.sleep(0.01)  # it may be only somebody who looked whether it is locked
+                    time.sleep(0.01)  # `is_locked` in another process may hold it for a moment
                 else:
                     if not locks.try_lock(fd, path, locks.EXCLUSIVE):
                         locks.refuse(fd, path)
@@ -385,7 +386,7 @@ class Files:
                         os.ftruncate(fd, 0)
                         os.pwrite(fd, f"{owner}\n".encode(), 0)
                     except OSError as error:
-                        if not is_disk_full(error):  # the name is for people; without room for it the lock holds too
+                        if not is_disk_full(error):  # the name is only for people: without it, the lock holds too
                             raise
                     return DirectoryLock(path, fd)
             except BaseException:
@@ -394,8 +395,8 @@ class Files:
             os.close(fd)
 
     def write_held(self, path: Path, data: bytes) -> DirectoryLock:
-        """Put `data` at `path`, all or nothing, in a file (0600) that is locked from before it has its name until the
-        lock is let go. It need not outlast a power cut. On a file system without locks it is not locked."""
+        """Atomically replace the file at `path` with `data`, in a file (mode 0600) that is locked before it gets this
+        name. It is not synced. On a file system without locks it is not locked."""
         beside = path.with_name(path.name + ".new")
         self.unlink(beside, missing_ok=True)
         file = self.open(beside, "create")
@@ -411,8 +412,8 @@ class Files:
         return DirectoryLock(path, file.fileno())
 
     def is_locked(self, path: Path) -> bool:
-        """Whether somebody holds the lock file at `path` now. Changes nothing. Raises `LocksUnsupported` where that
-        cannot be known."""
+        """Whether any process has locked the file at `path`. Changes nothing. Raises `LocksUnsupported` if that cannot
+        be found out."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -423,12 +424,12 @@ class Files:
             os.close(fd)
 
     def lock_shared(self, path: Path) -> DirectoryLock | None:
-        """Keep writers out while others read too, without changing a byte. None where there is no lock file, or none
-        that this user may open: nobody could write there through it. None too where the file system has no locks:
-        nobody can open it for writing then.
+        """Take a shared lock, which keeps writers out but not readers, without changing a byte. Returns None if there
+        is no lock file, if this user may not open it, or if the file system has no locks: a store there cannot be
+        opened for writing.
 
         Raises:
-            StoreLocked: a writer has it.
+            StoreLocked: a writer holds it.
         """
         while True:
             try:
@@ -451,7 +452,7 @@ class Files:
 
 
 def _mode(path: Path) -> int | None:
-    """What is at the end of `path`, or None where nothing is."""
+    """The mode of the file at `path`, links followed, or None if nothing is there."""
     try:
         return os.stat(path).st_mode
     except OSError as error:

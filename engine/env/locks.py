@@ -1,7 +1,7 @@
-"""Locks on files, by `flock`: they go with the process, and keep nobody out who does not ask for them.
+"""Locks on files, by `flock`. They end with the process, and are advisory: they stop only programs that ask for them.
 
-Whoever is refused is told who it is: this very process, somebody who reads, or who has written a name into the file.
-A file system may have no locks (some network mounts): that is not "in use", and whoever only reads can go on.
+An error names the holder: this very process, a reader, or the name that is written in the file. A file system may have
+no locks (some network mounts). That is not the same as "in use", and reading works without a lock.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _counting = threading.Lock()
 
 
 class DirectoryLock:
-    """A lock on a file, which stands for its directory, held by this process until `release`."""
+    """A lock on a file, which represents its directory, held by this process until `release`."""
 
     __slots__ = ("_fd", "_key", "path")
 
     def __init__(self, path: Path, fd: int) -> None:
-        """`fd`: open, and locked; -1 for a lock that keeps nobody out, on a file system without locks."""
+        """`fd`: open and locked; -1 for a lock that stops nobody, on a file system without locks."""
         self.path = path
         self._fd = fd
         self._key = _key(fd) if fd >= 0 else (0, 0, 0)
@@ -37,28 +37,29 @@ class DirectoryLock:
             _held[self._key] += 1
 
     def tell(self, text: str) -> None:
-        """Write into the locked file who holds it, on the first line, and whatever else is to be known of him."""
+        """Replace the text of the locked file. Its first line must name the holder."""
         if self._fd >= 0:
             data = text.encode()
             os.pwrite(self._fd, data, 0)
             os.ftruncate(self._fd, len(data))
 
     def freshen(self) -> bool:
-        """Give the locked file the time of now, so that nobody takes it for old; whether it is still at its path."""
+        """Set the locked file's modification time to now, so that nobody takes it for stale. False, and nothing is
+        done, if it is no longer at its path."""
         if not is_at(self._fd, self.path):
             return False
         os.utime(self._fd)
         return True
 
     def release(self) -> None:
-        """Let go of it, also where a child that was forked meanwhile still has the descriptor."""
+        """Unlock, even if a forked child still has the descriptor. May be called twice."""
         if self._fd >= 0:
-            with contextlib.suppress(OSError):  # closing it releases it too
+            with contextlib.suppress(OSError):  # closing the file unlocks it too
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
         self.abandon()
 
     def abandon(self) -> None:
-        """In a forked child: drop the descriptor. The parent's lock stands (flock belongs to the open file)."""
+        """In a forked child: close the descriptor without unlocking. The parent keeps the lock."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             with _counting:
@@ -74,7 +75,7 @@ def _key(fd: int) -> tuple[int, int, int]:
 
 
 def try_lock(fd: int, path: Path, how: int) -> bool:
-    """Whether the lock was free, and now is this open file's.
+    """Try to lock an open file, without waiting. Whether it worked.
 
     Raises:
         LocksUnsupported: the file system has no locks.
@@ -91,20 +92,20 @@ def try_lock(fd: int, path: Path, how: int) -> bool:
 
 
 def refuse(fd: int, path: Path) -> NoReturn:
-    """Raise `StoreLocked`, naming who holds the lock of this open file."""
+    """Raise `StoreLocked`, naming the holder of the lock on this open file."""
     if _held[_key(fd)] > 0:
         raise StoreLocked(f"{path.parent} is in use by this very process (process {os.getpid()}), which has opened "
-                          "it before and not closed it", hint="use what is open, or close it first")
+                          "it before and not closed it", hint="use the one that is open, or close it first")
     holder = os.pread(fd, 200, 0).decode("utf-8", "replace").partition("\n")[0].strip()
     with contextlib.suppress(OSError):
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        holder = "somebody who reads it"  # the name in the file is that of the last one who wrote
+        holder = "a reader"  # the name in the file is that of the last writer
     raise StoreLocked(f"{path.parent} is in use by {holder or 'another process'}")
 
 
 def is_at(fd: int, path: Path) -> bool:
-    """Whether the file that was opened at `path` is still there. A restore may have replaced the directory before the
-    file was locked: its lock is then of the directory that was there before, and keeps nobody out of this one."""
+    """Whether the file that was opened at `path` is still there. A restore may have replaced the directory between the
+    opening and the lock: then we locked the old directory's file, which keeps nobody out of the new directory."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except (FileNotFoundError, NotADirectoryError):

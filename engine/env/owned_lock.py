@@ -1,14 +1,14 @@
-"""Locks that know who has them, such as the writer lock: nobody is ever left holding one.
+"""Locks that know their holder, such as the writer lock. A signal cannot leave one held for ever.
 
-A signal's handler may raise after any call and at the start of any function: between a lock's acquisition and the first
-statement that could know of it, too. So who has an owned lock stands in the lock itself. It is taken by one call in C
-that enters the holder if there is none (`dict.setdefault`), and whatever became of that call, whoever made it can look
-(`Hold.held`). A release names the holder, and does nothing for anybody else, so a block may end with it however it came
-to its end. The release itself may be interrupted as it starts. So the outermost function that holds a lock is called
-through `Hold.ending` or `OwnedLock.run`, which release a second time. What runs inside releases once, to be early.
+Signal safety: a signal handler may raise after any call and at the start of any function, so also between acquiring a
+lock and the first statement after that. So the lock itself records its holder. One C call, `dict.setdefault`, both
+takes the lock and records the `Hold`; if that call is interrupted, `Hold.held` tells whether it took effect. `release`
+does nothing unless this hold has the lock, so every block may end with it, however the block ends. `release` itself may
+be interrupted as it starts. So the outermost function that holds a lock is called through `Hold.ending` or
+`OwnedLock.run`, which release twice. Code inside releases once, in order to release early.
 
-Who waits sleeps on a plain lock that stands for "it may be free". It is opened by each release; a waiter that takes it
-and dies costs the others `LOOK_S`, after which they look again.
+Waiters sleep on a plain lock, the baton, which means "the lock may be free". Each release opens it. If a waiter takes
+the baton and dies, the others look again after `LOOK_S`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from . import Env
 T = TypeVar("T")
 
 LOOK_S = 0.5
-"""Who waits for such a lock looks this often, in seconds, whether waiting is still of use."""
+"""How often a waiter checks whether waiting still makes sense, seconds."""
 
 
 class OwnedLock:
-    """See the module's text. `here`: gives the number of the running thread, as holds have it."""
+    """See the module's text. `here`: returns the number of the running thread, as in `Hold.thread`."""
 
     __slots__ = ("_baton", "_clock", "_holders", "here")
 
     def __init__(self, env: Env) -> None:
         self._clock = env.clock
         self.here = env.scheduler.here
-        self._holders: dict[int, Hold] = {}  # under the key 0, if there is one
+        self._holders: dict[int, Hold] = {}  # the holder, if there is one, under the key 0
         self._baton = env.scheduler.lock()
         self._baton.acquire()
 
@@ -42,19 +42,19 @@ class OwnedLock:
         return self._holders.get(0)
 
     def held_here(self) -> bool:
-        """Whether it is this thread's."""
+        """Whether this thread holds the lock."""
         holder = self._holders.get(0)
         return holder is not None and holder.thread == self.here()
 
     def release_here(self) -> None:
-        """Release it if it is this thread's, whichever hold has it."""
+        """Release the lock if this thread holds it, through whichever hold."""
         holder = self.holder
         if holder is not None and holder.thread == self.here():
             holder.release()
 
     def run(self, work: Callable[[], T], still: Callable[[], object]) -> T:
-        """Take the lock, do `work`, and release it. While it has to wait, it calls `still` every `LOOK_S` seconds,
-        which raises if waiting is of no use any more."""
+        """Take the lock, do `work`, and release it. While waiting, call `still` every `LOOK_S` seconds; it raises if
+        waiting no longer makes sense."""
         hold = Hold(self)
 
         def locked() -> T:
@@ -66,9 +66,9 @@ class OwnedLock:
 
 
 class Hold:
-    """Somebody who has an owned lock or asks for it. It is made before it asks.
+    """One holder of an owned lock, or one waiter for it. Make it before you take the lock.
 
-    `thread`: which thread that is; None: none, since what is done under the lock is done in the background.
+    `thread`: the thread that holds it; None if the lock is held for background work.
     """
 
     __slots__ = ("_lock", "thread")
@@ -79,17 +79,17 @@ class Hold:
 
     @property
     def held(self) -> bool:
-        """Whether this is who has the lock."""
+        """Whether this hold has the lock."""
         return self._lock._holders.get(0) is self
 
     def try_take(self) -> bool:
-        """Take the lock for the running thread if it is free; whether this has it."""
+        """Take the lock for the running thread if it is free. Whether this hold now has it."""
         lock = self._lock
         self.thread = lock.here()
         return lock._holders.setdefault(0, self) is self
 
     def take(self, seconds: float = LOOK_S) -> bool:
-        """Take it for the running thread, waiting so long if need be; whether this has it."""
+        """Take the lock for the running thread, waiting at most `seconds`. Whether this hold now has it."""
         lock, deadline = self._lock, None
         self.thread = lock.here()
         while lock._holders.setdefault(0, self) is not self:
@@ -102,12 +102,12 @@ class Hold:
         return True
 
     def pass_on(self, to: Hold) -> None:
-        """This, which has it, gives it to another without a moment in which it is free."""
+        """Give the lock to another hold. It is never free in between. This hold must have it."""
         assert self.held
         self._lock._holders[0] = to
 
     def release(self) -> None:
-        """Release it, if this has it. Any thread may."""
+        """Release the lock if this hold has it. From any thread."""
         lock = self._lock
         if lock._holders.get(0) is self:
             del lock._holders[0]
@@ -116,11 +116,11 @@ class Hold:
                     lock._baton.release()
 
     def ending(self, work: Callable[[], T]) -> T:
-        """Do `work`, and release the lock, if this has it by then."""
+        """Do `work`, then release the lock if this hold has it."""
         try:
             return work()
         finally:
-            try:  # twice, since a signal's handler may raise as the first one starts
+            try:  # twice, because a signal handler may raise at the start of the first
                 self.release()
             finally:
                 self.release()

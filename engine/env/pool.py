@@ -1,4 +1,4 @@
-"""A bounded number of threads for work that may block, each made when it is first needed."""
+"""A bounded pool of threads for work that may block. Each thread is started when it is first needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Pool:
-    """At most so many threads, which do what is submitted in the order in which it came."""
+    """At most `threads` threads. They do what is submitted, in order of submission."""
 
     def __init__(self, name: str, threads: int, scheduler: Scheduler) -> None:
         self._name = name
@@ -27,11 +27,11 @@ class Pool:
         self._closed = False
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Have `work` done by one of the threads, where the future's callbacks run too.
+        """Have `work` done by one of the threads. The future's callbacks run on that thread too.
 
         Raises:
             StoreClosed: the pool is closed.
-            RuntimeError: not one thread can be started.
+            RuntimeError: no thread is running and none can be started.
         """
         future: Future[T] = Future()
         with self._guard:
@@ -61,7 +61,7 @@ class Pool:
                 else:
                     future.set_result(made)
                     del made
-            del taken, future, work  # nothing is kept until the next one comes
+            del taken, future, work  # free them now, not when the next one comes
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
         with self._guard:
@@ -74,7 +74,7 @@ class Pool:
             return None
 
     def close(self) -> None:
-        """Do nothing more than what is being done; does not wait for that."""
+        """Cancel what has not begun. Does not wait for what is running."""
         with self._guard:
             self._closed = True
             waiting, self._waiting = self._waiting, deque()

@@ -9,4 +9,5 @@ class Randomness:
     """Where ids and tokens come from."""
 
     def token(self, length: int) -> bytes:
+        """`length` random bytes."""
         return secrets.token_bytes(length)

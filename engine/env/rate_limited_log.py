@@ -1,6 +1,6 @@
-"""A log that strangers cannot fill: of each kind of event one line in a while, with the count of those left out.
+"""Logging that strangers cannot flood: one line per kind of event and `EVERY_S` seconds, with a count of the rest.
 
-What a stranger sent is shown, if at all, as text without control characters, and cut off; credentials never are.
+What a stranger sent is shown without control characters, and cut off. Credentials are never shown.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MOST = 300
 
 
 class Calm:
-    """Thread-safe as far as a count may be off by one."""
+    """Thread-safe, except that a count may be off by one."""
 
     def __init__(self, logger: logging.Logger, clock: Clock) -> None:
         self._logger = logger
@@ -25,11 +25,11 @@ class Calm:
         self._left_out: dict[str, int] = {}
 
     def say(self, kind: str, message: str, error: BaseException | None = None, *, level: int = logging.WARNING) -> None:
-        """Log the message, unless something of its kind was logged within `EVERY_S` seconds. Of an error the places are
-        shown, its words without what a terminal or a log would take for more than text.
+        """Log the message, unless one of its kind was logged within the last `EVERY_S` seconds. Of an error, log the
+        traceback, and its message without control characters.
 
         Args:
-            kind: one of a few that stand in the code: what is remembered is one number for each.
+            kind: one of a few constants in the code, because a count is kept for each kind.
         """
         if not self._logger.isEnabledFor(level):
             return
@@ -47,7 +47,7 @@ class Calm:
 
 
 class Relay(logging.Handler):
-    """Hands on what a library logs, as one kind, and without its words, which may quote what was sent."""
+    """Passes on what a library logs, as one kind, without the message: that may quote what a stranger sent."""
 
     def __init__(self, calm: Calm, what: str) -> None:
         super().__init__(logging.WARNING)
@@ -59,7 +59,7 @@ class Relay(logging.Handler):
 
 
 def library_logger(calm: Calm, what: str) -> logging.Logger:
-    """A logger to give to a library; it belongs to no hierarchy."""
-    made = logging.Logger(what, logging.WARNING)  # noqa: LOG001  # each server has its own, which goes with it
+    """A logger to give to a library, outside the logger hierarchy."""
+    made = logging.Logger(what, logging.WARNING)  # noqa: LOG001  # one per server, freed with the server
     made.addHandler(Relay(calm, what))
     return made

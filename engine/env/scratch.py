@@ -1,4 +1,4 @@
-"""A directory for files that nobody needs once the process has ended."""
+"""A directory for files that are not needed once the process has ended."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from . import Files
 
 
 class ScratchDirectory:
-    """A directory that goes at `cleanup`, or with the object, or with the process that made it, and no other: a forked
-    child that exits must not take it from its parent, as `tempfile.TemporaryDirectory` does."""
+    """A directory that is removed by `cleanup`, with this object, or when the process that made it ends. A forked child
+    that exits does not remove its parent's directory, as `tempfile.TemporaryDirectory` would."""
 
     def __init__(self, files: Files) -> None:
         self.path = files.make_scratch_directory()

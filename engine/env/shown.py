@@ -1,4 +1,4 @@
-"""How a value that somebody passed is shown in a message. A message must come out whatever the value is."""
+"""How a value that a user passed is shown in a message. This must work for any value."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ _LONG = 1 << 256
 
 
 def shown(value: object) -> str:
-    """`value` in a few words: as Python writes it, cut at 80 characters; a number by its length if it is long, since
-    Python refuses to write ints of more than some thousand digits. What cannot be written is shown by its type."""
+    """`repr(value)`, cut at 80 characters. A long int is shown by its number of digits, because Python refuses to print
+    ints of more than a few thousand digits. A value whose `repr` fails is shown by its type."""
     if isinstance(value, int) and not -_LONG < value < _LONG:
         return f"an int of {int(value.bit_length() * log10(2)) + 1:,} digits or so"
     try:
@@ -21,7 +21,7 @@ def shown(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Text for people, with what cannot be shown replaced: a path's bytes need be no characters.
+    """Text for people, with unprintable characters replaced. A path may hold bytes that are not characters.
 
     >>> printable("backup to /data/b\\udcff")
     'backup to /data/b?'
@@ -30,6 +30,6 @@ def printable(text: str) -> str:
 
 
 def type_name(value: object) -> str:
-    """The name of a value's type, with its module if it is not Python's own: numpy has a bool and a str_ too."""
+    """The name of a value's type, with its module unless it is a builtin, because numpy has a `bool` too."""
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

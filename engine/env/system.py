@@ -1,7 +1,7 @@
-"""What the system refuses, in the kit's own words: each call that users make ends in `system_errors`.
+"""Errors of the system, turned into errors of the kit. Every call that users make runs within `system_errors`.
 
-That a file cannot be opened says nothing about its bytes, so nothing here is `Damaged`. What is missing (a file that is
-not there) is left to whoever knows whether it has to be there.
+A file that cannot be opened may have perfect bytes, so nothing here becomes `Damaged`. A missing file is left to the
+caller, which knows whether it has to be there.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _NO_THREAD = "can't start new thread"
 
 
 def is_limit(error: BaseException) -> bool:
-    """Whether an error says that the system has no more memory, open files or threads, or that no file may grow."""
+    """Whether an error says that the system is out of memory, open files or threads, or that a file may not grow."""
     return (isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and str(error) == _NO_THREAD)
             or (isinstance(error, OSError) and error.errno in _LIMITS))
 
 
 def told(error: BaseException, doing: str) -> HoldfastError | None:
-    """An error of the system as one of the kit's, or None where it is another kind of error.
+    """An error of the system as one of the kit's, or None if it is of another kind. `doing` begins the message.
 
     >>> told(OSError(errno.EMFILE, "Too many open files", "/data/CURRENT"), "cannot open /data").message
     'cannot open /data: this process cannot open any more files (/data/CURRENT)'
@@ -79,8 +79,8 @@ def told(error: BaseException, doing: str) -> HoldfastError | None:
 
 @contextmanager
 def system_errors(doing: str) -> Iterator[None]:
-    """Raise what the system refuses within the block as an error of the kit. `doing` begins the message: "cannot open
-    X"."""
+    """Within the block, turn errors of the system into errors of the kit. `doing` begins the message, such as "cannot
+    open X"."""
     try:
         yield
     except (OSError, MemoryError, RuntimeError) as error:
