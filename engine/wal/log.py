@@ -1,11 +1,10 @@
 """The log: append-only segments in one directory, the only place where a transaction becomes durable.
 
-A `Log` is what is durable: opened and recovered, looked up by transaction and by time, verified, pruned. Any thread may
-do that at any time, while its `writer` (`writer.py`) adds to it.
+A `Log` is the durable part: it is opened and recovered, looked up by transaction and by time, verified and pruned. Any
+thread may do that at any time while the `writer` (`writer.py`) adds to it.
 
-Segments are listed oldest first, and the list is replaced, never changed, so a reader that holds it is not disturbed by
-rotation or pruning. All reading of records is a `Cursor`'s. That a segment is gone is an error of its own: a gap is
-never skipped.
+Segments are listed oldest first. The list is replaced, never changed, so rotation and pruning do not disturb a reader
+that holds it. All reading of records goes through a `Cursor`. A missing segment is an error: a gap is never skipped.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from .slots import Slots
 from .writer import LogOptions, LogWriter
 
 AHEAD_US = 86_400_000_000
-"""If commit times are this far ahead of the clock when the log is opened, the clock was wrong then, or is now."""
+"""If commit times are this far ahead of the clock on opening, the clock was wrong when they were made, or is now."""
 FLOOR_US = 1_577_836_800_000_000
-"""A clock before 2020 has not been set since the machine started."""
+"""The start of 2020: a clock before that has not been set since the machine started."""
 NEWEST, ENDS = 2, 256
-"""Of a log that is looked at: how many segments are read whole, and of how many others beginning and end."""
+"""`verify_part` reads this many segments whole, and the header and footer of this many others."""
 
 logger = logging.getLogger("holdfast.store")
 
@@ -48,10 +47,10 @@ class Log:
     Attributes:
         directory: where the segments are.
         engine: the name of the engine whose payloads it holds.
-        read_only: whether another process may write it meanwhile.
+        read_only: whether it was opened read-only; another process may then write it.
         recovery: what opening it found.
-        slots: those for whom log is kept.
-        writer: what appends to it.
+        slots: see `slots.py`.
+        writer: appends to the log.
     """
 
     def __init__(self, directory: Path, segments: Listing, *, options: LogOptions | None, env: Env,
@@ -71,7 +70,7 @@ class Log:
     @classmethod
     def create(cls, directory: Path, history: History, base: Position, *, engine: str, epoch: int = 0,
                last_time_us: int = 0, options: LogOptions | None = None, env: Env) -> Log:
-        """Make a log that goes on after `base`; its first segment, which names `history`, is durable on return.
+        """Make a log that begins after `base`. Its first segment, which names `history`, is durable on return.
 
         Raises:
             DiskFull.
@@ -88,12 +87,13 @@ class Log:
     @classmethod
     def open(cls, directory: Path, *, engine_position: Position | None = None, read_only: bool = False,
              options: LogOptions | None = None, env: Env) -> Log:
-        """Open a log and recover its end: what is torn is cut, what is damaged raises.
+        """Open a log and recover its end: a torn end is cut, damage raises. Reads the first segment's header and the
+        last two segments, however many there are.
 
         Args:
             directory: where the segments are.
-            engine_position: the engine's durable state; log missing or different at or below it is damage.
-            read_only: change nothing; the torn end is left out, not cut.
+            engine_position: of the engine's durable state. The log must hold it, and agree with its chain.
+            read_only: change nothing: a torn end is ignored, not cut.
             options, env: as usual.
 
         Raises:
@@ -116,13 +116,13 @@ class Log:
         return log
 
     def look(self) -> Position:
-        """Of a log that is open read-only: find out what another process has made durable since; the durable end. Costs
-        what is new. One thread at a time.
+        """In a log that is open read-only, find what another process has made durable since. Returns the durable end.
+        O(new log). One thread at a time.
 
         Raises:
-            LogPruned: what comes next is no longer there.
-            Diverged: there is another log by now.
-            Damaged: bytes are wrong; or, while the log is written, were read half written: look again.
+            LogPruned: the next segment is no longer there.
+            Diverged: the directory now has a different log.
+            Damaged: bytes are wrong. If the log is being written, they may have been half written: look again.
         """
         try:
             self._set.listing = look_further(self.files, self.directory, self._segments)
@@ -132,7 +132,7 @@ class Log:
         return self.end
 
     def _match(self, state: Position) -> None:
-        """The engine's state must be of this log's history, and the log must go on from it."""
+        """Check that the engine's state belongs to this log's history, and that the log reaches back to it."""
         if state.txid < self.base.txid:
             raise Damaged(f"the log starts after transaction {self.base.txid}, the engine's state ends at {state.txid}",
                           path=str(self.directory))
@@ -141,19 +141,19 @@ class Log:
                           path=str(self.directory))
 
     def _sweep(self, names: list[str]) -> None:
-        """Remove what a crash left behind: half-made files, used spares."""
+        """Remove what a crash left behind: unfinished files and used spares. A good spare is kept."""
         files = self.files
         for name in names:
             if not (name.endswith(".new") or SPARE.fullmatch(name)) or files.is_directory(self.directory / name):
-                continue  # a segment, or none of ours
+                continue  # a segment, or not our file
             if name.endswith(".new"):
                 files.unlink(self.directory / name)
             else:
                 self.writer.rooms.at(self.directory / name)
 
     def _look_at_attachments(self, *, sweep: bool) -> None:
-        """All that records name must be there. After a crash there may be more: from loads that never were, and of
-        segments that were pruned. Every segment is read for it only after a crash, or if their number is not right."""
+        """Check that every attachment that records name is there, and remove others: those of loads that were never
+        logged, or of pruned segments. Reads every segment only after a crash, or if the number is not right."""
         directory = self.directory / "attachments"
         there = [name for name in self.files.list(directory) if ATTACHMENT_NAME.fullmatch(name.removesuffix(".new"))
                  ] if self.files.is_directory(directory) else []
@@ -171,24 +171,24 @@ class Log:
                     raise Damaged(f"the attachment of transaction {txid} is missing or cut", path=str(path))
 
     def begin_era(self) -> bool:
-        """Let commit times begin anew, durably, if those in the log are of a clock that was wrong: far ahead of what
-        the clock says now, with none near now. Whether they do. Called before anything is appended.
+        """Durably let commit times begin anew if a wrong clock made those in the log: they are more than a day ahead of
+        the clock, and none is within a day after now. Whether that was done. Call it before anything is appended.
+
+        If the log does have times within a day after now, it was written at about this time before. Then the clock is
+        behind, and commit times continue after the log's.
 
         Raises `DiskFull`.
-
-        If the log has times near now, of a day or less ahead, it was written at this time before: then the clock is
-        behind, and commit times go on as they were.
         """
         writer, now = self.writer, self._env.clock.now_us()
         if writer.last_time_us <= now + AHEAD_US:
             return False
         writer.clock_jump_us = now - writer.last_time_us
         if now < FLOOR_US or self._time_after(now) <= now + AHEAD_US:
-            logger.warning("the clock is %d days behind the log in %s: commits get the log's times until it is set",
+            logger.warning("the clock is %d days behind the log in %s: until it is set, commit times follow the log's",
                            -writer.clock_jump_us // AHEAD_US, self.directory)
             return False
-        logger.warning("the log in %s has commit times %d days ahead of the clock, which was wrong once: from "
-                       "transaction %d on, times are the clock's again; earlier ones can be restored by number",
+        logger.warning("the log in %s has commit times %d days ahead of the clock, so a wrong clock made them: from "
+                       "transaction %d on, times are the clock's again; restore to earlier ones by number",
                        self.directory, -writer.clock_jump_us // AHEAD_US, writer.appended.txid + 1)
         writer.begin_era(now - 1)
         return True
@@ -227,15 +227,15 @@ class Log:
 
     @property
     def last_base(self) -> int:
-        """The transaction after which the last segment begins: who is at the end needs no segment before that."""
+        """The transaction after which the last segment begins. A reader at the end needs no earlier segment."""
         return self._segments[-1].header.base.txid
 
     def segments(self) -> list[SegmentInfo]:
-        """All segments, oldest first. Reads the header and footer of each that was not read yet."""
+        """All segments, oldest first. Reads the header and footer of each that was not read yet. O(segments)."""
         return [s.info() for s in self._segments]
 
     def oldest(self) -> Iterator[SegmentInfo]:
-        """All segments but the last, the oldest first, each read when it is asked for."""
+        """All segments except the last, oldest first. Each is read only when the iterator reaches it."""
         segments = self._segments
         return (segments[at].info() for at in range(len(segments) - 1))
 
@@ -250,8 +250,8 @@ class Log:
             raise self.why_gone(segments[-1].header.ordinal - len(segments) + 1 + at, txid) from error
 
     def why_gone(self, ordinal: int, txid: int) -> LogPruned | Damaged:
-        """A segment's file is not there when `txid` is to be read from it: it was pruned, here or by another process
-        that writes the log meanwhile, or it was lost."""
+        """The error for a segment file that is missing when `txid` is read from it: it was pruned, here or by the
+        process that writes the log, or it was lost."""
         if self._segments[0].header.ordinal > ordinal or (self.read_only and all(
                 int(name[:12]) > ordinal for name in self.files.list(self.directory) if is_segment(name))):
             return LogPruned(f"transaction {txid} is no longer in the log: its segment was pruned")
@@ -261,11 +261,11 @@ class Log:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def cursor(self, after: int | Position) -> Cursor:
-        """A place in the log that moves forward: see `Cursor`. With a position, its chain must be the log's."""
+        """A cursor after a transaction. If a position is given, its chain must agree with the log's."""
         return Cursor(self, after) if isinstance(after, int) else Cursor(self, *after)
 
     def read(self, after: int, upto: int | None = None) -> Iterator[Record]:
-        """Durable records after `after`, up to and with `upto` (the durable end, without), in order: a new cursor's.
+        """Durable records after `after`, up to and including `upto` (None: the durable end), in order.
 
         Raises:
             LogPruned: the first of them is no longer here.
@@ -275,7 +275,7 @@ class Log:
         return self.cursor(after).read(upto)
 
     def chain_at(self, txid: int) -> bytes:
-        """The chain at `txid`. Raises `LogPruned`, `AheadOfSource`, `Damaged`."""
+        """The chain at `txid`. Reads part of one segment. Raises `LogPruned`, `AheadOfSource`, `Damaged`."""
         if txid == self.end.txid:
             return self.end.chain
         if txid == self.base.txid:
@@ -287,7 +287,7 @@ class Log:
         return next(self.read(txid - 1, txid)).chain
 
     def time_of(self, txid: int) -> int:
-        """The commit time of `txid`, microseconds; for the base, 0 where it is not known. Raises as `chain_at`."""
+        """The commit time of `txid`, microseconds; 0 for the base if it is unknown. Cost and errors as `chain_at`."""
         if txid == self.base.txid:
             return self._segments[0].header.base_time_us
         if txid < self.base.txid:
@@ -297,10 +297,11 @@ class Log:
         raise AheadOfSource(f"transaction {txid} is not here, the log ends at {self.end.txid}")
 
     def txid_at(self, time_us: int) -> int:
-        """The last durable transaction committed at or before `time_us`; the base's where there is none.
+        """The last durable transaction committed at or before `time_us`, microseconds; the base's txid if there is
+        none. O(log segments), per era.
 
-        Where times began anew (`Log.begin_era`), a time is looked for in the newest era first, and in an earlier one
-        only if it is before every transaction of those after.
+        If times began anew (`Log.begin_era`), the newest era is searched first, and an earlier one only if `time_us` is
+        before every transaction of the later eras.
         """
         while True:
             segments = self._segments
@@ -324,7 +325,7 @@ class Log:
 
     @staticmethod
     def _in_era(segments: Listing, start: int, stop: int, time_us: int) -> int:
-        """The last transaction in these segments at or before a time, or the one before them. Their times only grow."""
+        """The last transaction in these segments at or before a time, or the one before them. Times must ascend."""
         at = bisect.bisect_right(range(start, stop), time_us, key=lambda at: segments[at].last_time_us) + start
         if at == stop:
             return segments[stop - 1].end.txid
@@ -338,7 +339,7 @@ class Log:
         return found
 
     def _time_after(self, time_us: int) -> int:
-        """The first time in the newest era that is later than this one, of a commit or of a heartbeat; one is."""
+        """The first time of a commit or heartbeat in the newest era that is later than `time_us`. There must be one."""
         segments = self._segments
         start = segments.at_or_before(segments[-1].header.era_txid + 1)
         at = bisect.bisect_right(range(start, len(segments)), time_us,
@@ -351,11 +352,11 @@ class Log:
 
     @property
     def complete_us(self) -> int:
-        """Every later transaction has a later commit time."""
+        """A time, microseconds. Every later transaction has a later commit time."""
         return max(self._segments[-1].complete_us, self._segments[-1].last_time_us)
 
     def verify(self) -> None:
-        """Read every byte of every segment and attachment. Raises `Damaged`."""
+        """Read and check every byte of every segment and attachment. Raises `Damaged`."""
         before: Segment | None = None
         for segment in self._segments:
             segment.verify()
@@ -367,31 +368,31 @@ class Log:
             before = segment
 
     def verify_part(self, number: int) -> None:
-        """Read a bounded part: the bytes of the newest segments and of one other, and of some more what they say at
-        their beginning and end. Which, follows from `number`; as it grows, all come round. Raises `Damaged`."""
+        """Check a bounded part: every byte of the newest segments and of one other, and the headers and footers of some
+        more. `number` selects which; if you count it up, all get their turn. Raises `Damaged`."""
         segments = self._segments
         older = max(0, len(segments) - NEWEST)
         for at in range(min(older, ENDS)):
-            segments[(number * ENDS + at) % older]  # read, and compared with its neighbour, if it was not yet
+            segments[(number * ENDS + at) % older]  # on first use, this reads it and checks it against the next
         for at in {number % max(1, older), *range(older, len(segments))}:
             segments[at].verify_bytes()
 
     def ends(self) -> Iterator[tuple[Position, int, int]]:
-        """Of each segment but the last, oldest first: where it ends, when the last transaction up to there was
-        committed, and the bytes of its records and their attachments. Costs the number of segments."""
+        """For each segment except the last, oldest first: its end, the commit time of the last transaction up to there,
+        and the bytes of its records and their attachments. O(segments)."""
         segments = self._segments
         for at in range(len(segments) - 1):
             segment = segments[at]
             yield segment.end, segment.last_time_us, segment.data_end + sum(a[2] for a in segment.attachments)
 
     def attachments_after(self, txid: int) -> list[str]:
-        """The names of the attachments of later transactions. Costs the segments from there on."""
+        """The names of the attachments of transactions after `txid`. O(segments from there on)."""
         segments = self._segments
         return [a[1] for at in range(segments.at_or_before(txid + 1), len(segments))
                 for a in segments[at].attachments if a[0] > txid]
 
     def attached(self, after: int = 0) -> list[int]:
-        """The transactions after `after` that name an attachment. Costs the segments from there on."""
+        """The transactions after `after` that name an attachment. O(segments from there on)."""
         segments = self._segments
         if not segments.attachments():
             return []
@@ -399,18 +400,18 @@ class Log:
                 for a in segments[at].attachments if a[0] > after]
 
     def size(self) -> int:
-        """Bytes of log in all segments: headers and groups, without footers and room taken in advance."""
+        """Bytes of headers and groups in all segments, without footers and preallocated room. O(1)."""
         return self._segments.bytes_from(0)
 
     def size_after(self, txid: int) -> int:
-        """As `size`, of the segments that hold transactions after `txid`. Costs the logarithm of their number."""
+        """As `size`, for the segments that hold transactions after `txid`. O(log segments)."""
         return self._segments.bytes_after(txid)
 
     # --- pruning ---------------------------------------------------------------------------------------------------
 
     def prune(self, segments: list[SegmentInfo]) -> None:
-        """Delete these segments, the oldest ones, and their attachments; the last one stays. The caller has made sure
-        that nobody needs them."""
+        """Delete these segments, which must be the oldest, and their attachments. The last segment stays in any case.
+        The caller has checked that nobody needs them."""
         files, count = self.files, min(len(segments), len(self._segments) - 1)
         gone = [self._segments[at] for at in range(count)]
         if [s.header.ordinal for s in gone] != [s.ordinal for s in segments[:count]]:
@@ -419,7 +420,7 @@ class Log:
             self._set.remove_first(gone)
             held = files.open_directory(self.directory)
             try:
-                for segment in gone:  # oldest first, so that a crash leaves no hole
+                for segment in gone:  # oldest first, so a crash leaves no gap
                     files.unlink(segment.path, missing_ok=True)
                     held.sync()
                     for _, name, _, _ in segment.attachments:
@@ -427,19 +428,18 @@ class Log:
             finally:
                 held.close()
         except BaseException:
-            # What is still there is the oldest still, and goes before any other.
+            # List the segments that are still there again: they are the oldest, and must be pruned first next time.
             self._set.remove_first(gone, [segment for segment in gone if files.exists(segment.path)])
             raise
 
     def when_full(self, hint: str) -> str:
-        """What to do if there is no room: `hint`, and who holds back log that could go otherwise. Costs the number of
-        slots."""
+        """The hint for a full disk: `hint`, and the slot that holds back most log. O(slots)."""
         return self.slots.when_full(hint, self._segments.bytes_after, self.writer.options.segment_bytes)
 
     # --- attachments -----------------------------------------------------------------------------------------------
 
     def attachment_path(self, name: str) -> Path:
-        """Raises `InvalidInput` where `name` is not of the form that the kit gives."""
+        """The path of an attachment. Raises `InvalidInput` if `name` does not have the form that the kit makes."""
         if not ATTACHMENT_NAME.fullmatch(name):
             raise InvalidInput(f"{name!r} is not an attachment name", hint="attachment names are made by the kit")
         return self.directory / "attachments" / name
@@ -450,7 +450,7 @@ class Log:
         return AttachmentWriter(self.files, self.directory / "attachments", name)
 
     def import_attachment(self, attachment: Attachment) -> AttachmentWriter:
-        """A file to copy another log's attachment to, byte for byte; `finish` compares it with what its record says."""
+        """A file to copy another log's attachment to, byte for byte. `finish` checks it against its record."""
         return AttachmentWriter(self.files, self.directory / "attachments", attachment.name, attachment)
 
     def status(self) -> dict[str, Any]:

@@ -1,17 +1,16 @@
-"""What writes a log: it numbers records, groups them, and brings the groups to the disk, segment after segment.
+"""The writer of a log: it numbers records, groups them, and writes the groups to disk, segment after segment.
 
-Data flows one way. `append` numbers, chains and encodes a record and puts it into the batch that is filling; nothing is
-written. `take` hands the oldest batch to whoever syncs, and `write` puts it into the file as one group and syncs once.
-`append`, `take` and `heartbeat` must be called under one lock (the store's), `write` by one thread at a time, outside
-of it.
+Data flows one way. `append` numbers, chains and encodes a record and adds it to the batch that is filling; nothing is
+written. `take` returns the oldest batch, and `write` writes it to the file as one group and syncs once. `append`,
+`take` and `heartbeat` must be called under one lock (the store's); `write` by one thread at a time, without that lock.
 
-A batch belongs to one segment. When a record does not fit, `append` goes on in the next segment at once, whose room was
-made before that lock was taken (`make_room`); `write`, when everything in the one before is written, starts the next,
-and seals the one before, whose footer then says that it is followed. So a segment under its own name always has a valid
-header, a segment takes records only where the one before is sealed, and one that took records and is gone is missed,
-the last one too.
+A batch belongs to one segment. If a record does not fit, `append` continues in the next segment at once; its room was
+made before the lock was taken (`make_room`). When everything in the old segment is written, `write` starts the next
+one, and then seals the old one with a footer that says that it is followed. So a segment under its own name always has
+a valid header, and a segment takes records only after the one before is sealed. If a segment with records is lost, even
+the last one, the footer before it shows that it is missing.
 
-After an opening the log goes on in its last segment, if that is small, and not in a new one each time.
+After an opening, the log continues in its last segment if that is small, so openings do not each leave a segment.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _FRAME, _GROUP = FRAME.size, GROUP_HEADER.size
 logger = logging.getLogger("holdfast.store")
 
 PATIENCE_S = 60.0
-"""For so long what is on its way to the disk waits for memory. A log that lacks it for longer counts as failed."""
+"""How long a write waits for memory, seconds. After that, the log has failed."""
 MIN_SEGMENT, MAX_SEGMENT = 128 << 10, 64 << 20
 
 
@@ -51,9 +50,9 @@ class LogOptions:
     """How a log is written.
 
     Attributes:
-        segment_bytes: size of a segment, 128 KiB to 64 MiB. A record that is larger gets a segment of its own size.
-        preallocate: zero-fill segments before they are needed. A backup target's log does not.
-        group_bytes: a group is at most about this large.
+        segment_bytes: size of a segment, 128 KiB to 64 MiB. A larger record gets a larger segment.
+        preallocate: zero-fill segments before they are needed. False for a backup target's log.
+        group_bytes: about the largest size of a group, bytes.
         max_record_bytes: larger payloads are refused.
     """
 
@@ -69,7 +68,7 @@ class LogOptions:
 
 
 class Batch:
-    """Records on their way into one group of one segment. A heartbeat has none, and `last` is None."""
+    """Records that will be one group of one segment. A heartbeat has no records, and `last` is None."""
 
     __slots__ = ("first", "first_time_us", "frames", "last", "length", "records", "time_us", "writer")
 
@@ -87,13 +86,13 @@ class LogWriter:
     """See the module's text. A `Log` has one.
 
     Attributes:
-        appended: the position of the last record that was appended.
-        history, epoch: what the next segment's header names.
-        last_time_us: commit time of the last record that was appended, or what was promised since; the next is later.
-        clock_jump_us: how far commit times were held back or found to have jumped, last time it happened.
-        waiting_bytes: what is appended and not yet taken to be written.
-        on_sealed: called with each segment that was sealed.
-        rooms: for the next segments.
+        appended: the position of the last appended record.
+        history, epoch: go into the next segment's header.
+        last_time_us: commit time of the last appended record, or of a later heartbeat; the next one is later.
+        clock_jump_us: by how much the clock was behind the log when that was last noticed; negative.
+        waiting_bytes: bytes appended and not yet taken to be written.
+        on_sealed: called with each segment that was sealed, on the thread that writes.
+        rooms: room for the next segments.
     """
 
     def __init__(self, directory: Path, segments: SegmentSet, slots: Slots, *, options: LogOptions,
@@ -101,8 +100,8 @@ class LogWriter:
         """
         Args:
             directory: the log's.
-            segments: goes on after the last of them, and adds to them.
-            slots: who may hold back log, to be named when there is no room.
+            segments: the writer continues after the last of them, and adds new ones.
+            slots: what may hold back log, to be named in the hint of `DiskFull`.
             options, env: as usual.
         """
         last = segments.listing[-1]
@@ -124,27 +123,27 @@ class LogWriter:
         self._slots = slots
         self._era = last.header.era_txid
         self._batches: deque[Batch] = deque()
-        self._writer: SegmentWriter | None = None  # where append goes on
-        self._written: SegmentWriter | None = None  # where write is
-        self._unfollowed: File | None = None  # the last segment, sealed, to be written to when it is followed
-        self._joinable: bytes | None = None  # what stands in it, if the log may go on in it
-        self._held: Directory | None = None  # the log's directory, open from the first writing on
-        self._opening = env.scheduler.lock()  # around the opening of these
+        self._writer: SegmentWriter | None = None  # the segment that `append` fills
+        self._written: SegmentWriter | None = None  # the segment that `write` writes
+        self._unfollowed: File | None = None  # the last segment, sealed: its footer must say so once it is followed
+        self._joinable: bytes | None = None  # the content of that segment, if the log may continue in it
+        self._held: Directory | None = None  # the log's directory, open from the first write on
+        self._opening = env.scheduler.lock()  # guards the opening of the last three
         self._waiting = env.scheduler.condition()
 
     # --- appending -------------------------------------------------------------------------------------------------
 
     def append(self, payload: bytes, payload_version: int, attachment: Attachment | None = None, *,
                at_once: bool = False) -> Record:
-        """Number and chain a new record, and put it into the batch that is filling.
+        """Number and chain a new record, and add it to the batch that is filling. O(payload).
 
         Args:
             payload, payload_version, attachment: what to log.
-            at_once: make no room for a next segment here: the lock is held, and that may take long.
+            at_once: do not make room for a next segment here, because that is slow and the lock is held.
 
         Raises, and nothing was logged:
-            RoomNeeded: with `at_once`; call `make_room` without the lock, and then this again.
-            DiskFull, DirectoryMoved, OSError: there is no next segment.
+            RoomNeeded: only with `at_once`: call `make_room` without the lock, and then this again.
+            DiskFull, DirectoryMoved, OSError: no next segment could be made.
             InvalidInput: the payload is too large.
         """
         if len(payload) > self.options.max_record_bytes:
@@ -154,17 +153,17 @@ class LogWriter:
         if now <= before:
             if now < before:
                 self.clock_jump_us = now - before
-            now = before + 1  # always later, so that a time up to which a copy is complete stays that
+            now = before + 1  # strictly increasing: once a copy is complete up to a time, it stays so
         txid, chain = self.appended
         record = Record.make(chain, txid + 1, self.epoch, now, payload_version, payload, attachment)
         self._enqueue(record, at_once)
         return record
 
     def append_record(self, record: Record) -> None:
-        """Put a copy of another log's record, byte for byte, into the batch that is filling.
+        """Add another log's record, byte for byte, to the batch that is filling.
 
         Raises:
-            InvalidInput: it does not follow on what is there.
+            InvalidInput: it does not follow the last record here.
             DiskFull.
         """
         if record.txid != self.appended.txid + 1:
@@ -172,7 +171,7 @@ class LogWriter:
                                hint="send the log without gaps")
         again = Record.decode(self.appended.chain, record.header, record.payload)
         if again.chain != record.chain or record.epoch < self.epoch:
-            raise InvalidInput(f"transaction {record.txid} is not of the history that this log holds",
+            raise InvalidInput(f"transaction {record.txid} does not belong to this log's history",
                                hint="compare store ids and branches first")
         if record.epoch > self.epoch:
             self.epoch = record.epoch
@@ -196,8 +195,8 @@ class LogWriter:
         if fresh:
             batch = Batch(writer, record.txid, record.time_us)
         assert batch is not None
-        # From here to where it counts as appended, no call is made but the last: a signal's handler that raised in
-        # between would leave a record that the next one takes for its own place, or a segment that is never begun.
+        # Signal safety: from here on, no call is made except the last ones, so a signal handler cannot raise in
+        # between. If it did, two records could get the same place, or a segment could be skipped.
         batch.frames += (frame, body)
         batch.length += size
         batch.records += 1
@@ -214,9 +213,9 @@ class LogWriter:
             writer.segment.attachments.append((record.txid, *record.attachment))
 
     def _next_writer(self, need: int, at_once: bool) -> SegmentWriter:
-        """A writer for the segment after the present one, or for the last one if the log goes on in that: its room
-        taken, and every file open that it takes to start it. Raises as `append`."""
-        self.files.look(self.directory)  # the room may be made already; the name is given when it is written
+        """A writer for the next segment, or for the last one if the log continues in that. Its room is taken, and every
+        file needed to start it is open. Raises as `append`."""
+        self.files.look(self.directory)  # now, because the room may be ready and the file is only named later
         before, open_end, capacity = None, self._writer, self.options.segment_bytes
         if open_end is not None:
             before, size = open_end.segment, open_end.reserved
@@ -244,7 +243,7 @@ class LogWriter:
         return self._next_writer(need, at_once=True)
 
     def _joins(self, last: Segment, need: int) -> bool:
-        """Whether the log can go on in the last segment, sealed before an opening."""
+        """Whether the log can continue in the last segment, which was sealed before this opening."""
         footer, header = last.footer, last.header
         return (footer is not None and footer.data_end <= min(JOIN_BYTES, self.options.segment_bytes // 2)
                 and footer.data_end + need + FOOTER_ROOM <= self.options.segment_bytes
@@ -252,12 +251,12 @@ class LogWriter:
                 and max(footer.last_time_us, footer.complete_us) <= self.last_time_us)
 
     def make_room(self, capacity: int = 0) -> None:
-        """Have everything ready that it takes to begin a next segment of `capacity` bytes (an ordinary one, without):
-        its room, zero-filled and synced, and all files open. Slow. By any thread, not under the lock of `append`.
+        """Prepare everything to begin a next segment of `capacity` bytes, or of the ordinary size: zero-fill and sync
+        its file, and open all files. Slow: O(capacity). From any thread, without the lock of `append`.
 
         Raises:
             DiskFull, DirectoryMoved, OSError: nothing has changed.
-            RolledBack: after `end_preparing`.
+            RolledBack: `end_preparing` was called.
         """
         self._make_room(capacity)
         with self._opening:
@@ -270,7 +269,7 @@ class LogWriter:
                     if self._joins(last, 0):
                         assert last.footer is not None
                         data = file.pread(last.footer.data_end, 0)
-                        if xxh3_128_digest(data) == last.footer.digest:  # what is damaged is not copied
+                        if xxh3_128_digest(data) == last.footer.digest:  # do not copy damaged bytes
                             self._joinable = data
                 except BaseException:
                     file.close()
@@ -290,19 +289,20 @@ class LogWriter:
         return self.rooms.wants_spare
 
     def prepare_spare(self) -> None:
-        """Make room for an ordinary next segment, if room is taken in advance and there is none. Called in the
-        background. Raises `DiskFull`, `OSError`."""
+        """Make the spare segment, if spares are used and there is none. Slow: call it in the background. Raises
+        `DiskFull`, `OSError`."""
         if self.wants_spare:
             self._make_room(0)
 
     def end_preparing(self) -> None:
-        """No room is made from here on. Waits for who makes some: another process may have the directory next."""
+        """Make no more room. Waits for a thread that is making some, because another process may own the directory
+        next."""
         self.rooms.end()
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def take(self) -> Batch | None:
-        """The oldest batch, to be passed to `write`; None where there is nothing to write."""
+        """The oldest batch, to be passed to `write`; None if there is nothing to write."""
         if not self._batches:
             return None
         batch = self._batches.popleft()
@@ -310,10 +310,10 @@ class LogWriter:
         return batch
 
     def write(self, batch: Batch) -> Position:
-        """Write a batch as one group and sync it once; return the durable end, which now includes it.
+        """Write a batch as one group, and sync once. Returns the durable end, which now includes the batch.
 
         Raises:
-            OSError: what is on disk is not known any more. The log must not be used again, but for reading.
+            OSError: what is on disk is unknown. Only read from the log after that.
         """
         writer, last = batch.writer, batch.last
         if writer is not self._written:
@@ -325,8 +325,8 @@ class LogWriter:
         return self._segments.end
 
     def _start(self, writer: SegmentWriter) -> None:
-        """Start a segment, and only then seal the one that was being written, or say in its footer that it is followed:
-        before that is durable, the new one takes no records."""
+        """Start a segment. Then seal the one before it, or note in its footer that it is followed. The new segment
+        takes no records before that is durable."""
         held, unfollowed = self._held, self._unfollowed
         assert held is not None
         joined = len(self._segments.listing) > 0 and self._segments.listing[-1] is writer.segment
@@ -350,8 +350,8 @@ class LogWriter:
             self.on_sealed(info)
 
     def _patiently(self, step: Callable[[], object]) -> object:
-        """Do what may be done again if memory is lacking: what is numbered cannot be taken back, so it waits. No
-        descriptor can be lacking here, since all are taken before a record is numbered. A sync is never done again."""
+        """Do a step, and retry it while memory is lacking: a numbered record cannot be taken back, so it must wait. No
+        descriptor can be lacking, because all are opened before a record is numbered. Never pass a sync."""
         pause, deadline = 0.01, 0.0
         while True:
             try:
@@ -367,12 +367,11 @@ class LogWriter:
             pause = min(2 * pause, 1.0)
 
     def heartbeat(self, *, start: bool = False, at_once: bool = False) -> Batch | None:
-        """A group without records, to be passed to `write`: a promise that nothing will be committed with the present
-        time or an earlier one, whatever happens to the clock. Call it as `append`, with no batch waiting and none being
-        written.
+        """A group without records, to be passed to `write`. It promises that no later commit gets a time up to now,
+        whatever happens to the clock. Call it like `append`, while no batch is waiting or being written.
 
-        None where it would promise nothing new; and without an open segment that has room, unless `start` says to begin
-        one. Raises as `append` then, with `at_once` too.
+        Returns None if it would promise nothing new, or if no open segment has room and `start` is false. With `start`,
+        a new segment is begun if need be; this raises as `append`.
         """
         now, writer = self._now(), self._writer
         if now <= self.last_time_us:
@@ -387,10 +386,10 @@ class LogWriter:
         return batch
 
     def sync(self) -> None:
-        """Write and sync everything appended. For a log with one user, such as a backup target's.
+        """Write and sync everything appended. For a log with a single user, such as a backup target's.
 
         Raises:
-            DiskFull: close the log and open it again, which finds how far it came.
+            DiskFull: close the log and open it again: recovery finds how far the writing got.
         """
         try:
             while (batch := self.take()) is not None:
@@ -404,15 +403,15 @@ class LogWriter:
     # --- a new beginning -------------------------------------------------------------------------------------------
 
     def extend_history(self, history: History, epoch: int | None = None) -> None:
-        """Continue on a new branch, or in a new epoch: a new segment whose header names it, durable on return.
+        """Continue on a new branch or in a new epoch: start a segment whose header names it, durable on return.
 
-        Nothing may be waiting to be written. Raises `DiskFull`.
+        No batch may be waiting. Raises `DiskFull`.
         """
         known, end = len(self.history.branches), self._segments.end
         if (history.store_id != self.history.store_id or history.branches[:known] != self.history.branches
                 or any(b.start != self.appended for b in history.branches[known:]) or self.appended != end
                 or (epoch is not None and epoch < self.epoch)):
-            raise InvalidInput("a history that this log cannot go on with", hint="a branch starts where the log ends")
+            raise InvalidInput("this log cannot continue with that history", hint="start the branch where the log ends")
         before = self.history, self.epoch
         self.history, self.epoch = history, self.epoch if epoch is None else epoch
         try:
@@ -422,7 +421,7 @@ class LogWriter:
             raise
 
     def begin_era(self, time_us: int) -> None:
-        """Let commit times begin anew after `time_us`, durably. Raises `DiskFull`."""
+        """Durably let commit times begin anew after `time_us`. Raises `DiskFull`."""
         before = self._era, self.last_time_us
         self._era, self.last_time_us = self.appended.txid, time_us
         try:
@@ -432,7 +431,7 @@ class LogWriter:
             raise
 
     def start_now(self) -> None:
-        """Start a segment at once, so that its header's history and epoch are durable. Raises `DiskFull`."""
+        """Start a segment now, which makes the history and epoch in its header durable. Raises `DiskFull`."""
         self._writer = self._next_writer(0, at_once=False)
         try:
             self._start(self._writer)
@@ -453,7 +452,7 @@ class LogWriter:
         self.abandon()
 
     def abandon(self) -> None:
-        """Let go of the files as they are, as a crash would."""
+        """Close the files as they are, as a crash would."""
         writers = {id(w): w for w in (self._written, self._writer, *(batch.writer for batch in self._batches)) if w}
         self._batches.clear()
         self._written = self._writer = None
