@@ -1,9 +1,9 @@
-"""Attachments: immutable files beside the segments that a record names, for bulk loads.
+"""Attachments: immutable files beside the segments, for bulk loads. Each is named by a record.
 
 A file is the engine's content and then a 48-byte trailer: magic HFATTACH, version (u32), 0 (u32), content length (u64),
-0 (u64), xxh3-128 of content and trailer so far. It is synced, file and directory, before the record that names it is
-logged; the record carries name, size and xxh3-128 of the whole file. One that no record names is rubbish from a load
-that never was; one that is named and missing is damage.
+0 (u64), xxh3-128 of content and trailer so far. The file and its directory are synced before the record that names it
+is logged. The record has the name, size and xxh3-128 of the whole file. A file that no record names is left from a load
+that was not logged, and is removed. A file that a record names and that is missing is damage.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _READ_BYTES = 4 << 20
 
 
 class AttachmentWriter(io.RawIOBase):
-    """A file being written: a raw stream, to which content is written from start to end.
+    """A file being written: a raw stream, written from start to end.
 
-    Raises `DiskFull` from `write` and `finish`; what was written so far is then removed.
+    `write` and `finish` raise `DiskFull`; the file is then removed.
     """
 
     def __init__(self, files: Files, directory: Path, name: str, expected: Attachment | None = None) -> None:
@@ -72,10 +72,10 @@ class AttachmentWriter(io.RawIOBase):
         return self._size
 
     def finish(self) -> Attachment:
-        """Make the file durable under its name. A verbatim copy (`expected`) brings its own trailer.
+        """Add the trailer, and make the file durable under its name. A copy (`expected`) already has its trailer.
 
         Raises:
-            Damaged: the copy is not what was expected; nothing remains.
+            Damaged: the copy is not what was expected; the file is removed.
         """
         if self._expected is None:
             head = TRAILER.pack(ATTACHMENT_MAGIC, ATTACHMENT_VERSION, 0, self._size, 0, bytes(16))[:-16]
@@ -90,8 +90,8 @@ class AttachmentWriter(io.RawIOBase):
         made = Attachment(self._final.name, self._size, self._digest.digest())
         if self._expected is not None and made != self._expected:
             self.abandon()
-            raise Damaged(f"attachment {made.name} arrived with {made.size} bytes, and not with the checksum that its "
-                          "record says")
+            raise Damaged(f"attachment {made.name} arrived with {made.size} bytes that do not match the size and "
+                          "checksum in its record")
         try:
             self._file.sync()
             self._files.rename(self._path, self._final)
@@ -109,7 +109,7 @@ class AttachmentWriter(io.RawIOBase):
         raise error
 
     def abandon(self) -> None:
-        """Remove what was written; fine after `finish`."""
+        """Remove the file, unless it is finished."""
         if self._open:
             self._open = False
             self._file.close()
@@ -117,7 +117,7 @@ class AttachmentWriter(io.RawIOBase):
 
 
 def verify_attachment(files: Files, path: Path, attachment: Attachment) -> None:
-    """Read every byte of it. Raises `Damaged`."""
+    """Read every byte of an attachment and check it. Raises `Damaged`."""
     try:
         file = files.open(path)
     except FileNotFoundError as error:

@@ -1,11 +1,10 @@
-"""A place in a log that moves forward: what is new costs what is new.
+"""A place in a log that moves forward: reading costs what is new.
 
-A cursor knows its segment, the offset of the next group and the chain before it, so that asking again for what has
-come since reads that and nothing else, however much stands before it and however many segments there are. A new one
-finds its place once, by the segments' sparse indexes.
+A cursor knows its segment, the offset of the next group and the chain before it. So reading again reads only what was
+added since, however long the log is. A new cursor finds its place once, through the segments' sparse indexes.
 
-It works on any log: the one that a store in this process writes, where what is durable is known at once, and one that
-is open read-only beside another process, where `Log.look` finds out what is new.
+It works on any log: one that a store in this process writes, where the durable end is known at once, and one that is
+open read-only while another process writes it, where `Log.look` finds what is new.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from .segment import Segment
 
 
 class Segments(Protocol):
-    """What a cursor asks a log for; the log has it."""
+    """What a cursor needs of a log."""
 
     @property
     def base(self) -> Position:
@@ -35,7 +34,7 @@ class Segments(Protocol):
         """The segment that holds a transaction. Raises `LogPruned`, `Damaged`."""
 
     def why_gone(self, ordinal: int, txid: int) -> HoldfastError:
-        """Why the file of a segment is not there."""
+        """The error for a segment file that is missing."""
 
 
 class Cursor:
@@ -43,11 +42,11 @@ class Cursor:
 
     Attributes:
         txid: the last transaction that was passed.
-        chain: the chain there; None before anything was read, if it was not given.
+        chain: the chain there; None if it was not given and nothing has been read.
     """
 
     def __init__(self, log: Segments, txid: int, chain: bytes | None = None) -> None:
-        """After transaction `txid`. With `chain`, what is read must follow on that."""
+        """A cursor after transaction `txid`. If `chain` is given, the log must have this chain there."""
         self.txid = txid
         self.chain = chain
         self._log = log
@@ -55,8 +54,8 @@ class Cursor:
         self._place: IndexEntry | None = None  # of the group to read next, in that segment
 
     def read(self, upto: int | None = None) -> Iterator[Record]:
-        """Durable records after the cursor, up to and with `upto` (the durable end, without), in order. The cursor is
-        behind each that was yielded, so a reading may be left at any of them, and gone on with by another call.
+        """Durable records after the cursor, up to and including `upto` (None: the durable end), in order. The cursor
+        moves past each record that is yielded, so you may stop at any record and continue with another call.
 
         Raises:
             LogPruned: the first of them is no longer here.
@@ -86,7 +85,7 @@ class Cursor:
                 raise Damaged(f"transaction {self.txid + 1} is missing", path=str(segment.path))
 
     def _seek(self) -> Segment | None:
-        """The segment of the next record, with the place in it; None where it was pruned just now."""
+        """Find the segment of the next record, and the place in it. None if it was just pruned."""
         log, segment = self._log, self._segment
         if segment is not None and segment.first <= self.txid + 1 <= segment.end.txid:
             return segment
@@ -118,7 +117,7 @@ class Cursor:
             self._place = IndexEntry(txid + 1, group.time_us, group.end, chain)
 
     def _pass(self, txid: int, chain: bytes, segment: Segment) -> None:
-        """The log's own chain at the cursor is known."""
+        """Compare the log's chain at the cursor, now known, with the cursor's."""
         if self.chain is None:
             self.chain = chain
         elif self.chain != chain and self._segment is not None and self._segment is not segment:

@@ -1,9 +1,8 @@
-"""What another process has added to a log that is open read-only, at the cost of what it has added.
+"""Finding what another process has added to a log that is open read-only, at the cost of what it has added.
 
-The last segment that is known is looked at where it ended: what follows there, whether it is sealed by now, whether the
-next one has begun, and so on from there. The last group of an open segment is left out, since only the next group, a
-heartbeat or the seal says that it is durable. What was known to be durable stays so, whatever becomes of the writer: a
-crash and its recovery cut only what was never shown.
+Reading resumes where the last known segment ended: new groups there, then its footer, then the next segment, and so on.
+The last group of an open segment is ignored, because only the next group, a heartbeat or the footer shows that it is
+durable. What was known to be durable stays durable: if the writer crashes, its recovery cuts only what was never shown.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from .segment import Segment, segment_name
 
 
 def look_further(files: Files, directory: Path, segments: Listing) -> Listing:
-    """The listing as it is now; its last segment is told what it holds.
+    """The listing as it is now. Updates the last segment of `segments` in place.
 
     Raises:
-        FileNotFoundError: a segment is not there any more.
-        Diverged: the directory has another log by now.
-        Damaged: bytes are wrong; or, if the log is written at this moment, were read half written.
+        FileNotFoundError: a segment is no longer there.
+        Diverged: the directory now has a different log.
+        Damaged: bytes are wrong. If the log is being written, they may have been half written.
     """
     while True:
         last = segments[-1]
@@ -50,12 +49,12 @@ def _look_at(files: Files, segment: Segment) -> None:
                 if held is not None:
                     segment.note(held)
                 held = group
-        except BadBytes as bad:  # torn, or on its way, unless a later group says that this was durable
+        except BadBytes as bad:  # torn or half written, unless a later group says that this was durable
             if footer is not None or later_watermark(file, segment.header.seed, bad.offset) is not None:
                 raise Damaged(bad.reason, path=str(segment.path), offset=bad.offset) from bad
         segment.size = file.size()
         if footer is None:
-            segment.footer = None  # it is gone on with
+            segment.footer = None  # the writer has continued this sealed segment
             return
         if held is not None:
             segment.note(held)

@@ -5,12 +5,13 @@
     …              the next group; in an open segment zeros follow to the end of the file
     footer         in a sealed segment only: msgpack map, then a 32-byte trailer, which ends the file
 
-A group is what one sync made durable. Its header carries the durable end before it, so any valid group header says that
-every byte before that end was on stable storage: a bad byte below it is damage, above the last one it is a torn tail.
+A group is what one sync made durable. Its header has the durable end before it. So any valid group header says that
+every byte before that end was on stable storage. A bad byte below any such end is damage; above them all, it is a torn
+tail.
 
-The checksums of group headers and records are xxh3-64 seeded with the segment's random id, so that stale bytes of
-another file never pass for records. Assumed of the disk: writing a sector again with the same bytes at its start leaves
-those bytes as they were, whatever happens to the power.
+The checksums of group headers and records are xxh3-64 seeded with the segment's random id, so stale bytes of another
+file never pass for records. The disk is assumed to keep the first bytes of a sector unchanged if the sector is written
+again with the same first bytes, even if the power fails.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ class SegmentHeader(NamedTuple):
     """What the header block of a segment says.
 
     `base` is the position before its first record. No record here is committed before `base_time_us`: the commit time
-    at `base`, or that of a heartbeat after it; 0 if there is none. Since `era_txid` times only grow. `bytes_before`
-    and `attachments_before` count what all segments before this one hold, those too that were pruned: so what a log
-    holds is known from its first and its last segment.
+    at `base`, or the time of a heartbeat after it; 0 if there is none. Commit times ascend since `era_txid`.
+    `bytes_before` and `attachments_before` count what all earlier segments hold, pruned ones included. So the totals of
+    a log are known from its first and last segment.
     """
 
     segment_id: bytes
@@ -97,7 +98,7 @@ def read_header(file: File) -> tuple[SegmentHeader, int]:
     except (KeyError, TypeError, InvalidInput) as error:
         raise Damaged(f"has a header that lacks or garbles a field: {error}", path=str(file.path)) from error
     start_of_groups = length + (-length % SECTOR)
-    if file.size() < start_of_groups:  # it got its name when all of this was synced
+    if file.size() < start_of_groups:  # it got its name after all of this was synced
         raise Damaged("was cut within its header", path=str(file.path), offset=file.size())
     return header, start_of_groups
 
@@ -112,18 +113,18 @@ class IndexEntry(NamedTuple):
 
 
 class Footer(NamedTuple):
-    """What a sealed segment says of itself.
+    """The footer of a sealed segment.
 
     Attributes:
         last: position after its last record.
         records: how many; the first is base.txid + 1.
-        first_time_us, last_time_us: commit times; both base_time_us where there is no record.
+        first_time_us, last_time_us: commit times; both base_time_us if there is no record.
         complete_us: time of the last group: every later transaction has a later commit time.
         data_end: where the groups end and the footer begins.
         digest: xxh3-128 of every byte before `data_end`.
         places: sparse index, ascending.
         attachments: (txid, name, size, digest) of those that its records name.
-        followed: the next segment was begun, so that one that is missing is missed.
+        followed: the next segment was begun. If it is not there, it was lost.
     """
 
     last: Position
@@ -148,13 +149,13 @@ class Footer(NamedTuple):
 
 
 def read_footer(file: File) -> Footer | None:
-    """The footer, or None where the file does not end in a valid one."""
+    """The footer, or None if the file does not end in a valid one."""
     size = file.size()
     if size < TRAILER.size:
         return None
     trailer = file.pread(TRAILER.size, size - TRAILER.size)
     if len(trailer) < TRAILER.size:
-        return None  # its writer has cut it since
+        return None  # its writer has truncated it since `size`
     magic, version, length, digest = TRAILER.unpack(trailer)
     if magic != FOOTER_MAGIC or length > size - TRAILER.size:
         return None
@@ -172,7 +173,7 @@ def read_footer(file: File) -> Footer | None:
 
 
 class Group(NamedTuple):
-    """A group as read: where it stands, what its header says, its records."""
+    """A group as read: its offset and end in the file, its header's fields, its records."""
 
     offset: int
     end: int
@@ -182,7 +183,7 @@ class Group(NamedTuple):
 
 
 class BadBytes(Exception):
-    """Reading groups met bytes that are none: where, and why."""
+    """Bytes that are not a valid group: where, and why."""
 
     def __init__(self, offset: int, reason: str) -> None:
         super().__init__(f"{reason} at byte {offset}")
@@ -191,7 +192,7 @@ class BadBytes(Exception):
 
 
 class _Window:
-    """A sliding window over a file: little at first, for who wants only what is new, then a megabyte at a time."""
+    """A sliding window over a file. Reads little at first, for a caller that wants one group, then up to 1 MiB."""
 
     def __init__(self, file: File, end: int) -> None:
         self.file = file
@@ -201,7 +202,7 @@ class _Window:
         self._step = _FIRST_READ
 
     def get(self, offset: int, length: int) -> bytes:
-        """`length` bytes at `offset`, fewer where the end is nearer."""
+        """`length` bytes at `offset`, or fewer at the end."""
         at = offset - self.start
         if at < 0 or at + length > len(self.data):
             want = min(max(length, self._step), self.end - offset)
@@ -212,7 +213,7 @@ class _Window:
 
 
 def parse_group_header(data: bytes, seed: int) -> tuple[int, int, int, int, int] | None:
-    """(records, length, first txid, durable end before, time) of a group header, or None where it is not valid."""
+    """(records, length, first txid, durable end before, time) of a group header, or None if it is not valid."""
     if len(data) < GROUP_HEADER.size:
         return None
     magic, records, length, _, first, _, durable_end, time_us, checksum = GROUP_HEADER.unpack(data)
@@ -222,10 +223,10 @@ def parse_group_header(data: bytes, seed: int) -> tuple[int, int, int, int, int]
 
 
 def read_groups(file: File, seed: int, start: int, end: int, before: Position) -> Iterator[Group]:
-    """Every group from `start`, where the chain is `before`'s, until `end` or (before it) zeros.
+    """Every group from offset `start` on, until `end` or, before that, zeros. `before`: the position at `start`.
 
     Raises:
-        BadBytes: anything else.
+        BadBytes: there is anything else.
     """
     window = _Window(file, end)
     txid, chain = before
@@ -267,9 +268,9 @@ def read_groups(file: File, seed: int, start: int, end: int, before: Position) -
 
 
 def later_watermark(file: File, seed: int, offset: int) -> int | None:
-    """Where a valid group header stands after `offset` that says bytes beyond `offset` were durable, or None.
+    """The offset of a valid group header after `offset` that says that bytes beyond `offset` were durable, or None.
 
-    What was torn by a power cut has none behind it, since a group is written only after the one before is synced.
+    After a torn group there is none, because a group is written only after the one before it is synced.
     """
     end = file.size()
     at = offset + 1

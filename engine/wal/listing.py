@@ -1,8 +1,8 @@
-"""The segments of a log, oldest first, each read when it is asked for; and how their end is found at an opening.
+"""The segments of a log, oldest first, each read on first use; and how the end of the log is found on opening.
 
-Opening a log reads its last two segments, and the first for where the log begins. Any other is known by its name only,
-until somebody wants what is in it; so an opening costs the same however many there are. That none is missing in the
-middle the ordinals in the names tell. What is wrong *in* a segment in the middle is found when it is read.
+Opening a log reads its last two segments, and the first one to know where the log begins. The others are known by name
+only until they are used, so an opening costs the same however many there are. The ordinals in the names show that none
+is missing in the middle. Damage *in* a segment in the middle is found when it is read.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .segment import Segment, note_followed, segment_name
 
 
 class Listing:
-    """Never changed but by reading what was not read yet, so that readers may hold it; several threads at once may."""
+    """Immutable, except that segments are read on first use. Any number of threads may hold and use it."""
 
     def __init__(self, files: Files, directory: Path, slots: list[Segment | int]) -> None:
-        """`slots`: segments, or the ordinals of those that were not read; the last one was."""
+        """`slots`: segments, or ordinals of segments that were not read yet. The last one must have been read."""
         self._files = files
         self._directory = directory
         self._slots = slots
@@ -34,7 +34,7 @@ class Listing:
             yield self[at]
 
     def __getitem__(self, at: int) -> Segment:
-        """Raises `Damaged`; `FileNotFoundError` for one that another process has pruned meanwhile."""
+        """Raises `Damaged`; `FileNotFoundError` if another process has pruned the segment."""
         slot = self._slots[at]
         if isinstance(slot, int):
             slot = self._slots[at] = self._load(slot, self._slots[at + 1])
@@ -47,7 +47,7 @@ class Listing:
         if isinstance(following, int) and segment.footer is None:
             following = Segment.load(self._files, self._directory / segment_name(following))
         if isinstance(following, Segment):
-            if segment.footer is None:  # its footer is damaged: its records may do without
+            if segment.footer is None:  # its footer is damaged: read the records without it
                 recover_segment(self._files, segment, durable=following.header.base.txid, hold=False, read_only=True)
             check_followed(segment, following)
         return segment
@@ -70,25 +70,24 @@ class Listing:
         return Listing(self._files, self._directory, self._slots[count:])
 
     def at_or_before(self, txid: int) -> int:
-        """Where the last segment stands that starts at or before `txid`; the first one without."""
+        """The index of the last segment that starts at or before `txid`, or 0. O(log segments)."""
         low, high = 0, len(self) - 1
         while low < high:
             middle = (low + high + 1) // 2
             try:
                 before = self[middle].first <= txid
             except FileNotFoundError:
-                before = True  # another process has pruned it, or it is missed when one reads up to it
+                before = True  # pruned by another process; if it was lost, reading up to it will raise
             low, high = (middle, high) if before else (low, middle - 1)
         return low
 
     def bytes_from(self, at: int) -> int:
-        """Bytes of the segments from this place on, without their footers."""
+        """Bytes of the segments from index `at` on, without their footers. O(1)."""
         last = self[-1]
         return last.header.bytes_before + last.data_end - self[at].header.bytes_before
 
     def bytes_after(self, txid: int) -> int:
-        """Bytes of the segments that hold transactions after `txid`, without their footers. Costs the logarithm of
-        their number."""
+        """Bytes of the segments that hold transactions after `txid`, without their footers. O(log segments)."""
         if txid >= self[-1].end.txid:
             return 0
         try:
@@ -97,14 +96,14 @@ class Listing:
             return self.bytes_from(0)
 
     def attachments(self) -> int:
-        """How many attachments the records name."""
+        """How many attachments the records name. O(1)."""
         last = self[-1]
         return last.header.attachments_before + len(last.attachments) - self[0].header.attachments_before
 
 
 class SegmentSet:
-    """The segments of a log as they are now: the writer adds to them, pruning removes some, and readers take the
-    listing, which stays as it is.
+    """The present segments of a log. The writer adds some, and pruning removes some, by replacing the listing. A reader
+    that took a listing keeps it unchanged.
 
     Attributes:
         listing: the segments.
@@ -114,7 +113,7 @@ class SegmentSet:
     def __init__(self, listing: Listing, env: Env) -> None:
         self.listing = listing
         self.end = listing[-1].end
-        self._lock = env.scheduler.lock()  # around each replacement: rotation and pruning are two threads
+        self._lock = env.scheduler.lock()  # around each replacement: rotation and pruning run on different threads
 
     def add(self, segment: Segment) -> None:
         with self._lock:
@@ -144,8 +143,8 @@ def recover(files: Files, directory: Path, ordinals: list[int], *, engine_txid: 
     Args:
         files, directory: where it is.
         ordinals: of the segments that are there, ascending; at least one.
-        engine_txid: the engine's durable state holds this transaction, so the log must.
-        read_only: change nothing, and leave out the last group if it is not known to be durable.
+        engine_txid: the engine's durable state holds this transaction, so the log must hold it too.
+        read_only: change nothing, and ignore the last group if it is not known to be durable.
 
     Raises:
         Damaged, UnsupportedFormat.
@@ -165,8 +164,8 @@ def recover(files: Files, directory: Path, ordinals: list[int], *, engine_txid: 
         recovery = recover_segment(files, last, hold=read_only, durable=engine_txid, read_only=read_only)
     elif last.footer.followed:
         missing = directory / segment_name(last.header.ordinal + 1)
-        raise Damaged(f"is missing; {last.path.name} says that it was begun, so its transactions, after "
-                      f"{last.end.txid}, are lost", path=str(missing))
+        raise Damaged(f"is missing, although {last.path.name} says that it was begun: the transactions after "
+                      f"{last.end.txid} are lost", path=str(missing))
     if last.end.txid < engine_txid:
         raise Damaged(f"the log ends at transaction {last.end.txid}, the engine's state holds {engine_txid}",
                       path=str(last.path))
@@ -174,7 +173,7 @@ def recover(files: Files, directory: Path, ordinals: list[int], *, engine_txid: 
 
 
 def _recover_followed(files: Files, segment: Segment, last: Segment, *, read_only: bool) -> None:
-    """A crash may have come when `last` had begun, and `segment` was not sealed yet, or does not say that."""
+    """Finish what a crash may have cut off after `last` had begun: sealing `segment`, or marking it as followed."""
     if segment.footer is None:
         recover_segment(files, segment, hold=False, durable=last.header.base.txid, read_only=read_only, followed=True)
     check_followed(segment, last)

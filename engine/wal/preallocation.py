@@ -1,8 +1,7 @@
-"""Room for the next segment, before anybody needs it: a file that is zero-filled, synced and open.
+"""Room for the next segment, made in advance: a file that is zero-filled, synced and open.
 
-To `make` some is slow, and nobody must wait for it who does not need it himself; so it is done without the lock under
-which the log is appended to. To `take` it is done under that lock, and waits for nothing. Between the two, somebody
-else may have taken it; then it is made again.
+`make` is slow, so call it without the lock for appending, so that only threads that need the room wait for it. `take`
+is called under that lock, and waits for nothing. If another thread takes the room between the two, call `make` again.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ SPARE = re.compile(r"spare-([0-9]{1,18})\.seg")
 
 
 class Room(NamedTuple):
-    """An open file for a segment, its path until it becomes one, and how much fits in."""
+    """An open file for a segment, its path until it becomes one, and its capacity in bytes."""
 
     file: File
     path: Path
@@ -27,7 +26,7 @@ class Room(NamedTuple):
 
 
 class RoomNeeded(Exception):
-    """The next segment needs room of `capacity` bytes, and there is none yet. It is to be made, and asked for again."""
+    """The next segment needs room of `capacity` bytes, and there is none yet. Make it, then ask again."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__(f"{capacity} bytes")
@@ -35,10 +34,10 @@ class RoomNeeded(Exception):
 
 
 class Rooms:
-    """Of one log: room for an ordinary segment (the *spare*), and for the large one that a large record gets."""
+    """The room of one log: for an ordinary segment (the *spare*), and for the large segment of a large record."""
 
     def __init__(self, directory: Path, *, segment_bytes: int, preallocate: bool, env: Env) -> None:
-        """`preallocate`: without, files are only made and opened, and grow as they are written to."""
+        """`preallocate`: if false, files are only created, and grow as they are written."""
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._preallocate = preallocate
@@ -54,8 +53,8 @@ class Rooms:
         return self._preallocate and self._spare is None
 
     def at(self, path: Path) -> None:
-        """Take over what an earlier opening has made, or remove it. It is good only while it was never written to: zero
-        and whole; it was synced before it got its name."""
+        """Reuse a spare file that an earlier opening made, or remove it. It is good only if it was never written to:
+        all zeros, and of full size. It was synced before it got its name."""
         file = self._files.open(path, "write")
         match = SPARE.fullmatch(path.name)
         if (self.wants_spare and match is not None and file.size() == self._segment_bytes
@@ -67,11 +66,11 @@ class Rooms:
             self._files.unlink(path)
 
     def make(self, capacity: int) -> None:
-        """See to it that there is room of at least `capacity` bytes. By any thread.
+        """Make room of at least `capacity` bytes, unless there is some. Slow: O(capacity). From any thread.
 
         Raises:
             DiskFull, DirectoryMoved, OSError: nothing is left of the attempt.
-            RolledBack: after `end`.
+            RolledBack: `end` was called.
         """
         with self._making:
             if self._ended:
@@ -80,7 +79,7 @@ class Rooms:
             there = self._spare if ordinary else self._large
             if there is not None and there.capacity >= capacity:
                 return
-            if there is not None:  # for a record that was refused in the end
+            if there is not None:  # made for a large record that was not logged in the end
                 self._large = None
                 there.file.close()
                 self._files.unlink(there.path, missing_ok=True)
@@ -100,8 +99,8 @@ class Rooms:
                 self._large = room
 
     def take(self, capacity: int) -> Room | None:
-        """Room of at least `capacity` bytes, which is the caller's from here on; None: make some. By one thread at a
-        time. `make` puts some only where there is none, so between looking and taking nothing changes."""
+        """Room of at least `capacity` bytes, which the caller then owns; None if there is none: call `make`. By one
+        thread at a time. `make` never replaces a room that fits, so the check and the take need no lock."""
         if capacity <= self._segment_bytes:
             room = self._spare
             if room is not None:
@@ -114,12 +113,12 @@ class Rooms:
         return room
 
     def end(self) -> None:
-        """From here on none is made. Waits for who makes some: another process may have the directory next."""
+        """Make no more room. Waits for a thread in `make`, because another process may own the directory next."""
         with self._making:
             self._ended = True
 
     def abandon(self) -> None:
-        """Close the files. They stay for the next opening."""
+        """Close the files, and leave them for the next opening."""
         for room in (self._spare, self._large):
             if room is not None:
                 room.file.close()

@@ -1,15 +1,14 @@
 """Finding the end of a log after whatever happened.
 
-Every segment but the last two is sealed. A segment is begun, then the one before is sealed, whose footer says that it
-is followed, and then the first records come; so a last segment that is missing is missed.
+All segments except the last two are sealed. The order is: a segment is begun; the one before it is sealed with a footer
+that says that it is followed; then the new segment takes records. So a lost last segment is noticed.
 
-The last one may be torn: it is read group by group until the bytes make no sense. If a valid group header stands
-anywhere behind that place and says that these bytes were durable, they are damaged, and that is an error; otherwise
-they were never acknowledged, and are cut. The engine's own position is such a watermark too, and so is the beginning of
-the next segment.
+The last segment may be torn. It is read group by group until the bytes make no sense. If any later valid group header
+says that these bytes were durable, they are damaged, and that is an error. Otherwise they were never acknowledged, and
+are cut. The engine's own position is such a watermark too, and so is the base of the next segment.
 
-What stands above the last watermark may be in the page cache only (the process died, not the machine): it is written
-again and synced before anything counts as durable. Then the segment is sealed.
+Groups above the last watermark may be in the page cache only, if the process died but not the machine. So they are
+written again and synced before anything counts as durable. Then the segment is sealed.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ _STEP = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class LogRecovery:
-    """What recovery did. `clean`: the log had been sealed. `cut_bytes` at `cut_offset` of `path` made no sense (a torn
-    end) and were cut; `rewritten_bytes` were not known to be durable, and are now."""
+    """What recovery did. `clean`: the log had been sealed. `cut_bytes` at `cut_offset` of `path` were a torn end, and
+    were cut. `rewritten_bytes` were not known to be durable, and now are."""
 
     clean: bool = True
     path: str | None = None
@@ -42,8 +41,8 @@ def recover_segment(files: Files, segment: Segment, *, hold: bool, durable: int,
 
     Args:
         files, segment: the segment.
-        hold: leave out the last group, unless it is known to have been durable.
-        durable: this transaction is known to have been, from outside of the segment.
+        hold: ignore the last group, unless it is known to have been durable.
+        durable: a transaction that is known, from outside the segment, to have been durable.
         read_only: change nothing.
         followed: the next segment has begun.
     """
@@ -87,7 +86,7 @@ def recover_segment(files: Files, segment: Segment, *, hold: bool, durable: int,
 
 
 def _used(file: File, start: int, size: int) -> int:
-    """How many bytes from `start` on are not just zeros, which are room taken in advance."""
+    """How many bytes from `start` on are used: the zeros at the end are preallocated room."""
     used = 0
     for offset in range(start, size, _STEP):
         data = file.pread(min(_STEP, size - offset), offset).rstrip(b"\0")

@@ -1,10 +1,10 @@
-"""Retention: which segments may go. Pure: facts in, a plan out.
+"""Retention: which segments may be pruned. Pure: facts in, a plan out.
 
-Whole segments are pruned, oldest first, and never one that holds a transaction after a lease's position, a registered
-slot's, or the last checkpoint. `keep_logs` says how much more is kept: as soon as the log exceeds any of its
-bounds, the oldest segments go. A slot that lags beyond its own bounds is dropped, so that a forgotten target does
-not fill the disk. On a small disk both have less: log is kept to be of use later, and commits need the room now. So
-what is kept for them is at most half of the file system (`SHARE`), but for a `keep_logs` of "for ever".
+Whole segments are pruned, oldest first. A segment is never pruned if it holds a transaction after the last checkpoint,
+or after the position of a lease or slot. `keep_logs` says how much more is kept: when the log exceeds any of its
+bounds, the oldest segments are pruned. A slot that lags beyond its own bounds is dropped, so that a forgotten target
+does not fill the disk. `keep_logs` and slots keep at most half of the file system (`SHARE`), because commits need room
+too. Only a `keep_logs` of "for ever" is exempt.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..model.records import SegmentInfo
 from .slots import Slot
 
 LEAP_US = 60_000_000
-"""By so many microseconds more than time has passed the wall clock may move on before that is a leap."""
+"""If the wall clock gains more than this on the monotonic clock, microseconds, it has leapt."""
 BELIEVE_S = 3600.0
 SHARE = 2
 
@@ -74,7 +74,7 @@ class KeepLogs:
                    transactions=int(values["transactions"]) if "transactions" in values else None)
 
     def within(self, most: int) -> KeepLogs:
-        """The same, and at most so many bytes; "for ever" stays what it is.
+        """The same, and at most `most` bytes. "For ever" stays unchanged.
 
         >>> KeepLogs.parse("7 days").within(5), KeepLogs().within(5)
         (KeepLogs(bytes=5, hours=168.0, transactions=None), KeepLogs(bytes=None, hours=None, transactions=None))
@@ -86,7 +86,7 @@ class KeepLogs:
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """What may be deleted now, and which slots have to be dropped for it."""
+    """What may be deleted now, and which slots must be dropped first."""
 
     segments: tuple[SegmentInfo, ...]
     dropped: tuple[Slot, ...]
@@ -95,31 +95,30 @@ class PrunePlan:
 def plan_pruning(oldest: Iterable[SegmentInfo], *, size: int, base: int, newest: int, held: Callable[[int], int],
                  keep: KeepLogs, floor: int, slots: Sequence[Slot], slot_bytes: int, slot_hours: float,
                  now_us: int) -> PrunePlan:
-    """Plan a pruning. Changes nothing, and costs what it takes away: no segment after the first that stays is looked
-    at.
+    """Plan a pruning. Changes nothing. O(slots + segments to prune): stops at the first segment that stays.
 
     Args:
-        oldest: all segments but the last one, which always stays; the oldest first.
+        oldest: all segments except the last one, which always stays; oldest first.
         size: bytes of the whole log.
-        base, newest: the transaction it begins after, and its last one.
-        held: how many bytes of log there are from the segment on that holds the transaction after this one.
-        keep: the bounds asked for.
+        base, newest: the transaction after which the log begins, and its last one.
+        held: gives the bytes of the segments that hold transactions after a given one.
+        keep: the bounds from `keep_logs`.
         floor: every transaction after this one is needed (the least of checkpoint and leases).
-        slots: registered ones.
+        slots: the registered slots.
         slot_bytes, slot_hours: how far a slot may lag.
-        now_us: the time.
+        now_us: the time, microseconds since the Unix epoch.
     """
     dropped = []
     for slot in slots:
         lag_us = now_us - slot.seen_us
         if newest > slot.position.txid and (
-                slot.position.txid < base  # what it needs is gone already
+                slot.position.txid < base  # what it needs is already gone
                 or lag_us > slot_hours * 3_600_000_000 or held(slot.position.txid) > slot_bytes):
             dropped.append(slot)
         else:
             floor = min(floor, slot.position.txid)
     pruned: list[SegmentInfo] = []
-    undated: list[SegmentInfo] = []  # of a clock that was ahead: they are older than what comes after them
+    undated: list[SegmentInfo] = []  # dated by a clock that was ahead; they are older than the next dated one
     by_age = keep.hours is not None
     for segment in oldest:
         over = ((keep.bytes is not None and size > keep.bytes)
@@ -136,15 +135,15 @@ def plan_pruning(oldest: Iterable[SegmentInfo], *, size: int, base: int, newest:
 
 
 class CautiousClock:
-    """The time by which log and slots count as old: the wall clock's, but where it leaps forward that is believed
-    only after `BELIEVE_S` seconds. A clock that is wrong for a moment would have deleted what nobody can bring back.
+    """The time by which the ages of log and slots are measured. It is the wall clock's, but a leap forward is believed
+    only after `BELIEVE_S` seconds. Otherwise, a clock that is wrong for a moment would delete log for good.
 
-    At the start it cannot be told from a leap that the store was closed for a while. So time goes on from what was last
-    known, and the clock is believed after an hour here too. A store that is never open that long is one opening behind.
+    At the start, a leap looks the same as a store that was closed for a while. So time continues from the last known
+    one, and the clock is believed after `BELIEVE_S`. A store that is never open that long lags by one opening.
     """
 
     def __init__(self, clock: Clock, known_us: int | None = None) -> None:
-        """`known_us`: the last time that is known to have been, or None to believe the clock at once."""
+        """`known_us`: the last time that is known to have passed; None to believe the clock at once."""
         self._clock = clock
         monotonic = clock.monotonic()
         self._offset = self._offset_at(monotonic)
@@ -156,7 +155,7 @@ class CautiousClock:
 
     @property
     def doubted_us(self) -> int:
-        """By how much the wall clock is ahead of what is believed; 0 if it is believed."""
+        """Microseconds by which the wall clock is ahead of the time that is believed; 0 if it is believed."""
         return 0 if self._leapt is None else max(0, self._offset_at(self._clock.monotonic()) - self._offset)
 
     def now_us(self) -> int:

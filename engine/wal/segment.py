@@ -1,8 +1,8 @@
 """One segment file: made, written as the open one, sealed, read.
 
-A segment is *started* under its ordinal name only when its header is synced, so a file of that name always has a valid
-header. Where room is taken in advance, the file was zero-filled and synced under a spare name long before, so that a
-sync of records writes no metadata. Sealing writes a footer behind the records and cuts the file there.
+A segment is *started*, which gives it its ordinal name, only after its header is synced. So a file of that name always
+has a valid header. If segments are preallocated, the file was zero-filled and synced under a spare name before, so that
+a sync of records writes no metadata. Sealing writes a footer after the records and truncates the file there.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from .format import (
 )
 
 FOOTER_ROOM = 32 << 10
-"""Kept free at a segment's end, so that sealing it needs no room."""
+"""Bytes kept free at a segment's end, so that sealing it cannot run out of room."""
 INDEX_EVERY = 16 << 10
 MAX_INDEX = 400
-"""So many places at most are in a segment's index; of more, every other one is left out. So a place is found by reading
+"""The most entries in a segment's index; when it is full, every other one is dropped. So finding a record takes reading
 16 KiB in a small segment, and 1/200 of a large one."""
 JOIN_BYTES = 1 << 20
-"""A last segment with no more data than this is gone on with after an opening, so that openings leave no files."""
+"""After an opening, the log continues in a last segment with no more data than this, so openings leave no files."""
 MAX_ATTACHMENTS = 100
 _ZEROS = bytes(1 << 20)
 Patiently = Callable[[Callable[[], object]], object]
-"""Does a step, and again if it lacked memory. No sync is such a step: of one that failed nothing is known, whatever it
-said, and the next one may go well without having written anything."""
+"""Does a step, and retries it if memory is lacking. The step must not be a sync: after a failed sync, the next one may
+succeed without having written anything."""
 
 
 def once(step: Callable[[], object]) -> object:
-    """Where nothing is numbered yet, whoever lacks memory is told so."""
+    """A `Patiently` that does not retry, for steps before any record is numbered: a lack of memory is raised."""
     return step()
 
 
@@ -60,8 +60,8 @@ def is_segment(name: str) -> bool:
 
 
 def allocate(files: Files, path: Path, size: int) -> File:
-    """Make a zero-filled file, which gets its name when it is synced, and keep it open: starting a segment in it then
-    needs no descriptor. Raises `DiskFull`, `OSError`, leaving nothing."""
+    """Make a zero-filled file of `size` bytes, sync it, name it `path`, and return it open, so that starting a segment
+    in it needs no descriptor. Raises `DiskFull`, `OSError`, and then leaves no file."""
     beside = path.with_suffix(".new")
     file = None
     try:
@@ -83,7 +83,7 @@ def allocate(files: Files, path: Path, size: int) -> File:
 
 
 class Segment:
-    """A started segment. `end` is the position after its last durable record, `data_end` where it ends in the file."""
+    """A started segment. `end`: the position of its last durable record. `data_end`: the offset after that record."""
 
     def __init__(self, files: Files, path: Path, header: SegmentHeader, data_start: int) -> None:
         self.files = files
@@ -108,7 +108,7 @@ class Segment:
 
     @classmethod
     def load(cls, files: Files, path: Path) -> Segment:
-        """Read header and footer. An unsealed one has `footer` None and knows of no records yet."""
+        """Read header and footer. In an unsealed segment, `footer` is None and no records are known yet."""
         file = files.open(path)
         try:
             header, data_start = read_header(file)
@@ -121,7 +121,7 @@ class Segment:
         return segment
 
     def take_footer(self, footer: Footer) -> None:
-        """It is sealed, and this is what it says of itself."""
+        """The segment is sealed: take over what its footer says."""
         self.footer = footer
         self.end, self.data_end = footer.last, footer.data_end
         self.first_time_us, self.last_time_us = footer.first_time_us, footer.last_time_us
@@ -129,7 +129,7 @@ class Segment:
         self.index, self.attachments = list(footer.places), list(footer.attachments)
 
     def note(self, group: Group) -> None:
-        """Take a group, durable at the end of what was known, into account."""
+        """Add a durable group that follows what is known."""
         if group.records:
             first, last = group.records[0], group.records[-1]
             self.note_records(group.offset, first.txid, first.time_us, last)
@@ -146,7 +146,7 @@ class Segment:
             entry = IndexEntry(first, first_time_us, offset, self.end.chain)
             if len(self.index) < MAX_INDEX:
                 self.index.append(entry)
-            else:  # never changed but at its end: others read it
+            else:  # replace the list: others may be reading the old one, which only ever grows
                 self.index, self._index_every = [*self.index[::2], entry], 2 * self._index_every
         self.last_time_us = last.time_us
         self.end = last.position
@@ -154,7 +154,7 @@ class Segment:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def groups(self, start: IndexEntry | None = None, data_end: int | None = None) -> Iterator[Group]:
-        """Durable groups from `start` (from the beginning without). Raises `Damaged`."""
+        """Durable groups from `start`, or from the first. Raises `Damaged`."""
         end = self.data_end if data_end is None else data_end
         offset = start.offset if start else self.data_start
         before = Position(start.txid - 1, start.chain) if start else self.header.base
@@ -171,20 +171,20 @@ class Segment:
             raise Damaged("zeros where records were", path=str(self.path), offset=offset)
 
     def place_of_txid(self, txid: int) -> IndexEntry | None:
-        """The last index entry at or before `txid`."""
+        """The last index entry at or before `txid`, or None."""
         index = self.index
         at = bisect.bisect_right(index, txid, key=lambda e: e.txid)
         return index[at - 1] if at else None
 
     def place_of_time(self, time_us: int) -> IndexEntry | None:
-        """The last index entry that starts before any transaction later than `time_us`."""
+        """The last index entry whose group begins at or before `time_us`, or None."""
         index = self.index
         at = bisect.bisect_right(index, time_us, key=lambda e: e.time_us)
         return index[at - 1] if at else None
 
     def verify(self) -> None:
-        """Read every byte and compare with what header and footer say. Raises `Damaged`."""
-        end, expected = self.header.base, self.end  # an open segment may get longer meanwhile
+        """Read every byte and compare with header and footer. Raises `Damaged`."""
+        end, expected = self.header.base, self.end  # an open segment may grow meanwhile
         passed = end == expected
         attachments = []
         for group in self.groups():
@@ -212,7 +212,7 @@ class Segment:
 
 
 def digest_of(file: File, end: int) -> xxh3_128:
-    """xxh3-128 over the bytes before `end`, to be gone on with."""
+    """xxh3-128 over the bytes before `end`. The caller may add more to it."""
     digest = xxh3_128()
     for offset in range(0, end, len(_ZEROS)):
         digest.update(file.pread(min(len(_ZEROS), end - offset), offset))
@@ -220,19 +220,19 @@ def digest_of(file: File, end: int) -> xxh3_128:
 
 
 class SegmentWriter:
-    """The open end of a segment. `reserved` is ahead of `segment.data_end` by what is appended and not yet written.
+    """The open end of a segment. `reserved` exceeds `segment.data_end` by the bytes appended and not yet written.
 
-    It goes on in a sealed segment where it was given one (`joins`): that is written once more, to another file, which
-    then takes its name. So a crash leaves it sealed or open, and who reads it meanwhile reads the same bytes.
+    With `joins`, it continues a sealed segment: the content is written again to another file, which then replaces the
+    old one. So after a crash the segment is either sealed or open, and a reader sees the same bytes in both files.
     """
 
     def __init__(self, segment: Segment, file: File, path: Path, capacity: int, joins: bytes | None = None) -> None:
         """
         Args:
-            segment: the one to be begun, or to be gone on with.
-            file, path: what it is written to, open: a spare, or an empty file. It takes the segment's name at `start`.
-            capacity: room in it, the footer's included.
-            joins: the bytes that `segment` has already.
+            segment: the segment to begin or to continue.
+            file, path: an open spare or empty file to write to. It takes the segment's name in `start`.
+            capacity: bytes of room in it, including the footer's.
+            joins: the present content of `segment`, to continue it; None to begin it.
         """
         self.segment = segment
         self.seed = segment.header.seed
@@ -246,9 +246,9 @@ class SegmentWriter:
         self._digest = xxh3_128()
 
     def start(self, directory: Directory, patiently: Patiently) -> None:
-        """Write and sync what the file starts with, and take the segment's name in the log's directory, durably.
+        """Write and sync the beginning of the file, then durably give it the segment's name in the log's directory.
 
-        Nothing is opened here, and no path used: what is numbered belongs to this log, wherever its directory is now.
+        It opens nothing and uses no path: numbered records belong to this log even if its directory has moved.
         """
         segment = self.segment
         data = segment.header.encode() if self._joins is None else self._joins
@@ -265,8 +265,8 @@ class SegmentWriter:
 
     def put_group(self, frames: list[bytes], length: int, records: int, first: int, time_us: int,
                   patiently: Patiently) -> bytes:
-        """Write one group, and return it. What lacked memory is tried again: the same bytes come to the same place, and
-        nobody has been told anything yet."""
+        """Write one group, and return its bytes. Retrying is safe: the same bytes go to the same place, and nothing was
+        reported as written yet."""
         offset = self.segment.data_end
         fields = GROUP_FIELDS.pack(GROUP_MAGIC, records, length, 0, first, first - 1, offset, time_us)
         data = b"".join((fields, xxh3_64_intdigest(fields, self.seed).to_bytes(8, "little"), *frames))
@@ -274,7 +274,7 @@ class SegmentWriter:
         return data
 
     def sync_group(self, data: bytes, first: int, first_time_us: int, last: Record | None, time_us: int) -> None:
-        """Sync the group that was put: when this returns, it is durable."""
+        """Sync the group that `put_group` wrote. When this returns, the group is durable."""
         segment = self.segment
         offset = segment.data_end
         self._file.datasync()
@@ -285,17 +285,17 @@ class SegmentWriter:
         segment.complete_us = time_us
 
     def seal(self, patiently: Patiently, *, followed: bool) -> None:
-        """Write the footer, cut the file behind it, sync. `followed`: the next segment has begun."""
+        """Write the footer, truncate the file after it, sync, close. `followed`: the next segment has begun."""
         write_footer(self._file, self.segment, self._digest.digest(), patiently, followed=followed)
         self._file.close()
 
     def abandon(self) -> None:
-        """Close the file as it is; one that has no segment's name yet goes at the next opening."""
+        """Close the file as it is. If it does not have the segment's name yet, the next opening removes it."""
         self._file.close()
 
 
 def write_footer(file: File, segment: Segment, digest: bytes, patiently: Patiently, *, followed: bool) -> None:
-    """Seal `segment` as it is known now: its data before `data_end` must be durable already."""
+    """Seal `segment` as it is known now. Its data before `data_end` must already be durable."""
     footer = Footer(segment.end, segment.end.txid - segment.header.base.txid, segment.first_time_us,
                     segment.last_time_us, segment.complete_us, segment.data_end, digest, tuple(segment.index),
                     tuple(segment.attachments), followed)
@@ -308,13 +308,13 @@ def write_footer(file: File, segment: Segment, digest: bytes, patiently: Patient
 
 
 def note_followed(file: File, segment: Segment, patiently: Patiently = once) -> None:
-    """Say in the footer of a sealed segment that the next has begun. Torn, it is as if there were no footer."""
+    """Record in the footer of a sealed segment that the next has begun. A torn footer counts as none."""
     assert segment.footer is not None
     write_footer(file, segment, segment.footer.digest, patiently, followed=True)
 
 
 def holds_records(files: Files, directory: Path) -> bool:
-    """Whether anything was ever written to the log in a directory, which need not be one, nor whole."""
+    """Whether the log in a directory has records. The directory need not exist, and the log need not be whole."""
     if not files.is_directory(directory):
         return False
     for name in files.list(directory):

@@ -1,11 +1,11 @@
-"""Slots: those for whom log is kept although no lease is open, such as a backup target between two runs.
+"""Slots: each keeps log for somebody who holds no lease now, such as a backup target between two runs.
 
-They stand in the document `CONSUMERS` beside the segments, so that they survive a restart. One that lags beyond its
-bounds is dropped by name, not silently.
+Slots are in the document `CONSUMERS` beside the segments, so they survive a restart. A slot that lags beyond its bounds
+is dropped, and the log names it.
 
-It is a help and holds no data, so a store opens without it. One that is damaged is set aside. Who stood in it is not
-known then, so one slot stands for them all, who needs all the log that is there: it is listed, may be dropped, and
-goes when it lags too far, like any other; meanwhile they register again.
+The document holds no data, so a store opens even if it is damaged. A damaged document is set aside. The slots in it are
+then unknown, so one new slot stands for all of them and keeps all the log that is there. It is listed, can be dropped,
+and is dropped when it lags too far, like any other. Meanwhile the owners of the lost slots register again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..model.positions import Position
 
 SLOTS_MAGIC, SLOTS_VERSION = b"HFCONSUM", 1
 UNKNOWN = "0" * 32
-"""The id of the slot that stands for those in a damaged document."""
+"""The id of the slot that stands for all slots in a damaged document."""
 MAX_SLOTS = 1000
 MAX_NAME = 500
 
@@ -32,7 +32,7 @@ logger = logging.getLogger("holdfast.store")
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One slot: the log after `position` is kept for it. `seen_us` is when it last registered."""
+    """One slot: the log after `position` is kept for it. `seen_us`: when it last registered, as `Clock.now_us`."""
 
     id: str
     name: str
@@ -41,8 +41,8 @@ class Slot:
 
 
 class Slots:
-    """The slots of one log. Thread-safe; every change is durable when the call returns, but for a drop on a full
-    disk: it is what makes room there, so it counts at once, and is written when there is some (`settle`)."""
+    """The slots of one log. Thread-safe. A change is durable when the call returns, except a drop on a full disk. That
+    takes effect at once, because it makes room, and is written when there is room (`settle`)."""
 
     def __init__(self, directory: Path, base: Position, env: Env, *, read_only: bool) -> None:
         """
@@ -52,7 +52,7 @@ class Slots:
             read_only: leave a damaged document where it is.
 
         Raises:
-            UnsupportedFormat.
+            UnsupportedFormat: a newer release wrote the document.
         """
         self._path = directory / "CONSUMERS"
         self._env = env
@@ -67,11 +67,11 @@ class Slots:
                 self._rebuild(data, base, error, read_only=read_only)
 
     def _rebuild(self, data: bytes, base: Position, error: Damaged, *, read_only: bool) -> None:
-        """Go on without the document: a copy is kept beside it before it is replaced."""
+        """Continue without the document. A copy is put beside it before it is replaced."""
         aside = self._aside()
-        logger.warning("%s. For whom log is kept is not known, so all that is there now is kept, within the bounds for "
+        logger.warning("%s. The slots are unknown, so all the log that is there now is kept, within the bounds for "
                        "slots%s", error.message, "" if read_only else f"; set aside: {aside.name}")
-        unknown = Slot(UNKNOWN, f"whoever stood in {aside.name}, which is damaged", base,
+        unknown = Slot(UNKNOWN, f"all slots in {aside.name}, which is damaged", base,
                        self._env.clock.now_us())
         self._all = {UNKNOWN: unknown}
         if not read_only:
@@ -79,7 +79,7 @@ class Slots:
                 self._env.files.write_durably(aside, data)
                 self._save(self._all)
             except (DiskFull, OSError) as failure:
-                logger.warning("%s is not replaced yet: %s", self._path, failure)
+                logger.warning("%s could not be replaced yet: %s", self._path, failure)
 
     def _aside(self) -> Path:
         number = 1
@@ -91,12 +91,12 @@ class Slots:
         return sorted(self._all.values(), key=lambda c: c.position.txid)
 
     def when_full(self, hint: str, size_after: Callable[[int], int], least: int) -> str:
-        """What to do if there is no room: `hint`, and who holds back log that could go otherwise.
+        """The hint for a full disk: `hint`, and the slot that holds back most log.
 
         Args:
             hint: what else to do.
-            size_after: bytes of log after a transaction.
-            least: fewer bytes than that are not worth a word.
+            size_after: gives the bytes of log after a transaction.
+            least: a slot that holds back no more bytes than this is not mentioned.
         """
         held = [(size_after(c.position.txid), c) for c in self.list()]
         held = [(size, c) for size, c in held if size > least]
@@ -108,23 +108,23 @@ class Slots:
                 "is gone, drop it (backup.drop_slot, holdfast slots drop)")
 
     def register(self, id: str, name: str, position: Position) -> None:
-        """Add one, or move it to a later position. An earlier one than before is ignored.
+        """Add a slot, or move it to a later position. An earlier position than before is ignored.
 
         Raises:
-            InvalidInput: too many, or a name that is too long.
+            InvalidInput: there are too many slots, or the id or name has the wrong length.
         """
         if not 0 < len(id) <= 64 or len(name) > MAX_NAME:
-            raise InvalidInput("a slot's id has 1 to 64 characters and its name at most 500")
+            raise InvalidInput(f"a slot's id has 1 to 64 characters and its name at most {MAX_NAME}")
         with self._lock:
             known = self._all.get(id)
             if known is None and len(self._all) >= MAX_SLOTS:
-                raise InvalidInput(f"there are {MAX_SLOTS} slots already", hint="drop those no longer used")
+                raise InvalidInput(f"there are already {MAX_SLOTS} slots", hint="drop those no longer used")
             if known is not None and known.position.txid > position.txid:
                 position = known.position
             self._save({**self._all, id: Slot(id, name, position, self._env.clock.now_us())})
 
     def drop(self, id: str) -> bool:
-        """Forget one; whether it was there."""
+        """Remove a slot. Whether it was there."""
         with self._lock:
             if id not in self._all:
                 return False
@@ -132,12 +132,12 @@ class Slots:
             try:
                 self._save(left)
             except DiskFull as error:
-                logger.warning("slot %s is dropped, and noted when there is room: %s", id, error.message)
+                logger.warning("slot %s is dropped; this is written to disk when there is room: %s", id, error.message)
                 self._all, self._unwritten = left, True
             return True
 
     def settle(self) -> None:
-        """Write what a drop found no room for."""
+        """Write a drop that found no room before."""
         with self._lock:
             if self._unwritten:
                 with contextlib.suppress(DiskFull):

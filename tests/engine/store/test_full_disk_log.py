@@ -100,7 +100,7 @@ def test_a_slot_is_dropped_where_no_byte_is_left_to_note_it(root: Path, caplog: 
     with Store.open(root, MemoryEngine, settings=Settings(**SMALL), env=Env(files=files)) as store:
         [slot] = backup.slots(store)
         backup.drop_slot(store, slot.id)
-        assert "noted when there is room" in caplog.text
+        assert "written to disk when there is room" in caplog.text
         assert backup.slots(store) == []
         assert store.log.base.txid > 10
         assert document.read_bytes() != before
