@@ -1,7 +1,7 @@
-"""Every error Holdfast raises, each with what to do about it.
+"""Every error that Holdfast raises, each with a hint.
 
-All derive from `HoldfastError`; `hint` is one sentence that says what the reader can do now. A commit ends in exactly
-one of four ways: it returns, or it raises one of `RolledBack`, `ConditionNotMet`, `OutcomeUnknown`.
+All derive from `HoldfastError`. `hint` is one sentence that says what you can do now. A commit ends in exactly one of
+four ways: it returns, or it raises one of `RolledBack`, `ConditionNotMet`, `OutcomeUnknown`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RolledBack(HoldfastError):
 class ConditionNotMet(HoldfastError):
     """The transaction is durable here, but a condition on its acknowledgement is still open."""
 
-    hint = "do not repeat it: it is in the log; wait for the condition with store.wait(txid)"
+    hint = "do not repeat the transaction, it is in the log; wait for the condition with store.wait(txid)"
 
     def __init__(self, message: str, *, txid: int, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -50,9 +50,9 @@ class ConditionNotMet(HoldfastError):
 
 
 class OutcomeUnknown(HoldfastError):
-    """The store was poisoned or the connection lost; the transaction may or may not be there."""
+    """The store was poisoned or the connection was lost. The transaction may or may not be durable."""
 
-    hint = "close and reopen the store, then look whether the change is there before repeating it"
+    hint = "close and reopen the store, then check whether the change is there before you repeat it"
 
     def __init__(self, message: str, *, txid: int | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -63,49 +63,49 @@ class OutcomeUnknown(HoldfastError):
 
 
 class DiskFull(HoldfastError):
-    """There is no room. What was there is unchanged, reads go on, and writing works again once there is room."""
+    """There is no room. Existing data is unchanged, reads continue, and writes work again once there is room."""
 
     hint = "free some room on this file system and try again"
 
 
 class LimitReached(HoldfastError):
-    """The system has no more of what this needs: memory, address space, open files, threads. No byte is damaged, and it
+    """The system is out of something: memory, address space, open files, threads. Nothing is damaged, and the operation
     works again once there is more."""
 
     hint = "raise that limit, or let other work end, and try again"
 
 
 class DirectoryMoved(HoldfastError):
-    """The store's directory was renamed, replaced or unmounted under it. Nothing is written into what has its name now,
-    and commits work again once it is back."""
+    """The store's directory was renamed, replaced or unmounted while it was open. Nothing is written to what has its
+    name now. Commits work again once the directory is back."""
 
     hint = "put the directory back where it was, or close the store and open it where it is now"
 
 
 class StorePoisoned(HoldfastError):
-    """A write or sync of log bytes failed earlier: the store takes no more writes."""
+    """A write or sync of the log failed earlier, so the store takes no more writes."""
 
-    hint = "reads go on; close the store, check the disk, and reopen: recovery finds all that was acknowledged"
+    hint = "reads continue; close the store, check the disk, and reopen: recovery finds all that was acknowledged"
 
 
 class CommitDiskFull(DiskFull, RolledBack):
-    """A commit found no room and was rolled back. Catch either."""
+    """A commit found no room and was rolled back. Catch either base."""
 
 
 class CommitLimitReached(LimitReached, RolledBack):
-    """A commit reached a limit of the system and was rolled back. Catch either."""
+    """A commit reached a limit of the system and was rolled back. Catch either base."""
 
 
 class CommitDirectoryMoved(DirectoryMoved, RolledBack):
-    """A commit found the directory moved and was rolled back. Catch either."""
+    """A commit found the directory moved and was rolled back. Catch either base."""
 
 
 class CommitPoisoned(StorePoisoned, RolledBack):
-    """A commit found the store poisoned and was rolled back. Catch either."""
+    """A commit found the store poisoned and was rolled back. Catch either base."""
 
 
 LACKS = (DiskFull, LimitReached, DirectoryMoved, OSError, MemoryError)
-"""What may keep a commit from being logged. It poisons nothing: the commit is rolled back."""
+"""Errors that keep a commit from being logged. They do not poison the store: the commit is rolled back."""
 
 
 def rolled_back(error: Exception, what: str) -> RolledBack:
@@ -132,13 +132,13 @@ def rolled_back(error: Exception, what: str) -> RolledBack:
 
 
 class InvalidInput(HoldfastError, ValueError):
-    """A value the engine or the kit cannot take. Nothing was changed."""
+    """The engine or the kit cannot take this value. Nothing was changed."""
 
     hint = "correct the argument"
 
 
 class NotFound(HoldfastError, KeyError):
-    """What was named is not there."""
+    """There is nothing with this id or name."""
 
     hint = "check the id or name"
 
@@ -158,19 +158,19 @@ class StoreLocked(HoldfastError):
 
 
 class AccessDenied(HoldfastError, PermissionError):
-    """This user may not read or write there, or nobody may. What the bytes are is not known."""
+    """This user, or any user, may not read or write there. The bytes themselves may be good."""
 
-    hint = "run it as the user who owns these files, or change their rights"
+    hint = "run it as the user who owns these files, or change their permissions"
 
 
 class DeviceFailed(HoldfastError, OSError):
-    """The disk, or the server of a network file system, failed to read or write. What the bytes are is not known."""
+    """The disk, or the server of a network file system, failed to read or write. The bytes themselves may be good."""
 
     hint = "check the disk or the mount (the system's log says more), and try again"
 
 
 class StoreExists(HoldfastError):
-    """There is something where a new store was to be made."""
+    """A new store cannot be made here, because something else is here."""
 
     hint = "choose another directory"
 
@@ -194,7 +194,7 @@ class UpgradeRequired(HoldfastError):
 
 
 class UnsupportedFormat(HoldfastError):
-    """A file is of a format version, or from an engine, that this release does not know."""
+    """A file has a format version, or is from an engine, that this release does not know."""
 
     hint = "use a release of Holdfast that reads this version"
 
@@ -206,14 +206,14 @@ class Unsupported(HoldfastError):
 
 
 class LocksUnsupported(Unsupported):
-    """The file system has no locks (a network mount without a lock service, say): nothing would keep two processes from
-    writing there."""
+    """The file system has no locks (a network mount without a lock service, for instance), so two processes could write
+    there at once."""
 
     hint = "move it to a file system with locks, mount this one with them, or open it read-only"
 
 
 class PluginError(HoldfastError):
-    """A plugin failed where its failure matters."""
+    """A plugin failed, and the operation cannot continue without it."""
 
     hint = "see the plugin's own error, chained to this one"
 
@@ -241,25 +241,25 @@ class Damaged(HoldfastError):
 
 
 class LogPruned(HoldfastError):
-    """The log that is asked for is no longer there: a gap, never skipped."""
+    """The log that is asked for is no longer there. A gap is never skipped."""
 
     hint = "take a full backup, or keep more log: raise keep_logs"
 
 
 class ForeignStore(HoldfastError):
-    """Two stores meet that have no history in common."""
+    """Two stores that have no history in common were used together."""
 
     hint = "check the address and the directory; use another target for another store"
 
 
 class Diverged(HoldfastError):
-    """The same store id, but another history: the chains differ at a position both claim."""
+    """Two histories with the same store id differ: their chains disagree at a position that both have."""
 
     hint = "one of the two was changed on its own; keep both and take a full backup into a new target"
 
 
 class OtherBranch(HoldfastError):
-    """The source is on another branch than the target (a restored twin, or a backup opened for writing)."""
+    """The source is on a different branch than the target: it is a restored copy, or a backup opened for writing."""
 
     hint = "take a full backup into a new target, or accept the branch by its id (accept_branch=, --accept-branch)"
 
@@ -274,19 +274,19 @@ class AheadOfSource(HoldfastError):
 
 
 class SourceUnavailable(HoldfastError):
-    """Nobody answers at the source's address, or the connection was lost and did not come back."""
+    """Nothing answers at the source's address, or the connection was lost and could not be restored."""
 
     hint = "check that the store is running and its backup service is on; what was copied is kept for the next run"
 
 
 class SourceRestarted(SourceUnavailable):
-    """The source is another process than the one that granted the lease: its image has to start anew."""
+    """The source is no longer the process that granted the lease, so the copy of its image must start again."""
 
-    hint = "run it again; the copy starts anew"
+    hint = "run it again; the copy starts from the beginning"
 
 
 class SourceRefused(HoldfastError):
-    """The source answered, and declined."""
+    """The source answered, and refused the request."""
 
     hint = "see the message"
 
@@ -298,19 +298,19 @@ class NotAuthorized(SourceRefused):
 
 
 class LeaseExpired(HoldfastError):
-    """The lease no longer holds, so what was copied under it counts for nothing."""
+    """The lease is no longer held, so what was copied under it cannot be used."""
 
     hint = "run it again; if the copy is slow, raise the lease's time to live"
 
 
 class TooManyLeases(HoldfastError):
-    """A bound on leases (number, age, or log held) is reached."""
+    """The bound on the number of leases is reached."""
 
     hint = "wait for another backup to end, or release a lease that is no longer used"
 
 
 class TargetInvalid(HoldfastError):
-    """The target directory is not something a backup can be written to or read from."""
+    """A backup can be neither written to nor read from this directory."""
 
     hint = "name an existing backup, or an empty or new directory to back up to"
 
@@ -322,13 +322,13 @@ class TargetPromoted(TargetInvalid):
 
 
 class RestorePointOutOfRange(HoldfastError, ValueError):
-    """The point asked for is not between this backup's bounds."""
+    """The restore point is not within this backup's bounds."""
 
     hint = "holdfast info shows the bounds"
 
 
 class ClusterUnavailable(HoldfastError):
-    """No cluster is there to answer an ha:// address."""
+    """There is no cluster to answer an ha:// address."""
 
     hint = "cluster members come with a later release; use single://host:port"
 

@@ -1,7 +1,6 @@
-"""What is called by another name now: modules, classes, arguments, attributes. The old names work until release 0.3,
-and warn.
+"""Old names of modules, classes, arguments and attributes that were renamed. They work until release 0.3, and warn.
 
-Modules have a finder behind all others, so that they cost nothing until such a name is asked for.
+Old modules are found by an import finder that comes after all others, so they cost nothing until one is imported.
 """
 
 from __future__ import annotations
@@ -45,19 +44,19 @@ MODULES = {
     "testing.report": ("testing.support.report",),
     "testing.workload": ("testing.support.workload",),
 }
-"""Old names, below this package, and where what they held is now."""
+"""Old module names, below this package, and the modules that have their content now."""
 
 CLASSES = {"KeyedDraft": "KeyedTransaction", "Seams": "Env"}
-"""What these modules held by another name."""
+"""Old names of classes in these modules, and the new ones."""
 
 
 def warn(old: str, new: str, depth: int = 1) -> None:
-    """Say that `old` is called `new`, to whoever called the function that is `depth` calls up from here."""
+    """Warn that `old` is now called `new`. The warning points `depth` calls above the caller of this function."""
     warnings.warn(f"{old} is {new} now; the old name goes with release 0.3", DeprecationWarning, stacklevel=depth + 2)
 
 
 def arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: the call takes these keywords (old=new) by their old names too."""
+    """A decorator: the function also takes these keyword arguments (old=new) by their old names."""
 
     def mark(call: Callable[P, R]) -> Callable[P, R]:
         @wraps(call)
@@ -73,7 +72,7 @@ def arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def attribute(old: str, new: str) -> Any:
-    """The attribute `new` by its old name, for reading."""
+    """A read-only property: the attribute `new` by its old name."""
 
     def read(it: object) -> Any:
         warn(f"the attribute {old}", new)
@@ -83,7 +82,7 @@ def attribute(old: str, new: str) -> Any:
 
 
 def parameter(kind: type, name: str, old: str, new: str) -> None:
-    """Let callers say `new=` to a class method of `kind` that its author wrote with `old=`."""
+    """Let callers pass `new=` to a class method of `kind` whose author called the parameter `old`."""
     method = kind.__dict__.get(name)
     if not isinstance(method, classmethod) or old not in method.__func__.__code__.co_varnames:
         return

@@ -2,8 +2,8 @@
 
     from holdfast.engine.contract import Context, Engine, Image, Transaction, View
 
-`engine` says what an engine is, and is the page to read first; `transaction`, `view` and `image` are its parts,
-`plugin` is what a plugin may override and rely on, `registry` finds both by name.
+Read `engine` first: it says what an engine is. `transaction`, `view` and `image` are its parts. `plugin` is what a
+plugin may override and rely on. `registry` finds engines and plugins by name.
 """
 
 from __future__ import annotations

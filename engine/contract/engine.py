@@ -1,24 +1,26 @@
 """The contract: what a database author writes, and what the kit promises in return.
 
-An engine is the state behind a store. The kit owns the log, the order of things and all waiting; the engine owns the
-state and is the only one to know what a payload means. An author subclasses three classes:
+An engine is the state behind a store. The kit owns the log, the order of transactions, and all waiting. The engine owns
+the state, and only the engine knows what a payload means. An author subclasses three classes:
 
 - `Engine`: create and open a directory, begin a transaction, apply records, checkpoint, give views and images;
-- `Transaction`: the author's own typed transaction, which validates and ends as a payload;
+- `Transaction`: the author's own typed transaction, which validates changes and becomes a payload;
 - `View`: a consistent read view.
 
-What else an engine can do is declared by subclassing `StagingEngine`, `BulkEngine`, and by its `Abilities`; the kit
+An engine declares what else it can do by subclassing `StagingEngine` and `BulkEngine`, and by its `Abilities`. The kit
 never probes.
 
-The kit promises: `begin`, `apply`, `stage` and `payload` are never called concurrently with one another (the writer
-lock is held); `apply` gets every record once a session, in order, without gaps, from the position that the engine had
-when it was opened; neither `apply` nor `checkpoint` ever gets a record that is not on stable storage; `checkpoint` is
-called concurrently with the others, `image` included, only where `Abilities.background_checkpoint` says so, and never
-twice at once. `view`, and everything on views and images, may be called from any thread at any time.
+The kit promises:
 
-Redo converges. Take the state at one position, or any mixture, cell by cell and torn cells included, of the states
-between it and a later one: applying the records between the two gives exactly the later state. So a payload holds
-absolute after-images, never "add one"; redo does not read what it may find torn, and allocates nothing.
+- `begin`, `apply`, `stage` and `payload` never run concurrently with one another: the writer lock is held.
+- From the position at which the engine was opened, `apply` gets every record once, in order, without gaps.
+- `apply` and `checkpoint` never get a record that is not on stable storage.
+- `checkpoint` runs beside the others, `image` included, only with `Abilities.background_checkpoint`, and never twice at
+  once. `view`, and all calls on views and images, may come from any thread at any time.
+
+Redo must converge. Start from the state at one position, or from any mixture of it with states up to a later position,
+cell by cell, torn cells included. Applying the records between the two positions must give exactly the later state. So
+a payload holds absolute after-images, never "add one". Redo must not read what may be torn, and must not allocate.
 """
 from __future__ import annotations
 
@@ -43,20 +45,20 @@ from .view import View
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abilities:
-    """What an engine declares of itself. Each ability is declared in one place, and asked there: one that comes with
-    methods by its base class (`StagingEngine`, `BulkEngine`), any other here.
+    """What an engine declares about itself. An ability that comes with methods is declared by its base class
+    (`StagingEngine`, `BulkEngine`), any other here.
 
     Attributes:
-        atomic: its durable state is always exactly at its position, whatever happens to the power. Any other engine
-            opens only after replay to the log's end.
-        image: `stable`, every byte as of one position; or `moving`, bytes change while they are read.
-        background_checkpoint: `checkpoint` may run beside `begin`, `stage`, `apply`, `view` and `image`. Without it the
-            kit holds the writer lock meanwhile, and makes no image.
-        shared_readers: its directory may be opened read-only by other processes while one writes.
-        replays_in_memory: a read-only opening may `apply` records without changing a byte on disk. Without it, such an
-            opening works on a scratch copy.
-        checksums: bytes of its state that were changed on the disk are found by whoever reads or checks it. Without
-            it a bad disk changes content silently, and backups copy that.
+        atomic: its durable state is always exactly at its position, even after a power cut. The state of any other
+            engine is consistent only after replay to the log's end.
+        image: `stable`: every byte is as of one position; or `moving`: bytes may change while they are read.
+        background_checkpoint: `checkpoint` may run beside `begin`, `stage`, `apply`, `view` and `image`. Otherwise, the
+            kit holds the writer lock during a checkpoint, and makes no image meanwhile.
+        shared_readers: other processes may open its directory read-only while one writes.
+        replays_in_memory: in a read-only opening, `apply` changes no byte on disk. Without it, such an opening works on
+            a scratch copy.
+        checksums: reading or checking the state finds bytes that changed on the disk. Without it, a bad disk changes
+            content silently, and backups copy the change.
     """
 
     atomic: bool
@@ -69,15 +71,15 @@ class Abilities:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the kit hands to an engine that it opens.
+    """What the kit passes to an engine that it creates or opens.
 
     Attributes:
         env: files, clock, randomness and threads.
-        options: the engine's own options, all that it declares: as given to `Store.open`, or the defaults.
-        shared: in a read-only opening: another process has the directory open for writing. Only engines that declare
-            `shared_readers` are told so.
-        store_id: of the store whose state it is, 16 bytes; empty where an engine is used without a store. An engine
-            keeps it in its state, so that the state of another store is refused (`check_store`).
+        options: all options that the engine declares: as given to `Store.open`, or their defaults.
+        shared: another process has the directory open for writing. Only in a read-only opening of an engine that
+            declares `shared_readers`.
+        store_id: of the store, 16 bytes; empty if an engine is used without a store. An engine keeps it in its state,
+            so that `check_store` can refuse the state of another store.
     """
 
     env: Env = REAL
@@ -87,16 +89,16 @@ class Context:
     seams = renamed.attribute("seams", "env")
 
     def option(self, name: str, default: Any) -> Any:
-        """As `options[name]`; use that."""
+        """Deprecated: use `options[name]`."""
         _warn("Context.option")
         return self.options.get(name, default)
 
     def accept_options(self, *known: str) -> None:
-        """Not needed any more, and does nothing."""
+        """Deprecated: does nothing."""
         _warn("Context.accept_options")
 
     def check_store(self, held: bytes, path: Path) -> None:
-        """Raises `ForeignStore` where `held`, the store id that a state has (empty or zeros: none), is another one."""
+        """Raises `ForeignStore` if `held`, the store id in a state, is another store's. Empty or zeros: no id."""
         if self.store_id and any(held) and held != self.store_id:
             raise ForeignStore(f"{path} is the state of store {held.hex()}, not of {self.store_id.hex()}",
                                hint="check where this copy came from; restore from a backup of this store")
@@ -107,12 +109,12 @@ ViewT = TypeVar("ViewT", bound=View)
 
 
 def _warn(name: str) -> None:
-    warnings.warn(f"{name} is not needed any more, since the kit checks what an engine declares in `options`; the name "
-                  "goes with release 0.3", DeprecationWarning, stacklevel=3)
+    warnings.warn(f"{name} is not needed any more, because the kit checks what an engine declares in `options`; "
+                  "release 0.3 removes it", DeprecationWarning, stacklevel=3)
 
 
 class _OwnPayloads:
-    """The payload version that a class writes, alone."""
+    """The default: only the payload version that the class writes."""
 
     def __get__(self, engine: object, kind: type[Engine[Any, Any]]) -> frozenset[int]:
         return frozenset({kind.payload_version})
@@ -122,13 +124,13 @@ class Engine(ABC, Generic[TxT, ViewT]):
     """A state, driven by a log. See the module's text for what the kit promises.
 
     Class attributes:
-        name: the engine's name, as it stands in every file.
+        name: the engine's name, which is in every file.
         state_format: version of the state on disk that this code writes.
         payload_version: version of the payloads that this code writes.
-        reads_payloads: the payload versions that `apply` takes; that which this code writes, if it says nothing.
-        abilities: what it can do besides.
-        options: what `Store.open(…, options=…)` may set, by name; nothing, if it says nothing. The kit refuses all
-            else (`InvalidInput`).
+        reads_payloads: the payload versions that `apply` takes. Default: only `payload_version`.
+        abilities: what else it can do.
+        options: what `Store.open(…, options=…)` may set, by name. Default: nothing. The kit refuses any other option
+            with `InvalidInput`.
     """
 
     name: ClassVar[str]
@@ -139,7 +141,7 @@ class Engine(ABC, Generic[TxT, ViewT]):
     options: ClassVar[Mapping[str, Option]] = {}
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """Have `create` and `open` given a context whose options are checked and complete."""
+        """Wrap `create` and `open`, so that they get a context whose options are checked and complete."""
         super().__init_subclass__(**more)
         renamed.parameter(cls, "open", "adopt", "at")
         for name, wrap in (("create", _creates), ("open", _opens)):
@@ -157,61 +159,62 @@ class Engine(ABC, Generic[TxT, ViewT]):
         """Open a state.
 
         Args:
-            directory: where it is, as an absolute path: the process may change its directory.
-            context: env and options, which are checked.
-            read_only: change no byte in `directory`. `apply` may still be called where `replays_in_memory`;
-                `begin`, `checkpoint` and `image` will not be.
-            at: the state is a copied image taken from this position on: ignore the position it happens to hold, and
-                be at this one.
+            directory: where it is, as an absolute path.
+            context: the environment and the options, which are already checked.
+            read_only: change no byte in `directory`. `begin`, `checkpoint` and `image` will not be called, and `apply`
+                only if `replays_in_memory`.
+            at: the state is a copied image that was begun at this position: ignore the position that it holds, and
+                open at this one.
 
         Raises:
-            Damaged, UpgradeRequired, UnsupportedFormat, DiskFull; ForeignStore for the state of another store, as
-            `Context.check_store`.
+            Damaged, UpgradeRequired, UnsupportedFormat, DiskFull.
+            ForeignStore: from `Context.check_store`, for the state of another store.
         """
 
     @property
     @abstractmethod
     def position(self) -> Position:
-        """Of the durable state: it holds everything up to here. It moves only in `checkpoint`."""
+        """The position of the durable state, which holds everything up to here. Only `checkpoint` and `apply_bulk` move
+        it."""
 
     @abstractmethod
     def begin(self) -> TxT:
-        """A transaction on the newest state."""
+        """A transaction on the newest state, staged changes included."""
 
     @abstractmethod
     def apply(self, records: Sequence[Record]) -> None:
-        """Bring the state (what views show) forward by these records. It need not be durable yet."""
+        """Apply these records to the state that views show. This need not be durable yet."""
 
     @abstractmethod
     def checkpoint(self, upto: Position) -> Position:
-        """Make durable what was applied up to `upto`, at least; return the position reached, which is at least `upto`
-        and no more than what `apply` or `publish` brought. `upto` at or below the current position does nothing.
+        """Make durable what was applied, at least up to `upto`. Returns the position reached: at least `upto`, and at
+        most what `apply` or `publish` brought. Does nothing if `upto` is at or below the current position.
 
         Raises:
-            DiskFull, LimitReached, or an `OSError` that says that descriptors or memory are lacking: nothing changed, a
+            DiskFull, LimitReached, or an `OSError` for a lack of descriptors or memory: nothing has changed, and a
                 later call may succeed. Any other error poisons the store.
         """
 
     @abstractmethod
     def pending_bytes(self) -> int:
-        """About how many bytes of memory hold what is not checkpointed. The kit starts a checkpoint, and slows commits
-        down, by this figure."""
+        """About how many bytes of memory hold what is not checkpointed. The kit uses this to start checkpoints and to
+        slow commits down. Make it quick: it is called for every transaction, from any thread, without a lock."""
 
     @abstractmethod
     def view(self) -> ViewT:
-        """A view of what is applied (or published, where the engine stages)."""
+        """A view of what is applied, or published if the engine stages. From any thread."""
 
     @abstractmethod
     def image(self) -> Image:
-        """The durable state's files. Making it may be slow and need room."""
+        """The image of the durable state. Making it may be slow and need room on disk."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of everything. Does not checkpoint."""
+        """Release everything. Does not checkpoint."""
 
     @classmethod
     def upgrade(cls, directory: Path, context: Context) -> None:
-        """Bring an older state format to this one, in place. Called only when asked for."""
+        """Upgrade a state of an older format in place. Called only if the user asks for it."""
         raise InvalidInput(f"the {cls.name} engine has no older state format to upgrade from")
 
 
@@ -236,8 +239,8 @@ def _opens(method: Any) -> Any:
 
 
 class StagingEngine(Engine[TxT, ViewT]):
-    """An engine that shows the next writer what is appended and not yet published. Without it the writer lock is held
-    until publication, so commits do not group.
+    """An engine that shows the next writer what is appended but not yet published. With any other engine, the writer
+    lock is held until publication, so commits cannot share a sync.
 
     The kit calls `stage` instead of `apply` for its own commits, and `publish` when views may show them. `checkpoint`
     never asks for more than is published.
@@ -245,11 +248,11 @@ class StagingEngine(Engine[TxT, ViewT]):
 
     @abstractmethod
     def stage(self, record: Record, tx: TxT) -> None:
-        """Take the transaction's changes as record `record`: transactions begun from now on see them, views do not."""
+        """Take over the changes of `tx`, logged as `record`. Transactions begun from now on see them; views do not."""
 
     @abstractmethod
     def publish(self, position: Position) -> None:
-        """Views made from now on show everything up to `position`. Must be quick and cannot fail."""
+        """Let views made from now on show everything up to `position`. Must be quick, and must not fail."""
 
     @abstractmethod
     def staged_view(self) -> ViewT:
@@ -257,24 +260,24 @@ class StagingEngine(Engine[TxT, ViewT]):
 
 
 class BulkEngine(Engine[TxT, ViewT]):
-    """An engine that takes bulk loads: one transaction whose data stands in a file beside the log.
+    """An engine that takes bulk loads: one transaction whose data is in a file beside the log.
 
-    The kit calls `write_bulk` under the writer lock, syncs the file, logs one record that names it, and when that may
-    be published calls `apply_bulk`, which goes straight into the durable state. A `BulkEngine` that replays in memory
-    need not do so for bulk records: the kit uses a scratch copy then.
+    The kit calls `write_bulk` under the writer lock, syncs the file, and logs one record that names it. When the record
+    may be published, the kit calls `apply_bulk`, which changes the durable state directly. A `BulkEngine` that replays
+    in memory need not replay bulk records there: the kit uses a scratch copy for those.
     """
 
     @abstractmethod
     def write_bulk(self, load: Any, out: BinaryIO) -> bytes:
-        """Validate `load` (whatever the engine takes), write its data to `out`, return the payload of its record.
+        """Validate `load` (whatever the engine takes), write its data to `out`, and return the payload of its record.
 
         Raises:
-            InvalidInput: nothing happened.
-            DiskFull: nothing happened; the state could not take it.
+            InvalidInput: the load is not valid; nothing has changed.
+            DiskFull: the state has no room for the load; nothing has changed.
         """
 
     @abstractmethod
     def apply_bulk(self, record: Record, path: Path) -> None:
-        """Make the durable state hold everything up to and with this record. The file at `path` begins with what
-        `write_bulk` wrote, its bytes checked; a trailer of the kit's follows. When it returns, `position` is at least
-        the record's. Raises as `checkpoint` does."""
+        """Make the durable state hold everything up to and including this record. The file at `path` begins with what
+        `write_bulk` wrote, already verified; a trailer of the kit follows. On return, `position` is at least the
+        record's. Raises as `checkpoint` does."""

@@ -18,11 +18,11 @@ class ImageFile:
 
 
 class Image(ABC):
-    """The files of a durable state, readable until `close` although the state moves on.
+    """The files of a durable state, readable until `close` even while the state changes.
 
     Attributes:
-        position: the engine's position when the image was made. Every byte holds at least this.
-        files: fixed when the image is made.
+        position: the engine's position when the image was made. The image holds everything up to here.
+        files: its files, fixed when the image is made.
     """
 
     position: Position
@@ -30,8 +30,8 @@ class Image(ABC):
 
     @abstractmethod
     def read(self, name: str, offset: int, length: int) -> bytes:
-        """Exactly the bytes of a file's range, which lies within its size. From any thread."""
+        """Exactly `length` bytes of a file at `offset`. The range is within the file's size. From any thread."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the files."""
+        """Release the files. From any thread."""

@@ -15,9 +15,9 @@ class Option:
     """One option of an engine.
 
     Attributes:
-        default: its value if nobody gives one. A value that is given must be of the same type.
-        meaning: what it is, with its unit, for messages.
-        least, most: its bounds, if it has any.
+        default: the value if the user gives none. A given value must be of the same type.
+        meaning: what the option does, with its unit, for messages.
+        least, most: its bounds, or None.
     """
 
     default: Any
@@ -26,7 +26,7 @@ class Option:
     most: Any = None
 
     def check(self, name: str, value: Any) -> None:
-        """Raises `InvalidInput`."""
+        """Raises `InvalidInput` if `value` has the wrong type or is out of bounds."""
         if (type(value) is type(self.default) and (self.least is None or value >= self.least)
                 and (self.most is None or value <= self.most)):
             return
@@ -37,7 +37,7 @@ class Option:
 
 
 def checked(known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All of an engine's options, with what is given in place of the defaults. Raises `InvalidInput`."""
+    """All of an engine's options: the values given, and defaults for the others. Raises `InvalidInput`."""
     if strange := sorted(set(given) - set(known), key=str):
         raise InvalidInput(f"unknown engine option {shown(strange[0])}",
                            hint=f"this engine knows: {', '.join(known) or 'none'}")

@@ -1,26 +1,26 @@
 """Plugins: hooks at the moments of a store's life.
 
-A plugin subclasses `Plugin` and overrides what it needs; a moment that no plugin overrides costs nothing. Several
-plugins may listen to one moment; their order is the order they were given to `open`. Backup service, archiver and
-members are plugins like anyone's.
+A plugin subclasses `Plugin` and overrides what it needs. A moment that no plugin overrides costs nothing. Several
+plugins may listen to one moment; they are called in the order in which they were given to `open`. The backup service is
+an ordinary plugin.
 
 ======================  ==================================================================  ===========================
 moment                  may                                                                 if it raises
 ======================  ==================================================================  ===========================
-opened, closing         start and stop what it runs; only those whose *opened* returned     the open fails, cleanly;
-                        are told *closing*, so one that raises cleans up after itself       closing goes on
-committing(transaction)       look, add through the engine's own transaction, refuse; under the   rolled back; the
-                        caller writer lock, so be quick (`Settings.hook_s`) and commit nothing     gets `RolledBack`
-                        from it yourself; of a bulk load, `tx.bulk`, look or refuse
-final(transaction)            look at the transaction once more, after the last addition; whoever       as committing
+opened, closing         start and stop what it runs; *closing* is called only if *opened*   the open fails, cleanly;
+                        returned, so an *opened* that raises must clean up                  closing continues
+committing(tx)          look, make changes through `tx`, or refuse; with a bulk load        rolled back; the caller
+                        (`tx.bulk`), only look or refuse. The writer lock is held: be       gets `RolledBack`
+                        quick (`Settings.hook_s`), and do not commit from here
+final(tx)               look at the transaction after the last change; a plugin that        as committing
                         changes it has it rolled back
-logged(range)           work on `range.records`; return a `Condition` that holds their      `ConditionNotMet`; the
-                        acknowledgement until it is met                                     record is durable
+logged(batch)           work on `batch.records`; return a `Condition` that holds back       `ConditionNotMet`; the
+                        their acknowledgement until it is met                               records are durable
 published(records)      observe                                                             logged; the commit stands
 checkpointed, sealed    observe                                                             logged
 pruning(segments)       return a reason to keep them                                        logged; the log is kept
 fault(error)            observe what poisoned the store                                     logged
-forked()                in a child process: drop descriptors, say goodbye to nobody         logged
+forked()                in a child process: close descriptors, send nothing                 logged
 ======================  ==================================================================  ===========================
 """
 from __future__ import annotations
@@ -45,12 +45,11 @@ class Condition:
     Conditions are cumulative: meeting one meets all earlier ones of the same plugin.
 
     Attributes:
-        met: done without error when it is met; with an error when it never will be.
-        timeout: seconds after which a waiting commit gives up.
-        gates_publication: True: nobody sees the transaction before it is met, and when the time is over the commit
-            raises `ConditionNotMet` and the watermark stays. False: it is published once durable, and when the time is
-            over the commit raises `ConditionNotMet` once and the transaction counts as acknowledged.
-        name: who wants it, for messages.
+        met: a future: resolve it when the condition is met, or set an exception if it never will be.
+        timeout: seconds after which the condition is late. The commit then raises `ConditionNotMet`.
+        gates_publication: True: nobody sees the transaction before the condition is met, and it stays open when late.
+            False: the transaction is published once it is durable, and counts as acknowledged when late.
+        name: who set the condition, for messages.
     """
 
     met: Future[Any]
@@ -69,12 +68,12 @@ class LogCursor(Protocol):
     txid: int
 
     def read(self, upto: int | None = None) -> Iterator[Record]:
-        """Durable records after the cursor, in order, up to and with `upto` (the durable end, without). Costs what is
-        new. Raises `LogPruned`, `AheadOfSource`, `Diverged`, `Damaged`."""
+        """Durable records after the cursor, in order, up to and including `upto` (None: the durable end). O(log read).
+        Raises `LogPruned`, `AheadOfSource`, `Diverged`, `Damaged`."""
 
 
 class LogHandle(Protocol):
-    """What a plugin may rely on of a store's log. From any thread."""
+    """What a plugin may use of a store's log. From any thread."""
 
     @property
     def base(self) -> Position:
@@ -85,15 +84,15 @@ class LogHandle(Protocol):
         """The durable end."""
 
     def cursor(self, after: int | Position) -> LogCursor:
-        """A cursor behind a transaction. With a position, its chain must be the log's."""
+        """A cursor after a transaction. If a position is given, its chain must agree with the log's."""
 
     def chain_at(self, txid: int) -> bytes:
-        """The chain at a durable transaction, which is one in the log, or the base's. Costs one look-up."""
+        """The chain at a durable transaction in the log, or at the base. Reads part of one segment."""
 
 
 class StoreHandle(Protocol):
-    """What a plugin may rely on of the store that it was given. `Store` has more; a plugin that uses more is bound to
-    this release. From any thread. See `Store` for what these calls do and raise."""
+    """What a plugin may use of its store. From any thread. See `Store` for what these calls do and raise. `Store` has
+    more, but a plugin that uses more may break with the next release."""
 
     @property
     def directory(self) -> Path: ...
@@ -128,40 +127,41 @@ class Plugin:
     """Base of plugins. Override the moments you need."""
 
     def opened(self, store: StoreHandle) -> None:
-        """The store is open and recovered. If this raises, let go of what it started: `closing` will not be told. Where
-        a copied image was opened, a `checkpointed` may have come before."""
+        """The store is open and recovered. If this raises, it must first release what it started, because `closing`
+        will not be called. If a copied image was opened, a `checkpointed` may have come before. On the opening thread.
+        """
 
     def closing(self, store: StoreHandle) -> None:
-        """The store is about to close. Told to plugins whose `opened` returned. Others may still commit for a moment,
-        and what is committed is checkpointed, so observing moments may follow."""
+        """The store is about to close; called only if `opened` returned. Others may still commit for a moment, and a
+        checkpoint follows, so observing moments may still come. On the closing thread."""
 
     def committing(self, tx: Transaction) -> None:
-        """A transaction is about to be logged, or a bulk load, which is then `tx.bulk`; the transaction takes no
-        additions then."""
+        """A transaction is about to be logged. If it is a bulk load, `tx.bulk` has the load, and the transaction takes
+        no changes. On the committing thread."""
 
     def final(self, tx: Transaction) -> None:
-        """The same transaction, as it will be logged."""
+        """The same transaction, as it will be logged. On the committing thread."""
 
     def logged(self, batch: LogRange) -> Condition | None:
-        """These transactions are durable. Not called on the thread that syncs."""
+        """These transactions are durable. On the store's thread for conditions, never the one that syncs."""
         return None
 
     def published(self, records: Sequence[Record]) -> None:
-        """Views show these transactions now."""
+        """Views now show these transactions. On the thread that published them, often a committing one: be quick."""
 
     def checkpointed(self, position: Position) -> None:
-        """The engine's durable state reached this position."""
+        """The engine's durable state has reached this position. On the thread that made the checkpoint."""
 
     def sealed(self, segment: SegmentInfo) -> None:
-        """A segment is complete. The last one, if it is small, may be gone on with after an opening: then it is told
-        again, with the same ordinal and more in it."""
+        """A segment is complete. The log may continue in a small last segment after an opening. The segment is then
+        reported again, with the same ordinal and more in it. On the maintenance thread, or the closing thread."""
 
     def pruning(self, segments: Sequence[SegmentInfo]) -> str | None:
-        """These segments are about to be deleted. A returned text is a veto and says why."""
+        """These segments are about to be deleted. To veto that, return the reason. On the pruning thread."""
         return None
 
     def fault(self, error: BaseException) -> None:
-        """The store is poisoned, because of this."""
+        """The store is poisoned because of this error. On the thread that failed."""
 
     def forked(self) -> None:
-        """This is a child process, and the store stayed with its parent."""
+        """This is a forked child. The store stayed with the parent."""

@@ -1,4 +1,4 @@
-"""Engines and plugins by their names: the entry-point groups `holdfast.engines` and `holdfast.plugins`."""
+"""Finding engines and plugins by name, in the entry-point groups `holdfast.engines` and `holdfast.plugins`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .plugin import Plugin
 
 
 def listed(plugins: Iterable[Plugin | str]) -> list[Plugin]:
-    """Plugins given as objects and as names of registered ones, as objects. Raises `SettingError`."""
+    """The plugins, with each name replaced by a new instance of the registered plugin. Raises `SettingError`."""
     if isinstance(plugins, str) or not isinstance(plugins, Iterable):
         raise SettingError(f"plugins={shown(plugins)} is not a list",
                            hint="pass a list of plugins, or of registered names")
@@ -26,8 +26,8 @@ def find_plugin(name: str) -> Plugin:
     """Make the plugin registered as `name` in the entry-point group `holdfast.plugins`.
 
     Raises:
-        SettingError: there is none, or it cannot be made.
-        LimitReached: no more files can be opened, so nobody knows.
+        SettingError: there is none, or it is not a `Plugin`.
+        LimitReached: no more files can be opened, so it is not known.
     """
     plugin: Plugin = find("holdfast.plugins", name, Plugin)()
     return plugin

@@ -1,4 +1,4 @@
-"""The transaction of an engine: what a writer changes, and the payload that it becomes."""
+"""The transaction of an engine: it collects a writer's changes and becomes a payload."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Durability = Literal["synced", "pipelined", "relaxed"]
 
 
 class Transaction(ABC):
-    """A transaction: changes that are made by calls of the author's own and end as one payload.
+    """A transaction: changes, made by methods that the author defines, that become one payload.
 
-    A transaction sees the newest state, its own changes included. Keep what it changes in its attributes: from the
-    moment that it is committed or rolled back they raise `StoreClosed` for everybody but the kit, so no change is taken
-    that is not logged. It is one thread's at a time: what another thread is in the middle of changing then may be
-    logged by half.
+    A transaction sees the newest state, its own changes included. Keep the changes in its attributes: once it is being
+    committed or rolled back, these raise `StoreClosed` for everybody except the kit, so no change is accepted and then
+    not logged. Only one thread may use it at a time: what another thread is changing during a commit may be logged in
+    part.
     """
 
     __slots__ = ("_kit_state", "_kit_thread", "bulk", "outcome", "txid")
@@ -33,23 +33,21 @@ class Transaction(ABC):
         """The transaction's number, once it has one."""
         self.outcome: Any = None
         """After a `pipelined` commit, a `concurrent.futures.Future` of the txid, done when it is acknowledged. Its
-        callbacks run in a thread of the store's, one after the other."""
+        callbacks run in the store's callback thread, one after the other."""
         self.bulk: Any = None
-        """For plugins that are asked about a bulk load: the load. The transaction itself is then empty, and stays
-        so."""
+        """The load, if plugins are asked about a bulk load. The transaction is then empty, and takes no changes."""
 
     @abstractmethod
     def payload(self) -> bytes:
-        """All changes as one payload, empty if there are none. May be called more than once as the transaction
-        grows."""
+        """All changes as one payload, empty if there are none. May be called several times while changes are made."""
 
     def close(self) -> None:  # noqa: B027 - most transactions hold nothing
-        """Let go of what the transaction holds. Called once, however it ended."""
+        """Release what the transaction holds. Called once, however it ended."""
 
     def writable(self) -> None:
-        """Not needed any more, and does nothing."""
-        warnings.warn("writable() is not needed any more, since the kit refuses changes to a transaction that has "
-                      "ended; the name goes with release 0.3", DeprecationWarning, stacklevel=2)
+        """Deprecated: does nothing."""
+        warnings.warn("writable() is not needed any more, because the kit refuses changes to a transaction that has "
+                      "ended; release 0.3 removes it", DeprecationWarning, stacklevel=2)
 
 
 # --- the kit's ------------------------------------------------------------------------------------------------------
@@ -67,15 +65,15 @@ _set_class: Any = vars(object)["__class__"].__set__
 
 
 def seal(tx: Transaction, state: str) -> None:
-    """The transaction is now `state`: nobody but this thread may use it any more. Fine to call twice."""
+    """Mark the transaction as `state`. From here on, only this thread may use it. May be called twice."""
     _set_thread(tx, _here())
     kind = type(tx)
     _set_class(tx, kind.__dict__.get(_SEALED) or _sealed(kind))
-    _set_state(tx, state)  # last: should a signal's handler raise here, whoever finds no state ends it once more
+    _set_state(tx, state)  # last: if a signal handler raises before this, the block finds no state and ends it
 
 
 def end(tx: Transaction, state: str) -> None:
-    """Close the transaction, which is now `state`. Nobody may use it any more, this thread neither."""
+    """Close the transaction, and mark it as `state`. Nobody may use it after this, not even this thread."""
     kind = type(tx)
     if kind.__dict__.get(_SEALED) is kind:
         _set_state(tx, state)
@@ -97,9 +95,9 @@ class _Untold:
 
 
 def _sealed(kind: type[Transaction]) -> type[Transaction]:
-    """The class of sealed transactions of a kind: it looks who asks before each use of an attribute. So one that is not
-    sealed pays nothing, and no method gets past it: not one that was fetched before, nor one that is called of the
-    class."""
+    """The class that a transaction of this kind gets when it is sealed. It checks the thread at each use of an
+    attribute. So an open transaction pays nothing, and no method gets round the check, not even a bound method that was
+    fetched before, or one called through the class."""
     body: dict[str, Any] = {"__slots__": (), "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     found: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
@@ -109,7 +107,7 @@ def _sealed(kind: type[Transaction]) -> type[Transaction]:
     if kind.__dictoffset__ or any(found[name] is not slot for name, slot in slots.items()):
         for name in ("__getattribute__", "__setattr__", "__delattr__"):
             body[name] = _guarded(getattr(kind, name), _OPEN)
-    else:  # as good, and costs nothing but when such an attribute is used
+    else:  # the same protection, at no cost for other attributes
         for name, slot in slots.items():
             body[name] = property(_guarded(slot.__get__), _guarded(slot.__set__), _guarded(slot.__delete__))
     if "__del__" in found:
@@ -131,7 +129,7 @@ def _dying(last: Any) -> Callable[..., None]:
 
 
 def _guarded(use: Any, open_names: frozenset[str] = frozenset()) -> Callable[..., Any]:
-    """`use`, for the thread that sealed the transaction alone, but for names (its first argument) that are open."""
+    """`use`, restricted to the thread that sealed the transaction, except for `open_names` as its first argument."""
     def guarded(tx: Transaction, *what: Any) -> Any:
         if _thread_of(tx) == _here() or (open_names and what[0] in open_names):
             return use(tx, *what)

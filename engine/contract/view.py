@@ -9,11 +9,12 @@ from typing import Self
 
 
 class View(ABC):
-    """A consistent read view at one position, which later transactions do not change. A context manager.
+    """A consistent read view at one position, which later transactions do not change. A context manager. Any thread may
+    read it.
 
-    What reads it raises `Damaged` only of bytes that were read and are wrong. What the system refuses (a disk that
-    fails, no more memory or descriptors) says nothing of the bytes: `env.system.told` makes `DeviceFailed`,
-    `LimitReached` and their like of it. The same holds of transactions.
+    Raise `Damaged` only for bytes that were read and are wrong. An error of the system (a failing disk, no memory, no
+    descriptors) says nothing about the bytes: let `env.system.told` turn it into `DeviceFailed`, `LimitReached` and so
+    on. The same holds for transactions.
     """
 
     @property
@@ -23,15 +24,16 @@ class View(ABC):
 
     @abstractmethod
     def digest(self) -> bytes:
-        """16 bytes over the whole content, by a full walk: equal content, equal digest, in whatever order it was made.
-        What readers cannot see (free space, layout) is not in it; what the next writer sees (allocation marks) is."""
+        """16 bytes over the whole content, by a full walk: O(content). Equal content gives an equal digest, in whatever
+        order it was written. What readers cannot see (free space, layout) is not included. What the next writer sees
+        (allocation marks) is."""
 
     @abstractmethod
     def check(self) -> Iterator[str]:
-        """Walk the whole content and yield every inconsistency, in words."""
+        """Walk the whole content, and yield a message for every inconsistency. O(content)."""
 
     def close(self) -> None:  # noqa: B027 - most views hold nothing
-        """Let go of what the view holds; fine to call twice."""
+        """Release what the view holds. May be called twice."""
 
     def __enter__(self) -> Self:
         return self

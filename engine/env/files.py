@@ -424,9 +424,9 @@ class Files:
             os.close(fd)
 
     def lock_shared(self, path: Path) -> DirectoryLock | None:
-        """Take a shared lock, which keeps writers out but not readers, without changing a byte. Returns None if there
-        is no lock file, if this user may not open it, or if the file system has no locks: a store there cannot be
-        opened for writing.
+        """Take a shared lock, which keeps writers out but not readers, without changing a byte. None if the lock file
+        is missing, if this user may not open it, or if the file system has no locks: then nobody can open a store there
+        for writing.
 
         Raises:
             StoreLocked: a writer holds it.

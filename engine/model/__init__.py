@@ -1,1 +1,1 @@
-"""What everything is about: positions, records, documents. No threads, and of files only what a document needs."""
+"""The shared data types: positions, records, documents. No threads, and only documents use files."""

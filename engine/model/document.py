@@ -1,8 +1,8 @@
-"""Small documents on disk: a checksummed msgpack map that says what it is.
+"""Small documents on disk: checksummed msgpack maps with a magic and a version.
 
-The store's identity, a target's manifest and the list of slots are such files. They are replaced whole, durably
-(`Files.write_durably`), never changed in place. Layout, byte by byte, in `docs/formats.md`: magic (8), format version
-(u32), length of the body (u32), body (msgpack map), xxh3-128 of all before it (16).
+The store's identity, a target's manifest and the list of slots are such files. They are replaced whole and durably
+(`Files.write_durably`), never changed in place. The layout, as in `docs/formats.md`: magic (8), format version (u32),
+length of the body (u32), body (msgpack map), xxh3-128 of all before it (16).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def encode(magic: bytes, version: int, body: dict[str, Any]) -> bytes:
 def decode(data: bytes, magic: bytes, version: int, path: Path) -> dict[str, Any]:
     """Raises `Damaged` or `UnsupportedFormat`, naming `path`."""
     if len(data) < _HEAD.size + 16:
-        raise Damaged("too short to be what it should be", path=str(path), offset=len(data))
+        raise Damaged("is too short to be a document", path=str(path), offset=len(data))
     found, found_version, length = _HEAD.unpack_from(data)
     if found != magic:
         raise Damaged(f"starts with {found!r}, not {magic!r}", path=str(path), offset=0)
@@ -45,8 +45,8 @@ def decode(data: bytes, magic: bytes, version: int, path: Path) -> dict[str, Any
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether the checksum at its end is that of what stands before: so it is of a later release where its version is,
-    and damaged otherwise."""
+    """Whether the checksum at the end matches. If it does, an unknown version is a later release's; if not, the
+    document is damaged."""
     return xxh3_128_digest(data[:-16]) == data[-16:]
 
 

@@ -1,8 +1,8 @@
-"""Positions, records and branches: how one history is told from another.
+"""Positions and branches, which tell one history from another.
 
-`chain(n) = xxh3-128(chain(n-1) ‖ header(n) ‖ payload(n))`, and chain(0) is made from the store's id. The header says
-how long the payload is, so the concatenation has one reading. Two stores whose chains agree at a txid agree, accidents
-aside, on every transaction up to it. It is not a defence against forgery.
+`chain(n) = xxh3-128(chain(n-1) ‖ header(n) ‖ payload(n))`, and chain(0) is made from the store's id. The header has the
+payload's length, so the concatenation is unambiguous. If the chains of two stores agree at a txid, their transactions
+up to it agree too, barring hash collisions. The chain does not protect against forgery.
 """
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Branch(NamedTuple):
 
 
 class History(NamedTuple):
-    """Who a store is: its id, and its branches from the first to the one it is on."""
+    """The identity of a store: its id, and its branches from the first to the present one."""
 
     store_id: bytes
     branches: tuple[Branch, ...]
@@ -48,7 +48,7 @@ class History(NamedTuple):
         return self.branches[-1]
 
     def extended(self, branch_id: bytes, start: Position) -> History:
-        """The same history, gone on on a new branch from `start`."""
+        """The same history, continued on a new branch from `start`."""
         return History(self.store_id, (*self.branches, Branch(branch_id, start)))
 
     def to_wire(self) -> list[Any]:
@@ -56,7 +56,7 @@ class History(NamedTuple):
 
     @classmethod
     def from_wire(cls, data: Any) -> History:
-        """Raises `InvalidInput` where `data` is not what `to_wire` makes."""
+        """The history that `to_wire` encoded. Raises `InvalidInput` if `data` is anything else."""
         try:
             store_id, branches = data
             history = cls(store_id, tuple(Branch(i, Position(n, c)) for i, n, c in branches))
@@ -64,7 +64,7 @@ class History(NamedTuple):
             if not history.branches or any(type(x) is not bytes or len(x) != ID_BYTES for x in ids):
                 raise ValueError("an id of the wrong length")
             if any(type(b.start.txid) is not int or b.start.txid < 0 for b in history.branches):
-                raise ValueError("a txid that is none")
+                raise ValueError("a txid that is not a whole number from 0")
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"not a history: {error}", hint="the sender speaks another format") from error
         return history

@@ -1,4 +1,4 @@
-"""What the log holds: records, the files that are attached to them, and what is said of stretches of them."""
+"""What the log holds: records, attachments, and descriptions of ranges and segments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .positions import History, Position
 
 
 class Attachment(NamedTuple):
-    """A file beside the log that a record names: a bulk load's data. `digest` is xxh3-128 over the whole file."""
+    """A file beside the log that a record names: the data of a bulk load. `digest`: xxh3-128 over the whole file."""
 
     name: str
     size: int
@@ -22,7 +22,7 @@ class Attachment(NamedTuple):
 
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
-_tuple = tuple.__new__  # a third of the cost of calling the named tuple, on the way of every commit
+_tuple = tuple.__new__  # costs a third of calling the named tuple, and every commit does it
 
 
 class Record:
@@ -32,11 +32,11 @@ class Record:
         txid: its number.
         epoch: the term of the primary that wrote it.
         time_us: its commit time, microseconds since the Unix epoch; later than the one before.
-        payload_version: which version of the engine's payload format this is.
+        payload_version: the version of the engine's payload format.
         payload: the engine's bytes.
-        attachment: what it names beside the log, or None.
+        attachment: the file that it names, or None.
         header: the encoded header, as it is on disk and in the chain.
-        chain: the chain up to and with this record.
+        chain: the chain up to and including this record.
         position: (txid, chain).
     """
 
@@ -70,7 +70,7 @@ class Record:
         """Read a record back from its bytes; `before` is the chain before it.
 
         Raises:
-            Damaged: `header` is not a record header, or tells another payload length.
+            Damaged: `header` is not a record header, or has another payload length.
         """
         try:
             txid, epoch, time_us, version, length, named = msgpack.unpackb(header, use_list=False)
@@ -87,7 +87,7 @@ class Record:
 class LogRange:
     """Transactions that have just become durable: `first` to `last`, both included, and their records.
 
-    The records are in memory anyway. Keep no more of them than you have yet to work on: the log has them too.
+    Passing the records costs no extra memory. Do not keep them longer than you need: the log has them too.
     """
 
     first: int
@@ -97,10 +97,10 @@ class LogRange:
 
 @dataclass(frozen=True, slots=True)
 class SegmentInfo:
-    """What is known of a segment without reading it all.
+    """A description of a segment, from its header and footer.
 
     Attributes:
-        first, last: txids of its records; last = first - 1 where it has none.
+        first, last: txids of its records; last = first - 1 if it has none.
         size: bytes of the file.
         complete_us: every transaction after it has a later commit time.
     """

@@ -1,15 +1,14 @@
-"""What the kit gives to engine authors: a state file, an image over plain files, a transaction of keyed changes, a
-digest.
+"""Tools for engine authors: a state file, an image over plain files, a transaction of keyed changes, a digest.
 
-None of it is needed to write an engine; each piece saves a simple one from getting a crash point wrong. A call that
+You can write an engine without them; each piece keeps a simple engine from getting a crash point wrong. A call that
 finds no room raises `DiskFull`, and has changed nothing.
 
-- A *state file* is replaced whole and durably, so that it always holds one state at one position: an engine whose
-  state is one such file is atomic. With an empty body it is the document that says where an engine's other files are.
-- A *file image* holds its files open, so that they may be replaced or deleted while they are copied, or has a directory
-  of its own with links or copies. Files that are replaced give a stable image; files that are written in place give a
-  moving one.
-- A *keyed transaction* collects what a transaction sets, by key; its payload is those after-images and so is absolute.
+- A *state file* is replaced whole and durably, so it always holds one state at one position. An engine whose state is
+  one such file is atomic. With an empty body, the file records the position of an engine's other files.
+- A *file image* either holds its files open, so that they may be replaced or deleted while they are copied, or has its
+  own directory with links or copies. Files that are replaced give a stable image; files that are written in place give
+  a moving one.
+- A *keyed transaction* collects new values by key. Its payload is these after-images, so it is absolute.
 - A *seal* is a checksum over a key and its value, for engines whose library has none.
 """
 

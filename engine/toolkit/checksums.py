@@ -1,11 +1,11 @@
-"""Values with a checksum, and the running digest of all that are there: for states in libraries that check no bytes.
+"""Values with a checksum, and a running digest of all entries, for states in libraries that have no checksums.
 
-A *seal* is 8 bytes behind a value: its xxh3-64, with that of its key as the seed. Whoever reads a value opens the seal,
-so what changed on the disk is found when it is read for use, a value under another's key included.
+A *seal* is 8 bytes after a value: its xxh3-64, seeded with that of its key. Every read checks the seal. So bytes that
+changed on the disk are found when they are read, and so is a value that is under another key.
 
-A *tally* is how many entries there are and the sum of their seals. Each write brings it along, it is stored with the
-position, and a walk over everything compares: so an entry that is missing, or there twice, or from another time, is
-found too. A single look-up cannot find those: that a key is not there, it has to believe.
+A *tally* is the number of entries and the sum of their seals. Each write updates it, it is stored with the position,
+and a full walk compares. So the walk also finds an entry that is missing, doubled, or from another time. A single
+look-up cannot find these: if a key is not there, it must believe that.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Sealer:
     """Seals and opens the entries of one table.
 
     Args:
-        name: of the table, in messages.
-        tag: different for each table of a state, so that an entry of one is none of another: the seed for keys.
-        path: of the file, for messages.
+        name: the table's name, for messages.
+        tag: the seed for keys. Use a different one for each table of a state, so that entries cannot change tables.
+        path: the file's path, for messages.
     """
 
     __slots__ = ("_name", "path", "tag")
@@ -39,19 +39,19 @@ class Sealer:
         self.path = path
 
     def sealed(self, key: bytes, value: bytes) -> bytes:
-        """A value as it is stored."""
+        """The value with its seal, as it is stored. O(value)."""
         return value + xxh3_64_digest(value, xxh3_64_intdigest(key, self.tag))
 
     def opened(self, key: bytes, sealed: bytes) -> bytes:
-        """A stored value as it was given. Raises `Damaged`."""
+        """The value without its seal. Raises `Damaged` if the seal does not match. O(value)."""
         value = sealed[:-SEAL]
         if xxh3_64_digest(value, xxh3_64_intdigest(key, self.tag)) != sealed[-SEAL:]:
             raise self.damaged(key)
         return value
 
     def tallied(self, entries: Iterable[tuple[bytes, bytes]], passed: Callable[[int], object] = bool) -> Tally:
-        """Open every seal of some entries (key and stored value), and tally them. `passed` is told every 64 KiB or so
-        how many bytes went by. Raises `Damaged`."""
+        """Check the seals of some entries (key, stored value), and tally them. `passed` is called about every 64 KiB
+        with the number of bytes since the last call. Raises `Damaged`."""
         tag, digest, seed, number = self.tag, xxh3_64_digest, xxh3_64_intdigest, int.from_bytes
         count = total = size = 0
         for key, sealed in entries:
@@ -71,7 +71,7 @@ class Sealer:
 
 
 class Tally:
-    """How many entries a table has, and the sum of their seals modulo 2^64. Order plays no part."""
+    """The number of entries of a table, and the sum of their seals modulo 2^64. Their order does not matter."""
 
     __slots__ = ("count", "total")
 

@@ -9,9 +9,9 @@ from xxhash import xxh3_128_digest, xxh3_128_intdigest
 
 
 def unordered_digest(items: Iterable[bytes], *marks: int) -> bytes:
-    """16 bytes over a multiset of encoded items, in whatever order they come, and some numbers, in theirs.
+    """16 bytes over a multiset of encoded items, in any order, and over `marks`, in their order. O(items).
 
-    Hashes are added, not xor-ed: two equal items do not cancel out.
+    Hashes are added, not xor-ed, so that two equal items do not cancel out.
     """
     total = count = 0
     for item in items:

@@ -13,16 +13,16 @@ from ..errors import Damaged, DiskFull, InvalidInput, StoreClosed
 from ..model.positions import Position
 
 MAX_HELD = 64
-"""So many files an image may hold open: there may be sixteen, and a process may often open no more than 1,024."""
+"""The most files that an image may hold open. There may be sixteen images, and a process can often open only 1,024."""
 
 logger = logging.getLogger("holdfast.store")
 
 
 class FileImage(Image):
-    """An image of plain files, which survives what the engine does to them meanwhile.
+    """An image of plain files, which stays readable whatever the engine does to them meanwhile.
 
-    Files of the engine's own directory are held open, so that they may be replaced or deleted: that is for a few. If
-    there may be many, use `copied`. Sizes are those at the time it is made; what a file grows by later belongs to later
+    It holds files of the engine's own directory open, so that they may be replaced or deleted. If there may be many,
+    use `copied`. Sizes are taken when the image is made, because what a file grows by later belongs to later
     transactions.
     """
 
@@ -30,12 +30,12 @@ class FileImage(Image):
         """
         Args:
             env, directory: as usual.
-            names: of its files, in `directory`.
-            position: what the image is of.
+            names: the files in `directory` that make up the image.
+            position: the engine's position now.
 
         Raises:
-            OSError: a file cannot be opened, or is not there; nothing stays open then.
-            InvalidInput: more than `MAX_HELD` files.
+            OSError: a file is not there or cannot be opened; then none stays open.
+            InvalidInput: there are more than `MAX_HELD` files.
         """
         if len(names) > MAX_HELD:
             raise InvalidInput(f"an image cannot hold {len(names)} files open, {MAX_HELD} is the most",
@@ -58,15 +58,15 @@ class FileImage(Image):
 
     @classmethod
     def copied(cls, env: Env, place: Path, copy: Callable[[Path], Position]) -> Self:
-        """An image that has a directory of its own, which goes with it. A file is open only while it is read.
+        """An image with its own directory, which `close` removes. A file is open only while it is read.
 
         Args:
             env: as usual.
-            place: the directory, on the engine's file system. It is not there yet.
-            copy: makes `place`, links or copies the files into it, and returns the position that they hold.
+            place: the directory, on the engine's file system. It must not exist yet.
+            copy: creates `place`, links or copies the files into it, and returns the position that they hold.
 
         Raises:
-            DiskFull: there is no room. Whatever is raised, nothing of `place` is left.
+            DiskFull: there is no room. Whatever is raised, `place` is removed.
         """
         try:
             image = cls(env, place, (), copy(place))
@@ -87,14 +87,14 @@ class FileImage(Image):
         """As `Image.read`.
 
         Raises:
-            InvalidInput: no such file or range.
-            Damaged: the file was cut short below its image.
+            InvalidInput: there is no such file or range.
+            Damaged: the file was truncated after the image was made.
             StoreClosed: the image was closed.
         """
         size = self._sizes.get(name)
         if size is None or offset < 0 or length < 0 or offset + length > size:
             raise InvalidInput(f"the image has no bytes {offset} to {offset + length} of {name!r}")
-        with self._lock:  # counted, so that `close` never takes a file from under a read
+        with self._lock:  # count readers, so that `close` never closes a file during a read
             if self._closed:
                 raise StoreClosed("this image is closed", hint="take another lease")
             self._reading += 1
@@ -131,4 +131,4 @@ class FileImage(Image):
             try:
                 self._files.remove_tree(self._directory)
             except OSError as error:  # the engine's next opening removes it
-                logger.warning("%s of an image that is done with cannot be removed: %s", self._directory, error)
+                logger.warning("%s, the directory of a closed image, cannot be removed: %s", self._directory, error)

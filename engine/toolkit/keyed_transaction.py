@@ -1,4 +1,4 @@
-"""A transaction that collects changes of keys."""
+"""A transaction that collects new values by key."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ V = TypeVar("V")
 
 
 class KeyedTransaction(Transaction, Generic[K, V]):
-    """A transaction whose changes are values by key, each the whole new value: what msgpack packs, tuples included.
+    """A transaction whose changes are whole new values by key. Keys and values are what msgpack packs, tuples included.
 
-    Subclasses put into `changes`, after they have refused bad input.
+    Subclasses validate input and put it into `changes`.
     """
 
     __slots__ = ("changes",)
@@ -32,8 +32,8 @@ class KeyedTransaction(Transaction, Generic[K, V]):
 
 
 def changes_of(record: Record) -> list[tuple[Any, Any]]:
-    """The changes in a record that a `KeyedTransaction` made. Raises `Damaged` if its payload is not such a
-    thing."""
+    """The (key, value) changes in a record that a `KeyedTransaction` made. Raises `Damaged` if the payload is not a
+    list of changes."""
     try:
         changes = msgpack.unpackb(record.payload, use_list=False) if record.payload else ()
         return [(key, value) for key, value in changes]

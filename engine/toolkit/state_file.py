@@ -1,4 +1,4 @@
-"""A small file of state: written whole, at a position, with a checksum."""
+"""A small state file: written whole, at a position, with a checksum."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LAYOUT = 2
 
 
 def write_state(context: Context, path: Path, magic: bytes, version: int, position: Position, body: bytes) -> None:
-    """Put a state at `position` into the file `path`, all or nothing, durably, with the id of the store whose it is.
+    """Replace the file at `path` with a state at `position`, atomically and durably. O(body).
 
     Args:
-        context: as the kit gave it to the engine.
+        context: as the kit gave it to the engine. The file records its store id.
         magic: exactly 8 bytes that name the engine and the kind of file.
         version: the engine's `state_format`.
 
@@ -33,7 +33,7 @@ def write_state(context: Context, path: Path, magic: bytes, version: int, positi
 
 
 def read_state(context: Context, path: Path, magic: bytes, version: int) -> tuple[Position, bytes]:
-    """The position and body that `write_state` put there.
+    """The position and body that `write_state` wrote. O(body).
 
     Raises:
         Damaged: the file is missing, is another kind of file, or does not match its checksum.
@@ -64,5 +64,5 @@ def read_state(context: Context, path: Path, magic: bytes, version: int) -> tupl
 
 
 def _seal(head: bytes, body: bytes) -> bytes:
-    # The body's own digest stands in for it, so that a large one is not copied to be hashed together with the head.
+    # Hash the body's digest, not the body, so that a large body is not copied to be joined with the head.
     return xxh3_128_digest(head + xxh3_128_digest(body))
