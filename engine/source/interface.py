@@ -1,9 +1,9 @@
-"""The source: whatever hands out leases, images and log. A local store is one, and so is one across a network.
+"""The source: whatever gives out leases, images and log. A local store is one, and so is a store across a network.
 
-Recovery aside, everything that copies or follows a store talks to this interface only. A copy goes so: `lease` with an
-image; `read_image` until every byte is there; `confirm`, which says that the lease held throughout and how far the copy
-must be replayed; `read_log` from the image's position; `register` a slot, so that the log after it is kept;
-`release`.
+Except for recovery, everything that copies or follows a store uses this interface and nothing else. The calls of a
+copy, in order: `lease` with an image; `read_image` until every byte is there; `confirm`, which says that the lease held
+throughout and how far the copy must be replayed; `read_log` from the image's position; `register` a slot, so that the
+log after the copy is kept; `release`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..model.records import Record
 HEX_ID = re.compile(r"[0-9a-f]{2,64}")
 """Ids of instances and of slots, as texts."""
 CHUNK_BYTES = 4 << 20
-"""What is read, checksummed and sent in one piece, at most."""
+"""The most bytes that are read, checksummed and sent in one piece."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +33,10 @@ class SourceInfo:
     Attributes:
         instance: random id (hex) of this opening of the store; another one after a restart.
         history: store id and branches.
-        engine, state_format, payload_version: whose state its images hold, its version, and that of the payloads that
-            it writes. They are those of the engine that opened the store.
+        engine, state_format, payload_version: name of the engine that opened the store; version of the state in its
+            images; version of the payloads that it writes.
         durable, published: watermarks. Backups read up to `published`.
-        log_base: the position before the first record that its log still has.
+        log_base: the position just before the first record that is still in its log.
         complete_until_us: every transaction committed up to this time is at or below `published`.
         path: where the store is, for people.
     """
@@ -58,14 +58,14 @@ class Grant:
     """A lease as granted.
 
     Attributes:
-        id: names it in every later call.
+        id: names the lease in every later call.
         instance: of the source that granted it.
-        ttl: seconds until it expires unless renewed; any use of it renews it.
-        position: the log after here is kept while it lasts; the image's position if there is one.
-        image_id: names the image, None for a lease on log only.
-        files: of the image.
+        ttl: seconds until the lease expires unless it is renewed. Any use renews it.
+        position: the log after this position is kept while the lease lasts. If there is an image, it is the image's.
+        image_id: names the image. None for a lease on log only.
+        files: the files of the image.
         moving: whether the image's bytes may change while they are read.
-        time_us: commit time of the transaction at `position`; 0 where it is not known.
+        time_us: commit time of the transaction at `position`; 0 if it is not known.
     """
 
     id: str
@@ -80,11 +80,11 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """The source's word, after the last byte, that the lease held throughout.
+    """The source's statement, made after the last byte was read, that the lease held throughout.
 
     Attributes:
-        consistent_from: the copy counts only when replayed to here.
-        published: what was published at this moment, `consistent_from` or later.
+        consistent_from: the copy is consistent only once it is replayed to this position.
+        published: the published position at this moment: `consistent_from` or later.
         complete_until_us: as in `SourceInfo`.
     """
 
@@ -98,10 +98,10 @@ class SlotState:
     """A registered slot, and what it costs.
 
     Attributes:
-        id, name: as it was registered.
-        position: the log after here is kept for it.
+        id, name: as registered.
+        position: the log after this position is kept for the slot.
         seen_us: when it last registered.
-        held_bytes: of log after its position: what could not be pruned even if nobody else needed it.
+        held_bytes: bytes of log after `position`. They could not be pruned even if nothing else needed them.
     """
 
     id: str
@@ -112,16 +112,17 @@ class SlotState:
 
 
 class Source(ABC):
-    """See the module's text. Every method may raise `SourceUnavailable`, `SourceRefused`, `NotAuthorized`; those that
-    take a lease raise `LeaseExpired` where it no longer holds, and `SourceRestarted` where it was another process's."""
+    """See the module's text. Every method may raise `SourceUnavailable`, `SourceRefused`, `NotAuthorized`. Those that
+    take a lease raise `LeaseExpired` if it no longer holds, and `SourceRestarted` if another process granted it."""
 
     @abstractmethod
-    def info(self) -> SourceInfo: ...
+    def info(self) -> SourceInfo:
+        """What the source is, and where it stands now. O(1)."""
 
     @abstractmethod
     def chain_at(self, txid: int) -> bytes:
-        """The chain at `txid`. Raises `LogPruned` where it can no longer be produced, `AheadOfSource` beyond the
-        durable end."""
+        """The chain at `txid`. Raises `LogPruned` if the log no longer reaches back to it, and `AheadOfSource` if it
+        is beyond the durable end."""
 
     @abstractmethod
     def lease(self, owner: str, *, image: bool, after: Position | None = None, ttl: float = 60.0) -> Grant:
@@ -129,29 +130,30 @@ class Source(ABC):
 
         Raises:
             LogPruned: the log after `after` is gone.
-            Diverged: the source has another chain there.
+            Diverged: the source has another chain at `after`.
             TooManyLeases, DiskFull.
         """
 
     @abstractmethod
-    def renew(self, lease_id: str) -> None: ...
+    def renew(self, lease_id: str) -> None:
+        """Start the lease's time to live again."""
 
     @abstractmethod
     def release(self, lease_id: str) -> None:
-        """Give it back; fine if it is gone already."""
+        """Give a lease back. One that is gone already is ignored."""
 
     @abstractmethod
     def read_image(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
-        """Exactly these bytes, at most `CHUNK_BYTES`, checked for what they met on the way. Raises `Damaged`."""
+        """Exactly these bytes, at most `CHUNK_BYTES`, checked for damage in transit. Raises `Damaged`."""
 
     @abstractmethod
     def confirm(self, lease_id: str) -> Confirmation: ...
 
     @abstractmethod
     def read_log(self, lease_id: str, after: Position, upto: int) -> Iterator[Record]:
-        """Every record after `after`, up to and with `upto`, in order, chain checked; a gap is an error.
+        """Every record after `after`, up to and including `upto`, in order. Each is checked to continue the chain.
 
-        Raises `LogPruned`, `Diverged`, `Damaged`, `AheadOfSource` (upto beyond what is published)."""
+        Raises `LogPruned`, `Diverged`, `Damaged`; `AheadOfSource` if `upto` is not published yet."""
 
     @abstractmethod
     def read_attachment(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
@@ -159,17 +161,16 @@ class Source(ABC):
 
     @abstractmethod
     def register(self, slot_id: str, name: str, position: Position) -> None:
-        """Keep the log after `position` for this slot, durably, within the source's bounds, until it registers a
-        later position."""
+        """Keep the log after `position` for this slot, durably, until the slot registers a later position. The source
+        may bound how much it keeps."""
 
     @abstractmethod
     def slots(self) -> list[SlotState]:
-        """All that are registered, the one that is farthest behind first. Costs their number."""
+        """All registered slots, the one that is farthest behind first. O(slots)."""
 
     @abstractmethod
     def drop(self, slot_id: str) -> None:
-        """Keep no log for this slot any more, durably. If it comes again, it is registered anew. Raises
-        `NotFound`."""
+        """Stop keeping log for this slot, durably. A later `register` makes it anew. Raises `NotFound`."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -183,8 +184,8 @@ class Source(ABC):
 
 
 def compare(info: SourceInfo, history: History, end: Position, *, accept_branch: bytes | None = None) -> None:
-    """Whether a copy with this history, ending at `end`, may go on from the source `info` as far as branches tell.
-    The chain at `end` remains to be matched: `Source.lease(after=end)` does that.
+    """Check that a copy with this history, ending at `end`, may continue from the source `info`. Only store and
+    branches are compared. `Source.lease(after=end)` compares the chain at `end`.
 
     Raises:
         ForeignStore, OtherBranch, AheadOfSource, Diverged.
@@ -196,7 +197,7 @@ def compare(info: SourceInfo, history: History, end: Position, *, accept_branch:
         raise OtherBranch(f"the source is on branch {theirs.branch.id.hex()}, which left its last one at transaction "
                           f"{theirs.branch.start.txid}; the copy is on branch {ours.branch.id.hex()}")
     if ours.branches != theirs.branches[: len(ours.branches)]:
-        raise Diverged("the copy is on a branch that the source never was on")
+        raise Diverged("the copy is on a branch that the source was never on")
     if len(theirs.branches) > len(ours.branches) and end.txid > theirs.branches[len(ours.branches)].start.txid:
         raise Diverged(f"the source left the copy's branch at transaction "
                        f"{theirs.branches[len(ours.branches)].start.txid}, and the copy goes on to {end.txid}")

@@ -1,8 +1,8 @@
-"""The source that is the store at hand.
+"""The source over a store that is open in this process.
 
-A lease pins the log first and makes the image afterwards: pinned at what is checkpointed now, raised to the image's own
-position when it is there, so that at no moment the log after the image's position may be pruned. Everything read is
-read as a *use* of the lease, which keeps it from being freed under the read and counts as a renewal.
+The log is pinned before the image is made: first at the checkpointed position, then, once the image exists, at the
+image's own position. So the log after the image's position cannot be pruned at any moment. Every read is a *use* of the
+lease. A use keeps the lease from being freed during the read, and renews it.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ class LocalSource(Source):
     def __init__(self, store: Store[Any, Any], *, much_pending: int = 4 << 20, max_cursors: int = 64) -> None:
         """
         Args:
-            store: what it is the source of.
-            much_pending: if more bytes than that wait for a checkpoint, one is made before an image.
-            max_cursors: so many leases' places in the log are remembered.
+            store: the open store.
+            much_pending: bytes. If more wait for a checkpoint, one is made before an image.
+            max_cursors: the number of leases whose place in the log is remembered.
         """
         self._much_pending = much_pending
         self._max_cursors = max_cursors
         self._store = store
         self._leases = store.leases
         self._cursors: dict[str, Cursor] = {}
-        """Where the last reading of log under a lease ended: the next piece goes on there."""
-        self._keeping = store.env.scheduler.lock()  # around each use of them: streams have threads of their own
+        """By lease, where the last read of the log ended. The next piece is read from there."""
+        self._keeping = store.env.scheduler.lock()  # guards `_cursors`: each stream has a thread
 
     def info(self) -> SourceInfo:
         store = self._store
-        complete = store.complete_until_us()  # first: `published` only grows, and must hold what this promises
+        complete = store.complete_until_us()  # before `published`, which only grows and must cover it
         return SourceInfo(instance=store.instance, history=store.history, engine=store.engine.name,
                           state_format=store.state_format, payload_version=store.payload_version,
                           durable=store.durable, published=store.published, log_base=store.log.base,
@@ -85,7 +85,7 @@ class LocalSource(Source):
     def _lease_log(self, owner: str, after: Position, ttl: float) -> Grant:
         lease = self._leases.grant(owner, ttl, after.txid)
         try:
-            self._match(after)  # after the pin: what is there now stays there
+            self._match(after)  # after the pin: the log that matches now cannot be pruned any more
         except BaseException:
             self._leases.release(lease.id)
             raise
@@ -93,7 +93,7 @@ class LocalSource(Source):
                      time_us=self._time_of(after.txid))
 
     def _lease_image(self, owner: str, ttl: float) -> Grant:
-        if not 0 < ttl < float("inf"):  # before an image is made for nothing
+        if not 0 < ttl < float("inf"):  # checked first, so that no image is made in vain
             raise InvalidInput(f"a lease cannot live for {ttl} seconds", hint="give a positive number of seconds")
         self._shorten_log()
         lease = self._pin_checkpointed(owner)
@@ -108,7 +108,7 @@ class LocalSource(Source):
         except BaseException:
             self._leases.release(lease.id)
             raise
-        # Never given out again, so it names the image too: a resumed copy that meets another one starts anew.
+        # A lease's id is never reused, so it names the image too. A resumed copy that finds another id starts anew.
         return Grant(id=lease.id, instance=self._store.instance, ttl=lease.ttl, position=image.position,
                      image_id=lease.id, files=tuple(image.files), moving=self._moving,
                      time_us=self._time_of(image.position.txid))
@@ -120,18 +120,18 @@ class LocalSource(Source):
             return 0
 
     def _shorten_log(self) -> None:
-        """Where much is not checkpointed, checkpoint it first, if that delays no commit: whoever checks or restores the
-        copy would have to replay it."""
+        """Checkpoint first if much is not checkpointed, since every check or restore of the copy would have to replay
+        it. Skipped if a checkpoint would delay commits."""
         store = self._store
         if store.read_only or store.engine.pending_bytes() <= self._much_pending:
             return
         if store.engine.abilities.background_checkpoint:
-            with contextlib.suppress(DiskFull, LimitReached):  # then it is replayed
+            with contextlib.suppress(DiskFull, LimitReached):  # no checkpoint, then: the log is replayed
                 store.checkpoint()
 
     def _pin_checkpointed(self, owner: str) -> Lease:
-        """A lease on the log after what is checkpointed. A checkpoint and a prune may come between looking and pinning;
-        then it is done again."""
+        """A lease on the log after the checkpointed position. Tries again if a checkpoint and a prune come between
+        reading that position and pinning it."""
         while True:
             txid = self._store.positions().checkpointed
             lease = self._leases.grant_longest(owner, txid)
@@ -146,7 +146,7 @@ class LocalSource(Source):
     def _match(self, position: Position) -> None:
         """Raises `AheadOfSource`, `LogPruned`, `Diverged`."""
         if position.txid > self._store.durable.txid:
-            raise AheadOfSource(f"transaction {position.txid} is asked for, and the source ends at "
+            raise AheadOfSource(f"transaction {position.txid} was asked for, and the source ends at "
                                 f"{self._store.durable.txid}")
         ours = self._store.log.chain_at(position.txid)
         if ours != position.chain:
@@ -161,7 +161,7 @@ class LocalSource(Source):
         self._take_cursor(lease_id)
 
     def leases(self) -> list[LeaseState]:
-        """All that hold, for people."""
+        """All leases that hold, for people. O(leases)."""
         self._leases.sweep()
         return self._leases.list()
 
@@ -170,7 +170,7 @@ class LocalSource(Source):
         with self._leases.using(lease_id) as lease:
             size = self._image_size(lease, name)
             if offset < 0 or offset + length > size:
-                raise InvalidInput(f"{name} has {size} bytes, and {length} from {offset} on are asked for")
+                raise InvalidInput(f"{name} has {size} bytes, and {length} from {offset} on were asked for")
             image = lease.image
             assert isinstance(image, Image)
             return image.read(name, offset, length)
@@ -202,14 +202,14 @@ class LocalSource(Source):
             return Confirmation(consistent_from=consistent_from, published=published, complete_until_us=complete)
 
     def _wait_published(self, txid: int) -> None:
-        """The engine gets records a moment before they count as published. A source whose publication stands still
-        cannot confirm."""
+        """Wait until `txid` is published. The engine gets records a moment earlier, so an image may hold one that is
+        not published yet. If publication is stalled, the copy cannot be confirmed."""
         deadline = self._store.env.clock.monotonic() + _PUBLISH_WAIT
         while (published := self._store.published.txid) < txid:
             left = deadline - self._store.env.clock.monotonic()
             if left <= 0 or self._store.poisoned or self._store.closed:
-                raise SourceUnavailable(f"transaction {txid} is in the image, and not published yet",
-                                        hint="run it again when the source's commits go through again")
+                raise SourceUnavailable(f"transaction {txid} is in the image and not published yet, so the image "
+                                        "cannot be confirmed", hint="run it again once the source commits again")
             self._store.wait_published(published, left)
 
     def read_log(self, lease_id: str, after: Position, upto: int) -> Generator[Record]:
@@ -230,12 +230,12 @@ class LocalSource(Source):
             self._keep_cursor(lease_id, cursor)
 
     def _take_cursor(self, lease_id: str) -> Cursor | None:
-        """From here on it is nobody else's."""
+        """Take a lease's cursor out of the table, so that only the caller uses it."""
         with self._keeping:
             return self._cursors.pop(lease_id, None)
 
     def _keep_cursor(self, lease_id: str, cursor: Cursor) -> None:
-        """Keep it for the next piece, in the place of the oldest one if there are too many: of leases that are gone."""
+        """Keep a cursor for the next piece. If there are too many, the oldest goes: its lease has probably ended."""
         with self._keeping:
             self._cursors.pop(lease_id, None)
             while len(self._cursors) >= self._max_cursors:
@@ -274,7 +274,7 @@ class LocalSource(Source):
         if not HEX_ID.fullmatch(slot_id) or not 0 < len(name) <= _MOST_NAME or not name.isprintable():
             raise InvalidInput("a slot has an id of 2 to 64 hex digits and a name of 1 to 300 printable characters")
         if self._store.read_only:
-            raise Unsupported(f"{self._store.directory} is open read-only, so it notes no slots",
+            raise Unsupported(f"{self._store.directory} is open read-only, so no slot can be registered",
                               hint="back up from the store when it is open for writing")
         self._match(position)
         self._store.log.slots.register(slot_id, name, position)
@@ -293,14 +293,14 @@ class LocalSource(Source):
                            hint="the list of slots has their ids")
         if not self._store.poisoned:
             try:
-                self._store.prune()  # a full disk may wait for it
+                self._store.prune()  # at once: a full disk may need the room
             except (HoldfastError, OSError) as error:
                 logger.warning("the log of slot %s is not pruned yet: %s", slot_id, error)
 
     def close(self) -> None:
-        """Nothing to let go of: the leases are the store's."""
+        """Does nothing: the leases belong to the store."""
 
 
 def _check_length(length: int) -> None:
     if not 0 <= length <= CHUNK_BYTES:
-        raise InvalidInput(f"{length} bytes are asked for at once; {CHUNK_BYTES} is the most")
+        raise InvalidInput(f"{length} bytes were asked for at once; the most is {CHUNK_BYTES}")

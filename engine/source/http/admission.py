@@ -1,15 +1,15 @@
-"""The door of a service: who may come in, who has to go for it, and what that costs the process.
+"""The door of a service: which connections are accepted, and which one is closed when there are too many.
 
-Connections are counted from the moment they are accepted, those in a TLS handshake and those that say nothing included,
-since what runs out is descriptors, and the store needs some itself. At most so many are open at once. When all places
-are taken, whoever comes gets the place of a stranger: of one that has not said a byte if there is one, and always of
-the address with the most of them, the one that came first. Who has shown the token is never sent away; if all have, the
-newcomer is. A TLS handshake begins only with the first byte.
+Connections count from the moment they are accepted, including silent ones and those in a TLS handshake: the scarce
+resource is file descriptors, and the store needs some too. The number of open connections is bounded. At the bound, a
+new connection takes the place of one that has not shown the token. A silent one is chosen first; among equals, one from
+the address that has most of them, the oldest. Connections that have shown the token are never closed for this. If all
+have, the new one is closed. A TLS handshake begins only when the first byte arrives.
 
-A process has a bound on descriptors, and the system gives out the lowest free number. So a connection with a number
-close to the bound says that they run short, whoever took them: it is closed at once, and for a while none is accepted.
-When there is none left at all, one that is held in reserve is let go, to close what waits: it would wait for ever, and
-wake the loop for ever.
+A process has a limit on descriptors, and the system gives out the lowest free number. So a connection whose number is
+close to the limit shows that descriptors run short, whatever took them. It is closed at once, and for a while no other
+is accepted. If no descriptor is left, a waiting connection cannot be accepted and would wake the loop for ever. So one
+descriptor is held in reserve: it is freed to accept one waiting connection and close it, and is taken again later.
 
 `Admission` holds the rules, `Door` the sockets. All of it runs on the service's loop.
 """
@@ -37,13 +37,13 @@ _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: c
 
 
 def descriptors() -> int:
-    """How many descriptors this process may have."""
+    """The process's limit on file descriptors."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 
 
 class Admission:
-    """Who may be in. Pure: numbers that stand for connections, in the order in which they came."""
+    """The rules. Pure: a connection is a number, and the numbers ascend in the order of arrival."""
 
     def __init__(self, most: int) -> None:
         """`most`: connections at once."""
@@ -56,7 +56,7 @@ class Admission:
         return len(self._silent) + len(self._strangers) + len(self._known)
 
     def come(self, number: int, peer: str) -> int | None:
-        """Let one in from an address. Returns who has to go for it: nobody, another, or itself."""
+        """Add a connection from an address. Returns the one that must be closed for it (possibly itself), or None."""
         leaver = None
         if len(self) >= self.most:
             leaver = self._leaver()
@@ -75,18 +75,18 @@ class Admission:
         return None
 
     def speak(self, number: int) -> None:
-        """It has said something."""
+        """The connection has sent its first byte."""
         peer = self._silent.pop(number, None)
         if peer is not None:
             self._strangers[number] = peer
 
     def trust(self, number: int) -> None:
-        """It has shown the token."""
+        """The connection has shown the token."""
         if self._silent.pop(number, None) is not None or self._strangers.pop(number, None) is not None:
             self._known.add(number)
 
     def go(self, number: int) -> None:
-        """It is gone; fine to call twice."""
+        """The connection is closed. May be called twice."""
         self._silent.pop(number, None)
         self._strangers.pop(number, None)
         self._known.discard(number)
@@ -126,7 +126,7 @@ class _Visit(asyncio.Protocol):
 
 
 class Door:
-    """Accepts connections on a listening socket, which stays its owner's."""
+    """Accepts connections on a listening socket, which still belongs to the caller."""
 
     def __init__(self, sock: socket.socket, make: Callable[[], Any], *, tls: ssl.SSLContext | None, connections: int,
                  silent_seconds: float, handshake_seconds: float, header_seconds: float, refused: Callable[[], None],
@@ -136,12 +136,12 @@ class Door:
             sock: listening.
             make: makes the protocol of a connection.
             tls: a server-side context, or None.
-            connections: at once; no more than a quarter of the descriptors that the process may have.
-            silent_seconds: until the first byte.
-            handshake_seconds: for the TLS handshake.
-            header_seconds: from accepting to the first whole request.
-            refused: called for each that is sent away.
-            calm: where it is said.
+            connections: the most at once; never more than a quarter of the process's limit on descriptors.
+            silent_seconds: the most from accepting to the first byte.
+            handshake_seconds: the most for the TLS handshake.
+            header_seconds: the most from accepting to the first whole request.
+            refused: called on the loop's thread for each connection that is closed without being served.
+            calm: the log, with a bound on lines.
         """
         sock.setblocking(False)
         self._socket = sock
@@ -176,7 +176,7 @@ class Door:
 
     def _arrivals(self) -> None:
         for _ in range(_AT_ONCE):
-            if len(self._visits) >= 2 * self.admission.most:  # those that were sent away are not all closed yet
+            if len(self._visits) >= 2 * self.admission.most:  # closing takes a moment, and they still count
                 self._pause()
                 return
             try:
@@ -191,7 +191,7 @@ class Door:
                 return
             if sock.fileno() >= self._highest:
                 self._refused()
-                self._calm.say("descriptors", "the process is short of descriptors: connections are closed at once; "
+                self._calm.say("descriptors", "the process is short of descriptors: new connections are closed; "
                                               "raise the bound (ulimit -n)")
                 sock.close()
                 self._pause()
@@ -199,7 +199,7 @@ class Door:
             self._arrived(sock, str(address[0]))
 
     def _use_reserve(self) -> None:
-        """Close what waits, in place of leaving it to wait without end."""
+        """Use the reserved descriptor to accept one waiting connection and close it. `_look` reserves one again."""
         if self._reserve is not None:
             os.close(self._reserve)
             self._reserve = None
@@ -215,13 +215,13 @@ class Door:
         if leaver is not None:
             self._refused()
             if leaver == visit.number:
-                self._calm.say("full", "all connections are taken by clients with the token: others are sent away")
+                self._calm.say("full", "all connections are taken by clients with the token: new ones are closed")
                 if self._tls is None:
                     with contextlib.suppress(OSError):
                         sock.send(_BUSY)
                 sock.close()
                 return
-            self._calm.say("full", "all connections are taken: those without the token have to go")
+            self._calm.say("full", "all connections are taken: those without the token are closed")
             self._send_away(self._visits[leaver])
         self._visits[visit.number] = visit
         visit.timers = [self._loop.call_later(self._silent_s, self._too_long, visit),
@@ -241,7 +241,7 @@ class Door:
             "ssl": self._tls, "ssl_handshake_timeout": self._handshake_s, "ssl_shutdown_timeout": 1.0}
         try:
             await self._loop.connect_accepted_socket(lambda: visit, visit.socket, **tls)
-        except (OSError, ssl.SSLError):  # no TLS, or not in time
+        except (OSError, ssl.SSLError):  # the handshake failed or took too long
             self._refused()
         finally:
             if visit.transport is None:
@@ -251,13 +251,13 @@ class Door:
     # --- being there -----------------------------------------------------------------------------------------------
 
     def asked(self, handler: object) -> None:
-        """A whole request came."""
+        """A whole request has arrived."""
         visit = self._by_handler.get(id(handler))
         if visit is not None:
             visit.timers[1].cancel()
 
     def trust(self, handler: object) -> None:
-        """The token was shown."""
+        """A handler's client has shown the token."""
         visit = self._by_handler.get(id(handler))
         if visit is not None:
             self.admission.trust(visit.number)
@@ -270,7 +270,7 @@ class Door:
             self._send_away(visit)
 
     def _send_away(self, visit: _Visit) -> None:
-        """Close a connection now, wherever it is: silent, in its handshake, or beyond."""
+        """Close a connection now, in whatever state it is: silent, in its handshake, or serving."""
         self.admission.go(visit.number)
         if visit.task is None:
             self._loop.remove_reader(visit.socket.fileno())
@@ -289,7 +289,7 @@ class Door:
             timer.cancel()
 
     def close(self) -> None:
-        """Accept no more, and send everybody away."""
+        """Stop accepting, and close all connections."""
         self._open = False
         self._loop.remove_reader(self._socket.fileno())
         if self._reserve is not None:
@@ -299,12 +299,12 @@ class Door:
             self._send_away(visit)
 
     def sockets(self) -> list[int]:
-        """The descriptors of everybody who is there."""
+        """The descriptors of all open connections."""
         return [fd for visit in self._visits.values() if (fd := visit.socket.fileno()) >= 0]
 
 
 def _peer(address: str) -> str:
-    """Whom an address stands for: of IPv6, where everybody has many, the network."""
+    """The peer that an address counts for. For IPv6 it is the network, since one host has many addresses there."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

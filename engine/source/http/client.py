@@ -1,14 +1,14 @@
-"""The source that is a store across a network.
+"""The source over a network: a client of a store's backup service.
 
-Blocking, over HTTP/1.1 and the standard library's client: one kept connection per thread, so that a lease can be
-renewed beside a copy, and every answer with a bound on time (`connection`) and on memory: nothing that a source says is
-believed before it was looked at. What can be asked twice is asked again when the connection
-breaks, with growing pauses; a piece of a file is the unit of that, since only a whole piece can be compared with its
-digest, and a record stream goes on after the last record it handed on. A bad digest or chain counts as a broken
-connection: it is fetched again, and is `Damaged` when it stays bad.
+Blocking, over HTTP/1.1 and the standard library's client. Each thread keeps one connection, so a lease can be renewed
+while a copy runs. Every answer is bounded in time (`connection`) and in memory, and is validated before it is used.
 
-Each answer names the *instance*, one opening of one store. A lease that was granted by another than the one that
-answers is gone with it: `SourceRestarted`. An answer that names none does not come from a source.
+If the connection breaks, a request that is safe to repeat is sent again, with growing pauses. Files are fetched again
+by whole pieces, since only a whole piece can be compared with its digest. A record stream continues after the last
+record that it delivered. A bad digest or chain counts as a broken connection; if it stays bad, it is `Damaged`.
+
+Each answer names the *instance*, one opening of one store. If it is not the instance that granted the lease, the lease
+is gone: `SourceRestarted`. An answer that names none does not come from a source.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ from .connection import Credential, Line
 logger = logging.getLogger("holdfast.source")
 
 MAX_ANSWER = 8 << 20
-"""Longest JSON answer that is read, in bytes: an image may have many files."""
+"""The longest JSON answer that is read, in bytes. It is large because an image may have many files."""
 AT_WORK = 10
-"""So many time-outs an answer may take before it begins, if the source first has to make an image or to wait for its
-publication. What the client's user says of time bounds this too."""
+"""How many time-outs may pass before an answer begins if the source must first make an image or wait for publication.
+It is a factor, so that the user's `timeout` bounds this too."""
 CONFIRM_TIMEOUT = 35.0
-"""Seconds that a confirmation takes at the longest, before the answer begins."""
+"""The most seconds before the answer to a confirmation begins."""
 PATIENCE = 4
-"""So many time-outs a record stream may keep us waiting in all, its bytes apart, alive or not, before it counts as cut
-off; and after so many, nothing is asked for again."""
+"""How many time-outs a record stream may keep us waiting in all, not counting the time for its bytes, before it counts
+as cut off, even if heartbeats come. After the same time, a failed request is not repeated."""
 _PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""Seconds before each attempt: the first retry is at once, since a kept connection may just have grown stale."""
+"""Seconds before each attempt. The first retry is immediate, since a kept connection may simply have gone stale."""
 _STREAM_READ = 1 << 20
 MAX_RECORD = 64 << 20
 _SIZE = re.compile(r"bytes (?:\*|\d{1,18}-\d{1,18})/(\d{1,18})")
@@ -79,11 +79,11 @@ class HttpSource(Source):
             host, port: where it listens.
             token: its credential.
             tls: a client-side context, or None for plain HTTP.
-            timeout: seconds that an answer may take, to which come what its bytes take at `SLOWEST`; `AT_WORK` times
-                as long where the source makes an image first; of a record stream, seconds that nothing may come, and
-                `PATIENCE` times as long that no record may come.
-            max_record_bytes: the largest payload of a transaction that is taken; the setting of the store's.
-            credential: in place of `token`, where to look for one.
+            timeout: seconds that an answer may take, plus the time for its bytes at `SLOWEST`; `AT_WORK` times as long
+                if the source must make an image first. In a record stream: seconds without a byte, and `PATIENCE`
+                times as long without a record.
+            max_record_bytes: the largest payload that is accepted. Give the store's own setting.
+            credential: where to look for a token, in place of `token`.
             env: files, locks and pauses.
         """
         self.host, self.port = host, port
@@ -120,7 +120,7 @@ class HttpSource(Source):
     def lease(self, owner: str, *, image: bool, after: Position | None = None, ttl: float = 60.0) -> Grant:
         body = {"owner": owner, "image": image, "ttl": ttl,
                 "after": None if after is None else wire.position_to_wire(after)}
-        # Asked once: a second request would take a second lease.
+        # Sent once only: a repeated request would take a second lease.
         grant = self._json("POST", "/v1/leases", "a lease", wire.grant_from_wire, body=body, attempts=1,
                            first=AT_WORK * self._timeout if image else 0.0)
         with self._lock:
@@ -134,7 +134,7 @@ class HttpSource(Source):
         try:
             self._json("DELETE", f"/v1/leases/{_id(lease_id)}", "a release", dict, lease=lease_id, attempts=2)
         except (SourceUnavailable, LeaseExpired) as error:
-            logger.info("lease %s is not released, it will expire: %s", lease_id, error)
+            logger.info("lease %s could not be released and will expire: %s", lease_id, error)
         with self._lock:
             self._granted.pop(lease_id, None)
 
@@ -172,11 +172,11 @@ class HttpSource(Source):
         return self._json("GET", "/v1/consumers", "a list of slots", wire.slots_from_wire)
 
     def drop(self, slot_id: str) -> None:
-        # Asked once: the second time it would be gone already.
+        # Sent once only: if the first request worked, a repeated one would get `NotFound`.
         self._json("DELETE", f"/v1/consumers/{_id(slot_id)}", "a release", dict, attempts=1)
 
     def close(self) -> None:
-        """Close the connections. Leases stay: a later run may go on under them, or they expire."""
+        """Close the connections. Leases are not released: a later run may continue under them, or they expire."""
         self._closing.set()
         with self._lock:
             connections, self._open = self._open, set()
@@ -195,7 +195,7 @@ class HttpSource(Source):
 
     def _piece(self, lease_id: str, path: str, offset: int, length: int) -> bytes:
         if not 0 <= length <= CHUNK_BYTES or offset < 0:
-            raise InvalidInput(f"{length} bytes from {offset} on are asked for; {CHUNK_BYTES} at once is the most")
+            raise InvalidInput(f"{length} bytes from {offset} on were asked for at once; the most is {CHUNK_BYTES}")
         if not length:
             return b""
 
@@ -204,9 +204,9 @@ class HttpSource(Source):
             with self._answer("GET", f"/v1/leases/{_id(lease_id)}/{path}", lease=lease_id, headers=wanted) as answer:
                 size = _SIZE.fullmatch(answer.headers.get("Content-Range", ""))
                 if size is not None and offset + length > int(size[1]):
-                    raise InvalidInput(f"{path} has {size[1]} bytes, and {length} from {offset} on are asked for")
+                    raise InvalidInput(f"{path} has {size[1]} bytes, and {length} from {offset} on were asked for")
                 if answer.length != length:
-                    raise wire.Garbled(f"{answer.length} bytes come where {length} were asked for")
+                    raise wire.Garbled(f"the answer has {answer.length} bytes, and {length} were asked for")
                 data = answer.read(length)
                 _check(answer, data)
                 return data
@@ -214,7 +214,8 @@ class HttpSource(Source):
         return self._again(once, len(_PAUSES))
 
     def _stream(self, lease_id: str, reader: wire.RecordReader, upto: int) -> Iterator[Record]:
-        """One answer's records. The connection is the stream's alone, since others are used while it is read."""
+        """The records of one answer. The stream has a connection of its own, since its reader may send other requests
+        while it reads."""
         after = reader.position
         path = f"/v1/leases/{_id(lease_id)}/log?after={after.txid}&chain={after.chain.hex()}&upto={_count(upto)}"
         with self._answer("GET", path, lease=lease_id, own=True) as answer:
@@ -234,26 +235,26 @@ class HttpSource(Source):
                 self._pause_or_give_up(failures, attempts, error, begun)
 
     def _pause_or_give_up(self, failures: int, attempts: int, error: Exception, begun: float) -> None:
-        """Wait before the next attempt, or raise what the failure means. What has taken `PATIENCE` times the time-out
-        since it was `begun` is not tried again."""
+        """Wait before the next attempt, or raise what the failure means. `begun`: when the first attempt began. After
+        `PATIENCE` time-outs since then, there is no further attempt."""
         if isinstance(error, SourceRestarted):
             raise error
-        if is_limit(error):  # on this side
+        if is_limit(error):  # a limit of this process, not of the source
             raise told(error, f"cannot ask {self._place}") or error from error
         if isinstance(error, ssl.SSLCertVerificationError):
-            raise NotAuthorized(f"{self._place} could not prove who it is: {printable(error.verify_message)}",
+            raise NotAuthorized(f"{self._place} could not prove its identity: {printable(error.verify_message)}",
                                 hint="name the certificate authority with ca=, and the host as in its certificate"
                                 ) from error
         if self._env.clock.monotonic() - begun >= PATIENCE * self._timeout:
             attempts = failures
         if self._instance is None:
-            attempts = min(attempts, 2)  # nobody was there yet: no use in insisting
+            attempts = min(attempts, 2)  # it never answered: more attempts would only delay the error
         if failures >= attempts or self._closing.wait(_PAUSES[min(failures - 1, len(_PAUSES) - 1)]):
             if isinstance(error, HoldfastError):
                 raise error
             hint = None
             if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-                hint = "it speaks no TLS; where the network is yours, say tls=False (--no-tls)"
+                hint = "it speaks no TLS; if you trust the network, pass tls=False (--no-tls)"
             elif isinstance(error, TimeoutError):
                 longer = 2 * self._timeout
                 hint = f"check that the store is running; if it is only slow, give it longer: timeout={longer:g}"
@@ -264,14 +265,15 @@ class HttpSource(Source):
     def _answer(self, method: str, path: str, *, body: Any = None, lease: str | None = None,
                 headers: dict[str, str] | None = None, first: float = 0.0, own: bool = False,
                 fresh: bool = False) -> Iterator[http.client.HTTPResponse]:
-        """Ask, and give the answer if it is a good one. It may begin within `first` seconds, if that is more than the
-        time-out; the rest must come within the time-out and what its bytes take at `SLOWEST`. Afterwards the connection
-        is kept if the answer was read to its end, and closed if not, or if it is the `own` one of a record stream,
-        which has `PATIENCE` times as long; what was raised in between closes it too.
+        """Send a request, and give the answer to the block if its status is good.
+
+        The answer must begin within `first` seconds or the time-out, whichever is more. The rest must come within the
+        time-out plus the time for its bytes at `SLOWEST`. A record stream has its `own` connection and `PATIENCE` times
+        as long. The connection is kept if the block read the answer to its end; otherwise, and if `own`, it is closed.
 
         Raises:
             OSError, http.client.HTTPException: the connection broke.
-            HoldfastError: what the source says.
+            HoldfastError: the source's own error.
         """
         data = None if body is None else json.dumps(body).encode()
         sent = {} if body is None else {"Content-Type": "application/json"}
@@ -287,8 +289,8 @@ class HttpSource(Source):
             try:
                 line.request(method, path, body=data, headers={**sent, **(headers or {})})
                 answer = line.getresponse()
-            except (ValueError, AttributeError, TypeError, LookupError) as error:  # of Python's parser, not ours
-                raise SourceRefused(f"what {self._place} answers cannot be read: {_shown(error)}",
+            except (ValueError, AttributeError, TypeError, LookupError) as error:  # raised by Python's parser, not ours
+                raise SourceRefused(f"the answer of {self._place} cannot be read: {_shown(error)}",
                                     hint="check the address") from error
             self._judge(answer, lease, line)
             yield answer
@@ -300,7 +302,7 @@ class HttpSource(Source):
                 self._drop(line)
 
     def _judge(self, answer: http.client.HTTPResponse, lease: str | None, line: Line) -> None:
-        """Raises what an answer other than a good one means."""
+        """Raise the error that an answer stands for, if it is not a good one."""
         instance = answer.headers.get(wire.INSTANCE_HEADER)
         if instance is None or not HEX_ID.fullmatch(instance):
             if answer.status in (502, 503, 504):
@@ -353,11 +355,11 @@ def connect(host: str, port: int, *, token: str | None = None, tls: bool | None 
         host, port: where it listens.
         token: its credential. Without one: what a service of this user on this machine has published for exactly this
             address, if what listens there proves to be that service; else the environment's HOLDFAST_TOKEN.
-        tls: whether to use TLS. Without it: on loopback as that service has published, else always. False sends the
-            token in the clear; say it only where the network is yours.
-        ca: file of the certificate authority that the source's certificate comes from, else the system's.
+        tls: whether to use TLS. If None: on loopback as that service has published, otherwise always. False sends the
+            token in the clear; use it only if you trust the network.
+        ca: file with the certificate authority of the source's certificate. If None, the system's authorities.
         timeout: seconds that an answer may take; see `HttpSource`.
-        max_record_bytes: the largest payload of a transaction that is taken.
+        max_record_bytes: the largest payload of a transaction that is accepted.
         env: files, locks and pauses.
 
     Raises:
@@ -380,7 +382,7 @@ def connect(host: str, port: int, *, token: str | None = None, tls: bool | None 
 
 
 def _credential(host: str, port: int, token: str | None, env: Env) -> Credential:
-    """The one order in which tokens are looked for; see `connect`."""
+    """Where tokens are looked for, in the order that `connect` gives."""
     given = token is not None
     if token is None:
         token = os.environ.get("HOLDFAST_TOKEN") or None
@@ -395,14 +397,14 @@ def _credential(host: str, port: int, token: str | None, env: Env) -> Credential
 
 
 def _loopbacks(host: str) -> list[str]:
-    """The addresses that a host of this machine, as it is written, may stand for; none for any other."""
+    """The loopback addresses that a host, as it is written, may stand for; empty if it is not loopback."""
     if not is_loopback(host):
         return []
     return ["127.0.0.1", "::1"] if host.lower().rstrip(".") == "localhost" else [host]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, as it is written, is this machine itself."""
+    """Whether a host, as it is written, is loopback. No name is looked up."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:
@@ -412,12 +414,12 @@ def is_loopback(host: str) -> bool:
 
 
 def _shown(error: Exception) -> str:
-    """What an error says, with nothing in it that a terminal would take for more than text."""
+    """The text of an error without characters that could control a terminal."""
     return printable(str(error) or type(error).__name__)[:300]
 
 
 def _check(answer: http.client.HTTPResponse, data: bytes) -> None:
-    """Raises what says that these are not all the bytes that were sent."""
+    """Raise an error if these are not exactly the bytes that were sent."""
     if answer.length:
         raise http.client.IncompleteRead(data, answer.length)
     if answer.headers.get(wire.DIGEST_HEADER) != wire.digest(data):

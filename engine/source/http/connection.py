@@ -1,12 +1,11 @@
-"""One connection to a source: where it leads, whose it is, and for how long it may keep us waiting.
+"""One connection to a source: its address, the token to show there, and bounds on every wait.
 
-Python's own client reads whatever comes for as long as something comes. Here every wait is bounded: connecting and the
-TLS handshake, the time to the first byte of an answer, each silence after that, and the rest of it as a whole, which
-may take so many seconds and besides what its bytes take at `SLOWEST`. Bytes that come slower, a header without end, or
-signs of life without anything else use that up. Only waiting counts, so that a record stream may be read as slowly as
-its reader likes.
+Python's own client keeps reading as long as bytes keep coming. Here every wait is bounded: connecting, the TLS
+handshake, the time to the first byte of an answer, each silence after it, and the rest of the answer as a whole. The
+rest may take a given number of seconds, plus the time for its bytes at `SLOWEST`. Slower bytes, an endless header and
+bare heartbeats use that budget up. Only time spent waiting counts, so a reader may take its time over a record stream.
 
-A token that was found on this machine is sent to nobody but the service it belongs to: see `discovery`.
+A token that was found on this machine is sent only to the service that it belongs to: see `discovery`.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from . import wire
 from .discovery import Entry
 
 SLOWEST = 64 << 10
-"""Bytes a second at which what a source sends must come, at least."""
+"""The lowest rate, in bytes per second, at which a source may send."""
 _MAX_HEALTH = 4 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What a client shows a source, and where it has it from, for people.
+    """The token that a client shows a source, and where it comes from.
 
     Attributes:
-        token: None: there is none.
-        whence: ends the sentence "the token ...".
-        look: where entries are looked for, if they are; one that is found comes before `token`.
+        token: the token, or None.
+        whence: where it comes from, in words that complete the sentence "the token ...".
+        look: finds entries, or None. The token of an entry takes precedence over `token`.
     """
 
     token: str | None = field(repr=False)
@@ -49,14 +48,14 @@ class Line(http.client.HTTPConnection):
     """A connection that is `open`ed once, and used by one thread.
 
     Attributes:
-        token: what to show on this connection, and nowhere else.
+        token: the token to show on this connection, and on no other.
         whence: where it comes from, as in `Credential`.
     """
 
     def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None, credential: Credential, timeout: float,
                  env: Env) -> None:
         super().__init__(host, port, timeout=timeout)
-        self.auto_open = 0  # no byte goes where `open` has not looked first
+        self.auto_open = 0  # http.client must not connect by itself, without the checks in `open`
         self.token: str | None = None
         self.whence = ""
         self._tls = tls
@@ -66,10 +65,10 @@ class Line(http.client.HTTPConnection):
         self._timed: _Timed | None = None
 
     def open(self) -> None:
-        """Connect, and find out what may be shown to whoever is there.
+        """Connect, and find out which token may be sent to what listens there.
 
         Raises:
-            OSError, http.client.HTTPException: there is nobody, or no source.
+            OSError, http.client.HTTPException: nothing listens there, or it is not a source.
             NotAuthorized: it is not the service whose entry was found, and there is no other token.
         """
         credential = self._credential
@@ -83,22 +82,22 @@ class Line(http.client.HTTPConnection):
             raw.close()
             raise
         self._timed = _Timed(raw, self._env.clock, self._silence)
-        self.sock = self._timed  # as much of a socket as http.client uses
+        self.sock = self._timed  # it has the methods of a socket that http.client uses
         self.token, self.whence = credential.token, credential.whence
-        if credential.look is not None:  # once more: the service may have come between looking and connecting
+        if credential.look is not None:  # again: the service may have started since the first look
             entries = [e for e in entries or credential.look() if e.answers_at(reached[0])]
         if entries:
             self._identify(entries, reached[:2])
 
     def allow(self, first: float, rest: float) -> None:
-        """The next answer may begin within `first` seconds, and then take `rest` and what its bytes take at
-        `SLOWEST`."""
+        """Set the bounds of the next answer, in seconds: `first` until it begins, then `rest` plus the time for its
+        bytes at `SLOWEST`."""
         if self._timed is None or self.sock is None:
             raise SourceUnavailable(f"the connection to {self.host} was closed")
         self._timed.allow(first, rest)
 
     def _dial(self, entries: Sequence[Entry]) -> socket.socket:
-        """A socket to the host: to the address of an entry if there is one, since a name may stand for several."""
+        """A socket to the host. An entry's address is preferred, since a host name may stand for several."""
         try:
             addresses = [info[4] for info in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)]
         except UnicodeError:
@@ -122,14 +121,14 @@ class Line(http.client.HTTPConnection):
         raise failed or OSError(f"{self.host} has no address")
 
     def _identify(self, entries: Sequence[Entry], reached: tuple[str, int]) -> None:
-        """Take the token of the entry that belongs to whoever listens here."""
+        """Take the token of the entry whose service proves that it listens here."""
         nonce = self._env.randomness.token(16).hex()
         self.allow(self._silence, self._silence)
         self.request("GET", "/v1/health", headers={wire.CHALLENGE_HEADER: nonce})
         answer = self.getresponse()
         answer.read(_MAX_HEALTH)
         if not answer.isclosed() or answer.will_close:
-            raise ConnectionError("the connection is not kept")
+            raise ConnectionError("the connection was not kept open")
         given = answer.headers.get(wire.PROOF_HEADER, "").encode("latin-1", "replace")
         for entry in entries:
             if hmac.compare_digest(entry.proof(nonce, reached).encode(), given):
@@ -137,12 +136,12 @@ class Line(http.client.HTTPConnection):
                 return
         if self.token is None:
             raise NotAuthorized(f"what listens at {reached[0]}:{reached[1]} has not proved to be the service of "
-                                f"{' or '.join(e.path for e in entries)}, and was not sent its token",
+                                f"{' or '.join(e.path for e in entries)}, so it was not sent the token",
                                 hint="if you know what it is, give its token yourself")
 
 
 class _Timed:
-    """A socket that waits no longer than it may."""
+    """A socket whose waits are bounded, with the methods that http.client uses."""
 
     def __init__(self, sock: socket.socket, clock: Any, silence: float) -> None:
         self._sock, self._clock, self._silence = sock, clock, silence
@@ -163,7 +162,7 @@ class _Timed:
         first, self._first = self._first, None
         wait = min(self._left, self._silence) if first is None else first
         if wait <= 0:
-            raise TimeoutError("the answer takes too long")
+            raise TimeoutError("the answer took too long")
         self._sock.settimeout(wait)
         before = self._clock.monotonic()
         got = into(buffer)

@@ -1,27 +1,27 @@
-"""How local clients find a service of the same user, its token, and whether it is really the one that answers.
+"""How a local client finds a service of the same user and its token, and checks that this service is what answers.
 
 Loopback is not private on a shared machine. So each opening of a store makes a token, and publishes it, with what else
-a client needs, as an *entry*: a small file (0600) in a directory that only this user can enter (0700). Other
-directories are passed over by service and client alike, since somebody else may have put them there.
+a client needs, as an *entry*: a small file (0600) in a directory that only this user can enter (0700). Service and
+client ignore every other directory, since another user may have made it.
 
-**Where.** Service and client may have been started with different environments: one from a login, the other by cron or
-in a container beside it. So an entry is put into every place that can be used, and a client looks into all of them:
+**Where.** Service and client may run in different environments: one started from a login, the other by cron or in
+another container. So the service puts an entry into every usable place, and the client looks into all of them:
 `$XDG_RUNTIME_DIR/holdfast`, `/run/user/UID/holdfast`, and `holdfast-UID` below `$TMPDIR`, `/tmp` and `/dev/shm`.
 
-**Which are alive.** A service holds its entry locked for as long as it lives, from before the file has its name. An
-entry that is not locked is dead. Process ids say nothing here: those of another container are other numbers. Where the
-file system knows no locks nobody can tell, and the entry counts. Names hold the id of the opening, and are never used
-again: so removing a dead entry can hit no other, and several services may have one port, at different addresses or in
-different containers.
+**Which are alive.** A service locks its entry before the file gets its name, and holds the lock as long as it lives. An
+entry that is not locked is dead. Process ids would not do: another container numbers its processes differently. If the
+file system has no locks, nobody can tell, and the entry counts as alive. An entry's file name holds the id of the
+opening and is never reused. So removing a dead entry cannot remove another one, and several services may use one port,
+at different addresses or in different containers.
 
-**Who answers.** An entry names the address that the service listens at. A client connects to that very address, and has
-the listener prove itself before the token is sent: it answers a random number with a digest over the number and over
-the address at which *it* was reached, keyed by what stands in the entry. Whoever listens elsewhere and passes the
-question on to the service gets an answer for another address. The key is not the token, so that a stranger who asks
-learns nothing by which a token could be guessed.
+**Who answers.** An entry names the address that the service listens at. A client connects to exactly that address, and
+the listener must prove its identity before the client sends the token. It answers a random number with a digest over
+the number and the address at which *it* was reached, keyed with the entry's key. An impostor that listens elsewhere and
+relays the question to the service gets a proof for the wrong address. The key is not the token, so a stranger's
+questions reveal nothing that helps to guess the token.
 
-A service looks after its entries every `REFRESH_S` seconds: what was swept away is put back, what is there gets a new
-time, so that it is not taken for old.
+A service refreshes its entries every `REFRESH_S` seconds. It writes missing ones again, and touches the others so that
+no clean-up of temporary files takes them for old.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ logger = logging.getLogger("holdfast.source")
 
 REFRESH_S = 10.0
 SHARED = ("/tmp", "/dev/shm")
-"""Where everybody may write, on most machines."""
+"""Directories that every user may write to, on most machines."""
 _MAX_ENTRY = 64 << 10
 _MAX_ENTRIES = 100
 _NAME = re.compile(r"(\d{1,5})-([0-9a-f]{8,64})\.json")
 _HEX = re.compile(r"[0-9a-f]{32,128}")
 
-_ignored: set[Path] = set()  # told once: a client looks each time it connects
+_ignored: set[Path] = set()  # each is logged once: a client looks whenever it connects
 
 Address = tuple[str, int]
 
@@ -61,10 +61,10 @@ class Entry:
     """A running service.
 
     Attributes:
-        host, port: where it listens: an address, no name.
+        host, port: where it listens. The host is an IP address, not a name.
         scheme: http or https.
         token: its credential.
-        key: what its proofs are keyed by (hex).
+        key: the key of its proofs (hex).
         instance, store_id, branch: of the store that it serves (hex).
         path: of the store, for people.
         pid: for people.
@@ -82,12 +82,12 @@ class Entry:
     pid: int
 
     def proof(self, nonce: str, reached: Address) -> str:
-        """What this service answers to `nonce`, being reached at this address and port."""
+        """This service's answer to `nonce` if it was reached at this address and port."""
         return proof(self.key, nonce, reached)
 
     def answers_at(self, host: str) -> bool:
-        """Whether a connection to this address reaches it. One that listens at all addresses is looked for at loopback
-        only: whether another address is this machine's cannot be known."""
+        """Whether a connection to this address reaches the service. If it listens at all addresses, only loopback
+        counts: we cannot know whether another address belongs to this machine."""
         asked, own = _plain(host), _plain(self.host)
         if asked is None or own is None:
             return False
@@ -97,13 +97,13 @@ class Entry:
 
 
 def proof(key: str, nonce: str, reached: Address) -> str:
-    """What a service answers to `nonce`, being reached at this address and port."""
+    """The answer to `nonce` of a service that was reached at this address and port."""
     host = _plain(reached[0])
     return hmac.new(bytes.fromhex(key), f"holdfast\n{nonce}\n{host}\n{reached[1]}".encode(), hashlib.sha256).hexdigest()
 
 
 def _plain(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An address without its zone, an IPv4 one as such; None: it is a name."""
+    """An address without its zone, or None if it is a name. An IPv4 address mapped into IPv6 is given as IPv4."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -113,7 +113,7 @@ def _plain(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 class Publication:
-    """One service's entry, in every place that can be used. Made, then `refresh`ed or `start`ed, then `withdraw`n."""
+    """One service's entry, in every usable place. Call `refresh` or `start` first, `withdraw` at the end."""
 
     def __init__(self, entry: Entry, env: Env) -> None:
         self._entry = entry
@@ -124,10 +124,10 @@ class Publication:
         self._task: Task | None = None
 
     def start(self) -> None:
-        """Publish, and see to it that it stays.
+        """Publish the entry, and refresh it in a background thread until `withdraw`.
 
         Raises:
-            SettingError: there is no place for it. It is tried again and again all the same, until `withdraw`.
+            SettingError: no place is usable. The thread runs and keeps trying all the same.
         """
         failed = self.refresh()
         with contextlib.suppress(OSError):
@@ -135,7 +135,7 @@ class Publication:
                 _sweep(self._env.files, directory)
         self._task = self._env.scheduler.spawn("holdfast-entry", self._run)
         if not self._held:
-            raise SettingError(f"the service's token can be left nowhere: {'; '.join(failed) or 'no place is known'}",
+            raise SettingError(f"the service's token cannot be published: {'; '.join(failed) or 'no place is known'}",
                                hint="give the service a token of its own, or point XDG_RUNTIME_DIR to a private "
                                     "directory that it can write to")
 
@@ -144,7 +144,7 @@ class Publication:
             self.refresh()
 
     def refresh(self) -> list[str]:
-        """Put back what is gone, give what is there the time of now; what could not be written, and why."""
+        """Write missing entries again and touch the others. Returns one message for each place that failed."""
         failed = []
         for directory in places(self._env.files):
             path = directory / f"{self._entry.port}-{self._entry.instance}.json"
@@ -176,14 +176,14 @@ class Publication:
             lock.abandon()
 
     def abandon(self) -> None:
-        """In a forked child: the entries are the parent's."""
+        """In a forked child: forget the entries without removing them, since they are the parent's."""
         held, self._held = self._held, {}
         for lock in held.values():
             lock.abandon()
 
 
 def places(files: Files) -> list[Path]:
-    """The directories in which entries are, whether they exist or not."""
+    """The directories that may hold entries. They need not exist."""
     user = os.getuid()
     private = [os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{user}"]
     shared = [os.environ.get("TMPDIR", ""), *SHARED]
@@ -199,8 +199,8 @@ def places(files: Files) -> list[Path]:
 
 
 def find(files: Files, host: str, port: int) -> list[Entry]:
-    """The services of this user that may be what listens at this address: those that live, as far as can be known.
-    Raises `OSError` where the system has no more files to open."""
+    """The entries of this user's services that may be listening at this address: those that are alive or may be.
+    Raises `OSError` if no more files can be opened."""
     found: dict[str, Entry] = {}
     for directory in places(files):
         for path in _entries(files, directory):
@@ -223,12 +223,12 @@ def _entries(files: Files, directory: Path) -> list[Path]:
             raise
         if directory not in _ignored:
             _ignored.add(directory)
-            logger.warning("no token is looked for in %s: %s", directory, error)
+            logger.warning("%s is not searched for tokens: %s", directory, error)
         return []
 
 
 def _sweep(files: Files, directory: Path) -> None:
-    """Remove what dead services left."""
+    """Remove the entries of dead services."""
     for path in _entries(files, directory):
         if not _may_live(files, path):
             with contextlib.suppress(OSError):
@@ -236,7 +236,7 @@ def _sweep(files: Files, directory: Path) -> None:
 
 
 def _may_live(files: Files, path: Path) -> bool:
-    """Whether the service of an entry lives, or that cannot be known."""
+    """Whether the service of an entry is alive. True too if that cannot be known."""
     try:
         return files.is_locked(path)
     except (OSError, LocksUnsupported):

@@ -17,9 +17,9 @@ GET /v1/metrics                              figures for Prometheus
 GET /                                        a page for people
 ===========================================  ==========================================================================
 
-A range of at most `CHUNK_BYTES` is read into memory once, hashed and sent with its digest; anything longer is streamed
-without one, for curl. No name from a request is used as a path: an image's files are looked up in its own list, and an
-attachment's name must have the one form that the kit gives.
+A range of at most `CHUNK_BYTES` is read into memory once, hashed, and sent with its digest. A longer one is streamed
+without a digest, for curl. No name from a request is used as a path: an image's files are looked up in its own list,
+and an attachment's name must have exactly the form that the kit gives.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _BATCH_RECORDS = 2000
 
 
 class Server(Protocol):
-    """What the handlers need of the server that calls them. `streams`, `patient`, `small`: its pools of threads."""
+    """What the handlers need from the server that calls them. `streams`, `patient`, `small`: its pools of threads."""
 
     store: Store[Any, Any]
     limits: Limits
@@ -130,7 +130,7 @@ class Routes:
         server = self._server
         grant = await server.blocking(lambda: self._source.lease(owner, image=image, after=after, ttl=ttl),
                                       server.patient if image else server.small)
-        if request.transport is None or request.transport.is_closing():  # nobody is left who could release it
+        if request.transport is None or request.transport.is_closing():  # the client has gone and cannot release it
             await self._server.blocking(lambda: self._source.release(grant.id))
         return web.json_response(wire.grant_to_wire(grant), status=201)
 
@@ -173,7 +173,7 @@ class Routes:
         try:
             size, start, stop, data, digest = await self._server.blocking(begin, self._server.streams)
             if stop < start:
-                body = wire.error_to_wire(InvalidInput(f"there are {size} bytes, and {asked} is asked for"))[1]
+                body = wire.error_to_wire(InvalidInput(f"there are {size} bytes, and {asked} was asked for"))[1]
                 return web.json_response(body, status=416, headers={"Content-Range": f"bytes */{size}"})
             response = self._stream("application/octet-stream", 200 if stop - start == size else 206)
             response.content_length = stop - start
@@ -243,15 +243,15 @@ class Routes:
 
 
 class _Batches:
-    """A record stream in pieces of bounded size, made by whichever thread asks next.
+    """A record stream in pieces of bounded size. Each piece is made in the thread that asks for it.
 
     Attributes:
-        ended: the end frame is out.
-        error: what broke the stream off, after the records that `next` returned last.
+        ended: the end frame has been returned.
+        error: the error that ended the stream, after the records that `next` returned last.
     """
 
     def __init__(self, after: Position, records: Generator[Record], lock: Lock) -> None:
-        self._lock = lock  # an answer may be given up while a thread still makes its next piece
+        self._lock = lock  # the answer may be cancelled while a thread makes its next piece
         self.ended = False
         self.error: Exception | None = None
         self._last = after
@@ -279,7 +279,7 @@ class _Batches:
         self.ended = True
 
     def close(self) -> None:
-        """End the read, and with it the use of the lease."""
+        """End the read. That also ends its use of the lease."""
         with self._lock:
             self._records.close()
 
@@ -298,8 +298,8 @@ def _read(what: str, make: Callable[[Any], Any], data: Any) -> Any:
 
 
 def _resolve(asked: str | None, size: int) -> tuple[int, int]:
-    """Start and end of the bytes to send. A header that is not one single range counts as none; one that lies outside
-    gives an end before the start."""
+    """Start and end of the bytes to send. A header that is not a single range is ignored. For a range outside of the
+    file, the end is before the start."""
     match = _RANGE.fullmatch(asked.strip()) if asked else None
     if match is None or match[0] == "bytes=-":
         return 0, size

@@ -1,16 +1,16 @@
-"""The network end of a store: HTTP/1.1 in a thread of its own, with its own event loop.
+"""The server of a store: HTTP/1.1 in a thread with its own event loop.
 
-The loop only moves bytes between sockets; what can block runs in threads. There are three bounded pools of them, so
-that no kind of work waits for another: one to read and send what streams hold, as many threads as there may be streams;
-one for what may take long without being a stream, images being made and confirmations; and one for all that is small.
-So clients that read slowly, or images that take their time, keep no renewal waiting, and no lease expires for them.
+The loop only moves bytes between sockets. Work that can block runs in one of three bounded pools of threads: `streams`
+reads and sends streams, with as many threads as there may be streams; `patient` makes images and confirmations; `small`
+does the rest. They are separate so that a slow reader or image never delays a renewal, which would let a lease expire.
 
-What a stranger can send or withhold is bounded: connections (`admission`), request line, headers, body, time for each
-of them, streams at once, the time in which a piece of an answer must be taken, and lines in the log
-(`rate_limited_log`). A client that is slow or dead loses its connection; the store notices nothing.
+Everything that a stranger can send or withhold is bounded: connections (`admission`), request line, headers, body, the
+time for each of them, concurrent streams, the time in which the client must take a piece of an answer, and lines in the
+log (`rate_limited_log`). A client that is slow or dead loses its connection. The store is not affected.
 
-Every request but `/v1/health` needs the bearer token, and a Host header that is an address or a name this service is
-known by, so that a web page whose name was bound to our address gets nowhere. `routes` says what can be asked.
+Every request but `/v1/health` needs the bearer token and a Host header that is an address or a known name of this
+service. The Host check defeats DNS rebinding, where a web page's name is bound to our address. See `routes` for the
+requests.
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ _NONCE = re.compile(r"[0-9a-f]{32,64}")
 
 
 class SourceServer:
-    """Serves one store on one listening socket, which it owns. Made, `start`ed, `stop`ped; not used again."""
+    """Serves one store on one listening socket, which it owns. `start` it once, `stop` it once."""
 
     def __init__(self, store: Store[Any, Any], sock: socket.socket, *, token: str, key: str = "",
                  tls: ssl.SSLContext | None = None, names: frozenset[str] = frozenset(),
                  limits: Limits | None = None) -> None:
         """
         Args:
-            store: what is served.
+            store: the store to serve.
             sock: bound, not yet listening.
             token: the credential that every request must carry.
-            key: what proofs are keyed by (hex); see `discovery`. Without it none is given.
+            key: the key of proofs (hex); see `discovery`. Without it, no proof is given.
             tls: a server-side context, or None for plain HTTP.
             names: host names, in lower case, under which clients may know this service; addresses are always fine.
-            limits: bounds.
+            limits: the bounds on what clients may take.
         """
         self.store = store
         self.limits = limits or Limits()
@@ -94,7 +94,7 @@ class SourceServer:
     # --- life ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Listen. Raises what keeps it from it."""
+        """Start the thread, and return once the socket listens. Raises the error if that fails."""
         ready: Future[None] = Future()
 
         def work() -> None:
@@ -110,8 +110,8 @@ class SourceServer:
         ready.result()
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Close all connections and end; streams under way break off. Fine to call twice, and where `start` was
-        interrupted: then it ends as soon as it has begun."""
+        """Close all connections and end the thread; streams under way are cut off. May be called twice. If `start` was
+        interrupted, the thread ends as soon as it has begun. `timeout`: the most seconds to wait for it."""
         self._stopped = True
         loop, stopping = self._loop, self._stopping
         if loop is not None and stopping is not None:
@@ -122,10 +122,10 @@ class SourceServer:
         self._socket.close()
 
     def forked(self) -> None:
-        """In a forked child: let go of the sockets without a word to the peers. The loop is the parent's alone.
+        """In a forked child: give up the sockets without sending anything. The loop runs in the parent only.
 
-        Each descriptor is pointed at /dev/null rather than closed, since objects of the parent's loop still own its
-        number and would close whatever got that number next.
+        Each descriptor is pointed at /dev/null, not closed: the loop's objects, which the child has inherited, still
+        own its number, and would later close whatever file had got that number.
         """
         self._loop = None
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # noqa: TID251  to take the sockets' numbers
@@ -148,7 +148,7 @@ class SourceServer:
         app = web.Application(middlewares=[self._guard], client_max_size=limits.body_bytes)
         app.add_routes(Routes(self, LocalSource(self.store)).table())
         runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=limits.idle_seconds,
-                               logger=library_logger(self._calm, "a request that is none"),
+                               logger=library_logger(self._calm, "a malformed request"),
                                max_line_size=limits.line_bytes, max_field_size=limits.line_bytes, shutdown_timeout=0.2)
         try:
             await runner.setup()
@@ -175,7 +175,7 @@ class SourceServer:
         self.counters.refused += 1
 
     async def blocking(self, work: Callable[[], T], pool: Pool | None = None) -> T:
-        """Run `work` in a pool: the one for what is small, unless it is said."""
+        """Run `work` in a pool of threads, by default `small`, and return what it returns."""
         return await asyncio.wrap_future((pool or self.small).submit(work))
 
     # --- every request passes here ---------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ class SourceServer:
         return response
 
     async def _finish(self, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-        """Send what is small here, so that the bound on time holds for it too."""
+        """Send a small answer here, so that the bound on time applies to it too."""
         try:
             async with asyncio.timeout(self.limits.write_seconds):
                 if isinstance(response, web.Response) and isinstance(response.body, bytes):
@@ -229,7 +229,7 @@ class SourceServer:
 
     def _broken_off(self, request: web.Request) -> web.StreamResponse:
         self._abort(request)
-        return web.Response(status=503)  # goes nowhere: the connection is gone
+        return web.Response(status=503)  # never sent: the connection is gone
 
     @staticmethod
     def _abort(request: web.Request) -> None:
@@ -240,9 +240,9 @@ class SourceServer:
         """Whether the token was shown. Raises `SourceRefused`, `NotAuthorized`."""
         host = request.headers.get("Host")
         if host is None and request.version < HttpVersion11:
-            host = "localhost"  # no browser leaves it out, so no web page comes this way; probes do
+            host = "localhost"  # only probes leave it out: browsers always send it, so no web page can
         if not self._knows(host or ""):
-            raise SourceRefused("the Host header names somebody else",
+            raise SourceRefused("the Host header does not name this service",
                                 hint="use the service's address, or add the name to the service's names")
         if request.path == "/v1/health":
             return False
@@ -252,7 +252,7 @@ class SourceServer:
         return True
 
     def proof(self, request: web.Request) -> str | None:
-        """What shows a client that this is the service whose entry it has read, if it asks."""
+        """The proof that this is the service whose entry the client has read; None if the client did not ask."""
         nonce = request.headers.get(CHALLENGE_HEADER, "")
         reached = None if request.transport is None else request.transport.get_extra_info("sockname")
         if not self._key or reached is None or not _NONCE.fullmatch(nonce):
@@ -273,21 +273,21 @@ class SourceServer:
     # --- for the routes --------------------------------------------------------------------------------------------
 
     async def body(self, request: web.Request) -> dict[str, Any]:
-        """The JSON object a request brings. Raises `InvalidInput`."""
+        """The JSON object in a request's body. Raises `InvalidInput`."""
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 data = json.loads(await request.read())
-        except (ValueError, RecursionError, web.RequestPayloadError) as error:  # the last: it is not packed as it says
+        except (ValueError, RecursionError, web.RequestPayloadError) as error:  # the last: its encoding is wrong
             raise InvalidInput("the body is not JSON") from error
         if not isinstance(data, dict):
             raise InvalidInput("the body is not a JSON object")
         return data
 
     async def write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
-        """Send a piece. Raises `TimeoutError` or `ConnectionError` where the client does not take it.
+        """Send a piece. Raises `TimeoutError` or `ConnectionError` if the client does not take it.
 
-        A large piece of a body of known length goes from a thread straight into the socket, as a file does with
-        `sendfile`, where no TLS stands between: the event loop's transport would copy it about, at half the speed.
+        Without TLS, a thread writes a large piece of a body of known length straight to the socket, as `sendfile`
+        would. The event loop's transport copies more, and is half as fast.
         """
         view = memoryview(data)
         transport = request.transport
@@ -302,7 +302,7 @@ class SourceServer:
                     await asyncio.sleep(0.001)
             if transport.is_closing():
                 raise ConnectionResetError("the client has gone")
-            # A duplicate, closed when the thread is done, so that its number cannot become another file's meanwhile.
+            # The thread writes to a duplicate, so the number cannot come to name another file before it is done.
             sock = os.dup(transport.get_extra_info("socket").fileno())
             seconds = self.limits.write_seconds * -(-len(view) // _SLICE)
             try:
@@ -321,7 +321,7 @@ class SourceServer:
             async with asyncio.timeout(self.limits.busy_seconds):
                 await slots.acquire()
         except TimeoutError:
-            raise SourceUnavailable("the source serves as many streams as it may", hint="try again later") from None
+            raise SourceUnavailable("the source serves the most streams that it may", hint="try again later") from None
 
 
 _SLICE = 1 << 20
@@ -330,8 +330,7 @@ _POLL_SECONDS = 0.25
 
 
 def _send(sock: int, view: memoryview, closing: Callable[[], bool], seconds: float, clock: Clock) -> None:
-    """Write all of `view` to a socket that does not block, within so many seconds. Raises `TimeoutError`,
-    `ConnectionError`."""
+    """Write all of `view` to a non-blocking socket within `seconds`. Raises `TimeoutError`, `ConnectionError`."""
     ready = select.poll()
     ready.register(sock, select.POLLOUT)
     end = clock.monotonic() + seconds
@@ -342,5 +341,5 @@ def _send(sock: int, view: memoryview, closing: Callable[[], bool], seconds: flo
             if closing():
                 raise ConnectionResetError("the connection is being closed") from None
             if clock.monotonic() >= end:
-                raise TimeoutError("the client does not take what it asked for") from None
+                raise TimeoutError("the client does not read what it asked for") from None
             ready.poll(_POLL_SECONDS * 1000)

@@ -1,10 +1,10 @@
 """The backup service: the plugin that puts a store on the network.
 
-By default it listens on loopback, on port 6362 or the next free one up to 6372, with a token made for this opening that
-only this user's processes can find (`discovery`). It listens only when the token can be found. A port that was asked
-for by name and is taken is an error when the store opens; so is a place for the token that is missing, where the token
-was made here. With the default address either means that the store opens and says that the service is off. Any other
-address than loopback needs TLS and a credential, or the word `insecure`; a token is needed even then.
+By default it listens on loopback, on port 6362 or the next free one up to 6372. It makes a token for this opening that
+only this user's processes can find (`discovery`), and listens only once the token can be found. Two things can be
+missing: a free port, and a place to publish a token that was made here. If you named the address, either is an error,
+and the store does not open. With the default address, the store opens and a warning says that the service is off. Off
+loopback, the service needs TLS and a credential, or `insecure=True`. Clients need a token even then.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ class _Address(NamedTuple):
 
 
 class BackupService(Plugin):
-    """Serves leases, image and log of the store it is given to. One object serves one store at a time."""
+    """Serves leases, images and log of the store that it is a plugin of. One object serves one store at a time."""
 
     def __init__(self, *, online_backup_enabled: bool = True, online_backup_server: str | None = None,
                  tls_certificate: str | Path | None = None, tls_key: str | Path | None = None,
                  token: str | None = None, names: tuple[str, ...] = (), insecure: bool = False) -> None:
         """
         Args:
-            online_backup_enabled: False: do nothing.
+            online_backup_enabled: if False, the plugin does nothing.
             online_backup_server: `host:port`, or `:port` for loopback. Port 0 takes any free one.
             tls_certificate, tls_key: PEM files; the key may be in the certificate's file.
             token: a fixed credential, of 16 printable ASCII characters or more. Without it, one is made per opening.
             names: further host names under which clients may know this service.
-            insecure: listen off loopback without TLS, or without a credential of your own (a token is made then, as on
-                loopback). Whoever can listen in on the network can read what passes, the token included.
+            insecure: allow listening off loopback without TLS, or without a credential of your own (a token is made
+                then, as on loopback). Anybody who can read the network's traffic sees all data and the token.
 
         Raises:
             SettingError: a setting makes no sense, or files cannot be read.
@@ -79,7 +79,7 @@ class BackupService(Plugin):
             return
         if self._store is not None:
             raise SettingError("this BackupService serves a store already", hint="make one for each store")
-        assert isinstance(store, Store)  # a source reads more of it than other plugins may rely on
+        assert isinstance(store, Store)  # a source needs more of the store than a plugin may rely on
         self._store = store
         try:
             self._serve(store)
@@ -106,7 +106,7 @@ class BackupService(Plugin):
             publication.withdraw()
 
     def forked(self) -> None:
-        """In a forked child: keep neither socket nor entry; the parent goes on with both."""
+        """In a forked child: drop socket and entry. The parent keeps using both."""
         server, self._server = self._server, None
         publication, self._publication = self._publication, None
         self._store = None
@@ -116,7 +116,7 @@ class BackupService(Plugin):
             publication.abandon()
 
     def _serve(self, store: Store[Any, Any]) -> None:
-        """Raises `SettingError` where there is no way to."""
+        """Find an address and serve there. Raises `SettingError` if that is not possible."""
         if self._asked is not None:
             family, address = _resolve(self._asked)
             try:
@@ -139,14 +139,14 @@ class BackupService(Plugin):
         raise SettingError(f"ports {DEFAULT_PORTS[0]} to {DEFAULT_PORTS[-1]} of {DEFAULT_HOST} are all taken")
 
     def _serve_at(self, store: Store[Any, Any], sock: socket.socket) -> None:
-        """Serve on a bound socket, which is closed if that fails. First everything is ready and can be found, then it
-        listens: who finds somebody listening finds the token too.
+        """Serve on a bound socket, which is closed on failure. The token is published before the socket listens, so a
+        client that can connect can also find the token.
 
         Raises:
-            OSError: somebody else listens there.
-            SettingError: nobody could find the token.
+            OSError: another process listens there.
+            SettingError: the token could not be published.
         """
-        from .server import SourceServer  # only those who serve pay for loading aiohttp
+        from .server import SourceServer  # here, so that only processes that serve load aiohttp
 
         server: SourceServer | None = None
         try:
@@ -183,7 +183,7 @@ class BackupService(Plugin):
         except SettingError as error:
             if self._fixed_token is None:
                 raise
-            logger.warning("local clients must name the token themselves: %s", error.message)
+            logger.warning("local clients must be given the token: %s", error.message)
 
     # --- addresses -------------------------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ def _parse(text: str) -> _Address:
         known = ":" not in host and (_is_address(host) or _NAME.fullmatch(host) is not None)
     if not colon or not known or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535:
         raise SettingError(f"online_backup_server: {text!r} is not an address",
-                           hint='say "host:port", "[IPv6]:port", or ":port" for loopback')
+                           hint='write "host:port", "[IPv6]:port", or ":port" for loopback')
     return _Address(host, int(port))
 
 
@@ -227,11 +227,11 @@ def _resolve(asked: _Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
 
 
 def _bind(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
-    """A socket that has an address, and does not listen yet."""
+    """A socket that is bound to the address and does not listen yet."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # what is accepted inherits it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # accepted sockets inherit it
         sock.bind(address)
     except BaseException:
         sock.close()
@@ -240,7 +240,7 @@ def _bind(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.sock
 
 
 def _no_password() -> str:
-    """What is asked for a pass phrase; without it OpenSSL asks on the terminal, and waits."""
+    """OpenSSL's callback for a pass phrase. Without one, OpenSSL would prompt on the terminal and wait."""
     raise SettingError("tls_key: the key has a pass phrase, and there is nobody to type it",
                        hint="name a file with the key in the clear (openssl pkey -in KEY -out FILE), readable by this "
                             "user only")
@@ -249,7 +249,7 @@ def _no_password() -> str:
 def _context(certificate: str | Path | None, key: str | Path | None) -> ssl.SSLContext | None:
     if certificate is None:
         if key is not None:
-            raise SettingError("tls_key without tls_certificate")
+            raise SettingError("tls_key was given without tls_certificate", hint="give both")
         return None
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

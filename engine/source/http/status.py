@@ -1,4 +1,4 @@
-"""What a source shows of itself: figures for Prometheus, and a small page for people. Text in, text out."""
+"""What a source shows about itself: metrics for Prometheus, and a small page for people. No I/O."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def metrics(source: LocalSource, store: Store[Any, Any], counters: Counters) -> 
         ("slot_held_bytes", "gauge", "bytes of log after the slot that is farthest behind",
          max((c.held_bytes for c in slots), default=0)),
         ("clock_doubted_seconds", "gauge",
-         "by how much the clock is ahead of the time by which log grows old, 0 if it is believed",
+         "seconds that the clock is ahead of the time by which log ages, 0 if the clock is believed",
          store.clock_doubted_us / 1e6),
         ("source_requests_total", "counter", "requests to this service", counters.requests),
         ("source_refused_total", "counter", "requests and connections refused", counters.refused),
@@ -41,7 +41,7 @@ def metrics(source: LocalSource, store: Store[Any, Any], counters: Counters) -> 
 
 
 def page(source: LocalSource, store: Store[Any, Any]) -> str:
-    """One HTML page without scripts or anything from elsewhere."""
+    """One HTML page without scripts or outside resources."""
     info, positions = source.info(), store.positions()
     facts: list[tuple[str, object]] = [
         ("store", info.history.store_id.hex()), ("branch", info.history.branch.id.hex()), ("engine", info.engine),
@@ -49,7 +49,7 @@ def page(source: LocalSource, store: Store[Any, Any]) -> str:
         ("checkpointed", positions.checkpointed), ("log begins after", info.log_base.txid),
     ]
     if doubted_us := store.clock_doubted_us:
-        facts.append(("clock", f"doubted: it is {doubted_us / 3.6e9:.1f} hours ahead of what was known of the time"))
+        facts.append(("clock", f"doubted: it is {doubted_us / 3.6e9:.1f} hours ahead of the last known time"))
     leases = "".join(f"<tr><td>{escape(s.owner)}<td>{s.txid}<td>{s.age:.0f} s<td>{s.remaining:.0f} s"
                      for s in source.leases())
     slots = "".join(f"<tr><td>{escape(c.name)}<td>{c.id}<td>{c.position.txid}<td>{c.held_bytes:,}"

@@ -1,9 +1,9 @@
-"""What the two ends of a network agree on: names, errors, JSON forms, and the framing of the record stream.
+"""What client and server agree on: names, errors, JSON forms, and the framing of the record stream.
 
-Small things travel as JSON, so that curl and people can read them: ids, chains and digests in hex. Bytes travel as
-bytes. A piece of a file of at most `CHUNK_BYTES` carries `Holdfast-Digest: xxh3-128=<hex>` over exactly the bytes sent;
-they were read once, hashed, then sent, because even in a stable image a page that nobody needs may change between two
-reads.
+Small things are sent as JSON, so that people and curl can read them: ids, chains and digests in hex. File contents are
+sent as raw bytes. A piece of a file of at most `CHUNK_BYTES` carries `Holdfast-Digest: xxh3-128=<hex>` over exactly the
+bytes sent. They are read once, hashed, then sent. Reading twice would not do: even in a stable image, a page that is
+not in use may change between two reads.
 
 The record stream is a sequence of frames, each `u32 kind, u32 header length, u32 payload length`, little-endian, then
 header and payload:
@@ -13,16 +13,16 @@ kind       code  header, payload
 =========  ====  ============================================================================================
 record     1     the record's chain (16 bytes) and its header as in the log; its payload
 end        2     nothing; the last position sent: u64 txid, chain. A stream without it was cut off
-heartbeat  3     nothing; nothing. Sent while the source is looking, so that silence means a lost connection
-error      4     nothing; an error as JSON: what went wrong at the source, after which nothing follows
+heartbeat  3     nothing; nothing. Sent while the source searches, so that silence means a lost connection
+error      4     nothing; the source's error as JSON. Nothing follows it
 =========  ====  ============================================================================================
 
-The reader computes each record's chain from the one before and compares it with the one sent *before* it hands the
-record on, so that bytes which changed on the way never reach anybody.
+The reader computes each record's chain from the previous one, and compares it with the chain that was sent, *before* it
+delivers the record. So bytes that changed in transit never reach a caller.
 
-An error travels as the name of its class, message and hint, and becomes an error of the same class again through a
-fixed table. Everything received is checked for its form; what is not right is `SourceRefused`, and the name of an image
-file or attachment that could lead out of a directory is not right.
+An error is sent as the name of its class, its message and its hint. A fixed table turns it into an error of that class
+again. Everything received is checked for its form, and what does not have it raises `SourceRefused`. So does a name of
+an image file or attachment that could lead out of a directory.
 """
 
 from __future__ import annotations
@@ -54,26 +54,26 @@ MAX_PAYLOAD = 1 << 30
 MAX_ERROR = 64 << 10
 MAX_FILES = 100_000
 MAX_DEPTH, MAX_NAME = 16, 500
-"""Of an image file's name: parts, and characters."""
+"""The most parts, and characters, of an image file's name."""
 MAX_BRANCHES = MAX_SLOTS = 10_000
 MAX_TTL = 7 * 86400.0
 MAX_COUNT = (1 << 63) - 1
 MAX_TIME_US = 253_402_300_799_999_999
-"""The end of the year 9999, after which no calendar here goes on."""
+"""The end of the year 9999, the last that Python's calendar has."""
 
 T = TypeVar("T")
 
 class Garbled(Damaged):
-    """Bytes are not those that were sent. It is worth asking for them again."""
+    """The bytes are not those that were sent. The client asks for them again."""
 
-    hint = "run it again; if it stays, check network and memory"
+    hint = "run it again; if the error comes back, check network and memory"
 
 
 # --- digests ---------------------------------------------------------------------------------------------------------
 
 
 def digest(data: bytes) -> str:
-    """What stands in `DIGEST_HEADER` for these bytes."""
+    """The value of `DIGEST_HEADER` for these bytes."""
     return f"xxh3-128={xxh3_128_hexdigest(data)}"
 
 
@@ -85,13 +85,13 @@ _STATUS: dict[type[HoldfastError], int] = {
     errors.LeaseExpired: 410, errors.TooManyLeases: 429, errors.Unsupported: 501, errors.Damaged: 500,
     errors.SourceUnavailable: 503, errors.SourceRefused: 403, errors.DiskFull: 507,
 }
-"""The errors that cross the network as themselves, and their HTTP status."""
+"""The errors that keep their class across the network, and their HTTP status."""
 
 _CLASSES = {cls.__name__: cls for cls in _STATUS}
 
 
 def error_to_wire(error: BaseException) -> tuple[int, dict[str, str]]:
-    """HTTP status and JSON body. An error that the other end has no use for is told as one that it has."""
+    """HTTP status and JSON body. An error that is not in the table is sent as one that is."""
     error = told(error, "the source cannot do it") or error
     if isinstance(error, errors.StoreClosed):
         error = errors.SourceUnavailable("the source is closing")
@@ -109,14 +109,14 @@ def error_to_wire(error: BaseException) -> tuple[int, dict[str, str]]:
 
 def error_from_wire(body: Any) -> HoldfastError:
     if not isinstance(body, dict):
-        return SourceRefused("the source answered with an error that has no form")
+        return SourceRefused("the source answered with an error in a form that is not known")
     cls = _CLASSES.get(str(body.get("error")), SourceRefused)
     message, hint = body.get("message"), body.get("hint")
     return cls(_told(message) or "the source gives no reason", hint=_told(hint))
 
 
 def _told(text: Any) -> str:
-    """What a source says to people, with nothing in it that a terminal would take for more than text."""
+    """A source's text without characters that could control a terminal."""
     return printable(text[:2000]) if isinstance(text, str) else ""
 
 
@@ -124,7 +124,7 @@ def _told(text: Any) -> str:
 
 
 def parse(what: str, make: Callable[[Any], T], data: Any) -> T:
-    """`make(data)`, or `SourceRefused` where data has not the form it should."""
+    """`make(data)`. Raises `SourceRefused` if the data does not have the right form; `what` names it."""
     try:
         return make(data)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
@@ -154,19 +154,19 @@ def _time(number: Any) -> int:
 def _text(text: Any) -> str:
     if not isinstance(text, str):
         raise TypeError(f"a {type(text).__name__} is not a text")
-    text.encode()  # raises where it holds half a character, which JSON can and no file may
+    text.encode()  # raises if it holds half a surrogate pair, which JSON allows and UTF-8 does not
     return text
 
 
 def _name(text: Any) -> str:
     if not 0 < len(_text(text)) <= 100 or not text.isprintable():
-        raise ValueError("a name that is none")
+        raise ValueError("a name that is empty, too long or not printable")
     return str(text)
 
 
 def _hex_name(text: Any) -> str:
     if not HEX_ID.fullmatch(_text(text)):
-        raise ValueError("an id that is none")
+        raise ValueError("an id that is not 2 to 64 hex digits")
     return str(text)
 
 
@@ -220,7 +220,7 @@ def grant_from_wire(data: Any) -> Grant:
         raise ValueError("an image that names a file twice")
     ttl = float(data["ttl"])
     if not 0 < ttl < float("inf"):
-        raise ValueError("a time to live that is none")
+        raise ValueError("a time to live that is not a positive number")
     ttl = min(ttl, MAX_TTL)
     image_id = data["image_id"]
     return Grant(id=_hex_name(data["id"]), instance=_hex_name(data["instance"]), ttl=ttl,
@@ -229,7 +229,7 @@ def grant_from_wire(data: Any) -> Grant:
 
 
 def _file_name(name: Any) -> str:
-    """A relative POSIX path that stays below where it is put."""
+    """A relative POSIX path that cannot lead out of the directory it is joined to."""
     parts = _text(name).split("/")
     if (len(name) > MAX_NAME or len(parts) > MAX_DEPTH or "\\" in name or not name.isprintable()
             or any(part in ("", ".", "..") for part in parts)):
@@ -284,15 +284,15 @@ def error_frame(error: BaseException) -> bytes:
 
 
 class RecordReader:
-    """Reads the stream back. Feed it bytes as they come; it hands on only records that continue the chain.
+    """Decodes the stream. Feed it bytes as they arrive. It delivers only records that continue the chain.
 
     Attributes:
-        position: of the last record handed on.
-        ended: the end frame was there, and named that position.
+        position: of the last record delivered.
+        ended: the end frame has come, and it named that position.
     """
 
     def __init__(self, after: Position, max_payload: int = MAX_PAYLOAD) -> None:
-        """`max_payload`: bytes of a record's payload that are taken, at most."""
+        """`max_payload`: the most bytes that the payload of a record may have."""
         self._max_payload = max_payload
         self.position = after
         self.ended = False
@@ -302,10 +302,10 @@ class RecordReader:
         """The records that are complete now.
 
         Raises:
-            Garbled: the bytes are no such stream, or are not those that were sent.
+            Garbled: the bytes are not such a stream, or are not those that were sent.
             LogPruned: a record is missing in between.
-            SourceRefused: a record is larger than it may be.
-            HoldfastError: what the source reports.
+            SourceRefused: a record is larger than `max_payload`.
+            HoldfastError: the source's own error.
         """
         rest = self._rest
         rest += data
@@ -317,7 +317,7 @@ class RecordReader:
             if len(rest) < end:
                 return
             header, payload = bytes(rest[_FRAME.size : middle]), bytes(rest[middle:end])
-            del rest[:end]  # before it is handed on: who takes a large record holds it more than once as it is
+            del rest[:end]  # before delivery, so that a large record is held once less
             if kind == _RECORD:
                 yield self._record(header, payload)
             elif kind == _ENDED:
@@ -327,11 +327,11 @@ class RecordReader:
 
     def _admit(self, kind: int, header_bytes: int, payload_bytes: int) -> None:
         if self.ended:
-            raise Garbled("the record stream goes on after its end")
+            raise Garbled("the record stream continues after its end frame")
         if kind == _RECORD and self._max_payload < payload_bytes <= MAX_PAYLOAD:
             raise SourceRefused(f"the source sends a transaction of {payload_bytes:,} bytes; at most "
-                                f"{self._max_payload:,} are taken",
-                                hint="if the store's transactions may be so large, say so with max_record_bytes")
+                                f"{self._max_payload:,} are accepted",
+                                hint="if the store's transactions may be so large, raise max_record_bytes")
         fits = {
             _RECORD: ID_BYTES < header_bytes <= ID_BYTES + MAX_RECORD_HEADER and payload_bytes <= MAX_PAYLOAD,
             _ENDED: header_bytes == 0 and payload_bytes == _END.size,
@@ -355,7 +355,7 @@ class RecordReader:
         if record.txid != self.position.txid + 1:
             raise LogPruned(f"the record after transaction {self.position.txid} is {record.txid}")
         if record.attachment is not None and not _is_one(record.attachment):
-            raise Garbled(f"record {record.txid} names an attachment that cannot be one")
+            raise Garbled(f"record {record.txid} names an attachment with a malformed name")
         self.position = record.position
         return record
 

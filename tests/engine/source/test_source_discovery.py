@@ -142,7 +142,7 @@ def test_a_token_of_its_own_needs_no_place(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(discovery, "SHARED", ("/nowhere",))
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
     monkeypatch.setenv("TMPDIR", "relative")
-    with pytest.raises(SettingError, match="token can be left nowhere"):
+    with pytest.raises(SettingError, match="token cannot be published"):
         new_store(tmp_path / "store")
     with new_store(tmp_path / "store", service=BackupService(online_backup_server=":0", token=TOKEN)) as store:
         with client(store, token=TOKEN) as source:
