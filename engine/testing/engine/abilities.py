@@ -1,6 +1,6 @@
-"""What an engine declares of itself, held to it: staging, bulk loads, checkpoints in the background; and threads.
+"""Checks of the abilities that an engine declares (staging, bulk loads, background checkpoints), and of threads.
 
-As in `transactions`, nothing of the kit is around the engine; what it does not declare is not asked of it.
+As in `transactions`, the engine runs without a store. Checks of abilities that it does not declare are skipped.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class AbilityChecks(Contract):
 
     @check(STAGING)
     def test_what_is_staged_shows_only_to_writers(self, work: Workload) -> None:
-        """What is staged is seen by the next transaction and by `staged_view`, and by no view before `publish`, which
-        shows exactly what it was told to. A checkpoint never writes what is not published. Published, it is what
-        `apply` makes of it."""
+        """The next transaction and `staged_view` see what is staged. Other views see it only after `publish`, and then
+        exactly what was published. A checkpoint never writes what is not published. Published content is what `apply`
+        makes of the same records."""
         def claim(todo: list[list[Operation]], share: float) -> None:
             with driven(work) as it, driven(work) as other:
                 engine = it.engine
@@ -86,8 +86,8 @@ class AbilityChecks(Contract):
 
     @check(BULK)
     def test_a_bulk_load_is_one_transaction(self, work: Workload) -> None:
-        """A bulk load is a transaction like any other: checked before anything is written, invisible until it is
-        applied, durable then, the same when it is replayed; held views do not show it, later transactions do."""
+        """A bulk load is a transaction: it is checked before anything is written, invisible until it is applied, and
+        durable then. A replay gives the same content. Held views do not show it, later transactions do."""
         def claim(before: list[list[Operation]], after: list[list[Operation]]) -> None:
             with driven(work) as it:
                 assert isinstance(it.engine, BulkEngine)
@@ -148,8 +148,8 @@ class AbilityChecks(Contract):
     @check()
     def test_views_and_images_in_other_threads(self, work: Workload) -> None:
         """Views and images may be made, read and closed in any thread while transactions are applied and checkpoints
-        made, and each shows one whole state. Where the engine does not declare that checkpoints run beside the others,
-        no image is made while one runs."""
+        made, and each shows one whole state. If the engine does not declare background checkpoints, no image is made
+        while one runs."""
         beside = work.engine.abilities.background_checkpoint
         apart: AbstractContextManager[Any] = nullcontext() if beside else threading.Lock()
         with _threads_change_often(), driven(work) as first, driven(work) as it:
@@ -192,8 +192,8 @@ class AbilityChecks(Contract):
 
     @check(BACKGROUND_CHECKPOINT, ABOVE_ENV)
     def test_writers_and_readers_beside_a_checkpoint(self, work: Workload) -> None:
-        """At each write, sync and rename that a checkpoint does, transactions may be made and applied and views opened
-        and closed: they are right, and so are the state and the position that come of it."""
+        """At each write, sync and rename of a checkpoint, transactions may run, and views may be opened and closed.
+        These show the right content, and the checkpoint leaves the right state and position."""
         def claim(before: list[Operation], beside: list[list[Operation]]) -> None:
             disk = SimDisk()
             it = Driver(work, Path("/state"), quiet_env(disk))
@@ -235,9 +235,9 @@ class AbilityChecks(Contract):
 
     @check(BACKGROUND_CHECKPOINT)
     def test_an_image_in_the_middle_of_a_checkpoint(self, work: Workload) -> None:
-        """An image that another thread makes in the middle of a checkpoint is of the position that it names, which is
-        the one before the checkpoint or one that it reaches. If it is stable, it opens as exactly the state there. It
-        is made at some 200 lines all over the checkpoint, the last 100 among them."""
+        """An image that another thread makes in the middle of a checkpoint is of the position that it names: the one
+        before the checkpoint, or one that the checkpoint reaches. A stable image opens as exactly the state there. This
+        is tried at about 200 lines of the checkpoint, including the last 100."""
         def claim(before: list[Operation], after: list[Operation]) -> None:
             def begin(it: Driver) -> None:
                 begun(it)
@@ -285,7 +285,7 @@ def _whole_view(it: Driver, engine: Engine[Any, Any] | None = None) -> None:
 
 
 def _look_at_views(it: Driver) -> None:
-    """Some views, made as fast as can be, so that one is made in the middle of what goes on; then looked at."""
+    """Make some views as fast as possible, so that one is made in the middle of a transaction; then compare them."""
     views = []
     try:
         for _ in range(_AT_ONCE):
@@ -299,7 +299,7 @@ def _look_at_views(it: Driver) -> None:
 
 
 def _look_at_image(it: Driver, apart: AbstractContextManager[Any]) -> None:
-    """An image, made while no checkpoint that takes `apart` runs, and what becomes of it."""
+    """Make an image while no checkpoint holds `apart`, and compare copies of it."""
     with apart:
         image = it.engine.image()
     _look_at_copy(it, *_read_out(image), "made in another thread")
@@ -314,7 +314,8 @@ def _read_out(image: Image) -> tuple[Position, dict[str, bytes]]:
 
 
 def _look_at_copy(it: Driver, image_position: Position, contents: dict[str, bytes], made: str) -> None:
-    """If the image is stable, it is the state at its position; when it is replayed, that after all transactions."""
+    """A copy of a stable image is the state at its position; a copy that is replayed, the state after all
+    transactions."""
     if it.work.engine.abilities.image == "stable":
         with closing(it.opened(it.copied(contents), at=image_position)) as copy:
             it.compare_state(copy, image_position.txid, f"a copy of the stable image at {image_position}, {made},")

@@ -1,13 +1,13 @@
-"""Checks of state files that were changed, or that the disk does not give: an error, and never other content.
+"""Checks of state files that were changed or cannot be read: an error, and never other content.
 
-Some change the files of a store in many ways, and look at each in another process (`mutations.py`). This is for every
-engine, those too that write through a library, since the files are those of a store that nobody has
-open: one that was closed, and one that crashed. Each is opened, read-only or for writing by turns, checked, read
-through, and its digest taken; one that is open for writing takes a transaction, is closed, and opened again.
+Some checks change the files of a store in many ways, and open each result in another process (`mutations.py`). They
+work for every engine, also for one that writes through a library, because nobody has the store open: it was closed, or
+it crashed. Each is opened, read-only and for writing by turns, checked and read through, and its digest is taken. If it
+is open for writing, it takes a transaction, is closed and opened again.
 
-The content is compared with the model's, which was kept outside of the store and of the engine. A store that was closed
-shows its last transaction. Of one that crashed, the last groups of the log cannot be told from torn ones: it may lack
-those from the first changed byte on, unless a later one is whole, which says that there was more.
+The content is compared with a model that is kept outside the store and the engine. A closed store shows its last
+transaction. In a crashed store, the last groups of the log look like torn ones. It may lack those from the first
+changed byte on, unless a later group is whole and so shows that there was more.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ..support.workload import Operation, Workload
 from .process_kills import script, told
 
 SHOWN = 5
-"""So many mutations that came to no good are told of; the others are counted."""
+"""How many failed mutations a message describes; the others are only counted."""
 
 _STAYING = 10
 _REFUSALS: dict[int, type[HoldfastError]] = {errno.EIO: DeviceFailed, errno.ENOMEM: LimitReached}
@@ -54,9 +54,9 @@ class Case:
     """A store to be mutated.
 
     Attributes:
-        tree, older: its files, and as they once were.
+        tree, older: its files now, and at an earlier time.
         models: the content after each transaction.
-        tail: the last segment's name, and where its groups end, if it is not sealed; what a crash may take is there.
+        tail, ends: the last segment's name and where its groups end, if it is not sealed: a crash can lose only these.
     """
 
     tree: Tree
@@ -73,7 +73,7 @@ class Case:
         gone = mutation.files.get(mutation.name, b"") is None
         if mutation.name == self.tail and not gone and all(end.offset < mutation.end for end in self.ends[:-1]):
             whole = [end for end in self.ends if end.offset <= mutation.first or end is self.ends[0]]
-        # Who may write nothing cannot make the last group durable, and leaves it out.
+        # A read-only opening cannot make the last group durable, and leaves it out.
         return whole[-2 if read_only and len(whole) > 1 else -1].txid
 
 
@@ -82,8 +82,8 @@ class MutationChecks(Contract):
 
     @check(ABOVE_ENV, CHECKSUMS)
     def test_a_flipped_byte_in_the_state_is_found(self, work: Workload) -> None:
-        """Any single flipped byte in the state of a store is found, by opening it, by reading it, or by the engine's
-        own check, or is harmless: what is shown is what was written, and nothing else ever without an error."""
+        """Any single flipped byte in the state of a store is found by opening it, by reading it or by the engine's own
+        check, or it is harmless. Without an error, the store shows only what was written."""
         def claim(several: list[list[Operation]], closed: bool, which: int, share: float, mask: int) -> None:
             with _checkpointed(work, several, closed) as (kept, whole):
                 files = [path for path in sorted(state_of(whole).rglob("*")) if path.is_file() and path.stat().st_size]
@@ -99,9 +99,9 @@ class MutationChecks(Contract):
 
     @check(ABOVE_ENV)
     def test_what_the_disk_refuses_is_no_damage(self, work: Workload) -> None:
-        """While the disk, or a limit of the process, keeps the state from being read, each way of reading it shows what
-        was written, or says what was refused: `DeviceFailed`, `LimitReached`. Nobody says that it is damaged, and when
-        that is over all is as it was."""
+        """While the disk or a limit of the process keeps the state from being read, each way of reading it shows what
+        was written, or raises `DeviceFailed` or `LimitReached`. Nothing is reported as damaged, and afterwards
+        everything is as before."""
         def claim(before: list[Operation], code: int) -> None:
             files, refusal = FaultyFiles(), _REFUSALS[code]
             with kept_with(work, before, env=quiet_env(files)) as kept:
@@ -128,14 +128,14 @@ class MutationChecks(Contract):
     @check(CHECKSUMS)
     def test_a_mutated_store_shows_nothing_else(self, work: Workload) -> None:
         """Whatever happens to one file of a store, opening and reading it raises one of the kit's errors, or the
-        engine's own check says what is wrong, or it shows what was written; it does not crash, hang, raise a bare
+        engine's own check says what is wrong, or it shows what was written. It does not crash, hang, raise a bare
         Python error, or show anything else."""
         tried(self, work, "mutations of stores", cases, _stores, self.effort.mutations)
 
 def tried(contract: Contract, work: Workload, what: str,
           make: Callable[[Workload, Path, list[Any]], list[Any]], job: Callable[..., None], mutations: int) -> None:
-    """Make cases below a directory and have `job` look at so many mutations of them, in a server that is warm. Raises
-    `AssertionError` that tells of the first ones that came to no good."""
+    """Make cases below a directory and have `job` try that many mutations of them, in a warm server process. Raises
+    `AssertionError`, which describes the first ones that failed."""
     seed = contract.number()
     try:
         server = Server(contract)
@@ -161,7 +161,7 @@ def cases(work: Workload, root: Path, histories: list[Any]) -> list[Case]:
     with Modelled(work, root / "made", settings=SETTINGS) as kept:
         for number, operations in enumerate(histories[:9]):
             kept.transact(operations)
-            # Enough that stays: what is drawn may have deleted all that it wrote, and then any byte may change.
+            # Content that stays: what is drawn may delete all that it wrote, and then no changed byte would matter.
             kept.transact([one for n in range(_STAYING) for one in work.numbered(_STAYING * number + n)])
             if number in (3, 7):
                 kept.store.checkpoint()
@@ -178,7 +178,7 @@ def cases(work: Workload, root: Path, histories: list[Any]) -> list[Case]:
         if not sealed:
             crashed.tail, crashed.ends = str(tail.relative_to(image)), ends
         kept.path = kept.fresh("other")
-        kept.open()  # what is closed by the block
+        kept.open()  # the block closes it
     shutil.rmtree(root / "made")
     return [closed, crashed]
 
@@ -195,14 +195,14 @@ def _stores(work: Workload, say: Say, root: Path, seed: int, mutations: int) -> 
 
 
 def look_at_store(work: Workload, path: Path, case: Case, mutation: Mutation, *, read_only: bool) -> None:
-    """Open, check, read, and write. Raises `AssertionError` where it shows what it should not."""
+    """Open, check, read, and write. Raises `AssertionError` if it shows what it should not."""
     with _opened(work, path, read_only=read_only) as store:
         found = shown(work, store)
         if found is None:
             return
         txid, content = found
         least, last = case.at_least(mutation, read_only=read_only), len(case.models) - 1
-        assert least <= txid <= last, f"no error, and it shows transaction {txid} of {last}, and {least} at least"
+        assert least <= txid <= last, f"no error, and it shows transaction {txid} of {last}, not {least} or later"
         where = difference(content, work.expected(case.models[txid]))
         assert not where, f"no error, and at transaction {txid} something else is shown: {where}"
         if read_only:
@@ -224,7 +224,7 @@ def _opened(work: Workload, path: Path, **how: Any) -> Store[Any, Any]:
 
 
 def shown(work: Workload, store: Store[Any, Any]) -> tuple[int, Any] | None:
-    """What a store shows, and at which transaction; None where the engine's own check says that it is wrong."""
+    """What a store shows, and at which transaction; None if the engine's own check says that it is wrong."""
     with store.snapshot() as view:
         if list(view.check()):
             return None

@@ -1,8 +1,8 @@
 """Every crash, and every error of the disk, for engines that use the environment only: see `docs/crashes.md`.
 
 A run on a simulated disk is recorded once; each point between two of its operations is a crash, and what it may leave
-is opened again. Where a moment has few states, each of them is tried; where it has many, some. Equal disks are tried
-once, and counted once.
+is opened again. If a moment has few states, each is tried; if it has many, some are. Equal disks are tried and counted
+once.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class PowerCutChecks(Contract):
 
     @check(ABOVE_ENV)
     def test_a_power_cut_in_recovery_takes_nothing_back(self, work: Workload) -> None:
-        """A power cut while the store is opened after a power cut, at any point and leaving anything: the next opening
-        finds what the first one found, or would have."""
+        """The power is cut again while the store recovers from a power cut, at any point and with any result. The next
+        opening finds what the first one found, or would have found."""
         for run, since in _recorded(work):
             for ops in _telling(run.disk.ops, since, (2 if since else 4) * self.effort.times):
                 at = _after(run.disk.ops[:ops])
@@ -60,8 +60,8 @@ class PowerCutChecks(Contract):
 
     @check(ABOVE_ENV)
     def test_a_kill_and_then_a_power_cut(self, work: Workload) -> None:
-        """What a killed process wrote is in the page cache, and names that it made are in memory. The next process
-        finds them and builds on them; a power cut after that does not take them back."""
+        """A killed process leaves its writes in the page cache and its new names in memory. The next process finds them
+        and builds on them. A power cut after that does not take them back."""
         for run, since in _recorded(work):
             for ops, at in _points(run, since):
                 if ops and run.disk.ops[ops - 1].kind in _CHANGES:
@@ -100,9 +100,9 @@ class PowerCutChecks(Contract):
 
     @check(ABOVE_ENV)
     def test_a_failing_disk(self, work: Workload) -> None:
-        """Whichever operation of the disk fails, once or from then on, for want of room or otherwise, a write in part,
-        a sync without effect: each call ends as the contract says, reads go on, what may be tried again can be, and
-        the store opens afterwards with exactly transactions 1 to n, n at least the last one acknowledged."""
+        """Any operation of the disk fails, once or from then on: for lack of room or otherwise, as a partial write, or
+        as a sync without effect. Each call ends as the contract says, reads go on, and what may be retried can be.
+        Afterwards the store opens with exactly transactions 1 to n, n at least the last one acknowledged."""
         made = Run(work)
         made.do(("open",), ("close",))
         empty = made.disk.copy()
@@ -115,9 +115,9 @@ class PowerCutChecks(Contract):
 
     @check(ABOVE_ENV)
     def test_running_out_of_descriptors_or_memory(self, work: Workload) -> None:
-        """Whichever file cannot be opened for want of descriptors, whichever operation of the disk lacks memory, once
-        or until the call ends: no commit is lost or in doubt, the store is not poisoned, what failed can be done again,
-        and everything is there afterwards."""
+        """Any opening of a file lacks descriptors, or any operation of the disk lacks memory, once or until the call
+        ends. No commit is lost or in doubt, the store is not poisoned, what failed can be done again, and everything is
+        there afterwards."""
         made = Run(work)
         made.do(("open",), ("close",))
         empty, script = made.disk.copy(), short_script(work)
@@ -136,7 +136,7 @@ class PowerCutChecks(Contract):
 
     def _failing(self, work: Workload, script: list[Step], disk: SimDisk | None, *, since: int = 0,
                  steps: int = 10**6) -> int:
-        """Faults of some `steps` of a script, from one on; how many different disks they left."""
+        """Try faults in `steps` steps of a script, from step `since` on; how many different disks they left."""
         clean = Run(work, disk and disk.copy())
         clean.do(*script)
         starts = [done for done, _ in clean.told[since:][: steps + 1]]
@@ -151,7 +151,7 @@ class PowerCutChecks(Contract):
 
 @contextmanager
 def _unsaid() -> Iterator[None]:
-    """What the kit reports of errors that are made on purpose would drown what matters, and takes half of the time."""
+    """Silence the kit's log: what it says of injected errors would hide the rest, and takes half of the time."""
     logger = logging.getLogger("holdfast")
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -162,7 +162,7 @@ def _unsaid() -> Iterator[None]:
 
 
 def _recorded(work: Workload) -> list[tuple[Run, int]]:
-    """Runs, and after how many operations of each its crashes are of interest."""
+    """Runs, each with the number of operations after which crashes are tried."""
     long, full = Run(work), Run(work)
     long.do(*long_script(work))
     full.do(*full_segments(work))

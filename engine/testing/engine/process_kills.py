@@ -1,14 +1,13 @@
 """Checks that kill real processes: the store's process dies at a random moment, and what it left must open again.
 
-An engine that does its file operations through the environment has every crash tried on a simulated disk. One that
-writes through a library of its own cannot: here the process is killed from outside, wherever the library then is. The
-page cache survives that, so it is not a power cut; but whatever the process held in memory, and every order in which it
-would have finished what it began, is lost.
+If an engine does its file operations through the environment, every crash is tried on a simulated disk. If it writes
+through a library, that is impossible: its process is killed from outside, wherever the library is then. The page cache
+survives, so this is not a power cut. But what the process held in memory and had not finished is lost.
 
-Moments are not all alike. Some children are killed so many transactions after they have opened the store; some while
-they open it, so that recovery itself is cut off and has to be recovered from; some within a checkpoint or while they
-close, within the time that these were seen to take. When exactly a process is hit is the machine's, so a failure here
-is shown with its round's aim, not replayed.
+The moments are chosen. Some children are killed a number of transactions after they opened the store; some while they
+open it, so that recovery itself is interrupted; some within a checkpoint or while they close, within the time that
+these were seen to take. The machine decides when exactly a process is hit. So a failure is shown with its round's aim,
+and not replayed.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from ..support.worker import drive
 from ..support.workload import Operation, Workload, sampled
 
 AIMS = ("pruning", "checkpointing", "committing", "opening", "checkpointing", "closing")
-"""What a child is to be doing when it is killed, round by round. Where log was pruned, what a checkpoint only said to
-have written is surely lost."""
+"""What a child is doing when it is killed, round by round. Once log is pruned, what a checkpoint only claimed to have
+written is lost for certain."""
 NEW_STORE_AFTER = 150
 """Transactions after which a store is left for a new one: creation is tried too, and comparing stays cheap."""
 _SCRIPT = 40
@@ -41,9 +40,9 @@ class KillChecks(Contract):
 
     @check()
     def test_a_killed_process_loses_nothing_acknowledged(self, work: Workload) -> None:
-        """Whenever the process that writes a store is killed, opening it again, also after a recovery that was killed
-        in turn, finds it exactly as it was after some transaction: at least the last one that was acknowledged. Then it
-        goes on.
+        """Whenever the process that writes a store is killed, the next opening, also after a recovery that was killed
+        too, finds the store exactly as it was after some transaction: the last one acknowledged, or a later one. Then
+        it goes on.
         """
         number = self.number()
         try:
@@ -66,7 +65,7 @@ def script(work: Workload, number: int) -> list[list[Operation]]:
 
 @contextmanager
 def told(when: str) -> Iterator[None]:
-    """Adds to what the block raises when that was."""
+    """Add a note of when it happened to what the block raises."""
     try:
         yield
     except Exception as error:
@@ -75,7 +74,7 @@ def told(when: str) -> Iterator[None]:
 
 
 class Kills:
-    """Rounds of kills. A subclass may do worse to them: `strike`.
+    """Rounds of kills. A subclass may override `strike` to do something worse.
 
     Attributes:
         killed: how many children were.
@@ -94,7 +93,7 @@ class Kills:
         return child.end(journal)
 
     def run(self, path: Path, rounds: int) -> None:
-        """Kill so many children that write stores below `path`. Raises `AssertionError` where one is not recovered."""
+        """Kill so many children that write stores below `path`. Raises `AssertionError` if one is not recovered."""
         directory, journal, last = path / "store 0", Journal(), "the first one had ended well"
         self._whole(directory, journal, 12)
         for round in range(rounds):
@@ -124,7 +123,7 @@ class Kills:
         return f"one was killed while {aim}, {delay * 1000:.1f} ms after it had said {kind!r} (time {times})"
 
     def _moment(self, aim: str) -> tuple[str, int, float]:
-        """The kind of message, which one of it, and seconds after it."""
+        """When to strike: the kind of message, which one of that kind, and the seconds after it."""
         if aim == "committing":
             return "acknowledged", self.drawn.choice((1, 3, 10, 40)), self.drawn.uniform(0, 0.002)
         if aim == "pruning":
@@ -152,7 +151,7 @@ class Kills:
         return self._server.start(drive, journal.plan(directory, self._script, count))
 
     def _learn(self, child: Child) -> None:
-        """How long things take, from a child that ended them: about the longest of the last few."""
+        """Learn how long each activity takes from a child that finished it: about the longest of the last few."""
         for aim, first, last in (("opening", "started", "open"), ("checkpointing", "checkpoint", "checkpointed"),
                                  ("closing", "closing", "closed")):
             took = child.seen.get(last, 0) - child.seen.get(first, 0)

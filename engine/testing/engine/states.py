@@ -1,9 +1,8 @@
-"""An engine's durable state by its contract alone: positions, checkpoints, reopening, images, copies.
+"""An engine's durable state, without a store: positions, checkpoints, reopening, images, copies.
 
-A state is looked at as nobody but the engine sees it: its files are copied at some moment, as a killed process leaves
-them, and opened without any log. What an atomic engine shows then must be exactly the model at the position that it
-says; any other engine's must become right when the records after its position are applied. How power cuts tear the
-files is for `power_cuts`.
+The files of a state are copied at some moment, as a killed process leaves them, and opened without any log. An atomic
+engine must then show exactly the model at the position that it reports. Any other engine must be right once the records
+after its position are applied. How power cuts tear the files is for `power_cuts`.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class StateChecks(Contract):
     @check()
     def test_the_position_is_true(self, work: Workload) -> None:
         """After a checkpoint, the durable state opened without any log is at the position that the checkpoint returned,
-        holds everything up to there and, where the engine is atomic, exactly that; closing it adds nothing."""
+        holds everything up to there and, if the engine is atomic, exactly that. Closing it adds nothing."""
         def claim(todo: list[tuple[list[Operation], int]]) -> None:
             with driven(work) as it:
                 _look_at_files(it, "an empty state")
@@ -67,7 +66,7 @@ class StateChecks(Contract):
     @check()
     def test_only_a_checkpoint_moves_the_position(self, work: Workload) -> None:
         """The position is that of the durable state. Transactions, applied transactions, views and images do not move
-        it; a checkpoint moves it to what it was asked for, at least, never back, and never beyond what was applied."""
+        it. A checkpoint moves it at least to what it was asked for, never back, and never beyond what was applied."""
         def claim(todo: list[list[Operation]], asked: int) -> None:
             with driven(work) as it:
                 begun(it)
@@ -90,8 +89,8 @@ class StateChecks(Contract):
 
     @check()
     def test_a_killed_process_loses_nothing_that_was_logged(self, work: Workload) -> None:
-        """Killed at any moment and opened again, the state and the records after its position give exactly what was
-        there; and so they do when what was opened is killed in its turn."""
+        """After a kill at any moment, the state that is opened and the records after its position give exactly what was
+        there. They do so too if the recovered state is killed in its turn."""
         def claim(steps: list[Step]) -> None:
             with driven(work) as it:
                 begun(it)
@@ -110,7 +109,7 @@ class StateChecks(Contract):
     @check()
     def test_a_checkpoint_frees_what_waits_for_it(self, work: Workload) -> None:
         """`pending_bytes` grows with what waits for a checkpoint, and falls when all is checkpointed, however much it
-        was: by it the kit starts checkpoints and makes commits wait."""
+        was. The kit uses it to start checkpoints and to make commits wait."""
         with driven(work) as it:
             it.checkpoint()
             low = it.engine.pending_bytes()
@@ -126,9 +125,9 @@ class StateChecks(Contract):
 
     @check(ABOVE_ENV)
     def test_a_checkpoint_without_room_can_be_made_later(self, work: Workload) -> None:
-        """A checkpoint that finds no room, at whichever operation of the disk, and says `DiskFull`, has moved nothing.
-        Views go on, and when there is room again a checkpoint reaches what it is asked for, in the files too. If it
-        says anything else the engine is done with, and right when it is opened again."""
+        """If a checkpoint finds no room, at any operation of the disk, and raises `DiskFull`, it has moved nothing.
+        Views go on, and once there is room a checkpoint reaches what it is asked for, in the files too. If it raises
+        anything else, the engine is not used any more, and is right when it is opened again."""
         for number in itertools.count():
             disk = SimDisk()
             it = Driver(work, Path("/state"), quiet_env(disk))
@@ -198,9 +197,9 @@ class StateChecks(Contract):
 
     @check()
     def test_an_image_is_what_it_is_declared_to_be(self, work: Workload) -> None:
-        """An image is the durable state's at its position, never ahead. Its files, their sizes and names do not change.
-        If it is stable, no byte does, whatever transactions and checkpoints go on, and it opens as exactly that state.
-        If it moves, it becomes right when it is replayed to what was applied by the time its last byte was read."""
+        """An image is of the durable state at its position, never ahead of it. Its files keep their names and sizes. If
+        it is stable, no byte changes, whatever transactions and checkpoints run, and it opens as exactly that state. If
+        it moves, it is right once it is replayed to what was applied when its last byte was read."""
         def claim(before: list[list[Operation]], during: list[list[Operation]]) -> None:
             with driven(work) as it, contextlib.ExitStack() as images:
                 begun(it)
@@ -247,8 +246,8 @@ class StateChecks(Contract):
 
     @check()
     def test_an_adopted_copy_is_where_it_is_told_to_be(self, work: Workload) -> None:
-        """A copy that is opened with `adopt` is at that position, whatever it holds: the records after it bring it to
-        the end, and a checkpoint makes it a state like any other."""
+        """A copy that is opened with `at` is at that position, whatever it holds. The records after it bring it to the
+        end, and a checkpoint makes it an ordinary state."""
         def claim(todo: list[list[Operation]], share: float, checkpoint: bool) -> None:
             with driven(work) as it:
                 begun(it)
@@ -278,9 +277,9 @@ class StateChecks(Contract):
 
     @check()
     def test_a_state_says_whose_it_is(self, work: Workload) -> None:
-        """A state that was made for one store (`Context.store_id`) is refused for another, with `ForeignStore`, as it
-        is and as a copied image: where a copy is, it is told, so nothing else would show whose it is. `write_state`
-        and `read_state` see to it."""
+        """A state that was made for one store (`Context.store_id`) is refused for another with `ForeignStore`, as it is
+        and as a copied image. A copy is told its position, so nothing else would show whose it is. `write_state` and
+        `read_state` compare it."""
         with driven(work) as it:
             begun(it)
             place = it.directory.with_name("owned")
@@ -301,9 +300,9 @@ class StateChecks(Contract):
 
     @check()
     def test_a_state_of_another_format_is_refused(self, work: Workload) -> None:
-        """A state that says another `state_format` than the class has, an older or a newer one, is refused, with
-        `UpgradeRequired` or `UnsupportedFormat`, as it is and as a copied image. A version that is written and never
-        compared lets the first change of the format read what it does not know."""
+        """A state whose `state_format` is older or newer than the class's is refused with `UpgradeRequired` or
+        `UnsupportedFormat`, as it is and as a copied image. If a version is written and never compared, code of another
+        format reads bytes that it does not know."""
         with driven(work) as it:
             mine = work.engine.state_format
 
@@ -329,8 +328,8 @@ class StateChecks(Contract):
 
     @check()
     def test_closing_lets_go(self, work: Workload) -> None:
-        """A closed engine holds neither descriptors nor threads, and its directory can be opened again at once; views
-        that are still open then go on or say `StoreClosed`."""
+        """A closed engine holds neither descriptors nor threads, and its directory can be opened again at once. Views
+        that are still open then go on or raise `StoreClosed`."""
         with driven(work) as it:
             begun(it)
             it.checkpoint()
@@ -358,7 +357,8 @@ class StateChecks(Contract):
 
 
 def _look_at_files(it: Driver, what: str, at: Position | None = None) -> None:
-    """The files as they are, opened without any log. `at` is where the engine said that it was, if it is closed."""
+    """Open the files as they are, without any log, and compare. `at`: where the engine said that it was, if it is
+    closed."""
     at = it.engine.position if at is None else at
     with contextlib.closing(it.opened(it.killed())) as opened:
         position = opened.position

@@ -1,7 +1,6 @@
 """An engine under a real store: histories, snapshots, ids, closing, threads, and one history for one seed.
 
 Each check here opens stores in a scratch directory, with a model beside them (`support/modelled.py`).
-`StoreChecks` adds those of the kit.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from ..support.working_directory import back_again, go_to_one_of_two
 from ..support.workload import Operation, Workload, of_each_kind
 
 COMPARED = 8
-"""Of the states that threads have seen, each so-manieth is compared by its content too."""
+"""Of the states that threads have seen, one in this many is compared by its content too."""
 
 
 class StoreChecks(Contract):
@@ -44,7 +43,7 @@ class StoreChecks(Contract):
 
     @check()
     def test_a_whole_life_of_a_store(self, work: Workload) -> None:
-        """The same through one fixed history that leaves nothing out, with any content."""
+        """The same through one fixed history that has every kind of step, with any content."""
         machine = machine_for(work)
 
         def claim(data: st.DataObject) -> None:
@@ -138,7 +137,7 @@ class StoreChecks(Contract):
 
     @check()
     def test_no_id_returns(self, work: Workload) -> None:
-        """No id that a durable transaction was given is given out again: not after its thing was deleted, not after
+        """An id that a durable transaction got is never given out again: not after its object was deleted, not after
         reopening, not after a crash, with or without a checkpoint in between."""
         def claim(several: list[tuple[list[Operation], str]]) -> None:
             with kept_with(work, []) as kept:
@@ -183,7 +182,8 @@ class StoreChecks(Contract):
 
     @staticmethod
     def _replay(kept: Modelled, records: list[Record], directory: Path) -> None:
-        """Into a new state, which must be, at each transaction that a view has shown, what that view has shown."""
+        """Replay the log into a new state. At each transaction that a view has shown, it must be what that view
+        showed."""
         seen = sorted(txid for txid in kept.digests if txid)
         start = kept.store.history.branches[0].start
         context = Context(Env(), kept.work.options)
@@ -203,8 +203,8 @@ class StoreChecks(Contract):
 
     @check()
     def test_one_seed_one_history(self, work: Workload) -> None:
-        """The same operations, clock and randomness give the same log, byte for byte, and the same digests; and the
-        same state files, where the engine writes through the environment."""
+        """The same operations, clock and randomness give the same log, byte for byte, the same digests and, if the
+        engine writes through the environment, the same state files."""
         def claim(several: list[tuple[list[Operation], bool]], reopened: bool) -> None:
             def live(root: Path) -> tuple[dict[str, bytes], dict[str, bytes], bytes]:
                 with Modelled(work, root, env=quiet_env(Files())) as kept:
@@ -258,8 +258,8 @@ class StoreChecks(Contract):
 
     @check()
     def test_nothing_is_visible_before_it_is_synced(self, work: Workload) -> None:
-        """While the log is written and synced, and while plugins are asked, views show what was acknowledged before and
-        nothing of the transactions on their way, whatever durability these asked for."""
+        """While the log is written and synced, and while plugins are asked, views show what was acknowledged before.
+        They show nothing of the transactions in progress, whatever durability these asked for."""
         def claim(several: list[list[Operation]], durability: Durability) -> None:
             files, plugin = FaultyFiles(), Holding(gates=False)
             with kept_with(work, several[0], env=Env(files), plugins=[plugin]) as kept:
@@ -292,8 +292,8 @@ class StoreChecks(Contract):
 
     @check(STAGING)
     def test_unsynced_views_show_what_is_appended(self, work: Workload) -> None:
-        """`snapshot(unsynced=True)` shows everything that is appended, whole, before it is synced, and stays so; an
-        ordinary view does not show it."""
+        """`snapshot(unsynced=True)` shows every transaction that is appended, whole, before it is synced, and does not
+        change afterwards. An ordinary view does not show it."""
         def claim(several: list[list[Operation]]) -> None:
             files = FaultyFiles()
             with kept_with(work, several[0], env=quiet_env(files)) as kept:  # nobody syncs in the background
@@ -315,8 +315,8 @@ class StoreChecks(Contract):
 
     @check(BULK)
     def test_a_bulk_load_is_one_transaction_in_its_place(self, work: Workload) -> None:
-        """A bulk load is there whole when it returns, and after every crash from then on; views made before do not show
-        it, and transactions before and after it stand."""
+        """When a bulk load returns, all of it is there, and is so after every later crash. Views made before do not
+        show it. Transactions before and after it are there too."""
         def claim(before: list[Operation], after: list[Operation]) -> None:
             with kept_with(work, before) as kept:
                 last, view = kept.last, kept.store.snapshot()
@@ -341,8 +341,8 @@ class StoreChecks(Contract):
 
     @check(BULK)
     def test_a_bulk_load_that_is_logged_is_there_after_a_crash(self, work: Workload) -> None:
-        """A bulk load that is logged and not yet applied is nowhere to be seen, and is applied, whole, when its
-        condition is met, or when the store is opened after a crash."""
+        """A bulk load that is logged and not yet applied is invisible. It is applied, whole, when its condition is met
+        or when the store is opened after a crash."""
         def claim(before: list[Operation], after: list[Operation]) -> None:
             plugin = Holding(gates=True)
             with kept_with(work, before, plugins=[plugin]) as kept, plugin:
@@ -365,9 +365,9 @@ class StoreChecks(Contract):
 
     @check()
     def test_a_store_stays_where_it_was_opened(self, work: Workload) -> None:
-        """A store that was opened by a relative path stays there when the process changes its directory: what it
-        commits, checkpoints, loads and gives as an image is there, and another store, to which the same path leads now,
-        is left alone. The same holds where it is open read-only."""
+        """A store that was opened by a relative path stays where it is when the process changes its directory. Its
+        commits, checkpoints, loads and images are there, and another store, to which the same path leads now, is left
+        alone. The same holds if it is open read-only."""
         def claim(before: list[Operation], during: list[Operation]) -> None:
             with scratch() as root, back_again():
                 here, elsewhere = go_to_one_of_two(root)

@@ -1,7 +1,7 @@
-"""An engine by its contract alone: transactions, payloads, views and digests, with nothing of the kit around them.
+"""An engine alone, without a store: transactions, payloads, views and digests.
 
-What fails here is in the engine and nowhere else, so these checks are the first to look at. They go through `Driver`,
-which keeps a model of every transaction. The durable state is looked at in `states`.
+If a check fails here, the fault is in the engine and nowhere else, so look at these first. They use `Driver`, which
+keeps a model of every transaction. The durable state is checked in `states`.
 """
 
 from __future__ import annotations
@@ -159,8 +159,8 @@ class TransactionChecks(Contract):
 
     @check()
     def test_a_rolled_back_transaction_leaves_nothing(self, work: Workload) -> None:
-        """A transaction that is dropped, its payload asked for or not, changes nothing that a view, a transaction, a
-        digest or the durable state shows, and the transactions after it are as if it had never been."""
+        """A transaction that is dropped, before or after its payload was asked for, changes nothing that a view, a
+        transaction, a digest or the durable state shows. Later transactions are as if it had never been."""
         def claim(kept: list[list[Operation]], dropped: list[list[Operation]]) -> None:
             with driven(work) as it, driven(work) as other:
                 for here in (it, other):
@@ -187,9 +187,9 @@ class TransactionChecks(Contract):
 
     @check()
     def test_a_payload_holds_all_its_transaction_changed(self, work: Workload) -> None:
-        """`payload()` may be asked for again as the transaction grows, and then holds everything; a transaction that
-        changed nothing has an empty one; one that has ended refuses changes of every kind. A new one has all that a
-        `Transaction` has, for the kit and for plugins."""
+        """`payload()` may be called again as the transaction grows, and then holds everything. It is empty if nothing
+        was changed. A transaction that has ended refuses changes of every kind. A new one has all that a `Transaction`
+        has, for the kit and for plugins."""
         some = of_each_kind(work)
 
         def claim(first: list[Operation], second: list[Operation]) -> None:
@@ -219,8 +219,9 @@ class TransactionChecks(Contract):
 
     @check()
     def test_ids_of_durable_transactions_never_return(self, work: Workload) -> None:
-        """No id that a durable transaction gave out is given out again: not when what bore it is deleted, not after a
-        checkpoint, a recovery, or a rolled-back transaction. The workload says so of each id that it gets."""
+        """An id that a durable transaction gave out is never given out again: not after its object was deleted, not
+        after a checkpoint, a recovery or a rolled-back transaction. The workload asserts this for each id that it
+        gets."""
         def claim(todo: list[tuple[list[Operation], str]]) -> None:
             with driven(work) as it:
                 it.commit(work.numbered(0))
@@ -295,8 +296,8 @@ class TransactionChecks(Contract):
 
     @check()
     def test_the_same_operations_make_the_same_payloads(self, work: Workload) -> None:
-        """One seed, one history, byte for byte: the same operations on the same state, with the same env, make the
-        same payloads; so a failure can be shown again."""
+        """One seed, one history, byte for byte: the same operations on the same state, in the same environment, make
+        the same payloads. So a failure can be shown again."""
         def claim(todo: list[list[Operation]]) -> None:
             payloads = []
             for _ in range(2):
@@ -313,8 +314,8 @@ class TransactionChecks(Contract):
 
     @check()
     def test_two_engines_share_nothing(self, work: Workload) -> None:
-        """Two engines of one kind, open at once in one process, do not see each other's transactions, nor does it
-        matter to one that the other is closed."""
+        """Two engines of one kind, open at once in one process, do not see each other's transactions, and closing one
+        does not affect the other."""
         def claim(here: list[list[Operation]], there: list[list[Operation]]) -> None:
             with driven(work) as it, driven(work) as other:
                 begun(it, 1)
@@ -335,7 +336,7 @@ class TransactionChecks(Contract):
 
 
 def _swapped(operations: list[Operation]) -> list[Operation]:
-    """The same operations, but that the last arguments of those of one kind change places."""
+    """The same operations, with the last arguments of those of one kind exchanged."""
     swapped = list(operations)
     for i, j in zip(range(len(swapped)), range(1, len(swapped)), strict=False):
         one, other = swapped[i], swapped[j]
