@@ -53,8 +53,8 @@ class BackupContract(Contract):
 
     @check(STABLE_IMAGE)
     def test_a_stable_image_restores_to_its_own_position(self, work: Workload) -> None:
-        """A stable image is of one position, every byte, whatever is checkpointed while it is copied: a backup restores
-        to it, and to every transaction after it."""
+        """Every byte of a stable image is of one position, whatever is checkpointed while it is copied. A backup
+        restores to that position, and to every transaction after it."""
         with world(work) as w:
             w.add(3)
             first = w.store.checkpoint().txid
@@ -71,7 +71,7 @@ class BackupContract(Contract):
 
     @check()
     def test_two_backups_at_once_do_not_disturb_each_other(self, work: Workload) -> None:
-        """Images of two positions, read at the same time, are each what they were; both backups are whole."""
+        """Images of two positions that are read at the same time do not change each other; both backups are whole."""
         with world(work) as w:
             w.add(2)
             w.store.checkpoint()
@@ -91,8 +91,9 @@ class BackupContract(Contract):
 
     @check(BULK)
     def test_bulk_loads_are_in_backups(self, work: Workload) -> None:
-        """A bulk load is a transaction like any other to backups: one before the image, one during the copy, one in an
-        incremental are there whole, from their own transaction on and not before, restored or compacted."""
+        """To backups, a bulk load is a transaction like any other. One before the image, one during the copy and one in
+        an incremental are each there whole, from their own transaction on and not before, after a restore or a
+        compaction."""
         with world(work) as w:
             w.add()
             w.load()

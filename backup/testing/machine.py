@@ -1,4 +1,4 @@
-"""The store's state machine with backups: taken while it goes on, verified, compacted, restored, gone on with.
+"""The store's state machine with backups: taken while it runs, verified, compacted, restored and continued.
 
 `backed_up` is what the target must be able to show: the models up to the transaction that its last run named. A
 restored store, or a copy of the target that is opened for writing, is a twin of the store as of one of these; the

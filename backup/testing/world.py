@@ -51,7 +51,7 @@ def moment(time_us: int) -> datetime:
 
 @contextmanager
 def seen_in(what: str) -> Iterator[None]:
-    """Says where it was that something was found wrong."""
+    """Add to what the block raises where it was found."""
     try:
         yield
     except Exception as error:
@@ -128,8 +128,8 @@ class World(Modelled):
     def back_up(self, target: Path | None = None, *, source: Source | Store[Any, Any] | str | None = None,
                 env: Env | None = None, engine: type[Engine[Any, Any]] | None = None,
                 accept_branch: bytes | None = None, connection: Connection | None = None, **policy: Any) -> Report:
-        """A run that keeps no restore points for their age and compacts nothing, unless its policy says so. What it
-        says that the target can be restored to is what the target says."""
+        """Run a backup that keeps no restore points for their age and compacts nothing, unless its policy says so. The
+        restore points that it reports are those of the target."""
         report = run(source or self.store, target or self.target, engine=engine or self.work.engine,
                      options=self.work.options, env=env or self.env, accept_branch=accept_branch,
                      connection=connection, policy=Policy(**{"keep_points": "none", "compact": None, **policy}))
@@ -138,8 +138,8 @@ class World(Modelled):
         return report
 
     def back_up_busily(self, *steps: Callable[[], object]) -> Report:
-        """A backup during which the store changes: a step at a time, as `BusySource` has it. All that are left over
-        are done before the copy is confirmed."""
+        """A backup during which the store changes, one step at a time (see `BusySource`). The remaining steps are done
+        before the copy is confirmed."""
         left = list(steps)
 
         def step() -> None:
@@ -225,7 +225,7 @@ class World(Modelled):
 
     def refused(self, kinds: type[BaseException] | tuple[type[BaseException], ...], what: str,
                 attempt: Callable[[], object]) -> str:
-        """What an attempt on the target is told, which must be refused and change no byte of it."""
+        """The error of an attempt on the target, which must be refused and change no byte of it."""
         before = tree(self.target)
         with raises(kinds, what) as told:
             attempt()

@@ -3,7 +3,7 @@
     class TestMine(ReplayContract):
         workload = KeyValues(MyEngine, put=..., items=...)
 
-Redo by itself is in `redo.py`: what copies stand on.
+Redo by itself, on which copies rest, is in `redo.py`.
 """
 
 from __future__ import annotations

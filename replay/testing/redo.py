@@ -1,9 +1,9 @@
 """Redo converges: whatever a copy or a crash leaves, applying the records from its position on gives the state.
 
-The engine is driven by its contract alone (`Driver`), so the records are all there, and what is torn is its state only.
-An engine above the environment runs on a simulated disk: its image is read once more at every operation of a
-checkpoint, and copies are put together of pieces of all these readings; and every power cut is tried. One below the
-environment is read between its checkpoints, which is all that a stable image needs, and killed elsewhere.
+The engine runs without a store (`Driver`), so all records are there, and only its state is torn. An engine above the
+environment runs on a simulated disk: its image is read once more at every operation of a checkpoint, and copies are put
+together of pieces of all these readings; and every power cut is tried. One below the environment is read between its
+checkpoints, which is all that a stable image needs, and killed elsewhere.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class RedoChecks(Contract):
 
     @check()
     def test_replaying_again_changes_nothing(self, work: Workload) -> None:
-        """Records may be applied to a state that holds them already, from any position on: the result is the same, and
-        so it is when a replay is broken off, checkpointed or not, and begun again."""
+        """Records may be applied to a state that holds them already, from any position on, and the result is the same.
+        It is the same too if a replay is broken off, checkpointed or not, and begun again."""
         def claim(before: Todo, during: Todo) -> None:
             with driven(work) as it:
                 begun(it)
@@ -68,8 +68,8 @@ class RedoChecks(Contract):
 
     @check()
     def test_redo_converges_from_any_mixture(self, work: Workload) -> None:
-        """A copy whose pieces were read at different moments, in the middle of checkpoints too, gives exactly the state
-        when it is replayed from its image's position to what was applied by then, and to anything later."""
+        """The pieces of a copy are read at different moments, in the middle of checkpoints too. Replayed from its
+        image's position to what was applied by then, or to anything later, it is exactly the state there."""
         def claim(before: Todo, during: Todo, after: Todo, data: st.DataObject) -> None:
             with _sampled(work) as (it, sampling):
                 begun(it)
@@ -105,8 +105,8 @@ class RedoChecks(Contract):
 
     @check(ABOVE_ENV)
     def test_redo_converges_after_every_power_cut(self, work: Workload) -> None:
-        """A power cut at any operation of the disk, whatever of the unsynced ones it keeps, drops or tears, leaves a
-        state that opens: never behind the last checkpoint that had returned, and never ahead of what was applied. The
+        """A power cut at any operation of the disk keeps, drops or tears any of the unsynced ones. The state that it
+        leaves opens, never behind the last checkpoint that had returned, and never ahead of what was applied. The
         records after its position bring it to the end. If the engine is atomic, the state is right as it was found."""
         def claim(todo: Todo, apart: list[int]) -> None:
             disk = SimDisk()
@@ -134,7 +134,8 @@ class RedoChecks(Contract):
                         op = disk.ops[first + n] if first + n < len(disk.ops) else "the end"
                         _look_after_cut(it, cut, least, upto, f"after a power cut before {op}")
 
-        # One, two and three transactions apart: what goes by odd and even positions comes to lie on itself.
+        # One, two and three transactions apart: an engine that alternates by odd and even positions then overwrites its
+        # last place.
         self.prove(claim, examples=4, todo=several(work, 3, 3), apart=st.permutations((1, 2, 3)))
 
 
@@ -159,7 +160,7 @@ def _begin_again(it: Driver, path: Path, image_position: Position, reached: int)
 
 
 def _look_after_cut(it: Driver, cut: SimDisk, least: int, upto: int, what: str) -> None:
-    """What a power cut left, when a checkpoint had returned at `least`, and `upto` was applied."""
+    """Check what a power cut left, if a checkpoint had returned at `least`, and `upto` was applied."""
     context, it.context = it.context, Context(quiet_env(cut), it.work.options)
     try:
         found = it.opened(it.directory)

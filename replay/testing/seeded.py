@@ -1,5 +1,4 @@
-"""Copies of a store and of its log: seeded while it is written, rolled to any transaction, refused where they do not
-fit.
+"""Copies of a store and of its log: seeded while it is written, rolled to any transaction, refused if they do not fit.
 
 The store is a real one with a model beside it (`Modelled`), and nothing happens in it that is not asked for. It is
 copied through its source, as a backup and a replica do.
@@ -30,7 +29,7 @@ from .. import copy
 from ..roll import fetch, history_at
 
 SETTINGS = Settings(segment_bytes=128 << 10, keep_logs="1 transactions", heartbeat_s=0)
-"""As little log as may be is kept, so that what holds it shows."""
+"""As little log as possible is kept, so that what holds it shows."""
 LOG = LogOptions(preallocate=False)
 _PIECE = 500
 """Bytes of an image that are read at a time."""

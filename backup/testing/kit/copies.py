@@ -104,8 +104,8 @@ class CopyChecks(Contract):
 
     @check()
     def test_a_compacted_backup_equals_the_store(self, work: Workload) -> None:
-        """Compacting the log into the image changes nothing but the first restore point, which is the compaction's;
-        what comes after it can be restored as before."""
+        """Compacting the log into the image changes only the first restore point, which is then the compaction's. What
+        comes after it can be restored as before."""
         with world(work) as w:
             w.add()
             w.store.checkpoint()
@@ -121,8 +121,8 @@ class CopyChecks(Contract):
 
     @check()
     def test_an_inconsistent_copy_is_no_backup(self, work: Workload) -> None:
-        """A copy in which the engine's own check finds something does not become the backup: there is none after a
-        first one, and after a later one what was in force still is."""
+        """A copy in which the engine's own check finds something does not become the backup. If it was the first one,
+        there is no backup. If it was a later one, the backup in force stays so."""
         suspicious = _suspicious(work)
         with world(work) as w:
             w.add()
@@ -178,8 +178,8 @@ class CopyChecks(Contract):
 
     @check()
     def test_pruning_keeps_what_a_running_backup_needs(self, work: Workload) -> None:
-        """While a backup runs, pruning takes none of the log that it needs, whoever else no longer needs it; when it is
-        over, that log can go, but for what the next incremental needs."""
+        """While a backup runs, pruning takes none of the log that it needs, even if nobody else needs it. Once it is
+        over, that log can be pruned, except for what the next incremental needs."""
         with world(work) as w:
             w.add(2)
             w.store.checkpoint()
@@ -210,8 +210,8 @@ class CopyChecks(Contract):
 
     @check()
     def test_where_log_was_pruned_the_backup_is_a_new_full_one(self, work: Workload) -> None:
-        """Where the store no longer has the log for an incremental, a full backup takes its place, and says why; with
-        the fallback turned off it is an error, and the target stays as it was."""
+        """If the store no longer has the log for an incremental, a full backup takes its place, and says why; with the
+        fallback turned off it is an error, and the target stays as it was."""
         with world(work) as w:
             w.add()
             before = w.back_up()
@@ -257,8 +257,8 @@ def _stamped(path: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def _left_open(root: Path, before: set[str], own: str) -> set[str]:
-    """The files below a directory that this process has open and had not `before`. Of the store's `own`, those that are
-    deleted; and what its housekeeping has open for a moment is not counted."""
+    """The files below a directory that this process has open and had not `before`. Of the store's `own`, only those
+    that are deleted count; what its maintenance has open for a moment does not."""
 
     def left() -> set[str]:
         return {name for name in descriptors().values() if name.startswith(f"{root}/") and name not in before

@@ -3,8 +3,8 @@
 Found is an error of the kit. Harmless is what leaves the end of the backup and its content as they were, and what
 `verify` takes for harmless can be restored. There is nothing between the two, for `verify` as for a restore.
 
-Where a format has fields, one byte of each is flipped: those of documents, of the header of a segment, of each of its
-groups and records, and of its footer. Hypothesis flips others.
+In a format with fields, one byte of each field is flipped: those of documents, of the header of a segment, of each of
+its groups and records, and of its footer. Hypothesis flips others.
 """
 
 from __future__ import annotations

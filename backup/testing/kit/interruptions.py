@@ -57,8 +57,8 @@ class InterruptionChecks(Contract):
 
     @check()
     def test_a_source_that_dies_leaves_a_backup_to_go_on_with(self, work: Workload) -> None:
-        """A source that goes away half-way, at whichever of its answers, leaves what was backed up before as it was,
-        and never a half-made backup that is taken for a whole one. The next run goes on."""
+        """A source that goes away, at any of its answers, leaves what was backed up before as it was, and never a
+        half-made backup that is taken for a whole one. The next run goes on."""
 
         def attempt_in(w: World) -> Attempt:
             def attempt(target: Path, n: int) -> int:
@@ -72,14 +72,14 @@ class InterruptionChecks(Contract):
 
     @check()
     def test_a_killed_backup_leaves_one_to_go_on_with(self, work: Workload) -> None:
-        """A backup that is killed, before whichever change to the target's files, leaves what was backed up before as
-        it was, and never a half-made backup that is taken for a whole one. The next run goes on."""
+        """A backup that is killed, before any change to the target's files, leaves what was backed up before as it was,
+        and never a half-made backup that is taken for a whole one. The next run goes on."""
         self._try(work, lambda w: self._on(w, DyingDisk), (Killed,))
 
     @check()
     def test_a_full_disk_leaves_a_backup_to_go_on_with(self, work: Workload) -> None:
-        """A target's disk that is full, at whichever write, is told as `DiskFull`, and leaves what was backed up
-        before as it was. The next run goes on when there is room."""
+        """If a target's disk is full, at any write, the run raises `DiskFull`, and leaves what was backed up before as
+        it was. The next run goes on when there is room."""
         self._try(work, lambda w: self._on(w, full_disk), (DiskFull,))
 
     @staticmethod

@@ -53,8 +53,8 @@ class RefusalChecks(Contract):
 
     @check()
     def test_a_restored_twin_is_refused(self, work: Workload) -> None:
-        """A target takes nothing from a store that was restored from it, which is on another branch; both are named.
-        It does when it is told to accept that branch, and then refuses the old one."""
+        """A target takes nothing from a store that was restored from it, which is on another branch; both are named. If
+        it is told to accept that branch, it does, and then refuses the old one."""
         with world(work) as w:
             w.add(3)
             w.back_up()
@@ -74,8 +74,8 @@ class RefusalChecks(Contract):
 
     @check()
     def test_a_store_with_another_past_is_refused(self, work: Workload) -> None:
-        """A target takes nothing from an older copy of its store: neither while that is behind it, nor when that has
-        gone on by itself and has other transactions under the same numbers."""
+        """A target takes nothing from an older copy of its store: neither while that copy is behind it, nor after the
+        copy has gone on by itself and has other transactions under the same numbers."""
         with world(work) as w:
             w.add(2)
             w.store.close()
@@ -123,8 +123,8 @@ class RefusalChecks(Contract):
 
     @check()
     def test_a_copy_that_is_not_replayed_far_enough_does_not_open(self, work: Workload) -> None:
-        """A copy counts only from the position that its source confirmed: with log that ends before it, it is refused,
-        read-only and for writing; with log up to it, it opens as the model there, and goes on."""
+        """A copy counts only from the position that its source confirmed. If its log ends before that, it is refused,
+        read-only and for writing. If its log reaches it, it opens as the model there, and goes on."""
         with world(work) as w:
             w.add(3)
             w.store.checkpoint()

@@ -159,7 +159,7 @@ class FaultyFiles(Files):
         def before(kind: str, path: Path) -> None:
             if kind in kinds and (only is None or only(path)):
                 held.reached.set()
-                assert held.go.wait(60), f"{kind} of {path.name} was held up, and nobody let it go within 60 s"
+                assert held.go.wait(60), f"{kind} of {path.name} was held up, and nobody released it within 60 s"
 
         self.before = before
         return held

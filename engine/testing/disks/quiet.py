@@ -49,8 +49,7 @@ class _Unset(threading.Event):
 class QuietScheduler(Scheduler):
     """Spawns nothing: what runs in the background is the test's to call, so that a run is the same each time.
 
-    Who waits with a time-out is told at once that it is over, and so it is by the clock, after `on_wait` was called,
-    which may change the world.
+    A wait with a time-out is over at once, and by the clock too. `on_wait` is called first, and may change the world.
     """
 
     closes_forgotten = False

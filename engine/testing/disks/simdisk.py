@@ -11,8 +11,8 @@ pending whatever a `Fate` decides:
   order, others need not. What is in a directory whose own entry is lost is lost.
 
 A `killed` process leaves everything, with what is pending still pending. A sync that failed (`fail_sync`) leaves what
-was pending readable and not on the disk, and later syncs do not help: so Linux does it. `docs/crashes.md` says all this
-in words.
+was pending readable and not on the disk, and later syncs do not help, as on Linux. `docs/crashes.md` says all this in
+words.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class SimDisk(Files):
         ops: what was done to it since it was made.
         before: called with each operation before it is done; it may raise `OSError`, which then was the disk's.
         opening: called with the name of each file and directory before a descriptor is taken for it; likewise.
-        lost: what a power cut took, in words, where one made this disk.
+        lost: what a power cut took, in words, if one made this disk.
         mounts: directories that are mount points, so that none can be swapped with them.
     """
 
@@ -142,7 +142,7 @@ class SimDisk(Files):
         self.apply(op)
 
     def apply(self, op: Op) -> None:
-        """Do it, without a note."""
+        """Do it, without recording it."""
         if op.kind == "make":
             self.inodes[op.inode] = Inode(names={} if op.offset else None)
             self._next = max(self._next, op.inode + 1)
@@ -180,7 +180,7 @@ class SimDisk(Files):
     killed = copy
 
     def fail_sync(self, inode: int) -> None:
-        """A sync of this file has failed. To be called instead of the sync (from `before`, say)."""
+        """Make a sync of this file fail. Call this instead of the sync, from `before` for example."""
         self.inodes[inode].fail_sync()
 
     def points(self, ops: list[Op]) -> Iterator[SimDisk]:

@@ -4,8 +4,8 @@ A `Fate` is asked about each pending change in turn. What it may answer is what 
 a file system, and no more: sectors of 512 bytes are old or new as a whole, whichever of them; changes of one file reach
 the disk in any order; a change of names is there or not; what was synced stays.
 
-`power_cuts` gives the disks that a cut at one moment may leave: every one of them where they are few, and otherwise
-some shapes that have bitten real systems and some by lot.
+`power_cuts` gives the disks that a cut at one moment may leave: every one of them if they are few; otherwise some
+shapes that have bitten real systems, and some by lot.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from random import Random
 from typing import Protocol, Self, TypeVar
 
 FEW = 64
-"""Up to so many states of a disk at one moment are tried all."""
+"""If a disk may be in at most this many states at one moment, all are tried."""
 
 
 class Fate:
@@ -36,7 +36,7 @@ class Fate:
 
 
 class Dropped(Fate):
-    """Nothing pending is kept, but names where `names_kept`, and contents where `data_kept`."""
+    """Nothing pending is kept, except names if `names_kept`, and contents if `data_kept`."""
 
     def __init__(self, *, data_kept: bool = False, names_kept: bool = False) -> None:
         self._data, self._names = data_kept, names_kept
@@ -148,7 +148,7 @@ FATES: dict[str, Callable[[], Fate]] = {
     "every second": lambda: Reordered(lambda i, n: i % 2 == 1),
     "sizes only": lambda: Torn(lambda i, n: False),
 }
-"""The shapes that are tried where there are too many states to try all, the most telling first."""
+"""The shapes that are tried if there are too many states to try all, the most telling first."""
 _ALWAYS = 3
 
 
@@ -166,7 +166,7 @@ DiskT = TypeVar("DiskT", bound=LosesPower)
 
 
 def power_cuts(disk: DiskT, *, tries: int, salt: int) -> Iterator[DiskT]:
-    """Disks as a power cut now may leave `disk`: all of them where they are no more than `FEW`, and `tries` otherwise.
+    """Disks as a power cut now may leave `disk`: all of them if they are no more than `FEW`, and `tries` otherwise.
 
     Some may be equal (`SimDisk.digest` tells). `salt` varies, from moment to moment, which are tried of many.
     """

@@ -18,7 +18,7 @@ from .simops import Op
 Kind = Literal["EIO", "ENOSPC", "short write", "lost sync", "ENOMEM", "EMFILE"]
 KINDS: tuple[Kind, ...] = ("EIO", "ENOSPC", "short write", "lost sync")
 LACKS: tuple[Kind, ...] = ("ENOMEM", "EMFILE")
-"""What ran out comes again: nothing is lost by it, and no store is poisoned."""
+"""Shortages that pass: nothing is lost by them, and no store is poisoned."""
 
 
 def may_fail(op: Op, kind: Kind) -> bool:

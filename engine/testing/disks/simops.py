@@ -32,7 +32,7 @@ class Op(NamedTuple):
 @dataclass
 class Inode:
     """A file: bytes, or a directory: names. `pending` came after the last sync. `synced` is what a power cut leaves of
-    the bytes; None where that is all of them. After a sync that failed it stays `behind`."""
+    the bytes; None if that is all of them. After a sync that failed it stays `behind`."""
 
     data: bytearray = field(default_factory=bytearray)
     synced: bytearray | None = None

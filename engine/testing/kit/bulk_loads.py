@@ -1,7 +1,7 @@
-"""Bulk loads on a real store: one transaction like any other, whose data stands in a file beside the log.
+"""Bulk loads on a real store: one transaction like any other, whose data is in a file beside the log.
 
 A load is all there or not at all: when it returns, when there is no room for its file, when its record cannot be
-written, when the process ends between the logging and the applying. Files that no record names go.
+written, when the process ends between logging and applying. Files that no record names are removed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def _is_attachment(path: Path) -> bool:
 
 
 class BulkChecks(Contract):
-    """What bulk loads are to a store."""
+    """Bulk loads on a store."""
 
     @check(BULK)
     def test_a_veto_keeps_a_bulk_load_out(self, work: Workload) -> None:
-        """Plugins are asked of a bulk load as of any transaction, and are shown the load itself. One that is refused,
-        before or after the last addition, ends `RolledBack` and leaves nothing, no file either."""
+        """Plugins are asked about a bulk load as about any transaction, and are given the load itself. A load that is
+        refused, before or after the last addition, raises `RolledBack` and leaves nothing, not even a file."""
         def claim(before: list[Operation], moment: str) -> None:
             veto = Vetoing(moment)
             with kept_with(work, before, plugins=[veto]) as kept:
@@ -52,7 +52,7 @@ class BulkChecks(Contract):
 
     @check(BULK)
     def test_a_bulk_load_without_room_leaves_nothing(self, work: Workload) -> None:
-        """A bulk load whose file cannot be written ends `DiskFull`, leaves nothing, and may be tried again."""
+        """A bulk load whose file cannot be written raises `DiskFull`, leaves nothing, and may be tried again."""
         def claim(before: list[Operation], what: str) -> None:
             files = FaultyFiles()
             with kept_with(work, before, env=quiet_env(files)) as kept:
@@ -69,7 +69,7 @@ class BulkChecks(Contract):
 
     @check(BULK)
     def test_a_bulk_load_of_unknown_outcome_is_all_or_nothing(self, work: Workload) -> None:
-        """A bulk load whose record cannot be written or synced ends `OutcomeUnknown`; reopening shows all of it or
+        """A bulk load whose record cannot be written or synced raises `OutcomeUnknown`. Reopening shows all of it or
         none, and no file of a load that never was stays."""
         def claim(before: list[Operation], what: str) -> None:
             files = FaultyFiles()

@@ -32,7 +32,7 @@ from ..support.raising import raises
 from ..support.workload import Operation, Workload
 
 SOON_S = 10.0
-"""What waits for nobody has come back by then."""
+"""Seconds by which a call that waits for nobody has returned."""
 
 
 class Vetoing(Plugin):
@@ -104,7 +104,7 @@ class OutcomeChecks(Contract):
         """A transaction whose commit has returned is there after a crash at any later moment, whole, with all before it
         and nothing else, whether a checkpoint was made since or not.
 
-        Bytes that make no sense behind the log's end take nothing away.
+        Garbage behind the log's end takes nothing away.
         """
         def claim(several: list[list[Operation]], checkpoints: int) -> None:
             with kept_with(work, several[0]) as kept:
@@ -163,8 +163,8 @@ class OutcomeChecks(Contract):
 
     @check()
     def test_a_full_disk_rolls_back(self, work: Workload) -> None:
-        """A commit for which no log can be allocated ends `DiskFull` with nothing logged; once there is room, the store
-        goes on."""
+        """A commit for which no log can be allocated raises `DiskFull` with nothing logged. Once there is room, the
+        store goes on."""
         def claim(before: list[Operation], during: list[Operation], what: str) -> None:
             files = FaultyFiles()
             with kept_with(work, before, env=quiet_env(files)) as kept:
@@ -182,9 +182,9 @@ class OutcomeChecks(Contract):
 
     @check()
     def test_an_unknown_outcome_is_found_out_by_reopening(self, work: Workload) -> None:
-        """After a failed write or sync of log bytes the store is poisoned: the commit ends `OutcomeUnknown`, later ones
-        are refused, views and reads go on as they were, and reopening shows everything up to before it, with or without
-        the transaction, and never half of it."""
+        """After a failed write or sync of log bytes the store is poisoned: the commit raises `OutcomeUnknown`, later
+        ones are refused, and views and reads go on as they were. Reopening shows everything before the transaction, and
+        either all of the transaction or nothing of it."""
         def claim(before: list[Operation], during: list[Operation], what: str, more: int) -> None:
             files = FaultyFiles()
             with kept_with(work, before, env=quiet_env(files)) as kept:
@@ -226,9 +226,9 @@ class OutcomeChecks(Contract):
 
     @check()
     def test_a_late_condition_is_told_and_loses_nothing(self, work: Workload) -> None:
-        """A commit whose condition is late or fails ends `ConditionNotMet`: the transaction is durable here, and in
-        each crash image. If the condition gates publication, nobody sees it before it is met, and everybody then; if
-        not, views show it."""
+        """A commit whose condition is late or fails raises `ConditionNotMet`: the transaction is durable here, and in
+        each crash image. If the condition gates publication, views show the transaction only once it is met. If it does
+        not, views show it at once."""
         def claim(before: list[Operation], during: list[Operation], gates: bool,
                   answer: Literal["failed", "open"]) -> None:
             plugin = Holding(gates=gates)
@@ -267,8 +267,8 @@ class OutcomeChecks(Contract):
 
     @check()
     def test_a_slow_callback_holds_up_nobody(self, work: Workload) -> None:
-        """While a callback of a commit's outcome does not come back, its own commit is acknowledged, others are made,
-        shown and checkpointed, and whoever added it goes on."""
+        """While a callback of a commit's outcome does not return, its own commit is acknowledged, others are made,
+        shown and checkpointed, and the thread that added the callback goes on."""
         def claim(during: list[Operation]) -> None:
             files, called, go = FaultyFiles(), Event(), Event()
 

@@ -40,7 +40,7 @@ class HistoryChecks(Contract):
                 image = kept.crash_image()
                 before = tree(image)
                 with kept.opened(image, read_only=True) as store, store.snapshot() as view:
-                    # The last group is not known to be durable to one who only reads.
+                    # A reader cannot know that the last group is durable.
                     assert view.txid in (kept.last, kept.last - 1), f"{view.txid} of {kept.last} are shown"
                     kept.compare(view)
                 assert tree(image) == before, "a read-only opening of a crash image changed files"
@@ -52,7 +52,7 @@ class HistoryChecks(Contract):
 
     @check()
     def test_a_checkpoint_that_fails_loses_nothing(self, work: Workload) -> None:
-        """A checkpoint without room ends `DiskFull`, and a later one makes up for it; any other error in it poisons the
+        """A checkpoint without room raises `DiskFull`, and a later one succeeds. Any other error in it poisons the
         store. Either way views go on, and nothing that was committed is lost."""
         def claim(before: list[Operation], after: list[Operation], how: str, late: bool) -> None:
             trouble: list[Exception] = []
@@ -93,7 +93,7 @@ class HistoryChecks(Contract):
 
     @check()
     def test_pruning_takes_nothing_that_is_needed(self, work: Workload) -> None:
-        """When old log is pruned, views go on, what is left suffices after a crash, and asking for what is gone is an
+        """When old log is pruned, views go on, the rest is enough after a crash, and asking for what is gone is an
         error."""
         def claim(several: list[list[Operation]]) -> None:
             with kept_with(work, several[0], settings=ONE_KEPT) as kept:
@@ -146,8 +146,8 @@ class HistoryChecks(Contract):
 
 
 def _troubled(engine: type[Engine[Any, Any]], trouble: list[Exception], late: bool) -> type[Engine[Any, Any]]:
-    """The engine, whose checkpoint raises the error in `trouble` while there is one: before it began or, `late`, when
-    all was done."""
+    """The engine, with a checkpoint that raises the error in `trouble`, if any: before it begins or, if `late`, after
+    it is done."""
     def checkpoint(self: Any, upto: Position) -> Position:
         if trouble and not late:
             raise trouble[0]

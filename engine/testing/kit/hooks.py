@@ -1,6 +1,6 @@
-"""What plugins are told of a store's life, and what they may add to it: an engine must let them.
+"""Hooks on any engine: what plugins are told of a store's life, and what they may add to transactions.
 
-The contract for plugins of one's own is `PluginContract` (`testing/plugin/`); here they are a means to look at one.
+`PluginContract` (`testing/plugin/`) is the contract for an author's plugin. Here plugins are a means to test a store.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class HookChecks(Contract):
     @check()
     def test_what_a_plugin_adds_is_part_of_the_transaction(self, work: Workload) -> None:
         """What a plugin adds to a transaction is logged with it, as one transaction, shown with it, and there after a
-        crash; once a transaction is being committed, other threads are refused it."""
+        crash. While a transaction is being committed, other threads cannot use it."""
         def claim(several: list[list[Operation]]) -> None:
             plugin = Adding()
             with scratch() as root, Modelled(work, root, plugins=[plugin]) as kept:

@@ -1,7 +1,7 @@
 """What the checks of plugins share: what an author declares, histories, and how a claim is tried on them.
 
-Each claim runs within bounds, since a plugin may keep a store from getting on: the check fails then, and says in which
-hook the plugin stands.
+Each claim runs within a time limit, because a plugin may block a store. The check then fails, and names the hook that
+the plugin is in.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def histories(works: list[Workload], more: tuple[tuple[Any, ...], ...] = ()) -> 
         steps = st.lists(st.one_of(commits, commits, others, undone), min_size=1, max_size=8)
 
         def made(steps: list[tuple[Any, ...]]) -> History:
-            # Each load another one: to add what is there is an error, on some engines.
+            # Each load is another one: on some engines it is an error to add what is there.
             return History(work, [("bulk", _FIRST_LOAD + n) if s == ("bulk",) else s for n, s in enumerate(steps)])
 
         made.__name__ = f"on_{work.engine.name.replace('-', '_')}"  # so that Hypothesis shows `on_memory([…])`
@@ -63,16 +63,16 @@ class PluginChecks(Contract):
     Attributes:
         plugin: the plugin's class, or a function that makes one: `plugin = staticmethod(lambda: Mine(…))`. It is called
             for each opening of a store.
-        workload: what to do to the store; without, the memory and the graph engine, used as maps. A plugin that adds to
-            transactions, or reads them, needs one of an engine that it knows.
-        adds: it adds to transactions in `committing`. What it adds must be apart from what the workload touches.
+        workload: what to do to the store; if None, the memory and the graph engine are used as maps. A plugin that adds
+            to transactions, or reads them, needs one of an engine that it knows.
+        adds: it adds to transactions in `committing`. What it adds must not overlap what the workload touches.
         refuses: it raises in `committing` or `final` for some transactions; `refused` gives one, `refused_load` a bulk
             load, if the engine takes any.
-        holds: it returns conditions from `logged`, which come to be met.
+        holds: it returns conditions from `logged`, and meets each of them in the end.
         gates: its conditions gate publication.
         vetoes: it may return reasons from `pruning`; `end_veto` ends them.
-        prompt_s: what a hook on the way of a commit may take, in seconds.
-        stuck_s: after this many seconds a store that does not get on is stuck.
+        prompt_s: the most that a hook may take while commits wait for it, in seconds.
+        stuck_s: after this many seconds without progress, a store is stuck.
     """
 
     plugin: ClassVar[Callable[[], Plugin]]
@@ -86,18 +86,18 @@ class PluginChecks(Contract):
     stuck_s: ClassVar[float] = 20.0
 
     def refused(self) -> list[Operation]:
-        """Operations of a transaction that the plugin refuses, whatever else the store holds. Asked of plugins that
-        declare `refuses`."""
+        """Operations of a transaction that the plugin refuses, whatever else the store holds. Called if the plugin
+        declares `refuses`."""
         raise NotImplementedError(f"{type(self).__name__}.refused is needed, since the plugin refuses transactions")
 
     def refused_load(self) -> Any:
-        """A bulk load that the plugin refuses, whatever else the store holds. Asked of plugins that declare `refuses`,
+        """A bulk load that the plugin refuses, whatever else the store holds. Called if the plugin declares `refuses`,
         on engines that take bulk loads."""
         raise NotImplementedError(f"{type(self).__name__}.refused_load is needed, since the plugin refuses "
                                   "transactions, and the engine takes bulk loads")
 
     def end_veto(self, plugin: Plugin) -> None:
-        """Let the reason go for which the plugin keeps the log. Asked of plugins that declare `vetoes`."""
+        """End the reason for which the plugin keeps the log. Called if the plugin declares `vetoes`."""
         raise NotImplementedError(f"{type(self).__name__}.end_veto is needed, since the plugin vetoes pruning")
 
     # --- how checks run ----------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class PluginChecks(Contract):
         return self.works()[0]
 
     def works(self) -> list[Workload]:
-        """Those that each check is tried on."""
+        """The workloads that each check is tried on."""
         if self.workload is not None:
             return [super().work()]
         from .maps import graph_map, memory_map  # only here: tests of an engine need not load NumPy
@@ -156,7 +156,7 @@ class PluginChecks(Contract):
                     raise
 
     def only(self, ability: str) -> None:
-        """Skip the check where the plugin does not declare `ability`."""
+        """Skip the check if the plugin does not declare `ability`."""
         if not getattr(self, ability):
             raise SkipTest(f"{type(self).__name__} does not declare {ability!r}")
 

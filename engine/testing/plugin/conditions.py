@@ -17,8 +17,8 @@ class ConditionChecks(PluginChecks):
 
     @check()
     def test_conditions_are_sound(self, work: Workload) -> None:
-        """`logged` returns None, or a `Condition` with a name, a future and a finite, positive time-out; always None
-        where the plugin does not declare `holds`."""
+        """`logged` returns None, or a `Condition` with a name, a future and a finite, positive time-out; always None if
+        the plugin does not declare `holds`."""
 
         def claim(work: Workload, directory: Path) -> None:
             with self.rig(work, directory / "store") as rig:
@@ -35,13 +35,14 @@ class ConditionChecks(PluginChecks):
 
     @check()
     def test_conditions_come_to_an_end(self, work: Workload) -> None:
-        """Every commit gets through, of many at once too: its condition, or a later one, comes to be met."""
+        """Every commit is acknowledged, also if there are many at once: its condition, or a later one, is met in the
+        end."""
         self.only("holds")
         self.try_once(lambda work, directory: _burst(self, work, directory).close())
 
     @check()
     def test_conditions_are_cumulative(self, work: Workload) -> None:
-        """A condition that is met stands for all earlier ones: none of these is met, or fails, only afterwards."""
+        """Meeting a condition meets all earlier ones, so no earlier one is met, or fails, after it."""
         self.only("holds")
 
         def claim(work: Workload, directory: Path) -> None:
@@ -53,8 +54,8 @@ class ConditionChecks(PluginChecks):
 
     @check()
     def test_nothing_is_shown_before_its_condition(self, work: Workload) -> None:
-        """Of a plugin that declares `gates`, every condition gates publication, and nothing is published before it is
-        met."""
+        """If a plugin declares `gates`, each of its conditions gates publication, and nothing is published before its
+        condition is met."""
         self.only("gates")
 
         def claim(work: Workload, directory: Path) -> None:

@@ -74,8 +74,8 @@ class HookChecks(PluginChecks):
 
     @check()
     def test_hooks_are_prompt(self, work: Workload) -> None:
-        """No hook on the way of a commit takes longer than `prompt_s`. What takes long is waited for by a condition, or
-        done by a thread of the plugin's own."""
+        """No hook that commits wait for takes longer than `prompt_s`. Slow work belongs behind a condition, or in a
+        thread of the plugin's own."""
 
         def claim(work: Workload, directory: Path) -> None:
             with self.rig(work, directory / "store") as rig:
@@ -89,9 +89,9 @@ class HookChecks(PluginChecks):
 
     @check()
     def test_a_transaction_costs_no_more_after_many(self, work: Workload) -> None:
-        """What a transaction costs in the plugin does not grow with those that came before it: not the instructions
-        that its hooks take, nor the bytes that are read through the store's files meanwhile. `logged` is given the
-        records; a plugin that reads the log goes on with a cursor."""
+        """What a transaction costs in the plugin does not grow with the number of earlier ones: neither the
+        instructions of its hooks, nor the bytes read through the store's files meanwhile. `logged` is given the
+        records. A plugin that reads the log keeps a cursor."""
 
         def claim(work: Workload, directory: Path) -> None:
             files = FaultyFiles()
@@ -124,7 +124,7 @@ class HookChecks(PluginChecks):
                     rig.fill_segment()
                 rig.settle()
                 rig.store.checkpoint()
-                rig.store.prune()  # unless the store did by itself, which is asked of the log
+                rig.store.prune()  # unless the store pruned by itself, which the log shows
                 vetoes = list(rig.watch.vetoes)
                 assert self.vetoes or not vetoes, f"the plugin does not declare `vetoes`, and returned {vetoes[0]!r}"
                 for veto in vetoes:

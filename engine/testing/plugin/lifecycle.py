@@ -18,7 +18,7 @@ from .forking import in_child
 from .rig import END_S
 
 _GRACE_S = 2.0
-"""What was told to end may take this long, in seconds."""
+"""How long something may take to end after it was told to, in seconds."""
 
 
 class _CannotStart(Plugin):
@@ -48,8 +48,8 @@ class LifecycleChecks(PluginChecks):
 
     @check()
     def test_it_lets_go_where_another_cannot_start(self, work: Workload) -> None:
-        """If a plugin after it cannot start, it is told `closing`, raises nothing and releases everything. If one
-        before it cannot start, it is told nothing, and has nothing to release."""
+        """If a later plugin cannot start, this one is told `closing`, raises nothing and releases everything. If an
+        earlier one cannot start, this one is told nothing, and has nothing to release."""
 
         def claim(work: Workload, directory: Path) -> None:
             self.rig(work, directory / "store").close()
@@ -74,7 +74,7 @@ class LifecycleChecks(PluginChecks):
 
     @check()
     def test_two_stores_at_once(self, work: Workload) -> None:
-        """Two stores, each with a plugin of its own, know nothing of each other; one goes on when the other closes."""
+        """Two stores, each with a plugin of its own, do not affect each other; one goes on when the other closes."""
 
         def claim(work: Workload, directory: Path) -> None:
             with self.rig(work, directory / "one") as one, self.rig(work, directory / "other") as other:
@@ -175,8 +175,8 @@ class LifecycleChecks(PluginChecks):
 
     @check()
     def test_a_fork_is_borne(self, work: Workload) -> None:
-        """In a forked child `forked` raises nothing, keeps no socket and removes no file; the parent's sockets stand,
-        and its store goes on."""
+        """In a forked child `forked` raises nothing, keeps no socket and removes no file. The parent's sockets stay as
+        they are, and its store goes on."""
 
         def claim(work: Workload, directory: Path) -> None:
             held = Leftovers()

@@ -51,7 +51,7 @@ class Rig:
             work, directory: what to do, and where.
             make: makes the plugin.
             may_refuse: it may refuse transactions.
-            has_model: False where the plugin adds to transactions, so that the store shows more than the model.
+            has_model: False if the plugin adds to transactions, so that the store shows more than the model.
             keep_logs: as the setting of a store.
             first, last: plugins before and after it.
             env: for the store.
@@ -113,7 +113,8 @@ class Rig:
 
     def bulk(self, number: int) -> bool:
         """Load in bulk what the workload's `bulk_load` gives for a number; whether it was loaded, and not refused. A
-        plugin that adds to transactions cannot add to this one, and may refuse it therefore. Raises as `commit`."""
+        plugin that adds to transactions cannot add to a bulk load, and may refuse it for that reason. Raises as
+        `commit`."""
         model = self.tried = self.model.copy()
         before = len(self.watch.raised) if self.watches else 0
         try:
@@ -126,7 +127,7 @@ class Rig:
         return True
 
     def _refused(self, error: RolledBack, before: int, what: str, may: bool) -> bool:
-        """False, where the plugin has refused it and may. Raises otherwise."""
+        """Return False if the plugin has refused it and may. Raises otherwise."""
         if not self.watches or all(raised is not error.__cause__ for _, raised in self.watch.raised[before:]):
             raise error
         if not may:
@@ -170,7 +171,7 @@ class Rig:
         return made
 
     def compare(self) -> None:
-        """The content with the model's, where there is one."""
+        """Compare the content with the model's, if there is one."""
         with self.view() as view:
             if self.has_model:
                 shown, expected = self.work.content(view), self.work.expected(self.model)

@@ -1,4 +1,5 @@
-"""Checks of what a plugin does to transactions: observers nothing, refusals whole, additions through the log."""
+"""Checks of what a plugin does to transactions: observers change nothing, refusals leave nothing, additions are
+logged."""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ class TransactionChecks(PluginChecks):
 
     @check()
     def test_an_observer_changes_nothing(self, work: Workload) -> None:
-        """A plugin that does not declare `adds` changes no transaction, and after the same history the store shows what
-        it shows without the plugin, by as many transactions."""
+        """A plugin that does not declare `adds` changes no transaction. After the same history, the store shows what it
+        shows without the plugin, after as many transactions."""
         if self.adds:
             raise SkipTest(f"{type(self).__name__} declares 'adds'")
 
@@ -83,15 +84,15 @@ class TransactionChecks(PluginChecks):
                     if step == refused:
                         assert not done, "the plugin declares `refuses`, and did not refuse what `refused` gives"
                         assert rig.store.positions().appended == before, "a refused transaction is in the log"
-                assert rig.commit_number(), "a transaction that is nothing special was refused after another"
+                assert rig.commit_number(), "an ordinary transaction was refused after a refused one"
                 rig.compare()
 
         self.try_histories(claim, examples=10, more=(refused,))
 
     @check()
     def test_a_refused_bulk_load_leaves_nothing(self, work: Workload) -> None:
-        """What the plugin refuses it refuses of bulk loads too, each time: such a load is rolled back, and leaves
-        nothing in log and state; other loads go through before and after it."""
+        """The plugin refuses in bulk loads, each time, what it refuses in transactions. Such a load is rolled back and
+        leaves nothing in log and state. Other loads go through before and after it."""
         self.only("refuses")
         works = [work for work in self.works() if issubclass(work.engine, BulkEngine)]
         if not works:
@@ -100,7 +101,7 @@ class TransactionChecks(PluginChecks):
         def claim(work: Workload, directory: Path) -> None:
             with self.rig(work, directory / "store") as rig:
                 for number in range(2):
-                    assert rig.bulk(number), "a bulk load that is nothing special was refused"
+                    assert rig.bulk(number), "an ordinary bulk load was refused"
                     before = rig.store.positions().appended
                     try:
                         rig.store.bulk(self.refused_load())
@@ -115,8 +116,8 @@ class TransactionChecks(PluginChecks):
 
     @check()
     def test_what_is_rolled_back_is_forgotten(self, work: Workload) -> None:
-        """A transaction that the plugin let pass and another plugin then refused can be committed the second time: it
-        was never there."""
+        """A transaction that the plugin let pass and another plugin then refused can be committed the second time: the
+        first one was never there."""
 
         def claim(history: History, directory: Path) -> None:
             other = _Opposes()

@@ -4,8 +4,8 @@ A `Watch` is a plugin that hands each moment on to the plugin that it holds, and
 raised, how long it took, what became of the transaction, which conditions it asked for and in which order they ended. A
 `WatchedStore` notes, and stops, transactions that begin within a hook.
 
-Whatever a plugin does, a check must end: `bounded` runs each in a thread of its own, and where it does not come back
-says in which hook the plugin stands.
+Whatever a plugin does, a check must end: `bounded` runs each in a thread of its own. If that does not return, it says
+which hook the plugin is in.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Watch(Plugin):
         self._met = 0
 
     def whereabouts(self) -> list[str]:
-        """Where the plugin's hooks stand now, and which of its conditions are open, a line each."""
+        """Which hooks the plugin is in now, and which of its conditions are open, a line each."""
         lines = []
         frames = sys._current_frames()
         for ident, moments in list(self._inside.items()):
@@ -116,7 +116,7 @@ class Watch(Plugin):
         return lines
 
     def must_not_have_raised(self, *moments: str) -> None:
-        """Fail where the plugin raised at one of `moments`; any, without."""
+        """Fail if the plugin raised at one of `moments`; at any moment, if none is named."""
         for moment, error in self.raised:
             if not moments or moment in moments:
                 raise AssertionError(f"`{moment}` raised {error!r}") from error
@@ -168,14 +168,15 @@ class Watch(Plugin):
     def logged(self, batch: LogRange) -> Condition | None:
         answer = self._hand_on("logged", batch)
         self.answers.append((batch, answer))
-        if answer is None or unsound(answer) is not None:  # noted; the store is spared it, so that it gets on
+        if answer is None or unsound(answer) is not None:  # noted, and kept from the store
             return None
         assert isinstance(answer, Condition)
         answer.met.add_done_callback(lambda met: self._ended(batch, met))
         return replace(answer, timeout=min(answer.timeout, self.patience_s))
 
     def _ended(self, batch: LogRange, met: Future[Any]) -> None:
-        """A condition ended. Once a later one was met it counts as met too, so it may not say anything any more."""
+        """A condition ended. If a later one was met before, this one counted as met already, and ending it now is a
+        fault."""
         failed = met.cancelled() or met.exception() is not None
         with self._lock:
             if batch.last < self._met:

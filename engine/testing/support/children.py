@@ -1,7 +1,7 @@
 """Processes to be killed, seen from the one that runs the checks: starting them, listening, and keeping the journal.
 
-The journal is what was said before the end, kept here, outside of whatever the fault is done to. From it follows which
-states the store may be in: each message narrows them down, or adds one (see `worker.State`).
+The journal keeps what the children said before their end, outside of what a fault touches. It determines which states
+the store may be in: each message narrows them down, or adds one (see `worker.State`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .worker import Failure, Plan, State
 from .workload import Operation, Workload
 
 SILENCE_S = 120
-"""A child that says nothing for so long hangs."""
+"""A child that says nothing for this many seconds hangs."""
 _WITHIN = "HOLDFAST_WITHIN_CHILD"
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Libraries that start threads when they are imported: the server must have one when it forks."""
@@ -96,7 +96,7 @@ class Journal:
     Attributes:
         states: those that the store may be in, by txid; None before it was ever open.
         acknowledged: how many transactions were.
-        failures: of those that were not, and of checkpoints.
+        failures: commits and checkpoints that failed.
         recovered: how many openings found that the store had not been closed properly.
         warnings: what was logged under faults.
         next_number: higher than any number used.
@@ -110,7 +110,7 @@ class Journal:
     next_number: int = 0
 
     def note(self, message: tuple[Any, ...]) -> None:
-        """Raises `AssertionError` where a child has found the store to be wrong."""
+        """Raises `AssertionError` if a child has found the store to be wrong."""
         kind, *rest = message
         if kind == "broken":
             raise AssertionError(rest[0])
@@ -159,7 +159,7 @@ class Child:
         self._heard = bytearray()
 
     def messages(self, *, within: float | None = None) -> Iterator[tuple[Any, ...]]:
-        """What it says, until its end, or only for so many seconds. Raises `AssertionError` where it hangs."""
+        """What it says, until its end, or for at most `within` seconds. Raises `AssertionError` if it hangs."""
         until = None if within is None else time.monotonic() + within
         while True:
             while message := self._whole():
@@ -187,7 +187,7 @@ class Child:
         return message
 
     def kill(self) -> None:
-        """Fine too when it has ended."""
+        """Kill it, unless it has ended."""
         os.kill(self.pid, signal.SIGKILL)
 
     def end(self, journal: Journal) -> int:
@@ -218,7 +218,7 @@ class Server:
 
     Raises (when made):
         NotFoundElsewhere: another process cannot make the workload.
-        SettingError: it cannot start, for what the author's module does when it is imported.
+        SettingError: it cannot start, because of what the author's module does when it is imported.
     """
 
     def __init__(self, contract: Contract, *, environment: Mapping[str, str] | None = None) -> None:

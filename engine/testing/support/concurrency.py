@@ -1,7 +1,7 @@
 """Real threads on one store: some write, some read, one checkpoints; bounded, and what each saw is noted by its digest.
 
-Writers change the model inside of their transactions, where the writer lock makes one order of them, so the model of
-each transaction is there before any view can show it.
+Writers change the model inside their transactions, where the writer lock makes one order of them, so the model of each
+transaction is there before any view can show it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .workload import Operation
 
 WRITERS, READERS, WRITES, THINGS, BURST = 2, 3, 40, 3, 5
 WRITE_S = 0.2
-"""A writer ends after so many writes, or seconds."""
+"""A writer ends after this many writes, or seconds."""
 JOIN_S = 60
 
 
@@ -44,7 +44,7 @@ class Crowd:
             deadline = time.monotonic() + JOIN_S
             for thread in threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
-            if any(thread.is_alive() for thread in threads):  # noted as an error, so that those that can, end
+            if any(thread.is_alive() for thread in threads):  # noted as an error, so that the threads that can end do
                 self.errors.append(AssertionError(f"some threads are not done after {JOIN_S} s"))
         finally:
             sys.setswitchinterval(interval)

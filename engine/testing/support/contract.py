@@ -61,8 +61,8 @@ CheckMethod = Callable[[Any], None]
 
 
 def check(*needs: Need) -> Callable[[Callable[[Any, Workload], None]], CheckMethod]:
-    """Makes a method a check of its contract: `@check() def test_…(self, work)`. It is skipped, saying which and why,
-    where the workload's engine does not declare what it needs."""
+    """Makes a method a check of its contract: `@check() def test_…(self, work)`. If the workload's engine does not
+    declare what the check needs, it is skipped, with the ability and the reason."""
 
     def decorate(function: Callable[[Any, Workload], None]) -> CheckMethod:
         def run(self: Contract) -> None:
@@ -71,7 +71,7 @@ def check(*needs: Need) -> Callable[[Callable[[Any, Workload], None]], CheckMeth
                 if not need.met(work):
                     name = getattr(work.engine, "name", work.engine.__name__)
                     raise SkipTest(f"the {name} engine does not declare {need.name!r}: {need.why}")
-            asked_example()  # so that one which no check can be is told of, and not passed over
+            asked_example()  # here, so that a wrong one is reported and not ignored
             self.running, self.drew = run.__name__, False
             try:
                 function(self, work)
@@ -99,8 +99,8 @@ class Contract:
 
     Attributes:
         workload: what to do to the engine: a `Workload`, or a class or function that makes one.
-        profile: how much is tried; the environment's without.
-        seed: what the draws start from; that of `--hypothesis-seed` without.
+        profile: how much is tried; the environment's if None.
+        seed: what the draws start from; that of `--hypothesis-seed` if None.
         quiet: nothing is remembered between runs, and one run is like the next. For tests of the suite itself.
     """
 
@@ -152,7 +152,8 @@ class Contract:
         return self.profile or current_profile()
 
     def number(self) -> int:
-        """What a check that draws past Hypothesis draws from: the seed if there is one, else another each time."""
+        """The number that a check draws from if it draws without Hypothesis: the seed if there is one, else another
+        each time."""
         self.drew = True
         number = 0 if self.quiet else self._seed()
         return random.randrange(1 << 32) if number is None else number
@@ -161,7 +162,7 @@ class Contract:
         return current_seed() if self.seed is None else self.seed
 
     def prove(self, claim: Callable[..., None], *, examples: int, **strategies: st.SearchStrategy[Any]) -> None:
-        """Call `claim` with what `strategies` draw, `examples` times (in the default profile). It raises where the
+        """Call `claim` with what `strategies` draw, `examples` times (in the default profile). It raises if the
         property does not hold."""
         self.drew = True
         test = given(**strategies)(self._once(claim))
@@ -178,7 +179,7 @@ class Contract:
         def once(**drawn: Any) -> None:
             claim(**drawn)
 
-        # Each engine's failures are remembered for themselves.
+        # Each engine's failures are remembered separately.
         once.__qualname__ = f"{type(self).__qualname__}.{self.running}"
         return once
 
@@ -212,8 +213,8 @@ class Example(NamedTuple):
 
 
 def asked_example() -> Example | None:
-    """The one example that the environment says is to be seen again, if any. Raises `SettingError` where what it says
-    is none, or of a check that there is not."""
+    """The one example that the environment asks to see again, if any. Raises `SettingError` if the text is malformed,
+    or names a check that does not exist."""
     text = os.environ.get(REPRODUCE_VARIABLE)
     if not text:
         return None
@@ -235,7 +236,7 @@ def _contracts(base: type[Contract] = Contract) -> Iterator[type[Contract]]:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A directory for one example, in memory where there is room: what is tried there does not need a disk."""
+    """A directory for one example, in memory if there is room: what is tried there does not need a disk."""
     where = None
     if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _MEMORY_NEEDED:
         where = _MEMORY

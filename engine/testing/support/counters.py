@@ -8,7 +8,7 @@ _counted: Counter[tuple[str, str]] = Counter()
 
 
 def count(what: str, of: str, number: int) -> None:
-    """So many of something were tried on an engine or another part."""
+    """Add to how many of something were tried on an engine or another part."""
     _counted[what, of] += number
 
 

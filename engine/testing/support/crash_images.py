@@ -1,8 +1,8 @@
 """Crash images: what is on the disk of a store that runs, copied at one moment, as a crash at that moment leaves it.
 
-What was being written then may have reached the disk or not, in part, or as bytes that make no sense. `unlucky` gives
-the end of an image's log such a look. It touches only what no sync had confirmed by the time of the copy, so a store
-that is opened on the image must show everything that was acknowledged before.
+What was being written then may have reached the disk or not, in part, or as garbage. `unlucky` changes the end of an
+image's log in that way. It touches only what no sync had confirmed by the time of the copy, so a store that is opened
+on the image must show everything that was acknowledged before.
 """
 
 from __future__ import annotations
@@ -87,9 +87,8 @@ def unlucky(store: Path, tail: str, noise: bytes, share: float, outside: int) ->
 
     Args:
         store: the image.
-        tail: one of `TAILS`. `noise behind`: bytes that make no sense follow the last group. `torn`: of the last group,
-            the bytes from `share` of it on are not there, unless it holds transactions up to `outside`, which were
-            synced before.
+        tail: one of `TAILS`. `noise behind`: garbage follows the last group. `torn`: the last group lacks its bytes
+            from `share` of it on, unless it holds transactions up to `outside`, which were synced before.
     """
     segments = segments_of(store)
     if tail == "as it is" or not segments:

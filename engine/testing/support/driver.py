@@ -41,7 +41,7 @@ class Driver:
     """
 
     def __init__(self, work: Workload, directory: Path, env: Env = REAL) -> None:
-        """Makes the state in `directory`, which is made where it is missing, and opens it."""
+        """Makes the state in `directory`, which is made if it is missing, and opens it."""
         self.work = work
         self.directory = directory
         self.context = Context(env, work.options)
@@ -55,7 +55,7 @@ class Driver:
         self._made = 0
 
     def close(self) -> None:
-        """Of the engine; fine to call twice."""
+        """Close the engine. May be called twice."""
         if self.is_open:
             self.is_open = False
             self.engine.close()
@@ -78,7 +78,7 @@ class Driver:
         return record is not None
 
     def tx(self, operations: list[Operation], *, stage: bool = False) -> Record | None:
-        """Run one transaction to its record, and stage it if asked to; None where it wrote nothing."""
+        """Run one transaction to its record, and stage it if asked to; None if it wrote nothing."""
         model = self.models[-1].copy()
         tx = self.engine.begin()
         try:
@@ -130,7 +130,7 @@ class Driver:
                 engine.apply(batch)
 
     def publish(self, txid: int) -> None:
-        """Of an engine that stages."""
+        """Publish up to a transaction, if the engine stages."""
         assert isinstance(self.engine, StagingEngine)
         self.engine.publish(self.position(txid))
         self.published = txid
@@ -172,7 +172,7 @@ class Driver:
     # --- the durable state -----------------------------------------------------------------------------------------
 
     def checkpoint(self, upto: int | None = None) -> None:
-        """Up to what is published, or at least to `upto`."""
+        """Checkpoint what is published, or at least up to `upto`."""
         wanted = self.position(self.published if upto is None else upto)
         before = self.engine.position
         reached = self.engine.checkpoint(wanted)
@@ -236,8 +236,8 @@ class Driver:
         return path
 
     def killed(self) -> Path:
-        """A new directory with all files of the state as they are now: what a process that is killed leaves. Not of a
-        simulated disk. At one moment: a database library may tidy up in threads of its own."""
+        """A new directory with all files of the state as they are now: what a process that is killed leaves. Not for a
+        simulated disk. The copy is of one moment, although a database library may tidy up in threads of its own."""
         image = self._beside()
         copy_running(self.directory, image)
         return image
@@ -252,7 +252,7 @@ class Driver:
         return self.work.expected(self.models[txid])
 
     def compare(self, view: View, what: str = "the view", txid: int | None = None) -> None:
-        """A view with the model at a transaction: the one that it is to show, and says it does."""
+        """Compare a view with the model at a transaction: the one that it must show, and says that it shows."""
         at = view.txid if txid is None else txid
         assert view.txid == at, f"{what} says that it shows transaction {view.txid}, and should be at {at}"
         assert 0 <= at <= len(self.records), f"{what} says that it shows transaction {at} of {len(self.records)}"
@@ -263,12 +263,13 @@ class Driver:
 
     def compare_state(self, engine: Engine[Any, Any] | None = None, txid: int | None = None,
                       what: str = "a new view") -> None:
-        """What an engine (this one) shows now with the model at `txid` (what is published)."""
+        """Compare what an engine (by default this one) shows now with the model at `txid` (by default what is
+        published)."""
         with (engine or self.engine).view() as view:
             self.compare(view, what, self.published if txid is None else txid)
 
     def digest(self, engine: Engine[Any, Any] | None = None) -> bytes:
-        """Of what an engine (this one) shows now."""
+        """The digest of what an engine (by default this one) shows now."""
         with (engine or self.engine).view() as view:
             digest = view.digest()
         assert type(digest) is bytes, f"digest() gives {type(digest).__name__}, not bytes"

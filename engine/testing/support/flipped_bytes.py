@@ -4,7 +4,7 @@ What a damaged store may do: refuse to open with one of the kit's errors; open, 
 reading say what is wrong; or show exactly what was written, because nobody needs the byte. After an unclean stop the
 last group of the log cannot be told from a torn one: it may be cut, and then recovery reports that.
 
-The places are chosen by what stands there: each field of each header, frame, record and footer; then some by lot.
+The places are chosen by what they hold: each field of each header, frame, record and footer; then some at random.
 """
 
 from __future__ import annotations

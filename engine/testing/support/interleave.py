@@ -1,8 +1,8 @@
 """Something done in the middle of something else, in a thread of its own: at each operation of a simulated disk, say.
 
-What runs beside may have to wait for a lock that the other side holds, as the contract allows. It is waited for for a
-moment only, and while it waits nothing more is begun; so nothing dead-locks, and where nothing waits, the order is the
-same in every run.
+The other thread may have to wait for a lock that this side holds, as the contract allows. This side waits for it only a
+moment, and begins nothing more while it waits. So nothing deadlocks, and if nothing waits, the order is the same in
+every run.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 MOMENT_S = 0.2
 LIMIT_S = 60.0
-"""Nothing in a check takes so long, in seconds, unless it never ends."""
+"""A call in a check that takes this many seconds never ends."""
 LINES = 200
-"""Of a block, so many are looked at."""
+"""How many lines of a block are tried."""
 _LAST_LINES = 100
 _LINE_MOMENT_S = 0.02
 _SUITES = __name__.rpartition(".support.")[0]
@@ -72,14 +72,14 @@ def at_each_line(call: Callable[[], object], among: int = 0) -> Iterator[None]:
     `LINES` of them. Raises what it raised, when the block has ended.
 
     Args:
-        among: about how many lines there will be, as `lines_of` tells. Where these are more than `LINES`, it is as many
-            from all over the block, the last ones all.
+        among: about how many lines there will be, as `lines_of` tells. If these are more than `LINES`, that many all
+            over the block are tried, and all of the last ones.
     """
     beside = Beside(_LINE_MOMENT_S)
     errors: list[BaseException] = []
     last = max(among, LINES) - _LAST_LINES
     step = -(-last // (LINES - _LAST_LINES))
-    # There may come some more lines than were foretold, and the last ones count most.
+    # There may be some more lines than were counted, and the last ones matter most.
     end = LINES if among <= LINES else among + LINES
 
     def look(line: int) -> None:

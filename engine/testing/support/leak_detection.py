@@ -1,4 +1,4 @@
-"""What a process holds that somebody must let go of: threads, descriptors, sockets."""
+"""What a process holds and must release: threads, descriptors, sockets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Leftovers:
 
     def new(self, wait_s: float) -> list[str]:
         """What is held now and was not then, in words; what goes within `wait_s` seconds is not counted."""
-        gc.collect()  # what nobody can reach any more is let go of
+        gc.collect()  # this releases what nobody can reach any more
         deadline = time.monotonic() + wait_s
         while True:
             found = [f"the thread {thread.name!r}" for thread in threading.enumerate()
@@ -54,7 +54,8 @@ def descriptors() -> dict[int, str]:
 
 
 def network_sockets(fds: dict[int, str]) -> dict[int, str]:
-    """Those of `fds` that are sockets of a network, and how each stands: listening or not, and whether it was shut."""
+    """Those of `fds` that are sockets of a network, and the state of each: listening or not, and whether it was
+    shut."""
     found = {}
     for fd in fds:
         try:

@@ -8,8 +8,7 @@ What only a crash can do is done to a crash image (`crash_images.py`): a copy of
 with the end of its log changed as an unlucky disk would have it. The machine goes on in the image.
 
 `machine_for(work)` makes the Hypothesis machine for a workload. Rules are plain methods too, so a fixed history may
-call them one by one; a subclass with more rules (backups, say) overrides `known_outside`, and `move` where it keeps
-more.
+call them one by one; a subclass with more rules (backups, say) overrides `known_outside`, and `move` if it keeps more.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ OPERATIONS: st.SearchStrategy[list[Operation]] = st.runner().flatmap(lambda mach
 """The operations of one transaction of the machine's own workload."""
 Write = tuple[list[Operation], Durability]
 WRITES: st.SearchStrategy[Write | None] = st.none() | st.tuples(OPERATIONS, st.sampled_from(DURABILITIES))
-"""With what most rules begin. In each run Hypothesis leaves out some rules, and without transactions, which may be
-among them, the others would have nothing to do."""
+"""Most rules begin with these. In each run Hypothesis leaves out some rules. If it left out transactions, the others
+would have nothing to do."""
 
 
 class StoreMachine(Modelled, RuleBasedStateMachine):
@@ -89,7 +88,7 @@ class StoreMachine(Modelled, RuleBasedStateMachine):
             if hasattr(self, "store"):
                 self.close()
         except Exception:
-            if not failing:  # what was found first is what is told
+            if not failing:  # report what was found first
                 raise
         finally:
             self._places.close()
@@ -109,13 +108,13 @@ class StoreMachine(Modelled, RuleBasedStateMachine):
         super().found(txid)
 
     def move(self, path: Path, txid: int) -> None:
-        """Nothing is open: the store is at `path` from now on, and what came after `txid` never was."""
+        """Go on with the store at `path`, in which nothing after `txid` ever was. Nothing is open."""
         self.path = path
         del self.models[txid + 1 :]
         self.digests = {n: digest for n, digest in self.digests.items() if n <= txid}
 
     def known_outside(self) -> int:
-        """Up to this transaction others than the log know of what was committed, so it was synced long ago."""
+        """The last transaction that something besides the log knows of, so it was synced long ago."""
         return self.store.positions().checkpointed
 
     # --- transactions ------------------------------------------------------------------------------------------------
@@ -211,7 +210,7 @@ class StoreMachine(Modelled, RuleBasedStateMachine):
         except StoreLocked:
             return
         with beside, beside.snapshot() as view:
-            # The last group is not known to be durable to one who only reads.
+            # A reader cannot know that the last group is durable.
             assert self.store.positions().checkpointed <= view.txid < len(self.models), f"a reader beside: {view.txid}"
             self.compare(view)
 

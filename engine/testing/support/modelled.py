@@ -28,10 +28,10 @@ from .crash_images import copy_running, log_of, tree
 from .workload import Operation, Workload
 
 SETTINGS = Settings(segment_bytes=128 << 10, keep_logs="for ever", heartbeat_s=0, relaxed_ms=20, wait_s=5)
-"""Small and quiet: nothing happens of which a check does not know."""
+"""Small and quiet: nothing happens without the check's knowledge."""
 DURABILITIES: tuple[Durability, ...] = ("synced", "pipelined", "relaxed")
 PATIENCE_S = 30
-"""So long is waited for what must come."""
+"""Seconds to wait for what must come."""
 
 
 class Refused(Exception):
@@ -76,7 +76,7 @@ class Modelled:
         try:
             self.store.close()
         except Exception:
-            if kind is None:  # otherwise, what was found first is what is told
+            if kind is None:  # otherwise, report what was found first
                 raise
 
     def fresh(self, name: str) -> Path:
@@ -190,8 +190,8 @@ class Modelled:
         return image
 
     def recovered(self, path: Path, at_least: int, at_most: int | None = None) -> Recovery:
-        """Open a crash image; it must show one of the transactions between the two, or exactly the one, and take
-        another. What its opening found."""
+        """Open a crash image, which must show a transaction from `at_least` to `at_most` (by default the same), and
+        take another one. Returns what its opening found."""
         highest = at_least if at_most is None else at_most
         with self.opened(path) as store:
             with store.snapshot() as view:
@@ -208,7 +208,7 @@ class Modelled:
 
 
 def difference(shown: Any, expected: Any) -> str:
-    """Where two contents differ, in a few words; empty where they do not."""
+    """Where two contents differ, in a few words; empty if they do not."""
     if shown == expected:
         return ""
     short = reprlib.Repr()

@@ -1,14 +1,13 @@
 """Mutations of files, and processes that look at what was mutated.
 
-A mutation changes one file of a directory as a bad disk, a bad cable, a bad copy or a bad hand may: a bit or a byte is
-another one, a range is zeros, the file is shorter, longer or gone, two of its blocks have changed places, a block is as
-it was once, there is another file with the same bytes. Whoever then opens the directory may find out, with one of the
-kit's errors, or show exactly what was written. It may not crash, hang, raise a bare Python error, or show anything
-else.
+A mutation changes one file of a directory as a bad disk, cable, copy or hand may: a bit or a byte differs, a range is
+zeros, the file is shorter, longer or gone, two of its blocks are exchanged, a block is an older version, another file
+has the same bytes. An engine that opens the directory then may raise one of the kit's errors, or show exactly what was
+written. It may not crash, hang, raise a bare Python error, or show anything else.
 
-What is looked at may end the process (a library is led out of its map), so it is looked at in processes of their own,
-which are forked from one that has imported everything: some one after the other in each, since a process costs more
-than a look. What comes to no good is looked at again in one that has seen no other.
+A mutation may end the process that looks at it, if it leads a library out of its map. So each look happens in a process
+forked from one that has imported everything. Each process looks at several in turn, because a process costs more than a
+look. One that fails is looked at again in a process that has seen no other.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ from typing import NoReturn
 from ...errors import HoldfastError
 
 BLOCK = 4096
-"""Bytes of what is exchanged, and of what is as it was once."""
+"""Bytes of a block."""
 KINDS = ("bit", "bit", "bit", "byte", "zeros", "shorter", "longer", "exchanged", "stale", "doubled", "gone")
 """What may happen to a file; what is named more often does."""
 LIMIT_S = 30.0
-"""Who looks for so long hangs."""
+"""A look that takes this many seconds hangs."""
 AT_ONCE = 32
-"""So many are looked at by one process."""
+"""How many mutations one process looks at."""
 _MEMORY = 2 << 30
 _LENGTH, _LONGEST = struct.Struct("<I"), 1 << 15
 _GOLDEN = (5**0.5 - 1) / 2
-"""Multiples of it, without their whole part, lie evenly between 0 and 1, however many there are."""
+"""The fractional parts of its multiples lie evenly between 0 and 1, however many there are."""
 _NUMBER = re.compile(r"\d+")
 
 Tree = Mapping[str, bytes]
@@ -54,8 +53,8 @@ Tree = Mapping[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """What was done to `name`: bytes from `first` to before `end` are others. `text` says it in words; `files` are
-    what is there in its place, by name, and None for what is gone."""
+    """What was done to `name`: bytes from `first` to before `end` differ. `text` says it in words; `files` are what is
+    there in its place, by name, and None for what is gone."""
 
     name: str
     first: int
@@ -68,7 +67,7 @@ class Subject:
     """A directory to be mutated.
 
     Attributes:
-        tree, older: its files, and as they once were.
+        tree, older: its files now, and at an earlier time.
     """
 
     def __init__(self, tree: Tree, older: Tree, *, spared: Sequence[str] = ()) -> None:

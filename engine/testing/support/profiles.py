@@ -37,8 +37,7 @@ class Profile:
         power_cuts: of a real file system, for each engine that writes below the environment; a quarter for others.
         mutations: of the files of a store, and half as many of a backup's, for each engine.
         crash_states: of a simulated disk that are tried at each point where there are too many to try all.
-        stride: of what is tried at each place of a run (an error of the disk, a crash), and costs a run each time,
-            one in so many.
+        stride: one in this many is tried of the faults that cost a run each (an error of the disk, a crash).
     """
 
     name: str
@@ -55,8 +54,8 @@ class Profile:
         return count * self.times
 
     def some(self, things: Iterable[T]) -> Iterator[T]:
-        """One in `stride`. Multiples of the golden ratio lie evenly: every third thing would always be of the same kind
-        where kinds take turns."""
+        """One in `stride`, chosen by multiples of the golden ratio, which lie evenly. If kinds take turns, every third
+        thing would always be of the same kind."""
         return (thing for number, thing in enumerate(things) if number * _GOLDEN % 1 < 1 / self.stride)
 
 
@@ -68,7 +67,7 @@ PROFILES = {profile.name: profile for profile in (
 
 
 def current_profile() -> Profile:
-    """The one that the environment names, `default` without. Raises `SettingError` for a name that is none."""
+    """The one that the environment names, `default` if it names none. Raises `SettingError` for an unknown name."""
     name = os.environ.get(PROFILE_VARIABLE) or "default"
     if name not in PROFILES:
         raise SettingError(f"{PROFILE_VARIABLE} is {name!r}", hint=f"use one of {', '.join(PROFILES)}")

@@ -20,7 +20,7 @@ class Raised:
 
 @contextmanager
 def raises(kinds: type[BaseException] | tuple[type[BaseException], ...], what: str) -> Iterator[Raised]:
-    """The block must raise one of `kinds`. `what` names the block in the `AssertionError` where it raises nothing."""
+    """The block must raise one of `kinds`. `what` names the block in the `AssertionError` if it raises nothing."""
     raised = Raised()
     try:
         yield raised
@@ -39,8 +39,7 @@ def refuses_changes(work: Workload, tx: Any, model: Any, operations: Sequence[Op
     Args:
         tx, model: the transaction, and the model of what it sees.
         what: names the transaction.
-        answers: it still answers as the model does. What a transaction answers that has ended is not the contract's
-            business.
+        answers: it must still answer as the model does. The contract does not say what an ended transaction answers.
     """
     before = work.expected(model)
     for attempt in (work.numbered(9), *([operation] for operation in operations)):

@@ -29,7 +29,7 @@ class Fault:
         check: the check's name, with its contract's.
         property: what it proves, in words.
         error: what was raised.
-        message: the error, the line that raised it where it has no words of its own, and the shortest history that
+        message: the error, the line that raised it if it has no words of its own, and the shortest history that
             Hypothesis found, as text.
     """
 
@@ -93,8 +93,8 @@ def installed_contracts() -> list[type[Contract]]:
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """What stores log of crashes and errors that are made on purpose goes only to handlers that somebody has set up:
-    without one Python would print it, thousands of lines before the report."""
+    """Send what stores log of injected crashes and errors only to handlers that somebody has set up. Without one,
+    Python would print thousands of lines before the report."""
     logger, nobody = logging.getLogger("holdfast"), logging.NullHandler()
     logger.addHandler(nobody)
     try:
@@ -110,9 +110,9 @@ def check_engine(factory: Workload | Callable[[], Workload], contracts: Iterable
 
     Args:
         factory: a workload, or what makes one; a fresh one for each check.
-        contracts: which; all that are installed (engine, replay, backup) without.
-        profile: `default`, `ci` or `nightly`; the environment's without.
-        seed: what the draws start from: one seed, one history. Another each time without.
+        contracts: which; all that are installed (engine, replay, backup) if None.
+        profile: `default`, `ci` or `nightly`; the environment's if None.
+        seed: what the draws start from: one seed, one history. Another each time if None.
         tell: called with the name of each check before it runs.
 
     Returns:

@@ -61,7 +61,8 @@ class Script:
         return [*self._light[self._next * 7 % len(self._light)], *self._work.numbered(self._next)]
 
     def large(self, size: int) -> list[Operation]:
-        """Of one whose payload is about so many bytes, or as large as some dozens of drawn ones make it."""
+        """Operations of a transaction whose payload is about this many bytes, or as large as some dozens of drawn ones
+        make it."""
         operations = self.small()
         turn = self._next % len(self._bulky)
         self._grown(operations, 2 * (self._bulky[turn:] + self._bulky[:turn]), size)
@@ -73,9 +74,8 @@ def _loads(work: Workload, *steps: Step) -> tuple[Step, ...]:
 
 
 def long_script(work: Workload) -> list[Step]:
-    """All that a store does to its disk, but for a segment that is full: creation, commits alone and together,
-    checkpoints, bulk loads, a slot, a close, a reopening, a new epoch, pruning, and all that once more. It ends as
-    if killed."""
+    """All that a store does to its disk, except filling a segment: creation, commits alone and together, checkpoints,
+    bulk loads, a slot, a close, a reopening, a new epoch, pruning, and all that once more. It ends as if killed."""
     of = Script(work)
     small, large = of.small, of.large
     return [

@@ -62,7 +62,7 @@ class Run(Modelled):
     # --- steps -----------------------------------------------------------------------------------------------------
 
     def do(self, *steps: Step) -> None:
-        """Raises what the store does."""
+        """Do steps. Raises what the store raises."""
         for kind, *rest in steps:
             self.told.append((len(self.disk.ops), (kind, *rest)))
             getattr(self, f"_{kind}")(*rest)
@@ -85,8 +85,8 @@ class Run(Modelled):
         self._acknowledge()
 
     def _together(self, *several: list[Operation]) -> None:
-        """In one group, where the engine stages: all but the last are relaxed, and synced along with it."""
-        # One that changes nothing would wait for the others to be synced, and nobody does that in the background here.
+        """Commit in one group, if the engine stages: all but the last are relaxed, and synced along with it."""
+        # A commit that changes nothing would wait for the others' sync, and nothing here syncs in the background.
         whole = [[*operations, *self.work.numbered(NEXT - 10 * len(self.told) - i)] for i, operations in
                  enumerate(several)]
         for operations in whole[:-1]:
@@ -104,11 +104,11 @@ class Run(Modelled):
         self.store.log.writer.prepare_spare()
 
     def _epoch(self) -> None:
-        """A new one, as after a failover: in a segment of its own, so that those before it may be pruned."""
+        """Begin a new epoch, as after a failover: in a segment of its own, so that those before it may be pruned."""
         self.store.log.writer.extend_history(self.store.history, self.store.log.epoch + 1)
 
     def _keep(self) -> None:
-        """Log, for a backup."""
+        """Keep log, for a backup."""
         self.store.log.slots.register(_SLOT, "a backup", self.store.published)
 
     def _let_go(self) -> None:
@@ -138,8 +138,8 @@ class Run(Modelled):
     }
 
     def endure(self, injected: Injected, *steps: Step) -> None:
-        """Do what can be done while the disk fails. Each step ends as the contract says; what it says can be tried
-        again, can be; and reads go on."""
+        """Do steps while the disk fails. Each ends as the contract says, what may be retried succeeds once the disk is
+        well, and reads go on."""
         lasting = injected.lasting
         self.scheduler.on_wait = injected.heal  # whoever waits for room finds some in the end
         opened = False
@@ -192,7 +192,7 @@ class Run(Modelled):
         Args:
             disk: what is left; it is changed.
             ops: how many operations had been done.
-            least: it must end at or after this transaction; the last one acknowledged by then, without.
+            least: it must end at or after this transaction; the last one acknowledged by then if None.
         """
         creating = self.made is None or ops < self.made
         key = disk.digest(), creating
@@ -279,5 +279,5 @@ class Run(Modelled):
 
 
 def _shortened(text: str) -> str:
-    """Without the middle, where it is long: of a large write hundreds of sectors may be lost."""
+    """Without the middle, if it is long: of a large write hundreds of sectors may be lost."""
     return text if len(text) <= 200 else f"{text[:120]} … {text[-70:]}"

@@ -29,8 +29,8 @@ from .workload import Operation, Workload
 
 _TRACED_WITHIN_S = 30
 STILL_S = 60
-"""Threads of which none ends a transaction for so long hang. (The checkpoints beside them go on, so that whoever
-listens would hear something for ever.)"""
+"""Threads hang if none ends a transaction for this many seconds. (Checkpoints go on beside them, so the listener would
+hear something for ever.)"""
 _BETWEEN_CHECKPOINTS_S = 0.008
 BUSY = Settings(segment_bytes=128 << 10, checkpoint_soft_bytes=30_000, keep_logs="20 transactions", heartbeat_s=0.05)
 """Log rotates, is checkpointed and pruned all the time, in the background too."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def back_again() -> Iterator[None]:
-    """After the block, whatever becomes of it, the process is in the directory that it is in now."""
+    """After the block, even if it raises, the process is back in the directory that it is in now."""
     before = Path.cwd()
     try:
         yield
@@ -19,7 +19,7 @@ def back_again() -> Iterator[None]:
 
 
 def go_to_one_of_two(root: Path) -> tuple[Path, Path]:
-    """Two new directories below `root`, and the process is in the first of them."""
+    """Make two directories below `root`, and enter the first."""
     here, elsewhere = root / "here", root / "elsewhere"
     for place in (here, elsewhere):
         place.mkdir()

@@ -35,7 +35,7 @@ class Workload(ABC):
         engine: the engine's class.
         options: the engine's own options, for every opening.
         above_env: the engine does all its file operations through the environment that it is given, so that a simulated
-            disk can try every crash on it. Engines on a database library are below them, and are killed instead.
+            disk can try every crash on it. Engines on a database library do not, and are killed instead.
         fragile: names, as patterns, of files that mutations leave alone, since the engine's library hangs or dies on
             some of them and the engine can do nothing about it. Say so where the engine is described.
     """
@@ -55,8 +55,8 @@ class Workload(ABC):
 
     @abstractmethod
     def run(self, tx: Any, model: Any, operations: list[Operation]) -> None:
-        """Do `operations` in the transaction, and to the model, and `assert` what the transaction answers on the way,
-        that ids it gives out were never given out before included. The model is always that of the state that the
+        """Do `operations` in the transaction and to the model. `assert` that the transaction answers as the model does,
+        and that an id it gives out was never given out before. The model is always that of the state that the
         transaction sees."""
 
     @abstractmethod
@@ -77,7 +77,7 @@ class Workload(ABC):
         """Whether a content has, whole, what `numbered(number)` adds."""
 
     def bulk_load(self, number: int, model: Any) -> Any:
-        """What `Store.bulk` takes, having added the same to the model. Asked of engines that take bulk loads."""
+        """What `Store.bulk` takes; the same is added to the model. Called for engines that take bulk loads."""
         raise NotImplementedError(f"{type(self).__name__}.bulk_load is needed, since the engine takes bulk loads")
 
     @cached_property

@@ -25,7 +25,7 @@ class LeaseChecks(Contract):
     @check()
     def test_a_lease_holds_what_it_covers(self, work: Workload) -> None:
         """While a lease lasts, its image and the log after it stay readable through commits, checkpoints and prunings,
-        and what is copied late under it is as right as what is copied at once. Released, it holds nothing back."""
+        and a late copy under it is as right as an early one. Once released, it holds nothing back."""
         with quietly_kept(work) as kept:
             for number in range(1, 4):
                 kept.write(number)
@@ -65,8 +65,8 @@ class LeaseChecks(Contract):
 
     @check()
     def test_an_expired_lease_aborts_before_it_frees(self, work: Workload) -> None:
-        """A lease that is not used for its time is over: whoever reads under it is told so at the next piece, and a
-        copy under it is not confirmed; the log is freed only when the last reader has let go."""
+        """A lease that is not used for its time is over. A reader under it gets an error at the next piece, and a copy
+        under it is not confirmed. The log is freed only when the last reader has ended."""
         clock = SetClock()
         with quietly_kept(work, clock) as kept:
             for number in range(1, 6):

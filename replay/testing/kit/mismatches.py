@@ -34,8 +34,8 @@ class MismatchChecks(Contract):
 
     @check()
     def test_order_is_enforced_and_gaps_are_refused(self, work: Workload) -> None:
-        """A log takes records in their order only, without gaps, and of its own history only. Log that is no longer
-        there is an error for whoever asks: a reader, a lease, a copy, a state that needs it."""
+        """A log takes records in their order only, without gaps, and of its own history only. Asking for log that is no
+        longer there is an error, for a reader, a lease, a copy and a state that needs it."""
         with quietly_kept(work) as kept:
             early = Seeded(kept, LocalSource(kept.store), kept.fresh("early"))
             for number in range(1, 5):
@@ -125,7 +125,7 @@ def _refuse_pruned(kept: Modelled, source: LocalSource, early: Seeded, other: Lo
 
 
 def _write(store: Any, work: Workload, model: Any, number: int) -> None:
-    """To another store than the kept one. `model` is that of its content, and is changed with it."""
+    """Write to another store than the kept one. `model` is that of its content, and is changed with it."""
     with store.transaction() as tx:
         work.run(tx, model, work.numbered(number))
 
@@ -143,7 +143,7 @@ def _refuse_by_history(kept: Modelled, source: LocalSource, stranger: Modelled) 
 
 
 def _refuse_states(kept: Modelled, others: list[Path]) -> None:
-    """States at transactions that this store has too, of other histories, under this store's log."""
+    """Refuse states of other histories, at transactions that this store has too, under this store's log."""
     kept.store.close()
     try:
         for other in others:
