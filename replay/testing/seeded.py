@@ -98,7 +98,7 @@ def quietly_kept(work: Workload, clock: SetClock | None = None, seed: int = 0) -
 
 
 def fill(kept: Modelled, segments: int = 1) -> None:
-    """Write until so many more segments are sealed, and checkpoint."""
+    """Write until this many more segments are sealed, and checkpoint."""
     wanted = len(kept.store.log.segments()) + segments
     for _ in range(_ROTATIONS):
         first = 10**6 + _FILL * len(kept.models)

@@ -15,7 +15,7 @@ from .refusals import RefusalChecks
 from .restores import RestoreChecks
 
 
-# The last base's checks come first: backups stand on stores.
+# The last base's checks come first: backups rest on stores.
 class KitContract(CorruptionChecks, InterruptionChecks, RefusalChecks, RestoreChecks, CopyChecks, LeaseChecks,
                   MismatchChecks, LogCorruptionChecks, BulkChecks, HookChecks, OutcomeChecks, HistoryChecks):
     """Properties of stores, copies and backups that no engine can break alone."""

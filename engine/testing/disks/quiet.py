@@ -34,7 +34,7 @@ class _Alone(threading.Condition):
 
 
 class _Unset(threading.Event):
-    """An event that nobody else can set: likewise."""
+    """An event that nobody else can set: its waits are over at once, too."""
 
     def __init__(self, scheduler: QuietScheduler) -> None:
         super().__init__()

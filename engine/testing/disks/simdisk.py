@@ -118,7 +118,8 @@ class SimDisk(Files):
     Attributes:
         ops: what was done to it since it was made.
         before: called with each operation before it is done; it may raise `OSError`, which then was the disk's.
-        opening: called with the name of each file and directory before a descriptor is taken for it; likewise.
+        opening: called with the name of each file and directory before a descriptor is taken for it; it may raise
+            `OSError` too.
         lost: what a power cut took, in words, if one made this disk.
         mounts: directories that are mount points, so that none can be swapped with them.
     """

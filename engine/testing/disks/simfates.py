@@ -22,7 +22,7 @@ class Fate:
     """What becomes of pending changes in a power cut. The base keeps everything."""
 
     def file(self, changes: int) -> None:
-        """A file with so many pending changes of contents comes next."""
+        """The next file has this many pending changes of contents."""
 
     def write(self, sectors: int) -> list[bool] | None:
         """Which sectors of a write are kept; None: none of them, and the file has not grown either."""

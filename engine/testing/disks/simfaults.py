@@ -105,7 +105,7 @@ def faults_of(ops: list[Op]) -> Iterator[DiskFault]:
 
 
 def lacks_of(ops: list[Op], openings: int) -> Iterator[DiskFault]:
-    """Every lack of a run that did these operations, and opened so many files and directories."""
+    """Every lack of a run that did these operations, and opened this many files and directories."""
     for lasting in (False, True):
         yield from (DiskFault(at, "EMFILE", lasting) for at in range(openings))
         yield from (DiskFault(at, "ENOMEM", lasting) for at, op in enumerate(ops) if may_fail(op, "ENOMEM"))

@@ -1,4 +1,4 @@
-"""`EngineContract`: what is asked of an engine, by its contract alone, under a store, and where it is cut off."""
+"""`EngineContract`: what an engine must do, by itself, under a store, and after a crash."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .store import StoreChecks
 from .transactions import TransactionChecks
 
 
-# The last base's checks come first: what fails without the kit need not be looked for in it.
+# The last base's checks come first: what fails without a store is not the store's fault.
 class EngineContract(MutationChecks, KillChecks, PowerCutChecks, StoreChecks, AbilityChecks, StateChecks,
                      TransactionChecks):
     """Properties of an engine. Subclass it and set `workload`, or pass it to `check_engine`."""

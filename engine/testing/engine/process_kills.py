@@ -93,7 +93,7 @@ class Kills:
         return child.end(journal)
 
     def run(self, path: Path, rounds: int) -> None:
-        """Kill so many children that write stores below `path`. Raises `AssertionError` if one is not recovered."""
+        """Kill this many children that write stores below `path`. Raises `AssertionError` if one is not recovered."""
         directory, journal, last = path / "store 0", Journal(), "the first one had ended well"
         self._whole(directory, journal, 12)
         for round in range(rounds):

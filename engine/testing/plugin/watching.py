@@ -237,7 +237,7 @@ def unsound(answer: Any) -> str | None:
             0 < answer.timeout < math.inf):
         return f"its time-out is {answer.timeout!r}: a commit must not wait for ever, nor give up before it began"
     if not isinstance(answer.name, str) or not answer.name:
-        return f"its name is {answer.name!r}: whoever waits is told nothing"
+        return f"its name is {answer.name!r}: an error about it would name nothing"
     if not isinstance(answer.gates_publication, bool):
         return f"`gates_publication` is {answer.gates_publication!r}, neither True nor False"
     return None

@@ -111,7 +111,7 @@ class Driver:
         self.published = records[-1].txid
 
     def feed(self, engine: Engine[Any, Any], records: Sequence[Record], pieces: int = 1) -> None:
-        """Have an engine apply records in so many batches, bulk loads by themselves."""
+        """Have an engine apply records in this many batches, bulk loads by themselves."""
         cuts = [len(records) * i // pieces for i in range(pieces + 1)]
         for start, stop in pairwise(cuts):
             batch: list[Record] = []
@@ -136,7 +136,7 @@ class Driver:
         self.published = txid
 
     def follow(self, other: Driver, pieces: int = 1) -> None:
-        """Apply what another driver's engine was given and this one's was not, in so many batches."""
+        """Apply what another driver's engine was given and this one's was not, in this many batches."""
         missing = other.records[len(self.records) :]
         self.records += missing
         self.models += other.models[len(self.models) :]

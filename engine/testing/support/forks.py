@@ -98,7 +98,7 @@ def _maker(modules: Sequence[tuple[str, str]], pickled: Sequence[bytes]) -> Call
 
 
 def _load(name: str, path: str) -> None:
-    """Import a module of the author's as it was imported where the checks run: by its name, or else by its file."""
+    """Import a module of the author's as the checks' process has imported it: by its name, or else by its file."""
     try:
         if name != "__main__" and getattr(import_module(name), "__file__", None) == path:
             return
@@ -121,7 +121,8 @@ def framed(*message: Any) -> bytes:
 
 
 def receive(read: Callable[[int], bytes]) -> tuple[Any, ...]:
-    """The next message, from what reads up to so many bytes. Raises `EOFError` where it ends before or within one."""
+    """The next message; `read` gives up to so many bytes. Raises `EOFError` if they end before a message or within
+    one."""
     message: tuple[Any, ...] = pickle.loads(_exactly(read, *_LENGTH.unpack(_exactly(read, _LENGTH.size))))
     return message
 

@@ -129,7 +129,7 @@ class Modelled:
         return tx
 
     def attachments(self) -> int:
-        """How many files with bulk loads stand beside its log."""
+        """How many files with bulk loads are beside its log."""
         directory = log_of(self.path) / "attachments"
         return len(list(directory.iterdir())) if directory.exists() else 0
 

@@ -188,7 +188,7 @@ def mutated(subject: Callable[[int], Subject], seed: int, numbers: range, where:
         look: given the directory, what was done to it, and the number; in another process. What returns, or raises an
             error of the kit's, is fine.
         told: what is wrong with each, in words; empty if nothing is.
-        limit: a look that takes so many seconds hangs.
+        limit: a look that takes this many seconds hangs.
     """
     looks = _Looks(subject, seed, where, look, limit)
     while numbers:
@@ -276,7 +276,7 @@ class _Looks:
 
 
 def _heard(fd: int, limit: float) -> str | None:
-    """The next message, or None at the end. Raises `TimeoutError` if it takes so many seconds."""
+    """The next message, or None at the end. Raises `TimeoutError` if it takes this many seconds."""
     said, until = b"", time.monotonic() + limit
     while len(said) < _LENGTH.size or len(said) < _LENGTH.size + _LENGTH.unpack_from(said)[0]:
         if not select.select((fd,), (), (), max(0.0, until - time.monotonic()))[0]:

@@ -36,7 +36,7 @@ class Profile:
         kills: processes that are killed, for each engine.
         power_cuts: of a real file system, for each engine that writes below the environment; a quarter for others.
         mutations: of the files of a store, and half as many of a backup's, for each engine.
-        crash_states: of a simulated disk that are tried at each point where there are too many to try all.
+        crash_states: of a simulated disk, how many are tried at a point that has too many to try all.
         stride: one in this many is tried of the faults that cost a run each (an error of the disk, a crash).
     """
 

@@ -125,7 +125,7 @@ class Run(Modelled):
         return self.acknowledged[-1][1] if self.acknowledged else 0
 
     def acked_at(self, ops: int) -> int:
-        """The last transaction that was acknowledged when so many operations had been done."""
+        """The last transaction that was acknowledged when this many operations had been done."""
         return max((txid for done, txid in self.acknowledged if done <= ops), default=0)
 
     # --- steps on a disk that fails --------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Run(Modelled):
         """Do steps while the disk fails. Each ends as the contract says, what may be retried succeeds once the disk is
         well, and reads go on."""
         lasting = injected.lasting
-        self.scheduler.on_wait = injected.heal  # whoever waits for room finds some in the end
+        self.scheduler.on_wait = injected.heal  # so that a wait for room ends
         opened = False
         for step in steps:
             if step[0] != "open" and not opened:
@@ -187,7 +187,7 @@ class Run(Modelled):
     # --- after a crash ---------------------------------------------------------------------------------------------
 
     def survives(self, disk: SimDisk, ops: int, *, least: int | None = None) -> int:
-        """What a crash after so many operations has left must open, be right, and go on; the transaction it ends at.
+        """What a crash after `ops` operations has left must open, be right, and go on; the transaction it ends at.
 
         Args:
             disk: what is left; it is changed.

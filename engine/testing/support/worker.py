@@ -106,7 +106,7 @@ def drive(work: Workload, say: Say, plan: Plan) -> None:
 
     Raises:
         AssertionError: the store does not open, is not in one of the states, or goes on wrongly.
-        OSError, HoldfastError: it cannot be closed. Under faults `failed` is said instead, also where it does not open.
+        OSError, HoldfastError: it cannot be closed. Under faults `failed` is said instead, also if it does not open.
     """
     if plan.faults:
         _wait_for_tracer(say)

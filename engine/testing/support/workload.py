@@ -3,9 +3,9 @@
 A workload says how to draw random operations, how to run them in a transaction and beside it in a plain model, and what
 a view shows, in the model's terms. The model is what the engine is compared with, so it must not ask the engine.
 
-Operations are drawn without knowledge of the state, so that Hypothesis can shrink them; where one names something that
-exists it does so by an index, taken modulo what exists when it runs. Transaction and model take each operation
-together, because some engines give out the ids.
+Operations are drawn without knowledge of the state, so that Hypothesis can shrink them; if one names something that
+exists, it does so by an index, taken modulo the number of such things when it runs. Transaction and model take each
+operation together, because some engines give out the ids.
 
 For an engine that maps keys to values, whatever its calls are named, `KeyValues` is the whole workload.
 """
@@ -37,7 +37,7 @@ class Workload(ABC):
         above_env: the engine does all its file operations through the environment that it is given, so that a simulated
             disk can try every crash on it. Engines on a database library do not, and are killed instead.
         fragile: names, as patterns, of files that mutations leave alone, since the engine's library hangs or dies on
-            some of them and the engine can do nothing about it. Say so where the engine is described.
+            some of them and the engine can do nothing about it. Say so in the engine's description.
     """
 
     engine: type[Engine[Any, Any]]
@@ -96,13 +96,13 @@ def text_of(seed: int, size: int) -> bytes:
 
 
 def pick(index: int, among: Iterable[Any]) -> Any:
-    """The one of those that exist that an index stands for."""
+    """The existing thing that an index refers to."""
     names = sorted(among)
     return names[index % len(names)]
 
 
 def sampled(strategy: st.SearchStrategy[T], count: int, *, number: int = 0) -> list[T]:
-    """About so many examples of a strategy, the same each time for a number."""
+    """About this many examples of a strategy, the same each time for a number."""
     found: list[T] = []
 
     @seed(number)
