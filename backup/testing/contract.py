@@ -92,8 +92,7 @@ class BackupContract(Contract):
     @check(BULK)
     def test_bulk_loads_are_in_backups(self, work: Workload) -> None:
         """To backups, a bulk load is a transaction like any other. One before the image, one during the copy and one in
-        an incremental are each there whole, from their own transaction on and not before, after a restore or a
-        compaction."""
+        an incremental are each there whole, from their own transaction on and not before, restored or compacted."""
         with world(work) as w:
             w.add()
             w.load()

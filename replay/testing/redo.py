@@ -134,8 +134,8 @@ class RedoChecks(Contract):
                         op = disk.ops[first + n] if first + n < len(disk.ops) else "the end"
                         _look_after_cut(it, cut, least, upto, f"after a power cut before {op}")
 
-        # One, two and three transactions apart: an engine that alternates by odd and even positions then overwrites its
-        # last place.
+        # One, two and three transactions apart: an engine that alternates by odd and even then overwrites its last
+        # place.
         self.prove(claim, examples=4, todo=several(work, 3, 3), apart=st.permutations((1, 2, 3)))
 
 

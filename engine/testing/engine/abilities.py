@@ -314,8 +314,7 @@ def _read_out(image: Image) -> tuple[Position, dict[str, bytes]]:
 
 
 def _look_at_copy(it: Driver, image_position: Position, contents: dict[str, bytes], made: str) -> None:
-    """A copy of a stable image is the state at its position; a copy that is replayed, the state after all
-    transactions."""
+    """A copy of a stable image is the state at its position; a replayed copy, the state after all transactions."""
     if it.work.engine.abilities.image == "stable":
         with closing(it.opened(it.copied(contents), at=image_position)) as copy:
             it.compare_state(copy, image_position.txid, f"a copy of the stable image at {image_position}, {made},")

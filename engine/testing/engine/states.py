@@ -357,8 +357,7 @@ class StateChecks(Contract):
 
 
 def _look_at_files(it: Driver, what: str, at: Position | None = None) -> None:
-    """Open the files as they are, without any log, and compare. `at`: where the engine said that it was, if it is
-    closed."""
+    """Open the files as they are, without any log, and compare. `at`: where a closed engine said that it was."""
     at = it.engine.position if at is None else at
     with contextlib.closing(it.opened(it.killed())) as opened:
         position = opened.position

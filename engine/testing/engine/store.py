@@ -182,8 +182,7 @@ class StoreChecks(Contract):
 
     @staticmethod
     def _replay(kept: Modelled, records: list[Record], directory: Path) -> None:
-        """Replay the log into a new state. At each transaction that a view has shown, it must be what that view
-        showed."""
+        """Replay the log into a new state. At each transaction that a view has shown, it must be the same."""
         seen = sorted(txid for txid in kept.digests if txid)
         start = kept.store.history.branches[0].start
         context = Context(Env(), kept.work.options)

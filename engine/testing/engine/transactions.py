@@ -220,8 +220,7 @@ class TransactionChecks(Contract):
     @check()
     def test_ids_of_durable_transactions_never_return(self, work: Workload) -> None:
         """An id that a durable transaction gave out is never given out again: not after its object was deleted, not
-        after a checkpoint, a recovery or a rolled-back transaction. The workload asserts this for each id that it
-        gets."""
+        after a checkpoint, a recovery or a rolled-back transaction. The workload asserts this for each id."""
         def claim(todo: list[tuple[list[Operation], str]]) -> None:
             with driven(work) as it:
                 it.commit(work.numbered(0))

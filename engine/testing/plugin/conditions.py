@@ -35,8 +35,7 @@ class ConditionChecks(PluginChecks):
 
     @check()
     def test_conditions_come_to_an_end(self, work: Workload) -> None:
-        """Every commit is acknowledged, also if there are many at once: its condition, or a later one, is met in the
-        end."""
+        """Every commit is acknowledged, also many at once: its condition, or a later one, is met in the end."""
         self.only("holds")
         self.try_once(lambda work, directory: _burst(self, work, directory).close())
 

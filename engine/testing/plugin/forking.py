@@ -57,8 +57,8 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def watch_removals(found: list[str], active: Callable[[], bool]) -> None:
-    """Note from now on which files this process removes or renames while `active`. This cannot be undone, so call it
-    only in a child."""
+    """Note from now on which files this process removes or renames while `active`. It cannot be undone: children
+    only."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event in _AWAY and active():

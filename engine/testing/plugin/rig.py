@@ -113,8 +113,7 @@ class Rig:
 
     def bulk(self, number: int) -> bool:
         """Load in bulk what the workload's `bulk_load` gives for a number; whether it was loaded, and not refused. A
-        plugin that adds to transactions cannot add to a bulk load, and may refuse it for that reason. Raises as
-        `commit`."""
+        plugin that adds to transactions cannot add to a bulk load, and so may refuse it. Raises as `commit`."""
         model = self.tried = self.model.copy()
         before = len(self.watch.raised) if self.watches else 0
         try:

@@ -1,5 +1,4 @@
-"""Checks of what a plugin does to transactions: observers change nothing, refusals leave nothing, additions are
-logged."""
+"""Checks of what a plugin does to transactions: observers and refusals change nothing, additions are logged."""
 
 from __future__ import annotations
 

@@ -175,8 +175,7 @@ class Watch(Plugin):
         return replace(answer, timeout=min(answer.timeout, self.patience_s))
 
     def _ended(self, batch: LogRange, met: Future[Any]) -> None:
-        """A condition ended. If a later one was met before, this one counted as met already, and ending it now is a
-        fault."""
+        """A condition ended. If a later one was met before, this one counted as met, and must not end now."""
         failed = met.cancelled() or met.exception() is not None
         with self._lock:
             if batch.last < self._met:

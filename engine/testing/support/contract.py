@@ -152,8 +152,7 @@ class Contract:
         return self.profile or current_profile()
 
     def number(self) -> int:
-        """The number that a check draws from if it draws without Hypothesis: the seed if there is one, else another
-        each time."""
+        """What a check that draws without Hypothesis draws from: the seed if there is one, else another each time."""
         self.drew = True
         number = 0 if self.quiet else self._seed()
         return random.randrange(1 << 32) if number is None else number

@@ -263,8 +263,7 @@ class Driver:
 
     def compare_state(self, engine: Engine[Any, Any] | None = None, txid: int | None = None,
                       what: str = "a new view") -> None:
-        """Compare what an engine (by default this one) shows now with the model at `txid` (by default what is
-        published)."""
+        """Compare what an engine (or this one) shows now with the model at `txid` (or at what is published)."""
         with (engine or self.engine).view() as view:
             self.compare(view, what, self.published if txid is None else txid)
 

@@ -121,8 +121,7 @@ def framed(*message: Any) -> bytes:
 
 
 def receive(read: Callable[[int], bytes]) -> tuple[Any, ...]:
-    """The next message; `read` gives up to so many bytes. Raises `EOFError` if they end before a message or within
-    one."""
+    """The next message; `read` gives up to so many bytes. Raises `EOFError` if they end before or within it."""
     message: tuple[Any, ...] = pickle.loads(_exactly(read, *_LENGTH.unpack(_exactly(read, _LENGTH.size))))
     return message
 

@@ -54,8 +54,7 @@ def descriptors() -> dict[int, str]:
 
 
 def network_sockets(fds: dict[int, str]) -> dict[int, str]:
-    """Those of `fds` that are sockets of a network, and the state of each: listening or not, and whether it was
-    shut."""
+    """Those of `fds` that are sockets of a network, and the state of each: listening or not, shut or not."""
     found = {}
     for fd in fds:
         try:
