@@ -44,7 +44,7 @@ class BackupContract(Contract):
 
                 report = w.back_up_busily(change, change, w.add, w.store.checkpoint)
                 last = w.last
-                assert report.to_txid == last, f"{last} was there before the copy was whole; it is to {report.to_txid}"
+                assert report.to_txid == last, f"{last} was committed during the copy, which ends at {report.to_txid}"
                 w.add()
                 w.compare_target(last)
                 w.compare_restored(w.bounds().first)

@@ -81,7 +81,7 @@ class BackupMachine(StoreMachine):
         assert report.kind == kind, f"the backup was {report.kind}, and should be {kind}: {report}"
         assert bool(report.why) == (pruned and not first), f"a {kind} backup, because of {report.why!r}"
         assert at_least <= report.to_txid < len(self.models), (
-            f"{at_least} was acknowledged before the backup, which is to {report.to_txid}")
+            f"transaction {at_least} was acknowledged before the backup, which ends at {report.to_txid}")
         assert report.bounds.last == report.to_txid, f"a backup to {report.to_txid} restores to {report.bounds}"
         self.backed_up = self.models[: report.to_txid + 1]
 
@@ -109,7 +109,7 @@ class BackupMachine(StoreMachine):
     def verify(self) -> None:
         last = len(self.backed_up) - 1
         report = verify(self._target, **self._how)
-        assert report.bounds.last == last, f"verify finds a backup to {report.bounds.last}, not {last}"
+        assert report.bounds.last == last, f"verify finds a backup that ends at {report.bounds.last}, not {last}"
         digest = bytes.fromhex(report.digest)
         assert self.digests.setdefault(last, digest) == digest, f"verify finds another digest at transaction {last}"
         self.compare_closed(self._target, last, self.backed_up)

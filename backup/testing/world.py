@@ -190,7 +190,7 @@ class World(Modelled):
         """The last transaction of a target that is whole; `verify` finds the content that the store had there."""
         report = self.verify(target)
         last = report.bounds.last
-        assert last in self.digests, f"verify finds a backup to transaction {last}, which the store never had"
+        assert last in self.digests, f"verify finds a backup that ends at transaction {last}, which the store never had"
         same = report.digest == self.digests[last].hex()
         assert same, f"verify finds another digest at transaction {last} than the store had"
         return last
@@ -203,7 +203,7 @@ class World(Modelled):
         with seen_in("the backup, opened read-only"):
             self.compare_closed(target, txid)
         restored = self.compare_restored(target=target)
-        assert restored == txid, f"a backup to {txid} was restored to {restored}"
+        assert restored == txid, f"a backup that ends at {txid} was restored to {restored}"
 
     def compare_points(self) -> Bounds:
         """Every restore point of the target, by txid, and the two just outside, which must be refused."""

@@ -49,7 +49,7 @@ class ReplayContract(RedoChecks):
                 last = kept.last
                 kept.write(3)
                 log = seeded.fetched()
-                assert log.end.txid == last, f"{last} were committed when the copy was whole, and it ends at {log.end}"
+                assert log.end.txid == last, f"{last} was committed during the copy, which ends at {log.end}"
                 engine = seeded.engine()
                 for txid in range(seeded.consistent_from.txid, last + 1):
                     roll(engine, log, txid, durable=True)

@@ -176,7 +176,7 @@ def _look_after_cut(it: Driver, cut: SimDisk, least: int, upto: int, what: str) 
         it.compare_state(engine, upto, f"the state {what}, recovered,")
         it.feed(engine, it.records[upto:])
         engine.checkpoint(it.end)
-        it.compare_state(engine, it.end.txid, f"the state {what}, recovered, gone on with and checkpointed,")
+        it.compare_state(engine, it.end.txid, f"the state {what}, recovered, continued and checkpointed,")
         engine.close()
     except Exception as error:
         lost = [f"    lost: {change:.200}" for change in cut.lost]

@@ -64,7 +64,7 @@ class CopyChecks(Contract):
                     acknowledged = w.store.published.txid
                     report = w.back_up(source=uri, connection=Connection(token=token.replace(" ", "-")))
                     assert report.to_txid >= acknowledged, (
-                        f"{acknowledged} was acknowledged before the backup, which is to {report.to_txid}")
+                        f"{acknowledged} was acknowledged before the backup, which ends at {report.to_txid}")
                     ends.append(report.to_txid)
             finally:
                 stop = True
@@ -93,7 +93,7 @@ class CopyChecks(Contract):
                         w.store.checkpoint()
                     report = w.compact() if between == "compact" else w.back_up()
                     assert report.kind == "incremental", f"it was {report}"
-                    assert report.to_txid == w.last, f"the incremental is to {report.to_txid}, not {w.last}"
+                    assert report.to_txid == w.last, f"the incremental ends at {report.to_txid}, not {w.last}"
                 fresh = w.root / "fresh"
                 assert w.back_up(fresh).kind == "full"
                 w.compare_target(w.last, fresh)

@@ -55,13 +55,13 @@ class Damaged:
                 with suppress(HoldfastError):  # found
                     last = w.verified()
                     whole = True
-                    assert last == w.last, f"verify takes a backup to {w.last} for one to {last}"
+                    assert last == w.last, f"verify takes a backup that ends at {w.last} for one that ends at {last}"
                 try:
                     last = w.compare_restored()
                 except HoldfastError:
                     assert not whole, "verify takes it for whole, and it cannot be restored"
                 else:
-                    assert last == w.last, f"a backup to {w.last} was restored to {last}"
+                    assert last == w.last, f"a backup that ends at {w.last} was restored to {last}"
         finally:
             path.write_bytes(self.files[name])
 

@@ -137,12 +137,12 @@ class Trial:
         except self.errors:
             if was is not None or Layout(target, REAL.files).is_store():
                 last = w.verified(target)
-                assert (was or 0) <= last <= w.last, f"what is left is a backup to {last}, and it was one to {was}"
+                assert (was or 0) <= last <= w.last, f"the backup that is left ends at {last}; before, at {was}"
         report = w.back_up(target, verify=False)  # since it is verified right here
         for lease in LocalSource(w.store).leases():  # those of the dead expire; here there is no time for that
             w.store.leases.release(lease.id)
-        assert report.to_txid == w.last, f"the next run is to {report.to_txid}, not {w.last}"
+        assert report.to_txid == w.last, f"the next run ends at {report.to_txid}, not {w.last}"
         last = w.verified(target)
-        assert last == w.last, f"after the next run it is a backup to {last}, not {w.last}"
+        assert last == w.last, f"after the next run the backup ends at {last}, not {w.last}"
         generations = [path.name for path in target.iterdir() if path.name.startswith("gen-")]
         assert len(generations) == 1, f"the next run leaves {generations}"

@@ -36,8 +36,8 @@ class RestoreChecks(Contract):
                 w.add()
                 w.back_up()
                 bounds = w.compare_points()
-                assert bounds.first <= full, f"the full backup was to {full}; it restores to {bounds}"
-                assert bounds.last == w.last, f"{w.last} was backed up; it restores to {bounds}"
+                assert bounds.first <= full, f"the full backup ended at {full}; it restores to {bounds}"
+                assert bounds.last == w.last, f"transaction {w.last} was backed up; the backup restores to {bounds}"
 
         self.prove(claim, examples=4, before=histories(work), after=histories(work))
 

@@ -85,7 +85,7 @@ class BulkChecks(Contract):
                 kept.store.close()
                 kept.open()
                 found = kept.store.published.txid
-                assert last <= found <= kept.last, f"{found} are there; {last} were acknowledged, {kept.last} tried"
+                assert last <= found <= kept.last, f"{found} of {kept.last} are there; {last} were acknowledged"
                 del kept.models[found + 1 :]
                 kept.digests.clear()
                 kept.found(found)

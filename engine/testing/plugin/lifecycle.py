@@ -157,7 +157,7 @@ class LifecycleChecks(PluginChecks):
                     unknown = error.txid
                     files.heal()
                 else:
-                    raise AssertionError("a commit whose sync failed returned")
+                    raise AssertionError("a commit returned, although its sync failed")
                 with rig.store.snapshot() as view:
                     assert list(view.check()) == []
             assert rig.watch.told.count("fault") == 1, f"`fault` was told {rig.watch.told.count('fault')} times"

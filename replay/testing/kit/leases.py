@@ -42,9 +42,9 @@ class LeaseChecks(Contract):
             records = list(source.read_log(grant.id, image_position, last))
             found = [record.txid for record in records]
             assert found == [*range(image_position.txid + 1, last + 1)], (
-                f"under a lease from {image_position} the log has only {len(found)}")
+                f"under a lease from {image_position} the log has only {len(found)} transactions")
             everything = len(list(source.read_log(on_log.id, on_log.position, last)))
-            assert everything == last, f"under a lease on all {last} transactions, {everything} are in the log"
+            assert everything == last, f"under a lease on all {last} transactions, the log has {everything} of them"
             again = {f.name: source.read_image(grant.id, f.name, 0, f.size) for f in grant.files}
             if not grant.moving:
                 assert again == first, "a stable image under a lease changed"
