@@ -19,7 +19,7 @@ from .world import Histories, histories, world
 
 
 class BackupContract(Contract):
-    """Properties of backups: full and incremental, verified, restored to any point, of a store that goes on meanwhile.
+    """Properties of backups: full and incremental, verified, restored to any point, while the store runs on.
 
     Subclass it and set `workload`, or pass it to `check_engine`.
     """

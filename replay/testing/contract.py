@@ -1,4 +1,4 @@
-"""`ReplayContract`: what the two verbs, copy and replay, must make of an engine, check by check.
+"""`ReplayContract`: what copying and replaying must do with an engine, check by check.
 
     class TestMine(ReplayContract):
         workload = KeyValues(MyEngine, put=..., items=...)
@@ -20,16 +20,16 @@ from .seeded import BusySource, Seeded, compare_rolled, quietly_kept
 
 
 class ReplayContract(RedoChecks):
-    """Properties of copies: torn, interrupted, replayed again, of a store that goes on.
+    """Properties of copies: torn, interrupted, replayed again, of a store that is being written.
 
     Subclass it and set `workload`, or pass it to `check_engine`.
     """
 
     @check()
     def test_a_copy_seeded_during_writes_is_right(self, work: Workload) -> None:
-        """A copy whose source goes on committing and making checkpoints, before each piece that is read and in the
-        middle of it, equals the model at the position that the source confirms, and at each one after it. What was
-        committed while it was copied is in it."""
+        """The source of a copy commits and makes checkpoints before each piece that is read and in the middle of it.
+        The copy equals the model at the position that the source confirms, and at each one after it. What was committed
+        during the copy is in it."""
         def claim(before: list[list[Operation]], during: list[list[Operation]]) -> None:
             with quietly_kept(work) as kept:
                 kept.write(1)

@@ -56,7 +56,7 @@ class Seeded:
     """A copy of a store in the making: image, confirmation and log, in the layout of a store at `root`."""
 
     def __init__(self, kept: Modelled, source: LocalSource, root: Path) -> None:
-        """Copies the image. `source` goes on being asked for the log."""
+        """Copies the image. `source` is asked for the log later, too."""
         self._kept, self._source = kept, source
         self.root = root
         self.generation = Layout(root, REAL.files).generation(1)

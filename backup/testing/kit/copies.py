@@ -1,4 +1,5 @@
-"""Checks of copies: a full backup while the store goes on, incrementals after it, and the compaction of their log."""
+"""Checks of copies: a full backup while the store is written, incrementals after it, and the compaction of their
+log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of restores: every point within a backup's bounds, none outside, and what a restored store goes on as."""
+"""Checks of restores: every point within a backup's bounds, none outside, and how a restored store continues."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ class RestoreChecks(Contract):
 
     @check()
     def test_a_backup_stands_by_itself(self, work: Workload) -> None:
-        """A backup needs neither the store that it was taken of, nor the place where it was made: moved, with the store
-        gone, it restores as before, and so does what is restored from it."""
+        """A backup needs neither the store that it was taken of, nor the place where it was made. Moved, with the store
+        gone, it restores as before. What is restored from it does not need the backup."""
         with world(work) as w:
             w.add(2)
             w.store.checkpoint()

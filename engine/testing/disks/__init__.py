@@ -1,1 +1,1 @@
-"""What stands in for the file system: one that is simulated, and the real one with faults."""
+"""Stand-ins for the file system: a simulated one, and the real one with faults."""

@@ -32,7 +32,7 @@ class PowerCutChecks(Contract):
 
     @check(ABOVE_ENV)
     def test_a_power_cut_anywhere_leaves_a_prefix(self, work: Workload) -> None:
-        """Wherever the power is cut, and whatever that leaves of what was not synced: the store opens with exactly
+        """Wherever the power is cut, and whatever it leaves of the unsynced bytes, the store opens with exactly
         transactions 1 to n, n at least the last one acknowledged, and goes on from there."""
         for run, since in _recorded(work):
             for ops, at in _points(run, since):

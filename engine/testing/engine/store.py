@@ -33,7 +33,7 @@ COMPARED = 8
 
 
 class StoreChecks(Contract):
-    """What a store of the engine shows, through whatever happens to it in order."""
+    """What a store of the engine shows, through any sequence of events."""
 
     @check()
     def test_any_history_of_a_store(self, work: Workload) -> None:

@@ -1,4 +1,4 @@
-"""A store through what happens to it in order: closings, read-only openings, failed checkpoints, pruning, syncs."""
+"""A store through sequences of events: closings, read-only openings, failed checkpoints, pruning, syncs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ONE_KEPT = replace(SETTINGS, keep_logs="1 transactions")
 
 
 class HistoryChecks(Contract):
-    """What a store keeps, through whatever happens to it in order."""
+    """What a store keeps, through any sequence of events."""
 
     @check()
     def test_reading_only_changes_nothing(self, work: Workload) -> None:

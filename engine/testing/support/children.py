@@ -200,7 +200,7 @@ class Child:
         return code
 
     def discard(self) -> int:
-        """Kill it if it still runs, whatever it has to say; how it ended, as in `end`."""
+        """Kill it if it still runs, without reading what it says; how it ended, as in `end`."""
         if self._fd >= 0:
             self.kill()
             self._code = self._server._ended()

@@ -53,9 +53,9 @@ READ_ONLY_REPLAY = Need("replays_in_memory", lambda work: work.engine.abilities.
 BACKGROUND_CHECKPOINT = Need("background_checkpoint", lambda work: work.engine.abilities.background_checkpoint,
                              "the kit lets nothing run beside its checkpoints")
 ABOVE_ENV = Need("above_env", lambda work: work.above_env,
-                 "it writes past the environment, so no simulated disk stands under it; it is killed instead")
+                 "it writes past the environment, so it cannot run on a simulated disk; it is killed instead")
 CHECKSUMS = Need("checksums", lambda work: work.engine.abilities.checksums,
-                 "what reads damaged bytes of it cannot know, so that they are found is not proved")
+                 "nothing can tell that its bytes are damaged, so it is not proved that damage is found")
 
 CheckMethod = Callable[[Any], None]
 

@@ -19,7 +19,7 @@ from ...wal.format import BadBytes, read_footer, read_groups, read_header
 
 TAILS = ("as it is", "noise behind", "torn")
 EVERYTHING = 1 << 62
-"""A txid above all: the end of the log is whole, whatever is in it."""
+"""A txid above all others: no part of the log's end may be torn."""
 
 
 def tree(path: Path) -> dict[str, bytes]:

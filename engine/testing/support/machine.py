@@ -5,7 +5,7 @@ model at the transaction that it says it shows, by content, by the engine's own 
 same wherever the same transaction is looked at.
 
 What only a crash can do is done to a crash image (`crash_images.py`): a copy of the directory of a store that runs,
-with the end of its log changed as an unlucky disk would have it. The machine goes on in the image.
+with the end of its log changed as an unlucky disk might. The machine continues in the image.
 
 `machine_for(work)` makes the Hypothesis machine for a workload. Rules are plain methods too, so a fixed history may
 call them one by one; a subclass with more rules (backups, say) overrides `known_outside`, and `move` if it keeps more.

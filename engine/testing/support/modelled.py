@@ -2,7 +2,7 @@
 
 Everything that the store shows is compared with the model at the transaction that it says it shows: by content, by the
 engine's own check, and by digest, which must be the same wherever the same transaction is looked at. The model lives in
-this process and outside of the store's directory, so whatever becomes of the directory, it is known what was in it.
+this process and outside the store's directory, so damage to the directory does not touch it.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 def lay_out(tree: Tree, where: Path, mutation: Mutation) -> None:
-    """A directory with these files, mutated. Empty directories come to nothing: nothing of the kit's needs them."""
+    """Make a directory with these files, mutated. Empty directories are left out: the kit needs none."""
     for name, data in {**tree, **mutation.files}.items():
         path = where / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,8 @@
 
 Each child (see `forks.py`) opens the store, however its predecessor was ended, and compares it with the states that it
 may be in: the one after the last transaction that was acknowledged, or one of those after transactions begun later.
-Then it writes on. Before each commit it says what state that leads to, after it that it was acknowledged. What a child
-says is what is known about it afterwards: a message that was written to a pipe stays readable whatever then happens to
-its writer.
+Then it writes. Before each commit it says what state the commit leads to, and after it that it was acknowledged. These
+messages are all that is known of a child afterwards: a message in a pipe stays readable even if its writer dies.
 """
 
 from __future__ import annotations
@@ -220,7 +219,7 @@ class _Writers:
             self.say("acknowledged", begun.txid)
 
     def _failed(self, begun: State | None, error: HoldfastError) -> None:
-        """Only a sole writer goes on after an error: what another has begun meanwhile may build on what failed."""
+        """Continue after an error only with one writer: what others have begun meanwhile may build on what failed."""
         self.say("failed", Failure.of(error, begun))
         if self.store.poisoned or self.plan.threads is not None or not isinstance(error, RolledBack):
             self._stop = True

@@ -1,6 +1,6 @@
-"""Leases: what one covers stays readable, whatever goes on, until it is released or over; and then it ends cleanly.
+"""Leases: what one covers stays readable, whatever happens, until it is released or over; then it ends cleanly.
 
-The store keeps as little log as it may, its checkpoints and prunings come when they hurt most, and its clock is set by
+The store keeps as little log as possible, makes checkpoints and prunes at the worst moments, and has a clock set by
 hand.
 """
 
