@@ -54,6 +54,7 @@ class AckTracker:
         self._due: list[tuple[float, int, _Watched]] = []  # a heap; may still hold conditions that were met
         self._number = count()
         self._failed: deque[_Watched] = deque()
+        self._interrupted: deque[_Watched] = deque()  # they are met, and perhaps nobody was told of it
         self._news = env.scheduler.event()
         self._closing = False
         try:
@@ -77,6 +78,9 @@ class AckTracker:
         while not self._closing and group_commit.poison is None:
             self._news.wait(self._pause())
             self._news.clear()
+            while self._interrupted:
+                watched = self._interrupted.popleft()
+                self._when_done(watched)(watched.condition.met)
             while True:
                 with group_commit.mutex:
                     log = group_commit.watermarks.next_unanswered()
@@ -116,9 +120,14 @@ class AckTracker:
     def _when_done(self, watched: _Watched) -> Callable[[Future[Any]], None]:
         def done(met: Future[Any]) -> None:
             if not met.cancelled() and met.exception() is None:
-                with self._group_commit.mutex:
-                    self._group_commit.watermarks.met(watched.listener, watched.last)
-                self._group_commit.settle()
+                try:
+                    with self._group_commit.mutex:
+                        self._group_commit.watermarks.met(watched.listener, watched.last)
+                    self._group_commit.settle()
+                except BaseException:  # a signal's handler: the thread does it once more
+                    self._interrupted.append(watched)
+                    self._news.set()
+                    raise
             else:
                 self._failed.append(watched)
                 self._news.set()
@@ -131,12 +140,13 @@ class AckTracker:
             watched = self._failed.popleft()
             met = watched.condition.met
             self._expire(watched, "was cancelled" if met.cancelled() else f"failed: {met.exception()}")
-        now, due = self._clock.monotonic(), self._due
+        now, due, watermarks = self._clock.monotonic(), self._due, self._group_commit.watermarks
         while due and due[0][0] <= now:
             watched = heapq.heappop(due)[2]
-            if not watched.condition.met.done():  # otherwise it was met, or is in `_failed`
+            if not watched.condition.met.done():
                 self._expire(watched, f"was not met within {watched.condition.timeout} s")
-        watermarks = self._group_commit.watermarks
+            elif watermarks.is_open(watched.listener, watched.last):  # a signal kept it from being noticed
+                self._when_done(watched)(watched.condition.met)
         if len(due) > 2 * watermarks.open_conditions() + _SPARE:
             due[:] = [entry for entry in due if watermarks.is_open(entry[2].listener, entry[2].last)]
             heapq.heapify(due)

@@ -196,7 +196,10 @@ class GroupCommit:
                 if self._leader == thread:
                     self._hand_over(woken)
         finally:
-            wake_all(woken)
+            try:  # twice, since a signal's handler may raise as the first one starts
+                wake_all(woken)
+            finally:
+                wake_all(woken)
 
     def _stand_in_line(self, ticket: CommitTicket, thread: int | None, outcome: Outcome | None = None) -> bool:
         """Put a thread or an outcome in line; False if there is nothing to wait for. The mutex is held. Raises
@@ -348,7 +351,10 @@ class GroupCommit:
             self.fail(error)
             raise
         finally:
-            wake_all(woken)
+            try:  # twice, since a signal's handler may raise as the first one starts
+                wake_all(woken)
+            finally:
+                wake_all(woken)
         if self._keep:
             self._tell_published()
 
@@ -369,7 +375,10 @@ class GroupCommit:
                 if self._watchers:
                     self.moved.notify_all()
         finally:
-            wake_all(woken)
+            try:  # twice, since a signal's handler may raise as the first one starts
+                wake_all(woken)
+            finally:
+                wake_all(woken)
 
     def _tell_published(self) -> None:
         with self._telling:  # so the hooks see the records in order
@@ -393,7 +402,10 @@ class GroupCommit:
                 self.moved.notify_all()
                 self._kick.notify_all()
         finally:
-            wake_all(woken)
+            try:  # twice, since a signal's handler may raise as the first one starts
+                wake_all(woken)
+            finally:
+                wake_all(woken)
         if first:
             self._on_fault(error)
 
@@ -479,7 +491,10 @@ class GroupCommit:
             if not isinstance(error, Exception):
                 raise
         finally:
-            wake_all(woken)
+            try:  # twice, since a signal's handler may raise as the first one starts
+                wake_all(woken)
+            finally:
+                wake_all(woken)
         return None
 
     def runs_here(self) -> bool:

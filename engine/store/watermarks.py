@@ -138,13 +138,20 @@ class Watermarks:
         self.acknowledged = self._passed(self._unacknowledged, self._open, self.acknowledged)
         if self.barrier is None or self.publishable.txid < self.barrier:
             self.published = self.publishable
+        # Removed last: a signal's handler may raise anywhere here, and whoever does this again finds what is needed.
+        for ends, reached in ((self._unpublished, self.publishable), (self._unacknowledged, self.acknowledged)):
+            while ends and ends[0].txid <= reached.txid:
+                ends.popleft()
 
     def _passed(self, ends: deque[Position], held: list[OrderedDict[int, None]], before: Position) -> Position:
-        """The last of `ends` that is answered and before the first held range. Removes the ends it passes."""
+        """The last of `ends` that was answered and comes before the first that is held, or `before`."""
         upto = self._answered
         for of_listener in held:
             if of_listener:
                 upto = min(upto, next(iter(of_listener)) - 1)
-        while ends and ends[0].txid <= upto:
-            before = ends.popleft()
+        for end in ends:
+            if end.txid > upto:
+                break
+            if end.txid > before.txid:
+                before = end
         return before

@@ -10,7 +10,9 @@ import gc
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -18,10 +20,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from store_kinds import MEMORY, STAGING, Kind, commit
+from store_kinds import MEMORY, STAGING, Kind, commit, until
 
 import holdfast.engine
-from holdfast.engine.contract.plugin import Plugin
+from holdfast.engine.contract.plugin import Condition, Plugin
 from holdfast.engine.errors import HoldfastError
 from holdfast.engine.model.records import LogRange
 from holdfast.engine.store.settings import Settings
@@ -163,3 +165,46 @@ def test_an_interrupt_anywhere_hangs_nobody_and_loses_nothing(scene: str, leavin
             break
     assert place > 10, "the places were not found"
     gc.collect()
+
+
+class Held(Plugin):
+    """Acknowledges when somebody says so."""
+
+    def __init__(self) -> None:
+        self.conditions: list[Future[None]] = []
+
+    def logged(self, batch: LogRange) -> Condition:
+        self.conditions.append(Future())
+        return Condition(met=self.conditions[-1], timeout=0.5, gates_publication=False, name="held")
+
+
+def test_an_interrupt_as_a_condition_is_met_leaves_nobody_waiting(tmp_path: Path) -> None:
+    """It was not noticed, or the stages had moved and those who wait for them slept on: what is met was not looked at
+    when its time was over."""
+    for place in count(1):
+        plugin = Held()
+        store = STAGING.open(tmp_path / f"{place}", settings=SETTINGS, plugins=[plugin])
+
+        def waiting(store: Kit = store) -> None:
+            with suppress(HoldfastError):
+                commit(STAGING, store, 1)
+
+        thread = threading.Thread(target=waiting, daemon=True)
+        thread.start()
+        until(lambda: store._watermarks.open_conditions() > 0)  # noqa: B023  # asked here
+        time.sleep(0.01)  # what watches it is added a moment later
+        interrupting = Interrupting(place)
+        measuring = sys.gettrace()
+        sys.settrace(interrupting.trace)
+        try:
+            plugin.conditions[0].set_result(None)
+        except Signal:
+            pass
+        finally:
+            sys.settrace(measuring)
+        thread.join(10)
+        assert not thread.is_alive(), f"hangs after an interrupt in {interrupting.where}"
+        store.close()
+        if not interrupting.done:
+            break
+    assert place > 5, "the places were not found"
