@@ -219,7 +219,7 @@ class PluginError(HoldfastError):
 
 
 class SettingError(HoldfastError, ValueError):
-    """A setting has a value that makes no sense."""
+    """A setting has a value that is not valid."""
 
     hint = "correct the setting"
 

@@ -15,8 +15,10 @@ The kit promises:
 - `begin`, `apply`, `stage` and `payload` never run concurrently with one another: the writer lock is held.
 - From the position at which the engine was opened, `apply` gets every record once, in order, without gaps.
 - `apply` and `checkpoint` never get a record that is not on stable storage.
-- `checkpoint` runs beside the others, `image` included, only with `Abilities.background_checkpoint`, and never twice at
-  once. `view`, and all calls on views and images, may come from any thread at any time.
+- `checkpoint` never runs twice at once, and runs beside the others, `image` included, only if
+  `Abilities.background_checkpoint` allows it.
+
+`view`, and all calls on views and images, may come from any thread at any time.
 
 Redo must converge. Start from the state at one position, or from any mixture of it with states up to a later position,
 cell by cell, torn cells included. Applying the records between the two positions must give exactly the later state. So
@@ -174,8 +176,7 @@ class Engine(ABC, Generic[TxT, ViewT]):
     @property
     @abstractmethod
     def position(self) -> Position:
-        """The position of the durable state, which holds everything up to here. Only `checkpoint` and `apply_bulk` move
-        it."""
+        """The durable state holds everything up to here. Only `checkpoint` and `apply_bulk` move it."""
 
     @abstractmethod
     def begin(self) -> TxT:

@@ -20,8 +20,7 @@ class Transaction(ABC):
 
     A transaction sees the newest state, its own changes included. Keep the changes in its attributes: once it is being
     committed or rolled back, these raise `StoreClosed` for everybody except the kit, so no change is accepted and then
-    not logged. Only one thread may use it at a time: what another thread is changing during a commit may be logged in
-    part.
+    not logged. Only one thread may use it at a time: a change made by another during a commit may be logged in part.
     """
 
     __slots__ = ("_kit_state", "_kit_thread", "bulk", "outcome", "txid")

@@ -9,8 +9,7 @@ from typing import Self
 
 
 class View(ABC):
-    """A consistent read view at one position, which later transactions do not change. A context manager. Any thread may
-    read it.
+    """A consistent read view at one position, unaffected by later transactions. A context manager. From any thread.
 
     Raise `Damaged` only for bytes that were read and are wrong. An error of the system (a failing disk, no memory, no
     descriptors) says nothing about the bytes: let `env.system.told` turn it into `DeviceFailed`, `LimitReached` and so

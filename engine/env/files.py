@@ -136,7 +136,7 @@ class Directory:
         _sync(self._fd)
 
     def rename(self, old: str, new: str) -> None:
-        """As `Files.rename`, of two names in it, whatever its path leads to now."""
+        """As `Files.rename`, for two names in this directory, wherever its path leads now."""
         os.replace(old, new, src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
     def is_at_path(self) -> bool:

@@ -28,7 +28,7 @@ def encode(magic: bytes, version: int, body: dict[str, Any]) -> bytes:
 
 
 def decode(data: bytes, magic: bytes, version: int, path: Path) -> dict[str, Any]:
-    """Raises `Damaged` or `UnsupportedFormat`, naming `path`."""
+    """The body of a document. Raises `Damaged` or `UnsupportedFormat`, naming `path`."""
     if len(data) < _HEAD.size + 16:
         raise Damaged("is too short to be a document", path=str(path), offset=len(data))
     found, found_version, length = _HEAD.unpack_from(data)
@@ -55,5 +55,5 @@ def write(files: Files, path: Path, magic: bytes, version: int, body: dict[str, 
 
 
 def read(files: Files, path: Path, magic: bytes, version: int) -> dict[str, Any]:
-    """Raises `FileNotFoundError`, `Damaged` or `UnsupportedFormat`."""
+    """The body of the document at `path`. Raises `FileNotFoundError`, `Damaged` or `UnsupportedFormat`."""
     return decode(files.read(path), magic, version, path)

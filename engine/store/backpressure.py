@@ -45,7 +45,7 @@ class Backpressure:
         self.closing = False
 
     def notify(self) -> None:
-        """A checkpoint was made, or could not be."""
+        """Wake the waiting writers: a checkpoint was made, or could not be made."""
         with self._changed:
             self._changed.notify_all()
 

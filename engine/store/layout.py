@@ -154,7 +154,7 @@ class Layout:
             self.files.sync_directory(path)
 
     def read_identity(self) -> Identity:
-        """Raises `StoreNotFound` or `Damaged`."""
+        """The `STORE` document. Raises `StoreNotFound` or `Damaged`."""
         path = self.root / "STORE"
         try:
             body = document.read(self.files, path, STORE_MAGIC, STORE_VERSION)

@@ -97,7 +97,7 @@ class LeaseTable:
 
         Raises:
             TooManyLeases: the number is reached; the message names who holds them.
-            InvalidInput: a time to live, an owner or an id that makes no sense.
+            InvalidInput: the time to live, the owner or the id is not valid.
         """
         if not 0 < ttl < float("inf"):
             raise InvalidInput(f"a lease cannot live for {ttl} seconds", hint="give a positive number of seconds")

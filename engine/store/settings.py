@@ -18,7 +18,7 @@ from ..wal.writer import LogOptions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a store behaves. Sizes are whole numbers of bytes above 0, times are finite and above 0; what makes no sense
+    """How a store behaves. Sizes are whole numbers of bytes above 0, times are finite and above 0. Any other value
     raises `SettingError`.
 
     Attributes:

@@ -198,7 +198,7 @@ class WritePath(Generic[TxT]):
                 hold.release()
         except BaseException as error:
             if hold.held and self._watermarks.barrier is not None:
-                self.group_commit.fail(error)  # as above
+                self.group_commit.fail(error)  # the barrier's record is in the log and not in the state
             raise
         finally:
             try:
@@ -361,7 +361,7 @@ class WritePath(Generic[TxT]):
             return record.txid
         except BaseException as error:
             if hold.held and self._watermarks.barrier is not None:
-                self.group_commit.fail(error)  # as above
+                self.group_commit.fail(error)  # as in `_commit`
             raise
 
     def wait(self, txid: int, timeout: float | None) -> None:

@@ -49,7 +49,7 @@ class KeepLogs:
 
     @classmethod
     def parse(cls, text: str) -> KeepLogs:
-        """Raises `SettingError`."""
+        """Parse the text of the setting `keep_logs`. Raises `SettingError`."""
         if not isinstance(text, str):
             raise SettingError(f"keep_logs is a text, not {shown(text)}", hint=_HINT)
         said = text.strip().lower()
