@@ -68,7 +68,7 @@ def test_below_the_bounds_nobody_waits(figures: Figures, pressure: Backpressure)
 
 def test_what_is_not_written_is_synced_first(figures: Figures, pressure: Backpressure) -> None:
     figures.unheard_bytes = 100_000
-    with pytest.raises(RolledBack, match="for plugins to hear"):
+    with pytest.raises(RolledBack, match="to be answered by plugins"):
         pressure.wait(lambda: True)
     assert pressure.delayed == figures.syncs == 1
     pressure.closing = True

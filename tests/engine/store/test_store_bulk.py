@@ -250,7 +250,7 @@ def test_a_load_that_is_not_applied_yet_is_replayed_and_missed(kind: Kind, tmp_p
     directory = store.log.directory / "attachments"
     store.close()
     (directory / names[0]).rename(tmp_path / "aside")
-    with pytest.raises(Damaged, match="missing or cut"):
+    with pytest.raises(Damaged, match="missing or truncated"):
         kind.open(tmp_path / "store")
     (tmp_path / "aside").rename(directory / names[0])
     with kind.open(tmp_path / "store") as store:

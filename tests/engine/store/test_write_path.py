@@ -86,7 +86,7 @@ def test_what_is_committed_is_there_and_what_is_not_is_not(kind: Kind, tmp_path:
         with pytest.raises(ZeroDivisionError), path.transaction("synced") as tx:
             kind.write(tx, 9)
             raise ZeroDivisionError
-        with path.transaction("synced") as tx, pytest.raises(InvalidInput, match="open already"):
+        with path.transaction("synced") as tx, pytest.raises(InvalidInput, match="already has a transaction open"):
             path.transaction("synced").__enter__()
         path.wait(4, 30)
         assert numbers(kind, path) == {0, 1, 2, 3}

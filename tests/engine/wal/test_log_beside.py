@@ -55,10 +55,10 @@ def test_rubbish_is_swept_and_what_is_named_is_missed() -> None:
     world.log.close()
     path = directory / record.attachment.name
     world.disk.open(path, "write").truncate(3)
-    with pytest.raises(Damaged, match="missing or cut"):
+    with pytest.raises(Damaged, match="missing or truncated"):
         Log.open(HERE, options=SMALL, env=world.env)
     world.disk.unlink(path)
-    with pytest.raises(Damaged, match="missing or cut"):
+    with pytest.raises(Damaged, match="missing or truncated"):
         Log.open(HERE, options=SMALL, env=world.env)
 
 
