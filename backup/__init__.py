@@ -4,13 +4,13 @@
 >>> backup.parse("single://localhost").addresses[0].port
 6362
 
-`run` takes a backup of a running store, full the first time and incremental afterwards; `restore` makes a store of it,
-as of its end, a transaction or a time; `verify` proves that it is whole; `info` tells what a directory is;
-`Policy` says how a run goes about it, `Connection` how a source is reached.
-`slots` and `drop_slot` say for whom a store keeps log, and end it.
+`run` takes a backup of a running store: full the first time, incremental afterwards. `restore` makes a store from it,
+as of its end, a transaction or a time. `verify` proves that it is whole. `info` tells what a directory is. `Policy`
+says what a run checks and keeps, `Connection` how a source is reached. `slots` lists the slots that a store keeps log
+for; `drop_slot` drops one.
 
-A name is imported when it is first used. `run`, `restore`, `verify`, `info` and `slots` are functions here, and the
-modules that they stand in are called the same; importing such a module does not hide the function.
+A name is imported when it is first used. `run`, `restore`, `verify`, `info` and `slots` are functions here, and their
+modules have the same names. Importing such a module does not hide the function.
 """
 
 from __future__ import annotations

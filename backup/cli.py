@@ -1,8 +1,8 @@
 """The command line: `holdfast backup`, `restore`, `verify`, `info`, `log`, `slots`, `serve`.
 
-Thin: each command calls the library function of its name, and imports it only then. With `--json` standard output holds
-one JSON object (JSON lines for `log`), an error too, wrong usage included: `{"error": class, "message": ..., "hint":
-...}`. Progress goes to standard error. No error ends in a traceback.
+Thin: each command calls the library function of its name, which it imports only then. With `--json`, standard output
+holds one JSON object (JSON lines for `log`), also for an error or wrong usage: `{"error": class, "message": ...,
+"hint": ...}`. Progress goes to standard error. No error ends in a traceback.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ else:
     except ImportError:
         sys.exit("holdfast: the command line needs the extra packages of holdfast[cli]: pip install 'holdfast[cli]'")
 
-_UsageError: Any = typer.BadParameter.__base__  # Typer exports this subclass only, and may bring a Click of its own
+_UsageError: Any = typer.BadParameter.__base__  # Typer exports only this subclass, and may contain its own Click
 _CODES = [(0, "done"), *((code, text) for code, text, _ in sorted(EXIT_CODES)),
-          (POINTS_LOST, "done, and restore points are missing that no period let go: the report names them"),
+          (POINTS_LOST, "done, but restore points are gone that should have been kept: the report names them"),
           (INTERRUPTED, "interrupted")]
 _HELP = f"Exit codes: {'; '.join(f'{code} {text}' for code, text in _CODES)}."
 
 
 class _Commands(TyperGroup):
-    """Tells wrong usage as any other error where JSON is asked for."""
+    """Reports wrong usage like any other error if JSON was asked for."""
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
              standalone_mode: bool = True, windows_expand_args: bool = True, **extra: Any) -> Any:
@@ -68,12 +68,12 @@ _RENAMED = {"consumers": "slots", "--fold": "--compact", "--no-fold": "--no-comp
 
 
 def _by_new_names(args: Sequence[str]) -> list[str]:
-    """The arguments, with old names replaced by those of now. It says so."""
+    """The arguments, with old names replaced by the current ones, each with a warning."""
     found, end = list(args), args.index("--") if "--" in args else len(args)
     for n, given in enumerate(found[:end]):
         old = given.partition("=")[0]
         if old in _RENAMED and (n == 0) == (old == "consumers"):
-            logger.warning("%s is %s now; the old name goes with release 0.3", old, _RENAMED[old])
+            logger.warning("%s is %s now; release 0.3 removes the old name", old, _RENAMED[old])
             found[n] = _RENAMED[old] + given[len(old):]
     return found
 
@@ -82,7 +82,7 @@ _NAMES = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   rich_markup_mode=None, context_settings=_NAMES, epilog=_HELP)
 slots_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings=_NAMES,
-                        help="Say for whom a running store keeps log, or end it for one.")
+                        help="List the slots that a running store keeps log for, or drop one.")
 app.add_typer(slots_app, name="slots")
 
 
@@ -103,8 +103,8 @@ def _holdfast(
 
 
 def _path(text: str) -> Path:
-    """A path as it was given; whether it can be used is for the command to say. An empty one is a variable that is not
-    set, most likely, and not the directory that the command happens to run in."""
+    """A path as it was given; the command checks whether it can be used. An empty path is refused: most likely it is a
+    shell variable that is not set, and does not mean the current directory."""
     if not text:
         raise typer.BadParameter("the path is empty")
     return Path(text)
@@ -122,15 +122,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.
 EngineName = Annotated[str | None, typer.Option("--engine", help="Engine, by its registered name.", metavar="NAME")]
 TokenFile = Annotated[Path | None, _file(
     "File with the credential of the source. Default: what a service of this user here has published, else "
-         "HOLDFAST_TOKEN of the environment. It is not an argument, since every user sees those.")]
+         "HOLDFAST_TOKEN of the environment. It is not an argument, since every user can see those.")]
 Tls = Annotated[bool | None, typer.Option("--tls/--no-tls", show_default=False,
                                           help="Default: TLS off loopback. --no-tls sends the token in the clear.")]
 Ca = Annotated[Path | None, _file("File of certificate authorities for TLS.")]
-Timeout = Annotated[float, typer.Option(help="Seconds that one answer may take; ten times as long for an image "
-                                             "that the source makes first.")]
-Wait = Annotated[float, typer.Option(help="Seconds to wait if somebody else is at the target.")]
+Timeout = Annotated[float, typer.Option(help="Seconds that one answer may take; ten times as long if the source must "
+                                             "make an image first.")]
+Wait = Annotated[float, typer.Option(help="Seconds to wait if another process uses the target.")]
 Uri = Annotated[str, typer.Argument(help="Of the running store: single://host[:port].", metavar="URI")]
-EngineOptions = Annotated[list[str] | None, typer.Option(help="Option of the engine; again for more.",
+EngineOptions = Annotated[list[str] | None, typer.Option(help="Option of the engine; may be repeated.",
                                                          metavar="NAME=VALUE")]
 
 
@@ -139,27 +139,27 @@ def backup(
     uri: Uri,
     target: Annotated[Path, _argument("New or empty, or an earlier backup to bring up to date.")],
     verify: Annotated[bool, typer.Option(help="Replay and check the copy after a full backup.")] = True,
-    fallback: Annotated[bool, typer.Option(help="Take a full one if the log for an incremental is gone.")] = True,
+    fallback: Annotated[bool, typer.Option(help="Take a full backup if the log for an incremental is gone.")] = True,
     incremental_only: Annotated[bool, typer.Option(
-        "--incremental-only", help="Never take a full one, the first time either.")] = False,
+        "--incremental-only", help="Never take a full backup, not even the first time.")] = False,
     expect_store: Annotated[str | None, typer.Option(help="Refuse any other store or branch than this id.")] = None,
-    accept_branch: Annotated[str | None, typer.Option(help="Go on, the source being on this other branch.")] = None,
+    accept_branch: Annotated[str | None, typer.Option(help="Continue if the source is on this other branch.")] = None,
     token_file: TokenFile = None,
     tls: Tls = None,
     ca: Ca = None,
     timeout: Timeout = 30.0,
     compact: Annotated[float, typer.Option(help="Compact the log into the image when it is larger than this share of "
-                                             "it.")] = 1.0,
+                                             "the image.")] = 1.0,
     no_compact: Annotated[bool, typer.Option("--no-compact", help="Never compact.")] = False,
     keep_points: Annotated[str, typer.Option(help="How long restore points are kept: \"12 hours\", \"for ever\", "
                                                   "\"none\".", metavar="PERIOD")] = "7 days",
-    full: Annotated[bool, typer.Option("--full", help="Take a full one, as a new generation, in any case.")] = False,
-    check: Annotated[str, typer.Option(help="How the target is looked at before log is added: sample, or all of "
-                                            "it.")] = "sample",
+    full: Annotated[bool, typer.Option("--full", help="Take a full backup in any case, as a new generation.")] = False,
+    check: Annotated[str, typer.Option(help="How much of the target is checked before log is added: sample, or "
+                                            "all.")] = "sample",
     register: Annotated[bool, typer.Option(help="Have the source keep its log for the next run.")] = True,
-    max_record_bytes: Annotated[int, typer.Option(help="The largest transaction that is taken; more for a store whose "
-                                                       "own bound is larger.")] = 64 << 20,
-    lease_ttl: Annotated[float, typer.Option(help="Seconds for which the source waits for a run that died.")] = 300.0,
+    max_record_bytes: Annotated[int, typer.Option(help="The largest transaction that is accepted; raise it if the "
+                                                       "store's own bound is larger.")] = 64 << 20,
+    lease_ttl: Annotated[float, typer.Option(help="Seconds in which a run that died can be resumed.")] = 300.0,
     wait: Wait = 0.0,
     engine_option: EngineOptions = None,
     as_json: Json = False,
@@ -185,7 +185,7 @@ def backup(
 
 
 def _refuse_first(target: Path) -> None:
-    """Raises `TargetInvalid` if there is no backup to go on with."""
+    """Raise `TargetInvalid` if there is no backup to continue."""
     from .info import info as info_of
 
     try:
@@ -225,7 +225,7 @@ def restore(
 
 
 def _options(given: list[str] | None) -> dict[str, Any]:
-    """NAME=VALUE, each value as JSON where it is some, and as text otherwise.
+    """Options from NAME=VALUE. A value that is valid JSON is read as JSON, any other as text.
 
     >>> _options(["map_size=1073741824", "name=ada", 'also="7"'])
     {'map_size': 1073741824, 'name': 'ada', 'also': '7'}
@@ -254,7 +254,7 @@ def _time(text: str) -> datetime:
 @app.command()
 def verify(target: Annotated[Path, _argument("The backup.")], wait: Wait = 0.0,
            engine_option: EngineOptions = None, as_json: Json = False) -> None:
-    """Read every byte of a backup, replay it in a scratch place, and check the state that comes of it."""
+    """Read every byte of a backup, replay it in a scratch place, and check the state that it gives."""
     with errors_told(as_json):
         from .verify import verify as verify_whole
 
@@ -265,7 +265,7 @@ def verify(target: Annotated[Path, _argument("The backup.")], wait: Wait = 0.0,
 
 @app.command()
 def info(path: Annotated[Path, _argument("A store or a backup.")], as_json: Json = False) -> None:
-    """Say what a directory is, and which points it can be restored to."""
+    """Say what a directory is, and to which points it can be restored."""
     with errors_told(as_json):
         from .info import info as info_of
 
@@ -300,7 +300,7 @@ def log(
 @slots_app.command("list")
 def list_slots(uri: Uri, token_file: TokenFile = None, tls: Tls = None, ca: Ca = None, timeout: Timeout = 30.0,
                as_json: Json = False) -> None:
-    """List for whom a running store keeps log, and how much each holds back, the furthest behind first."""
+    """List the slots that a running store keeps log for, and how much each holds back, the farthest behind first."""
     with errors_told(as_json):
         from .connection import Connection
         from .report import iso, size_of
@@ -320,7 +320,7 @@ def list_slots(uri: Uri, token_file: TokenFile = None, tls: Tls = None, ca: Ca =
 def drop_slot(uri: Uri, slot: Annotated[str, typer.Argument(help="Its id, as listed.", metavar="ID")],
               token_file: TokenFile = None, tls: Tls = None, ca: Ca = None, timeout: Timeout = 30.0,
               as_json: Json = False) -> None:
-    """Keep no more log for a slot, for instance a backup that was removed."""
+    """Stop keeping log for a slot, for instance that of a backup that was removed."""
     with errors_told(as_json):
         from .connection import Connection
         from .slots import drop_slot as drop
@@ -332,20 +332,20 @@ def drop_slot(uri: Uri, slot: Annotated[str, typer.Argument(help="Its id, as lis
 @app.command()
 def serve(
     directory: Annotated[Path, _argument("The store.", metavar="DIR")],
-    create: Annotated[bool, typer.Option("--create", help="Make an empty store of the engine that --engine names "
-                                                          "where there is none.")] = False,
-    promote: Annotated[bool, typer.Option("--promote", help="Serve a backup too, which becomes a store of its own then "
-                                                          "and is no longer a backup.")] = False,
+    create: Annotated[bool, typer.Option("--create", help="If there is no store, make an empty one of the engine "
+                                                          "that --engine names.")] = False,
+    promote: Annotated[bool, typer.Option("--promote", help="Also serve a backup: it becomes a store of its own and is "
+                                                          "no longer a backup.")] = False,
     engine: EngineName = None,
     listen: Annotated[str | None, typer.Option(help="host:port of the backup service; :port means loopback. Default: "
                                                     "127.0.0.1:6362 or the next free one.")] = None,
     tls_certificate: Annotated[Path | None, _file("PEM file of the service's certificate chain.")] = None,
-    tls_key: Annotated[Path | None, _file("PEM file of its key, where it is not in the same file.")] = None,
+    tls_key: Annotated[Path | None, _file("PEM file of its key, if it is not in the same file.")] = None,
     token_file: Annotated[Path | None, _file(
         "File with the credential that clients must have; else HOLDFAST_TOKEN of the environment, else one that "
              "only this user's own processes find.")] = None,
-    name: Annotated[list[str] | None, typer.Option(help="Further host name by which clients know this machine; again "
-                                                        "for more.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="Further host name by which clients know this machine; may "
+                                                        "be repeated.")] = None,
     insecure: Annotated[bool, typer.Option(
         "--insecure", help="Listen off loopback without TLS, or without a credential of your own.")] = False,
     engine_option: EngineOptions = None,
@@ -366,11 +366,11 @@ def _engine_to_serve(directory: Path, engine: str | None, create: bool, promote:
     """The name of the engine to open a directory with.
 
     Raises:
-        InvalidInput: a store is to be made, and it is not said of which engine.
-        StoreNotFound: there is none, or a backup that is to stay one.
+        InvalidInput: a store should be made, but no engine was named.
+        StoreNotFound: there is no store, or a backup that was not to be promoted.
     """
     if create and engine is None:
-        raise errors.InvalidInput("--create does not say of which engine", hint="name it: --engine graph")
+        raise errors.InvalidInput("--create needs the name of an engine", hint="name it: --engine graph")
     from .info import info as info_of
 
     try:
@@ -381,13 +381,13 @@ def _engine_to_serve(directory: Path, engine: str | None, create: bool, promote:
         error.hint = "check the path, or make one with --create"
         raise
     if found.kind == "backup" and not promote:
-        raise errors.StoreNotFound(f"{directory} is a backup, and no store", hint="restore it, and serve what comes of "
-                                   "that; or say --promote: then it becomes a store and takes no more backups")
+        raise errors.StoreNotFound(f"{directory} is a backup, not a store", hint="restore it and serve the restored "
+                                   "store; or pass --promote: then it becomes a store and takes no more backups")
     return engine or found.engine
 
 
 def _own_token(file: Path | None) -> str | None:
-    """A service's credential: what a file or the environment holds."""
+    """A service's credential, from a file or the environment."""
     return _token(file) if file is not None else os.environ.get("HOLDFAST_TOKEN") or None
 
 

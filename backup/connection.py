@@ -1,4 +1,4 @@
-"""What a caller names as a source, opened: a URI, an open store, or any `Source`."""
+"""Opening what a caller names as a source: a URI, an open store, or any `Source`."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ Named = str | Store[Any, Any] | Source
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """How a source that is named by its URI is reached. Of no use for an open store or a `Source`.
+    """How to reach a source that is named by its URI. Ignored for an open store or a `Source`.
 
     Attributes:
         token: the credential. Without one: what a service of this user on this machine has published for exactly this
             address, else the environment's HOLDFAST_TOKEN.
-        tls: whether to use TLS. Without it: on loopback as that service has published, else always. False sends the
-            token in the clear; say it only if the network is yours.
-        ca: file of the certificate authority that the source's certificate comes from, else the system's.
-        timeout: seconds that one answer may take; ten times as long for an image that the source makes first.
-        max_record_bytes: the largest payload of a transaction that is taken. A store that was opened with a larger one
-            has to be known for it.
+        tls: whether to use TLS. If None: on loopback as that service has published, otherwise always. False sends the
+            token in the clear; use it only if you trust the network.
+        ca: file with the certificate authority of the source's certificate. If None, the system's authorities.
+        timeout: seconds that one answer may take; ten times as long if the source must make an image first.
+        max_record_bytes: the largest payload of a transaction that is accepted. If the store was opened with a larger
+            bound, give the same here.
 
     Raises:
-        SettingError: when it is made, if a value is not what it should be.
+        SettingError: on construction, if a value is invalid.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -47,7 +47,7 @@ class Connection:
     def __post_init__(self) -> None:
         check_duration("timeout", self.timeout)
         if type(self.max_record_bytes) is not int or self.max_record_bytes <= 0:
-            raise SettingError(f"max_record_bytes is a whole number of bytes above 0, not "
+            raise SettingError(f"max_record_bytes must be a whole number of bytes above 0, not "
                                f"{shown(self.max_record_bytes)}")
 
     @contextmanager
@@ -61,7 +61,7 @@ class Connection:
         elif isinstance(source, str):
             uri = parse(source)
             if uri.mode == "ha":
-                raise ClusterUnavailable(f"{uri} names a cluster, and there is none yet")
+                raise ClusterUnavailable(f"{uri} names a cluster, which this release does not support")
             host, port = uri.addresses[0]
             with connect(host, port, token=self.token, tls=self.tls, ca=self.ca, timeout=self.timeout,
                          max_record_bytes=self.max_record_bytes) as remote:

@@ -1,7 +1,7 @@
-"""The directories of stores and targets: locked, held open, made, and new generations brought into force.
+"""The directories of stores and targets: how they are locked, held open and made, and how generations are switched.
 
-A generation that is being made is called `gen-N.partial`. It gets its proper name only when it is whole, durable and,
-if asked for, checked; then `CURRENT` is switched.
+An unfinished generation is called `gen-N.partial`. It gets its final name only when it is whole, durable and, if asked
+for, checked. After that, `CURRENT` is switched to it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _LOOK_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait for a lock: until `deadline` (monotonic seconds). Without a clock, not at all."""
+    """How long to wait for a lock: until `deadline` (monotonic seconds). If `clock` is None, not at all."""
 
     clock: Clock | None = None
     deadline: float = 0.0
 
     def take(self, lock: Callable[[], T]) -> T:
-        """What `lock` returns, as soon as it does. Raises the `StoreLocked` of the last try."""
+        """Call `lock` until it succeeds, and return its result. Raises the `StoreLocked` of the last attempt."""
         while True:
             try:
                 return lock()
@@ -56,7 +56,8 @@ def waited(seconds: float, env: Env) -> Patience:
 
 @contextmanager
 def locked(layout: Layout, what: str, patience: Patience | None = None, *, new: bool = False) -> Iterator[None]:
-    """Hold a directory for writing. One that is `new` is written to without a lock if its file system has none.
+    """Hold the lock for writing a directory during the block. If its file system has no locks, a `new` one is written
+    without, with a warning. `what`: names the holder in errors of others.
 
     Raises:
         StoreLocked, LocksUnsupported.
@@ -78,7 +79,7 @@ def locked(layout: Layout, what: str, patience: Patience | None = None, *, new: 
 
 @contextmanager
 def held_for_reading(layout: Layout, patience: Patience | None = None) -> Iterator[None]:
-    """Keep backup and compact away from a target while it is read. Raises `StoreLocked`."""
+    """Keep backup runs away from a target while the block reads it. Raises `StoreLocked`."""
     lock = (patience or Patience()).take(lambda: layout.files.lock_shared(layout.lock_path))
     try:
         yield
@@ -89,9 +90,9 @@ def held_for_reading(layout: Layout, patience: Patience | None = None) -> Iterat
 
 @contextmanager
 def held(layout: Layout, env: Env) -> Iterator[tuple[Layout, Env]]:
-    """A directory, held open for the block: each use of a path in it raises `DirectoryMoved` once that path leads
-    elsewhere, so that a run neither writes to what has come in its place, nor takes what is missing there for damage.
-    One that is not there is not held."""
+    """Hold a directory open for the block. If it is moved, each later use of a path in it raises `DirectoryMoved`. So a
+    run neither writes to another directory that took its place, nor reports missing files there as damage. A directory
+    that does not exist is not held."""
     if not layout.files.is_directory(layout.root):
         yield layout, env
         return
@@ -103,20 +104,20 @@ def held(layout: Layout, env: Env) -> Iterator[tuple[Layout, Env]]:
 
 
 def make_root(layout: Layout) -> None:
-    """Make the directory of a store or target. Raises `TargetInvalid` where something is in the way."""
+    """Make the directory of a store or target. Raises `TargetInvalid` if something is in the way."""
     try:
         layout.files.make_directory(layout.root)
     except (FileExistsError, NotADirectoryError) as error:
         raise TargetInvalid(f"{layout.root} cannot be made: a file, or a link that leads in a circle, is in its way",
                             hint="choose another directory") from error
-    except FileNotFoundError as error:  # as below /proc
+    except FileNotFoundError as error:  # for instance below /proc
         raise TargetInvalid(f"{layout.root} cannot be made: {error.strerror}", hint="choose another directory"
                             ) from error
 
 
 def refuse_inside(path: Path, files: Files) -> None:
-    """See that a directory does not lie in a store or backup: what is not theirs is in the way when they are replaced
-    or looked at, or is taken for a part of them. Raises `TargetInvalid`."""
+    """Check that a directory does not lie inside a store or backup. There it would be in the way when that is replaced,
+    or be taken for a part of it. Raises `TargetInvalid`."""
     for parent in files.resolve(path).parents:
         if Layout(parent, files).is_store():
             raise TargetInvalid(f"{path} lies in {parent}, which is a store or backup itself",
@@ -131,7 +132,7 @@ def tree_bytes(path: Path, files: Files) -> int:
 
 
 def partials(layout: Layout) -> list[Generation]:
-    """Generations that were begun and not finished."""
+    """The generations that were not finished."""
     if not layout.files.is_directory(layout.root):
         return []
     return [Generation(layout.root / n) for n in layout.files.list(layout.root)
@@ -139,7 +140,7 @@ def partials(layout: Layout) -> list[Generation]:
 
 
 def bring_into_force(layout: Layout, partial: Generation) -> Generation:
-    """Give a whole, durable generation its name and switch to it."""
+    """Give a whole, durable generation its final name, and switch `CURRENT` to it."""
     files = layout.files
     generation = Generation(partial.path.with_name(partial.name.removesuffix(".partial")))
     files.rename(partial.path, generation.path)

@@ -1,4 +1,4 @@
-"""The engine that a backup is of: found by its name, and compared with the versions of what it is to read."""
+"""The engine of a backup: found by its name, its versions compared with those of the state and the payloads."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..engine.errors import SettingError, UnsupportedFormat, UpgradeRequired, Wr
 
 AnyEngine = type[Engine[Any, Any]]
 Options = Mapping[str, Any]
-"""The engine's own, for each opening of a copy."""
+"""Options of the engine, used whenever a copy is opened."""
 
 
 def engine_named(name: str, given: AnyEngine | None) -> AnyEngine:
     """The engine class to use for a backup of the engine `name`.
 
     Raises:
-        WrongEngine: `given` is another one.
-        SettingError: none of that name is installed.
+        WrongEngine: `given` has another name.
+        SettingError: no engine of that name is installed.
     """
     if given is None:
         found: AnyEngine = find_engine(name)
@@ -30,7 +30,7 @@ def engine_named(name: str, given: AnyEngine | None) -> AnyEngine:
 
 
 def engine_at_hand(name: str, given: AnyEngine | None) -> AnyEngine | None:
-    """As `engine_named`; None where none of that name is installed."""
+    """As `engine_named`, but None if no engine of that name is installed."""
     try:
         return engine_named(name, given)
     except SettingError:
@@ -38,7 +38,7 @@ def engine_at_hand(name: str, given: AnyEngine | None) -> AnyEngine | None:
 
 
 def compare_versions(engine: AnyEngine, state_format: int, payloads: Iterable[int], whose: str) -> None:
-    """See that an engine reads a state of this format, and payloads of these versions.
+    """Check that an engine reads a state of this format and payloads of these versions. `whose` names their owner.
 
     Raises:
         UpgradeRequired: the state is of an older format.

@@ -21,7 +21,7 @@ from .target.target import LOG, Target
 
 
 def info(path: str | os.PathLike[str], *, env: Env = REAL) -> Info:
-    """What a store or backup is. It may be written meanwhile.
+    """What a store or backup is. Another process may be writing it.
 
     Raises:
         StoreNotFound, Damaged, UnsupportedFormat, LimitReached, AccessDenied, DeviceFailed.
@@ -41,7 +41,7 @@ def _look(layout: Layout, path: str, env: Env) -> Info:
         target = None if manifest is None else Target(layout, generation, manifest, env, log)
         if target is not None and kind == "backup":
             bounds, state = target.whole(target.bounds()), target.manifest.image_bytes
-        else:  # what was a backup prunes its log, and moves its state, like any store
+        else:  # a promoted backup prunes its log and moves its state, like any store
             bounds = Bounds(first=log.base.txid, last=log.end.txid, first_time_us=log.time_of(log.base.txid) or None,
                             last_time_us=log.time_of(log.end.txid) or None, complete_until_us=log.complete_us)
             state = tree_bytes(generation.state, env.files)
@@ -67,13 +67,13 @@ def _look(layout: Layout, path: str, env: Env) -> Info:
 
 
 def _shown(run: dict[str, Any]) -> dict[str, Any]:
-    """A run without the chain, which is for machines."""
+    """A run without its chain, which does not interest people."""
     return {k: v for k, v in run.items() if k != "end"}
 
 
 def transactions(path: str | os.PathLike[str], *, first: int | None = None, last: int | None = None,
                  env: Env = REAL) -> Iterator[Record]:
-    """The records in the log of a store or backup, from `first` to `last`, both included; all of them, without.
+    """The records in the log of a store or backup, from `first` to `last`, both included. By default, all of them.
 
     Raises:
         RestorePointOutOfRange: they are not all in this log.

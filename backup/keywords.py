@@ -1,4 +1,4 @@
-"""Keywords of earlier releases, which are fields of `Connection` and `Policy` now. They go with release 0.3."""
+"""Keywords of earlier releases, which are fields of `Connection` and `Policy` now. Release 0.3 removes them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..engine.errors import SettingError
 T = TypeVar("T")
 
 _FIELDS = {"fold": "compact"}
-"""Those that have another name by now."""
+"""Keywords whose field has another name."""
 
 
 def given(call: str, kind: type[T], value: T | None, old: dict[str, Any], depth: int = 2) -> T:
-    """What a caller gave as `value`, or the default. The old keywords that are its fields are taken out of `old`, with
-    a warning, and into it. The warning names the line so many calls up. Raises `SettingError`."""
+    """`value`, or the default if it is None, with the old keywords that are its fields. These are removed from `old`,
+    each with a warning for the line that is `depth` calls up. Raises `SettingError`."""
     if value is not None and not isinstance(value, kind):
         raise SettingError(f"{shown(value)} is not a {kind.__name__}")
     made: Any = kind() if value is None else value
@@ -32,6 +32,6 @@ def given(call: str, kind: type[T], value: T | None, old: dict[str, Any], depth:
 
 
 def refuse(call: str, unknown: dict[str, Any]) -> None:
-    """Raises `TypeError` for what is left of the old keywords, as Python would."""
+    """Raise `TypeError` if a keyword is left that no release had, as Python would."""
     for name in unknown:
         raise TypeError(f"{call}() got an unexpected keyword argument {name!r}")

@@ -25,18 +25,18 @@ class Manifest:
     Attributes:
         target_id: random id of this target; it names it as a slot of the source's log.
         history: the source's, when the image was taken.
-        engine, state_format: whose image it is.
-        p0: the image holds everything up to here.
-        p1: it opens only when replayed to here, at least.
-        moving: whether the bytes may be of any mixture between p0 and p1. If not, p0 = p1.
-        chunk_bytes: what one digest of `files` covers.
+        engine, state_format: name and state format of the engine that the image is of.
+        image_position: the image holds everything up to here. In the document: `p0`.
+        consistent_from: the image is a state only once it is replayed to here. In the document: `p1`.
+        moving: whether the bytes may be any mixture of states between these two. If not, they are equal.
+        chunk_bytes: bytes that one digest of `files` covers.
         files: the image, file by file.
         created_us: when the image was whole.
-        runs: one map a backup run, oldest first: kind, source, started_us, ended_us, from, to (txids), and so on.
-        older: the generations whose restore points are kept, oldest first: what each restores to.
+        runs: one map for each backup run, oldest first: kind, source, started_us, ended_us, from, to (txids) and more.
+        older: the generations whose restore points are kept, oldest first, with what each restores to.
         promoted_us: when the target was opened for writing, or None while it is a backup.
         promoted_branch: id of the branch that was begun then.
-        settled: since then a checkpoint has passed p1, so that the state no longer counts as a copy taken from p0 on.
+        settled: since then a checkpoint has passed `consistent_from`, so the state no longer counts as a copy.
     """
 
     target_id: bytes
@@ -66,7 +66,7 @@ class Manifest:
 
     @property
     def payloads(self) -> set[int]:
-        """The versions of the payloads that the runs have brought."""
+        """The payload versions that the runs have brought."""
         return {version for run in self.runs for version in run.get("payloads", ())}
 
     def write(self, files: Files, generation: Generation) -> None:
@@ -83,7 +83,7 @@ class Manifest:
 
     @classmethod
     def read(cls, files: Files, generation: Generation) -> Manifest | None:
-        """The manifest, or None where the generation is not a target's. Raises `Damaged`, `UnsupportedFormat`."""
+        """The manifest, or None if the generation is not a target's. Raises `Damaged`, `UnsupportedFormat`."""
         path = generation.manifest
         try:
             body = document.read(files, path, MANIFEST_MAGIC, MANIFEST_VERSION)
@@ -101,17 +101,17 @@ class Manifest:
             raise Damaged(f"lacks or garbles a field: {error}", path=str(path)) from error
 
     def promote(self, now_us: int, branch_id: bytes) -> Manifest:
-        """The same, opened for writing as a store of its own."""
+        """The manifest of this backup once it is opened for writing as a store of its own."""
         return replace(self, promoted_us=now_us, promoted_branch=branch_id)
 
     def settle(self) -> Manifest:
-        """The same, its image overtaken by a checkpoint of the store it has become."""
+        """The manifest once a checkpoint of the store that it became has replaced its image."""
         return replace(self, settled=True, files=())
 
 
 def with_run(runs: Runs, run: dict[str, Any], most: int) -> Runs:
-    """The runs of a manifest and one more. Beyond the first and the last `most`, they are forgotten, but for the
-    versions of the payloads that they brought."""
+    """The runs of a manifest and one more. Only the first and the last `most` are kept. Of the others, only the payload
+    versions that they brought are remembered."""
     runs = (*runs, run)
     if len(runs) <= most + 1:
         return runs

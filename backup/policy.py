@@ -1,5 +1,5 @@
-"""How a backup run goes about it: what it checks, what it keeps, when it compacts. One object, made once and passed to
-each run of a job."""
+"""The policy of backup runs: what a run checks, what it keeps, when it compacts. Make it once, and pass it to each run
+of a job."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from .retention import KEEP_POINTS, cutoff_us
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How `run` goes about it.
+    """What `run` checks and keeps, and when it compacts.
 
     Attributes:
-        verify: replay and check the copy after a full backup; it does not count before.
-        fallback: if the source no longer has the log for an incremental, take a full one as a new generation. Without
-            it that is `LogPruned`.
-        check: how the target is looked at before log is added to it: `sample` (the sizes of all files, up to 16 chunks
-            of the image, the newest segments, another part each time), or `all` of it.
-        register: have the source keep its log for the next incremental. Without it, a target whose next run comes late
-            gets a full one.
-        keep_points: how long restore points are kept: "7 days", "12 hours", "for ever". With "none" compaction takes
-            all of the log, and a full backup the place of what was there.
-        compact: move log that is older than the points to be kept into the image when it is larger than this share of
-            the image. None: never.
-        compact_floor: bytes; a log smaller than this is not compacted.
-        lease_ttl: seconds for which the source waits for a run that died to be run again, which goes on then.
-        limits: how much is taken at a time.
+        verify: after a full backup, replay and check the copy before it becomes the backup.
+        fallback: if the source no longer has the log for an incremental, take a full backup as a new generation. If
+            False, raise `LogPruned`.
+        check: how much of the target is checked before log is added: `sample` (the sizes of all files, up to 16 chunks
+            of the image and the newest segments; other chunks each time), or `all`.
+        register: have the source keep its log for the next incremental. If False, the log may be gone by the next run,
+            which then takes a full backup.
+        keep_points: how long restore points are kept: "7 days", "12 hours", "for ever". With "none", compaction takes
+            the whole log, and a full backup replaces what was there.
+        compact: compact log that is older than the points to be kept, if the log is larger than this share of the
+            image. None: never.
+        compact_floor: bytes. A smaller log is not compacted.
+        lease_ttl: seconds that the source keeps the lease of a run that died, so that the next run can resume it.
+        limits: how much is handled at a time.
 
     Raises:
-        SettingError: when it is made, if a value is not what it should be.
+        SettingError: on construction, if a value is invalid.
     """
 
     verify: bool = True

@@ -1,6 +1,6 @@
-"""What backup, verify, restore and info tell: plain words by `str()`, one JSON object by `to_json()`.
+"""The reports of backup, verify, restore and info: words by `str()`, one JSON object by `to_json()`.
 
-Times are microseconds since the Unix epoch inside, and ISO 8601 in UTC where people or JSON see them.
+Times are microseconds since the Unix epoch in fields, and ISO 8601 in UTC in words and JSON.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ..engine.renamed import attribute
 
 def iso(time_us: int) -> str:
     """
-    >>> iso(0), iso(1 << 60)
+     iso(0), iso(1 << 60)
     ('1970-01-01T00:00:00.000000Z', '1152921504606846976 microseconds after 1970')
     """
     seconds, micros = divmod(time_us, 1_000_000)
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{micros:06d}Z"
-    except (ValueError, OverflowError):  # no calendar of Python's has it
+    except (ValueError, OverflowError):  # beyond the years of Python's calendar
         return f"{time_us} microseconds after 1970"
 
 
@@ -68,7 +68,7 @@ class Told:
     __slots__ = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Only what JSON knows; times as ISO 8601 text, ids as hex."""
+        """The fields as JSON types; times as ISO 8601 text, ids as hex."""
         plain: dict[str, Any] = _plain(self)
         return plain
 
@@ -83,11 +83,11 @@ class Bounds(Told):
 
     Attributes:
         first, last: txids.
-        first_time_us: the earliest time that can be asked for; None where it is not known, and then the first
-            transaction after `first` is the earliest known.
-        last_time_us: commit time of `last`, None where it is not known.
-        complete_until_us: the latest time that can be asked for: no transaction up to it is missing.
-        gaps: transactions between, first and last, that it cannot be restored to.
+        first_time_us: the earliest time that can be restored to. None if it is not known; then the earliest known is
+            the time of the first transaction after `first`.
+        last_time_us: commit time of `last`; None if it is not known.
+        complete_until_us: the latest time that can be restored to: no transaction committed up to it is missing.
+        gaps: pairs of first and last: transactions in between that the backup cannot be restored to.
     """
 
     first: int
@@ -109,19 +109,19 @@ class Report(Told):
 
     Attributes:
         kind: full or incremental.
-        why: of a full over an existing backup: what made it necessary. Empty otherwise.
+        why: if a full backup replaced an existing one, what made it necessary. Empty otherwise.
         target, target_id, store_id, branch, engine: what was backed up, and where to.
         from_txid, to_txid: transactions after the first, up to the second, are new in the target. A full starts at 0.
         image_bytes, log_bytes, transactions: what was fetched.
-        resumed_bytes: of `image_bytes`, what an earlier run had brought.
+        resumed_bytes: how many of `image_bytes` an earlier run had copied.
         started_us, ended_us, seconds: when, and how long.
         bounds: what the target can be restored to now.
         verified: whether the copy was replayed and checked in this run.
         compacted: whether log that is older than the points to be kept was compacted into a new image.
-        dropped: transactions, first and last, that could be restored to before the run and cannot any more.
-        lost: whether restore points are missing that nobody let go by a period: there is a new gap that was not asked
-            for, what was there is damaged, or none were to be kept. The command line's exit code says so.
-        notes: what else somebody should know, each a sentence.
+        dropped: pairs of first and last: transactions that could be restored to before the run, and cannot any more.
+        lost: whether restore points are gone that `keep_points` did not allow to go: there is a new gap that was not
+            asked for, what was there is damaged, or none were to be kept. The command line has an exit code for it.
+        notes: what else you should know, each a sentence.
     """
 
     kind: str
@@ -178,7 +178,7 @@ class VerifyReport(Told):
     Attributes:
         image_bytes, log_bytes, attachment_bytes, transactions: what was read.
         digest: of the state at the end of the log, by a full walk.
-        notes: what else somebody should know, each a sentence.
+        notes: what else you should know, each a sentence.
     """
 
     target: str
@@ -207,7 +207,7 @@ class RestoreReport(Told):
     """What `restore` made.
 
     Attributes:
-        txid, time_us: the point; its commit time, None where it is not known.
+        txid, time_us: the restore point, and its commit time; None if that is not known.
         branch: the new branch that the restored store is on.
         transactions: how many were replayed.
     """
@@ -235,22 +235,22 @@ class Info(Told):
     """What a directory is.
 
     Attributes:
-        kind: `store`, `backup`, or `promoted backup` (opened for writing since).
-        branches: from the first to the present one: id and the transaction it began after.
+        kind: `store`, `backup`, or `promoted backup` (a backup that was opened for writing later).
+        branches: from the first to the current one: id, and the transaction after which it began.
         generation: the one in force.
-        image_first, image_last: between which transactions a backup's image was copied; for a store both are None.
+        image_first, image_last: between which transactions a backup's image was copied; None for a store.
         moving: whether a backup's image moved while it was copied.
-        bounds: of a backup, or for a store, and for what was a backup, what its log holds.
+        bounds: what a backup restores to; for a store or promoted backup, what its log holds.
         image_bytes, log_bytes: on disk, of the generation in force.
-        older: of a backup: the older generations that are kept, with what each restores to.
+        older: the older generations that a backup keeps, each with what it restores to.
         log_clean: whether the log's last segment is sealed.
-        runs: of a backup, oldest first.
+        runs: the runs of a backup, oldest first.
         promoted_us: when a backup was opened for writing.
-        times_since: commit times before this transaction are of a clock that was ahead, so that later ones may be
-            earlier; None: all are in order.
-        clock_behind: by how many seconds this machine's clock is behind the log's last time: one of the two is wrong.
-        clock_doubted: of a store that is open: by how many seconds it doubts the clock, so that nothing is deleted for
-            its age; None: it is not open, or that cannot be known.
+        times_since: before this transaction the clock was ahead, so earlier transactions may have later commit times;
+            None: all times are in order.
+        clock_behind: seconds by which this machine's clock is behind the log's last time. One of the two is wrong.
+        clock_doubted: seconds by which the open store thinks that the clock is ahead; meanwhile it deletes nothing for
+            its age. None: the store is not open, or that cannot be known.
     """
 
     kind: str

@@ -1,15 +1,16 @@
 """`restore`: make a store from a backup, as of any point between the backup's bounds.
 
-Image copied (each chunk against its digest), log replayed to the point, state checkpointed exactly there, and an empty
-log that goes on from there on a new branch. If nothing was there before, that is made in place: it is not a store until
-the last document, `CURRENT`, is there. With `force`, it is made beside what it replaces, and the two swap names in one
-step. A directory that cannot be swapped, a mount point above all, gets a new generation instead, which comes into force
-in one step too; that can be where the store there is the same one. A restore that fails leaves nothing behind but an
-empty directory with a lock file; one that dies leaves the destination without a store or as it was, and the next one
-clears its rests away.
+The image is copied, and each chunk compared with its digest. The log is replayed to the point, and the state is
+checkpointed exactly there. An empty log continues from there on a new branch.
 
-The new branch is what keeps the twins apart: the restored store goes on with the same transaction numbers as the old
-one, and anything that knows one of them refuses the other.
+If the destination is empty, all this is made in place: it becomes a store when the last document, `CURRENT`, is
+written. With `force`, it is made beside what it replaces, and the two directories swap names atomically. A directory
+that cannot be swapped, such as a mount point, gets a new generation instead, which also comes into force atomically.
+That needs the same store to be there. A restore that fails leaves at most an empty directory with a lock file. One that
+dies leaves the destination as it was, or without a store, and the next restore removes what it left.
+
+The new branch keeps the two stores apart. Both continue with the same transaction numbers, so whatever follows one of
+them must be able to tell the other, and refuse it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ from .target.target import LOG, Target
 logger = logging.getLogger("holdfast.backup")
 
 MAX_NAME = 255
-"""Bytes that a name in a directory may have."""
+"""The most bytes that a name in a directory may have."""
 
 
 @renamed.arguments(seams="env")
@@ -70,39 +71,39 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
             at: datetime | None = None, force: bool = False, wait: float = 0.0,
             engine: AnyEngine | None = None, options: Options | None = None, progress: Progress | None = None,
             env: Env = REAL) -> RestoreReport:
-    """Restore a backup into a directory.
+    """Restore a backup into a directory. O(image and log).
 
     Args:
-        target: the backup; not a byte of it changes.
-        dest: where the store is to be: a directory that is new or empty. A link leads to where it points to.
-        to_txid: the transaction to restore to; the last one, without.
-        at: restore to the last transaction committed at or before this time, which must say its time zone.
-        force: replace the store or backup that is at `dest`, once the new one is whole. Refused while it is open, and
-            where other things lie in its directory.
-        wait: seconds to wait where somebody writes to the backup, or has `dest` open.
-        engine: the engine class; found by the backup's engine name, without.
+        target: the backup. It is not changed.
+        dest: the directory for the store, new or empty. A link is followed.
+        to_txid: the transaction to restore to. If None, the last one.
+        at: restore to the last transaction committed at or before this time, which must have a time zone.
+        force: replace the store or backup at `dest`, once the new one is whole. Refused while it is open, and if its
+            directory holds other things.
+        wait: seconds to wait if another process writes to the backup or has `dest` open.
+        engine: the engine class. If None, the one registered under the backup's engine name.
         options: the engine's own.
-        progress: told (stage, done, total).
+        progress: called in this thread with (stage, done, total).
         env: files, clock, randomness and threads.
 
     Raises:
         RestorePointOutOfRange: the point is not within the backup's bounds, which the message names.
         StoreExists, StoreLocked: the destination is taken.
         TargetInvalid: there is no backup at `target`, or what is at `dest` is not a store that can be replaced.
-        TargetPromoted: there was a backup at `target`, until somebody opened it for writing.
-        Unsupported: with `force`: the two directories cannot swap names, and what is there is another store.
+        TargetPromoted: there was a backup at `target`, until it was opened for writing.
+        Unsupported: with `force`: the two directories cannot swap names, and `dest` holds another store.
         InvalidInput, Damaged, UnsupportedFormat, UpgradeRequired, SettingError.
-        DiskFull, LimitReached, AccessDenied, DeviceFailed: the system's part; run it again.
-        DirectoryMoved: one of the two paths led elsewhere in the middle; what is there now was not touched.
+        DiskFull, LimitReached, AccessDenied, DeviceFailed: the system refused; run it again once that is mended.
+        DirectoryMoved: one of the two paths was moved during the restore; what is there now was not touched.
     """
     if to_txid is not None and at is not None:
-        raise InvalidInput("to_txid and at both say where to stop", hint="give one of them")
+        raise InvalidInput("to_txid and at were both given", hint="give one of them")
     if to_txid is not None and type(to_txid) is not int:
         raise InvalidInput(f"to_txid={shown(to_txid)} is not a whole number")
     if at is not None and not isinstance(at, datetime):
         raise InvalidInput(f"at={shown(at)} is not a datetime")
     if at is not None and at.tzinfo is None:
-        raise InvalidInput(f"the time {at} says no time zone", hint="add one: 2026-03-01T12:00:00+01:00, or a final Z")
+        raise InvalidInput(f"the time {at} has no time zone", hint="add one: 2026-03-01T12:00:00+01:00, or a final Z")
     files, started = env.files, env.clock.monotonic()
     layout, final = Layout(files.resolve(target), files), files.resolve(dest)
     source_root, patience = layout.root, waited(wait, env)
@@ -133,11 +134,11 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
 
 
 def _chosen(newest: Target, to_txid: int | None, at: datetime | None) -> tuple[Target, int]:
-    """The newest generation that restores to the point asked for, and the transaction that it is.
+    """The newest generation that restores to the given point, and the transaction of that point.
 
     Raises:
         RestorePointOutOfRange: none does.
-        Damaged: of the newest generation; or of an older one that is chosen.
+        Damaged: the newest generation is damaged, or the older one that is chosen.
     """
     bounds = newest.bounds()
     try:
@@ -150,7 +151,7 @@ def _chosen(newest: Target, to_txid: int | None, at: datetime | None) -> tuple[T
             raise Damaged("is missing", path=str(generation.manifest))
         with contextlib.suppress(RestorePointOutOfRange):
             point = _point(older.log, older.bounds(), to_txid, at)
-            logger.info("restoring from %s, which %s has taken the place of", told["generation"],
+            logger.info("restoring from %s, an older generation than %s", told["generation"],
                         newest.generation.name)
             return older, point
     if newest.manifest.older:
@@ -173,10 +174,10 @@ def _point(log: Log, bounds: Bounds, to_txid: int | None, at: datetime | None) -
         return point
     time_us = _micros(at)
     if time_us > bounds.complete_until_us:
-        raise RestorePointOutOfRange(f"{iso(time_us)} is after what this backup knows of; it restores to {bounds}",
+        raise RestorePointOutOfRange(f"{iso(time_us)} is after the end of this backup; it restores to {bounds}",
                                      hint="take an incremental first, or ask for an earlier time")
     point = log.txid_at(time_us)
-    # Where the first point's own time is not known, only a transaction after it shows that a time is not before it.
+    # If the time of the first point is not known, a time counts as within bounds only from the next transaction on.
     known = bounds.first_time_us is not None and time_us >= bounds.first_time_us
     if point < bounds.first or (point == bounds.first and not known):
         raise RestorePointOutOfRange(f"{iso(time_us)} is before this backup begins; it restores to {bounds}",
@@ -187,8 +188,8 @@ def _point(log: Log, bounds: Bounds, to_txid: int | None, at: datetime | None) -
 @contextlib.contextmanager
 def _destination(final: Path, identity: Identity, force: bool, patience: Patience, env: Env
                  ) -> Iterator[tuple[Generation, Env]]:
-    """A generation to fill with state and log through these env, in a directory that is locked. At the end of the
-    block the store is at `final`, durably.
+    """A generation, in a locked directory, that the block fills with state and log through the `Env` given with it. At
+    the end of the block the store is at `final`, durably.
 
     Raises:
         StoreExists, StoreLocked, TargetInvalid, Unsupported, DirectoryMoved.
@@ -204,7 +205,7 @@ def _destination(final: Path, identity: Identity, force: bool, patience: Patienc
         raise TargetInvalid(f"{final} is neither a store nor a backup, so it is not replaced",
                             hint="choose another directory")
     if foreign := there.foreign():
-        raise TargetInvalid(f"{final} also holds what is not a store's, so it is not replaced: {', '.join(foreign)}",
+        raise TargetInvalid(f"{final} also holds files of something else, so it is not replaced: {', '.join(foreign)}",
                             hint="move that elsewhere, or choose another directory")
     with held(there, env) as (there, inner), locked(there, "restore", patience):
         way = _beside if there.files.can_be_swapped(final) else _renewed
@@ -213,8 +214,8 @@ def _destination(final: Path, identity: Identity, force: bool, patience: Patienc
 
 
 def _is_free(there: Layout) -> bool:
-    """Whether nothing is there, or only what a restore that died has left. A first backup that died has left a
-    generation to go on with."""
+    """Whether the directory is empty, or holds only what a restore that died has left. What a first backup that died
+    has left counts as occupied, since that backup can be resumed."""
     return there.is_empty() and not partials(there)
 
 
@@ -224,7 +225,7 @@ def _in_place(there: Layout, identity: Identity, patience: Patience, env: Env
     make_root(there)
     with held(there, env) as (there, env), locked(there, "restore", patience, new=True):
         if not _is_free(there):
-            raise StoreExists(f"{there.root} is not empty: another restore was faster")
+            raise StoreExists(f"{there.root} is not empty any more: another restore was faster")
         there.clear()
         try:
             made = there.generation(1)
@@ -239,11 +240,11 @@ def _in_place(there: Layout, identity: Identity, patience: Patience, env: Env
 
 @contextlib.contextmanager
 def _renewed(there: Layout, identity: Identity, env: Env) -> Iterator[tuple[Generation, Env]]:
-    """A new generation of the store in `there`, which is locked: for a directory that cannot be swapped with another.
-    What says whose store it is stays as it is, since the two documents could not be replaced in one step.
+    """A new generation of the store in `there`, which is locked, for a directory that cannot be swapped. The document
+    with the store's identity is not changed, since it and `CURRENT` could not be replaced in one step.
 
     Raises:
-        Unsupported: what is there is another store; nothing was written.
+        Unsupported: another store is there; nothing was written.
     """
     try:
         known = there.read_identity()
@@ -251,8 +252,8 @@ def _renewed(there: Layout, identity: Identity, env: Env) -> Iterator[tuple[Gene
     except HoldfastError:
         same = False
     if not same:
-        raise Unsupported(f"{there.root} cannot be swapped with a directory beside it (it is a mount point, or what is "
-                          "above it is closed to this user), and it holds another store",
+        raise Unsupported(f"{there.root} cannot be swapped with a directory beside it (it is a mount point, or this "
+                          "user cannot write to its parent), and it holds another store",
                           hint="empty it first, or restore into another directory")
     files = there.files
     fresh = there.next_generation()
@@ -269,16 +270,16 @@ def _renewed(there: Layout, identity: Identity, env: Env) -> Iterator[tuple[Gene
 
 @contextlib.contextmanager
 def _beside(there: Layout, identity: Identity, env: Env) -> Iterator[tuple[Generation, Env]]:
-    """A generation in a place beside `there`, which is locked, to be swapped with it. Whose lock is held has no other
-    restore, so what lies there under such a name is of one that died."""
-    files, final = env.files, there.root  # what is swapped is not at its path any more, as `there` would object
+    """A generation in a directory beside `there`, to be swapped with it. `there` is locked, so no other restore of it
+    is running, and a directory under such a name was left by one that died."""
+    files, final = env.files, there.root  # not `there.files`, which would object that the directory has moved
     prefix = f".{final.name}.restore-"
     if len(os.fsencode(prefix)) + 16 > MAX_NAME:
         prefix = f".{xxh3_64_hexdigest(os.fsencode(final.name))}.restore-"
     dead = [name for name in files.list(final.parent)
             if name.startswith(prefix) and re.fullmatch("[0-9a-f]{16}", name.removeprefix(prefix))]
     if dead:
-        files.sync_directory(final.parent)  # one of them may be what was replaced, and whether it was is to be certain
+        files.sync_directory(final.parent)  # one may be a store that was swapped out: make the swap durable first
     for name in dead:
         files.remove_tree(final.parent / name)
     made = Layout(final.with_name(prefix + env.randomness.token(8).hex()), files)
@@ -294,7 +295,7 @@ def _beside(there: Layout, identity: Identity, env: Env) -> Iterator[tuple[Gener
             files.exchange(made.root, final)
             swapped = True
             files.sync_directory(final.parent)
-            files.remove_tree(made.root)  # as long as nobody else comes in here
+            files.remove_tree(made.root)  # now, while the locks keep others out
     except BaseException:
         if not swapped:
             files.remove_tree(made.root)
@@ -303,7 +304,7 @@ def _beside(there: Layout, identity: Identity, env: Env) -> Iterator[tuple[Gener
 
 def _begin_log(made: Generation, log: Log, position: Position, branch: bytes, *, time_us: int, engine: AnyEngine,
                env: Env) -> None:
-    """The log that goes on from a state at `position`, on a branch of its own."""
+    """Make the log that continues from a state at `position`, on a new branch."""
     history = history_at(log.history, position).extended(branch, position)
     epoch = next((r.epoch for r in log.read(position.txid - 1, position.txid)), 0) if position != log.base else (
         log.segments()[0].epoch)

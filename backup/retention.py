@@ -1,12 +1,12 @@
 """Restore points, and how long they are kept.
 
-Those of a stated period stay (`keep_points`, 7 days without): a compaction takes only log that is older into the image,
-and a full backup in the place of another leaves that one as an *older generation*, until all its points are of before
-the period. The manifest of the generation in force names the older ones, each with what it restores to; a generation
-that it does not name is rubbish. So the manifest without a name comes first, durably, and the removal after it.
+Restore points of the last `keep_points` (by default 7 days) are kept. Compaction takes only log that is older. A full
+backup that replaces another keeps that one as an *older generation* until all its points are older than the period.
+The manifest of the generation in force names the older ones, each with what it restores to. A generation that it does
+not name is garbage. So to drop one, first the manifest is written without it, durably, then it is removed.
 
-The period ends now by the target's clock or by the source's, whichever is earlier: points do not go because one clock
-leapt.
+"Now", the end of the period, is by the target's clock or the source's, whichever is earlier. So points are not lost
+because one clock jumped ahead.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def cutoff_us(keep: str, now_us: int) -> int:
 
 
 def older_one(generation: Generation, bounds: Bounds, damage: str) -> dict[str, Any]:
-    """How a manifest names a generation that another has taken the place of. `damage`: what is wrong with it."""
+    """A manifest's entry for a generation that another has replaced. `damage`: what is wrong with it, or empty."""
     return {"generation": generation.name, "first": bounds.first, "last": bounds.last,
             "first_time_us": bounds.first_time_us, "last_time_us": bounds.last_time_us,
             "complete_until_us": bounds.complete_until_us, "damage": damage}
@@ -62,7 +62,7 @@ def needed(older: Iterable[Mapping[str, Any]], cutoff: int) -> Older:
 
 
 def gaps(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """What lies between ranges, both ends included.
+    """The gaps between ranges, both ends included.
 
     >>> gaps([(8, 9), (0, 3), (2, 4), (9, 12)])
     ((5, 7),)
@@ -76,7 +76,7 @@ def gaps(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def ranges(bounds: Bounds) -> list[tuple[int, int]]:
-    """The runs of transactions that can be restored to.
+    """The ranges of transactions that can be restored to.
 
     >>> ranges(Bounds(first=0, last=9, first_time_us=None, last_time_us=None, complete_until_us=0, gaps=((3, 6),)))
     [(0, 2), (7, 9)]
@@ -86,7 +86,7 @@ def ranges(bounds: Bounds) -> list[tuple[int, int]]:
 
 
 def gone(before: Bounds, after: Bounds) -> tuple[tuple[int, int], ...]:
-    """The transactions that could be restored to before and no more.
+    """The ranges of transactions that could be restored to before and cannot any more.
 
     >>> old = Bounds(first=0, last=5, first_time_us=None, last_time_us=None, complete_until_us=0)
     >>> gone(old, Bounds(first=3, last=9, first_time_us=None, last_time_us=None, complete_until_us=0, gaps=((5, 7),)))

@@ -1,7 +1,8 @@
-"""`run`: look at the target, and take the backup that it calls for.
+"""`run`: look at the target, and take the backup that it needs.
 
-Nothing there: a full one. A backup of the same history: an incremental, or, if it is asked for or the source no longer
-has the log for one, a full as a new generation that says why. Anything else is refused before a byte is changed.
+An empty target gets a full backup. A backup of the same history gets an incremental; or, if you ask for it or the
+source no longer has the log for an incremental, a full one as a new generation, with the reason in its report. Anything
+else is refused before a byte is changed.
 """
 
 from __future__ import annotations
@@ -45,31 +46,32 @@ def run(source: Named, target: str | os.PathLike[str], *, full: bool = False, po
     Args:
         source: a URI (`single://host:port`), an open store, or any `Source`.
         target: a directory: new or empty for a full backup, an earlier backup for an incremental.
-        full: take a full one, as a new generation, if there is a backup already.
+        full: if there is a backup already, take a full one all the same, as a new generation.
         policy: what is checked and kept, and when the log is compacted; see `Policy`.
         connection: token, TLS and time-out, for a URI; see `Connection`.
         expect_store: id of a store or branch (hex, 8 digits or more, or bytes): refuse any other source.
         accept_branch: id of a branch that the source may be on although the target was not.
-        wait: seconds to wait if somebody else writes to the target, verifies it or restores it.
-        engine: the engine class. Without it, an open store's own, or the one registered by the source's name for it.
-        options: the engine's own, for opening the copy. Without them, an open store's.
-        progress: told (stage, done, total).
+        wait: seconds to wait if another process writes to the target, verifies it or restores it.
+        engine: the engine class. If None, that of an open store, or the one registered under the source's engine name.
+        options: the engine's own, for opening the copy. If None, those of an open store.
+        progress: called in this thread with (stage, done, total).
         env: files, clock, randomness and threads.
         old: keywords of earlier releases, which are fields of `policy` and `connection` now.
 
     Raises:
         TargetInvalid, TargetPromoted, ForeignStore, OtherBranch, Diverged, AheadOfSource, LogPruned, StoreLocked:
             refused; nothing was changed.
-        UpgradeRequired, UnsupportedFormat: the engine here does not read what the source or the target has; likewise.
+        UpgradeRequired, UnsupportedFormat: the engine here cannot read what the source or the target has; nothing was
+            changed.
         SourceUnavailable, SourceRestarted, SourceRefused, NotAuthorized, LeaseExpired, TooManyLeases,
-            ClusterUnavailable: the source's part; run it again.
-        Damaged: the target was cut or damaged since; nothing was changed. Or what the source sent.
-        Inconsistent: the copy was checked and found wrong; it is not the backup.
-        DirectoryMoved: the target's path led elsewhere in the middle. Nothing was written to what is there now, and the
-            target is as after a run that died.
+            ClusterUnavailable: the source failed or refused; mend that and run it again.
+        Damaged: the target was damaged since the last run, and nothing was changed; or what the source sent is damaged.
+        Inconsistent: the copy was checked and found wrong. It did not become the backup.
+        DirectoryMoved: the target was moved during the run. Nothing was written to what is at its path now. The target
+            is as after a run that died.
         DiskFull, LimitReached, AccessDenied, DeviceFailed, InvalidInput, SettingError.
     """
-    policy = given("run", Policy, policy, old, 3)  # `renamed` stands between
+    policy = given("run", Policy, policy, old, 3)  # 3: the decorator `renamed` adds a call
     connection = given("run", Connection, connection, old, 3)
     refuse("run", old)
     patience = waited(wait, env)
@@ -83,7 +85,7 @@ def run(source: Named, target: str | os.PathLike[str], *, full: bool = False, po
             _expect(info, expect_store)
         origin = source if isinstance(source, str) else info.path
         if engine is None and isinstance(source, Store):
-            engine = type(source.engine)  # it need not be registered
+            engine = type(source.engine)  # so it need not be registered
         if options is None:
             options = source.options if isinstance(source, Store) else {}
         with system_errors(f"cannot back up to {layout.root}"):
@@ -98,7 +100,7 @@ def run(source: Named, target: str | os.PathLike[str], *, full: bool = False, po
 
 def _run(job: Job) -> Report:
     layout = job.layout
-    target = detect(layout, job.env)  # once more, under the lock
+    target = detect(layout, job.env)  # again, under the lock: another run may have come first
     layout.sweep_scratch()
     if finish_switch(layout):
         target = Target.open(layout, job.env)
@@ -117,7 +119,7 @@ def _run(job: Job) -> Report:
 
 
 def _owner(root: Path) -> str:
-    """How this run, and its target's slot, is called at the source."""
+    """The name of this run and of its target's slot at the source."""
     return printable(f"backup to {root} on {socket.gethostname()}")[:MAX_OWNER]
 
 
@@ -133,11 +135,11 @@ def _expect(info: SourceInfo, expected: str | bytes) -> None:
     text = _hex(expected, "expect_store")
     ids = (info.history.store_id.hex(), info.history.branch.id.hex())
     if not any(i.startswith(text) for i in ids):
-        raise ForeignStore(f"store {text} is expected, and the source is store {ids[0]} on branch {ids[1]}")
+        raise ForeignStore(f"store {text} was expected, and the source is store {ids[0]} on branch {ids[1]}")
 
 
 def _branch(info: SourceInfo, accepted: str | bytes | None) -> bytes | None:
-    """The source's branch where it is the one that is accepted."""
+    """The source's branch if it is the accepted one, otherwise None."""
     if accepted is None:
         return None
     theirs = info.history.branch.id

@@ -1,4 +1,4 @@
-"""`slots` and `drop_slot`: for whom a source keeps log, and an end to that for one whose target is gone."""
+"""`slots` and `drop_slot`: list the slots that a source keeps log for, and drop one whose target is gone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .keywords import given, refuse
 
 
 def slots(source: Named, *, connection: Connection | None = None, **old: Any) -> list[SlotState]:
-    """For whom a source keeps log, and how many bytes each holds back; the one that is farthest behind first.
+    """The slots that a source keeps log for, and how many bytes each holds back. The farthest behind comes first.
 
     Args:
         source: a URI, an open store, or any `Source`.
@@ -27,12 +27,12 @@ def slots(source: Named, *, connection: Connection | None = None, **old: Any) ->
 
 
 def drop_slot(source: Named, slot_id: str, *, connection: Connection | None = None, **old: Any) -> None:
-    """Keep no log for a slot any more. If its target is there still, its next run registers it anew, and takes a
-    full backup if the log it needs is gone.
+    """Stop keeping log for a slot. If its target still exists, the target's next run registers it anew, and takes a
+    full backup if the log that it needs is gone.
 
     Args:
         source, connection, old: as in `slots`.
-        slot_id: as `slots` names it.
+        slot_id: its id, as `slots` gives it.
 
     Raises:
         NotFound: there is no such slot.

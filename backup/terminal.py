@@ -1,8 +1,8 @@
-"""What the command line says, and where it says it: also where standard output is closed, full, or read by `head`.
+"""The output of the command line. It copes with a standard output that is closed, full, or read by `head`.
 
-Words for people pass through `plain`, so that nothing that came from a source or a file name can steer a terminal. An
-error of the kit's becomes a line and an exit code; any other error does too, and its traceback is shown if the
-environment's HOLDFAST_TRACEBACK is set.
+Text for people passes through `plain`, so that nothing from a source or a file name can control the terminal. Every
+error becomes a line and an exit code. The traceback of an error that is not the kit's is shown if HOLDFAST_TRACEBACK
+is set in the environment.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ POINTS_LOST = 8
 INTERRUPTED = 130
 
 PROGRESS_S = 30.0
-"""So often, in seconds, a long run says on standard error how far it is, if that is not a terminal."""
+"""Seconds between two lines of progress on standard error, if that is not a terminal."""
 
 _FLAGS = {
     "accept_branch": "--accept-branch", "check": "--check", "create": "--create", "expect_store": "--expect-store",
@@ -51,7 +51,7 @@ _FLAGS = {
     "tls_certificate": "--tls-certificate", "tls_key": "--tls-key", "tls": "--tls", "to_txid": "--txid",
     "token": "--token-file", "verify": "--verify", "wait": "--wait", "ca": "--ca", "at": "--at",
 }
-"""What an argument in Python is called on the command line."""
+"""By argument in Python, its name on the command line."""
 _ALWAYS = ("accept_branch", "expect_store", "keep_points", "lease_ttl", "max_record_bytes", "online_backup_server",
            "tls_certificate", "tls_key", "to_txid")
 _ASSIGNED = re.compile(rf"\b({'|'.join(sorted(_FLAGS, key=len, reverse=True))})=(?:True\b|(False\b)|)")
@@ -68,7 +68,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def plain(text: str) -> str:
-    r"""Text that cannot steer a terminal: what is not printable is written as Python writes it, but for ends of lines.
+    r"""Text that cannot control a terminal: unprintable characters are escaped as in Python. Line ends stay.
 
     >>> plain("/data/\udcff \x1b[2J done")
     '/data/\\udcff \\x1b[2J done'
@@ -77,7 +77,7 @@ def plain(text: str) -> str:
 
 
 def in_flags(text: str) -> str:
-    """A message or hint with Python's arguments as the command line has them.
+    """A message or hint in which arguments in Python are replaced by options of the command line.
 
     >>> in_flags("replace it with force=True, or raise lease_ttl; full=False")
     'replace it with --force, or raise --lease-ttl; --no-full'
@@ -92,17 +92,17 @@ def in_flags(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print to standard output what the command is for.
+    """Print a command's result to standard output.
 
     Raises:
-        OSError: it cannot be written, since the disk is full for instance. A reader that went away (`| head`) is none:
-            then nothing more is printed.
+        OSError: it cannot be written, for instance because the disk is full. A reader that went away (`| head`) is not
+            an error: then nothing more is printed.
     """
     _write(sys.stdout, f"{plain(text)}\n")
 
 
 def say_done(text: str) -> None:
-    """Print to standard output what was done. That it cannot be printed is told, and changes no exit code."""
+    """Print to standard output what was done. If that fails, standard error says so; the exit code does not change."""
     try:
         say(text)
     except OSError as error:
@@ -114,7 +114,7 @@ def _write(stream: Any, text: str) -> None:
     if stream is None:  # it was closed before the program began
         return
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    text = text.encode(encoding, "backslashreplace").decode(encoding)  # what this terminal has no letters for
+    text = text.encode(encoding, "backslashreplace").decode(encoding)  # for characters that this encoding does not have
     try:
         stream.write(text)
         stream.flush()
@@ -127,7 +127,7 @@ def _write(stream: Any, text: str) -> None:
 
 
 def _silence(stream: Any) -> None:
-    """Let what is still in the stream's buffer go nowhere: the interpreter would complain of it at the end."""
+    """Discard what is still in the stream's buffer: at exit, the interpreter would report that it cannot be written."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)  # noqa: TID251  to take the place of a standard stream
         os.dup2(null, stream.fileno())
@@ -135,7 +135,7 @@ def _silence(stream: Any) -> None:
 
 
 def complain(kind: str, message: str, hint: str, findings: tuple[str, ...], as_json: bool) -> None:
-    """Tell an error: in words on standard error, or as JSON on standard output."""
+    """Report an error: in words on standard error, or as JSON on standard output."""
     message, hint = in_flags(message), in_flags(hint)
     with suppress(OSError):
         if as_json:
@@ -172,15 +172,15 @@ def _failed(error: Exception, as_json: bool) -> int:
     elif isinstance(error, OSError):
         complain(type(error).__name__, str(error), "", (), as_json)
     else:
-        complain(type(error).__name__, f"this is a bug of Holdfast's: {type(error).__name__}: {error}",
-                 "HOLDFAST_TRACEBACK=1 in the environment shows where", (), as_json)
+        complain(type(error).__name__, f"this is a bug in Holdfast: {type(error).__name__}: {error}",
+                 "set HOLDFAST_TRACEBACK=1 in the environment to see where", (), as_json)
     return exit_code(error)
 
 
 @contextmanager
 def progress_told(as_json: bool) -> Iterator[Progress]:
-    """Show how far a run is, on standard error: as a bar for each stage on a terminal; elsewhere as a line, or as an
-    object of JSON, every `PROGRESS_S` seconds, so that a short run says nothing."""
+    """Show progress on standard error: on a terminal, one bar for each stage; elsewhere a line or a JSON object every
+    `PROGRESS_S` seconds, so that a short run prints none."""
     if sys.stderr is not None and sys.stderr.isatty():
         with _bars() as progress:
             yield progress

@@ -1,6 +1,6 @@
-"""Where to back up from: `<mode>://<host>[:port]{,<host>[:port]}`.
+"""The address to back up from: `<mode>://<host>[:port]{,<host>[:port]}`.
 
-`single` names one store. `ha` names members of a cluster, any of which may be asked. IPv6 addresses stand in brackets.
+`single` names one store. `ha` names members of a cluster, any of which may be used. Put IPv6 addresses in brackets.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class BackupUri:
 
 
 def parse(text: str) -> BackupUri:
-    """Raises `InvalidInput`, saying what is wrong."""
+    """The parsed address. Raises `InvalidInput`."""
     mode, separator, rest = text.partition("://")
     if not separator:
         raise InvalidInput(f"{text!r} is not a backup address", hint=_HINT)

@@ -1,9 +1,9 @@
-"""`verify`: prove that a backup is whole, and that a consistent state comes of it.
+"""`verify`: prove that a backup is whole, and that it gives a consistent state.
 
-Every byte is read: the image against the digests in the manifest, the log against its checksums, chain and footers,
-attachments against what their records say. Then the backup is really opened, in memory or in a scratch copy, replayed
-to its end, and the engine walks the whole state. So is each older generation that is kept for its restore points. No
-byte of the backup changes.
+Every byte is read and compared: the image with the digests in the manifest, the log with its checksums, chain and
+footers, attachments with what their records say. Then the backup is opened, in memory or in a scratch copy, and
+replayed to its end, and the engine checks the whole state. Older generations that are kept for their restore points
+are verified in the same way. The backup is not changed.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from .target.target import Target
 def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngine | None = None,
            options: Options | None = None, limits: Limits | None = None, progress: Progress | None = None,
            env: Env = REAL) -> VerifyReport:
-    """Check a backup.
+    """Check a backup. Reads and replays all of it.
 
     Args:
         target: the backup.
-        wait: seconds to wait where somebody writes to it.
-        engine: the engine class; found by the backup's engine name, without.
+        wait: seconds to wait if another process writes to it.
+        engine: the engine class. If None, the one registered under the backup's engine name.
         options: the engine's own.
-        limits: how much is taken at a time.
-        progress: told (stage, done, total).
+        limits: how much is handled at a time.
+        progress: called in this thread with (stage, done, total).
         env: files, clock, randomness and threads.
 
     Raises:
         Damaged: bytes are missing or changed; the message says where.
-        Inconsistent: the bytes are what was copied, and the state that comes of them is wrong.
+        Inconsistent: the bytes are those that were copied, but the state that they give is wrong.
         TargetInvalid, TargetPromoted, StoreLocked, UnsupportedFormat, UpgradeRequired, DiskFull, SettingError.
-        LimitReached, AccessDenied, DeviceFailed, DirectoryMoved: it could not be read, and what it is worth is not
-            known.
+        LimitReached, AccessDenied, DeviceFailed, DirectoryMoved: the backup could not be read, so it is not known
+            whether it is good.
     """
     started, told = env.clock.monotonic(), progress or silent
     layout, patience = Layout(env.files.resolve(target), env.files), waited(wait, env)
@@ -59,7 +59,7 @@ def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngi
         for generation, one in opened.kept():
             older = opened.older(generation)
             if one["damage"] or older is None:
-                notes.append(f"{generation.name}, an older generation, is damaged and was not looked at: "
+                notes.append(f"{generation.name}, an older generation, is damaged and was not verified: "
                              f"{one['damage']}")
             else:
                 found.append(how.verified(older))
@@ -74,7 +74,7 @@ def verify(target: str | os.PathLike[str], *, wait: float = 0.0, engine: AnyEngi
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What one generation was found to be. The fields are those of a `VerifyReport`."""
+    """What was found of one generation. The fields are those of a `VerifyReport`."""
 
     bounds: Bounds
     branch: bytes
@@ -95,7 +95,7 @@ class Checking:
     progress: Progress
 
     def verified(self, target: Target) -> Verified:
-        """Read and replay one generation. Raises what `verify` does."""
+        """Read and replay one generation. Raises as `verify`."""
         manifest, log, root, env = target.manifest, target.log, target.layout.root, target.env
         compare_versions(self.engine, manifest.state_format, manifest.payloads, f"the backup in {root}")
         with target.image() as image:

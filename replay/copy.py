@@ -1,10 +1,9 @@
-"""Copy: the first of the two verbs. An image from a source into a directory (`files` copies its bytes).
+"""Copy: the first of the two verbs. An image is copied from a source into a directory (`files` copies its bytes).
 
-It goes on under a lease, which a thread keeps alive. Beside the half-made files lies the document `COPY`: whose lease
-and which image they come from, and how much of each file is synced. It is written only after those bytes are. The next
-run goes on from there if, and only if, the source still grants that very lease; otherwise the bytes may be of two
-images, and it starts anew. A copy counts for nothing before the source has confirmed, after the last byte, that the
-lease held throughout.
+A copy needs a lease, which a thread renews. The document `COPY` lies beside the half-made files. It names the lease and
+the image, and says how much of each file is synced. It is written only after those bytes are synced. An interrupted
+copy is resumed only if the source still grants the same lease. Otherwise its bytes might be mixed from two images, so
+it starts anew. A copy is valid only once the source has confirmed, after the last byte, that the lease held throughout.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ COPY_MAGIC, COPY_VERSION = b"HFCOPY\0\0", 1
 
 @dataclass(slots=True)
 class CopyState:
-    """What the document `COPY` says: how far a copy is.
+    """The document `COPY`: how far a copy has come.
 
     Attributes:
         grant: the lease and the image.
-        target_id: of the target that it is made for.
-        chunk_bytes: what one digest covers.
-        digests: by file name, those of the chunks that are synced, in order.
+        target_id: of the target that the copy is made for.
+        chunk_bytes: bytes that one digest covers.
+        digests: by file name, the digests of the chunks that are synced, in order.
     """
 
     grant: Grant
@@ -55,7 +54,7 @@ class CopyState:
 
     @classmethod
     def read(cls, files: Files, place: Path) -> CopyState | None:
-        """The state of the copy in `place`, or None where there is none to go on with."""
+        """The state of the copy in `place`, or None if there is none to resume."""
         try:
             body = document.read(files, place / "COPY", COPY_MAGIC, COPY_VERSION)
             grant = Grant(id=body["lease"], instance=body["instance"], ttl=body["ttl"], time_us=body["time_us"],
@@ -69,8 +68,8 @@ class CopyState:
 
 def begin(source: Source, place: Path, owner: str, target_id: bytes, *, env: Env, ttl: float,
           chunk_bytes: int = CHUNK_BYTES) -> CopyState:
-    """Go on with the copy in `place` if its lease still holds, and its chunks are of this size; else clear `place` and
-    ask for a new lease.
+    """Resume the copy in `place` if its lease still holds and its chunks have this size. Otherwise clear `place` and
+    take a new lease.
 
     Raises:
         TooManyLeases, DiskFull, SourceUnavailable, SourceRefused.
@@ -81,7 +80,7 @@ def begin(source: Source, place: Path, owner: str, target_id: bytes, *, env: Env
         try:
             source.renew(state.grant.id)
         except (LeaseExpired, SourceRestarted):
-            logger.info("the lease of the copy in %s is over: it starts anew", place)
+            logger.info("the lease of the copy in %s has ended: the copy starts anew", place)
         else:
             return state
     env.files.remove_tree(place)
@@ -102,7 +101,7 @@ def begin(source: Source, place: Path, owner: str, target_id: bytes, *, env: Env
 
 @contextlib.contextmanager
 def kept_alive(source: Source, grant: Grant, scheduler: Scheduler) -> Iterator[None]:
-    """Renew a lease in the background, so that a slow disk on this side does not let it expire."""
+    """Renew a lease in a background thread during the block, so that a slow disk here does not let it expire."""
     stop = scheduler.event()
 
     def work() -> None:
@@ -110,7 +109,7 @@ def kept_alive(source: Source, grant: Grant, scheduler: Scheduler) -> Iterator[N
             try:
                 source.renew(grant.id)
             except (LeaseExpired, SourceRestarted) as error:
-                logger.warning("lease %s is over: %s", grant.id, error)
+                logger.warning("lease %s has ended: %s", grant.id, error)
                 return
             except HoldfastError as error:
                 logger.info("lease %s could not be renewed, will try again: %s", grant.id, error)
@@ -127,10 +126,10 @@ def kept_alive(source: Source, grant: Grant, scheduler: Scheduler) -> Iterator[N
 
 def copy_image(source: Source, state: CopyState, place: Path, *, env: Env,
                progress: Progress = silent) -> tuple[CopiedFile, ...]:
-    """Bring the leased image whole and durable to `place/state`, from wherever `state` stands.
+    """Copy the leased image to `place/state`, whole and durable. What `state` says is synced is not copied again.
 
     Raises:
-        DiskFull: before the first byte where it can be known; `place` keeps what is there.
+        DiskFull: before the first byte, if the lack of room can be known then. What is in `place` stays.
         Damaged, LeaseExpired, SourceUnavailable, SourceRestarted.
     """
     grant = state.grant

@@ -1,8 +1,8 @@
-"""The bytes of an image: copied from whoever reads them into a directory, and read back against their digests.
+"""The bytes of an image: copied from a source into a directory, and later read back and compared with their digests.
 
-A copy is read chunk by chunk, and an xxh3-128 of each chunk is kept: that is what a target's manifest
-holds and what `verify` reads against. One thread reads ahead, one writes, one syncs what was written, so that neither
-network nor disk waits for the other; no more than a few chunks are ever in memory.
+A copy is read chunk by chunk, and the xxh3-128 of each chunk is kept: in a target's manifest, for `verify`. Some
+threads read ahead, one writes, and one syncs what was written, so that neither network nor disk waits for the other.
+Only a few chunks are in memory at a time.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ..engine.errors import Damaged, DiskFull, SourceRefused
 from ..engine.source.interface import CHUNK_BYTES
 
 SPARE_BYTES = 16 << 20
-"""Room that must be left when a copy is whole: for log, documents and the file system itself."""
+"""Bytes that must stay free once a copy is whole: for log, documents and the file system itself."""
 
 MAX_NAME = 255
-"""Bytes that a name in a directory may have."""
+"""The most bytes that a name in a directory may have."""
 
 @dataclass(frozen=True, slots=True)
 class CopiedFile:
-    """One file of an image as it was copied: xxh3-128 over each its manifest's `chunk_bytes` of it, in order."""
+    """One file of an image as it was copied, with the xxh3-128 of each chunk, in order."""
 
     name: str
     size: int
@@ -38,17 +38,17 @@ class CopiedFile:
 
 
 Progress = Callable[[str, int, int], None]
-"""Told (stage, done, total) as work goes on. Bytes, but for the stages `log` and `replay`, which count transactions."""
+"""Called with (stage, done, total) as work proceeds. The stages `log` and `replay` count transactions, others bytes."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """The `Progress` of those who do not want to know."""
+    """A `Progress` that does nothing."""
 
 
 def step(done: int, chunk_bytes: int = CHUNK_BYTES) -> int:
-    """Bytes from one sync to the next when so many have been copied: two chunks at first. After each, what is there is
-    noted for a run that goes on. Twice as many are as fast as any more, and half as many take twice the time. The note
-    names each chunk, so its share grows with the copy: a step is long enough for it to be a sixty-fourth at most.
+    """Bytes from one sync to the next when `done` bytes have been copied. Two chunks at first, later four: four are as
+    fast as any larger step, and one takes twice the time. After each sync, `COPY` is written anew with the digests of
+    all chunks so far. Steps of large copies grow too, so that `COPY` is at most a sixty-fourth of what is written.
 
     >>> [step(n << 20) >> 20 for n in (0, 100, 1000, 100_000)]
     [8, 12, 16, 24]
@@ -70,13 +70,13 @@ def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, env: En
     Args:
         read: where the bytes come from.
         listed: what to copy.
-        into: made where it is missing.
+        into: the directory; made if it is missing.
         env: files and threads.
-        done: digests of leading chunks that are there already, by file name.
-        durable: sync files and directories. Without it the copy is for this process only.
-        chunk_bytes: what is read at a time and has a digest of its own.
-        on_synced: told, now and then, the digests of all chunks that are synced so far.
-        progress, stage: whom to tell, and under what name.
+        done: by file name, digests of the leading chunks that are there already.
+        durable: sync files and directories. If False, the copy is for this process only.
+        chunk_bytes: bytes that are read at a time and have a digest of their own.
+        on_synced: called now and then, in the caller's thread, with the digests of all chunks that are synced so far.
+        progress, stage: what to call, in the caller's thread, and the stage to name.
 
     Raises:
         DiskFull: no room; checked before the first byte.
@@ -90,7 +90,7 @@ def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, env: En
     taken = sum(min(f.size, files.size(into / f.name)) for f in listed if files.exists(into / f.name))
     needed, room = total - taken + SPARE_BYTES, files.free(into)  # an earlier run may have reserved more than it copied
     if room < needed:
-        raise DiskFull(f"{into} needs {needed:,} bytes and its file system has {room:,} left")
+        raise DiskFull(f"the copy in {into} needs {needed:,} bytes and its file system has {room:,} left")
     ahead = _Ahead(read, _pieces(listed, digests, chunk_bytes), env.scheduler)
     copier = _Copier(ahead.take, into, digests, chunk_bytes, env, durable, on_synced, partial(progress, stage), there,
                      total)
@@ -112,8 +112,8 @@ def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, env: En
 
 
 def _there(entry: ImageFile, into: Path, done: Sequence[bytes], chunk_bytes: int, files: Files) -> list[bytes]:
-    """The digests of the chunks of a file that need not be copied again. (What was told to `on_synced` was synced. If
-    it is not there all the same, somebody removed it.)"""
+    """The digests of the chunks of a file that need not be copied again. `on_synced` reports only synced chunks, so one
+    that is missing now was removed by somebody."""
     path = into / entry.name
     whole = files.exists(path) and files.size(path) >= min(entry.size, len(done) * chunk_bytes)
     return list(done) if whole else []
@@ -121,18 +121,18 @@ def _there(entry: ImageFile, into: Path, done: Sequence[bytes], chunk_bytes: int
 
 def _pieces(listed: Sequence[ImageFile], digests: Mapping[str, Sequence[bytes]], chunk_bytes: int
             ) -> list[tuple[str, int, int]]:
-    """What is to be read, in order: name, offset, length."""
+    """The pieces that remain to be read, in order: name, offset, length."""
     return [(f.name, offset, min(chunk_bytes, f.size - offset)) for f in listed
             for offset in range(len(digests[f.name]) * chunk_bytes, f.size, chunk_bytes)]
 
 
 READERS = 2
-"""Threads that read ahead: while one receives a piece, the source already reads and hashes the next."""
+"""Threads that read ahead. While one receives a piece, the source already reads and hashes the next."""
 WINDOW = 4
 
 
 class _Ahead:
-    """Reads pieces in threads of its own before they are taken, and gives them out in order.
+    """Reads pieces ahead in its own threads, and returns them in order.
 
     At most `WINDOW` pieces are in memory.
     """
@@ -148,7 +148,7 @@ class _Ahead:
         try:
             for _ in range(READERS):
                 self._tasks.append(scheduler.spawn("holdfast-read-ahead", self._work))
-        except BaseException:  # no more threads: those that run end too
+        except BaseException:  # a thread could not be started: end those that run
             self.close()
             raise
 
@@ -172,8 +172,8 @@ class _Ahead:
                 self._changed.notify_all()
 
     def take(self) -> bytes:
-        """The next piece. Raises what reading it raised, or where the piece was not read because a later one raised,
-        that."""
+        """The next piece. Raises the error of reading it. If it was not read because a later piece failed, raises that
+        piece's error."""
         with self._changed:
             while self._taken not in self._ready and not (self._stop and self._idle()):
                 self._changed.wait()
@@ -187,7 +187,7 @@ class _Ahead:
         return item
 
     def _idle(self) -> bool:
-        """Whether nothing that was begun is still being read."""
+        """Whether no thread is reading a piece."""
         return self._begun - self._taken == len(self._ready)
 
     def close(self) -> None:
@@ -199,7 +199,7 @@ class _Ahead:
 
 
 class _Copier:
-    """The state of one `copy_files`: what is read, what is being synced meanwhile, and what is told."""
+    """The state of one `copy_files`: the reader, the sync under way, and the progress."""
 
     def __init__(self, take: Callable[[], bytes], into: Path, digests: dict[str, list[bytes]], chunk_bytes: int,
                  env: Env, durable: bool, on_synced: Callable[[dict[str, list[bytes]]], None] | None,
@@ -220,12 +220,12 @@ class _Copier:
         try:
             offset = min(entry.size, len(chunks) * self.chunk_bytes)
             file.truncate(offset)
-            file.reserve(entry.size)  # written to faster, and does not run out half-way
+            file.reserve(entry.size)  # faster to write to, and cannot run out of room half-way
             unsynced = 0
             while offset < entry.size:
                 try:
                     data = self.take()
-                except BaseException:  # the source has gone, say
+                except BaseException:  # such as a source that has gone
                     with contextlib.suppress(OSError):
                         self._keep(entry, file, len(chunks))
                     raise
@@ -256,14 +256,15 @@ class _Copier:
         self.sync = _Sync(file, len(self.digests[entry.name]), unsynced, self.env.scheduler)
 
     def _keep(self, entry: ImageFile, file: File, chunks: int) -> None:
-        """What came is to be gone on with, to the last chunk; unless a sync has failed, after which none counts."""
+        """Sync and report what has come, so that the next run can resume after it. After a failed sync nothing is
+        reported, since nothing is known to be durable."""
         self.settle()
         if self.durable and self.on_synced is not None and chunks:
             file.datasync()
             self._note(entry, chunks)
 
     def settle(self) -> None:
-        """Wait for the sync that is under way. Raises what it raised."""
+        """Wait for the sync that is under way. Raises its error."""
         sync, self.sync = self.sync, None
         if sync is not None:
             sync.wait()
@@ -280,8 +281,8 @@ class _Copier:
 
 
 class _Sync:
-    """One fdatasync that runs beside the copier. `chunks` of the file are durable when it has ended well, the last
-    `size` bytes of them because of it."""
+    """One fdatasync, in a thread beside the copier. When it has succeeded, the first `chunks` of the file are durable.
+    `size`: the bytes that were written since the sync before."""
 
     def __init__(self, file: File, chunks: int, size: int, scheduler: Scheduler) -> None:
         self.chunks, self.size = chunks, size
@@ -302,17 +303,17 @@ class _Sync:
 
 
 def copy_durably(files: Files, old: Path, new: Path) -> None:
-    """A copy of a file under a name that is not there yet; its bytes are durable. Raises `DiskFull`."""
+    """Copy a file to a name that does not exist yet. Its bytes are durable, its name is not. Raises `DiskFull`."""
     try:
         files.copy_file(old, new, durable=True)
     except OSError as error:
         if is_disk_full(error):
-            raise DiskFull(f"no room left for {new}") from error
+            raise DiskFull(f"no room left to copy {old} to {new}") from error
         raise
 
 
 def link_or_copy(files: Files, old: Path, new: Path) -> None:
-    """Another name for a file that does not change any more; a copy where the file system has one name for each."""
+    """Give a file that does not change any more a second name. If the file system has no hard links, copy it."""
     try:
         files.link(old, new)
     except OSError:
@@ -320,7 +321,7 @@ def link_or_copy(files: Files, old: Path, new: Path) -> None:
 
 
 def check_names(listed: Sequence[ImageFile]) -> None:
-    """No name from a source becomes a path unless it is one below the directory it is copied to."""
+    """Check that each name from a source is a path below the directory that it is copied to. Raises `SourceRefused`."""
     seen: set[str] = set()
     folders = {str(folder) for f in listed for folder in PurePosixPath(f.name).parents}
     for f in listed:
@@ -336,7 +337,7 @@ def check_names(listed: Sequence[ImageFile]) -> None:
 
 
 class DigestedFiles:
-    """Reads an image that was copied before, and checks each chunk against the digest that was taken then."""
+    """Reads an image that was copied, and compares each chunk with the digest taken then. For any thread."""
 
     def __init__(self, state: Path, copied: Sequence[CopiedFile], chunk_bytes: int, env: Env) -> None:
         self._state, self._files, self._chunk_bytes = state, env.files, chunk_bytes
@@ -349,13 +350,13 @@ class DigestedFiles:
         return tuple(ImageFile(c.name, c.size) for c in self._copied.values())
 
     def read(self, name: str, offset: int, length: int) -> bytes:
-        """A range that starts at a chunk and holds whole ones, but for the file's end.
+        """A range of whole chunks. Only the last one of the file may be shorter.
 
         Raises:
-            Damaged: a byte is missing or not what it was.
+            Damaged: a byte is missing or has changed.
         """
         copied, path = self._copied[name], self._state / name
-        with self._lock:  # one file is open at a time, and who reads ahead does so in several threads
+        with self._lock:  # one file is open at a time, and several threads read ahead
             if name not in self._open:
                 self.close()
                 try:
@@ -374,7 +375,7 @@ class DigestedFiles:
         return data
 
     def verify(self, progress: Progress = silent) -> int:
-        """Read every byte; how many there are. Raises `Damaged`."""
+        """Read and compare every byte. Returns their number. Raises `Damaged`. O(bytes)."""
         done, total = 0, sum(c.size for c in self._copied.values())
         for c in self._copied.values():
             if len(c.digests) != -(-c.size // self._chunk_bytes):

@@ -1,11 +1,11 @@
 """Replay: the second of the two verbs. Log from a source into a log, and log into an engine.
 
-`fetch` appends a source's records verbatim: same bytes, same chain, same branches. What it wrote when it dies is valid
-log, and the next `fetch` goes on after it. An attachment is whole and synced before the record that names it is
+`fetch` appends a source's records verbatim: same bytes, same chain, same branches. If it dies, what it wrote is valid
+log, and the next `fetch` continues after it. An attachment is whole and synced before the record that names it is
 appended.
 
-`roll` brings an engine from where it was opened to a transaction, by the same loop as recovery, and makes the state
-durable there. It is what restore, verify and compact do. Memory is bounded: by payload bytes for each `apply`, and by
+`roll` applies log to an open engine up to a transaction, with the loop that recovery uses, and can make the state
+durable there. Restore, verify and compact use it. Memory is bounded: by payload bytes for each `apply`, and by
 `pending_bytes` for what waits for a checkpoint.
 """
 
@@ -27,24 +27,24 @@ from ..engine.wal.log import Log
 from .files import Progress, silent
 
 BATCH_BYTES = 4 << 20
-"""Bytes of log that are synced in one go, at most (one larger record goes by itself)."""
+"""The most bytes of log that are synced in one go. A larger record is synced by itself."""
 BATCH_RECORDS = 4096
 CHECKPOINT_BYTES = 4 << 20
 """Pending bytes at which a replay checkpoints."""
 _NEVER = 1 << 62
 _STEP = 20_000
-"""Transactions between two tellings of progress."""
+"""Transactions from one report of progress to the next."""
 
 
 class SourceDamaged(Damaged):
-    """The source's own log is damaged, so that it cannot give what is asked for. The copy is as it was."""
+    """The source's own log is damaged, so it cannot give what was asked for. The copy is unchanged."""
 
     hint = "keep the source's files as they are; a full backup needs only its state and the log after that"
 
 
 @dataclass(slots=True)
 class Fetched:
-    """What one `fetch` brought: transactions, bytes of log and attachments, and the versions of the payloads."""
+    """What one `fetch` brought: transactions, bytes of log and of attachments, and the versions of the payloads."""
 
     records: int = 0
     bytes: int = 0
@@ -52,13 +52,13 @@ class Fetched:
 
 
 def history_at(history: History, position: Position) -> History:
-    """As much of a history as had happened at a position of it."""
+    """The part of a history that had happened at one of its positions."""
     return History(history.store_id, tuple(b for b in history.branches if b.start.txid <= position.txid))
 
 
 @contextmanager
 def _asking() -> Iterator[None]:
-    """What is damaged in the block is the source's log, and not the copy's."""
+    """In the block, damage means damage to the source's log, not to the copy's."""
     try:
         yield
     except (Garbled, SourceDamaged):
@@ -70,19 +70,20 @@ def _asking() -> Iterator[None]:
 def fetch(source: Source, lease_id: str, log: Log, upto: Position, history: History, *,
           reads: Collection[int] | None = None, chunk_bytes: int = CHUNK_BYTES, batch_records: int = BATCH_RECORDS,
           progress: Progress = silent) -> Fetched:
-    """Append what the source has after `log.end`, up to `upto`, and sync it. The source is on `history`, of which the
-    log's is a beginning: the log continues on each new branch where that branch began.
+    """Append what the source has after `log.end`, up to `upto`, and sync it. Where the source began a new branch, the
+    log begins it too. O(bytes of log and attachments).
 
     Args:
-        source, lease_id, log, upto, history: see above.
-        reads: the payload versions that the engine takes; None: any.
-        chunk_bytes: of an attachment, fetched at a time.
-        batch_records: transactions that are synced in one go, at most; so are 4 MiB.
-        progress: told about stages `log` and `attachment`.
+        source, lease_id, log, upto: from, under which lease, to where, and up to which position.
+        history: the source's. The log's history must be a prefix of it.
+        reads: the payload versions that the engine reads; None: any.
+        chunk_bytes: bytes of an attachment that are fetched at a time.
+        batch_records: the most transactions that are synced in one go. There is a bound of 4 MiB too.
+        progress: called in this thread for the stages `log` and `attachment`.
 
     Raises:
         LogPruned, Diverged, LeaseExpired, SourceUnavailable, DiskFull: `log` is valid up to its end.
-        SourceDamaged: the source's log is damaged; likewise.
+        SourceDamaged: the source's log is damaged; `log` is valid up to its end.
         UnsupportedFormat: a transaction has a payload version that is not among `reads`. It is not appended.
     """
     fetched, first = Fetched(), log.end.txid
@@ -100,7 +101,7 @@ def fetch(source: Source, lease_id: str, log: Log, upto: Position, history: Hist
                 fetched.records += 1
                 fetched.bytes += len(record.header) + len(record.payload) + attachment.size
         if log.end != last:
-            raise Diverged(f"the source said {last} and sent {log.end}")
+            raise Diverged(f"the source announced {last} and sent {log.end}")
         if n < len(history.branches) and history.branches[n].start.txid <= upto.txid:
             log.writer.extend_history(History(history.store_id, history.branches[: n + 1]))
     return fetched
@@ -109,8 +110,8 @@ def fetch(source: Source, lease_id: str, log: Log, upto: Position, history: Hist
 def _append_until_attachment(source: Source, lease_id: str, log: Log, last: int, fetched: Fetched, first: int,
                              upto: int, reads: Collection[int] | None, batch_records: int, progress: Progress
                              ) -> tuple[Record, Attachment] | None:
-    """Append up to `last`, or to before the first record that names an attachment, and return these two. The stream is
-    over when this returns, so that the source is free to send the attachment."""
+    """Append up to `last`, or up to the first record that names an attachment, which is returned and not appended.
+    The stream has ended when this returns, so that the source is free to send the attachment."""
     unsynced = count = 0
     end = log.end
     for record in _arriving(source, lease_id, log.end, last):
@@ -163,22 +164,22 @@ def _fetch_attachment(source: Source, lease_id: str, log: Log, attachment: Attac
 
 @dataclass(frozen=True, slots=True)
 class Rolled:
-    """Where a `roll` came to: the position, and how many transactions it applied."""
+    """The position that a `roll` reached, and how many transactions it applied."""
 
     position: Position
     records: int
 
 
 def roll(engine: Engine[Any, Any], log: Log, upto: int, *, durable: bool, progress: Progress = silent) -> Rolled:
-    """Apply to `engine`, just opened, the records after its position, up to transaction `upto`.
+    """Apply to `engine`, just opened, the records after its position, up to transaction `upto`. O(bytes of log).
 
     Args:
         engine: its position must lie in the log.
-        log: the records' log.
+        log: the log that has the records.
         upto: a durable transaction, not before the engine's position.
-        durable: checkpoint at the end, and in between whenever much is pending. False for an engine opened read-only:
-            then no record may name an attachment, and the caller sees to it that all fits into memory.
-        progress: told about stage `replay`.
+        durable: checkpoint at the end, and before that whenever much is pending. False for an engine opened read-only:
+            then no record may name an attachment, and the caller must make sure that all of it fits into memory.
+        progress: called in this thread for the stage `replay`.
 
     Raises:
         LogPruned, Damaged, DiskFull.

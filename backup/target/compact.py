@@ -1,10 +1,9 @@
 """Compaction: the older log of a target is compacted into its image.
 
-When the log has outgrown the image, replaying it makes restores slow. So it is compacted, as far as it is older than
-the
-restore points to be kept: image and log up to there are rolled into a scratch copy, which is checked, and whose image
-becomes a new generation with the segments of log that come after. The old generation stays in force until the new one
-is whole. The price: restore points before that are gone.
+A log that has outgrown the image makes restores slow, since they replay it. Compaction takes the log that is older than
+the restore points to be kept. Image and this log are rolled into a scratch copy, which is checked. Its image becomes a
+new generation, together with the later segments of the log. The old generation stays in force until the new one is
+whole. The price: restore points inside the compacted log are gone.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from .target import LOG, Target
 
 
 def outgrown(target: Target, policy: Policy) -> bool:
-    """Whether a target's log is large enough beside its image to be compacted."""
+    """Whether a target's log is so large, compared with its image, that it should be compacted."""
     if policy.compact is None:
         return False
     return tree_bytes(target.generation.log, target.layout.files) > _much(target.manifest, policy)
@@ -41,8 +40,8 @@ def _much(manifest: Manifest, policy: Policy) -> float:
 
 
 def _point(job: Job, target: Target) -> Position | None:
-    """How far the log can be compacted: to its end, if no points are to be kept, or to the end of the last segment that
-    is older than those. None if that is not worth it."""
+    """The position up to which the log can be compacted: its end if no points are to be kept, otherwise the end of the
+    last segment that is older than all of them. None if that is not worth it."""
     if job.cutoff_us == NONE:
         return target.log.end
     point, size = None, 0
@@ -56,11 +55,11 @@ def _point(job: Job, target: Target) -> Position | None:
 
 
 def compact(job: Job, target: Target, engine: AnyEngine) -> tuple[Target, Bounds] | None:
-    """Roll image and log into a new generation and bring it into force; what it is, and what it restores to. The caller
-    holds the lock. None if too little is old enough.
+    """Roll image and log into a new generation, and bring it into force. The caller holds the target's lock. Returns
+    the new generation and what it restores to; None if too little log is old enough. O(image and log).
 
     Raises:
-        DiskFull, Inconsistent, Damaged: the old generation is as it was, and in force.
+        DiskFull, Inconsistent, Damaged: the old generation is unchanged and in force.
     """
     files, env, manifest, log = job.layout.files, job.env, target.manifest, target.log
     limits = job.policy.limits
@@ -95,7 +94,7 @@ def compact(job: Job, target: Target, engine: AnyEngine) -> tuple[Target, Bounds
             manifest, history=log.history, state_format=engine.state_format, image_position=position,
             consistent_from=position, moving=False, chunk_bytes=limits.chunk_bytes, files=copied,
             created_us=env.clock.now_us(), runs=with_run(manifest.runs, run, limits.runs)), env)
-        bounds = made.bounds()  # which reads its log back before it counts
+        bounds = made.bounds()  # reads the new log back, before the generation comes into force
         made.note(made.manifest)
     except Exception:
         with contextlib.suppress(OSError, DirectoryMoved):
@@ -106,8 +105,8 @@ def compact(job: Job, target: Target, engine: AnyEngine) -> tuple[Target, Bounds
 
 
 def _carry_log(log: Log, place: Generation, after: Position, env: Env) -> None:
-    """The log after a position, which is its end or that of a segment, in a generation of its own. Sealed segments are
-    the same files; the last one, which is gone on with, is a copy."""
+    """Put the log after a position (its end, or a segment's end) into a new generation. Sealed segments are linked. The
+    last one is copied, since it will be appended to."""
     files = env.files
     if after == log.end:
         Log.create(place.log, log.history, after, engine=log.engine, epoch=log.epoch, last_time_us=log.complete_us,

@@ -1,13 +1,13 @@
 """A full backup: image and log of a source as a new generation of the target.
 
-It is made in `gen-N.partial`: image copied, confirmed by the source, log from p0 to what was published at that moment
-over it, and all of it replayed and checked elsewhere. Only then does it get its manifest and its name, and comes into
-force; whatever the target held before stays in force until then, and as an older generation after that, as long as its
-restore points are to be kept. So a transaction committed while the image was being
-copied is in the backup, and one that is inconsistent never becomes the backup.
+It is made in `gen-N.partial`. The image is copied, and the source confirms it. The log is fetched from the image's
+position up to what was published at the confirmation. So transactions that were committed during the copy are in the
+backup. Image and log are replayed and checked in a scratch place. Only then does the generation get its manifest and
+its name, and come into force. So an inconsistent copy never becomes the backup. What the target held before stays in
+force until then. After that it is kept as an older generation, as long as its restore points are to be kept.
 
-If the source goes away half-way, or the process dies, what is synced stays for the next run, which goes on under the
-same lease if that still holds. Any other failure removes the half-made generation.
+If the source goes away or the process dies, what is synced stays. The next run resumes it if the lease still holds.
+Any other failure removes the half-made generation.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def take_full(job: Job, before: Target | None, why: str) -> Report:
 
     Args:
         job: the run.
-        before: the backup that there is, if any.
-        why: for the report, where there is one.
+        before: the backup that the target holds, if any.
+        why: why a full backup replaces it, for the report; empty if it holds none.
 
     Raises:
         Inconsistent: the copy was checked and found wrong; what was in force still is.
@@ -55,7 +55,7 @@ def take_full(job: Job, before: Target | None, why: str) -> Report:
     resumed = sum(min(f.size, len(state.digests.get(f.name, ())) * state.chunk_bytes) for f in grant.files)
     try:
         with kept_alive(source, grant, env.scheduler):
-            job.ask_again(grant)  # before all the bytes are copied
+            job.ask_again(grant)  # fails early, before the bytes are copied
             target, fetched = _copy(job, place, state, past, older, why, at_hand)
             bounds = target.bounds()
             if engine is not None:
@@ -82,7 +82,7 @@ def take_full(job: Job, before: Target | None, why: str) -> Report:
 
 
 def _place(layout: Layout) -> Generation:
-    """Where an earlier run left off, or a new place. What nobody can go on with is removed."""
+    """The half-made generation of an earlier run if it can be resumed, or a new one. Others are removed."""
     found: Generation | None = None
     for partial in partials(layout):
         if found is None and CopyState.read(layout.files, partial.path) is not None:
@@ -98,7 +98,7 @@ def _place(layout: Layout) -> Generation:
 
 def _copy(job: Job, place: Generation, state: CopyState, before: Manifest | None, older: Older, why: str,
           engine: AnyEngine | None) -> tuple[Target, Fetched]:
-    """Image and log, whole and durable, with the manifest that goes with them, which is not written yet."""
+    """Copy image and log, whole and durable. The target that is returned has a manifest that is not written yet."""
     env, source, grant, limits = job.env, job.source, state.grant, job.policy.limits
     copied = copy_image(source, state, place.path, env=env, progress=job.progress)
     confirmed = source.confirm(grant.id)
@@ -134,7 +134,7 @@ def _copy(job: Job, place: Generation, state: CopyState, before: Manifest | None
 
 
 def _identify(job: Job, manifest: Manifest) -> None:
-    """Write who this is, unless it stands there already."""
+    """Write the target's identity document, unless it is there already."""
     try:
         identity = job.layout.read_identity()
     except StoreNotFound:

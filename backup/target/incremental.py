@@ -1,7 +1,7 @@
 """An incremental backup: the source's log after the target's end, appended.
 
-It is valid log at every moment: a run that dies leaves what was synced, and the next goes on after it. When the log has
-outgrown the image, it is compacted (`compact.py`).
+The target's log is valid at every moment. If a run dies, what was synced stays, and the next run continues after it.
+A log that has outgrown the image is compacted (`compact.py`).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def take_incremental(job: Job, target: Target) -> Report:
 
     Raises:
         ForeignStore, OtherBranch, AheadOfSource, Diverged, LogPruned: nothing was changed.
-        Damaged: of the target, or what the source sent.
-        DiskFull, LeaseExpired, SourceUnavailable: what came stays, and the next run goes on after it.
+        Damaged: the target is damaged, or what the source sent.
+        DiskFull, LeaseExpired, SourceUnavailable: what came stays, and the next run continues after it.
     """
     env, source, manifest, limits = job.env, job.source, target.manifest, job.policy.limits
     engine = job.at_hand(manifest.engine)
@@ -49,7 +49,7 @@ def take_incremental(job: Job, target: Target) -> Report:
         with kept_alive(source, grant, env.scheduler):
             info = job.ask_again(grant)
             with target.appending() as log:
-                compare(info, log.history, log.end, accept_branch=job.accept_branch)  # recovery may have found more
+                compare(info, log.history, log.end, accept_branch=job.accept_branch)  # recovery may have found more log
                 began = log.end.txid
                 upto = max(info.published, log.end, key=lambda p: p.txid)
                 fetched = fetch(source, grant.id, log, upto, info.history,
@@ -82,7 +82,7 @@ def take_incremental(job: Job, target: Target) -> Report:
 
 @contextlib.contextmanager
 def _offering_a_full() -> Iterator[None]:
-    """What is damaged in the block is the target; no byte of it has been changed."""
+    """In the block, damage means damage to the target, and nothing has been changed yet: the hint offers a full one."""
     try:
         yield
     except Damaged as error:

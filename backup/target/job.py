@@ -1,4 +1,4 @@
-"""One run of a backup: from where, to where and how, and what full, incremental and compaction have in common."""
+"""One backup run: its source, target and policy, and what full, incremental and compaction have in common."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ logger = logging.getLogger("holdfast.backup")
 
 @dataclass(slots=True)
 class Job:
-    """One run: from where, to where, and how. `owner` names it to the source, `origin` names the source to people.
-    `asked`: for a full backup. `damaged`: so the target was found."""
+    """One run. `owner` names it to the source; `origin` names the source to people. `asked`: a full backup was asked
+    for. `damaged`: the target was found damaged."""
 
     source: Source
     info: SourceInfo
@@ -47,8 +47,8 @@ class Job:
     notes: list[str] = field(default_factory=list)
 
     def at_hand(self, name: str) -> AnyEngine | None:
-        """The engine, compared with the source's versions before the first byte; None where none is installed, which
-        the report says.
+        """The engine, its versions compared with the source's before the first byte is copied. None if it is not
+        installed; the report says so.
 
         Raises:
             UpgradeRequired, UnsupportedFormat, WrongEngine.
@@ -61,8 +61,8 @@ class Job:
         return engine
 
     def ask_again(self, grant: Grant) -> SourceInfo:
-        """Where the source stands now. Raises `SourceRestarted` where it is not the very opening of the store that this
-        run asked first and that granted the lease: at the same address there may be another store by now."""
+        """Where the source stands now. Raises `SourceRestarted` if it is not the instance that this run asked first and
+        that granted the lease. By now another store may be served at the same address."""
         info = self.source.info()
         if not self.info.instance == grant.instance == info.instance:
             raise SourceRestarted(f"the source of store {self.info.history.store_id.hex()} has been restarted, or "
@@ -70,7 +70,7 @@ class Job:
         return info
 
     def register(self, target: Target) -> None:
-        """Have the source keep its log for the next incremental. The backup is whole without it."""
+        """Have the source keep its log for the next incremental. A failure is only noted: the backup is whole."""
         if not self.policy.register:
             return
         try:
@@ -80,14 +80,14 @@ class Job:
             self.notes.append(f"the source was not told to keep its log for the next incremental: {error.message}")
 
     def release(self, lease_id: str) -> None:
-        """Give a lease back; one that cannot be given back expires."""
+        """Give a lease back. If that fails, the lease expires by itself."""
         with contextlib.suppress(HoldfastError):
             self.source.release(lease_id)
 
     def report(self, kind: str, target: Target, bounds: Bounds, branch: bytes, fetched: Fetched, *, from_txid: int,
                before: Bounds | None, **more: Any) -> Report:
-        """What the run did. `bounds`: what the generation restores to. `before`: what the target did before the run.
-        `more`: further fields of the report."""
+        """What the run did. `bounds`: what the generation restores to. `before`: what the target restored to before the
+        run. `more`: further fields of the report."""
         manifest, whole = target.manifest, target.whole(bounds)
         dropped = () if before is None else gone(before, whole)
         new_gap = before is not None and not set(whole.gaps) <= set(before.gaps)
@@ -100,12 +100,12 @@ class Job:
                       notes=tuple(self.notes), **more)
 
     def look(self, target: Target, number: int) -> None:
-        """Look at a target as the policy says. Raises `Damaged`."""
+        """Check a target as much as the policy says. Raises `Damaged`."""
         look(target, number=number, every=self.policy.check == "all", chunks=self.policy.limits.sampled_chunks)
 
     def stand(self, target: Target) -> tuple[Bounds, Older]:
-        """What a backup restores to before a full one takes its place, and its generations, which are the older ones
-        then. One that is damaged is named with what is wrong, and does not count as restoring to anything."""
+        """What a backup restores to before a full one replaces it, and its generations, which will be older ones then.
+        A damaged one is listed with its damage, and counts as restoring to nothing."""
         damage, manifest, generation = "", target.manifest, target.generation
         try:
             bounds = target.bounds()

@@ -1,9 +1,11 @@
-"""A look at a target before log is added to it: what was cut, emptied or damaged since is found before a run builds on
-it, says "done", and lets the source prune the log that would have mended it.
+"""A look at a target before log is added to it.
 
-A look reads as much however large the target is: a sample of the image's chunks, and the newest segments and one other.
-The sample goes on where the last run's ended, so that all is seen in the course of some runs. The sizes of all the
-image's files are compared each time. `every` looks at all of it, as `verify` does, but for the replay.
+It finds files that were cut, emptied or damaged since the last run. Otherwise the run would build on them and succeed,
+and the source would prune the log that could have repaired the backup.
+
+A look costs the same for any size of target: it reads a sample of the image's chunks, the newest segments and one
+other. Each run's sample continues where the last one ended, so over many runs all is read. The sizes of the image's
+files are all compared each time. With `every`, everything is read, as in `verify`, but nothing is replayed.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from .target import Target
 
 
 def look(target: Target, *, number: int, every: bool, chunks: int) -> None:
-    """Compare what is there with what the manifest and the log's footers say. Which sample of so many `chunks` is
-    taken follows from `number`, which grows by one from look to look.
+    """Compare the target with its manifest and its log's footers. `chunks`: the size of the sample. `number`: the
+    number of the look, which grows by one each time and chooses the sample.
 
     Raises:
-        Damaged: something is missing, or not what it was.
+        Damaged: something is missing or has changed.
     """
     files, manifest, log = target.env.files, target.manifest, target.log
     for copied in manifest.files:
@@ -41,7 +43,7 @@ def look(target: Target, *, number: int, every: bool, chunks: int) -> None:
 
 
 def _sample(image: DigestedFiles, manifest: Manifest, first: int, count: int) -> None:
-    """Read `count` chunks of the image from number `first` on, beginning again after the last; each at most once."""
+    """Read `count` chunks of the image from number `first` on, wrapping around at the end. None is read twice."""
     ends = list(accumulate(len(copied.digests) for copied in manifest.files))
     total = ends[-1] if ends else 0
     for number in range(first, first + min(count, total)):

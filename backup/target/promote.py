@@ -1,8 +1,8 @@
-"""What a store that is opened asks of a target: the image that it adopts, and the end of its life as a backup.
+"""A target that is opened as a store: the store adopts its image, and it ceases to be a backup.
 
-A target that is opened for writing is *promoted*: its manifest says since when it is not a backup, and stays, so that
-an incremental into it is refused by name and date. That is durable before the engine may change the image. A crash then
-finds a backup that is whole, or a store that continues on a branch of its own.
+A target that is opened for writing is *promoted*: its manifest then says since when it is not a backup. The manifest
+stays, so that an incremental into the directory is refused with that date. It is durable before the engine may change
+the image. So a crash leaves either a whole backup, or a store that continues on a branch of its own.
 """
 
 from __future__ import annotations

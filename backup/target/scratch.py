@@ -1,12 +1,11 @@
 """Opening a backup without touching it: replayed in memory, or in a scratch copy.
 
-An image is bytes as they were copied. Whether it is a state shows only when an engine opens it and replays the log
-over it. That happens in memory where the engine can and the log is small, and otherwise in a copy of the image that is
-removed afterwards. The bytes of the backup do not change either way; they are checked against their digests on the way
-into the scratch copy.
+An image is only bytes until an engine has opened it and replayed the log over it: that shows whether it is a state. If
+the engine can, and the log is small, this happens in memory. Otherwise it happens in a scratch copy of the image, which
+is removed afterwards; its bytes are compared with their digests as they are copied. The backup is never changed.
 
-The copy lies in the target's own directory, since only that is sure to be on the target's file system: what is beside
-it may be on another one, or closed to this user. Who may only read the target uses the directory for temporary files.
+The scratch copy lies in the target's own directory, since only that is sure to be on the target's file system and
+open to this user. If this user may only read the target, the copy goes into the directory for temporary files.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ from ..engines import AnyEngine, Options
 from .target import Target
 
 MAX_FINDINGS = 100
-"""Inconsistencies that are gathered before a check stops."""
+"""Inconsistencies that a check reports at most."""
 
 
 def _fits_memory(engine: AnyEngine, log: Log, most: int) -> bool:
-    """Whether the log, of so many bytes at most, may be replayed into an engine that is open read-only."""
+    """Whether the log can be replayed into an engine that is open read-only: it has at most `most` bytes."""
     return engine.abilities.replays_in_memory and log.size() <= most and not log.attached()
 
 
 @contextmanager
 def copied_state(target: Target, into: Path, engine: AnyEngine, options: Options, env: Env, *, durable: bool,
                  progress: Progress) -> Iterator[Engine[Any, Any]]:
-    """The image copied to `into`, which is written through `env`, and opened as a state to be replayed from its
-    position. `into` remains. Raises `Damaged`, `DiskFull`."""
+    """Copy the image to `into`, through `env`, and open it as a state to be replayed from its position. `into` is not
+    removed. Raises `Damaged`, `DiskFull`."""
     with target.image() as image:
         copy_files(image.read, image.listed, into, env=env, durable=durable,
                    chunk_bytes=target.manifest.chunk_bytes, progress=progress, stage="replay image")
@@ -58,9 +57,9 @@ def _context(target: Target, options: Options, env: Env) -> Context:
 @contextmanager
 def rolled(target: Target, *, engine: AnyEngine, options: Options, scratch: Path, progress: Progress,
            memory_log_bytes: int | None, upto: int | None = None) -> Iterator[Engine[Any, Any]]:
-    """An engine at the end of the log, or at transaction `upto`, without a byte of the generation changed: in memory
-    if the log has at most `memory_log_bytes`, and in `scratch` otherwise, always if it is None. `scratch` does not
-    exist before, nor after; if this user cannot make it, a directory for temporary files takes its place.
+    """An engine at the end of the log, or at transaction `upto`. The generation is not changed. The log is replayed in
+    memory if it has at most `memory_log_bytes`, otherwise in `scratch`; if that bound is None, always in `scratch`.
+    `scratch` must not exist, and is removed. If it cannot be made, a temporary directory is used.
 
     Raises:
         Damaged, DiskFull, UpgradeRequired, UnsupportedFormat.
@@ -91,7 +90,7 @@ def rolled(target: Target, *, engine: AnyEngine, options: Options, scratch: Path
 
 
 def check(engine: Engine[Any, Any], where: str) -> None:
-    """Walk the whole state. Raises `Inconsistent`."""
+    """Run the engine's check over the whole state; `where` names it. Raises `Inconsistent`. O(state)."""
     with engine.view() as view:
         findings = tuple(islice(view.check(), MAX_FINDINGS))
     if findings:

@@ -1,9 +1,8 @@
-"""A target, opened: a generation with its manifest, read once, and its log, recovered once.
+"""A target, opened: a generation with its manifest, which is read once, and its log, which is recovered once.
 
-What a target claims stands in its manifest and in its log. The manifest is written after the log that it tells of is
-synced, so the log may go on further than the last run says (a run died before it was noted), never less: less is
-damage. A run that dies before it has switched `CURRENT` leaves a finished generation that is not in force; the next run
-brings it into force.
+Order of writes: a run syncs log first, then writes the manifest that notes it. So the log may reach further than the
+manifest says, if a run died in between. A log that ends earlier is damaged. A new generation is finished first, then
+`CURRENT` is switched to it. If a run dies in between, the next run brings the finished generation into force.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Target:
 
     Attributes:
         layout, generation: the directory, and which generation of it this is.
-        manifest: what it says of itself. `note` replaces it.
+        manifest: the generation's manifest. `note` replaces it.
         env: files, clock, randomness and threads.
     """
 
@@ -42,11 +41,11 @@ class Target:
 
     @classmethod
     def open(cls, layout: Layout, env: Env) -> Target:
-        """The generation in force of a backup.
+        """Open the generation in force of a backup.
 
         Raises:
             TargetInvalid: there is no backup here.
-            TargetPromoted: there was one, until somebody opened it for writing.
+            TargetPromoted: there was one, until it was opened for writing.
             Damaged, UnsupportedFormat.
         """
         try:
@@ -70,16 +69,16 @@ class Target:
 
     @property
     def log(self) -> Log:
-        """The log, recovered read-only when it is first asked for, and held against the manifest. It keeps no file
-        open. Raises `Damaged`, `UnsupportedFormat`."""
+        """The log. The first call recovers it, read-only, and compares it with the manifest. It keeps no file open.
+        Raises `Damaged`, `UnsupportedFormat`."""
         if self._log is None:
             self._log = self._recovered(read_only=True)
         return self._log
 
     @contextmanager
     def appending(self) -> Iterator[Log]:
-        """The log, recovered anew to be appended to, and sealed at the end of the block. From then on it is `log`, and
-        shows what was appended. Raises `Damaged`, `UnsupportedFormat`, `DiskFull`."""
+        """Recover the log for appending. At the end of the block it is sealed, and `log` gives it from then on. Raises
+        `Damaged`, `UnsupportedFormat`, `DiskFull`."""
         self._log = log = self._recovered(read_only=False)
         try:
             yield log
@@ -101,11 +100,11 @@ class Target:
         return log
 
     def image(self) -> DigestedFiles:
-        """The image's files, to be read against their digests and closed."""
+        """The image's files, which compare what is read with their digests. The caller closes them."""
         return DigestedFiles(self.generation.state, self.manifest.files, self.manifest.chunk_bytes, self.env)
 
     def note(self, manifest: Manifest) -> None:
-        """Make a manifest this generation's, durably."""
+        """Replace this generation's manifest, durably."""
         manifest.write(self.env.files, self.generation)
         self.manifest = manifest
 
@@ -124,7 +123,7 @@ class Target:
                       last_time_us=log.time_of(last.txid) or None, complete_until_us=complete)
 
     def kept(self) -> list[tuple[Generation, Mapping[str, Any]]]:
-        """The older generations that are there, newest first, and what the manifest says of each."""
+        """The older generations that exist, newest first, each with what the manifest says of it."""
         found = [(Generation(self.layout.root / one["generation"]), one) for one in self.manifest.older]
         return sorted(((g, one) for g, one in found if self.layout.files.is_directory(g.path)),
                       key=lambda f: f[0].name, reverse=True)
@@ -135,7 +134,7 @@ class Target:
         return None if manifest is None else Target(self.layout, generation, manifest, self.env)
 
     def whole(self, newest: Bounds) -> Bounds:
-        """What the target restores to: the bounds of this generation and of the older ones, and the gaps between."""
+        """What the whole target restores to: this generation (`newest`), the older ones, and the gaps in between."""
         parts = [newest, *(Bounds(**{k: v for k, v in one.items() if k not in ("generation", "damage")})
                            for _, one in self.kept() if not one["damage"])]
         first, last = min(parts, key=lambda b: b.first), max(parts, key=lambda b: b.last)
@@ -144,16 +143,16 @@ class Target:
                       gaps=gaps((b.first, b.last) for b in parts))
 
     def sweep(self) -> None:
-        """Remove what is neither this generation, which is in force, durably, nor one of those that it keeps."""
+        """Remove every generation but this one and the older ones that it keeps. It must be in force, durably."""
         self.layout.sweep(keep=[one["generation"] for one in self.manifest.older])
 
 
 def detect(layout: Layout, env: Env) -> Target | None:
-    """The backup that is here; None if nothing that matters is. Changes nothing.
+    """The backup in a directory, or None if the directory can take a first one. Changes nothing.
 
     Raises:
-        TargetInvalid, TargetPromoted: something else is here, or this is a place within something else.
-        Damaged, UnsupportedFormat: it cannot be read.
+        TargetInvalid, TargetPromoted: something else is here, or the directory lies inside a store or backup.
+        Damaged, UnsupportedFormat: the backup cannot be read.
     """
     refuse_inside(layout.root, layout.files)
     if layout.is_store():
@@ -166,7 +165,7 @@ def detect(layout: Layout, env: Env) -> Target | None:
 
 
 def finish_switch(layout: Layout) -> bool:
-    """Bring a finished generation into force that a run did not come to switch to, and say whether there was one. The
+    """Bring a finished generation into force if a run died before it switched to it. Returns whether there was one. The
     caller holds the lock."""
     files = layout.files
     try:

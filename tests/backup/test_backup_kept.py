@@ -200,7 +200,7 @@ def test_a_damaged_generation_stays_and_is_named(it: Kept) -> None:
     assert "gen-000001, which was in force, is damaged" in str(report)
     assert (report.dropped, report.lost) == (((0, 4),), True)
     assert report.bounds.gaps == ()
-    assert "was not looked at" in str(backup.verify(it.target, env=it.env))
+    assert "was not verified" in str(backup.verify(it.target, env=it.env))
     assert "damaged: " in str(backup.info(it.target))
     with pytest.raises(Damaged):
         backup.restore(it.target, it.root / "restored", to_txid=3, env=it.env)

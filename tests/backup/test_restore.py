@@ -135,7 +135,7 @@ def test_every_time_within_bounds(world: World, tmp_path: Path) -> None:
 
 def test_times_that_cannot_be_meant(world: World, tmp_path: Path) -> None:
     bounds = backup.info(world.target).bounds
-    with pytest.raises(RestorePointOutOfRange, match="after what this backup knows of"):
+    with pytest.raises(RestorePointOutOfRange, match="after the end of this backup"):
         backup.restore(world.target, tmp_path / "dest", at=moment(bounds.complete_until_us + 1))
     assert backup.restore(world.target, tmp_path / "dest", at=moment(bounds.complete_until_us)).txid == 25
     with pytest.raises(RestorePointOutOfRange, match="before this backup begins"):
