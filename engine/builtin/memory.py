@@ -1,10 +1,10 @@
 """The memory engine: keys and values in a dictionary, its durable state one file. The smallest whole engine.
 
-`apply` changes the dictionary; `checkpoint` writes all of it to one file that is replaced durably, so the state on disk
-is always exactly at its position (atomic), and an image of it never moves (stable). A view keeps the dictionary that
-was current when it was made; the first `apply` after that copies it and leaves the old one to the view. So a commit
-costs what it changes unless somebody looked since the last one, and then it costs the whole dictionary: this engine is
-for small states, for tests, and to be read.
+`apply` changes the dictionary. `checkpoint` writes all of it to one file, which is replaced durably. So the state on
+disk is always exactly at its position (atomic), and an image of it never moves (stable). A view keeps the dictionary
+that was current when it was made; the first `apply` after that copies it, and leaves the old one to the view. So a
+commit costs as much as it changes, but the first one after a view costs as much as the whole dictionary. This engine
+is for small states, for tests, and as an example to read.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class MemoryTransaction(KeyedTransaction[bytes, bytes | None]):
         self._base = base
 
     def get(self, key: bytes) -> bytes | None:
-        """The value, with this transaction's own changes, or None."""
+        """The value, or None. This transaction's own changes are included."""
         return self.changes[key] if key in self.changes else self._base.get(key)
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -86,7 +86,7 @@ class MemoryView(View):
         return self._state.get(key)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All keys and values, in no order."""
+        """All keys and values, in any order."""
         return iter(self._state.items())
 
     def digest(self) -> bytes:
@@ -128,9 +128,9 @@ class MemoryEngine(Engine[MemoryTransaction, MemoryView]):
         self._env = context.env
         self._position = self._applied = position
         self._state = state
-        self._viewed = False  # whether a view holds self._state, which must not change any more then
+        self._viewed = False  # whether a view holds self._state: then it must not change
         self._pending = 0
-        self._lock = context.env.scheduler.lock()  # guards the four above against view() on other threads
+        self._lock = context.env.scheduler.lock()  # guards the four above: view() runs on other threads
 
     @property
     def position(self) -> Position:
@@ -153,7 +153,7 @@ class MemoryEngine(Engine[MemoryTransaction, MemoryView]):
                 self._applied = record.position
 
     def checkpoint(self, upto: Position) -> Position:
-        if upto.txid > self._position.txid:  # all that is applied goes: under the writer lock, nothing changes it
+        if upto.txid > self._position.txid:  # writes all that is applied; the writer lock keeps it still
             path = self._directory / _FILE
             write_state(self._context, path, _MAGIC, self.state_format, self._applied, _pack(self._state))
             self._position, self._pending = self._applied, 0

@@ -1,7 +1,7 @@
-"""The reference engine: a property graph on LMDB, with what one reads and gives.
+"""The reference engine: a property graph on LMDB.
 
 Nodes have labels and properties; edges are directed, have one type, a source, a target and properties, and there may be
-several between the same two nodes. One transaction writes at a time; any number of views read beside it.
+several between the same two nodes. One transaction writes at a time. Any number of views can read meanwhile.
 """
 
 from .bulk import BulkLoad, BulkResult

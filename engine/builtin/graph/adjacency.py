@@ -1,13 +1,13 @@
-"""Adjacency lists as they stand in LMDB: packed blocks.
+"""Adjacency lists as LMDB stores them: packed blocks.
 
 The edges of one node in one lane (edge type and direction) are one list, ordered by edge id, under the key
-`node u64 ‖ lane u32`, big-endian. Up to `BLOCK` of them stand in one value: all neighbours, then all edge ids, each
-64 bits, little-endian. So one hop is one lookup and one unpacking, for all but the largest nodes.
+`node u64 ‖ lane u32`, big-endian. Up to `BLOCK` entries are one value: all neighbours, then all edge ids, each 64 bits,
+little-endian. So one hop takes one lookup and one unpacking, except at the largest nodes.
 
-Of a longer list that value is the tail, and 8 more bytes at its end tell how many entries stand before it, in blocks of
-up to `BLOCK` under `node ‖ lane ‖ id of the block's first edge u64`. New edges have the highest ids, so adding one to
-a node with millions rewrites one small value, and when the tail is full its entries move out to a block of their own.
-A value's length says which of the two it is: 16 n, or 16 n + 8. (What is stored has its seal behind that.)
+In a longer list, this value is the tail. Its last 8 bytes say how many entries come before it, in blocks of up to
+`BLOCK` under `node ‖ lane ‖ id of the block's first edge u64`. New edges have the highest ids, so adding one to a node
+with millions of edges rewrites one small value. When the tail is full, its entries are moved to a new block.
+The length of a value tells whether it is a tail: 16 n + 8, otherwise 16 n. (In LMDB, the seal follows.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 BLOCK = 254
-"""Entries in a block: with the count before it, its seal and LMDB's header it fits one overflow page."""
+"""Entries in a block. With its count, its seal and LMDB's header, a block fits one overflow page."""
 
 pack_key = struct.Struct(">QI").pack
 unpack_key = struct.Struct(">QI").unpack_from
@@ -46,12 +46,12 @@ def unpack(column: bytes) -> list[int]:
 
 
 def entries(block: bytes) -> int:
-    """How many entries stand in this block itself."""
+    """How many entries are in this block."""
     return len(block) >> 4
 
 
 def earlier(block: bytes) -> int:
-    """How many entries of the list stand before a tail."""
+    """How many entries of the list come before a tail."""
     return int(_earlier.unpack_from(block, len(block) - 8)[0]) if len(block) & 8 else 0
 
 
@@ -72,8 +72,8 @@ def encode(neighbours: list[int], edges: list[int], before: int = 0) -> bytes:
 
 def read(block: bytes | None, key: bytes,
          earlier_blocks: Callable[[bytes], Iterator[tuple[bytes, bytes]]]) -> tuple[list[int], list[int]]:
-    """A whole list, given its value under `key`: neighbours and edge ids. `earlier_blocks` gives the blocks before the
-    tail that stands under a key, in order, as key and value."""
+    """A whole list, given its value under `key`: neighbours and edge ids. `earlier_blocks` gives the blocks before a
+    tail, in order, as key and value."""
     if block is None:
         return [], []
     neighbours: list[int] = []
@@ -107,9 +107,9 @@ def change(key: bytes, changes: Sequence[tuple[int, int | None]], get: Get, curs
 
     Args:
         key: of the list.
-        changes: (edge id, neighbour, or None to take it out), ordered by edge id, each id once.
-        get, cursor: to read the adjacency database as it is.
-        opened: opens the seal of what a cursor is at: key and stored value to value.
+        changes: (edge id, neighbour, or None to remove it), ordered by edge id, each id once.
+        get, cursor: read the adjacency database.
+        opened: opens the seal of a cursor's entry: key and stored value to value.
 
     Returns:
         (key, value, or None to delete), the list's own key first.

@@ -33,7 +33,7 @@ NodeItem = tuple[str | Sequence[str], Properties]
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """The ids a load gave out: nodes `first_node`, `first_node + 1`, … in the order they were given; edges likewise."""
+    """The ids that a load assigned: nodes `first_node`, `first_node + 1`, … in their given order; edges likewise."""
 
     first_node: int
     nodes: int
@@ -52,9 +52,9 @@ class BulkLoad:
         edges: an integer array of shape (n, 2); a pair of arrays of n, sources and targets; or an iterable of
             (source, target) or (source, target, properties). A pair of lists, which could be either, is refused.
         edge_type: of all edges.
-        relative: whether the node ids in `edges` count from this load's first node, which is 0 then. Otherwise they
-            are ids of nodes, there already or of this load (whose first id is known where nobody else writes).
-        result: the ids that were given out; set when the load has been logged.
+        relative: whether node ids in `edges` count from this load's first node, as 0. Otherwise they are ids of nodes
+            that exist or of this load's (whose first id you can know only if nothing else writes).
+        result: the ids that were assigned; set when the load has been logged.
     """
 
     nodes: int | Iterable[Properties | NodeItem] = 0
@@ -72,7 +72,7 @@ def encode(load: object, tx: GraphTransaction, out: BinaryIO, reserve: Callable[
         load: a `BulkLoad`.
         tx: one without changes, on the newest state; it is used for looking up and for allocating tokens.
         out: where to write the file.
-        reserve: called with the load in columns before anything is written; raises where there is no room for it.
+        reserve: called in this thread with the load in columns before anything is written; raises if room is lacking.
 
     Raises:
         InvalidInput: nothing was written.
@@ -198,7 +198,7 @@ def _ids(array: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 def _check_ends(load: BulkLoad, sources: Any, targets: Any, count: int, tx: GraphTransaction,
                 before: Marks) -> None:
-    """That every edge's nodes are there, or in the load."""
+    """Check that the nodes of every edge exist or are in the load. Raises `InvalidInput`."""
     if not len(sources):
         return
     low, high = int(min(sources.min(), targets.min())), int(max(sources.max(), targets.max()))

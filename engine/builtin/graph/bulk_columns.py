@@ -1,7 +1,7 @@
 """A bulk load in columns: its file beside the log, and how it gets from there into LMDB.
 
-Node and edge blocks are written whole, and both adjacency lists of all edges by one sort, sliced into blocks. Where the
-lists of the load lie above all that are there, as in an empty store, they are appended; otherwise merged.
+Node and edge blocks are written whole. One sort of all edges gives both adjacency lists, which are cut into blocks. If
+the load's lists come after all existing ones, as in an empty store, they are appended; otherwise they are merged.
 
 The file, little-endian: magic `HFGBULK\\0`, version u32, uniform label-set token u32 (0: one for each node follows),
 edge type u32, reserved u32, then u64: first node, number of nodes, first edge, number of edges, bytes of node
@@ -55,8 +55,8 @@ def packed_map(item: int, packed: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A load in columns, as its payload and its file have it. `uniform` is the label set of all nodes, or 0; where it
-    is given, `label_sets` takes no memory, however many nodes there are."""
+    """A load in columns, as its payload and its file have it. `uniform` is the label set of all nodes, or 0. With it,
+    `label_sets` takes no memory, however many nodes there are."""
 
     marks: Marks
     tokens: list[tuple[int, str, Any]]
@@ -90,8 +90,8 @@ class Loaded:
         return found
 
     def pages(self, reads: Lookups) -> int:
-        """At most how many pages it takes: new data, in pages that may be half full, and copies of what it is merged
-        with. `reads` is the state before it, with its tokens."""
+        """An upper bound of the pages that it takes: new data, in pages that may be half full, and copies of the pages
+        it is merged into. `reads` is the state before it, with its tokens."""
         base, n, nodes = reads._base, len(self.sources), len(self.label_sets)
         labels = {label for label_set in self.sets() for label in reads._tokens.label_tokens(label_set)}
         rows = len(reads._indexes()) * min(nodes, len(self.node_props) // _MAP.size)
@@ -146,7 +146,7 @@ def read(files: Files, path: Path, payload: bytes) -> Loaded:
 
 
 def apply(loaded: Loaded, writer: StateWriter, indexes: Indexes, tokens: Tokens) -> Marks:
-    """Write a load into the transaction of `writer`, whose overlay has been written; returns the marks after it."""
+    """Write a load into the transaction of `writer`, after its overlay. Returns the marks after the load."""
     writer.write("tokens", (token_entry(*token) for token in loaded.tokens))
     if len(loaded.label_sets):
         _write_nodes(loaded, writer, tokens)
@@ -184,8 +184,8 @@ def _props(data: bytes, loaded: Loaded, indexes: Indexes, tokens: Tokens,
 
 
 def _parts(per: int, first: int, column: Any) -> Iterator[tuple[int, int, Any]]:
-    """Consecutive items, numbered from `first`, in blocks of `per`: each block's number, and from which place in it on
-    it has which of them."""
+    """Cut consecutive items, numbered from `first`, into blocks of `per`: for each block its number, the offset in it,
+    and its items."""
     number, skip = divmod(first, per)
     for at in range(-skip, len(column), per):
         yield number, max(-at, 0), column[max(at, 0) : at + per]
@@ -193,7 +193,7 @@ def _parts(per: int, first: int, column: Any) -> Iterator[tuple[int, int, Any]]:
 
 
 def _blocks(writer: StateWriter, db: str, per: int, first: int, column: Any) -> Iterator[tuple[bytes, bytes]]:
-    """Consecutive items as blocks of `per`, the first over what is there."""
+    """Consecutive items as blocks of `per`. The first is merged into the block that exists."""
     for number, skip, part in _parts(per, first, column):
         block = part
         if len(part) < per:
@@ -218,7 +218,7 @@ def _write_nodes(loaded: Loaded, writer: StateWriter, tokens: Tokens) -> None:
 
 def _bitmaps(writer: StateWriter, label: int, first: int, sets: Any,
              having: list[int]) -> Iterator[tuple[bytes, bytes]]:
-    """The bitmaps of a label, which the sets `having` have, the first over what is there."""
+    """The bitmaps of a label, which the sets `having` contain. The first is merged into the one that exists."""
     for number, skip, part in _parts(LABEL_WINDOW, first, sets):
         key = LABEL_KEY.pack(label, number)
         bits = np.zeros(LABEL_WINDOW, bool)
@@ -286,7 +286,7 @@ def _order(sources: Any, targets: Any) -> Any:
 
 
 def _append(cursor: Any, writer: StateWriter, keys: Any, starts: Any, counts: Any, data: Any) -> None:
-    """Write lists that come after all that are there."""
+    """Append lists that come after all existing ones."""
     raw, packed = keys.tobytes(), data.tobytes()
     puts: list[tuple[bytes, bytes]] = []
     block = adjacency.BLOCK

@@ -1,10 +1,10 @@
-"""The check: walk a whole state and say what does not agree.
+"""The check: walk a whole state and report every inconsistency.
 
-What is in LMDB is checked as it stands there: blocks well-formed and in order, adjacency against the edge table in
-both directions, label bitmaps and index rows against the nodes, counts and marks. Then what the view
-shows (the overlay over it) is checked by the same rules, reading through the view, for all that the overlay touches.
+First LMDB's content is checked: blocks must be well-formed and in order; adjacency, in both directions, must agree with
+the edge table; label bitmaps and index rows with the nodes; counts and marks with all of it. Then everything that the
+overlay touches is checked by the same rules, as the view shows it.
 
-However large the state, some blocks at a time are held, and LMDB's map is told what was passed (see `mapping.py`).
+Only some blocks are held at a time, and what was read is reported to LMDB's map (see `mapping.py`).
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def check(view: Reads, bound: int) -> Iterator[str]:
 
 
 def _guarded(findings: Iterator[str], what: str, base: Base) -> Iterator[str]:
-    """A part that cannot go on is a finding too."""
+    """The findings of one part of the check. If the part fails, that is a finding too."""
     try:
         yield from findings
-    except (StoreClosed, LimitReached, OSError):  # they say nothing of the bytes
+    except (StoreClosed, LimitReached, OSError):  # these say nothing about the bytes
         raise
     except lmdb.Error as error:
         raise base.failed(error) from error
@@ -76,7 +76,7 @@ def _guarded(findings: Iterator[str], what: str, base: Base) -> Iterator[str]:
 
 
 class _Stored:
-    """The checks of one base. What is counted in passing is compared at the end."""
+    """The checks of one base. Counts made on the way are compared at the end."""
 
     def __init__(self, base: Base, tokens: Tokens) -> None:
         self.base = base
@@ -104,7 +104,7 @@ class _Stored:
         return value
 
     def block(self, db: str, number: int) -> bytes:
-        """A block of nodes or edges, zeros where there is none. Most ask for the one that was asked for before."""
+        """A block of nodes or edges; zeros if there is none. The last one is kept, as most calls ask for it again."""
         if self._last[0] != (db, number):
             size = 4 * NODE_BLOCK if db == "nodes" else EDGE_BLOCK * EDGE_DTYPE.itemsize
             self._last = (db, number), self.get(db, id_key(number)) or bytes(size)
@@ -222,7 +222,7 @@ class _Stored:
                 ids = np.flatnonzero(block == token) + first
                 for number in np.unique(ids // LABEL_WINDOW).tolist():
                     if number > current:
-                        # A block may reach into the next window; all of an earlier one has been seen by then.
+                        # A block may reach into the next window. All blocks of earlier windows have been seen.
                         done = [old for old in window if old < number - 1]
                         for old in done:
                             expected += len(window[old])
@@ -338,7 +338,7 @@ def _overlay(view: Reads, stored: _Stored) -> Iterator[str]:
 
 
 def _lists(view: Reads, lane: int, owners: list[int], sums: list[int]) -> Iterator[str]:
-    """Check some lists as they are shown, and bring the sums over all stored lists, by direction, to what is shown."""
+    """Check some lists as the view shows them. Update the sums (by direction, over all stored lists) accordingly."""
     base = view._base
     at = 0
     while at < len(owners):

@@ -1,9 +1,9 @@
 """The check of adjacency: every list well-formed and in order, and all of them together the edges of the edge table.
 
-The edge table, the outgoing and the incoming lists must each hold the same edges. Each is walked once, in its own
-order, and a 64-bit checksum of every edge (id, ends, type) is summed up: sums that are equal mean equal sets, whatever
-the order, and take no memory. That the ends of all edges exist follows from the owners of all lists existing. Where
-sums differ the lists are walked again, and each entry is looked up in the edge table, to say which ones are wrong.
+The edge table, the outgoing and the incoming lists must hold the same edges. Each is walked once, in its own order, and
+a 64-bit checksum of every edge (id, ends, type) is summed. Equal sums mean equal sets in any order, and take no memory.
+If the owners of all lists exist, so do the ends of all edges. If sums differ, the lists are walked again, and each
+entry is looked up in the edge table, to find the wrong ones.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Lists:
 
     Args:
         rows: gives keys and values of the adjacency database, in order.
-        block: gives a block of nodes or edges by number, zeros where there is none.
+        block: gives a block of nodes or edges by number; zeros if there is none.
 
-    Attributes, once `walk` is through:
+    Attributes, after `walk` has ended:
         counts, sums: by direction, of entries, and of their checksums, modulo 2^64.
     """
 
@@ -139,7 +139,7 @@ class Lists:
         self._tail = None
 
     def _owners(self, entries: _Entries) -> Iterator[str]:
-        """That the nodes whose lists these are exist."""
+        """Check that the nodes that own these lists exist."""
         if not len(entries.blocks):
             return
         nodes = entries.nodes[np.concatenate(([True], entries.nodes[1:] != entries.nodes[:-1]))]
@@ -172,7 +172,7 @@ class Lists:
 
 
 def _entries(keys: list[bytes], values: list[bytes], widths: Any, sizes: Any) -> _Entries:
-    """The entries of those blocks that can be taken apart."""
+    """The entries of the blocks that can be decoded."""
     good = ((widths == adjacency.KEY_BYTES) | (widths == adjacency.KEY_BYTES + 8)) & (sizes & 7 == 0) & (
         sizes < 16 * (adjacency.BLOCK + 1))
     if not good.all():

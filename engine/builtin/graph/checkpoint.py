@@ -1,11 +1,11 @@
 """A checkpoint: what the layers hold up to a transaction is written to LMDB, in one synced LMDB transaction.
 
-For each cell, the newest event at or below the transaction; for each adjacency list, the newest of each edge. Label
-bitmaps and index rows are derived here, from what the cells were before and are now. Everything goes in key order,
-block by block, in small batches, and between them the checkpointer sleeps for a moment now and then: whoever else
-wants the interpreter lock gets it then, and would wait for a whole switch interval otherwise.
+Of each cell, the newest event at or below the transaction is written; of each adjacency list, the newest of each edge.
+Label bitmaps and index rows are derived here by comparing each cell with its former value. Writes go in key order,
+block by block, in small batches. Between batches the checkpointer sleeps for a moment now and then, so that other
+threads get the interpreter lock at once. Otherwise they would wait for a whole switch interval.
 
-`StateWriter` writes into an open LMDB transaction; a bulk load uses it for what is pending before it.
+`StateWriter` writes into an open LMDB transaction. A bulk load uses it too, for the changes that are pending before it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Cells = Callable[[Layer], dict[int, Event]]
 
 
 class Pace:
-    """Called now and then by long work: sleeps a little if the work has gone on for a little."""
+    """Called now and then by long work: sleeps for a moment if the work has run for a while since the last time."""
 
     __slots__ = ("_clock", "_since")
 
@@ -78,12 +78,12 @@ class StateWriter:
     Args:
         state: the environment.
         txn: an LMDB write transaction.
-        layers: newest first, that nothing is added to any more.
-        above: what the state holds already.
+        layers: frozen, newest first.
+        above: the last transaction that the state already holds.
         upto: the last transaction to write.
         tokens: the table.
         pace: called between batches.
-        tallies: of the state before; the writer's own attribute of that name is brought along with each write.
+        tallies: of the state before. The attribute of that name is updated by each write.
     """
 
     def __init__(self, state: LmdbState, txn: Any, layers: Sequence[Layer], above: int, upto: int, tokens: Tokens,
@@ -97,7 +97,7 @@ class StateWriter:
         self.pace = pace
         self.sealers = state.sealers
         self.tallies = {name: tally.copy() for name, tally in tallies.items()}
-        self._read: dict[tuple[str, bytes], bytes | None] = {}  # since the last write: what will mostly be replaced
+        self._read: dict[tuple[str, bytes], bytes | None] = {}  # read since the last write; most are replaced next
         self._bits: dict[tuple[int, int], dict[int, bool]] = defaultdict(dict)
         self._rows: dict[bytes, bool] = {}
 
@@ -110,7 +110,7 @@ class StateWriter:
         return value
 
     def write(self, db: str, writes: Iterable[tuple[bytes, bytes | None]] | Iterable[tuple[bytes, bytes]]) -> None:
-        """Put, or delete where the value is None, in order, in batches."""
+        """Put values, or delete if the value is None; in order, in batches."""
         handle = self.dbs[db]
         cursor = self.txn.cursor(handle)
         get, sealed, tally = self.txn.get, self.sealers[db].sealed, self.tallies[db]
@@ -120,7 +120,7 @@ class StateWriter:
             if (db, key) in read:
                 before = read.pop((db, key))
             elif (before := get(key, None, handle)) is not None:
-                opened(key, before)  # a seal that is wrong would leave the tally wrong
+                opened(key, before)  # with a wrong seal, the tally would become wrong
             if before is not None:
                 tally.remove(before)
             if value is None:
@@ -138,7 +138,7 @@ class StateWriter:
         read.clear()
 
     def newest(self, cells: Cells, key: int) -> Event | None:
-        """The event of a cell that is to be written, or None."""
+        """The event of a cell that must be written, or None."""
         for layer in self.layers:
             event = newest(cells(layer).get(key), self.upto)
             if event is not None:
@@ -146,7 +146,7 @@ class StateWriter:
         return None
 
     def events(self, cells: Cells) -> Iterator[tuple[int, Event]]:
-        """What is to be written of one kind of cell, in the order of ids."""
+        """The events that must be written of one kind of cell, in the order of ids."""
         keys = sorted_keys([cells(layer) for layer in self.layers], self.pace)
         for at in range(0, len(keys), _BATCH):
             for key in keys[at : at + _BATCH].tolist():
@@ -158,7 +158,7 @@ class StateWriter:
     # --- what is written ---------------------------------------------------------------------------------------------
 
     def write_all(self, base: Indexes) -> Indexes:
-        """Write everything but the position. `base` are the indexes that the state has; returns those it has now."""
+        """Write everything except the position. `base`: the indexes of the state before. Returns those it has now."""
         self.write("tokens", (token_entry(token, kind, value) for layer in reversed(self.layers)
                               for txid, token, kind, value in layer.tokens if self.above < txid <= self.upto))
         indexes = self.indexes(base)
@@ -194,7 +194,7 @@ class StateWriter:
         return base
 
     def write_nodes(self, indexes: Indexes) -> None:
-        """The node blocks, collecting what changes of label bitmaps, and of the rows of `indexes`."""
+        """Write the node blocks. Collect the changes of label bitmaps and of the rows of `indexes`."""
         number, block, first = -1, bytearray(), 0
         writes: list[tuple[bytes, bytes | None]] = []
         for node, event in self.events(lambda layer: layer.nodes):
@@ -236,7 +236,8 @@ class StateWriter:
             writes.append((id_key(number), bytes(block) if any(block) else None))
 
     def note_rows(self, indexes: Indexes, node: int, before: int, labels: int) -> None:
-        """Rows to delete and to put for a node whose label sets these are. Its old properties are still in LMDB."""
+        """Collect the index rows to delete and to put for a node, given its label sets. Its old properties must be in
+        LMDB still."""
         stored = self.get("node_props", id_key(node)) or b""
         event = self.newest(lambda layer: layer.props, node)
         for put, label_set, packed in ((False, before, stored), (True, labels, stored if event is None else event[1])):
@@ -262,7 +263,7 @@ class StateWriter:
             self.pace()
 
     def build_rows(self, key: tuple[int, int], index: int) -> None:
-        """Index all nodes that there are now."""
+        """Build the rows of a new index, for all nodes that exist now. O(nodes of the label)."""
         label, prop = key
         rows = []
         cursor = self.txn.cursor(self.dbs["labels"])
@@ -360,7 +361,7 @@ class StateWriter:
 
 
 def pages_needed(state: LmdbState, base: Base, layers: Sequence[Layer]) -> int:
-    """At most how many pages writing these layers takes: each page that it may touch is copied, and new data comes."""
+    """An upper bound of the pages that writing these layers takes: copies of all pages touched, and the new data."""
     touched = {
         "tokens": sum(len(layer.tokens) for layer in layers),
         "nodes": sum(len(layer.nodes) for layer in layers),
@@ -393,7 +394,7 @@ def pages_needed(state: LmdbState, base: Base, layers: Sequence[Layer]) -> int:
 
 def write_state(state: LmdbState, base: Base, layers: Sequence[Layer], upto: Position, tokens: Tokens, clock: Clock,
                 more: Callable[[StateWriter, Indexes], Marks] | None = None) -> None:
-    """Make the durable state hold everything up to `upto`. Room for it has been reserved.
+    """Make the durable state hold everything up to `upto`. Room for it must have been reserved.
 
     Args:
         layers: frozen, newest first.
@@ -412,7 +413,7 @@ def write_state(state: LmdbState, base: Base, layers: Sequence[Layer], upto: Pos
 
 
 def dismantle(parts: list[dict[int, Any]], pace: Pace) -> None:
-    """Free the parts of a layer that is gone bit by bit: at once, it would hold the interpreter lock for long."""
+    """Free the parts of a dropped layer bit by bit. All at once, that would hold the interpreter lock for long."""
     for cells in parts:
         while cells:
             for _ in range(min(256, len(cells))):

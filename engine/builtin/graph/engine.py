@@ -1,9 +1,9 @@
 """`GraphEngine`: the state behind a graph store.
 
-Three things make it up: the durable state in LMDB, the overlay of layers over it, and one tuple `(base, layers, bound)`
-that says what views show. Whoever wants a view takes that tuple, whole and without a lock; whoever changes it replaces
-it under `_lock`, which is only ever held for moments. A checkpoint freezes the active layer and begins another, writes
-the frozen ones to LMDB with nothing locked but other checkpoints, and puts the new base under the layers that are left.
+It consists of the durable state in LMDB, the overlay of layers over it, and one tuple `(base, layers, bound)` that says
+what views show. A new view reads that tuple in one step, without a lock. A change replaces the whole tuple under
+`_lock`, which is never held for long. A checkpoint freezes the active layer, begins another, and writes the frozen ones
+to LMDB; meanwhile only other checkpoints are locked out. Then it puts the new base under the layers that are left.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ State = tuple[Base, tuple[Layer, ...], int]
 
 
 class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTransaction, GraphView]):
-    """A property graph on LMDB. A bulk load is refused unless it is sure to fit into `map_size`, since it could not be
-    taken back once it is logged."""
+    """A property graph on LMDB. A bulk load that might not fit into `map_size` is refused, since it could not be undone
+    once it is logged."""
 
     name: ClassVar[str] = "graph"
     state_format: ClassVar[int] = 2
@@ -149,13 +149,13 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         with self._checkpointing:
             if upto.txid > self._position.txid:
                 if upto.txid < self._state[0].txid:
-                    self._position = upto  # opened below what it holds: that is durable already
+                    self._position = upto  # opened at a position below what LMDB holds: that is durable already
                 else:
-                    # What the map had no room for is tried again as it was frozen, or each attempt would add a layer.
+                    # First retry what the map had no room for, as it was frozen: each attempt would add a layer.
                     if self._refused is not None and self._position.txid < self._refused.txid < upto.txid:
                         self._write(self._refused)
                     self._write(upto)
-                    if self._is_copy:  # most of its pages are written once and not read again
+                    if self._is_copy:  # most of its pages are written once and never read
                         self._lmdb.mapping.passed(mapping.ROOM)
             return self._position
 
@@ -163,15 +163,14 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         return bulk.encode(load, self.begin(), out, self._reserve)
 
     def _reserve(self, loaded: bulk_columns.Loaded) -> None:
-        """Make room for a bulk load before it is logged, since it must be applied then. Raises `DiskFull`."""
+        """Reserve room for a bulk load before it is logged: once logged, it must be applied. Raises `DiskFull`."""
         with self._checkpointing:
-            # Not as the load's transaction has the durable state: a checkpoint may have come since, and what it wrote
-            # is no
+            # A new view, not that of the load's transaction: a checkpoint may have come since, and what it wrote is no
             # longer pending.
             with self.staged_view() as view:
                 pages = loaded.pages(view)
             base, layers, _ = self._state
-            # What is pending counts twice: a checkpoint may write it first, and the load then copies what that wrote.
+            # Pending changes count twice: a checkpoint may write them first, and the load then copies those pages.
             pages += 2 * pages_needed(self._lmdb, base, layers)
             if pages > (room := self._lmdb.room()):
                 size = self._lmdb.page_size
@@ -199,17 +198,17 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
 
     def _write(self, upto: Position, more: Callable[[StateWriter, Indexes], Marks] | None = None,
                more_pages: int = 0) -> None:
-        """Write what is pending up to a transaction, and `more`; what is left becomes the state over a new base."""
+        """Write the pending changes up to a transaction, and `more`. The rest becomes the overlay over a new base."""
         if self._broken is not None:
             raise StorePoisoned("an earlier write to LMDB failed") from self._broken
-        self._lmdb.keep_place()  # for the new base: what is written must be shown
+        self._lmdb.keep_place()  # reserved first: after the write, the new base must be readable
         base, layers, _ = self._state
         self._lmdb.reserve(pages_needed(self._lmdb, base, layers) + more_pages)
         with self._lock:
             base, frozen, bound = self._state
             if next(iter(frozen[0].marks), upto.txid + 1) <= upto.txid:
                 self._state = (base, (Layer(), *frozen), bound)
-            else:  # the active layer holds nothing that is to be written
+            else:  # the active layer holds nothing that must be written
                 frozen = frozen[1:]
         try:
             write_state(self._lmdb, base, frozen, upto, self._tokens, self._clock, more)
@@ -219,7 +218,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
             raise DiskFull(f"the state does not fit in map_size, {self._lmdb.environment.info()['map_size']:,} bytes",
                            hint="nothing was written; reopen with a larger map_size") from error
         except BaseException as error:
-            # LMDB may take later commits although this one's pages never reached the disk.
+            # No retry: LMDB might accept later commits although this one's pages never reached the disk.
             self._broken = error
             raise
         self._lmdb.trim()
@@ -243,8 +242,8 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
 
 
 def let_go(layers: list[Layer], pace: Pace) -> None:
-    """Forget layers, and take those apart bit by bit that nobody else has. One that a view or a transaction has goes
-    with it."""
+    """Drop layers. Those that nothing else uses are freed bit by bit. If a view or transaction still uses one, it is
+    freed with that."""
     while layers:
         layer = layers.pop()
         there, parts = ref(layer), layer.parts()

@@ -1,10 +1,10 @@
 """The image of an LMDB environment: its data file as one read transaction sees it.
 
-LMDB is copy-on-write: while a read transaction is open, no page that it sees is overwritten. So the file's pages up to
-that reader's last one, with that reader's meta page in both meta slots, are its state, readable by byte range while
-writers go on. Pages that are free in that state are another matter: later writers use them. They are served as zeros,
-so that the image's bytes are the same however often they are read, and nothing deleted leaves the store in a backup.
-The list of free pages is a tree in the same file (`pages.py`).
+LMDB is copy-on-write: while a read transaction is open, no page that it sees is overwritten. So its state is the file's
+pages up to its last one, with its meta page in both meta slots. These can be read by byte range while writers work.
+Pages that are free in that state are different: later writers use them. The image gives zeros for them, so that its
+bytes never change, and nothing that was deleted gets into a backup. The list of free pages is a tree in the same file
+(`pages.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DATA = "data.mdb"
 
 
 class LmdbImage(Image):
-    """See the module's text. Holds a read transaction and the open file until closed."""
+    """See the module's text. It holds a read transaction and the open file until it is closed."""
 
     def __init__(self, txn: Any, file: File, position: Position) -> None:
         self._txn = txn
@@ -56,7 +56,7 @@ class LmdbImage(Image):
         touched = at < len(self._starts) and self._starts[at] < end
         if offset >= len(self._head) and not touched and len(data) == length:
             return data
-        # The file may end before its last page, where that one is free.
+        # The file may end before the state's last pages, if they are free.
         out = bytearray(data) + bytes(length - len(data))
         if offset < len(self._head):
             head = self._head[offset:end]

@@ -1,4 +1,4 @@
-"""The durable state: one LMDB environment, written by checkpoints only.
+"""The durable state: one LMDB environment. Only checkpoints write to it.
 
 Databases, all keys big-endian:
 
@@ -13,14 +13,14 @@ Databases, all keys big-endian:
     labels      label u32, id // 4096 u64 -> 512 bytes, bit i of byte j for id 8 j + i of the window
     index       index u32, value digest (8), id u64 -> nothing
 
-Every value but the document is sealed (see `engine/toolkit/checksums.py`): it has a checksum over its key and itself
-behind it, which whoever reads it compares, and the document has a tally of each database. The sizes of blocks are such
-that one with its seal fills LMDB's overflow page (4096 bytes less its 16 of header).
+Every value except the document is sealed (see `engine/toolkit/checksums.py`): a checksum over its key and value follows
+it, which every read compares. The document has a tally of each database. Block sizes are chosen so that a block with
+its seal fills one of LMDB's overflow pages (4096 bytes less 16 of header).
 
-LMDB is copy-on-write, and its file is always a whole state at the position that the same transaction stored. A `Base`
-is a read transaction on one such state, shared by all views on it. Nobody ends it: it goes as an object does that the
-engine and the last view have let go of, and until then its pages are kept. LMDB read transactions may be used from
-several threads at once as long as none of their databases is yet to be looked up, so a new base looks up all.
+LMDB is copy-on-write: its file is always a whole state, at the position that the same transaction stored. A `Base` is a
+read transaction on one such state, shared by all views on it. Nothing ends it explicitly: it ends when the engine and
+the last view have dropped the object, and until then its pages are kept. Several threads may use an LMDB read
+transaction at once if all its databases have been opened before. So a new base opens all of them first.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ DATABASES = ("meta", "tokens", "nodes", "node_props", "edges", "edge_props", "ad
 TALLIED = DATABASES[1:]
 STATE_MAGIC, STATE_VERSION = b"HFGRAPH\0", 2
 CHECKED_AT_OPENING = 64 << 20
-"""The pages of a file up to this size are checked when it is opened; those of a larger one when it is checked."""
+"""The pages of a file up to this size are checked when it is opened; those of a larger one only by `check`."""
 MAX_READERS = 2046
 LOCK_BYTES = 256 + 64 * MAX_READERS
 LEAST_MAP_SIZE = 64 << 20
-"""Where the address space has no room for `map_size`, a copy or a reader tries with less, down to half of this."""
+"""If the address space has no room for `map_size`, a copy or a reader tries smaller maps, down to half of this."""
 _FIRST_ROOM = 1 << 20
 _SPARE_ROOM = 16 << 20
 _KEPT_BYTES = 160
-"""About what a kept list takes beside its bytes."""
+"""About how many bytes a kept list takes besides its content."""
 _MAX_BLOCKS = 1024
 
 
@@ -86,9 +86,9 @@ def sealers(path: Path) -> dict[str, Sealer]:
 
 
 class KeptLists(dict[int, bytes]):
-    """Adjacency lists that were read, by node: the neighbours alone, packed. A reader's state does not change, so what
-    was read once stays right. When there is no room left all are forgotten: what is asked for often is soon there
-    again. Several threads may come here at once; the room is about right then."""
+    """A cache of adjacency lists by node: only the neighbours, packed. A base does not change, so entries stay valid.
+    When the room is used up, all are dropped; lists that are read often soon come back. Several threads may use it at
+    once, without a lock; then the room is only approximate."""
 
     __slots__ = ("_limit", "_room")
 
@@ -110,19 +110,19 @@ class Base:
 
     Attributes:
         txn: LMDB's.
-        get: a list's value in adjacency, or None; its seal opened. Raises `lmdb.Error`, `Damaged`.
-        dbs: by name.
-        position: of this state, or where it was said to be (`at`).
-        txid: the last transaction that it holds: what the overlay has of earlier ones is in it.
+        get: gives a list's value in adjacency, its seal opened, or None. Raises `lmdb.Error`, `Damaged`.
+        dbs: the databases by name.
+        position: of this state; if it was opened with `at`, that position.
+        txid: the last transaction that it holds. Overlay entries of earlier transactions are in it too.
         marks, indexes: as of the position.
-        tallies: what each database should have.
+        tallies: what each database should contain.
         node_props, edge_props: whether any node, any edge has properties.
-        state: whose it is.
-        meta: the file's page that says where it is.
-        node_blocks, edge_blocks: some blocks by number, which were checked when they were read: whether a node is there
-            is asked more often than anything, and LMDB releases the interpreter lock for each answer.
-        lists: adjacency lists that were read, by lane.
-        sound: all of it was verified.
+        state: the environment that it belongs to.
+        meta: the file's meta page of this state.
+        node_blocks, edge_blocks: a cache of blocks by number, checked when they were read. Whether a node exists is
+            asked more often than anything else, and LMDB releases the interpreter lock for each read.
+        lists: a cache of adjacency lists, by lane.
+        sound: whether all of it was verified.
     """
 
     __slots__ = ("dbs", "edge_blocks", "edge_props", "get", "indexes", "lists", "marks", "meta", "node_blocks",
@@ -147,7 +147,7 @@ class Base:
         self.sound = False
 
     def stored(self, db: str, key: bytes) -> bytes | None:
-        """A value, or None where there is none. Raises `StoreClosed`, `Damaged`."""
+        """A value, or None if there is none. Raises `StoreClosed`, `Damaged`."""
         try:
             sealed = self.txn.get(key, None, self.dbs[db])
         except lmdb.Error as error:
@@ -155,15 +155,15 @@ class Base:
         return None if sealed is None else self.state.sealers[db].opened(key, sealed)
 
     def rows(self, db: str, start: bytes = b"", prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """The entries of a database from key `start` on whose keys begin with `prefix`, by key. Raises `StoreClosed`,
-        `Damaged`."""
+        """The entries of a database, from key `start` on, as long as keys begin with `prefix`; in key order. Raises
+        `StoreClosed`, `Damaged`."""
         opened = self.state.sealers[db].opened
         try:
             cursor = self.txn.cursor(self.dbs[db])
             more = cursor.set_range(start or prefix) if start or prefix else cursor.first()
             while more:
                 key, sealed = cursor.item()
-                value = opened(key, sealed)  # first: a key that changed may seem to be behind the last one
+                value = opened(key, sealed)  # before the prefix is looked at: a damaged key may seem to end the range
                 if not key.startswith(prefix):
                     return
                 yield key, value
@@ -176,7 +176,7 @@ class Base:
         return self.rows("adjacency", key + bytes(8), key)
 
     def node_block(self, number: int) -> bytes | None:
-        """A block of `nodes`. Raises as `stored`, and `struct.error` if it cannot be a number of one."""
+        """A block of `nodes`. Raises as `stored`, and `struct.error` if `number` is out of range."""
         return self._block("nodes", number, self.node_blocks)
 
     def edge_block(self, number: int) -> bytes | None:
@@ -192,8 +192,8 @@ class Base:
         return block
 
     def failed(self, error: lmdb.Error) -> Exception:
-        """What an LMDB error in a read means: the environment was closed under the view, the file is damaged, or the
-        system refuses something."""
+        """The error to raise for an LMDB error in a read: the environment was closed under the view, the file is
+        damaged, or the system refused something."""
         number: int = getattr(error, "code", 0) or 0
         if number < 0 and not self.state.closed:
             return Damaged(f"LMDB says: {error}", path=str(self.state.path))
@@ -204,11 +204,11 @@ class Base:
         return StoreClosed(f"the store of this view is closed ({error})")
 
     def verify(self) -> None:
-        """Read all of the state, and compare it with its tallies: what single reads have to believe, that no entry is
-        missing, is found here. Cost: one pass over the file, and one over its pages.
+        """Read the whole state, and compare it with its tallies. Only this finds missing entries: single reads cannot.
+        Cost: one pass over the entries, and one over the file's pages.
 
         Raises:
-            Damaged: something is wrong. Nothing is to be read from the state any more.
+            Damaged: something is wrong. Do not read from the state any more.
             StoreClosed.
         """
         self.sound = False
@@ -223,14 +223,14 @@ class Base:
         self.sound = True
 
     def compare(self, name: str, tally: Tally) -> None:
-        """Raises `Damaged` where a database does not have what was written."""
+        """Raise `Damaged` if a database does not contain exactly what was written to it."""
         if tally != (written := self.tallies[name]):
             raise Damaged(f"{name} has {tally.count:,} entries that are not the {written.count:,} that were written",
                           path=str(self.state.path))
 
 
 def _opening(get: Callable[..., bytes | None], sealer: Sealer) -> Callable[[bytes], bytes | None]:
-    """`get`, with the seal of what it finds opened: `Sealer.opened` written out, for the way of each hop."""
+    """`get` that opens the seal of what it finds. It is `Sealer.opened` inlined, because every hop runs it."""
     tag, digest, seed = sealer.tag, xxh3_64_digest, xxh3_64_intdigest
 
     def opening(key: bytes) -> bytes | None:
@@ -254,8 +254,8 @@ def encode_meta(store_id: bytes, position: Position, marks: Marks, indexes: Inde
 
 
 class LmdbState:
-    """The environment in a directory. `grows`: it is a store's own, and has to have all of `map_size`: one that ran
-    with less would come to that bound much later, in the middle of its work.
+    """The environment in a directory. `grows`: it is a store's own, and must get all of `map_size`. With a smaller map
+    it would fail much later, in the middle of its work.
 
     Raises (when opened):
         Damaged, DiskFull, LimitReached, StoreNotFound, UnsupportedFormat.
@@ -297,8 +297,8 @@ class LmdbState:
             raise
 
     def _open(self, map_size: int, grows: bool, **how: bool) -> Any:
-        """LMDB's environment, where it does not grow with a smaller map than `map_size` if the address space has no
-        room for that (as under `ulimit -v`). Raises `lmdb.Error`, `LimitReached`."""
+        """LMDB's environment. If the address space has no room for `map_size` (as under `ulimit -v`), one that does not
+        grow gets a smaller map. Raises `lmdb.Error`, `LimitReached`."""
         size = map_size
         while True:
             try:
@@ -314,7 +314,7 @@ class LmdbState:
                 size //= 2
         if size < map_size:
             env.close()
-            size //= 2  # the rest of what fits is for everything else that this process does
+            size //= 2  # not all that would fit: the process needs address space for other things
             env = self._map(size, how)
             logger.warning("%s: this process has no address space for map_size, %s bytes; the state may take %s",
                            self.path, f"{map_size:,}", f"{size:,}")
@@ -325,9 +325,9 @@ class LmdbState:
                          max_readers=MAX_READERS, max_spare_txns=4, **how)
 
     def at_open(self, error: lmdb.Error) -> Exception:
-        """What an LMDB error means when the state is made or opened. LMDB gives numbers of the system's for what the
-        system refused (memory, descriptors, rights, a failing disk), which says nothing of the bytes; and its own,
-        below zero, for what it found in them."""
+        """The error to raise for an LMDB error when the state is made or opened. LMDB's code is the system's errno if
+        the system refused something (memory, descriptors, rights, a failing disk); that says nothing about the bytes.
+        Its own codes, for what it found in the file, are negative."""
         number: int = getattr(error, "code", 0) or 0
         if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
             return DiskFull(f"no room to open {self.path}")
@@ -339,8 +339,8 @@ class LmdbState:
         return Damaged(f"LMDB cannot open it: {error}", path=str(self.path))
 
     def check_pages(self, meta: Meta | None = None, upto: int | None = None) -> None:
-        """Check the pages of a state, the newest if none is given, before LMDB is led by them; above `upto` bytes only
-        that they are there. Raises `Damaged`, `DeviceFailed` or what else the system refuses."""
+        """Check the pages of a state (by default the newest) before LMDB follows them. Of a file of more than `upto`
+        bytes, check only that the pages exist. Raises `Damaged`, `DeviceFailed` or what else the system refuses."""
         with system_errors("cannot read the state"):
             file = self.files.open(self.path)
             try:
@@ -364,7 +364,7 @@ class LmdbState:
             raise Damaged(f"lacks or garbles a field of the state: {error}", path=str(self.path)) from error
 
     def _reserve_lock_file(self, directory: Path) -> None:
-        """Give LMDB's lock file its room: LMDB writes to it through a map, which on a full disk is a signal."""
+        """Allocate LMDB's lock file. LMDB writes to it through a map, and on a full disk that ends in a signal."""
         path = directory / "lock.mdb"
         file = self.files.open(path, "write" if self.files.exists(path) else "create")
         try:
@@ -386,8 +386,8 @@ class LmdbState:
                            hint="close views that are no longer needed") from error
 
     def begin_known(self) -> tuple[Any, Meta]:
-        """As `begin`, with the file's page that says where the state is. Another process that writes may put its own
-        there in between."""
+        """As `begin`, with the meta page of that state. Tries again if another process commits in between and replaces
+        the meta page."""
         for _ in range(5):
             txn = self.begin()
             file = self.files.open(self.path)
@@ -401,16 +401,16 @@ class LmdbState:
         raise Damaged("has no meta page of the state that LMDB shows", path=str(self.path))
 
     def keep_place(self) -> None:
-        """Make sure that the next read transaction has a place: the library keeps that of one that has ended.
+        """Make sure that the next read transaction has a reader slot: begin one and end it, and LMDB keeps its slot.
 
         Raises:
             DiskFull: there is none.
         """
-        self.environment.reader_check()  # processes that were killed have left theirs
+        self.environment.reader_check()  # frees the slots of processes that were killed
         self.begin().abort()
 
     def reserve(self, pages: int) -> None:
-        """Make room for `pages` more than the file has, and a little.
+        """Allocate room in the file for `pages` more pages, and a little more.
 
         Raises:
             DiskFull: there is none.
@@ -423,13 +423,13 @@ class LmdbState:
             file.close()
 
     def room(self) -> int:
-        """How many pages `map_size` leaves beyond the last one that was ever used."""
+        """How many pages `map_size` leaves after the last page ever used."""
         info = self.environment.info()
         return int(info["map_size"] // self.page_size - info["last_pgno"] - 1)
 
     def trim(self) -> None:
-        """Give back room that was reserved and not used, beyond a little. Nobody writes meanwhile, and nobody reads
-        behind the last page."""
+        """Give back room that was reserved and not used, except for a little. The caller makes sure that nothing writes
+        meanwhile. Nothing reads after the last page."""
         used = (self.environment.info()["last_pgno"] + 1) * self.page_size
         file = self.files.open(self.path, "write")
         try:
@@ -454,11 +454,11 @@ class LmdbState:
         return tokens
 
     def image(self, position: Position) -> LmdbImage:
-        """The newest state's file. Nothing may write meanwhile."""
+        """An image of the newest state. The caller makes sure that nothing writes meanwhile."""
         return LmdbImage(self.begin(), self.files.open(self.path), position)
 
     def close(self) -> None:
-        """Read transactions still open end here; reads in other threads are waited for by the library."""
+        """End all open read transactions, and close. LMDB's binding waits for reads in other threads."""
         self.closed = True
         self.mapping.end()
         self.environment.close()

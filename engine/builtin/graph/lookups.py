@@ -1,7 +1,7 @@
 """Finding things through the layers of the overlay and the state below them.
 
-A reader is a base, layers over it, newest first, and a bound (see `overlay.py`). For views the bound is what was
-published when they were made; a transaction looks at everything, its own changes as the newest layer.
+A reader is a base, layers over it, newest first, and a bound (see `overlay.py`). A view's bound is what was published
+when it was made. A transaction sees everything, with its own changes as the newest layer.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _label_u32 = struct.Struct("<I").unpack_from
 Plan = tuple[int, KeptLists]
 _SEVERAL = -1
 _FEW = 4
-"""With so many edge types or fewer, asking for the list of each is quicker than looking which a node has."""
+"""With at most so many edge types, reading the list of each is faster than finding out which ones a node has."""
 
 
 class Lookups:
-    """What views and transactions have in common below their public face. `node` and `edge` are ids, any int."""
+    """What views and transactions share below their public calls. `node` and `edge` are ids: any int."""
 
     __slots__ = ()
 
@@ -58,7 +58,7 @@ class Lookups:
     _get: Callable[..., bytes | None]
     _plans: dict[tuple[str | None, str], Plan]
     _keeps: bool
-    """Whether what was read stays right: a transaction changes."""
+    """Whether what was read can be cached: not in a transaction, which changes."""
 
     def _marks(self) -> Marks:
         for layer in self._layers:
@@ -88,7 +88,7 @@ class Lookups:
         return self._base.stored(db, key)
 
     def _labels(self, node: int) -> int:
-        """The token of a node's label set; 0 where there is no node."""
+        """The token of a node's label set; 0 if the node does not exist."""
         bound = self._bound
         for layer in self._layers:
             if node in layer.nodes:
@@ -141,11 +141,11 @@ class Lookups:
         return {name(token): value for token, value in decode_map(packed).items()} if packed else {}
 
     def _column(self, node: int, lane: int, kept: KeptLists) -> bytes:
-        """The neighbours in one list, packed; a view keeps it. Raises `NotFound`."""
+        """The neighbours in one list, packed; a view caches it. Raises `NotFound`."""
         events = [layer.adjacency[lane][node] for layer in self._layers
                   if lane in layer.adjacency and node in layer.adjacency[lane]]
         block = self._read(_pack_key, node, lane) or b""
-        # The usual cases: as it stands in LMDB, and with some edges added since, which are summed up.
+        # The usual cases: the list as it is in LMDB, and that with some additions, whose sum the overlay has.
         if not events and not len(block) & 8:
             column = block[: len(block) >> 1]
         elif len(events) == 1 and not len(block) & 8 and type(events[0][3]) is bytes and (
@@ -160,10 +160,10 @@ class Lookups:
         return column
 
     def _plan(self, type: str | None, direction: Direction) -> Plan:
-        """For one type and direction: its lane, and the lists that are kept. The lane is `_SEVERAL` where that is no
-        one lane; 0 where nothing has the type.
+        """For one type and direction: its lane, and the cache of its lists. The lane is `_SEVERAL` if there is more
+        than one, and 0 if no edge has the type.
 
-        With an overlay, a view keeps lists of its own; without, all views of a base share theirs.
+        With an overlay, a view has its own cache. Without one, all views of a base share one.
         """
         sides = _SIDES.get(direction)
         if sides is None:
@@ -276,7 +276,7 @@ class Lookups:
             else:
                 ids = (np.flatnonzero(block.view("<u4")) + first).tolist()
             if overlays:
-                # What some layer has changed is in `fresh`, or was there already and is looked up.
+                # A node that some layer changed is in `fresh`, or had the label already and is looked up.
                 ids = [node for node in ids if node not in changed and (
                     not any(node in nodes for nodes in overlays) or self._has_label(node, label))]
             split = bisect_left(fresh, first + (LABEL_WINDOW if label else NODE_BLOCK), done)
@@ -289,7 +289,7 @@ class Lookups:
         return labels != 0 and (not label or label in self._tokens.label_tokens(labels))
 
     def _blocks(self, db: str, label: int = 0) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        """The blocks of one database of the base: the first id that stands in each, and its bytes."""
+        """The blocks of one database of the base: the first id of each, and its bytes."""
         per = {"nodes": NODE_BLOCK, "edges": EDGE_BLOCK, "labels": LABEL_WINDOW}[db]
         prefix = LABEL_KEY.pack(label, 0)[:4] if label else b""
         for key, value in self._base.rows(db, prefix=prefix):
@@ -297,7 +297,7 @@ class Lookups:
 
 
 class Closed:
-    """What stands in the place of a closed reader's parts: every use raises `StoreClosed`."""
+    """Replaces the parts of a closed reader: every use raises `StoreClosed`."""
 
     __slots__ = ("_what",)
 
@@ -305,7 +305,7 @@ class Closed:
         self._what = what
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what tools ask of any object
+        if name.startswith("__"):  # tools ask any object for these
             raise AttributeError(name)
         return self._raise()
 

@@ -1,14 +1,14 @@
-"""Keeping LMDB's map of its file small in memory, for those who read all of a state.
+"""Keeping LMDB's map of its file small in memory while a whole state is read.
 
-LMDB reads its file through a map, and every page read through it counts as this process's memory until the map goes,
-although the page cache could drop it at any time. A walk over a whole state would so come to hold the whole file. So
-whoever walks tells what it has read, and each time the process has come to map a certain amount more, the kernel is
-asked to take the state's pages out of the map (`MADV_DONTNEED`). For a shared map of a file that loses nothing: a page
-that is needed again is mapped again, from the page cache, with the bytes of the file. So readers in other threads do
-not notice, and no transaction, cursor or view has to end for it.
+LMDB reads its file through a memory map. Every page that was read counts as this process's memory until the map is
+closed, although the page cache could drop it at any time. A walk over a whole state would thus occupy memory for the
+whole file. So a walk reports what it has read. Whenever the process maps a certain amount more, the kernel is asked to
+take the state's pages out of the map (`MADV_DONTNEED`). With a shared map of a file this loses nothing: a page that is
+needed again is mapped again, with the bytes of the file. So readers in other threads do not notice, and transactions,
+cursors and views can stay open.
 
-Where the map stands, and how much is mapped, the kernel says under `/proc`. Where it does not (elsewhere than on Linux,
-in a sandbox without `/proc`), nothing is done. LMDB maps real files only, so it is the real ones that are asked about.
+The address of the map and the mapped bytes are read from `/proc`. Without it (not on Linux, or in a sandbox), nothing
+is done. LMDB maps only real files, so this module reads real ones, past `Env`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 from ...env import REAL
 
 ROOM = 16 << 20
-"""Mapped bytes beyond which pages are let go."""
+"""Mapped bytes beyond which pages are taken out of the map."""
 _AROUND = 64 << 10
-"""The kernel maps so much around each page that is read."""
+"""Bytes that the kernel maps around each page that is read."""
 _DONTNEED = 4
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -34,8 +34,9 @@ class Mapping:
     """The map of one open environment's data file.
 
     Args:
-        path: the file's.
-        lock: held while the kernel is asked, and while the map goes, so that an address is never one of something else.
+        path: of the data file.
+        lock: held while pages are taken out and while the map is closed. Otherwise an address could by then belong to
+            something else.
     """
 
     def __init__(self, path: Path, lock: Any) -> None:
@@ -47,7 +48,7 @@ class Mapping:
         self._ended = not sys.platform.startswith("linux")
 
     def passed(self, size: int) -> None:
-        """Something of `size` bytes was read by one who walks over all, and will hardly be read again soon."""
+        """A walk has read `size` bytes, which will probably not be read again soon."""
         self._read += size + _AROUND
         if self._read >= ROOM:
             self._read = 0
@@ -55,11 +56,11 @@ class Mapping:
                 if not self._ended:
                     try:
                         self._bound()
-                    except (OSError, ValueError, IndexError):  # it only saves memory; what is read is right without it
+                    except (OSError, ValueError, IndexError):  # ignored: this only saves memory
                         self._ended = True
 
     def end(self) -> None:
-        """The map is about to go."""
+        """Must be called before the map is closed."""
         with self._lock:
             self._ended = True
 

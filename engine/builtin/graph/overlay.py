@@ -1,17 +1,17 @@
-"""The overlay: what was applied since the state on disk, kept so that every view finds its own version of it.
+"""The overlay: the changes that are not in the state on disk yet, kept so that every view finds its own version.
 
-A layer maps keys to chains of events, newest first. An event is a tuple `(txid, value…, older event or None)` and
-never changes; a new one is put in front by one dict assignment. Values are absolute: a cell's event holds the whole
-cell, an adjacency event says that one edge is or is not in one list. A view has a bound and, of every chain, takes the
-newest event at or below it; so staging a transaction is putting events in front whose number is above every view's
-bound, and publishing it is raising the bound that new views get.
+A layer maps keys to chains of events, newest first. An event is a tuple `(txid, value…, older event or None)` and never
+changes. A new event is put in front of its chain by one dict assignment. Values are absolute: a cell's event holds the
+whole cell, and an adjacency event says whether one edge is in one list. Each view has a bound, and takes from every
+chain the newest event at or below it. So to stage a transaction is to add events whose txid is above every view's
+bound, and to publish it is to raise the bound of new views.
 
-The layers of a state are newest first; only the first, the active one, grows. A checkpoint freezes it and begins
-another, writes what it may, and drops the layers that hold nothing newer. An event that is also in the base below says
-the same, so seeing it twice does no harm; of adjacency, only events above the base are counted.
+The layers of a state are ordered newest first. Only the first, the active layer, grows. A checkpoint freezes it and
+begins another, writes what it may, and drops the layers that hold nothing newer. An event that is in the base as well
+says the same as the base, so reading it from either is right. For adjacency, only events above the base count.
 
-What this relies on: one writer at a time adds to the active layer (the engine's lock), and the interpreter lock makes a
-single dict get, assignment, update and `list(dict)` atomic to the readers, who take no lock.
+Locking: the engine's lock lets one writer at a time add to the active layer. Readers take no lock. They rely on the
+interpreter lock, which makes a single dict get, assignment, update and `list(dict)` atomic.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ class Layer:
         props: node id to events (txid, property map or b"", older).
         edges: edge id to events (txid, source, target, type, present, older).
         edge_props: edge id to events (txid, property map or b"", older).
-        adjacency: lane to node id to events (txid, edge id, neighbour, present, older). `present` is False where the
-            edge is taken out of the list. Else it is true, and where the chain so far is a few additions only, it is
-            their sum, packed: txid of the first, neighbour, neighbour, …, so that a reader need not walk the chain.
-        labels: label token to the nodes (as keys) that got it in this layer: candidates, to be looked up.
-        rows: (index id, value digest) to the nodes (as keys) that came to match in this layer: candidates.
+        adjacency: lane to node id to events (txid, edge id, neighbour, present, older). `present` is False if the edge
+            was removed from the list. Otherwise it is true. If the chain so far is only a few additions, it is their
+            sum, packed: txid of the first, neighbour, neighbour, …, so that a reader need not walk the chain.
+        labels: label token to the nodes (as keys) that got it in this layer. They are candidates: look them up.
+        rows: (index id, value digest) to the nodes (as keys) that began to match in this layer. Candidates too.
         marks: txid to the marks after it; an entry for every transaction in the layer.
         indexes: events (txid, all indexes, older), or None.
         tokens: (txid, token, kind, value) in order.
         last: the highest txid in the layer, 0 if it is empty.
-        payload_bytes: of all its transactions.
+        payload_bytes: payload bytes of all its transactions.
         size: about how many bytes of memory the layer takes.
     """
 
@@ -90,13 +90,13 @@ class Layer:
         self.size = 0
 
     def parts(self) -> list[dict[int, Any]]:
-        """The dicts that hold most of it. Whoever holds them, and not the layer, can tell by a weak reference whether
-        anybody still has the layer: how many references there are is the interpreter's own affair."""
+        """The dicts that hold most of the layer. A caller that keeps them, and only a weak reference to the layer, sees
+        by that reference when nothing else uses the layer. Reference counts would not tell reliably."""
         return [self.nodes, self.props, self.edges, self.edge_props, *self.adjacency.values(), self.marks,
                 *self.labels.values(), *self.rows.values()]
 
     def add(self, changes: Changes, marks: Marks, payload_bytes: int) -> None:
-        """Take in one transaction's changes."""
+        """Add the changes of one transaction."""
         txid = changes.txid
         self.last = txid
         self.marks[txid] = marks
@@ -136,8 +136,8 @@ class Layer:
 
 
 def list_changes(layers: Iterable[Layer], node: int, lane: int, above: int, upto: int) -> dict[int, int | None]:
-    """What the transactions after `above` up to `upto` did to one adjacency list: of each edge that they touched, the
-    neighbour, or None where it is taken out."""
+    """What the transactions after `above` up to `upto` did to one adjacency list: for each edge that they touched, the
+    neighbour, or None if the edge was removed."""
     changes: dict[int, int | None] = {}
     for layer in layers:
         lists = layer.adjacency.get(lane)
@@ -150,12 +150,12 @@ def list_changes(layers: Iterable[Layer], node: int, lane: int, above: int, upto
 
 
 CELL_BYTES = 128
-"""About what one cell takes in dicts, tuples and numbers: measured with tracemalloc, 290 bytes for a transaction that
-sets one property map, 550 for one that adds an edge."""
+"""About how many bytes one cell takes in dicts, tuples and numbers. Measured with tracemalloc: 290 for a transaction
+that sets one property map, 550 for one that adds an edge."""
 
 
 _SUMMED = 128
-"""Bytes up to which additions are summed up, since each event of a chain holds a sum of its own."""
+"""The most bytes of a sum of additions. It is bounded because each event of a chain holds a sum of its own."""
 _pack_one = struct.Struct("<q").pack
 _pack_two = struct.Struct("<qq").pack
 _EMPTY: Any = MappingProxyType({})
@@ -168,19 +168,17 @@ _NO_TOKENS: list[tuple[int, int, str, Any]] = _NONE
 
 
 class Changes(Layer):
-    """One transaction's changes, as a layer of its own: the transaction reads through it, and replay builds the same.
+    """One transaction's changes, as a layer. The transaction reads through it. Replay builds the same from a payload.
 
-    Its chains go on into the layer below, so that adding them to it is an assignment per key. Should that layer have
-    been frozen meanwhile, its events are then in two layers, which changes nothing for readers.
+    Its chains continue into the layer below, so adding it to that layer takes one assignment per key. If that layer was
+    frozen meanwhile, its events will be in two layers. Readers see no difference.
     """
 
     __slots__ = ("below", "txid")
 
     def __init__(self, txid: int, below: Layer) -> None:
-        # A transaction touches few of these: what it does not touch is one empty dict, which all transactions share and
-        # none
-        # can write to. Making each transaction's own would cost as much as everything else that a small transaction
-        # does.
+        # A transaction touches few of these. The others are one empty dict that all transactions share and none can
+        # write to. To make them anew would cost as much as everything else that a small transaction does.
         self.nodes = self.props = self.edges = self.edge_props = _NO_EVENTS
         self.adjacency = _NO_LISTS
         self.labels = _NO_LABELS
@@ -191,7 +189,7 @@ class Changes(Layer):
         self.below = below
 
     def set_node(self, node: int, labels: int, tokens: tuple[int, ...]) -> None:
-        """Node `node` has the label set `labels`, which is made of `tokens`; 0: it is not there."""
+        """Give `node` the label set `labels`, which consists of `tokens`. 0: the node does not exist."""
         if self.nodes is _NO_EVENTS:
             self.nodes = {}
         if tokens and self.labels is _NO_LABELS:
@@ -218,7 +216,7 @@ class Changes(Layer):
         self.edge_props[edge] = (self.txid, packed, self.below.edge_props.get(edge) if event is None else event[-1])
 
     def set_edge(self, edge: int, source: int, target: int, kind: int, present: bool) -> bool:
-        """The edge is, or is not, there: in the table and in both lists. Returns whether a lane is new here."""
+        """Add or remove an edge, in the edge table and in both lists. Returns whether a lane is new in the layer."""
         txid, below = self.txid, self.below
         if self.edges is _NO_EVENTS:
             self.edges, self.adjacency = {}, {}

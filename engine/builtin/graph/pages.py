@@ -1,17 +1,17 @@
-"""LMDB's file, page by page: whether its trees hold together.
+"""LMDB's file, page by page: checks that its trees are intact.
 
-LMDB believes its file. A page number or an offset that was changed on the disk leads it out of its map, which ends the
-process by a signal, or around in a circle, or past what it should find. So before LMDB is let near a file (and, for a
-file that is too large for that, when it is checked), its pages are read here by plain reads and taken apart: every page
-lies within the file, says what and which it is, and is used once; every node lies within its page, with no gap between
-nodes; keys ascend, within pages and from page to page, and where the branches say; the trees have the pages and entries
-that they say they have; no free page is in use. What stands in the values is not looked at: they have seals.
+LMDB trusts its file. A page number or offset that changed on the disk can lead it out of its map, which kills the
+process with a signal, or into an endless loop, or past entries. So before LMDB opens a file, its pages are read here
+with plain reads and decoded. (If the file is too large for that, only `check` does so.) Every page must lie within the
+file, have the right type and number, and be used once. Every node must lie within its page, without gaps between nodes.
+Keys must ascend, within pages and from page to page, and agree with the branches. Each tree must have as many pages and
+entries as it says. No free page may be in use. The contents of values are not checked here: they have seals.
 
 LMDB 0.9's layout, native byte order, 64 bits: a page starts with its number (8), 2 bytes of padding, flags (2), and
-then `lower` and `upper` (2 + 2: bounds of the free space) or the number of overflow pages (4). A leaf or branch page
-goes on with 2-byte offsets of its nodes, which fill the page from its end. A node: two low halves of a size or child
-page (2 + 2), flags or the child's third part (2), key size (2), key, data; the whole padded to an even size. The meta
-structure is behind a page's header: magic, version (4 + 4), address, map size (8 + 8), two trees of 48 bytes, that of
+then `lower` and `upper` (2 + 2: bounds of the free space) or the number of overflow pages (4). In a leaf or branch page
+follow 2-byte offsets of its nodes, which fill the page from its end. A node: two low halves of a size or child page
+(2 + 2), flags or the child's third part (2), key size (2), key, data; the whole padded to an even size. The meta
+structure follows the page's header: magic, version (4 + 4), address, map size (8 + 8), two trees of 48 bytes, that of
 the free list (whose first field is the page size) and that of the databases by name, last page (8), transaction (8).
 """
 
@@ -37,15 +37,15 @@ _INTEGER_KEYS = 8
 _NO_PAGE = 0xFFFFFFFFFFFFFFFF
 _MOST_LEVELS = 32
 _KEY = 24
-"""Bytes of a key that are compared; ours have no more than 20."""
+"""The bytes of a key that are compared. Our keys have at most 20."""
 _AT_ONCE = 1024
 _SPARE_PAGES = 1 << 20
-"""So many pages beyond the file's end may be free and never written."""
+"""How many free pages that were never written may lie beyond the file's end."""
 Int64 = npt.NDArray[np.int64]
 
 
 class Tree(NamedTuple):
-    """What a file says of one tree."""
+    """A tree as its root record describes it."""
 
     pad: int
     flags: int
@@ -58,7 +58,7 @@ class Tree(NamedTuple):
 
 
 class Meta(NamedTuple):
-    """What a meta page says."""
+    """A decoded meta page."""
 
     page_size: int
     free: Tree
@@ -97,28 +97,28 @@ def read_metas(file: File) -> list[Meta]:
 
 
 def newest_meta(file: File) -> Meta:
-    """That of the state that LMDB shows when the file is opened. Raises `Damaged`."""
+    """The meta page of the state that LMDB shows when it opens the file. Raises `Damaged`."""
     return max(read_metas(file), key=lambda meta: meta.txn)
 
 
 def free_pages(file: File, meta: Meta) -> Int64:
-    """The numbers of the pages that are free in a state: sorted. Raises `Damaged`."""
+    """The sorted numbers of the pages that are free in a state. Raises `Damaged`."""
     return _Pages(file, meta).free()
 
 
 def check_ends(file: File, meta: Meta) -> None:
-    """That a file has the pages of a state, but for some that are free. Raises `Damaged`. Cost: the free list."""
+    """Check that a file has all pages of a state; free ones may be missing. Raises `Damaged`. Reads the free list."""
     size = file.size()
     if size < meta.size:
         # LMDB never writes a last page that is free.
         first, last = size // meta.page_size, meta.last_page
         if first < 2 or last - first > _SPARE_PAGES or not np.isin(np.arange(first, last + 1),
                                                                    free_pages(file, meta)).all():
-            raise Damaged(f"has {size:,} bytes, where its pages take {meta.size:,}", path=str(file.path), offset=size)
+            raise Damaged(f"has {size:,} bytes, but its pages take {meta.size:,}", path=str(file.path), offset=size)
 
 
 def check_pages(file: File, meta: Meta) -> None:
-    """That all trees of a state hold together (see the module's text). Raises `Damaged`.
+    """Check that all trees of a state are intact (see the module's text). Raises `Damaged`.
 
     Cost: each branch, leaf and first overflow page is read once, some megabytes at a time.
     """
@@ -137,8 +137,8 @@ def check_pages(file: File, meta: Meta) -> None:
 
 
 class _Nodes(NamedTuple):
-    """The nodes of some pages: how many each page has; the key of each, as `_keys` makes them; its page (branch), or
-    its flags, size and where its data begins in `flat` (leaf)."""
+    """The nodes of some pages: how many each page has; the key of each, as `_keys` makes them; its child page (branch),
+    or its flags, size and the offset of its data in `flat` (leaf)."""
 
     counts: Int64
     keys: Any
@@ -150,7 +150,7 @@ class _Nodes(NamedTuple):
 
 
 class _Pages:
-    """The pages of one state, each to be used once."""
+    """The pages of one state. Each may be used once."""
 
     def __init__(self, file: File, meta: Meta) -> None:
         self._file = file
@@ -181,10 +181,10 @@ class _Pages:
 
     def tree(self, tree: Tree, name: str, *, collect: bool = False,
              integers: bool = False) -> list[tuple[bytes, bytes, int]]:
-        """Walk a tree, level by level. Returns the entries (key, value, flags) if they are to be collected."""
+        """Walk a tree, level by level. Returns the entries (key, value, flags) if `collect` is set."""
         if tree.root == _NO_PAGE:
             if tree[2:7] != (0, 0, 0, 0, 0):
-                raise self.damaged(f"{name}: it has no pages, and says that it has some")
+                raise self.damaged(f"{name}: it has no pages, but says that it has some")
             return []
         if not 1 <= tree.depth <= _MOST_LEVELS:
             raise self.damaged(f"{name}: {tree.depth} levels")
@@ -227,7 +227,7 @@ class _Pages:
         return collected
 
     def _separators(self, counts: Int64, keys: Any, firsts: Any, lasts: Any, name: str) -> None:
-        """That each branch leads to a page whose keys are not below the branch's, and those before it are."""
+        """Check that a branch's key separates: keys of its page are not below it, keys of the page before are."""
         inner = np.ones(len(keys), bool)
         inner[np.cumsum(counts) - counts] = False
         at = np.flatnonzero(inner)
@@ -239,7 +239,7 @@ class _Pages:
             yield numbers[at : at + _AT_ONCE]
 
     def _take(self, numbers: Any, name: str) -> Int64:
-        """Page numbers, which are used here and nowhere else."""
+        """Mark pages as used. Raises `Damaged` if one is used already. Returns their numbers."""
         if (numbers >= len(self.used)).any():
             raise self.damaged(f"{name}: it has a page {int(numbers.max())}, behind the last one")
         taken: Int64 = numbers.astype(np.int64)
@@ -250,7 +250,7 @@ class _Pages:
         return taken
 
     def _nodes(self, numbers: Any, leaf: bool, name: str, integers: bool) -> _Nodes:
-        """Read some pages, and take their nodes apart."""
+        """Read some pages, and decode their nodes."""
         size = self._size
         taken = self._take(numbers, name)
         raw = b"".join(self._runs(taken))
@@ -298,20 +298,20 @@ class _Pages:
         if (width > _KEY).any():
             raise self.damaged(f"{name}: a key of {int(width.max())} bytes", taken[0])
         keys = _keys(flat, base + 8, width, integers)
-        inner = np.flatnonzero(slots > (0 if leaf else 1))  # a branch page's first key stands for everything below
+        inner = np.flatnonzero(slots > (0 if leaf else 1))  # a branch page's first key means "everything below"
         if not _less(keys[inner - 1], keys[inner]).all():
             raise self.damaged(f"{name}: keys out of order", taken[0])
         return _Nodes(counts, keys, children, third, sizes, base + 8 + width, flat)
 
     def _runs(self, numbers: Int64) -> Iterator[bytes]:
-        """The pages, those that follow one another by one read."""
+        """The bytes of pages. Adjacent ones are read together."""
         size = self._size
         breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
         for first, last in zip([0, *breaks.tolist()], [*breaks.tolist(), len(numbers)], strict=True):
             yield self._file.pread((last - first) * size, int(numbers[first]) * size)
 
     def _overflows(self, nodes: _Nodes, name: str) -> int:
-        """How many pages the large values of some leaves take: each is there, and says so."""
+        """How many pages the large values of some leaves take. Checks each value's first page."""
         large = np.flatnonzero(nodes.flags == _F_BIGDATA)
         if not len(large):
             return 0
@@ -344,15 +344,15 @@ class _Pages:
 
 
 def _gathered(flat: Any, starts: Int64, length: int) -> Any:
-    """`length` bytes from each of some places on: an array of rows, the caller's own."""
+    """`length` bytes from each of `starts` on, as the rows of a new array."""
     return np.lib.stride_tricks.sliding_window_view(flat, length)[starts]
 
 
 def _keys(flat: Any, starts: Int64, widths: Int64, integers: bool) -> Any:
-    """Keys that compare as LMDB compares them, column by column: their bytes, zeros behind them, and their lengths; or
-    one number, where keys are numbers."""
+    """Keys in columns that compare as LMDB compares keys: bytes, padded with zeros, then the length. Keys that are
+    numbers become one column."""
     rows = _gathered(flat, starts, _KEY)
-    if (widths == (least := int(widths.min()))).all():  # mostly
+    if (widths == (least := int(widths.min()))).all():  # the usual case
         rows[:, least:] = 0
     else:
         rows[np.arange(_KEY) >= widths[:, None]] = 0

@@ -58,7 +58,7 @@ def _cells(events: dict[int, Any]) -> list[Any]:
 
 
 def decode(txid: int, payload: bytes, below: Layer, tokens: Tokens) -> tuple[Changes, Marks]:
-    """The changes of transaction `txid`, to go on top of layer `below`. New tokens go into `tokens` at once.
+    """The changes of transaction `txid`, over layer `below`. New tokens are added to `tokens` at once.
 
     Raises:
         Damaged: it is not a payload of this engine.
@@ -86,7 +86,7 @@ def decode(txid: int, payload: bytes, below: Layer, tokens: Tokens) -> tuple[Cha
 
 
 def add_token(changes: Changes, tokens: Tokens, token: int, kind: str, value: Any) -> None:
-    """Take in a token as msgpack gave it."""
+    """Add a token as msgpack decoded it."""
     settled: Value = tuple(value) if kind == LABELS else value
     tokens.add(token, kind, settled)
     changes.add_token(token, kind, settled)

@@ -34,7 +34,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """An edge: its id, from where, of what type, to where, and its properties (a copy)."""
+    """An edge: its id, source, type, target, and its properties (a copy)."""
 
     id: int
     source: int
@@ -44,11 +44,11 @@ class Edge:
 
 
 class Reads(Lookups):
-    """The reading calls. A node or edge that is not there raises `NotFound`, except where the call says otherwise.
+    """The reading calls. For a node or edge that does not exist they raise `NotFound`, unless they say otherwise.
 
-    A `direction` is `"out"`, `"in"` or `"both"`; `type=None` means edges of every type. Lists of neighbours have one
-    entry an edge, in the order of edge ids, which is the order in which the edges were added; with `"both"`, an edge
-    from a node to itself counts twice. An id is any integer, numpy's too; what is none raises `InvalidInput`.
+    A `direction` is `"out"`, `"in"` or `"both"`. `type=None` means edges of every type. Lists of neighbours have one
+    entry per edge, in the order of edge ids, which is the order in which the edges were added. With `"both"`, an edge
+    from a node to itself counts twice. An id is any integer, NumPy's included; others raise `InvalidInput`.
     """
 
     __slots__ = ()
@@ -104,7 +104,7 @@ class Reads(Lookups):
         return [neighbour for _, neighbour in pairs]
 
     def neighbors_array(self, node: int, type: str | None = None, direction: Direction = "out") -> Int64:
-        """As `neighbors`, as an array of the caller's own."""
+        """As `neighbors`, but as a new array."""
         node = check_id(node, "a node")
         lists = self._lists(node, type, direction)
         neighbours = np.array([n for part, _, _ in lists for n in part], dtype=np.int64)
@@ -147,8 +147,8 @@ class Reads(Lookups):
         """The neighbours of many nodes at once.
 
         Returns:
-            (offsets, targets): those of `nodes[i]` are `targets[offsets[i]:offsets[i + 1]]`, as `neighbors` gives
-            them. `len(offsets) == len(nodes) + 1`.
+            (offsets, targets): the neighbours of `nodes[i]` are `targets[offsets[i]:offsets[i + 1]]`, as `neighbors`
+            gives them. `len(offsets) == len(nodes) + 1`.
         """
         wanted = np.asarray(nodes)
         if wanted.ndim != 1 or not (np.issubdtype(wanted.dtype, np.integer) or not wanted.size):
@@ -177,8 +177,8 @@ class Reads(Lookups):
               **more: Any) -> Iterator[int]:
         """The ids of the nodes with this label, and with these properties, each equal in type and value; ascending.
 
-        Uses a property index on the label and one of the keys, if there is one (and it has been through a checkpoint
-        since it was made). Properties named `label` and `properties` go into the mapping.
+        Uses a property index on the label and one of the keys, if there is one that a checkpoint has built. Otherwise
+        O(nodes of the label). Put properties named `label` or `properties` into the mapping.
         """
         wanted = {**check_properties(properties or {}), **check_properties(more)}
         tokens = self._tokens.ids

@@ -1,4 +1,4 @@
-"""The graph store: `Store` with the graph engine, and with the backup service as the settings say."""
+"""The graph store: `Store` with the graph engine and the backup service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .view import GraphView
 
 
 class GraphStore(Store[GraphTransaction, GraphView]):
-    """A property graph in one directory. See `GraphTransaction` for what is written, `GraphView` for what is read."""
+    """A property graph in one directory. `GraphTransaction` has the calls that write, `GraphView` those that read."""
 
     @classmethod
     def open(  # type: ignore[override]  # a preset: the engine is given, and the service's settings are added
@@ -33,12 +33,12 @@ class GraphStore(Store[GraphTransaction, GraphView]):
         Args:
             directory, create, read_only, plugins, options, settings, env: as `Store.open`.
             online_backup_enabled: serve backups. A store that is open read-only does not.
-            online_backup_server: `host:port`, or `:port` for loopback. Without, 127.0.0.1:6362 or the next free port up
+            online_backup_server: `host:port`, or `:port` for loopback. If None, 127.0.0.1:6362 or the next free port up
                 to 6372.
             tls_certificate, tls_key, token, insecure: as `BackupService`.
 
         Raises:
-            As `Store.open`; `SettingError` where the address asked for is taken or not safe.
+            As `Store.open`; `SettingError` if the given address is taken or not safe.
         """
         service = BackupService(online_backup_enabled=online_backup_enabled and not read_only,
                                 online_backup_server=online_backup_server, tls_certificate=tls_certificate,

@@ -1,9 +1,9 @@
 """Tokens: small numbers that stand for names in everything stored.
 
-Labels, edge types and property keys have one each, and so has every set of labels that some node has had, so that a
-node's labels are one number. All kinds draw from one counter, from 1 up; 0 stands for nothing (a node that is not
-there). Tokens are never changed nor given out again, so one table serves every view: a token that a view should not
-know yet is one that nothing in it uses.
+Each label, edge type and property key has one. So has every set of labels that a node has had, so that a node's labels
+are one number. All kinds share one counter, from 1 up. 0 means "none", for instance a node that does not exist. Tokens
+never change and are never reused. So one table serves every view: a token that is newer than a view is not used by
+anything in it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Tokens:
         self.ids[kind, value] = token
 
     def cut(self, end: int) -> None:
-        """Take out the tokens from `end` on: those of a transaction that was rolled back."""
+        """Remove the tokens from `end` on, which belong to a transaction that was rolled back."""
         if self.highest >= end:
             for token in [token for token in self.values if token >= end]:
                 del self.ids[self.values.pop(token)]
@@ -49,7 +49,7 @@ class Tokens:
             self.highest = end - 1
 
     def name(self, token: int) -> str:
-        """Of a label, type or key. Raises `KeyError` where there is none."""
+        """The name of a label, type or key. Raises `KeyError` if there is none."""
         kind, value = self.values[token]
         if kind == LABELS:
             raise KeyError(token)

@@ -1,8 +1,8 @@
 """`GraphTransaction`: a transaction that reads as a view does, its own changes included, and changes the graph.
 
-Every call validates before it changes anything, so one that raises leaves the transaction as it was. Changes go into a
-layer of the transaction's own (`Changes`), which lies over the store's for reading and becomes the payload and, once
-logged, part of the store's active layer.
+Every call validates before it changes anything. So if it raises, the transaction is as before. Changes go into a layer
+of the transaction (`Changes`). Its reads see that layer over the store's. At commit it becomes the payload, and once
+that is logged, part of the store's active layer.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _MAX_TOKEN = (1 << 31) - 1
 
 
 class GraphTransaction(Reads, Transaction):
-    """The calls that change the graph; those that read it are `Reads`'s. Properties are given by name, or as a mapping
-    where a key is not an identifier or is the name of an argument; given both ways, the names win.
+    """The calls that change the graph. `Reads` has those that read it. Give properties by name, or as a mapping if a
+    key is not an identifier or is the name of an argument. If a key is given both ways, the one given by name counts.
 
     Raises (any of them):
-        InvalidInput: an id that is not an integer; a label, type, key or value that cannot be stored (see `values.py`
-            for the limits).
-        NotFound: a node or edge that is not there.
+        InvalidInput: an id is not an integer; a label, type, key or value cannot be stored (see `values.py` for the
+            limits).
+        NotFound: a node or edge does not exist.
         StoreClosed: the transaction has ended.
     """
 
@@ -66,7 +66,7 @@ class GraphTransaction(Reads, Transaction):
     # --- nodes -------------------------------------------------------------------------------------------------------
 
     def add_node(self, *labels: str, properties: Mapping[str, Any] | None = None, **more: Any) -> int:
-        """Add a node; its id."""
+        """Add a node. Returns its id."""
         names = check_labels(labels)
         packed, cells = self._merged(b"", properties, more) if properties or more else (b"", {})
         node = self._next_node
@@ -80,7 +80,7 @@ class GraphTransaction(Reads, Transaction):
         return node
 
     def delete_node(self, node: int, detach: bool = False) -> None:
-        """Delete a node. One that still has edges is refused, unless `detach`, which deletes them too."""
+        """Delete a node. If it still has edges, raises `InvalidInput`; with `detach`, deletes the edges too."""
         node = check_id(node, "a node")
         if not self._labels(node):
             raise NotFound(f"no node {shown(node)}")
@@ -99,7 +99,7 @@ class GraphTransaction(Reads, Transaction):
         self._relabel(node, check_labels(labels), ())
 
     def remove_label(self, node: int, *labels: str) -> None:
-        """Take these labels from a node. Those that it does not have are passed over."""
+        """Remove these labels from a node. Those that it does not have are ignored."""
         self._relabel(node, (), check_labels(labels))
 
     def _relabel(self, node: int, more: tuple[str, ...], fewer: tuple[str, ...]) -> None:
@@ -113,7 +113,7 @@ class GraphTransaction(Reads, Transaction):
         self._note_rows(node, tokens, self._props(node))
 
     def set_properties(self, node: int, properties: Mapping[str, Any] | None = None, /, **more: Any) -> None:
-        """Set some properties of a node; the others stay."""
+        """Set some properties of a node. The others do not change."""
         node = check_id(node, "a node")
         labels = self._labels(node)
         if not labels:
@@ -124,7 +124,7 @@ class GraphTransaction(Reads, Transaction):
             self._note_rows(node, self._tokens.label_tokens(labels), cells)
 
     def remove_property(self, node: int, key: str) -> None:
-        """Take a property from a node; fine if it has none of this key."""
+        """Remove a property from a node. Ignored if the node does not have it."""
         node = check_id(node, "a node")
         check_name(key, "property key")
         if not self._labels(node):
@@ -137,7 +137,7 @@ class GraphTransaction(Reads, Transaction):
 
     def add_edge(self, source: int, type: str, target: int, /, properties: Mapping[str, Any] | None = None,
                  **more: Any) -> int:
-        """Add an edge of a type from `source` to `target`; its id. Several between the same two nodes are several."""
+        """Add an edge of a type from `source` to `target`. Returns its id. Two nodes can have several equal edges."""
         if source.__class__ is not int or target.__class__ is not int:
             source, target = check_id(source, "a node"), check_id(target, "a node")
         kind = self._tokens.ids.get((TYPE, type))
@@ -172,7 +172,7 @@ class GraphTransaction(Reads, Transaction):
         self._number_of_edges -= 1
 
     def set_edge_properties(self, edge: int, properties: Mapping[str, Any] | None = None, /, **more: Any) -> None:
-        """Set some properties of an edge; the others stay."""
+        """Set some properties of an edge. The others do not change."""
         edge = check_id(edge, "an edge")
         if self._edge(edge) is None:
             raise NotFound(f"no edge {shown(edge)}")
@@ -181,7 +181,7 @@ class GraphTransaction(Reads, Transaction):
             self.changes.set_edge_props(edge, packed)
 
     def remove_edge_property(self, edge: int, key: str) -> None:
-        """Take a property from an edge; fine if it has none of this key."""
+        """Remove a property from an edge. Ignored if the edge does not have it."""
         edge = check_id(edge, "an edge")
         check_name(key, "property key")
         if self._edge(edge) is None:
@@ -193,13 +193,13 @@ class GraphTransaction(Reads, Transaction):
     # --- indexes -----------------------------------------------------------------------------------------------------
 
     def create_index(self, label: str, key: str) -> None:
-        """Index the nodes with this label by this property, for `nodes(label, key=value)`. Those that are there are
-        indexed by the next checkpoint; until then the call answers by looking at each node of the label."""
+        """Index the nodes with this label by this property, for `nodes(label, key=value)`. The next checkpoint builds
+        the index. Until then that call reads every node of the label."""
         check_name(label, "label")
         check_name(key, "property key")
         indexes = dict(self._indexes())
         if (self._known(LABEL, label), self._known(KEY, key)) in indexes:
-            raise InvalidInput(f"there is an index on {label}.{key}", hint="use it, or drop it first")
+            raise InvalidInput(f"there is an index on {label}.{key} already", hint="use it, or drop it first")
         where = (self.token(LABEL, label), self.token(KEY, key))
         indexes[where] = self._next_token
         self._next_token += 1
@@ -215,7 +215,7 @@ class GraphTransaction(Reads, Transaction):
         self.changes.set_indexes(indexes)
 
     def _note_rows(self, node: int, labels: tuple[int, ...], cells: dict[int, Any] | bytes) -> None:
-        """Let the indexes of the overlay know that a node has these labels and properties."""
+        """Add a node with these labels and properties to the overlay's index rows."""
         indexes = self._indexes()
         if indexes:
             held = decode_map(cells) if isinstance(cells, bytes) else cells
@@ -226,12 +226,12 @@ class GraphTransaction(Reads, Transaction):
     # --- tokens ------------------------------------------------------------------------------------------------------
 
     def _known(self, kind: str, value: Value) -> int:
-        """The token, or -1."""
+        """The token of a value, or -1 if it has none."""
         return self._tokens.ids.get((kind, value), -1)
 
     def token(self, kind: str, value: Value) -> int:
-        """The token, a new one if there is none. It goes into the shared table at once, where nothing of it shows to
-        views; should this transaction be rolled back, the next one takes it out (`Tokens.cut`)."""
+        """The token of a value, a new one if it has none. A new token goes into the shared table at once; views do not
+        see it, since nothing that they read uses it. After a rollback the next transaction removes it (see `cut`)."""
         token = self._tokens.ids.get((kind, value))
         if token is None:
             token = self._next_token
@@ -248,11 +248,11 @@ class GraphTransaction(Reads, Transaction):
         return self._label_set(names)[0]
 
     def property_map(self, properties: Mapping[str, Any]) -> bytes:
-        """The bytes of checked properties. Raises `InvalidInput` where they are too large."""
+        """The bytes of checked properties. Raises `InvalidInput` if they are too large."""
         return self._merged(b"", properties, {})[0]
 
     def _label_set(self, names: tuple[str, ...]) -> tuple[int, tuple[int, ...]]:
-        """The token of a set of labels, and theirs."""
+        """The token of a set of labels, and the tokens of the labels."""
         tokens = tuple(sorted([self.token(LABEL, name) for name in names]))
         return self.token(LABELS, tokens), tokens
 
@@ -264,8 +264,7 @@ class GraphTransaction(Reads, Transaction):
 
     def _merged(self, packed: bytes, properties: Mapping[str, Any] | None,
                 more: dict[str, Any]) -> tuple[bytes, dict[int, Any]]:
-        """A property map with some properties set: its bytes, and tokens to values. Raises before it changes anything.
-        """
+        """A property map with some properties set: its bytes, and its values by token. Raises before any change."""
         changed = {**check_properties(properties), **more} if properties is not None else more
         check_properties(more)
         cells = decode_map(packed)
@@ -304,4 +303,5 @@ class GraphTransaction(Reads, Transaction):
 _MARKS = [GraphTransaction.__dict__[name].__get__ for name in ("_next_node", "_next_edge", "_next_token",
                                                                "_number_of_nodes", "_number_of_edges")]
 _LET_GO = [GraphTransaction.__dict__[name].__set__ for name in ("_base", "_get", "_layers", "_plans")]
-"""Straight to the attributes, past the look at who asks: nobody else can, and each commit would pay for it."""
+"""The slots' own getters and setters, past the check of who uses the transaction. Here nothing else can use it, and
+every commit would pay for the check."""

@@ -85,7 +85,7 @@ def check_properties(properties: object) -> Mapping[str, Any]:
 
 
 def check_value(key: str, value: object) -> None:
-    """Raises `InvalidInput` where `value` cannot be the value of property `key`."""
+    """Raise `InvalidInput` if `value` cannot be the value of property `key`."""
     kind = type(value)
     if kind is int:
         if not _INT_MIN <= value <= _INT_MAX:  # type: ignore[operator]
@@ -133,8 +133,8 @@ def _check_size(key: str, value: object) -> None:
 
 
 def _check_nested(key: str, value: object, depth: int, seen: list[int]) -> None:
-    """Walk lists and dicts. `seen` counts items: each takes a byte at least, so that what is small in memory only
-    because it holds one list many times over ends here, and not by exhausting the machine."""
+    """Walk lists and dicts. `seen` counts items, each of which takes a byte or more when encoded. So a value that holds
+    one list many times over, small in memory and huge when encoded, is refused early."""
     kind = type(value)
     if kind is list or kind is dict:
         if depth > MAX_DEPTH:
@@ -179,7 +179,7 @@ def encode_map(properties: dict[int, Any]) -> bytes:
 
 
 def decode_map(packed: bytes) -> dict[int, Any]:
-    """A property map from its bytes: a new dict, the caller's own."""
+    """A property map from its bytes, as a new dict."""
     if not packed:
         return {}
     decoded: dict[int, Any] = msgpack.unpackb(packed, timestamp=3, strict_map_key=False)
@@ -193,7 +193,7 @@ def encode_value(value: Any) -> bytes:
 
 
 def value_digest(value: Any) -> bytes:
-    """8 bytes by which the property index finds a value; equal values have equal ones."""
+    """The 8 bytes under which the property index has a value. Equal values have equal digests."""
     return xxh3_64_digest(encode_value(value))
 
 

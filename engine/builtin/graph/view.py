@@ -17,9 +17,9 @@ _CLOSED: Any = Closed("view")
 
 
 class GraphView(Reads, View):
-    """What the graph was at one transaction. Close it, or use it in a `with`: while it is open, the room of what was
-    deleted since is not used again, and where views hold some 2,000 checkpoints' states there can be no further
-    checkpoint. From any thread. `Reads` has the calls."""
+    """The graph as of one transaction. For any thread. Close it, or use it in a `with`: while it is open, the room of
+    what was deleted since is not reused. If open views hold the states of some 2,000 checkpoints, no further checkpoint
+    is possible. `Reads` has the calls."""
 
     __slots__ = ("_base", "_bound", "_get", "_layers", "_plans", "_tokens")
     _keeps = True
@@ -42,7 +42,7 @@ class GraphView(Reads, View):
         return iter(()) if kind < 0 else walk.all_edges(self, kind)
 
     def edge_arrays(self, type: str | None = None) -> tuple[Int64, Int64, Int64]:
-        """Every edge, or every one of a type, by id: sources, targets and edge ids, arrays of the caller's own."""
+        """Every edge, or every one of a type, by id: new arrays of sources, targets and edge ids. O(edges)."""
         return walk.edge_arrays(self, self._type(type))
 
     def _type(self, type: str | None) -> int:

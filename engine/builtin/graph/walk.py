@@ -1,11 +1,11 @@
 """Full walks: all nodes and edges, some blocks at a time, with the overlay laid over them; and the digest made by them.
 
 The digest is the sum, each half modulo 2^64, of one 128-bit checksum per item: allocation marks, each index, each node
-with its labels and properties, each edge with its properties. A sum does not depend on order, and items are told in
-names, so neither how a state came about nor which tokens it uses shows. Names and properties are hashed by xxh3; what
-an item is made of is mixed over arrays, since a call for each of a hundred million edges would take minutes.
+with its labels and properties, each edge with its properties. A sum does not depend on order, and items are written
+with names. So the digest depends neither on a state's past nor on its tokens. Names and properties are hashed by xxh3.
+The parts of an item are mixed over whole arrays, since a call for each of a hundred million edges would take minutes.
 
-A walk holds some blocks at a time, whatever the size of the state, and tells the map of LMDB's file what it has passed.
+A walk holds only some blocks at a time, and reports what it has read to the map of LMDB's file.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _ODD = tuple(np.uint64(odd) for odd in (0xD6A7C3E95B1F8247, 0xA1E4D72B6F93C50D, 
 
 
 def mixed(*columns: npt.NDArray[Any], seed: int = 0) -> npt.NDArray[np.uint64]:
-    """64 bits for each row of columns of integers, in which every bit of the row has a say. Sums of them, modulo 2^64,
-    are equal for equal rows in any order, and hardly for others."""
+    """A 64-bit hash of each row of some integer columns; every bit of the row affects it. Sums of hashes, modulo 2^64,
+    are equal for equal rows in any order, and almost never for others."""
     h = np.full(len(columns[0]), seed ^ _SEED, np.uint64)
     for column in columns:
         h ^= column.astype(np.uint64, copy=False)
@@ -103,7 +103,7 @@ def edges_at_once(reads: Reads, kind: int = 0) -> Iterator[tuple[Ids, npt.NDArra
 
 
 def _ids(numbers: list[int], per: int) -> Ids:
-    """The ids that stand in blocks of these numbers."""
+    """The ids in the blocks with these numbers."""
     return (np.array(numbers, np.int64)[:, None] * per + np.arange(per)).ravel()
 
 
@@ -113,8 +113,8 @@ def _touched(numbers: list[int], changed: dict[int, set[int]]) -> list[int]:
 
 def _merged(reads: Reads, db: str, per: int, dtype: np.dtype[Any],
             changed: dict[int, set[int]]) -> Iterator[tuple[list[int], npt.NDArray[Any]]]:
-    """All blocks, stored or changed, ascending, some at a time: their numbers and what is stored, one after the other,
-    zeros where nothing is; the caller's own. Raises `Damaged`."""
+    """All blocks, stored or changed, ascending, some at a time: their numbers, and what is stored of them as one new
+    array, with zeros for what is not stored. Raises `Damaged`."""
     fresh = deque(sorted(changed))
     size = per * dtype.itemsize
     passed = reads._base.state.mapping.passed
@@ -169,16 +169,16 @@ def edge_arrays(reads: Reads, kind: int) -> tuple[Ids, Ids, Ids]:
 
 
 def digest(reads: Reads) -> bytes:
-    """16 bytes over the whole content."""
+    """16 bytes over the whole content. O(state)."""
     tokens = reads._tokens
     marks = reads._marks()
     if not reads._base.sound:
-        reads._base.verify()  # what a walk does not find would be missing without a word
+        reads._base.verify()  # a walk would not notice missing entries
     passed = reads._base.state.mapping.passed
     total = np.array(_halves(_MARKS.pack(b"M", marks.next_node, marks.next_edge)), np.uint64)
     for index in reads.indexes():
         total += np.array(_halves(b"I" + msgpack.packb(index)), np.uint64)
-    # Tokens from the view's mark on may be a transaction's, and go again.
+    # Tokens from the view's mark on may belong to a transaction that is rolled back later.
     names = np.zeros((2, min(tokens.highest + 1, marks.next_token)), np.uint64)
     for token, (kind, value) in list(tokens.values.items()):
         if kind in (TYPE, LABELS) and token < marks.next_token:
@@ -216,7 +216,7 @@ def _summed(seed: int, *columns: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
 
 
 def _canonical(reads: Reads, packed: bytes) -> bytes:
-    """A property map in names, ordered."""
+    """A property map with names for tokens, in order."""
     return b"".join(encode_value(name) + encode_value(value)
                     for name, value in sorted(reads._named(packed).items())) if packed else b""
 

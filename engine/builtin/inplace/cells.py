@@ -1,20 +1,20 @@
-"""Fixed-size cells in plain files, written in place, under views that stand still.
+"""Fixed-size cells in plain files, written in place, with views that do not change.
 
-A file holds each cell's value as of the last write-back, in place: no copy is made on disk. What keeps a view right
-while later transactions and write-backs change everything under it are two lists of versions in memory, per cell:
+A file holds each cell's value as of the last write-back. Cells are overwritten in place, without a copy on disk. So two
+lists of versions per cell, in memory, preserve what views see while transactions and write-backs change the cells:
 
 - *dirty*, (txid, cell): versions that are applied and not yet written back, oldest first. Redo over the file.
-- *kept*, (txid, cell): "views before `txid` see `cell`", oldest first: what a write-back replaced in the file although
-  an open view still needed it. Undo under the file.
+- *kept*, (txid, cell): "views before `txid` see `cell`", oldest first: values that a write-back overwrote although an
+  open view still needed them. Undo under the file.
 
-A view at t finds a cell in the first kept entry after t; else in the last dirty version at or before t; else in the
-file. A write-back goes in three steps. Under the lock it picks the newest version of every dirty cell, and reads from
-the file, into kept, what open views would lose. Without the lock it writes and syncs the files: nobody reads a cell
-that is being written, since older views find it in kept and newer ones in dirty. Under the lock again it drops from
-dirty what the files now hold. `apply` may run beside all this. The owner records the position after that.
+A view at t finds a cell in the first kept entry after t, else in the last dirty version at or before t, else in the
+file. A write-back has three steps. Under the lock, it picks the newest version of every dirty cell, and copies to kept
+what open views would lose. Without the lock, it writes and syncs the files. No reader needs a cell that is being
+written: older views find it in kept, newer ones in dirty. Under the lock again, it drops from dirty what the files now
+hold. `apply` may run at any time meanwhile. After all this, the owner records the position.
 
-A crash or a copy in the middle of a write-back leaves cells of different times, and torn ones, in the files. Whoever
-applies every record from the position recorded then sets each such cell again, without reading it.
+A crash or a copy in the middle of a write-back leaves torn cells and cells of different times in the files. That is
+repaired by applying every record from the recorded position on: this sets each such cell again, without reading it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ CELL = 64
 """Bytes in a cell, and in the header of a file."""
 
 Key: TypeAlias = tuple[int, int]
-"""Which file, by its place in the list, and which cell of it."""
+"""The index of a file in the list, and the number of a cell in it."""
 
 _GROW = 64 << 10
 _RUN = 1024
 _COST = CELL + 192
-"""About what one version takes in memory: the cell, its tuple, list and entry."""
+"""About how many bytes one version takes in memory: the cell, its tuple, list and entry."""
 
 
 class CellFiles:
@@ -47,16 +47,16 @@ class CellFiles:
 
     def __init__(self, files: Files, layout: Sequence[tuple[Path, bytes]], head: Position, lock: Lock, *,
                  read_only: bool) -> None:
-        """Open files whose cells are as of `head`, or will be once enough is applied.
+        """Open files whose cells are as of `head`, or will be once the records after it are applied.
 
         Args:
             layout: each file's path and its header, `CELL` bytes that never change, magic first.
 
         Raises:
-            Damaged, UnsupportedFormat: a file is missing or does not begin as it should. No cell is looked at.
+            Damaged, UnsupportedFormat: a file is missing or has a wrong header. Cells are not checked.
         """
         self.head = head
-        """What is applied: the newest that a view can show."""
+        """The position that is applied: the newest that a view can show."""
         self._lock = lock
         self._dirty: dict[Key, list[tuple[int, bytes]]] = {}
         self._kept: dict[Key, list[tuple[int, bytes]]] = {}
@@ -83,7 +83,7 @@ class CellFiles:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def pin(self) -> int:
-        """Keep what a view at the head sees, until `unpin` of the txid that is returned."""
+        """Preserve what a view at the head sees, until `unpin` of the returned txid."""
         with self._lock:
             self._check_open()
             txid = self.head.txid
@@ -105,7 +105,7 @@ class CellFiles:
                 self._kept = {key: entries for key, entries in kept if entries}
 
     def newest(self, key: Key) -> bytes:
-        """The cell as the next writer finds it."""
+        """The cell's newest version, for the writer."""
         with self._lock:
             return self._read(key, self.head.txid)
 
@@ -126,7 +126,7 @@ class CellFiles:
             return cells
 
     def reach(self, file: int) -> int:
-        """A number that is above every cell of `file` that was ever written."""
+        """A number above that of every cell of `file` that was ever written."""
         with self._lock:
             self._check_open()
             on_disk = self._files[file].size() // CELL
@@ -138,7 +138,7 @@ class CellFiles:
         return self._in_file(key) if held is None else held
 
     def _held(self, key: Key, txid: int) -> bytes | None:
-        """The cell as of `txid` if memory has it; if not, the file has."""
+        """The cell as of `txid` if it is in memory. None: it is in the file."""
         for replaced, cell in self._kept.get(key, ()):
             if txid < replaced:
                 return cell
@@ -162,14 +162,14 @@ class CellFiles:
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def apply(self, batch: Iterable[tuple[Position, Iterable[tuple[Key, bytes]]]]) -> None:
-        """Set cells, transaction by transaction. Views see the whole batch or nothing of it."""
+        """Set cells, transaction by transaction. A view sees either the whole batch or none of it."""
         with self._lock:
             head = self.head
             for position, changes in batch:
                 head = position
                 for key, cell in changes:
                     versions = self._dirty.setdefault(key, [])
-                    if versions and versions[-1][0] > self._newest_pin:  # no view is open that could need it
+                    if versions and versions[-1][0] > self._newest_pin:  # no open view can need it
                         versions[-1] = (position.txid, cell)
                     else:
                         versions.append((position.txid, cell))
@@ -177,15 +177,15 @@ class CellFiles:
             self.head = head
 
     def pending_bytes(self) -> int:
-        """About the memory that is held by what is not written back."""
+        """About how many bytes of memory the dirty cells take."""
         return self._pending
 
     def write_back(self) -> Position:
-        """Make the files hold, durably, everything that is applied; returns the position that this was.
+        """Write everything that is applied to the files, durably. Returns the position that they now hold.
 
         Raises:
             DiskFull: no cell was changed.
-            OSError: any may have been, on disk. What readers see is right all the same.
+            OSError: cells on disk may have changed. Readers still see the right values.
         """
         with self._lock:
             self._check_open()
@@ -207,9 +207,9 @@ class CellFiles:
         return reached
 
     def _keep(self, key: Key, versions: list[tuple[int, bytes]], pins: list[int]) -> None:
-        """Put into kept what open views see of a cell that is about to be written.
+        """Put into kept what open views see of a cell that is about to be overwritten.
 
-        Views between two versions, or between the last kept and the first, lose the earlier one.
+        A view between two versions, or between the last kept entry and the first version, needs the earlier one.
         """
         kept = self._kept.get(key, [])
         done = kept[-1][0] if kept else 0
@@ -222,7 +222,7 @@ class CellFiles:
             done, before = txid, cell
 
     def _make_room(self, todo: list[tuple[Key, bytes]]) -> None:
-        """Grow the files first, so that writing in place does not lack room half-way."""
+        """Grow the files first, so that writing in place cannot run out of room half-way."""
         for number, file in enumerate(self._files):
             last = max((n for (f, n), _ in todo if f == number), default=None)
             if last is not None and (size := _offset(last + 1)) > file.size():
@@ -240,7 +240,7 @@ def _offset(cell: int) -> int:
 
 
 def _join(cells: Iterable[tuple[Key, bytes]]) -> list[tuple[Key, bytes]]:
-    """Neighbouring cells, which come in order, as one write, up to `_RUN` together."""
+    """Join adjacent cells, which come in order, into one write of at most `_RUN` cells."""
     runs: list[tuple[Key, list[bytes]]] = []
     for (file, number), cell in cells:
         if runs:

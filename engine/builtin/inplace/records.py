@@ -1,22 +1,22 @@
 """The records engine: byte strings by number, in fixed-size records that are written in place.
 
-This is how Neo4j 1.x kept its stores, and the hardest state to copy while it runs: a checkpoint overwrites records here
-and there, so an image moves while it is read, and a crash leaves records of different times, or torn ones. Nothing but
-redo puts it right (`abilities.atomic` is False). Payloads hold whole records after the change, by file and number,
-allocation marks and free list included; redo sets them and reads nothing.
+Neo4j 1.x kept its stores like this. Such a state is the hardest to copy while it is in use. A checkpoint overwrites
+records all over the files. So an image moves while it is read, and a crash leaves torn records and records of different
+times. Only redo repairs that (`abilities.atomic` is False). Payloads hold whole records as they are after the change,
+by file and number, including allocation marks and free list. Redo sets them, and reads nothing.
 
-Two files of 64-byte records (`cells` keeps views right while they are overwritten):
+There are two files of 64-byte records (`cells` preserves what views see while they are overwritten):
 
 - `values`: record n is value n: its length, its first bytes, and the first overflow record for the rest. Numbers are
-  given out once and never again. A deleted value's record stays, marked.
-- `overflow`: records of a chain, each with the next one's number. Freed ones form a chain too, and are used again.
+  never reused. The record of a deleted value stays, marked as deleted.
+- `overflow`: records of chains, each with the number of the next. Freed ones form a chain too, and are reused.
 
 Record 0 of each file holds its marks: the next number that was never used, and the head of the free chain. Every record
-has a checksum that covers where it stands. The file `position` says what the two hold at least.
+has a checksum that also covers its place. The two files hold at least what the file `position` says.
 
-What cannot be had: a record from an earlier time has a right checksum too. If a disk lost a write, that is found only
-where chains no longer fit, by the check. A tally of all records, as other engines have, would have to be of one time,
-and files that are written in place are of several until redo is through.
+A limit: a record from an earlier time has a right checksum too. So if a disk lost a write, only the check finds that,
+and only if chains no longer fit together. Other engines have a tally of all records. A tally is of one moment, but
+files that are written in place mix several until redo has ended.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ def _close(key: Key, cell: bytes) -> bytes:
 
 
 def _verified(key: Key, cell: bytes) -> bytes:
-    """Raises `Damaged` where the checksum is not the record's, or another place's."""
+    """The cell. Raises `Damaged` if its checksum is wrong, or belongs to another place."""
     if _SUM.unpack_from(cell)[0] != xxh3_64_intdigest(_PLACE.pack(*key) + cell[4:]) & 0xFFFFFFFF:
         raise Damaged(f"record {key[1]} does not match its checksum", path=_NAMES[key[0]], offset=CELL * (1 + key[1]))
     return cell
 
 
 class _Reader:
-    """Records, decoded and verified, read by whatever fetches cells: a transaction's or a view's."""
+    """Decodes and verifies records. `fetch` gives the cells: a transaction's or a view's."""
 
     __slots__ = ("_fetch",)
 
@@ -106,7 +106,7 @@ class _Reader:
         return _Marks(*_MARKS.unpack(_verified((file, 0), self._fetch((file, 0)))))
 
     def find(self, number: int) -> _Value | None:
-        """A value that is there. Raises `InvalidInput`, `Damaged`."""
+        """A value, or None if it does not exist. Raises `InvalidInput`, `Damaged`."""
         if type(number) is not int or number < 1:
             raise InvalidInput("a value's number is an int from 1 up")
         if number >= self.marks(VALUES).next:
@@ -150,17 +150,17 @@ class RecordsTransaction(KeyedTransaction[Key, bytes]):
     def __init__(self, cells: CellFiles) -> None:
         super().__init__()
         self._cells = cells
-        self._step: dict[Key, bytes] = {}  # what one call changes: it counts only once the call went well
+        self._step: dict[Key, bytes] = {}  # what one call changes; merged only when the call succeeds
         self._reader = _Reader(self._fetch)
 
     def get(self, number: int) -> bytes | None:
-        """The value, with this transaction's own changes, or None. Raises `InvalidInput`."""
+        """The value, or None. This transaction's own changes are included. Raises `InvalidInput`."""
         self._step = {}
         value = self._reader.find(number)
         return None if value is None else self._reader.content(number, value)
 
     def insert(self, value: bytes) -> int:
-        """Add a value; its number, which no other value of this branch ever had."""
+        """Add a value. Returns its number, which no other value of this branch ever had."""
         self._start(value)
         marks = self._reader.marks(VALUES)
         self._set((VALUES, 0), _MARKS.pack(marks.next + 1, marks.free))
@@ -195,7 +195,7 @@ class RecordsTransaction(KeyedTransaction[Key, bytes]):
         self._step[key] = _close(key, cell)
 
     def _take(self, number: int) -> None:
-        """Free the chain of a value that is there."""
+        """Free the chain of an existing value. Raises `NotFound`."""
         value = self._reader.find(number)
         if value is None:
             raise NotFound(f"there is no value {number}")
@@ -208,7 +208,7 @@ class RecordsTransaction(KeyedTransaction[Key, bytes]):
             self._set((OVERFLOW, 0), _MARKS.pack(marks.next, free))
 
     def _put(self, number: int, value: bytes) -> None:
-        """Write a value's record and its chain: freed records first, then new ones."""
+        """Write a value's record and its chain. Uses freed records first, then new ones."""
         following, free = self._reader.marks(OVERFLOW)
         places = []
         for _ in range(_INLINE, len(value), _LINK):
@@ -233,7 +233,7 @@ class RecordsTransaction(KeyedTransaction[Key, bytes]):
 
 
 class RecordsView(View):
-    """A view. It keeps in memory what is overwritten while it is open, so close it."""
+    """A view. While it is open, overwritten records are kept in memory for it, so close it."""
 
     def __init__(self, cells: CellFiles) -> None:
         self._cells = cells
@@ -246,7 +246,7 @@ class RecordsView(View):
         return self._txid
 
     def get(self, number: int) -> bytes | None:
-        """A value, or None. Raises `InvalidInput`, and `Damaged` where its records are."""
+        """A value, or None. Raises `InvalidInput`, and `Damaged` if its records are damaged."""
         value = self._reader.find(number)
         return None if value is None else self._reader.content(number, value)
 
@@ -316,7 +316,7 @@ class RecordsView(View):
             yield from enumerate(self._cells.run(VALUES, first, min(_STRETCH, end - first), self._txid), first)
 
     def _check_free(self, marks: _Marks, owner: dict[int, str]) -> Iterator[str]:
-        """Walk the free chain as far as it is one, and enter its records in `owner`."""
+        """Walk the free chain as far as it is intact, and enter its records in `owner`."""
         at = marks.free
         while at:
             if at in owner:
@@ -394,7 +394,7 @@ class RecordsEngine(Engine[RecordsTransaction, RecordsView]):
         return RecordsView(self._cells)
 
     def image(self) -> Image:
-        # The position is read first: files that a checkpoint moves on while they are opened hold that and more.
+        # Read the position first: if a checkpoint runs while the files are opened, they hold that position and more.
         position = self._position
         return FileImage(self._env, self._directory, (*_NAMES, _POSITION), position)
 

@@ -1,1 +1,1 @@
-"""Engines over a library with transactions of its own: SQLite and RocksDB, with an overlay that lets them stage."""
+"""Engines over a database with its own transactions, SQLite and RocksDB, and the overlay that lets them stage."""

@@ -1,18 +1,18 @@
-"""Keys and values in a database that somebody else wrote: what engines over such databases have in common.
+"""Keys and values in an existing database: what engines over such databases have in common.
 
-The database holds what is checkpointed, and its own document of the position, in one and the same transaction of its
-own. What came since stands in memory, as an *overlay* of absolute values by key (None: deleted): a commit is then as
-quick as the log, needs no room in the database, and is not durable in two places. A view is a snapshot of the database
-under a dictionary that no longer changes; a checkpoint writes the overlay to the database and puts a newer snapshot
-under what is left of it. Since the overlay is absolute, an entry over a snapshot that has it already changes nothing.
+The database holds what is checkpointed, and a document with the position, both written by one of its own transactions.
+Later changes are in memory, in an *overlay* of absolute values by key (None: deleted). So a commit is as fast as the
+log, needs no room in the database, and is made durable only once. A view is a snapshot of the database under a
+dictionary that no longer changes. A checkpoint writes the overlay to the database, and puts a newer snapshot under the
+rest of it. Values are absolute, so an overlay entry that the snapshot already has changes nothing.
 
-There are two overlays: what is published, and, for transactions, what is appended beside it. Each is handed out as it
-is and copied by the first change after that. Snapshots are counted, and closed with the last view or transaction that
-uses them.
+There are two overlays: one of what is published, and, for transactions, one that also has what is staged. Each is lent
+without a copy; the next change copies it first. Users of a snapshot are counted; it is closed when the last view or
+transaction that uses it ends.
 
-What is left to write for a database is `create` and `open`, `_snapshot`, `_write` (a checkpoint), `_copy` (an image, as
-files of their own, so that it stays as it is while the database moves on) and `_close`. `sqlite.py` and `rocksdb.py`
-are two such engines.
+For a database you write `create` and `open`, `_snapshot`, `_write` (a checkpoint), `_copy` (an image, in files of its
+own, so that it does not change while the database does) and `_close`. `sqlite.py` and `rocksdb.py` are two such
+engines.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from ...toolkit.keyed_transaction import changes_of
 from ..memory import MAX_KEY, MAX_VALUE, MemoryTransaction
 
 RUN_BYTES = 256 << 10
-"""Snapshots read pairs in runs of about so many bytes: few calls where pairs are small, little memory where they are
-large."""
+"""Snapshots read pairs in runs of about so many bytes: few calls if pairs are small, little memory if they are large.
+"""
 IMAGE_PREFIX = "image-"
-"""Of directories that hold an image until its files are open; what a killed process left is swept."""
+"""Prefix of directories that hold an image until its files are open. Those that a killed process left are removed."""
 
 Overlay = Mapping[bytes, bytes | None]
 
 
 class Snapshot(ABC):
-    """The database as it was, whatever is written meanwhile. Used from any thread; `StoreClosed` once closed."""
+    """The database as of one moment. Later writes do not show. For any thread. Once closed, raises `StoreClosed`."""
 
     @abstractmethod
     def get(self, key: bytes) -> bytes | None:
@@ -57,19 +57,19 @@ class Snapshot(ABC):
 
     @abstractmethod
     def pairs(self) -> Iterator[tuple[bytes, bytes]]:
-        """All pairs, by key. Raises `Damaged`, at the latest behind the last one."""
+        """All pairs, by key. Raises `Damaged`, at the latest after the last one."""
 
     @abstractmethod
     def check(self) -> Iterator[str]:
-        """What the database itself finds wrong, beyond what reading all pairs shows."""
+        """What the database's own check finds, beyond what reading all pairs finds."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of it. Called once."""
+        """Release the snapshot. Called once."""
 
 
 class _Base:
-    """A snapshot, and by how many it is used: the engine while it is the newest, views, transactions."""
+    """A snapshot and the number of its users: views, transactions, and the engine while it is the newest."""
 
     __slots__ = ("snapshot", "users")
 
@@ -79,7 +79,7 @@ class _Base:
 
 
 class _Layer:
-    """An overlay that is handed out as it is, and copied by the first change after that."""
+    """An overlay that is lent without a copy. The next change copies it first."""
 
     __slots__ = ("_changes", "_lent")
 
@@ -92,7 +92,7 @@ class _Layer:
         return self._changes
 
     def peek(self) -> Overlay:
-        """As it is until the next change: for a transaction, which ends with that change."""
+        """The overlay, not lent: valid until the next change. For a transaction, which ends with that change."""
         return self._changes
 
     def add(self, changes: Overlay) -> None:
@@ -101,7 +101,7 @@ class _Layer:
         self._changes.update(changes)
 
     def drop(self, written: Overlay) -> None:
-        """Forget what the database has: entries that are those very objects."""
+        """Remove entries that the database has now: those whose value is the same object as in `written`."""
         absent = object()
         self._changes = {k: v for k, v in self._changes.items() if written.get(k, absent) is not v}
         self._lent = False
@@ -178,7 +178,7 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
     """See the module's text."""
 
     def __init__(self, directory: Path, context: Context, position: Position) -> None:
-        """The subclass's database is open by now. `position` is the one it holds, or was told."""
+        """The subclass has opened its database. `position`: the one that the database holds, or `at` if given."""
         self._directory = directory
         self._env = context.env
         self._position = self._published = position
@@ -186,7 +186,7 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
         self._staged = position.txid
         self._waiting: deque[tuple[Position, Overlay, int]] = deque()  # staged, not published; with bytes of payload
         self._pending = 0
-        self._lock = context.env.scheduler.lock()  # guards all above and below; held for moments
+        self._lock = context.env.scheduler.lock()  # guards all above and below; never held for long
         self._checkpointing = context.env.scheduler.lock()
         self._pid = os.getpid()
         self._base = _Base(self._snapshot())
@@ -194,33 +194,33 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
         _open_engines.add(self)
 
     _read_only = False
-    """Whether it was opened read-only: the subclass sets it."""
+    """Whether it was opened read-only. The subclass sets it."""
 
     # --- the author's ------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def _snapshot(self) -> Snapshot:
-        """Of what the database holds now. Raises `Damaged`."""
+        """A snapshot of the database as it is now. Raises `Damaged`."""
 
     @abstractmethod
     def _write(self, changes: Overlay, position: Position) -> None:
-        """Bring the database to `position`, durably and all or nothing: set these values, delete where it is None.
+        """Bring the database to `position`, durably and atomically: set these values; None deletes a key.
 
         Raises:
             DiskFull: nothing changed.
         """
 
     def _settle(self) -> None:
-        """After a write, when the newest snapshot has it: tidy the database up."""
+        """Called after a write, once the newest snapshot includes it: tidy up the database."""
 
     @abstractmethod
     def _copy(self, place: Path) -> Position:
-        """Make a directory `place` whose files are the database as of one position, which is returned. They are read
-        soon and never synced. Raises `DiskFull`, `OSError`, `Damaged`."""
+        """Make a directory `place` with the database as of one position, which is returned. Its files are read soon, so
+        they need not be synced. Raises `DiskFull`, `OSError`, `Damaged`."""
 
     @abstractmethod
     def _close(self) -> None:
-        """Close the database; every snapshot is closed."""
+        """Close the database. All snapshots are closed already."""
 
     # --- the newest state --------------------------------------------------------------------------------------------
 
@@ -266,9 +266,9 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
         return PairsView(self, self._base, overlay, txid)
 
     def release(self, base: _Base) -> None:
-        """Used by views: one user less."""
+        """A user of the snapshot has ended. The last one closes it."""
         if self._pid != os.getpid():
-            return  # carried across a fork: the database is the parent's, and a lock may be held for good
+            return  # in a forked child: the database is the parent's, and a lock may be held for ever
         with self._lock:
             base.users -= 1
             last = base.users == 0 and base in self._bases
@@ -292,8 +292,8 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
                 self._renew()
                 with self._lock:
                     self._shown.drop(changes)
-                    # What is staged stays: the next checkpoint may write an older value of the same key, and a newer
-                    # one that happens to be the very object written now (None, b"") must still stand above that.
+                    # Keep staged entries, even if their value is the very object that was written now (as None and b""
+                    # can be): the next checkpoint may write an older value of the key, which they must still hide.
                     staged = {key for _, waiting, _ in self._waiting for key in waiting}
                     self._newest.drop({key: value for key, value in changes.items() if key not in staged})
                     self._position = reached
@@ -302,7 +302,7 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
             return self._position
 
     def _renew(self) -> None:
-        """Put a newer snapshot under the overlays."""
+        """Take a newer snapshot, and put it under the overlays."""
         base = _Base(self._snapshot())
         with self._lock:
             old, self._base = self._base, base
@@ -328,14 +328,14 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
 
 
 def sweep(files: Files, directory: Path) -> None:
-    """Remove what an image that was being made left when its process died."""
+    """Remove the directories of images whose process died while it made them."""
     for name in files.list(directory):
         if name.startswith(IMAGE_PREFIX):
             files.remove_tree(directory / name)
 
 
 def encode_state(context: Context, magic: bytes, version: int, position: Position, **more: int) -> bytes:
-    """The document that a database holds of its state: whose it is, where it is, and what else the engine keeps."""
+    """The document of a database's state: its store, its engine, its position, and numbers of the engine's own."""
     return document.encode(magic, version, {"store_id": context.store_id, "txid": position.txid,
                                             "chain": position.chain, **more})
 
@@ -352,8 +352,8 @@ def decode_state(context: Context, data: bytes, magic: bytes, version: int,
 
 
 def checked_position(held: Position, at: Position | None, path: Path) -> Position:
-    """Where a state is that holds `held`. Raises `Damaged` where it cannot be what `at` says it is: these databases
-    are copied as of one position, never less."""
+    """The position of a state that holds `held`. Raises `Damaged` if `at` is given and disagrees: these databases are
+    copied as of one position, so a copy cannot hold less."""
     if at is not None and (held.txid < at.txid or (held.txid == at.txid and held != at)):
         raise Damaged(f"holds the state at {held}, where it should be at {at}", path=str(path))
     return held if at is None else at
@@ -363,8 +363,8 @@ _open_engines: weakref.WeakSet[PairsEngine] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    # A database that was open at a fork is the parent's. Closing it here, as the interpreter does with objects that go,
-    # could tidy files away from under the parent; so one reference too many keeps each for as long as the child lives.
+    # A database that was open at a fork is the parent's. If the child freed the object, that would close the database
+    # and might remove files that the parent uses. So an extra reference keeps it until the child ends.
     for engine in list(_open_engines):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
 

@@ -1,21 +1,21 @@
 """The RocksDB engine: keys and values in RocksDB, through rocksdict (`pip install 'holdfast[rocksdb]'`).
 
-RocksDB holds what is checkpointed (`overlay.py` has the rest). The log is the kit's, so RocksDB's own is off: a
-checkpoint is one write batch, the document of the position under the empty key in it, and a flush. A flush puts whole
-batches into a table file and then names that file, synced, in RocksDB's manifest; so what is found again is always a
-whole state at the position that it holds.
+RocksDB holds what is checkpointed (`overlay.py` has the rest). The kit has a log, so RocksDB's own is off. A checkpoint
+is one write batch, with the document of the position under the empty key, and a flush. A flush writes whole batches to
+a table file, syncs it, and then names it in RocksDB's manifest. So after a crash RocksDB always has a whole state, at
+the position that it holds.
 
 - *The image* is what RocksDB calls a checkpoint: hard links to its table files, which never change, and a manifest of
-  its own. Table files need no room a second time; those that are merged meanwhile live on in the image.
-- *Snapshots* are iterators. RocksDB shows an iterator the state that it was made on, tables and memory both. (The
+  its own. So table files take no room twice. If RocksDB merges and deletes them, the image still has them.
+- *Snapshots* are iterators. An iterator shows the state at the moment it was made, in tables and in memory. (The
   snapshot objects of rocksdict 0.3 do so only for single keys; their iterators show later writes.)
-- *Damage.* Every block of a table file and every record of the manifest has RocksDB's checksum, verified when read, and
-  the manifest names each table file with its size. An iterator that ends has to be asked whether it ended for that. A
-  manifest whose end is cut off is one from an earlier time: the document is of that time too, and the log goes on from
-  there. On some damaged manifests RocksDB does not come to an end when it opens them, and this engine cannot stop it.
-- *Read-only openings* leave no trace: RocksDB and rocksdict write into a directory that they open, so a private one is
-  opened, with links to the table files and copies of the small ones. (RocksDB's own read-only mode ends the process by
-  a signal on some damaged files; and rocksdict writes even then.)
+- *Damage.* Every block of a table file and every record of the manifest has RocksDB's checksum, which reads verify. The
+  manifest names each table file with its size. An iterator stops at damage as it does at the end, so ask its status.
+  A manifest that was cut off is simply an earlier one. Its document is as old, and the log is replayed from there.
+  On some damaged manifests RocksDB never returns from opening, and this engine cannot stop it.
+- *Read-only openings* leave no trace. RocksDB and rocksdict write into a directory that they open. So a private one is
+  opened, with links to the table files and copies of the small ones. (RocksDB's own read-only mode kills the process by
+  a signal on some damaged files, and rocksdict writes even then.)
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ logger = logging.getLogger("holdfast.rocksdb")
 
 _MAGIC = b"HFROCKS\0"
 _POSITION = b""
-"""The key of the document; those of pairs have at least one byte."""
+"""The key of the document. Keys of pairs have at least one byte."""
 _FIRST = b"\0"
 _NOTES = "rocksdict-config.json"
-"""What rocksdict remembers of its options. It writes the file anew at each opening, without a sync, and does not open
-what has half of it; we give all options each time and do without it."""
+"""The file in which rocksdict remembers its options. It is rewritten at each opening, without a sync, and a torn one
+prevents the next opening. We pass all options each time, and do not need it."""
 _TABLE = ".sst"
 _SPARE_ROOM = 1 << 20
 _OPEN_FILES = 512
-"""Table files that are open at a time. RocksDB's default is all of them, opened by 16 threads when the store is."""
+"""The most table files that are open at a time. By default RocksDB opens all of them at once, with 16 threads."""
 
 
 def _rocksdict() -> Any:
-    """Raises `Unsupported` where it is not installed."""
+    """The module rocksdict. Raises `Unsupported` if it is not installed."""
     try:
         import rocksdict
     except ImportError as error:
@@ -65,12 +65,12 @@ def _rocksdict() -> Any:
 
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES,
              errno.EPERM, errno.EROFS, errno.ESTALE, errno.EFBIG)
-"""What the system may have refused to RocksDB, which passes on its words."""
+"""Errors with which the system may have refused RocksDB something. RocksDB reports only their text."""
 
 
 @contextmanager
 def _told(directory: Path) -> Iterator[None]:
-    """RocksDB's errors, which rocksdict raises as plain exceptions with a text, as the kit's."""
+    """Turn RocksDB's errors into the kit's. rocksdict raises them as plain exceptions with a text."""
     with system_errors(f"cannot use {directory}"), _named(directory):
         yield
 
@@ -108,15 +108,15 @@ def _open(directory: Path, *, create: bool = False, private: bool = False) -> Rd
     options.set_max_open_files(_OPEN_FILES)
     options.set_max_file_opening_threads(1)
     options.set_paranoid_checks(True)
-    options.set_disable_auto_compactions(private)  # which would write all of it once more, for a reader
+    options.set_disable_auto_compactions(private)  # a reader must not rewrite the whole state
     with _told(directory):
         made: Rdict = rocksdict.Rdict(str(directory), options)
     return made
 
 
 def _write(database: Rdict, directory: Path, context: Context, changes: Overlay, document: bytes) -> None:
-    """One batch, flushed. Raises `DiskFull` beforehand: a RocksDB that ran out of room itself writes nothing more until
-    it is opened again."""
+    """Write one batch and flush it. Checks for room first, and raises `DiskFull`: once RocksDB has run out of room, it
+    writes nothing more until it is reopened."""
     rocksdict = _rocksdict()
     batch = rocksdict.WriteBatch(raw_mode=True)
     for key, value in changes.items():
@@ -129,13 +129,13 @@ def _write(database: Rdict, directory: Path, context: Context, changes: Overlay,
         raise DiskFull(f"{directory} has {free:,} bytes left, a checkpoint needs {needed:,}")
     unlogged = rocksdict.WriteOptions()
     unlogged.disable_wal = True
-    with _named(directory):  # no `DiskFull`, which would say that nothing has changed
+    with _named(directory):  # not as `DiskFull`, which means that nothing has changed
         database.write(batch, unlogged)
         database.flush()
 
 
 class RocksSnapshot(Snapshot):
-    """An iterator, moved about by whoever reads."""
+    """A snapshot by an iterator, which every read moves."""
 
     def __init__(self, database: Rdict, directory: Path, context: Context) -> None:
         self._directory = directory
@@ -159,12 +159,12 @@ class RocksSnapshot(Snapshot):
             start = run[-1][0] + b"\0"
 
     def _run(self, start: bytes, room: int) -> list[tuple[bytes, bytes]]:
-        """Pairs from `start` on, until they fill the room; none only at the end."""
+        """Pairs from `start` on, until they fill the room. Empty only at the end."""
         iterator, run = self._iterator, []
         iterator.seek(start)
         while room > 0:
             if not iterator.valid():
-                iterator.status()  # raises where it ended for another reason than the end
+                iterator.status()  # raises if it stopped for another reason than the end
                 break
             key, value = iterator.key(), iterator.value()
             run.append((key, value))
@@ -257,7 +257,7 @@ class RocksEngine(PairsEngine):
 
     def _copy(self, place: Path) -> Position:
         with self._checkpointing:
-            position = self._held(self._directory)  # not ours: what a failed write left in memory goes into the image
+            position = self._held(self._directory)  # RocksDB's: the image has what a failed write left in memory
             with _told(self._directory):
                 _rocksdict().Checkpoint(self._database).create_checkpoint(str(place))
         self._env.files.unlink(place / _NOTES, missing_ok=True)
@@ -269,9 +269,9 @@ class RocksEngine(PairsEngine):
             self._private.cleanup()
 
     def _close_database(self) -> None:
-        """Raises nothing. RocksDB raises here what its own threads met before, such as a bad block, and flushes what a
-        failed write left, which is in the log."""
+        """Close, and raise nothing. RocksDB may raise here what its own threads found earlier, such as a bad block. It
+        also flushes what a failed write left, which does no harm: that is in the log."""
         try:
             self._database.close()
         except Exception as error:
-            logger.warning("%s was not closed in order: %s", self._opened, error)
+            logger.warning("closing %s failed: %s", self._opened, error)

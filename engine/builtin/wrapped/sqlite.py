@@ -1,19 +1,19 @@
 """The SQLite engine: keys and values in a table of the standard library's sqlite3. How a foreign database is wrapped.
 
-SQLite holds what is checkpointed (`overlay.py` has the rest). A checkpoint is one SQLite transaction, synced, that also
-stores the position; so whatever the power does, SQLite's own recovery finds the table exactly at it.
+SQLite holds what is checkpointed (`overlay.py` has the rest). A checkpoint is one synced SQLite transaction that also
+stores the position. So after a power cut, SQLite's own recovery finds the table exactly at the position.
 
-- *Write-ahead mode* (WAL), because there a view's read transaction neither waits for a checkpoint nor holds one up.
-  What SQLite calls a checkpoint, moving its own log into the database file, follows each of ours. Its log begins anew
-  only when nobody reads from it, so the newest snapshot is taken once more after that; views that are held open long
+- *Write-ahead mode* (WAL), because then a view's read transaction neither waits for a checkpoint nor delays one. After
+  each of our checkpoints follows what SQLite calls one: its log is moved into the database file. SQLite restarts its
+  log only if nothing reads from it, so after that the newest snapshot is taken again. Views that stay open for long
   make the log grow.
-- *The image* is a file of its own, made by `VACUUM INTO`: the database file alone is not a state while there is a log
-  beside it, and its free pages still hold what was deleted. It needs as much room as the live data.
-- *Damage.* SQLite's pages have no checksums. Each value is sealed, and the document of the state has their tally
-  (`toolkit/checksums.py`): a row that changed is found when it is read, one that is missing when all are. That a key is
-  *not* there is taken from SQLite's tree as it is; `check` walks all of it.
-- *Read-only openings* leave no trace: `immutable` lets SQLite read a file without locks and side files. A log that was
-  left by a killed process is not read in that way, so then a private copy is opened.
+- *The image* is a file of its own, made by `VACUUM INTO`. The database file alone is not a state while there is a log
+  beside it, and its free pages still hold deleted data. The image needs as much room as the live data.
+- *Damage.* SQLite's pages have no checksums. So each value is sealed, and the document of the state has their tally
+  (`toolkit/checksums.py`). A changed row is found when it is read, a missing one when all rows are read. If SQLite's
+  tree says that a key is *not* there, a read believes it; `check` walks the whole tree.
+- *Read-only openings* leave no trace: with `immutable`, SQLite reads a file without locks and side files. But then it
+  ignores a log that a killed process left, so in that case a private copy is opened.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ _PRAGMAS = """
 """
 _UNREADABLE = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL})
 _FILES = 4
-"""So many files SQLite may have open at a time: the database, its log, its shared memory, the directory."""
+"""The most files that SQLite has open at a time: the database, its log, its shared memory, the directory."""
 
 
 def _uri(path: Path) -> str:
-    """How SQLite is told of a file whose name need not be text."""
+    """SQLite's URI for a file. Its name need not be valid text."""
     return f"file:{quote(os.fsencode(path.absolute()))}"
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    """A connection for any thread, one at a time."""
+    """A connection that any thread may use, one at a time."""
     uri = f"{_uri(path)}?mode={mode}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """SQLite's errors as the kit's: `DiskFull`, `StoreClosed`, `Damaged`, and what the system refuses by its kind."""
+    """Turn SQLite's errors into the kit's: `DiskFull`, `StoreClosed`, `Damaged`, or one for what the system refused."""
     with system_errors(f"cannot use {path}"), _named(path):
         yield
 
@@ -102,7 +102,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _find_why(path: Path) -> None:
-    """SQLite says that it cannot open a file, and not why. Raises the `OSError` that it met, if it is met again."""
+    """For when SQLite cannot open a file and does not say why. Tries it, and raises the `OSError` if there is one."""
     with ExitStack() as opened:
         for _ in range(_FILES):
             opened.callback(REAL.files.open(path).close)
@@ -115,7 +115,7 @@ def _sealer(path: Path) -> Sealer:
 def _opened(sealer: Sealer, key: Any, sealed: Any) -> bytes:
     """The value of a row as it was read. Raises `Damaged`."""
     if type(key) is not bytes or type(sealed) is not bytes:
-        raise Damaged(f"a row has key {key!r:.80}, and is not of bytes", path=str(sealer.path))
+        raise Damaged(f"the row with key {key!r:.80} does not hold bytes", path=str(sealer.path))
     return sealer.opened(key, sealed)
 
 
@@ -183,8 +183,8 @@ class SqliteSnapshot(Snapshot):
                           path=str(self._path))
 
     def check(self) -> Iterator[str]:
-        # On a connection of its own, of what SQLite holds by now: it may take minutes, and whoever reads from this
-        # snapshot, the next transaction among them, would wait for it.
+        # On a connection of its own, which sees SQLite's present state. The check may take minutes, and on this
+        # snapshot's connection all its readers would wait for it, the next transaction too.
         with _told(self._path), closing(_connect(self._path, self._mode)) as connection:
             findings = connection.execute("PRAGMA integrity_check").fetchall()
         for (finding,) in findings:
@@ -207,7 +207,7 @@ class SqliteEngine(PairsEngine):
     @classmethod
     def create(cls, directory: Path, position: Position, context: Context) -> None:
         path, files = directory / _FILE, context.env.files
-        files.open(path, "create").close()  # by us, and so readable by this user only
+        files.open(path, "create").close()  # made by us, so that only this user can read it
         with _told(path):
             connection = _connect(path, "rw")
             try:
@@ -238,7 +238,7 @@ class SqliteEngine(PairsEngine):
                 refused, *_ = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if refused:
                 raise OSError(errno.EIO, "SQLite did not move its log into the file", str(path))
-            # Now all of it is in the one file. (Closing would have moved it too, and says nothing where it could not.)
+            # Now the log is in the database file. (Closing would move it too, but would not report a failure.)
             return cls(directory, context, path, at, private=private)
         except BaseException:
             private.cleanup()
@@ -288,7 +288,7 @@ class SqliteEngine(PairsEngine):
                 for key, value in sorted(changes.items()):
                     old = writer.execute("SELECT key, value FROM pairs WHERE key = ?", (key,)).fetchone()
                     if old is not None:
-                        _opened(sealer, *old)  # a seal that is wrong would leave the tally wrong
+                        _opened(sealer, *old)  # with a wrong seal, the tally would become wrong
                         tally.remove(old[1])
                     if value is None:
                         writer.execute("DELETE FROM pairs WHERE key = ?", (key,))
@@ -312,9 +312,9 @@ class SqliteEngine(PairsEngine):
             with _told(self._path):
                 _, logged, moved = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if logged == moved:
-                self._renew()  # one that reads nothing from the log, so that it begins anew with the next write
-        except DiskFull:  # the checkpoint itself is made, so it must not say that nothing changed
-            logger.warning("no room to move SQLite's log into %s; it goes on growing", self._path)
+                self._renew()  # a snapshot that does not read the log, so that the next write restarts it
+        except DiskFull:  # not raised: it would say that nothing changed, but the checkpoint is made
+            logger.warning("no room to move SQLite's log into %s, so the log keeps growing", self._path)
 
     def _copy(self, place: Path) -> Position:
         self._env.files.make_directory(place)
