@@ -241,7 +241,7 @@ def with_a_slot_overridden() -> Any:
             self.change = value
 
         def payload(self) -> bytes:
-            return self.change * int(self.depth)  # type: ignore[attr-defined]
+            return bytes(self.change * int(self.depth))  # type: ignore[attr-defined]
 
     class Derived(Slotted):
         __slots__ = ()
