@@ -111,6 +111,7 @@ def test_durability_is_one_of_three(store: Store[Any, Any]) -> None:
                                      {"checkpoint_soft_bytes": 10, "checkpoint_hard_bytes": 9}, {"heartbeat_s": -1},
                                      {"wait_s": 0}, {"slot_days": 0}, {"wait_s": "5"}, {"segment_bytes": 1e6},
                                      {"keep_logs": 7}, {"slot_bytes": math.nan}, {"checkpoint_soft_bytes": True},
+                                     {"slot_bytes": 0}, {"unwritten_bytes": -1},
                                      *({name: value} for value in (math.nan, math.inf, 1e15, None)
                                        for name in ("relaxed_ms", "heartbeat_s", "wait_s", "hook_s", "slot_days"))])
 def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) -> None:
