@@ -23,23 +23,15 @@ def listed(plugins: Iterable[Plugin | str]) -> list[Plugin]:
 
 
 def find_plugin(name: str) -> Plugin:
-    """Make the plugin registered as `name` in the entry-point group `holdfast.plugins`.
-
-    Raises:
-        SettingError: there is none, or it is not a `Plugin`.
-        LimitReached: no more files can be opened, so it is not known.
-    """
+    """Make the plugin registered as `name` in the entry-point group `holdfast.plugins`. Raises `SettingError` if there
+    is none, or it is not a `Plugin`; `LimitReached` if no more files can be opened to look."""
     plugin: Plugin = find("holdfast.plugins", name, Plugin)()
     return plugin
 
 
 def find_engine(name: str) -> Any:
-    """The engine class registered as `name` in the entry-point group `holdfast.engines`.
-
-    Raises:
-        SettingError: there is none.
-        LimitReached: as for plugins.
-    """
+    """The engine class registered as `name` in the entry-point group `holdfast.engines`. Raises `SettingError` if there
+    is none; `LimitReached` as `find_plugin`."""
     from .engine import Engine
 
     return find("holdfast.engines", name, Engine)

@@ -50,9 +50,11 @@ class File:
         self._fd = fd
 
     def fileno(self) -> int:
+        """The descriptor."""
         return self._fd
 
     def size(self) -> int:
+        """Bytes in the file."""
         return os.fstat(self._fd).st_size
 
     def pread(self, length: int, offset: int) -> bytes:
@@ -86,15 +88,13 @@ class File:
         _sync(self._fd)
 
     def truncate(self, size: int) -> None:
+        """Cut or extend the file to `size` bytes."""
         os.ftruncate(self._fd, size)
 
     def reserve(self, size: int) -> None:
         """Reserve room for `size` bytes, so that writes below that cannot run out of room. Does nothing on a file
-        system that cannot reserve room; there, a write may still fail.
-
-        Raises:
-            DiskFull: there is not enough room.
-        """
+        system that cannot reserve room; there, a write may still fail. Raises `DiskFull` if there is not enough
+        room."""
         if hasattr(os, "posix_fallocate") and size:
             try:
                 os.posix_fallocate(self._fd, 0, size)
@@ -105,6 +105,7 @@ class File:
                     raise
 
     def close(self) -> None:
+        """Close the file. May be called twice."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -147,6 +148,7 @@ class Directory:
             return False
 
     def close(self) -> None:
+        """Close the directory. May be called twice."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -161,6 +163,7 @@ class Files:
         return File(path, os.open(path, flags | os.O_CLOEXEC, 0o600))
 
     def read(self, path: Path) -> bytes:
+        """The content of a file."""
         with open(path, "rb") as file:
             return file.read()
 
@@ -204,6 +207,7 @@ class Files:
         return os.stat(path).st_uid == os.geteuid()
 
     def is_directory(self, path: Path) -> bool:
+        """Whether a directory is at `path`, links followed."""
         return stat.S_ISDIR(_mode(path) or 0)
 
     def absolute(self, path: str | os.PathLike[str]) -> Path:
@@ -227,6 +231,7 @@ class Files:
         return Path(os.path.realpath(self.absolute(path)))
 
     def size(self, path: Path) -> int:
+        """Bytes in the file at `path`."""
         return path.stat().st_size
 
     def list(self, path: Path) -> list[str]:
@@ -256,10 +261,7 @@ class Files:
 
     def make_private_directory(self, path: Path) -> None:
         """Create `path`, whose parent exists, as a directory that only this user can enter, unless it is one already.
-
-        Raises:
-            OSError: what is there is not a directory, belongs to another user, or is open to others.
-        """
+        Raises `OSError` if what is there is not a directory, belongs to another user, or is open to others."""
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
         status = path.lstat()
@@ -289,11 +291,8 @@ class Files:
         return here not in places
 
     def exchange(self, one: Path, other: Path) -> None:
-        """Atomically swap two names, directories too. Durable after `sync_directory`.
-
-        Raises:
-            Unsupported: this platform or file system cannot.
-        """
+        """Atomically swap two names, directories too. Durable after `sync_directory`. Raises `Unsupported` if this
+        platform or file system cannot."""
         libc = ctypes.CDLL(None, use_errno=True)
         a, b = os.fsencode(one), os.fsencode(other)
         if hasattr(libc, "renameat2"):
@@ -313,6 +312,7 @@ class Files:
             raise OSError(code, os.strerror(code), str(one), None, str(other))
 
     def link(self, old: Path, new: Path) -> None:
+        """Make `new` a hard link to `old`."""
         os.link(old, new)
 
     def symlink(self, old: Path, new: Path) -> None:
@@ -335,6 +335,7 @@ class Files:
             source.close()
 
     def unlink(self, path: Path, *, missing_ok: bool = False) -> None:
+        """Remove a file. Durable after `sync_directory`."""
         path.unlink(missing_ok=missing_ok)
 
     def remove_tree(self, path: Path) -> None:
@@ -426,11 +427,7 @@ class Files:
     def lock_shared(self, path: Path) -> DirectoryLock | None:
         """Take a shared lock, which keeps writers out but not readers, without changing a byte. None if the lock file
         is missing, if this user may not open it, or if the file system has no locks: then nobody can open a store there
-        for writing.
-
-        Raises:
-            StoreLocked: a writer holds it.
-        """
+        for writing. Raises `StoreLocked` if a writer holds it."""
         while True:
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

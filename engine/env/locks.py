@@ -75,11 +75,8 @@ def _key(fd: int) -> tuple[int, int, int]:
 
 
 def try_lock(fd: int, path: Path, how: int) -> bool:
-    """Try to lock an open file, without waiting. Whether it worked.
-
-    Raises:
-        LocksUnsupported: the file system has no locks.
-    """
+    """Try to lock an open file, without waiting. Whether it worked. Raises `LocksUnsupported` if the file system has no
+    locks."""
     try:
         fcntl.flock(fd, how | fcntl.LOCK_NB)
     except OSError as error:

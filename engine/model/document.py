@@ -22,6 +22,7 @@ MAX_BODY = 64 << 20
 
 
 def encode(magic: bytes, version: int, body: dict[str, Any]) -> bytes:
+    """The bytes of a document."""
     packed: bytes = msgpack.packb(body, use_bin_type=True)
     data = _HEAD.pack(magic, version, len(packed)) + packed
     return data + xxh3_128_digest(data)
@@ -51,6 +52,7 @@ def is_whole(data: bytes) -> bool:
 
 
 def write(files: Files, path: Path, magic: bytes, version: int, body: dict[str, Any]) -> None:
+    """Replace the document at `path` durably. Raises `DiskFull`."""
     files.write_durably(path, encode(magic, version, body))
 
 

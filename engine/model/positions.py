@@ -52,6 +52,7 @@ class History(NamedTuple):
         return History(self.store_id, (*self.branches, Branch(branch_id, start)))
 
     def to_wire(self) -> list[Any]:
+        """The history as plain lists, for msgpack."""
         return [self.store_id, [[b.id, b.start.txid, b.start.chain] for b in self.branches]]
 
     @classmethod

@@ -67,11 +67,8 @@ class Record:
 
     @classmethod
     def decode(cls, before: bytes, header: bytes, payload: bytes) -> Record:
-        """Read a record back from its bytes; `before` is the chain before it.
-
-        Raises:
-            Damaged: `header` is not a record header, or has another payload length.
-        """
+        """Read a record back from its bytes; `before` is the chain before it. Raises `Damaged` if `header` is not a
+        record header, or has another payload length."""
         try:
             txid, epoch, time_us, version, length, named = msgpack.unpackb(header, use_list=False)
             attachment = None if named is None else Attachment(*named)

@@ -171,5 +171,6 @@ class AckTracker:
         self._news.set()
 
     def close(self) -> None:
+        """Stop the thread, and wait for its end."""
         self._end()
         self._task.join()

@@ -410,12 +410,14 @@ class GroupCommit:
             self._on_fault(error)
 
     def unknown(self, txid: int) -> OutcomeUnknown:
+        """The error for a transaction that may or may not be durable."""
         why = "the store was closed meanwhile" if self.poison is None else f"the store is poisoned ({self.poison!r})"
         error = OutcomeUnknown(f"transaction {txid} may or may not be durable: {why}", txid=txid)
         error.__cause__ = self.poison
         return error
 
     def poisoned(self, kind: type[StorePoisoned] = StorePoisoned) -> StorePoisoned:
+        """The error for a call that a poisoned store refuses."""
         error = kind(f"the store takes no more writes, because one failed: {self.poison}")
         error.__cause__ = self.poison
         return error

@@ -170,10 +170,12 @@ class Layout:
         return identity
 
     def write_identity(self, identity: Identity) -> None:
+        """Write the `STORE` document, durably. Raises `DiskFull`."""
         document.write(self.files, self.root / "STORE", STORE_MAGIC, STORE_VERSION,
                        {"store_id": identity.store_id, "engine": identity.engine, "created_us": identity.created_us})
 
     def generation(self, number: int) -> Generation:
+        """The paths of the generation with this number. Creates nothing."""
         return Generation(self.root / f"gen-{number:06d}")
 
     def current(self) -> Generation:

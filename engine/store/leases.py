@@ -214,14 +214,17 @@ class Leases:
         return self.grant(owner, self._table.max_ttl, txid)
 
     def furnish(self, id: str, ttl: float, txid: int, image: Closable) -> Lease:
+        """As `LeaseTable.furnish`."""
         with self._guard:
             return self._table.furnish(id, self._now(), ttl, txid, image)
 
     def renew(self, id: str) -> Lease:
+        """As `LeaseTable.renew`."""
         with self._guard:
             return self._table.renew(id, self._now())
 
     def release(self, id: str) -> None:
+        """End a lease, if it is still there, and close its image once nobody reads it."""
         with self._guard:
             freed = self._table.release(id)
         self._close([] if freed is None else [freed])
@@ -266,6 +269,7 @@ class Leases:
             yield self._table.floor()
 
     def list(self) -> list[LeaseState]:
+        """All leases, the oldest first."""
         with self._guard:
             return self._table.list(self._now())
 

@@ -258,6 +258,7 @@ class Maintenance:
         self._wake.set()
 
     def close(self) -> None:
+        """Stop the thread, wait for its end, and report the last sealed segments."""
         self._end()
         self._task.join()
         self._tell_sealed()

@@ -55,11 +55,8 @@ class ReaderLease:
     """Keeps the log of the store in `root` after a transaction for this process, until `release`."""
 
     def __init__(self, root: Path, owner: str, env: Env) -> None:
-        """All log that is there now is kept, until `advance` is called.
-
-        Raises:
-            StoreLocked: another process held the lock of `readers` for longer than `PATIENCE_S`.
-        """
+        """All log that is there now is kept, until `advance` is called. Raises `StoreLocked` if another process held
+        the lock of `readers` for longer than `PATIENCE_S`."""
         self._directory = root / DIRECTORY
         self._owner = owner
         self._env = env
@@ -118,11 +115,8 @@ class Reader(NamedTuple):
 
 @contextmanager
 def readers_in(root: Path, owner: str, env: Env) -> Iterator[list[Reader]]:
-    """For the writer: every reading process. No reader is admitted within the block.
-
-    Raises:
-        StoreLocked: another process held the lock of `readers` for longer than `PATIENCE_S`.
-    """
+    """For the writer: every reading process. No reader is admitted within the block. Raises `StoreLocked` if another
+    process held the lock of `readers` for longer than `PATIENCE_S`."""
     directory, files = root / DIRECTORY, env.files
     if not files.is_directory(directory):
         yield []  # a reader that comes now and misses log looks again

@@ -184,14 +184,17 @@ class Store(Generic[TxT, ViewT]):
 
     @property
     def history(self) -> History:
+        """The identity of the store, and its branches."""
         return self.log.history
 
     @property
     def durable(self) -> Position:
+        """Everything up to here is on stable storage."""
         return self._watermarks.durable
 
     @property
     def published(self) -> Position:
+        """Views show everything up to here."""
         return self._watermarks.published
 
     @property
@@ -201,13 +204,16 @@ class Store(Generic[TxT, ViewT]):
 
     @property
     def poisoned(self) -> bool:
+        """Whether a failed write or sync has poisoned the store."""
         return self.group_commit.poison is not None
 
     @property
     def closed(self) -> bool:
+        """Whether the store can no longer be used."""
         return self._usability.ended is not None
 
     def positions(self) -> Positions:
+        """All stages of transactions, consistent with one another. From any thread, O(1)."""
         return self._watermarks.positions()
 
     def complete_until_us(self) -> int:

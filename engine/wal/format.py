@@ -223,11 +223,8 @@ def parse_group_header(data: bytes, seed: int) -> tuple[int, int, int, int, int]
 
 
 def read_groups(file: File, seed: int, start: int, end: int, before: Position) -> Iterator[Group]:
-    """Every group from offset `start` on, until `end` or, before that, zeros. `before`: the position at `start`.
-
-    Raises:
-        BadBytes: there is anything else.
-    """
+    """Every group from offset `start` on, until `end` or, before that, zeros. `before`: the position at `start`. Raises
+    `BadBytes` if there is anything else."""
     window = _Window(file, end)
     txid, chain = before
     offset = start

@@ -214,10 +214,12 @@ class Log:
 
     @property
     def history(self) -> History:
+        """The history that the last segment's header names."""
         return self._segments[-1].header.history
 
     @property
     def epoch(self) -> int:
+        """The epoch that the last segment's header names."""
         return self._segments[-1].header.epoch
 
     @property
@@ -454,6 +456,7 @@ class Log:
         return AttachmentWriter(self.files, self.directory / "attachments", attachment.name, attachment)
 
     def status(self) -> dict[str, Any]:
+        """What `Store.status` shows of the log. O(1)."""
         last = self._segments[-1].header
         return {"segments": len(self._segments), "bytes": self.size(), "first": self.base.txid + 1,
                 "last": self.end.txid, "times_since": last.era_txid + 1, "clock_jump_us": self.writer.clock_jump_us}

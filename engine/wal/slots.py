@@ -88,6 +88,7 @@ class Slots:
         return aside
 
     def list(self) -> list[Slot]:
+        """All slots, the one that needs most log first."""
         return sorted(self._all.values(), key=lambda c: c.position.txid)
 
     def when_full(self, hint: str, size_after: Callable[[int], int], least: int) -> str:
@@ -108,11 +109,8 @@ class Slots:
                 "is gone, drop it (backup.drop_slot, holdfast slots drop)")
 
     def register(self, id: str, name: str, position: Position) -> None:
-        """Add a slot, or move it to a later position. An earlier position than before is ignored.
-
-        Raises:
-            InvalidInput: there are too many slots, or the id or name has the wrong length.
-        """
+        """Add a slot, or move it to a later position. An earlier position than before is ignored. Raises `InvalidInput`
+        if there are too many slots, or the id or name has the wrong length."""
         if not 0 < len(id) <= 64 or len(name) > MAX_NAME:
             raise InvalidInput(f"a slot's id has 1 to 64 characters and its name at most {MAX_NAME}")
         with self._lock:
