@@ -22,17 +22,17 @@ _LIMITS = {
                    "raise the limit (ulimit -v, or the container's), and try again"),
     errno.EAGAIN: ("the system has no more threads, processes or locks to give",
                    "raise the limit (ulimit -u, or the container's), and try again"),
-    errno.EFBIG: ("a file may not become so large here",
+    errno.EFBIG: ("a file may not grow so large here",
                   "raise the limit (ulimit -f), or use a file system that holds larger files, and try again"),
 }
 _RIGHTS = {
-    errno.EACCES: "this user may not",
-    errno.EPERM: "this user may not",
+    errno.EACCES: "this user has no permission",
+    errno.EPERM: "this user has no permission",
     errno.EROFS: "the file system is read-only",
 }
 _NAMES = {
-    errno.ENAMETOOLONG: "a name is too long, or all of the path is",
-    errno.ELOOP: "links lead in a circle",
+    errno.ENAMETOOLONG: "a name, or the whole path, is too long",
+    errno.ELOOP: "its links form a loop",
 }
 _DEVICE = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ETIMEDOUT, errno.EHOSTDOWN,
                      errno.ENOTCONN})

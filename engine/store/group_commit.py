@@ -85,7 +85,7 @@ class GroupCommit:
         self.callbacks = Callbacks(env)
         self._line = Line()
         self._urgent = 0  # the last transaction that anybody waits for
-        self._unheard: deque[Record] = deque()  # appended, not yet synced, to be told to listeners
+        self._unheard: deque[Record] = deque()  # appended and not yet synced; kept for listeners
         self.unheard_bytes = 0
         self._kept: deque[Record] = deque()
         self._keep = bool(hooks.published)

@@ -102,9 +102,9 @@ class LeaseTable:
         if not 0 < ttl < float("inf"):
             raise InvalidInput(f"a lease cannot live for {ttl} seconds", hint="give a positive number of seconds")
         if not owner or len(owner) > MAX_OWNER:
-            raise InvalidInput(f"a lease's owner is a text of 1 to {MAX_OWNER} characters")
+            raise InvalidInput(f"a lease's owner must have 1 to {MAX_OWNER} characters")
         if id in self._leases:
-            raise InvalidInput(f"there is a lease {id} already")
+            raise InvalidInput(f"there is already a lease {id}")
         if len(self._leases) >= self.max_leases:
             owners = ", ".join(sorted({lease.owner for lease in self._leases.values()}))
             raise TooManyLeases(f"all {self.max_leases} leases are taken, by: {owners}")
@@ -172,10 +172,10 @@ class LeaseTable:
     def _live(self, id: str, now: float) -> Lease:
         lease = self._leases.get(id)
         if lease is None:
-            raise LeaseExpired(f"there is no lease {id[:40]}: it expired, was released or never was")
+            raise LeaseExpired(f"there is no lease {id[:40]}: it expired, was released or never existed")
         if lease.dead or self._over(lease, now):
             lease.dead = True  # even if nobody calls `expire` before the clock is asked again
-            raise LeaseExpired(f"the lease {id} of {lease.owner} no longer holds")
+            raise LeaseExpired(f"the lease {id} of {lease.owner} has expired or was released")
         return lease
 
     def _bury(self, lease: Lease) -> Lease | None:

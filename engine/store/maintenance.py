@@ -118,7 +118,7 @@ class Maintenance:
             try:
                 duty()
             except BaseException:  # a plugin's error too: the other duties must still run
-                logger.exception("%s of %s", duty.__name__.strip("_"), self._store.directory)
+                logger.exception("maintenance of %s: %s failed", self._store.directory, duty.__name__.strip("_"))
 
     def _spare(self) -> None:
         log = self._store.log
@@ -128,7 +128,7 @@ class Maintenance:
                 self._spare_pause = RETRY_S
             except (HoldfastError, OSError) as error:  # a commit that needs a segment makes its own, or fails
                 self._spare_retry = self._clock.monotonic() + self._spare_pause
-                logger.warning("no segment could be prepared, the next try is in %g s: %s", self._spare_pause, error)
+                logger.warning("no segment could be prepared; trying again in %g s: %s", self._spare_pause, error)
                 self._spare_pause = min(2 * self._spare_pause, RETRY_MOST_S)
 
     def _checkpoint(self) -> None:
@@ -143,9 +143,9 @@ class Maintenance:
         except (DiskFull, LimitReached, DirectoryMoved) as error:
             self._backpressure.blocked = error
             self._retry = self._clock.monotonic() + RETRY_S
-            logger.warning("the checkpoint waits: %s", error)
+            logger.warning("the checkpoint must wait: %s", error)
         except HoldfastError as error:
-            logger.error("no checkpoint: %s", error)
+            logger.error("no checkpoint was made: %s", error)
         self._backpressure.notify()
 
     def _tell_sealed(self) -> None:

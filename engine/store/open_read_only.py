@@ -155,11 +155,12 @@ def follow(opened: Opened, settings: Settings, env: Env) -> int:
         Diverged, Damaged: as `Log.look`.
     """
     if opened.layout.current() != opened.generation:
-        raise Unsupported(f"{opened.layout.root} has a new generation", hint="open it again")
+        raise Unsupported(f"{opened.layout.root} has a new generation", hint="open the store again")
     log, cursor = opened.log, opened.cursor
     steadily(opened.layout, env, log.look)
     if _replays_large(log, cursor.txid, settings):
-        raise Unsupported("a bulk load, or more log than fits in memory, came since", hint="open it again")
+        raise Unsupported("the new log has a bulk load, or is larger than replay_memory_bytes",
+                          hint="open the store again")
     opened.half_way = True
     replayed = replay(opened.engine, log, cursor, log.end.txid, 1 << 62)
     if opened.reader is not None and replayed:

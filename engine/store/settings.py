@@ -22,20 +22,20 @@ class Settings:
     raises `SettingError`.
 
     Attributes:
-        durability: of commits that do not say. `synced`: the commit returns when it is acknowledged. `pipelined`: it
-            returns when it is appended, and `outcome` of the transaction is a future that is done when it is
-            acknowledged. `relaxed`: it returns when it is appended, and is synced within `relaxed_ms`; a crash before
-            that loses it (the newest ones only, never one in the middle).
-        relaxed_ms: see there.
+        durability: the default for commits. `synced`: the commit returns when it is acknowledged. `pipelined`: it
+            returns when it is appended, and the transaction's `outcome` is a future that is done when it is
+            acknowledged. `relaxed`: it returns when it is appended, and is synced within `relaxed_ms`. A crash before
+            that loses it; a crash loses only the newest commits, never one in the middle.
+        relaxed_ms: the longest time before a relaxed commit is synced, milliseconds.
         segment_bytes: size of a log segment, 128 KiB to 64 MiB.
         max_record_bytes: the largest payload of one transaction.
-        unwritten_bytes: how much may be appended and not yet written; later transactions wait.
+        unwritten_bytes: how much may be appended and not yet written. Above that, new transactions wait.
         keep_logs: how much log to keep, whichever bound comes first: "7 days, 4 GiB", "1000 transactions", "for ever".
-            But for the last, at most half of the file system.
-        slot_bytes, slot_days: how far a registered slot (a backup target) may lag before it is dropped; at
-            most by half of the file system.
-        checkpoint_soft_bytes: this much not yet checkpointed starts a checkpoint.
-        checkpoint_hard_bytes: this much makes commits wait for it.
+            At most half of the file system, unless it is "for ever".
+        slot_bytes, slot_days: how far a registered slot (a backup target) may lag before it is dropped; at most half of
+            the file system.
+        checkpoint_soft_bytes: when this much is not checkpointed, a checkpoint starts.
+        checkpoint_hard_bytes: when this much is not checkpointed, commits wait for the checkpoint.
         replay_memory_bytes: a read-only opening replays up to this much log in memory, and more into a scratch copy.
         heartbeat_s: how often an idle log gets a heartbeat, seconds; 0 for never.
         wait_s: how long a commit waits at a bound before it gives up with `RolledBack`, seconds.
@@ -64,12 +64,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.durability not in ("synced", "pipelined", "relaxed"):
-            raise SettingError(f"durability is 'synced', 'pipelined' or 'relaxed', not {shown(self.durability)}")
+            raise SettingError(f"durability must be 'synced', 'pipelined' or 'relaxed', not {shown(self.durability)}")
         for name in ("segment_bytes", "max_record_bytes", "unwritten_bytes", "slot_bytes", "checkpoint_soft_bytes",
                      "checkpoint_hard_bytes", "replay_memory_bytes"):
             value = getattr(self, name)
             if type(value) is not int or value <= 0:
-                raise SettingError(f"{name} is a whole number of bytes above 0, not {shown(value)}")
+                raise SettingError(f"{name} must be a whole number of bytes above 0, not {shown(value)}")
         if self.checkpoint_soft_bytes > self.checkpoint_hard_bytes:
             raise SettingError("checkpoint_soft_bytes is above checkpoint_hard_bytes")
         for name, seconds in (("relaxed_ms", 0.001), ("slot_days", 86_400), ("wait_s", 1), ("hook_s", 1)):
@@ -93,12 +93,12 @@ def check_duration(name: str, value: object, seconds: float = 1) -> None:
     of `value`."""
     most = LONGEST_WAIT_S / seconds
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-        raise SettingError(f"{name} is a number above 0 and at most {most:,.0f}, not {shown(value)}")
+        raise SettingError(f"{name} must be a number above 0 and at most {most:,.0f}, not {shown(value)}")
 
 
 def checked_options(options: Mapping[str, Any] | None, files: Files) -> dict[str, Any]:
     """An engine's options, with every `Path` made absolute. Raises `SettingError` if they are not a mapping."""
     if options is not None and not isinstance(options, Mapping):
-        raise SettingError(f"the engine's options are a mapping, not {shown(options)}")
+        raise SettingError(f"the engine's options must be a mapping, not {shown(options)}")
     return {name: files.absolute(value) if isinstance(value, Path) else value
             for name, value in (options or {}).items()}

@@ -130,7 +130,7 @@ class WritePath(Generic[TxT]):
         if durability is None:
             durability = self.settings.durability
         elif durability not in ("synced", "pipelined", "relaxed"):
-            raise InvalidInput(f"durability is 'synced', 'pipelined' or 'relaxed', not {shown(durability)}")
+            raise InvalidInput(f"durability must be 'synced', 'pipelined' or 'relaxed', not {shown(durability)}")
         return OpenScope(self, durability)
 
     def _begin(self, hold: Hold) -> TxT:
@@ -236,7 +236,7 @@ class WritePath(Generic[TxT]):
         name = getattr(hook, "__qualname__", hook)
         if took > self.settings.hook_s:
             raise RolledBack(f"{name} took {took:.1f} s over the transaction, more than hook_s={self.settings.hook_s}",
-                             hint="do the plugin's work beside the commit")
+                             hint="do the plugin's work outside the commit")
         if payload is not None and tx.payload() != payload:
             what = "the final transaction" if tx.bulk is None else "a bulk load"
             raise RolledBack(f"{name} changed {what}, which takes no additions",

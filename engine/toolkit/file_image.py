@@ -29,7 +29,7 @@ class FileImage(Image):
     def __init__(self, env: Env, directory: Path, names: Sequence[str], position: Position) -> None:
         """
         Args:
-            env, directory: as usual.
+            env, directory: the environment, and the state's directory.
             names: the files in `directory` that make up the image.
             position: the engine's position now.
 
@@ -61,7 +61,7 @@ class FileImage(Image):
         """An image with its own directory, which `close` removes. A file is open only while it is read.
 
         Args:
-            env: as usual.
+            env: the environment.
             place: the directory, on the engine's file system. It must not exist yet.
             copy: creates `place`, links or copies the files into it, and returns the position that they hold.
 

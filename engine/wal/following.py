@@ -38,7 +38,7 @@ def _look_at(files: Files, segment: Segment) -> None:
     file = files.open(segment.path)
     try:
         if read_header(file)[0] != segment.header:
-            raise Diverged(f"{segment.path} is another segment than when it was opened", hint="open the store again")
+            raise Diverged(f"{segment.path} is no longer the segment that was opened", hint="open the store again")
         footer = read_footer(file)
         if footer is not None and footer == segment.footer:
             return

@@ -116,11 +116,12 @@ class SegmentSet:
         self._lock = env.scheduler.lock()  # around each replacement: rotation and pruning run on different threads
 
     def add(self, segment: Segment) -> None:
+        """Append a segment to the listing."""
         with self._lock:
             self.listing = self.listing.with_last(segment)
 
     def remove_first(self, gone: Sequence[Segment], but: Sequence[Segment] = ()) -> None:
-        """The oldest segments go, but for some of them. Fine to call again: those that went are not missed."""
+        """Remove the oldest segments, `gone`, except those in `but`. May be called again with the same `gone`."""
         with self._lock:
             listing = self.listing
             if gone and listing.first_ordinal == gone[0].header.ordinal:
@@ -129,7 +130,7 @@ class SegmentSet:
 
 
 def check_followed(segment: Segment, following: Segment) -> None:
-    """Raises `Damaged` unless `following` goes on where `segment` ends."""
+    """Raises `Damaged` unless `following` begins where `segment` ends."""
     same = following.header.history.store_id == segment.header.history.store_id
     if following.header.base != segment.end or not same:
         raise Damaged(f"starts after {following.header.base}, and the one before ends at {segment.end}",

@@ -94,7 +94,7 @@ class Log:
             directory: where the segments are.
             engine_position: of the engine's durable state. The log must hold it, and agree with its chain.
             read_only: change nothing: a torn end is ignored, not cut.
-            options, env: as usual.
+            options, env: how it is written, and the environment.
 
         Raises:
             Damaged, UnsupportedFormat.
@@ -168,7 +168,7 @@ class Log:
             for txid, name, size, _ in segment.attachments:
                 path = self.attachment_path(name)
                 if not self.files.exists(path) or self.files.size(path) != size:
-                    raise Damaged(f"the attachment of transaction {txid} is missing or cut", path=str(path))
+                    raise Damaged(f"the attachment of transaction {txid} is missing or truncated", path=str(path))
 
     def begin_era(self) -> bool:
         """Durably let commit times begin anew if a wrong clock made those in the log: they are more than a day ahead of

@@ -51,7 +51,7 @@ class KeepLogs:
     def parse(cls, text: str) -> KeepLogs:
         """Parse the text of the setting `keep_logs`. Raises `SettingError`."""
         if not isinstance(text, str):
-            raise SettingError(f"keep_logs is a text, not {shown(text)}", hint=_HINT)
+            raise SettingError(f"keep_logs must be a string, not {shown(text)}", hint=_HINT)
         said = text.strip().lower()
         if said in ("for ever", "forever"):
             return cls()

@@ -47,7 +47,7 @@ class Slots:
     def __init__(self, directory: Path, base: Position, env: Env, *, read_only: bool) -> None:
         """
         Args:
-            directory, env: as usual.
+            directory, env: the log's directory, and the environment.
             base: where the log begins now.
             read_only: leave a damaged document where it is.
 

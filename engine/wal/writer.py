@@ -102,7 +102,7 @@ class LogWriter:
             directory: the log's.
             segments: the writer continues after the last of them, and adds new ones.
             slots: what may hold back log, to be named in the hint of `DiskFull`.
-            options, env: as usual.
+            options, env: how it is written, and the environment.
         """
         last = segments.listing[-1]
         self.directory = directory

@@ -116,7 +116,7 @@ def test_a_directory_without_rights_is_not_wrong_usage(target: Path, monkeypatch
         with pytest.raises(SystemExit) as ended:
             app(command)
         assert ended.value.code == 7
-        assert "this user may not" in capsys.readouterr().err
+        assert "this user has no permission" in capsys.readouterr().err
 
 
 def test_no_error_ends_in_a_traceback_unless_it_is_asked_for(target: Path) -> None:

@@ -221,7 +221,7 @@ with Store.open(root, {engine.__name__}) as store:
                           check=False)
     first, second, third = done.stdout.splitlines()
     assert "made no checkpoint" in first
-    assert "may not become so large" in second
+    assert "may not grow so large" in second
     assert "ulimit -f" in second
     assert third == "False 12"
 
@@ -246,7 +246,7 @@ def test_no_right_to_a_file_is_said(made: Path) -> None:
     segment = next((made / "b").rglob("*.seg"))
     segment.chmod(0)
     try:
-        with pytest.raises(AccessDenied, match="this user may not"):
+        with pytest.raises(AccessDenied, match="this user has no permission"):
             backup.verify(made / "b")
     finally:
         segment.chmod(0o600)
