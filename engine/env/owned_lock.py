@@ -2,7 +2,7 @@
 
 Signal safety: a signal handler may raise after any call and at the start of any function, so also between acquiring a
 lock and the first statement after that. So the lock itself records its holder. One C call, `dict.setdefault`, both
-takes the lock and records the `Hold`; if that call is interrupted, `Hold.held` tells whether it took effect. `release`
+takes the lock and records the `Hold`; if a handler raises next, `Hold.held` tells whether that took effect. `release`
 does nothing unless this hold has the lock, so every block may end with it, however the block ends. `release` itself may
 be interrupted as it starts. So the outermost function that holds a lock is called through `Hold.ending` or
 `OwnedLock.run`, which release twice. Code inside releases once, in order to release early.

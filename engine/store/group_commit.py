@@ -1,12 +1,12 @@
 """Group commit: the threads around the log and the stages.
 
 A committing thread appends its record under the mutex. If no thread leads, it then *leads*: it takes the oldest batch,
-writes and syncs it outside the mutex, moves the stages, and wakes the threads that this concerns. Otherwise it waits
-in line. A record that arrives during a sync goes into the next batch. A leader leads until its own transaction is
-durable, and then hands over to a thread in line. So with one thread, a commit is one sync in that thread, without a
-switch. The *syncer* thread leads for commits that no thread waits for (pipelined, relaxed). It leads for all commits
-if plugins hold acknowledgements; each ticket then joins the line when its record is appended, because a condition may
-fail before anybody waits. A ticket that nobody will wait for leaves the line.
+writes and syncs it outside the mutex, moves the stages, and wakes the threads whose commits are now acknowledged.
+Otherwise it waits in line. A record that arrives during a sync goes into the next batch. A leader leads until its own
+transaction is durable, and then hands over to a thread in line. So with one thread, a commit is one sync in that
+thread, without a switch. The *syncer* thread leads for commits that no thread waits for (pipelined, relaxed). It leads
+for all commits if plugins hold acknowledgements; each ticket then joins the line when its record is appended, because
+a condition may fail before anybody waits. A ticket that nobody will wait for leaves the line.
 
 A write or sync that fails poisons the store. Nothing is retried, and everybody in line gets `OutcomeUnknown`.
 
