@@ -35,8 +35,8 @@ WORKLOADS: dict[str, Callable[[Bench], Iterator[Line]]] = {
 
 def run(scale: Scale, directory: Path, names: Sequence[str],
         say: Callable[[str], None]) -> tuple[list[Line], list[str]]:
-    """Run workloads by name in a directory below `directory`, removed afterwards. One that fails does not take the
-    figures of the others with it: returns the lines, and the names of those that failed."""
+    """Run workloads by name in a directory below `directory`, which is removed afterwards. If one fails, the others run
+    all the same. Returns the lines, and the names of those that failed."""
     lines: list[Line] = []
     failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="holdfast-benchmarks-", dir=directory) as made:
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.json is not None:
         report.save(parsed.json, machine, lines)
     if failed:
-        print(f"FAILED: {', '.join(failed)}; what went wrong stands above", file=sys.stderr)
+        print(f"FAILED: {', '.join(failed)}; see above for the errors", file=sys.stderr)
         return 1
     return 0
 

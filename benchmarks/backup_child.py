@@ -1,8 +1,8 @@
-"""Full backups in a process of their own, one after the other, as long as they are asked for.
+"""Full backups in a separate process, one after the other, until they are stopped.
 
-`go` starts them and says `going` once the first is under way; `halt` lets the one under way end and says `halted` with
-how many there were. Each goes into a directory of its own below the one given, removed at once, and leaves the check of
-the copy out: what is looked at is the cost of copying to the store it copies from.
+`go` starts them, and answers `going` once the first is running. `halt` waits for the one that runs to end, and answers
+`halted` with their number. Each goes into a new directory below the given one, which is removed at once. The copy is
+not checked: what is measured is the cost of copying for the store that is copied.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Other processes: how this one starts them, talks to them and ends them.
 
 What is killed, or whose memory is measured, must be a process of its own. A child is `python -m` one of this package's
-modules. It says what it has to say as one JSON object a line on its standard output; whatever else it prints goes to
-this process's standard error. Its standard input is a pipe from here: when that ends, because it was told to stop or
-because this process died, it ends too.
+modules. Its messages are JSON objects, one a line, on its standard output; anything else that it prints goes to this
+process's standard error. Its standard input is a pipe from this process. When the pipe ends, because the child is told
+to stop or this process died, the child ends too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Self
 
 
 class ChildFailed(RuntimeError):
-    """A child ended, or fell silent, before it had said what was waited for."""
+    """A child ended, or was silent for too long, before it sent the message that was waited for."""
 
 
 class Child:

@@ -39,11 +39,11 @@ class Mismatch(Exception):
 
 @dataclass(slots=True)
 class Story:
-    """Where everything is, and how much of it there shall be.
+    """The demo: where its files are, how much it writes, and its steps.
 
     Attributes:
         edges: load only so many; None for the whole graph.
-        writes: acknowledged before the backup begins, and again after it.
+        writes: how many writes are acknowledged before the backup begins, and again after it.
         loaded: edges that the bulk load brought.
         verified_digest: what `verify` found the backup's content to be.
     """
@@ -210,7 +210,7 @@ def _megabytes(size: int) -> str:
 
 
 def _look_up(view: GraphView, write: Write) -> None:
-    """Raises `Mismatch` where an acknowledged write is not in the view, or is another."""
+    """Raise `Mismatch` if an acknowledged write is not in the view, or differs."""
     try:
         edge = view.edge(write.edge)
     except NotFound:

@@ -20,7 +20,7 @@ Edges = NDArray[np.int64]
 
 DATA = Path(__file__).parent / "data"
 EDGE_TYPE = "TO"
-"""Of every edge that is loaded or written here."""
+"""The type of every edge that is loaded or written here."""
 REAL = ("soc-Epinions1", "web-NotreDame")
 
 

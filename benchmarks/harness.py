@@ -1,10 +1,9 @@
 """How things are timed, and what a result is.
 
-A figure alone says more about the machine and the minute than about the code. So each workload names its contestants
-(ours, and the limit or peer beside it), and `interleave` runs them turn by turn: round after round, the order rotated,
-so that a slow minute hits all alike. The ratio is taken within each round, where both met the same conditions, and only
-then the median over the rounds; the spread shown beside it is the lowest and highest round. Nothing here asserts a
-time: a benchmark reports, a test judges.
+A figure alone says more about the machine and the minute than about the code. So each workload names its contestants:
+ours, and a limit or peer. `interleave` runs them in turn, in rounds of rotating order, so that a slow minute affects
+all of them. The ratio is taken within each round, under equal conditions; the report shows its median over the rounds,
+and the lowest and highest. Nothing here asserts a time: a benchmark reports, a test judges.
 """
 
 from __future__ import annotations
@@ -60,9 +59,9 @@ class Line:
     Attributes:
         workload: what was done, in words.
         figure: ours, in `unit`.
-        peer: the limit or peer beside it, in words; None where the figure stands for itself.
-        peer_figure: its figure, in the same unit, from the same rounds.
-        target: what the ratio (or the figure, where there is no peer) should reach; None where nothing was asked.
+        peer: the limit or peer, in words; None if there is none.
+        peer_figure: the peer's figure, in the same unit, from the same rounds.
+        target: what the ratio should reach, or the figure if there is no peer; None: no target.
         better: whether more of `unit` is better, or less.
     """
 
@@ -108,8 +107,8 @@ class Scale:
 
     Attributes:
         rounds: how often each contestant runs.
-        seconds: how long one run of a contestant by the clock lasts.
-        threads: of the many-threaded commits.
+        seconds: how long one timed run of a contestant lasts.
+        threads: how many threads commit in the workloads with many.
         bulk: the graphs that are loaded in bulk.
         graph: the graph that commits and hops work on; its first `graph_edges` edges.
         load_rounds: rounds of a bulk load, a backup or a recovery, each of which takes its own time.
@@ -142,7 +141,7 @@ QUICK = Scale(rounds=3, seconds=0.4, load_rounds=2, window=3.0, windows=2, recov
 
 @dataclass(slots=True)
 class Bench:
-    """What a workload works with: a scale, a directory that really syncs, and somebody to tell how it goes."""
+    """What a workload is given: a scale, a directory that really syncs, and `say` for progress."""
 
     directory: Path
     scale: Scale
@@ -192,7 +191,7 @@ def _first_line_after(path: str, key: str) -> str:
 
 
 def file_system(path: Path) -> str:
-    """The type of the file system that `path` is on, as the mount table has it; `unknown` where there is none."""
+    """The type of the file system of `path`, from the mount table; `unknown` if it is not there."""
     best, kind = "", "unknown"
     try:
         with open("/proc/self/mounts", encoding="utf-8") as mounts:
@@ -208,8 +207,8 @@ def file_system(path: Path) -> str:
 
 
 def base_directory(asked: Path | None) -> Path:
-    """Where to work: `asked`; else the system's temporary directory, unless that is memory, where a sync costs nothing
-    and every commit figure would be a fairy tale; else the working directory."""
+    """Where to work: `asked`, else the system's temporary directory, else the working directory. A temporary directory
+    in memory is not used: there a sync costs nothing, and commit figures would mean nothing."""
     if asked is not None:
         return asked
     usual = Path(tempfile.gettempdir())

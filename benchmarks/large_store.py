@@ -1,6 +1,6 @@
-"""A store large enough for backups to be measured on: a generated graph, loaded in bulk, and closed again.
+"""A store that is large enough to measure backups: a generated graph, loaded in bulk, and closed.
 
-Making it takes longer than most measurements on it, so one is made for a run and all workloads that copy share it.
+Making it takes longer than most measurements, so each run makes one, which all workloads that copy share.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _EDGES_PER_NODE = 16
 
 
 def large_store(bench: Bench) -> Path:
-    """The directory of the run's large store, made at the first call. Nobody has it open."""
+    """The directory of the run's large store. The first call makes it. It is not open."""
     place = bench.directory / "large-store"
     if not place.exists():
         count = bench.scale.large_edges

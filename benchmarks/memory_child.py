@@ -1,8 +1,8 @@
-"""What a full backup costs in memory: the store and the backup of it in this one process, so that nothing hides.
+"""How much memory a full backup takes. Store and backup are both in this process, so that all of it is counted.
 
-Says `memory`, in bytes: `before`, what the process held with the store open, used and settled; `peak`, the most it held
-while a backup ran, by the kernel's own high-water mark, reset just before; `peak_own`, the same without pages of mapped
-files, which are the page cache's and can be dropped at any time (sampled, since the kernel keeps no mark of it).
+Says `memory`, in bytes. `before`: what the process held with the store open and used. `peak`: the most that it held
+while a backup ran, by the kernel's high-water mark, which is reset just before. `peak_own`: the same without pages of
+mapped files, which the page cache can drop at any time; it is sampled, since the kernel does not record it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from . import child
 
 
 class Peak:
-    """The most memory of its own that this process held since it was made."""
+    """The most memory of its own that this process has held since this object was made."""
 
     def __init__(self) -> None:
         self.kib = 0

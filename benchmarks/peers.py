@@ -1,12 +1,12 @@
-"""The limits: what the machine and the interpreter give to a loop that does nothing but the writing.
+"""The limits: how fast this machine and interpreter run a loop that only writes.
 
-`PlainLoop` is one thread that writes a record and syncs it, into a file whose blocks are already written with zeros, so
-that a sync touches no metadata: no log with one sync a commit can be faster. The group loops are the same with many
-threads and one sync for all that wait: the leanest group commit that plain Python allows, one list, one lock a waiter,
-no checksums, no state. All write the very number of bytes that a commit of the store puts into its log.
+In `PlainLoop`, one thread writes a record and syncs it, into a file that was filled with zeros, so that a sync touches
+no metadata. No log with one sync per commit can be faster. In the group loops, many threads share one sync: the leanest
+group commit that plain Python allows, with one list, one lock per waiter, no checksums and no state. All loops write as
+many bytes as a commit of the store puts into its log.
 
-Group commit has two classic shapes: a leader among the waiters that syncs for all and hands on (`LeaderLoop`), and a
-thread that only syncs (`SyncerLoop`). Which is leaner depends on the interpreter and the disk, so both are here, and
+Group commit has two classic forms: one of the waiters syncs for all and then hands over (`LeaderLoop`), or a thread
+does nothing but sync (`SyncerLoop`). Which is faster depends on the interpreter and the disk. So both are measured, and
 the faster one in a run is the limit of that run.
 """
 
@@ -50,7 +50,7 @@ class ZeroedFile:
 
 
 class Waiter:
-    """What one thread waits on: a lock that it holds, released when its record is on stable storage."""
+    """What one thread waits on: a lock that is released when the thread's record is on stable storage."""
 
     __slots__ = ("leads", "lock")
 
@@ -84,7 +84,7 @@ class PlainLoop:
 
 
 class LeaderLoop:
-    """The first to come syncs for all that wait by then, and wakes one of those that came too late to lead next."""
+    """The first thread syncs for all that wait by then. Of those that came too late, it wakes one, which leads next."""
 
     def __init__(self, path: Path, record_bytes: int) -> None:
         self._file = ZeroedFile(path)
@@ -120,8 +120,8 @@ class LeaderLoop:
 
 
 class SyncerLoop:
-    """A thread that does nothing but sync what waits. Appending to a deque and taking from it are single steps of the
-    interpreter, so the committing side takes no lock but its own."""
+    """A thread that does nothing but sync what waits. Deque operations are atomic under the interpreter lock, so a
+    committing thread takes no lock but its own."""
 
     def __init__(self, path: Path, record_bytes: int) -> None:
         self._file = ZeroedFile(path)
@@ -146,7 +146,7 @@ class SyncerLoop:
 
     def _wake(self) -> None:
         self._idle = False
-        with contextlib.suppress(RuntimeError):  # somebody else has just done so
+        with contextlib.suppress(RuntimeError):  # another thread has released it already
             self._work.release()
 
     def _run(self) -> None:
@@ -156,7 +156,7 @@ class SyncerLoop:
             if not count:
                 if self._closed:
                     return
-                # Idle first, then look again: whoever appends after this look sees the flag.
+                # Set the idle flag, then look again: a thread that appends after this look sees the flag and wakes us.
                 self._idle = True
                 if not waiting and not self._closed:
                     self._work.acquire()

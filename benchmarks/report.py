@@ -1,4 +1,4 @@
-"""The report: ratios first, each beside its target; a table where `rich` is there, plain columns otherwise."""
+"""The report: ratios first, each beside its target. A table if `rich` is installed, otherwise plain columns."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def number(value: float) -> str:
 
 
 def spread(samples: Samples | None, *, sign: str = "") -> str:
-    """The median, and the lowest and highest where there are several."""
+    """The median, and the lowest and highest if there are several samples."""
     if samples is None:
         return ""
     if len(samples.values) == 1:

@@ -1,12 +1,12 @@
 """SQLite as the peer: a graph in one table with the two indexes that a graph needs, tuned as its own experts would.
 
-WAL with synchronous=FULL, so that a commit that returned survives a power cut, as ours does. Statements are prepared
-once (the module caches them by their text), the page cache holds everything, the file is memory-mapped besides, and the
-write-ahead log has grown before anything is timed, so that a commit's sync touches no metadata. Both indexes are
-covering: a hop never touches the table. A commit is one autocommitted statement, which spares it BEGIN and COMMIT. Many
-threads share one connection under a lock: with a connection each they fight over SQLite's own lock and come out behind.
-Bulk loading inserts in one transaction under a rollback journal, which for a new file stays empty, where WAL would
-write everything twice; the indexes are built afterwards, by two threads; then it turns to WAL.
+It uses WAL with synchronous=FULL, so that a commit that returned survives a power cut, as ours does. Statements are
+prepared once (the module caches them by their text). The page cache holds everything, and the file is memory-mapped
+too. The write-ahead log has grown before anything is timed, so that a commit's sync touches no metadata. Both indexes
+are covering: a hop never reads the table. A commit is one autocommitted statement, which saves BEGIN and COMMIT. Many
+threads share one connection under a lock; with one each, they would compete for SQLite's own lock and be slower. A bulk
+load is one transaction under a rollback journal, which stays empty for a new file; WAL would write everything twice.
+Two threads build the indexes afterwards. Then the database is switched to WAL.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TWO_HOPS = "SELECT DISTINCT b.dst FROM edge a JOIN edge b ON b.src=a.dst AND b.
 
 
 class SqliteGraph:
-    """A directed graph in a SQLite database. May be used from any thread, by one at a time."""
+    """A directed graph in a SQLite database. Any thread may use it, one at a time."""
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -49,7 +49,7 @@ class SqliteGraph:
         execute("CREATE INDEX edge_in ON edge(dst, type, src)")
         execute("COMMIT")
         if execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
-            raise RuntimeError("SQLite did not turn to WAL")
+            raise RuntimeError("SQLite did not switch to WAL")
 
     def tune(self) -> None:
         """Once, after loading: statistics for its planner, and a write-ahead log that need not grow any more."""
@@ -75,7 +75,7 @@ class SqliteGraph:
         self._execute("COMMIT")
 
     def begin(self) -> None:
-        """Hold one snapshot for the reads that follow, which spares each its locks."""
+        """Begin a transaction that holds one snapshot for later reads, which then need no locks of their own."""
         self._execute("BEGIN")
         self._execute("SELECT 1 FROM edge LIMIT 1").fetchone()
 

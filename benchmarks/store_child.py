@@ -1,4 +1,4 @@
-"""A store in a process of its own, serving backups, that does as it is told: a line on its standard input, an answer.
+"""A store in a separate process, which serves backups and obeys commands: one line on standard input, one answer.
 
 `commit N` commits N edges, one a transaction, by `--threads` threads, and says `committed` with the rate.
 """

@@ -1,8 +1,8 @@
 """Durable commits: one thread, many threads, and one thread that does not wait for each.
 
-A commit adds one edge between two random nodes of a graph that is already there, which is the smallest thing that a
-user of a graph store does. The limits write as many bytes as such a commit puts into the log, no more, and do nothing
-else. SQLite adds the same edge to the same graph.
+A commit adds one edge between two random nodes of an existing graph, which is the smallest change that a user of a
+graph store makes. The limits write as many bytes as such a commit puts into the log, and do nothing else. SQLite adds
+the same edge to the same graph.
 """
 
 from __future__ import annotations
