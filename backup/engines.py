@@ -25,7 +25,7 @@ def engine_named(name: str, given: AnyEngine | None) -> AnyEngine:
         found: AnyEngine = find_engine(name)
         return found
     if given.name != name:
-        raise WrongEngine(f"the backup is of the {name} engine, and {given.name} was given")
+        raise WrongEngine(f"the backup is of the {name} engine, and the {given.name} engine was given")
     return given
 
 

@@ -61,8 +61,7 @@ def run(source: Named, target: str | os.PathLike[str], *, full: bool = False, po
     Raises:
         TargetInvalid, TargetPromoted, ForeignStore, OtherBranch, Diverged, AheadOfSource, LogPruned, StoreLocked:
             refused; nothing was changed.
-        UpgradeRequired, UnsupportedFormat: the engine here cannot read what the source or the target has; nothing was
-            changed.
+        UpgradeRequired, UnsupportedFormat: the engine here cannot read the source or the target; nothing was changed.
         SourceUnavailable, SourceRestarted, SourceRefused, NotAuthorized, LeaseExpired, TooManyLeases,
             ClusterUnavailable: the source failed or refused; mend that and run it again.
         Damaged: the target was damaged since the last run, and nothing was changed; or what the source sent is damaged.

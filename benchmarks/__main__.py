@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, metavar="NAME", help=", ".join(WORKLOADS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure there")
     parser.add_argument("--directory", type=Path, metavar="DIR", help="work below DIR (default: the temporary "
-                        "directory, or the working directory where that one is in memory)")
+                        "directory, or the working directory if that one is in memory)")
     parser.add_argument("--edges", type=int, metavar="N", help="size of the generated graph that backups copy")
     parsed = parser.parse_args(arguments)
     scale = harness.QUICK if parsed.quick else harness.FULL

@@ -141,7 +141,7 @@ class Story:
         with self.terminal.step("open the store again: recovery") as step:
             self.tamper("recover", self)
             store = GraphStore.open(self.store, create=False)
-            step.done(f"it stands at transaction {store.published.txid:,}")
+            step.done(f"recovered to transaction {store.published.txid:,}")
         return store
 
     def _look_up_every_write(self, store: GraphStore) -> None:

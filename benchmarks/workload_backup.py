@@ -2,7 +2,7 @@
 
 The store runs in a process of its own and serves HTTP on loopback; source and target are on one file system; the page
 cache holds what is read, on both sides. The limit is `cp` of the very files that a backup made, plus fsync. What a
-backup does beside copying, checking the copy, is measured apart: `verify=False` leaves it out of the rate.
+backup does besides copying, the check of the copy, is measured apart: `verify=False` leaves it out of the rate.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class TargetImage(CopiedImage):
     def check(self, log: Log) -> None:
         image, consistent = self._manifest.image_position, self._manifest.consistent_from
         if log.chain_at(image.txid) != image.chain:
-            raise Damaged(f"the image is of another history than the log at transaction {image.txid}",
+            raise Damaged(f"the image and the log have different histories at transaction {image.txid}",
                           path=str(log.directory))
         if log.end.txid < consistent.txid:
             raise Damaged(f"the log ends at transaction {log.end.txid}, and this image counts only from "

@@ -62,7 +62,7 @@ class Target:
             raise TargetPromoted(f"{layout.root} was opened for writing at {iso(manifest.promoted_us)}, so it is a "
                                  "store of its own and no longer a backup")
         if manifest.history.store_id != identity.store_id or manifest.engine != identity.engine:
-            raise Damaged("is of another store than the directory it is in", path=str(generation.manifest))
+            raise Damaged("belongs to another store than its directory", path=str(generation.manifest))
         return cls(layout, generation, manifest, env)
 
     # --- log and image ---------------------------------------------------------------------------------------------

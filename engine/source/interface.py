@@ -200,6 +200,6 @@ def compare(info: SourceInfo, history: History, end: Position, *, accept_branch:
         raise Diverged("the copy is on a branch that the source was never on")
     if len(theirs.branches) > len(ours.branches) and end.txid > theirs.branches[len(ours.branches)].start.txid:
         raise Diverged(f"the source left the copy's branch at transaction "
-                       f"{theirs.branches[len(ours.branches)].start.txid}, and the copy goes on to {end.txid}")
+                       f"{theirs.branches[len(ours.branches)].start.txid}, and the copy continues to {end.txid}")
     if end.txid > info.durable.txid:
         raise AheadOfSource(f"the copy ends at transaction {end.txid}, the source at {info.durable.txid}")

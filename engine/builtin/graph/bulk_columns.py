@@ -49,7 +49,7 @@ _BATCH = 256
 
 
 def packed_map(item: int, packed: bytes) -> bytes:
-    """A property map as it stands in the columns of nodes' and edges' properties."""
+    """A property map as the columns of nodes' and edges' properties hold it."""
     return _MAP.pack(item, len(packed)) + packed
 
 

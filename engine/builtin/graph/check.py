@@ -237,7 +237,7 @@ class _Stored:
             yield from self._bitmaps(number, bitmaps)
         there = self.base.tallies["labels"].count
         if there != expected:
-            yield f"{there} label bitmaps are there, where {expected} should be"
+            yield f"{there} label bitmaps are there, and {expected} should be"
 
     def _bitmaps(self, number: int, bitmaps: dict[int, Any]) -> Iterator[str]:
         for label, bits in bitmaps.items():

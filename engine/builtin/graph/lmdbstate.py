@@ -4,7 +4,7 @@ Databases, all keys big-endian:
 
     meta        "state" -> a document (`engine/model/document.py`): position, marks, indexes, tallies, the store's id
     tokens      token u32 -> msgpack [kind, value]
-    nodes       id // 1018 u64 -> u32 little-endian for each of 1018 ids: label-set token, 0 where there is no node
+    nodes       id // 1018 u64 -> u32 little-endian for each of 1018 ids: label-set token, 0 if there is no node
     node_props  id u64 -> property map
     edges       id // 169 u64 -> for each of 169 ids: source u64, target u64, type u32, flags u32, little-endian;
                 flag 1: it is there, flag 2: it has properties

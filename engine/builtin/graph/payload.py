@@ -13,7 +13,7 @@ A msgpack array of absolute cell settings, in sections; `docs/formats.md` has it
 - edge properties: as for nodes;
 - index rows: bytes, 20 a row: index u32, value digest (8), node u64. Nodes that came to match. Only the overlay needs
   them, to find candidates; a checkpoint derives the rows of LMDB from the cells;
-- indexes: all property indexes as [label, key, id], or nil where they did not change.
+- indexes: all property indexes as [label, key, id], or nil if they did not change.
 
 Decoding builds the same `Changes` that the transaction had, so a replayed store is the live one.
 """

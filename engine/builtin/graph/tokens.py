@@ -56,7 +56,7 @@ class Tokens:
         return value  # type: ignore[return-value]
 
     def label_tokens(self, labels: int) -> tuple[int, ...]:
-        """The labels in a set of labels. Raises `KeyError` where there is no such set."""
+        """The labels in a set of labels. Raises `KeyError` if there is no such set."""
         kind, value = self.values[labels]
         if kind != LABELS:
             raise KeyError(labels)

@@ -66,7 +66,7 @@ def nodes_at_once(reads: Reads) -> Iterator[tuple[Ids, npt.NDArray[np.uint32]]]:
 
 
 def labels_of(reads: Reads, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
-    """The label-set tokens of many nodes, whose ids ascend; 0 where there is none."""
+    """The label-set tokens of many nodes, whose ids ascend; 0 for those that do not exist."""
     found = np.zeros(len(ids), np.uint32)
     numbers = ids // NODE_BLOCK
     starts = np.flatnonzero(np.concatenate(([True], numbers[1:] != numbers[:-1]))).tolist() if len(ids) else []

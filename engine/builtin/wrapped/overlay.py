@@ -11,8 +11,7 @@ without a copy; the next change copies it first. Users of a snapshot are counted
 transaction that uses it ends.
 
 For a database you write `create` and `open`, `_snapshot`, `_write` (a checkpoint), `_copy` (an image, in files of its
-own, so that it does not change while the database does) and `_close`. `sqlite.py` and `rocksdb.py` are two such
-engines.
+own, so that it does not change with the database) and `_close`. `sqlite.py` and `rocksdb.py` are such engines.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ from ...toolkit.keyed_transaction import changes_of
 from ..memory import MAX_KEY, MAX_VALUE, MemoryTransaction
 
 RUN_BYTES = 256 << 10
-"""Snapshots read pairs in runs of about so many bytes: few calls if pairs are small, little memory if they are large.
-"""
+"""Bytes, about, that a snapshot reads in one run: few calls if pairs are small, little memory if they are large."""
 IMAGE_PREFIX = "image-"
 """Prefix of directories that hold an image until its files are open. Those that a killed process left are removed."""
 

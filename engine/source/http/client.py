@@ -214,8 +214,7 @@ class HttpSource(Source):
         return self._again(once, len(_PAUSES))
 
     def _stream(self, lease_id: str, reader: wire.RecordReader, upto: int) -> Iterator[Record]:
-        """The records of one answer. The stream has a connection of its own, since its reader may send other requests
-        while it reads."""
+        """The records of one answer. The stream has its own connection, as its reader may send requests meanwhile."""
         after = reader.position
         path = f"/v1/leases/{_id(lease_id)}/log?after={after.txid}&chain={after.chain.hex()}&upto={_count(upto)}"
         with self._answer("GET", path, lease=lease_id, own=True) as answer:

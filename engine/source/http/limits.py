@@ -45,7 +45,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Counters:
-    """What the metrics show beside the store's own figures."""
+    """Counts for the metrics, besides the store's own figures."""
 
     requests: int = 0
     refused: int = 0

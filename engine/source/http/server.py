@@ -9,8 +9,7 @@ time for each of them, concurrent streams, the time in which the client must tak
 log (`rate_limited_log`). A client that is slow or dead loses its connection. The store is not affected.
 
 Every request but `/v1/health` needs the bearer token and a Host header that is an address or a known name of this
-service. The Host check defeats DNS rebinding, where a web page's name is bound to our address. See `routes` for the
-requests.
+service. The Host check defeats DNS rebinding: a web page whose name is bound to our address. `routes` has the requests.
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ def _bind(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.sock
 
 def _no_password() -> str:
     """OpenSSL's callback for a pass phrase. Without one, OpenSSL would prompt on the terminal and wait."""
-    raise SettingError("tls_key: the key has a pass phrase, and there is nobody to type it",
+    raise SettingError("tls_key: the key has a pass phrase, which nobody can type here",
                        hint="name a file with the key in the clear (openssl pkey -in KEY -out FILE), readable by this "
                             "user only")
 
