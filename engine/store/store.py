@@ -327,7 +327,7 @@ class Store(Generic[TxT, ViewT]):
             ConditionNotMet: the transaction is durable here, but a plugin's condition is still open.
             OutcomeUnknown: the transaction may or may not be durable; reopen the store and look.
         """
-        return self.write_path.transaction(durability)
+        return self.write_path.transaction(durability, self)
 
     def bulk(self, load: Any) -> int:
         """Load in bulk, as one transaction whose data is in a file beside the log.

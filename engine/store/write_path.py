@@ -51,10 +51,11 @@ class TransactionScope(Generic[TxT]):
     """What `Store.transaction` returns: a context manager that yields the engine's transaction, commits it at the end
     of the block, and rolls it back if the block raises."""
 
-    __slots__ = ("_durability", "_hold", "_path", "_tx")
+    __slots__ = ("_durability", "_hold", "_owner", "_path", "_tx")
 
-    def __init__(self, path: WritePath[TxT], durability: Durability) -> None:
+    def __init__(self, path: WritePath[TxT], durability: Durability, owner: object) -> None:
         self._path = path
+        self._owner = owner  # a store that nobody else holds must not be closed before this ends
         self._durability = durability
         self._tx: TxT | None = None
         self._hold = Hold(path.lock)
@@ -126,12 +127,12 @@ class WritePath(Generic[TxT]):
         self._at_barriers = not isinstance(engine, StagingEngine)  # then every transaction is a barrier
         self._usability = usability
 
-    def transaction(self, durability: Durability | None) -> TransactionScope[TxT]:
+    def transaction(self, durability: Durability | None, owner: object = None) -> TransactionScope[TxT]:
         if durability is None:
             durability = self.settings.durability
         elif durability not in ("synced", "pipelined", "relaxed"):
             raise InvalidInput(f"durability must be 'synced', 'pipelined' or 'relaxed', not {shown(durability)}")
-        return OpenScope(self, durability)
+        return OpenScope(self, durability, owner)
 
     def _begin(self, hold: Hold) -> TxT:
         usability, pressure = self._usability, self._backpressure
