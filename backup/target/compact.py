@@ -79,7 +79,7 @@ def compact(job: Job, target: Target, engine: AnyEngine) -> tuple[Target, Bounds
             image = opened.image()
             try:
                 copied = copy_files(image.read, image.files, place.state, env=env, chunk_bytes=limits.chunk_bytes,
-                                    progress=job.progress, stage="fold")
+                                    progress=job.progress, stage="compact")
                 position = image.position
             finally:
                 image.close()
