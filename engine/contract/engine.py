@@ -146,9 +146,11 @@ class Engine(ABC, Generic[TxT, ViewT]):
         """Wrap `create` and `open`, so that they get a context whose options are checked and complete."""
         super().__init_subclass__(**more)
         renamed.parameter(cls, "open", "adopt", "at")
-        for name, wrap in (("create", _creates), ("open", _opens)):
-            if isinstance(method := cls.__dict__.get(name), classmethod):
-                setattr(cls, name, classmethod(wrap(method.__func__)))
+        for name in ("create", "open"):
+            home = next(base for base in cls.__mro__ if name in vars(base))
+            method = vars(home)[name]  # wrapped already if an engine has it; not if it comes from a mix-in
+            if isinstance(method, classmethod) and (home is cls or not issubclass(home, Engine)):
+                setattr(cls, name, classmethod(_completing(method.__func__)))
 
     @classmethod
     @abstractmethod
@@ -219,22 +221,14 @@ class Engine(ABC, Generic[TxT, ViewT]):
         raise InvalidInput(f"the {cls.name} engine has no older state format to upgrade from")
 
 
-def _complete(kind: type[Engine[Any, Any]], context: Context) -> Context:
-    return replace(context, options=checked(kind.options, context.options))
-
-
-def _creates(method: Any) -> Any:
+def _completing(method: Any) -> Any:
     @wraps(method)
-    def complete(cls: Any, directory: Path, position: Position, context: Context) -> None:
-        method(cls, directory, position, _complete(cls, context))
+    def complete(cls: Any, *given: Any, **named: Any) -> Any:
+        """Whatever the author calls the parameters, the context is the argument that is a `Context`."""
+        def with_options(value: Any) -> Any:
+            return replace(value, options=checked(cls.options, value.options)) if isinstance(value, Context) else value
 
-    return complete
-
-
-def _opens(method: Any) -> Any:
-    @wraps(method)
-    def complete(cls: Any, directory: Path, context: Context, **how: Any) -> Any:
-        return method(cls, directory, _complete(cls, context), **how)
+        return method(cls, *map(with_options, given), **{name: with_options(value) for name, value in named.items()})
 
     return complete
 

@@ -15,9 +15,12 @@ class Option:
     """One option of an engine.
 
     Attributes:
-        default: the value if the user gives none. A given value must be of the same type.
+        default: the value if the user gives none. Not None, because a given value must be of the same type.
         meaning: what the option does, with its unit, for messages.
         least, most: its bounds, or None.
+
+    Raises:
+        InvalidInput: on construction, if the default is None or out of bounds.
     """
 
     default: Any
@@ -25,13 +28,19 @@ class Option:
     least: Any = None
     most: Any = None
 
+    def __post_init__(self) -> None:
+        if self.default is None:
+            raise InvalidInput("the default of an engine option is None, so no other value could ever be given",
+                               hint="give a default of the option's type, such as an empty text")
+        self.check("default", self.default)
+
     def check(self, name: str, value: Any) -> None:
         """Raises `InvalidInput` if `value` has the wrong type or is out of bounds."""
         if (type(value) is type(self.default) and (self.least is None or value >= self.least)
                 and (self.most is None or value <= self.most)):
             return
-        bounds = [f"{word} {bound:,}" for word, bound in (("at least", self.least), ("at most", self.most))
-                  if bound is not None]
+        bounds = [f"{word} {bound:,}" if isinstance(bound, int | float) else f"{word} {shown(bound)}"
+                  for word, bound in (("at least", self.least), ("at most", self.most)) if bound is not None]
         wanted = ", ".join([f"of type {type(self.default).__name__}", *bounds])
         raise InvalidInput(f"the engine option {name}={shown(value)} must be {wanted}", hint=f"{name}: {self.meaning}")
 

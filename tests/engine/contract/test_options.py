@@ -55,6 +55,45 @@ def test_what_is_wrong_is_refused_and_said(tmp_path: Path, name: str, value: Any
         MemoryEngine.open(tmp_path, Context(options={name: value}))
 
 
+class _Opening:
+    """A mix-in that is not an engine, and opens for one. Its parameters have names of their own."""
+
+    @classmethod
+    def open(cls, place: Path, with_what: Context, read_only: bool = False, at: Position | None = None) -> Any:
+        return dict(with_what.options), read_only, at
+
+
+class Mixed(_Opening, MemoryEngine):
+    options = {"size": Option(4096, "bytes in a page", least=512)}
+
+
+def test_a_mix_in_gets_all_options_too() -> None:
+    """It got those that were given, unchecked, because only the engine's own class was looked at."""
+    opened: Any = Mixed.open
+    assert opened(Path("/"), Context()) == ({"size": 4096}, False, None)
+    assert opened(Path("/"), with_what=Context(options={"size": 512})) == ({"size": 512}, False, None)
+    with pytest.raises(InvalidInput, match="unknown engine option 'colour'"):
+        opened(Path("/"), Context(options={"colour": "red"}))
+
+
+def test_an_engine_may_take_the_arguments_of_open_by_position() -> None:
+    start = Position(3, bytes(16))
+    opened: Any = Mixed.open
+    assert opened(Path("/"), Context(), True, start) == ({"size": 4096}, True, start)
+
+
+def test_bounds_may_be_texts() -> None:
+    with pytest.raises(InvalidInput, match="must be of type str, at least 'a', at most 'm'"):
+        Option("b", "a letter", least="a", most="m").check("first", "z")
+
+
+@pytest.mark.parametrize(("default", "told"), [(None, "no other value could ever be given"), (0, "default=0 must be"),
+                                               (99, "at most 9")])
+def test_a_default_that_no_user_could_give_is_refused(default: Any, told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        Option(default, "a digit", least=1, most=9)
+
+
 def test_an_engine_that_still_checks_them_is_told() -> None:
     context = Context(options={"size": 512})
     with pytest.warns(DeprecationWarning, match="accept_options is not needed any more"):
