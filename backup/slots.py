@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..engine import renamed
 from ..engine.source.interface import SlotState
 from .connection import Connection, Named
 from .keywords import given, refuse
@@ -20,12 +21,13 @@ def slots(source: Named, *, connection: Connection | None = None, **old: Any) ->
     Raises:
         SourceUnavailable, SourceRefused, NotAuthorized, ClusterUnavailable, InvalidInput, SettingError.
     """
-    connection = given("consumers", Connection, connection, old)
-    refuse("consumers", old)
+    connection = given("slots", Connection, connection, old)
+    refuse("slots", old)
     with connection.opened(source) as asked:
         return asked.slots()
 
 
+@renamed.arguments(consumer_id="slot_id")
 def drop_slot(source: Named, slot_id: str, *, connection: Connection | None = None, **old: Any) -> None:
     """Stop keeping log for a slot. If its target still exists, the target's next run registers it anew, and takes a
     full backup if the log that it needs is gone.
@@ -38,7 +40,7 @@ def drop_slot(source: Named, slot_id: str, *, connection: Connection | None = No
         NotFound: there is no such slot.
         SourceUnavailable, SourceRefused, NotAuthorized, ClusterUnavailable, InvalidInput, SettingError, DiskFull.
     """
-    connection = given("drop_slot", Connection, connection, old)
+    connection = given("drop_slot", Connection, connection, old, 3)  # 3: the decorator `renamed` adds a call
     refuse("drop_slot", old)
     with connection.opened(source) as asked:
         asked.drop(slot_id)

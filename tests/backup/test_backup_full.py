@@ -417,6 +417,13 @@ def test_keywords_of_earlier_releases_work_and_warn(store: Store[Any, Any], tmp_
     assert not report.verified
     with pytest.warns(DeprecationWarning, match="drop_slot"):
         backup.drop_slot(store, backup.slots(store)[0].id, token="of no use here")
+    backup.run(store, tmp_path / "target")
+    with pytest.warns(DeprecationWarning, match=r"slots\(token=…\) is slots\(connection") as warned:
+        slot = backup.slots(store, token="of no use here")[0]
+    old: Any = backup.drop_slot
+    with pytest.warns(DeprecationWarning, match="consumer_id= is slot_id= now") as warned_too:
+        old(store, consumer_id=slot.id)
+    assert {w.filename for w in (*warned, *warned_too)} == {__file__}
     with pytest.raises(TypeError, match="'verify'"):
         backup.slots(store, verify=False)
 
