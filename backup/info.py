@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+from ..engine import renamed
 from ..engine.env import REAL, Env
 from ..engine.env.system import system_errors
 from ..engine.errors import Damaged, RestorePointOutOfRange
@@ -20,6 +21,7 @@ from .report import Bounds, Info
 from .target.target import LOG, Target
 
 
+@renamed.arguments(seams="env")
 def info(path: str | os.PathLike[str], *, env: Env = REAL) -> Info:
     """What a store or backup is. Another process may be writing it.
 
@@ -71,6 +73,7 @@ def _shown(run: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in run.items() if k != "end"}
 
 
+@renamed.arguments(seams="env")
 def transactions(path: str | os.PathLike[str], *, first: int | None = None, last: int | None = None,
                  env: Env = REAL) -> Iterator[Record]:
     """The records in the log of a store or backup, from `first` to `last`, both included. By default, all of them.

@@ -46,8 +46,8 @@ MODULES = {
 }
 """Old module names, below this package, and the modules that have their content now."""
 
-CLASSES = {"KeyedDraft": "KeyedTransaction", "Seams": "Env"}
-"""Old names of classes in these modules, and the new ones."""
+CONTENTS = {"ABOVE_SEAMS": "ABOVE_ENV", "ConsumerState": "SlotState", "KeyedDraft": "KeyedTransaction", "Seams": "Env"}
+"""Old names of what is in these modules, and the new ones."""
 
 
 def warn(old: str, new: str, depth: int = 1) -> None:
@@ -106,7 +106,9 @@ class _Loader(Loader):
         name, places = module.__name__, self._places
 
         def find(attribute: str) -> Any:
-            attribute = CLASSES.get(attribute, attribute)
+            if attribute in CONTENTS:
+                warn(f"{name}.{attribute}", CONTENTS[attribute])
+                attribute = CONTENTS[attribute]
             for place in places:
                 if hasattr(there := import_module(place), attribute):
                     return getattr(there, attribute)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 
 from holdfast import backup
-from holdfast.engine import Context, Position, Settings, Store, errors
+from holdfast.engine import Context, GraphStore, Position, Settings, Store, errors, testing
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.env import REAL
-from holdfast.engine.renamed import CLASSES, MODULES
+from holdfast.engine.renamed import CONTENTS, MODULES
+from holdfast.engine.source.http.client import connect
 
 
 def old(holder: Any, name: str) -> Any:
@@ -43,8 +45,10 @@ def test_an_old_name_is_the_new_one_and_says_so(old: str) -> None:
         module = import_module(name)
     assert any(f"{name} is holdfast.engine.{MODULES[old][0]}" in str(one.message) for one in said)
     new = [import_module(f"holdfast.engine.{place}") for place in MODULES[old]]
-    name = CLASSES.get(PUBLIC[old], PUBLIC[old])
-    assert getattr(module, PUBLIC[old]) in [getattr(place, name, None) for place in new]
+    name = CONTENTS.get(PUBLIC[old], PUBLIC[old])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        assert getattr(module, PUBLIC[old]) in [getattr(place, name, None) for place in new]
     assert not hasattr(module, "NoSuchThing")
 
 
@@ -57,11 +61,23 @@ def test_what_never_was_is_not_found() -> None:
         import_module("holdfast.engine.nonsense")
 
 
-def test_a_class_by_its_old_name_in_a_module_by_its_old_name() -> None:
-    sys.modules.pop("holdfast.engine.helpers", None)
-    with pytest.warns(DeprecationWarning, match=r"engine.helpers is holdfast.engine.toolkit"):
-        helpers = import_module("holdfast.engine.helpers")
-    assert helpers.KeyedDraft.__name__ == "KeyedTransaction"
+@pytest.mark.parametrize(("module", "name"), [
+    ("helpers", "KeyedDraft"), ("seams", "Seams"), ("source.base", "ConsumerState"),
+    ("testing.contract", "ABOVE_SEAMS"),
+])
+def test_an_old_name_in_a_module_by_its_old_name(module: str, name: str) -> None:
+    sys.modules.pop(f"holdfast.engine.{module}", None)
+    with pytest.warns(DeprecationWarning, match=f"engine.{module} is holdfast.engine.{MODULES[module][0]}"):
+        renamed = import_module(f"holdfast.engine.{module}")
+    with pytest.warns(DeprecationWarning, match=f"{module}.{name} is {CONTENTS[name]} now"):
+        found = old(renamed, name)
+    new = [import_module(f"holdfast.engine.{place}") for place in MODULES[module]]
+    assert found in [getattr(place, CONTENTS[name], None) for place in new]
+
+
+def test_the_old_name_of_a_need_of_checks() -> None:
+    with pytest.warns(DeprecationWarning, match="testing.ABOVE_SEAMS is ABOVE_ENV now"):
+        assert old(testing, "ABOVE_SEAMS") is testing.ABOVE_ENV
 
 
 def test_arguments_and_attributes_by_their_old_names(tmp_path: Path) -> None:
@@ -83,6 +99,9 @@ def test_arguments_and_attributes_by_their_old_names(tmp_path: Path) -> None:
             assert report.folded is False
         with pytest.warns(DeprecationWarning, match=r"backup.consumers is slots now"):
             assert old(backup, "consumers")(store) == backup.slots(store) != []
+        token: dict[str, Any] = {"token": "t"}
+        with pytest.warns(DeprecationWarning, match=r"^slots\(token=…\) is slots\(connection=Connection\(token=…\)\)"):
+            backup.slots(store, **token)
     with pytest.warns(DeprecationWarning, match="the attribute retired_us is promoted_us now"):
         assert backup.info(tmp_path / "target").retired_us is None
     with pytest.warns(DeprecationWarning, match="TargetRetired is TargetPromoted now"):
@@ -106,6 +125,19 @@ def test_an_engine_that_was_written_with_the_old_argument_is_opened(tmp_path: Pa
         backup.run(store, tmp_path / "target")
     with Store.open(tmp_path / "target", Older) as store, store.snapshot() as view:
         assert view.get(b"a") == b"1"
+
+
+def test_every_call_that_took_the_old_argument_takes_it(tmp_path: Path) -> None:
+    seams: dict[str, Any] = {"seams": REAL}
+    calls: list[Callable[[], Any]] = [
+        lambda: GraphStore.open(tmp_path / "graph", online_backup_enabled=False, **seams).close(),
+        lambda: backup.info(tmp_path / "graph", **seams),
+        lambda: list(backup.transactions(tmp_path / "graph", **seams)),
+        lambda: connect("127.0.0.1", 1, token="t", tls=False, **seams).close(),
+    ]
+    for call in calls:
+        with pytest.warns(DeprecationWarning, match="the argument seams= is env= now"):
+            call()
 
 
 @pytest.mark.parametrize(("old", "new"), [

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from ... import renamed
 from ...contract.plugin import Plugin
 from ...contract.registry import listed
 from ...env import REAL, Env
@@ -21,6 +22,7 @@ class GraphStore(Store[GraphTransaction, GraphView]):
     """A property graph in one directory. `GraphTransaction` has the calls that write, `GraphView` those that read."""
 
     @classmethod
+    @renamed.arguments(seams="env")
     def open(  # type: ignore[override]  # a preset: the engine is given, and the service's settings are added
         cls, directory: str | Path, *, create: bool = True, read_only: bool = False,
         plugins: Iterable[Plugin | str] = (), options: Mapping[str, Any] | None = None,

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from ... import renamed
 from ...env import REAL, Env
 from ...env.shown import printable
 from ...env.system import is_limit, system_errors, told
@@ -71,6 +72,7 @@ T = TypeVar("T")
 class HttpSource(Source):
     """A source at `host:port`. May be used from several threads."""
 
+    @renamed.arguments(seams="env")
     def __init__(self, host: str, port: int, *, token: str | None = None, tls: ssl.SSLContext | None = None,
                  timeout: float = 30.0, max_record_bytes: int = MAX_RECORD, credential: Credential | None = None,
                  env: Env = REAL) -> None:
@@ -346,6 +348,7 @@ class HttpSource(Source):
         line.close()
 
 
+@renamed.arguments(seams="env")
 def connect(host: str, port: int, *, token: str | None = None, tls: bool | None = None, ca: str | Path | None = None,
             timeout: float = 30.0, max_record_bytes: int = MAX_RECORD, env: Env = REAL) -> HttpSource:
     """A source at an address.
