@@ -69,8 +69,9 @@ def _look(layout: Layout, path: str, env: Env) -> Info:
 
 
 def _shown(run: dict[str, Any]) -> dict[str, Any]:
-    """A run without its chain, which does not interest people."""
-    return {k: v for k, v in run.items() if k != "end"}
+    """A run as people are told of it: without its chain, and a compaction by that name. The manifest says `fold`."""
+    shown = {k: v for k, v in run.items() if k != "end"}
+    return {**shown, "kind": "compaction"} if run["kind"] == "fold" else shown
 
 
 @renamed.arguments(seams="env")

@@ -306,7 +306,7 @@ def test_target_that_lost_log_is_damaged(store: Store[Any, Any], tmp_path: Path)
 # ---------------------------------------------------------------------------------------------------------
 
 
-def test_folds_a_log_that_has_outgrown_its_image(store: Store[Any, Any], tmp_path: Path) -> None:
+def test_compacts_a_log_that_has_outgrown_its_image(store: Store[Any, Any], tmp_path: Path) -> None:
     assert not backup.run(store, tmp_path / "target", policy=NOT_COMPACTING).compacted
     report = backup.run(store, tmp_path / "target", policy=COMPACTING)
     assert report.compacted
@@ -321,7 +321,7 @@ def test_folds_a_log_that_has_outgrown_its_image(store: Store[Any, Any], tmp_pat
     assert_whole(tmp_path / "target", store)
     backup.restore(tmp_path / "target", tmp_path / "r", to_txid=37)
     assert sum(1 for p in (tmp_path / "target").iterdir() if p.name.startswith("gen")) == 1
-    assert [r["kind"] for r in backup.info(tmp_path / "target").runs] == ["full", *["incremental"] * 2, "fold",
+    assert [r["kind"] for r in backup.info(tmp_path / "target").runs] == ["full", *["incremental"] * 2, "compaction",
                                                                          "incremental"]
 
 

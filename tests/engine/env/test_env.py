@@ -219,7 +219,7 @@ BARE = {"chmod", "exists", "expanduser", "glob", "hardlink_to", "is_dir", "is_fi
 """Methods of `pathlib.Path` that go to the disk, and which nothing else in the kit has, but for `Files.exists`."""
 
 
-def test_no_module_goes_to_the_disk_past_the_seam() -> None:
+def test_no_module_goes_to_the_disk_past_the_environment() -> None:
     """The linter knows modules and functions. What it does not see: `open`, and methods of paths. RocksDB's read-only
     opening listed and linked files by them."""
     kit = Path(holdfast.engine.__file__).parent.parent
