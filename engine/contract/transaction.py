@@ -52,9 +52,9 @@ class Transaction(ABC):
 # --- the kit's ------------------------------------------------------------------------------------------------------
 
 _OPEN = frozenset({"__class__", *Transaction.__slots__})
-"""What anybody may use of a transaction that is sealed."""
-_SEALED = "_kit_sealed"
-"""Of a class: that of its transactions that are sealed."""
+"""What anybody may use of a transaction that is frozen."""
+_FROZEN = "_kit_frozen"
+"""Of a class: that of its transactions that are frozen."""
 _here = REAL.scheduler.here
 # By the descriptors themselves, since an author's class may have attributes, `__setattr__` and a metaclass of its own.
 _thread_of: Any = Transaction.__dict__["_kit_thread"].__get__
@@ -63,21 +63,21 @@ _set_state: Any = Transaction.__dict__["_kit_state"].__set__
 _set_class: Any = vars(object)["__class__"].__set__
 
 
-def seal(tx: Transaction, state: str) -> None:
+def freeze(tx: Transaction, state: str) -> None:
     """Mark the transaction as `state`. From here on, only this thread may use it. May be called twice."""
     _set_thread(tx, _here())
     kind = type(tx)
-    _set_class(tx, kind.__dict__.get(_SEALED) or _sealed(kind))
+    _set_class(tx, kind.__dict__.get(_FROZEN) or _frozen(kind))
     _set_state(tx, state)  # last: if a signal handler raises before this, the block finds no state and ends it
 
 
 def end(tx: Transaction, state: str) -> None:
     """Close the transaction, and mark it as `state`. Nobody may use it after this, not even this thread."""
     kind = type(tx)
-    if kind.__dict__.get(_SEALED) is kind:
+    if kind.__dict__.get(_FROZEN) is kind:
         _set_state(tx, state)
     else:
-        seal(tx, state)
+        freeze(tx, state)
     try:
         type(tx).close(tx)
     finally:
@@ -93,8 +93,8 @@ class _Untold:
         """Do nothing."""
 
 
-def _sealed(kind: type[Transaction]) -> type[Transaction]:
-    """The class that a transaction of this kind gets when it is sealed. It checks the thread at each use of an
+def _frozen(kind: type[Transaction]) -> type[Transaction]:
+    """The class that a transaction of this kind gets when it is frozen. It checks the thread at each use of an
     attribute. So an open transaction pays nothing, and no method gets round the check, not even a bound method that was
     fetched before, or one called through the class."""
     body: dict[str, Any] = {"__slots__": (), "__module__": kind.__module__, "__qualname__": kind.__qualname__}
@@ -112,10 +112,10 @@ def _sealed(kind: type[Transaction]) -> type[Transaction]:
     if "__del__" in found:
         body["__del__"] = _dying(found["__del__"])
     # Past the author's metaclass, which may want arguments or keep a list of its classes.
-    sealed = ABCMeta.__new__(type(kind), kind.__name__, (_Untold, kind), body)
-    for of in (sealed, kind):
-        type.__setattr__(of, _SEALED, sealed)
-    return sealed
+    frozen = ABCMeta.__new__(type(kind), kind.__name__, (_Untold, kind), body)
+    for of in (frozen, kind):
+        type.__setattr__(of, _FROZEN, frozen)
+    return frozen
 
 
 def _dying(last: Any) -> Callable[..., None]:
@@ -128,7 +128,7 @@ def _dying(last: Any) -> Callable[..., None]:
 
 
 def _guarded(use: Any, open_names: frozenset[str] = frozenset()) -> Callable[..., Any]:
-    """`use`, restricted to the thread that sealed the transaction, except for `open_names` as its first argument."""
+    """`use`, restricted to the thread that froze the transaction, except for `open_names` as its first argument."""
     def guarded(tx: Transaction, *what: Any) -> Any:
         if _thread_of(tx) == _here() or (open_names and what[0] in open_names):
             return use(tx, *what)

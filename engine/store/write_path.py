@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Generic
 
 from ..contract.engine import BulkEngine, Engine, StagingEngine, TxT
-from ..contract.transaction import Durability, Transaction, end, seal
+from ..contract.transaction import Durability, Transaction, end, freeze
 from ..env import Env
 from ..env.owned_lock import Hold, OwnedLock
 from ..env.shown import shown
@@ -171,7 +171,7 @@ class WritePath(Generic[TxT]):
         try:
             if self.hooks.committing or self.hooks.final:
                 self._ask_plugins(tx)
-            seal(tx, "being committed")  # a change added by another thread from here on would be staged, not logged
+            freeze(tx, "being committed")  # a change added by another thread from here on would be staged, not logged
             payload = _payload(tx)
             if not payload:
                 seen = self._watermarks.appended.txid
@@ -219,7 +219,7 @@ class WritePath(Generic[TxT]):
         payload = None if tx.bulk is None else b""
         for hook in self.hooks.committing:
             self._ask(hook, tx, payload)
-        seal(tx, "being committed")
+        freeze(tx, "being committed")
         if self.hooks.final:
             payload = _payload(tx)
         for hook in self.hooks.final:
@@ -327,7 +327,7 @@ class WritePath(Generic[TxT]):
         tx = self._begin(hold)
         try:
             tx.bulk = load
-            seal(tx, "a bulk load")
+            freeze(tx, "a bulk load")
             try:
                 if self.hooks.committing or self.hooks.final:
                     self._ask_plugins(tx)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ...contract.engine import Abilities, Context
 from ...contract.options import Option
-from ...contract.transaction import end, seal
+from ...contract.transaction import end, freeze
 from ...contract.view import View
 from ...errors import HoldfastError
 from ..disks.quiet import quiet_env
@@ -208,8 +208,8 @@ class TransactionChecks(Contract):
                 tx.payload()
                 work.run(tx, model, work.numbered(7))
                 payload = tx.payload()
-                seal(tx, "sealed")
-                assert tx.payload() == payload, "the payload of a sealed transaction is another one than before"
+                freeze(tx, "frozen")
+                assert tx.payload() == payload, "the payload of a frozen transaction is another one than before"
                 it.apply(it.note(payload, model))
                 end(tx, "ended")
                 refuses_changes(work, tx, model, some, "a transaction that has ended", answers=False)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import pytest
 
-from holdfast.engine.contract.transaction import Transaction, end, seal
+from holdfast.engine.contract.transaction import Transaction, end, freeze
 from holdfast.engine.errors import StoreClosed
 
 T = TypeVar("T")
@@ -108,9 +108,9 @@ def test_one_that_ended_refuses_every_change(tx: Any) -> None:
     tx.outcome = "what the kit says"
 
 
-def test_one_that_is_sealed_is_one_thread_s(tx: Any) -> None:
+def test_one_that_is_frozen_is_one_thread_s(tx: Any) -> None:
     put, wrong = tx.put, list[BaseException]()
-    seal(tx, "being committed")
+    freeze(tx, "being committed")
 
     def other() -> None:
         try:
@@ -125,7 +125,7 @@ def test_one_that_is_sealed_is_one_thread_s(tx: Any) -> None:
     tx.assign("mine")
     assert tx.payload() == b"({'a': 1}, 'mine')"
     tx.txid = 7
-    seal(tx, "still being committed")
+    freeze(tx, "still being committed")
     end(tx, "ended")
     assert tx.txid == 7
     refuses(tx, put, "ended")
@@ -259,8 +259,8 @@ def generic() -> Any:
 
 @pytest.mark.parametrize("make", [of_a_metaclass, final, recording, with_names_of_the_kit, with_a_slot_overridden,
                                   generic])
-def test_a_class_of_any_sort_is_sealed(make: Callable[[], Any]) -> None:
-    """The kit makes a class of sealed transactions at the first commit. It called the author's metaclass and
+def test_a_class_of_any_sort_is_frozen(make: Callable[[], Any]) -> None:
+    """The kit makes a class of frozen transactions at the first commit. It called the author's metaclass and
     `__init_subclass__` for it, set `__class__` through the author's `__setattr__`, took an author's `_sealed` for its
     own, and put a slot in place of what a derived class had in its stead. So each commit of such an engine failed, or
     logged what nobody had written."""
@@ -268,7 +268,7 @@ def test_a_class_of_any_sort_is_sealed(make: Callable[[], Any]) -> None:
     for _ in range(2):
         tx = kind()
         tx.put(b"x")
-        seal(tx, "being committed")
+        freeze(tx, "being committed")
         assert tx.payload() == b"x"
         assert issubclass(type(tx), Transaction)
         end(tx, "ended")
