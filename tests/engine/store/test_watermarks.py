@@ -1,4 +1,4 @@
-"""The stages against a plain model: a list of synced ranges, each with what it waits for, walked from the start."""
+"""The watermarks against a plain model: a list of synced ranges, each with what it waits for, walked from the start."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Range:
 
 
 class WatermarksMachine(RuleBasedStateMachine):
-    """Rules are the events; the model says from scratch after each what the stages must be."""
+    """Rules are the events; the model says from scratch after each what the watermarks must be."""
 
     @initialize(listeners=st.integers(0, 3), end=st.integers(0, 5))
     def begin(self, listeners: int, end: int) -> None:
@@ -139,7 +139,7 @@ class WatermarksMachine(RuleBasedStateMachine):
 
     @invariant()
     def as_the_model(self) -> None:
-        if not hasattr(self, "stages"):
+        if not hasattr(self, "watermarks"):
             return
         now = appended, durable, acknowledged, publishable, published, checkpointed = self.shown()
         assert (appended, durable) == (self.appended, self.durable)
