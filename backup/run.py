@@ -105,7 +105,7 @@ def _run(job: Job) -> Report:
         target = Target.open(layout, job.env)
     if target is None:
         return take_full(job, None, "")
-    layout.settle_names(target.generation)
+    layout.sync_names(target.generation)
     if job.asked:
         compare(job.info, target.manifest.history, target.manifest.noted_end, accept_branch=job.accept_branch)
         return take_full(job, target, "it was asked for")

@@ -240,17 +240,17 @@ class _Copier:
                 if self.durable and unsynced >= step(self.done, self.chunk_bytes) and offset < entry.size:
                     self._sync_behind(entry, file, unsynced)
                     unsynced = 0
-            self.settle()
+            self.finish_sync()
             if self.durable:
                 file.sync()
                 self._tell(entry, len(chunks), unsynced)
         finally:
-            self.settle()
+            self.finish_sync()
             file.close()
 
     def _sync_behind(self, entry: ImageFile, file: File, unsynced: int) -> None:
         before = self.sync
-        self.settle()
+        self.finish_sync()
         if before is not None:
             self._tell(entry, before.chunks, before.size)
         self.sync = _Sync(file, len(self.digests[entry.name]), unsynced, self.env.scheduler)
@@ -258,12 +258,12 @@ class _Copier:
     def _keep(self, entry: ImageFile, file: File, chunks: int) -> None:
         """Sync and report what has come, so that the next run can resume after it. After a failed sync nothing is
         reported, since nothing is known to be durable."""
-        self.settle()
+        self.finish_sync()
         if self.durable and self.on_synced is not None and chunks:
             file.datasync()
             self._note(entry, chunks)
 
-    def settle(self) -> None:
+    def finish_sync(self) -> None:
         """Wait for the sync that is under way. Raises its error."""
         sync, self.sync = self.sync, None
         if sync is not None:

@@ -1,8 +1,8 @@
 """Conditions on acknowledgement: asks the plugins that listen to *logged*, and watches their conditions.
 
-A thread of its own asks every listener about each synced range, in order. A condition that is met moves the stages. A
-condition that failed or timed out ends the wait of the commits in its range with `ConditionNotMet`. It then stays open
-if it gates publication; otherwise the transactions count as acknowledged.
+A thread of its own asks every listener about each synced range, in order. A condition that is met moves the watermarks.
+A condition that failed or timed out ends the wait of the commits in its range with `ConditionNotMet`. It then stays
+open if it gates publication; otherwise the transactions count as acknowledged.
 
 Open conditions are in a heap, ordered by deadline, and a failed condition is queued for the thread by its own future.
 So the thread looks only at what is due, however many conditions are open.
@@ -112,7 +112,7 @@ class AckTracker:
             self._group_commit.watermarks.answered(
                 log.last, [(w.listener, w.condition.gates_publication) for w in answers])
             self._group_commit.heard(log)
-        self._group_commit.settle()
+        self._group_commit.advance()
         for watched in answers:
             heapq.heappush(self._due, (now + watched.condition.timeout, next(self._number), watched))
             watched.condition.met.add_done_callback(self._when_done(watched))
@@ -123,7 +123,7 @@ class AckTracker:
                 try:
                     with self._group_commit.mutex:
                         self._group_commit.watermarks.met(watched.listener, watched.last)
-                    self._group_commit.settle()
+                    self._group_commit.advance()
                 except BaseException:  # a signal's handler: the thread does it once more
                     self._interrupted.append(watched)
                     self._news.set()
@@ -160,7 +160,7 @@ class AckTracker:
                              f"is durable here, but the condition of {watched.condition.name} {why}")
         with group_commit.mutex:
             group_commit.watermarks.expired(watched.listener, watched.last)
-        group_commit.settle()
+        group_commit.advance()
 
     def runs_here(self) -> bool:
         """Whether the caller runs on this object's thread."""

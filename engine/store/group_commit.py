@@ -1,7 +1,7 @@
-"""Group commit: the threads around the log and the stages.
+"""Group commit: the threads around the log and the watermarks.
 
 A committing thread appends its record under the mutex. If no thread leads, it then *leads*: it takes the oldest batch,
-writes and syncs it outside the mutex, moves the stages, and wakes the threads whose commits are now acknowledged.
+writes and syncs it outside the mutex, moves the watermarks, and wakes the threads whose commits are now acknowledged.
 Otherwise it waits in line. A record that arrives during a sync goes into the next batch. A leader leads until its own
 transaction is durable, and then hands over to a thread in line. So with one thread, a commit is one sync in that
 thread, without a switch. The *syncer* thread leads for commits that no thread waits for (pipelined, relaxed). It leads
@@ -48,7 +48,7 @@ class GroupCommit:
     """See the module's text.
 
     Attributes:
-        mutex: guards log appends, the stages and the line.
+        mutex: guards log appends, the watermarks and the line.
         moved: notified when a stage moves while somebody waits in `wait_until`.
         poison: the error that poisoned the store, or None.
         on_synced: called after each sync if plugins hold acknowledgements, on the thread that synced.
@@ -296,7 +296,7 @@ class GroupCommit:
                     if self._unstaged is not None:
                         raise self._unstaged
                     watermarks.synced(end, () if self._direct else _take_upto(self._unheard, end.txid))
-                    self._settle(woken)
+                    self._advance(woken)
                     if end.txid < until:
                         batch = writer.take()
                     else:
@@ -332,8 +332,8 @@ class GroupCommit:
         self._leader = None
         self._kick.notify()
 
-    def _settle(self, woken: list[CommitTicket]) -> None:
-        """After the stages moved: publish, and add to `woken` the tickets to wake. The mutex is held."""
+    def _advance(self, woken: list[CommitTicket]) -> None:
+        """After the watermarks moved: publish, and add to `woken` the tickets to wake. The mutex is held."""
         watermarks = self.watermarks
         if self._staging is not None:
             self._staging.publish(watermarks.published)
@@ -341,12 +341,12 @@ class GroupCommit:
         if self._watchers:
             self.moved.notify_all()
 
-    def settle(self) -> None:
-        """After somebody else moved the stages: publish, wake the acknowledged tickets, tell the plugins."""
+    def advance(self) -> None:
+        """After somebody else moved the watermarks: publish, wake the acknowledged tickets, tell the plugins."""
         woken: list[CommitTicket] = []
         try:
             with self.mutex:
-                self._settle(woken)
+                self._advance(woken)
         except BaseException as error:  # from the engine or a signal: without this, nobody would wake the line
             self.fail(error)
             raise

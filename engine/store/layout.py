@@ -144,7 +144,7 @@ class Layout:
             elif path != self.lock_path:
                 self.files.unlink(path)
 
-    def settle_names(self, generation: Generation) -> None:
+    def sync_names(self, generation: Generation) -> None:
         """Make the names here and in a generation durable, before anything is done that depends on them. A process that
         was killed, or whose disk failed, may have left names in memory only. If, for instance, log was then pruned
         because of a checkpoint, a power cut could undo the checkpoint's rename when the log is already gone."""

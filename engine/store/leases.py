@@ -110,7 +110,7 @@ class LeaseTable:
             raise TooManyLeases(f"all {self.max_leases} leases are taken, by: {owners}")
         lease = Lease(id, owner, txid, image, min(ttl, self.max_ttl), now, now)
         self._leases[id] = lease
-        self._settle()
+        self._note_floor()
         return lease
 
     def furnish(self, id: str, now: float, ttl: float, txid: int, image: Closable) -> Lease:
@@ -120,7 +120,7 @@ class LeaseTable:
         if txid < lease.txid or lease.image is not None:
             raise InvalidInput(f"the image at transaction {txid} does not fit the lease on {lease.txid}")
         lease.txid, lease.image, lease.ttl, lease.touched = txid, image, min(ttl, self.max_ttl), now
-        self._settle()
+        self._note_floor()
         return lease
 
     def renew(self, id: str, now: float) -> Lease:
@@ -182,10 +182,10 @@ class LeaseTable:
         lease.dead = True
         if lease.uses or self._leases.pop(lease.id, None) is None:
             return None
-        self._settle()
+        self._note_floor()
         return lease
 
-    def _settle(self) -> None:
+    def _note_floor(self) -> None:
         self._floor = min((lease.txid for lease in self._leases.values()), default=None)
 
 

@@ -210,7 +210,7 @@ class Maintenance:
                 doomed = list(plan.segments[: len(wished)])
                 if doomed:
                     log.prune(doomed)
-                log.slots.settle()
+                log.slots.write_postponed()
                 return doomed
 
     @contextmanager

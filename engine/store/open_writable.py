@@ -67,7 +67,7 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
         generation = layout.current()
         for directory in (generation.state, generation.log):
             anchored.hold_too(directory)
-        layout.settle_names(generation)
+        layout.sync_names(generation)
         copied = copied_image(env.files, generation)
         if copied is not None:
             copied.promote(kind, context)

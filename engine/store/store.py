@@ -213,7 +213,7 @@ class Store(Generic[TxT, ViewT]):
         return self._usability.ended is not None
 
     def positions(self) -> Positions:
-        """All stages of transactions, consistent with one another. From any thread, O(1)."""
+        """All watermarks, consistent with one another. From any thread, O(1)."""
         return self._watermarks.positions()
 
     def complete_until_us(self) -> int:

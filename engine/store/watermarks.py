@@ -1,9 +1,9 @@
-"""The stages of transactions, as a state machine without threads or I/O.
+"""The watermarks of a store: how far its transactions have come, as a state machine without threads or I/O.
 
     appended ≥ durable ≥ acknowledged, publishable ≥ published ≥ checkpointed
 
-Each stage is a position that only moves forward. Events come in (`append`, `synced`, `answered`, `met`, `expired`,
-`lift`, `checkpoint`), and the stages move as far as they may. Group commit does the waiting.
+Each watermark is a position that only moves forward. Events come in (`append`, `synced`, `answered`, `met`, `expired`,
+`lift`, `checkpoint`), and the watermarks move as far as they may. Group commit does the waiting.
 
 If no plugin listens to *logged*, a durable transaction is acknowledged and publishable at once. Otherwise each synced
 range waits until every listener has answered, with a condition or without. Acknowledgement then waits for all
@@ -28,7 +28,7 @@ from ..model.records import LogRange, Record
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """The stages of a store, as txids."""
+    """The watermarks of a store, as txids."""
 
     appended: int
     durable: int
@@ -60,8 +60,8 @@ class Watermarks:
         self._gating: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(listeners)]
 
     def positions(self) -> Positions:
-        """All stages, consistent with one another. Needs no lock."""
-        # Read from the last stage to the first. Stages only move forward, so an earlier stage never lags a later one.
+        """All watermarks, consistent with one another. Needs no lock."""
+        # Read from the last to the first. They only move forward, so an earlier one never lags a later one.
         checkpointed, published, acknowledged = self.checkpointed.txid, self.published.txid, self.acknowledged.txid
         return Positions(durable=self.durable.txid, appended=self.appended.txid, acknowledged=acknowledged,
                          published=published, checkpointed=checkpointed)

@@ -310,7 +310,7 @@ class WritePath(Generic[TxT]):
                 if isinstance(error, Exception):
                     raise self.group_commit.unknown(record.txid) from error
                 raise
-            self.group_commit.settle()
+            self.group_commit.advance()
         finally:
             hold.release()
 

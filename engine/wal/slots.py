@@ -42,7 +42,7 @@ class Slot:
 
 class Slots:
     """The slots of one log. Thread-safe. A change is durable when the call returns, except a drop on a full disk. That
-    takes effect at once, because it makes room, and is written when there is room (`settle`)."""
+    takes effect at once, because it makes room, and is written when there is room (`write_postponed`)."""
 
     def __init__(self, directory: Path, base: Position, env: Env, *, read_only: bool) -> None:
         """
@@ -134,7 +134,7 @@ class Slots:
                 self._all, self._unwritten = left, True
             return True
 
-    def settle(self) -> None:
+    def write_postponed(self) -> None:
         """Write a drop that found no room before."""
         with self._lock:
             if self._unwritten:

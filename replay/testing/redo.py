@@ -153,10 +153,10 @@ def _begin_again(it: Driver, path: Path, image_position: Position, reached: int)
     it.compare_state(again, what=what)
     again.checkpoint(it.end)
     again.close()
-    settled = it.opened(path)
-    assert settled.position == it.end, f"{what} was checkpointed at {it.end}, and opens at {settled.position}"
-    it.compare_state(settled, what=what)
-    settled.close()
+    reopened = it.opened(path)
+    assert reopened.position == it.end, f"{what} was checkpointed at {it.end}, and opens at {reopened.position}"
+    it.compare_state(reopened, what=what)
+    reopened.close()
 
 
 def _look_after_cut(it: Driver, cut: SimDisk, least: int, upto: int, what: str) -> None:

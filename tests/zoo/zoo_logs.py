@@ -212,7 +212,7 @@ class FreedUnderReaders(LeaseTable):
     def _bury(self, lease: Lease) -> Lease | None:
         lease.dead = True
         freed = self._leases.pop(lease.id, None)
-        self._settle()
+        self._note_floor()
         return freed
 
 

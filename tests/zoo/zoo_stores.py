@@ -1,4 +1,4 @@
-"""Animals in the kit's store: transactions, stages, plugins' moments, bulk loads, pruning."""
+"""Animals in the kit's store: transactions, watermarks, plugins' moments, bulk loads, pruning."""
 
 from __future__ import annotations
 

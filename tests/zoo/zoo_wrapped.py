@@ -59,7 +59,7 @@ class CopiesTheFileAlone(SqliteEngine):
         shutil.copy(self._path, place)
         return self._position
 
-    def _settle(self) -> None: ...
+    def _tidy(self) -> None: ...
 
 
 @animal(caught_by="EngineContract.test_the_position_is_true", also=["EngineContract.test_what_is_closed_is_clean"])

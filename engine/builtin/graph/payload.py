@@ -87,6 +87,6 @@ def decode(txid: int, payload: bytes, below: Layer, tokens: Tokens) -> tuple[Cha
 
 def add_token(changes: Changes, tokens: Tokens, token: int, kind: str, value: Any) -> None:
     """Add a token as msgpack decoded it."""
-    settled: Value = tuple(value) if kind == LABELS else value
-    tokens.add(token, kind, settled)
-    changes.add_token(token, kind, settled)
+    decoded: Value = tuple(value) if kind == LABELS else value
+    tokens.add(token, kind, decoded)
+    changes.add_token(token, kind, decoded)

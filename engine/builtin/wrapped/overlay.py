@@ -208,7 +208,7 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
             DiskFull: nothing changed.
         """
 
-    def _settle(self) -> None:
+    def _tidy(self) -> None:
         """Called after a write, once the newest snapshot includes it: tidy up the database."""
 
     @abstractmethod
@@ -296,7 +296,7 @@ class PairsEngine(StagingEngine[PairsTransaction, PairsView]):
                     self._newest.drop({key: value for key, value in changes.items() if key not in staged})
                     self._position = reached
                     self._pending -= size
-                self._settle()
+                self._tidy()
             return self._position
 
     def _renew(self) -> None:

@@ -306,7 +306,7 @@ class SqliteEngine(PairsEngine):
                 raise
         self._tally = tally
 
-    def _settle(self) -> None:
+    def _tidy(self) -> None:
         assert self._writer is not None
         try:
             with _told(self._path):

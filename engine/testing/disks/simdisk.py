@@ -193,7 +193,7 @@ class SimDisk(Files):
             yield walker
 
     @property
-    def settled(self) -> bool:
+    def nothing_pending(self) -> bool:
         """Whether nothing is pending: every power cut leaves the same."""
         return not self._pending_names and not any(inode.pending for inode in self.inodes.values())
 

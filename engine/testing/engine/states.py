@@ -268,9 +268,9 @@ class StateChecks(Contract):
                     it.compare_state(engine, what=f"a copy that was opened at {image_position} and replayed")
                     reached = engine.checkpoint(it.end)
                     assert reached == engine.position == it.end, f"replayed to {it.end}, a checkpoint reached {reached}"
-                with contextlib.closing(it.opened(path)) as settled:
-                    assert settled.position == it.end, f"checkpointed at {it.end}, it opens at {settled.position}"
-                    it.compare_state(settled, what="a copied state that was replayed and checkpointed")
+                with contextlib.closing(it.opened(path)) as reopened:
+                    assert reopened.position == it.end, f"checkpointed at {it.end}, it opens at {reopened.position}"
+                    it.compare_state(reopened, what="a copied state that was replayed and checkpointed")
 
         self.prove(claim, examples=12, todo=several(work, 4), share=st.sampled_from((0.0, 0.5, 1.0)),
                    checkpoint=st.booleans())

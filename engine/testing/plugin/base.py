@@ -165,13 +165,13 @@ class PluginChecks(Contract):
         with self.rig(work, directory / "store") as rig:
             for durability in ("synced", "pipelined", "relaxed"):
                 rig.commit_number(durability=durability)
-            rig.settle()
+            rig.catch_up()
             rig.store.checkpoint()
             if work.engine.name == self.work().engine.name:  # to fill it takes a while
                 rig.fill_segment()
                 rig.store.checkpoint()
             rig.commit_number()
-            rig.settle()
+            rig.catch_up()
             if issubclass(work.engine, BulkEngine):
                 rig.bulk(_FIRST_LOAD)
             rig.store.prune()

@@ -87,5 +87,5 @@ def _burst(checks: PluginChecks, work: Workload, directory: Path) -> Rig:
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(write, range(4)))
-        rig.settle()
+        rig.catch_up()
     return rig

@@ -23,7 +23,7 @@ def _cost(rig: Rig, files: FaultyFiles) -> tuple[int, int]:
     before, rig.watch.steps = files.read_bytes, 0
     for _ in range(_MEASURED):
         rig.commit_number()
-        rig.settle()
+        rig.catch_up()
     steps, rig.watch.steps = rig.watch.steps, None
     return steps, files.read_bytes - before
 
@@ -80,7 +80,7 @@ class HookChecks(PluginChecks):
         def claim(work: Workload, directory: Path) -> None:
             with self.rig(work, directory / "store") as rig:
                 rig.commit_number()
-                rig.settle()
+                rig.catch_up()
             for moment in _ON_THE_WAY:
                 took = rig.watch.slowest.get(moment, 0.0)
                 assert took <= self.prompt_s, f"`{moment}` took {took:.1f} s, and commits wait for it"
@@ -97,13 +97,13 @@ class HookChecks(PluginChecks):
             files = FaultyFiles()
             with self.rig(work, directory / "store", keep_logs="for ever", env=Env(files)) as rig:
                 rig.commit_number()
-                rig.settle()
+                rig.catch_up()
                 early = _cost(rig, files)
                 for _ in range(2):
                     rig.fill_segment()
                 for _ in range(_MANY):
                     rig.commit_number()
-                rig.settle()
+                rig.catch_up()
                 late = _cost(rig, files)
             for what, few, many, noise in (("its hooks take {:,} instructions", early[0], late[0], 100),
                                            ("{:,} bytes are read", early[1], late[1], 4096)):
@@ -122,7 +122,7 @@ class HookChecks(PluginChecks):
                 base = rig.store.log.base
                 for _ in range(2):
                     rig.fill_segment()
-                rig.settle()
+                rig.catch_up()
                 rig.store.checkpoint()
                 rig.store.prune()  # unless the store pruned by itself, which the log shows
                 vetoes = list(rig.watch.vetoes)

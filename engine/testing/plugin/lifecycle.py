@@ -149,7 +149,7 @@ class LifecycleChecks(PluginChecks):
             files = FaultyFiles()
             with self.rig(work, directory / "poisoned", env=Env(files)) as rig:
                 rig.commit_number()
-                rig.settle()
+                rig.catch_up()
                 files.fail("datasync", only=is_log)
                 try:
                     rig.commit_number()
@@ -182,7 +182,7 @@ class LifecycleChecks(PluginChecks):
             held = Leftovers()
             with self.rig(work, directory / "store") as rig:
                 rig.commit_number()
-                rig.settle()
+                rig.catch_up()
                 watch = rig.watch
                 before = network_sockets(held.new_descriptors())
 

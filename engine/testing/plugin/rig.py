@@ -86,7 +86,7 @@ class Rig:
                                        options=self.work.options, settings=self._settings, env=self._env)
 
     def close(self) -> None:
-        self.settle()
+        self.catch_up()
         self.store.close()
 
     def commit(self, operations: list[Operation], durability: Durability | None = None) -> bool:
@@ -148,7 +148,7 @@ class Rig:
             self.work.run(tx, self.model.copy(), operations)
             raise _Enough
 
-    def settle(self) -> None:
+    def catch_up(self) -> None:
         """Wait until everything committed is acknowledged and published."""
         outcomes, self._outcomes = self._outcomes, []
         for outcome in outcomes:
@@ -165,7 +165,7 @@ class Rig:
 
     def view(self) -> View:
         """A view of everything committed."""
-        self.settle()
+        self.catch_up()
         made: View = self.store.snapshot(at_least=self.store.positions().appended)
         return made
 
@@ -194,7 +194,7 @@ class Rig:
 
     def kill(self, directory: Path) -> None:
         """What a process that is killed now leaves behind, in `directory`; go on with that, and a new plugin."""
-        self.settle()
+        self.catch_up()
         shutil.copytree(self.directory, directory)
         self.store.close()
         self.directory = directory
@@ -210,10 +210,10 @@ class Rig:
         if kind == "roll back":
             self.roll_back(*rest)
         elif kind == "checkpoint":
-            self.settle()
+            self.catch_up()
             self.store.checkpoint()
         elif kind == "prune":
-            self.settle()
+            self.catch_up()
             self.store.prune()
         elif kind == "reopen":
             self.close()

@@ -165,12 +165,12 @@ class Contract:
         property does not hold."""
         self.drew = True
         test = given(**strategies)(self._once(claim))
-        self._settled(test, self._settings(examples))()
+        self._configured(test, self._settings(examples))()
 
     def prove_machine(self, machine: type[RuleBasedStateMachine], *, examples: int) -> None:
         """Run a state machine, `examples` times (in the default profile)."""
         self.drew = True
-        self._settled(machine, None)
+        self._configured(machine, None)
         run_state_machine_as_test(machine, settings=self._settings(examples))
 
     def _once(self, claim: Callable[..., None]) -> Callable[..., None]:
@@ -190,7 +190,7 @@ class Contract:
                                                  HealthCheck.large_base_example])
         return settings(common, derandomize=True, database=None) if self.quiet else common
 
-    def _settled(self, test: Any, how: settings | None) -> Any:
+    def _configured(self, test: Any, how: settings | None) -> Any:
         """`test` with the settings, and with the seed or the example that is asked for."""
         if how is not None:
             test = how(test)

@@ -219,7 +219,7 @@ class StoreMachine(Modelled, RuleBasedStateMachine):
         if hasattr(self, "store"):
             p = self.store.positions()
             if p.durable == p.appended:  # nothing moves while it is looked at
-                assert p.durable >= p.acknowledged >= p.published >= p.checkpointed, f"stages out of order: {p}"
+                assert p.durable >= p.acknowledged >= p.published >= p.checkpointed, f"watermarks out of order: {p}"
             assert p.appended == self.last, f"{p}, and the last transaction is {self.last}"
             assert p.acknowledged >= self.acknowledged, f"{p}, and {self.acknowledged} was acknowledged"
 

@@ -276,7 +276,7 @@ if not child:
 view.close()
 it.reopen()  # by now the child has what is another's
 it.commit([("put", b"b", b"2")])
-it.engine._settle = lambda: None
+it.engine._tidy = lambda: None
 it.checkpoint()
 before = sorted(os.listdir(it.directory))
 os.write(gone, b"!")

@@ -179,7 +179,7 @@ class Held(Plugin):
 
 
 def test_an_interrupt_as_a_condition_is_met_leaves_nobody_waiting(tmp_path: Path) -> None:
-    """It was not noticed, or the stages had moved and those who wait for them slept on: what is met was not looked at
+    """It was not noticed, or the watermarks had moved and those who wait for them slept on: what is met was not looked at
     when its time was over."""
     for place in count(1):
         plugin = Held()

@@ -151,7 +151,7 @@ def test_a_ticket_can_be_waited_for_at_any_time(plugins: tuple[Plugin, ...], tmp
             with group_commit.mutex:
                 while plugins and (log := watermarks.next_unanswered()) is not None:
                     watermarks.answered(log.last, [])
-            group_commit.settle()
+            group_commit.advance()
 
         first, second, third, fourth = (append() for _ in range(4))
         outcome = second.future()

@@ -34,7 +34,7 @@ def left(disk: SimDisk, tries: int = 40) -> set[bytes | None]:
 
 def test_what_is_synced_stays() -> None:
     disk, _ = made(b"text")
-    assert disk.settled
+    assert disk.nothing_pending
     assert disk.breadth(FEW) == 1
     assert left(disk) == {b"text"}
 
