@@ -179,8 +179,8 @@ class Held(Plugin):
 
 
 def test_an_interrupt_as_a_condition_is_met_leaves_nobody_waiting(tmp_path: Path) -> None:
-    """It was not noticed, or the watermarks had moved and those who wait for them slept on: what is met was not looked at
-    when its time was over."""
+    """It was not noticed, or the watermarks had moved and those who wait for them slept on: what is met was not looked
+    at when its time was over."""
     for place in count(1):
         plugin = Held()
         store = STAGING.open(tmp_path / f"{place}", settings=SETTINGS, plugins=[plugin])
