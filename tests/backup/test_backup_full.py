@@ -486,7 +486,7 @@ def test_a_store_with_larger_transactions_is_backed_up_if_it_is_known_for_them(t
         with store.transaction() as tx:
             for n in range(66):
                 tx.put(b"%d" % n, bytes(1 << 20))
-        with pytest.raises(SourceRefused, match="at most 67,108,864 are taken") as told:
+        with pytest.raises(SourceRefused, match="at most 67,108,864 are accepted") as told:
             backup.run(uri, tmp_path / "target", connection=backup.Connection(token=token))
         assert "--max-record-bytes" in in_flags(told.value.hint)
         report = backup.run(uri, tmp_path / "target",

@@ -1,4 +1,4 @@
-"""A copy of a log: what the source said is what it must send."""
+"""A copy of a log: what the source announced is what it must send."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_another_end_than_was_said_is_refused() -> None:
     """The same number with another chain, or more than was said: a source that has become another one meanwhile."""
     records = World().commit(b"one", b"two", b"three")
     for said in (Position(3, bytes(16)), records[1].position):
-        with pytest.raises(Diverged, match="the source said"):
+        with pytest.raises(Diverged, match="the source announced"):
             copied(records, said)
     with pytest.raises(SourceUnavailable, match="stopped at transaction 2"):
         copied(records[:2], records[2].position)

@@ -58,7 +58,7 @@ class KillChecks(Contract):
 
 def script(work: Workload, number: int) -> list[list[Operation]]:
     """Operations of some transactions, drawn from a number."""
-    drawn = sampled(work.operations(), _SCRIPT, number=number)
+    drawn = sampled(work.operations(), 3 * _SCRIPT, number=number)
     different = list({repr(operations): operations for operations in drawn}.values())
     return random.Random(number).sample(different, min(_SCRIPT, len(different)))
 

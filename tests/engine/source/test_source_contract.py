@@ -178,7 +178,7 @@ def test_a_lease_on_log_matches_the_chain(source: Source, store: MemoryStore) ->
     other = Position(3, bytes(16))
     with pytest.raises(Diverged, match=f"{store.log.chain_at(3).hex()}.*{bytes(16).hex()}"):
         source.lease("test", image=False, after=other)
-    with pytest.raises(AheadOfSource, match="6 is asked for, and the source ends at 5"):
+    with pytest.raises(AheadOfSource, match="6 was asked for, and the source ends at 5"):
         source.lease("test", image=False, after=Position(6, bytes(16)))
     with pytest.raises(InvalidInput):
         source.lease("test", image=False)
@@ -333,7 +333,7 @@ def test_a_slot_is_registered_durably(source: Source, store: MemoryStore) -> Non
     assert [(c.id, c.name, c.position) for c in store.log.slots.list()] == [("ab" * 16, "a target, somewhere", at)]
     with pytest.raises(Diverged):
         source.register("ab" * 16, "x", Position(3, bytes(16)))
-    with pytest.raises(AheadOfSource, match="4 is asked for, and the source ends at 3"):
+    with pytest.raises(AheadOfSource, match="4 was asked for, and the source ends at 3"):
         source.register("ab" * 16, "x", Position(4, bytes(16)))
     with pytest.raises(InvalidInput):
         source.register("ab" * 16, "x" * 400, at)

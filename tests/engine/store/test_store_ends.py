@@ -248,7 +248,7 @@ def test_waiting_for_a_transaction_that_is_not_there_is_refused(tmp_path: Path) 
         with store.transaction() as tx:
             tx.put(b"k", b"v")
         store.wait(1, timeout=30)
-        with pytest.raises(InvalidInput, match="the last one is 1"):
+        with pytest.raises(InvalidInput, match="the last is 1"):
             store.wait(2)
 
 
