@@ -84,7 +84,11 @@ def attribute(old: str, new: str) -> Any:
 def parameter(kind: type, name: str, old: str, new: str) -> None:
     """Let callers pass `new=` to a class method of `kind` whose author called the parameter `old`."""
     method = kind.__dict__.get(name)
-    if not isinstance(method, classmethod) or old not in method.__func__.__code__.co_varnames:
+    if not isinstance(method, classmethod):
+        return
+    code = method.__func__.__code__
+    taken = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]  # the variables come after these
+    if old not in taken or new in taken:
         return
     warn(f"the argument {old}= of {kind.__name__}.{name}", f"{new}=", 2)
     call = method.__func__

@@ -54,7 +54,9 @@ class TargetImage(CopiedImage):
     def promote(self, kind: type[Engine[Any, Any]], context: Context) -> None:
         if self.promoted:
             return
-        self.check(Log.open(self._generation.log, engine_position=self.log_end, read_only=True, env=context.env))
+        log = Log.open(self._generation.log, engine_position=self.log_end, read_only=True, env=context.env)
+        self.check(log)
+        log.verify()  # the replay would find damage only when this is no longer a backup that restores to before it
         kind.open(self._generation.state, context, read_only=True, at=self.position).close()
         self._replace(self._manifest.promote(context.env.clock.now_us(), context.env.randomness.token(16)))
 

@@ -12,7 +12,7 @@ from holdfast import backup
 from holdfast.backup.testing.fault_injection import full_disk
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
 from holdfast.engine.env import Env
-from holdfast.engine.errors import DiskFull, InvalidInput
+from holdfast.engine.errors import Damaged, DiskFull, InvalidInput
 from holdfast.engine.store.store import Store
 
 
@@ -46,3 +46,25 @@ def test_a_backup_that_became_a_store_outlives_its_first_log(tmp_path: Path) -> 
         twin.prune()
         assert twin.log.base.txid > 0
         assert twin.published.txid == 6
+
+
+def test_a_backup_whose_log_is_damaged_stays_a_backup(tmp_path: Path) -> None:
+    """The replay found the damage after the promotion, and nobody could restore to the points before it any more."""
+    target = tmp_path / "target"
+    with open_store(tmp_path / "store") as store:
+        write(store, 0, 2)
+        backup.run(store, target)
+        write(store, 2, 8)
+        store.log.writer.extend_history(store.history, store.log.epoch + 1)  # in a segment of its own
+        write(store, 10, 2)
+        backup.run(store, target)
+    first = backup.info(target).bounds.first
+    segment, *others = sorted((target / "gen-000001" / "log").glob("*.seg"))
+    assert others
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(data)
+    with pytest.raises(Damaged):
+        open_store(target).close()
+    assert backup.info(target).kind == "backup"
+    backup.restore(target, tmp_path / "restored", to_txid=first)

@@ -140,6 +140,21 @@ def test_every_call_that_took_the_old_argument_takes_it(tmp_path: Path) -> None:
             call()
 
 
+def test_a_variable_of_the_old_name_is_not_an_argument(tmp_path: Path) -> None:
+    class Newer(MemoryEngine):
+        name = "newer"
+
+        @classmethod
+        def open(cls, directory: Path, context: Context, *, read_only: bool = False,
+                 at: Position | None = None) -> Any:
+            adopt = at
+            return super().open(directory, context, read_only=read_only, at=adopt)
+
+    with Store.open(tmp_path / "store", Newer) as store:
+        backup.run(store, tmp_path / "target")
+    Store.open(tmp_path / "target", Newer).close()
+
+
 @pytest.mark.parametrize(("old", "new"), [
     (["consumers", "list", "single://127.0.0.1:1"], "consumers is slots now"),
     (["backup", "single://127.0.0.1:1", "TARGET", "--fold=0.5"], "--fold is --compact now"),
