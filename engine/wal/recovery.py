@@ -21,6 +21,7 @@ from .format import BadBytes, Group, later_watermark, read_groups
 from .segment import Segment, digest_of, once, write_footer
 
 _STEP = 1 << 20
+_ZEROS = bytes(_STEP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def _used(file: File, start: int, size: int) -> int:
     """How many bytes from `start` on are used: the zeros at the end are preallocated room."""
     used = 0
     for offset in range(start, size, _STEP):
-        data = file.pread(min(_STEP, size - offset), offset).rstrip(b"\0")
-        if data:
-            used = offset - start + len(data)
+        data = file.pread(min(_STEP, size - offset), offset)
+        if data != _ZEROS[:len(data)]:  # a hundred times as fast as to strip them, and most of a segment is room
+            used = offset - start + len(data.rstrip(b"\0"))
     return used
