@@ -158,6 +158,8 @@ class GroupCommit:
 
     def wait(self, ticket: CommitTicket) -> None:
         """Lead or wait in line until the ticket is acknowledged. Raises `ConditionNotMet`, `OutcomeUnknown`."""
+        if self._direct and self.watermarks.acknowledged.txid >= ticket.txid:  # it only ever grows
+            return
         me, waits, txid = self._here(), False, ticket.txid
         try:
             with self.mutex:
@@ -351,10 +353,11 @@ class GroupCommit:
             self.fail(error)
             raise
         finally:
-            try:  # twice, since a signal's handler may raise as the first one starts
-                wake_all(woken)
-            finally:
-                wake_all(woken)
+            if woken:
+                try:  # twice, since a signal's handler may raise as the first one starts
+                    wake_all(woken)
+                finally:
+                    wake_all(woken)
         if self._keep:
             self._tell_published()
 

@@ -206,11 +206,11 @@ class WritePath(Generic[TxT]):
                 end(tx, "ended")
             finally:
                 hold.release()
-        if durability == "synced":
+        if barrier or durability == "synced":
             ticket.wait()
-        elif durability == "pipelined":
+        if durability == "pipelined":
             tx.outcome = ticket.future()
-        else:
+        elif durability == "relaxed":
             ticket.drop()
 
     def _ask_plugins(self, tx: TxT) -> None:
@@ -256,9 +256,9 @@ class WritePath(Generic[TxT]):
                              hint="a condition on acknowledgement is open; read again later")
 
     def _finish_barrier(self, record: Record, ticket: CommitTicket, path: Path | None, hold: Hold) -> None:
-        """Wait until the record at the barrier may be published, apply it, lift the barrier, release the writer lock,
-        and wait until it is acknowledged. If a condition that gates publication is late, raise `ConditionNotMet`, and
-        do the rest in the background."""
+        """Wait until the record at the barrier may be published, apply it, lift the barrier, and release the writer
+        lock. If a condition that gates publication is late, raise `ConditionNotMet`, and do the rest in the
+        background."""
         group_commit = self.group_commit
         try:
             ticket.wait_publishable()
@@ -281,7 +281,6 @@ class WritePath(Generic[TxT]):
                         raise group_commit.unknown(record.txid) from error
             raise
         self._apply_barrier(record, path, hold)
-        ticket.wait()
 
     def _apply_late(self, record: Record, path: Path | None, late: Hold) -> None:
         self.group_commit.wait_until(lambda: self._watermarks.publishable.txid >= record.txid, None)
@@ -359,6 +358,7 @@ class WritePath(Generic[TxT]):
                         raise self.group_commit.unknown(before + 1) from error
                 raise
             self._finish_barrier(record, ticket, path, hold)
+            ticket.wait()
             return record.txid
         except BaseException as error:
             if hold.held and self._watermarks.barrier is not None:
