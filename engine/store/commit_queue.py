@@ -43,15 +43,16 @@ class CommitTicket:
         error: why the transaction is not acknowledged, or None.
     """
 
-    thread: int | None = None
-    gate: Lock | None = None
-    outcome: Outcome | None = None
-    error: HoldfastError | None = None
-    done = False
+    __slots__ = ("_commits", "done", "error", "gate", "outcome", "thread", "txid")
 
     def __init__(self, txid: int, commits: Acknowledging) -> None:
         self.txid = txid
         self._commits = commits
+        self.thread: int | None = None
+        self.gate: Lock | None = None
+        self.outcome: Outcome | None = None
+        self.error: HoldfastError | None = None
+        self.done = False
 
     def wait(self) -> None:
         """Return when the transaction is acknowledged. This thread may do the sync, for others too.
