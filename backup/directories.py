@@ -137,13 +137,3 @@ def partials(layout: Layout) -> list[Generation]:
         return []
     return [Generation(layout.root / n) for n in layout.files.list(layout.root)
             if n.startswith("gen-") and n.endswith(".partial")]
-
-
-def bring_into_force(layout: Layout, partial: Generation) -> Generation:
-    """Give a whole, durable generation its final name, and switch `CURRENT` to it."""
-    files = layout.files
-    generation = Generation(partial.path.with_name(partial.name.removesuffix(".partial")))
-    files.rename(partial.path, generation.path)
-    files.sync_directory(layout.root)
-    layout.switch(generation)
-    return generation

@@ -40,13 +40,12 @@ from ..engine.errors import (
     Unsupported,
 )
 from ..engine.model.positions import ID_BYTES, Position
-from ..engine.store.layout import Generation, Identity, Layout
+from ..engine.store.layout import Generation, Identity, Layout, bring_into_force
 from ..engine.wal.log import Log
 from ..replay.files import Progress, silent
-from ..replay.roll import history_at, roll
+from ..replay.roll import carry, history_at, roll
 from .directories import (
     Patience,
-    bring_into_force,
     held,
     held_for_reading,
     locked,
@@ -123,10 +122,11 @@ def restore(target: str | os.PathLike[str], dest: str | os.PathLike[str], *, to_
             with copied_state(chosen, made.state, engine, options or {}, env, durable=True,
                               progress=progress or silent) as opened:
                 rolled = roll(opened, log, point, durable=True, progress=progress or silent)
+                state = opened.position
             position = rolled.position
             time_us = log.time_of(point)
             branch = env.randomness.token(ID_BYTES)
-            _begin_log(made, log, position, branch, time_us=time_us, engine=engine, env=env)
+            _begin_log(made, log, state, position, branch, engine=engine, env=env)
     return RestoreReport(
         source=str(target), destination=str(dest), store_id=manifest.history.store_id.hex(), branch=branch.hex(),
         engine=manifest.engine, txid=position.txid, time_us=(time_us or None) if position.txid else None,
@@ -302,11 +302,20 @@ def _beside(there: Layout, identity: Identity, env: Env) -> Iterator[tuple[Gener
         raise
 
 
-def _begin_log(made: Generation, log: Log, position: Position, branch: bytes, *, time_us: int, engine: AnyEngine,
+def _begin_log(made: Generation, log: Log, state: Position, position: Position, branch: bytes, *, engine: AnyEngine,
                env: Env) -> None:
-    """Make the log that continues from a state at `position`, on a new branch."""
+    """Make the log that continues from `position` on a new branch. It begins at `state`, the position of the state:
+    between the two there are only kit records, which the engine never gets."""
     history = history_at(log.history, position).extended(branch, position)
-    epoch = next((r.epoch for r in log.read(position.txid - 1, position.txid)), 0) if position != log.base else (
+    epoch = next((r.epoch for r in log.read(state.txid - 1, state.txid)), 0) if state != log.base else (
         log.segments()[0].epoch)
-    Log.create(made.log, history, position, engine=engine.name, epoch=epoch, last_time_us=time_us, options=LOG,
-               env=env).close()
+    begun = Log.create(made.log, history if state == position else history_at(log.history, state), state,
+                       engine=engine.name, epoch=epoch, last_time_us=log.time_of(state.txid), options=LOG, env=env)
+    try:
+        if state != position:
+            carry(log, begun, position)
+            begun.writer.extend_history(history)
+    except BaseException:
+        begun.abandon()
+        raise
+    begun.close()

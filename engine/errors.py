@@ -50,13 +50,15 @@ class ConditionNotMet(HoldfastError):
 
 
 class OutcomeUnknown(HoldfastError):
-    """The store was poisoned or the connection was lost. The transaction may or may not be durable."""
+    """The store was poisoned or the connection was lost. The transaction may or may not be durable. `position`: of the
+    transaction, if a member of a cluster raises this and knows it."""
 
     hint = "close and reopen the store, then check whether the change is there before you repeat it"
 
     def __init__(self, message: str, *, txid: int | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.txid = txid
+        self.position: Any = None
 
 
 # --- what stops work until somebody sees to it --------------------------------------------------------------------
@@ -328,9 +330,9 @@ class RestorePointOutOfRange(HoldfastError, ValueError):
 
 
 class ClusterUnavailable(HoldfastError):
-    """There is no cluster to answer an ha:// address."""
+    """A cluster cannot be reached, or none of its members could do what was asked."""
 
-    hint = "cluster members come with a later release; use single://host:port"
+    hint = "check that the members run and can be reached"
 
 
 class Inconsistent(HoldfastError):

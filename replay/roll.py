@@ -76,7 +76,7 @@ def fetch(source: Source, lease_id: str, log: Log, upto: Position, history: Hist
     Args:
         source, lease_id, log, upto: from, under which lease, to where, and up to which position.
         history: the source's. The log's history must be a prefix of it.
-        reads: the payload versions that the engine reads; None: any.
+        reads: the payload versions that the engine reads; None: any. Kit records always pass.
         chunk_bytes: bytes of an attachment that are fetched at a time.
         batch_records: the most transactions that are synced in one go. There is a bound of 4 MiB too.
         progress: called in this thread for the stages `log` and `attachment`.
@@ -115,11 +115,12 @@ def _append_until_attachment(source: Source, lease_id: str, log: Log, last: int,
     unsynced = count = 0
     end = log.end
     for record in _arriving(source, lease_id, log.end, last):
-        if reads is not None and record.payload_version not in reads:
+        if reads is not None and record.payload_version not in reads and not record.is_kit:
             log.writer.sync()
             raise UnsupportedFormat(f"transaction {record.txid} of the source has payload version "
                                     f"{record.payload_version}; the engine here reads {sorted(reads)}")
-        fetched.payloads.add(record.payload_version)
+        if not record.is_kit:
+            fetched.payloads.add(record.payload_version)
         if record.attachment is not None:
             log.writer.sync()
             return record, record.attachment
@@ -162,9 +163,24 @@ def _fetch_attachment(source: Source, lease_id: str, log: Log, attachment: Attac
         raise
 
 
+def carry(log: Log, into: Log, upto: Position) -> None:
+    """Append to `into` the records of `log` after its end, up to `upto`, and the branches that begin there. They may
+    name no attachment. Durable on return. O(log read). Raises `LogPruned`, `Damaged`, `DiskFull`."""
+    branches = log.history.branches
+    for n in range(len(into.history.branches), len(branches) + 1):
+        begins = n < len(branches) and branches[n].start.txid <= upto.txid
+        for record in log.read(into.end.txid, branches[n].start.txid if begins else upto.txid):
+            into.writer.append_record(record)
+        into.writer.sync()
+        if not begins:
+            return
+        into.writer.extend_history(History(log.history.store_id, branches[: n + 1]))
+
+
 @dataclass(frozen=True, slots=True)
 class Rolled:
-    """The position that a `roll` reached, and how many transactions it applied."""
+    """The position in the log that a `roll` reached, and how many transactions it applied. The engine's own position
+    is lower if the last records are kit records."""
 
     position: Position
     records: int
@@ -185,14 +201,16 @@ def roll(engine: Engine[Any, Any], log: Log, upto: int, *, durable: bool, progre
         LogPruned, Damaged, DiskFull.
         UnsupportedFormat: the engine does not read a record's payload version.
     """
-    first = engine.position
+    first = last = engine.position
+    applied = 0
     if log.chain_at(first.txid) != first.chain:
         raise Damaged(f"the state and its log disagree about transaction {first.txid}")
     for start in range(first.txid, upto, _STEP):
         stop = min(start + _STEP, upto)
-        replay(engine, log, log.cursor(start), stop, CHECKPOINT_BYTES if durable else _NEVER)
+        replayed = replay(engine, log, log.cursor(start), stop, CHECKPOINT_BYTES if durable else _NEVER)
+        last, applied = replayed.last or last, applied + replayed.records
         progress("replay", stop - first.txid, upto - first.txid)
     position = Position(upto, log.chain_at(upto))
     if durable:
-        engine.checkpoint(position)
-    return Rolled(position, upto - first.txid)
+        engine.checkpoint(last)
+    return Rolled(position, applied)

@@ -14,10 +14,11 @@ from dataclasses import replace
 from ...engine.env import Env
 from ...engine.errors import Damaged, DirectoryMoved
 from ...engine.model.positions import Position
-from ...engine.store.layout import Generation
+from ...engine.store.layout import Generation, bring_into_force
 from ...engine.wal.log import Log
 from ...replay.files import copy_durably, copy_files, link_or_copy
-from ..directories import bring_into_force, partials, tree_bytes
+from ...replay.roll import carry, history_at
+from ..directories import partials, tree_bytes
 from ..engines import AnyEngine
 from ..manifest import Manifest, with_run
 from ..policy import Policy
@@ -49,7 +50,8 @@ def _point(job: Job, target: Target) -> Position | None:
         if last_time_us >= job.cutoff_us:
             break
         size += taken
-        if end.txid >= target.manifest.consistent_from.txid and size > _much(target.manifest, job.policy):
+        if (end.txid >= target.manifest.consistent_from.txid and size > _much(target.manifest, job.policy)
+                and not next(target.log.read(end.txid - 1, end.txid)).is_kit):  # an image cannot be at a kit record
             point = end
     return point
 
@@ -83,9 +85,9 @@ def compact(job: Job, target: Target, engine: AnyEngine) -> tuple[Target, Bounds
                 position = image.position
             finally:
                 image.close()
-        if position != point:
+        if position.txid > point.txid or any(not r.is_kit for r in log.read(position.txid, point.txid)):
             raise Damaged(f"the compacted image is of {position}, and should be of {point}", path=str(place.path))
-        _carry_log(log, place, position, env)
+        _carry_log(log, place, position, env, ends_there=point == log.end)
         run = {"kind": "fold", "why": "", "source": "", "started_us": started_us, "ended_us": env.clock.now_us(),
                "from": manifest.image_position.txid, "to": position.txid, "end": list(log.end),
                "complete_until_us": target.bounds().complete_until_us,
@@ -104,13 +106,24 @@ def compact(job: Job, target: Target, engine: AnyEngine) -> tuple[Target, Bounds
     return made, bounds
 
 
-def _carry_log(log: Log, place: Generation, after: Position, env: Env) -> None:
-    """Put the log after a position (its end, or a segment's end) into a new generation. Sealed segments are linked. The
-    last one is copied, since it will be appended to."""
+def _carry_log(log: Log, place: Generation, after: Position, env: Env, *, ends_there: bool) -> None:
+    """Put the log after a position into a new generation. The position is a segment's end, or the log's end, or has
+    only kit records after it. Sealed segments are linked. The last one is copied, since it will be appended to."""
     files = env.files
     if after == log.end:
         Log.create(place.log, log.history, after, engine=log.engine, epoch=log.epoch, last_time_us=log.complete_us,
                    options=LOG, env=env).close()
+        return
+    if ends_there:
+        made = Log.create(place.log, history_at(log.history, after), after, engine=log.engine,
+                          epoch=next(log.read(after.txid)).epoch, last_time_us=log.time_of(after.txid), options=LOG,
+                          env=env)
+        try:
+            carry(log, made, log.end)
+        except BaseException:
+            made.abandon()
+            raise
+        made.close()
         return
     files.make_directory(place.log)
     paths = [segment.path for segment in log.segments() if segment.first > after.txid]

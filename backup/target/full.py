@@ -16,11 +16,11 @@ import contextlib
 
 from ...engine.errors import DirectoryMoved, Diverged, SourceRestarted, SourceUnavailable, StoreNotFound
 from ...engine.model.positions import ID_BYTES
-from ...engine.store.layout import Generation, Identity, Layout
+from ...engine.store.layout import Generation, Identity, Layout, bring_into_force
 from ...engine.wal.log import Log
 from ...replay.copy import CopyState, begin, copy_image, kept_alive
 from ...replay.roll import Fetched, fetch, history_at
-from ..directories import bring_into_force, partials
+from ..directories import partials
 from ..engines import AnyEngine, engine_named
 from ..manifest import Manifest, with_run
 from ..report import Report

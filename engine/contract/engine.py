@@ -145,6 +145,9 @@ class Engine(ABC, Generic[TxT, ViewT]):
     def __init_subclass__(cls, **more: Any) -> None:
         """Wrap `create` and `open`, so that they get a context whose options are checked and complete."""
         super().__init_subclass__(**more)
+        if vars(cls).get("payload_version") == 0 or 0 in (vars(cls).get("reads_payloads") or ()):
+            raise InvalidInput(f"{cls.__qualname__} declares payload version 0, which is that of the kit's own records",
+                               hint="begin with payload_version = 1")
         renamed.parameter(cls, "open", "adopt", "at")
         for name in ("create", "open"):
             home = next(base for base in cls.__mro__ if name in vars(base))
@@ -178,7 +181,8 @@ class Engine(ABC, Generic[TxT, ViewT]):
     @property
     @abstractmethod
     def position(self) -> Position:
-        """The durable state holds everything up to here. Only `checkpoint` and `apply_bulk` move it."""
+        """The durable state holds everything up to here. Only `checkpoint` and `apply_bulk` move it. The engine never
+        gets the kit's own records, nor their positions, so this may lag behind the log by those."""
 
     @abstractmethod
     def begin(self) -> TxT:

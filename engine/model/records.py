@@ -57,6 +57,11 @@ class Record:
     def __repr__(self) -> str:
         return f"Record(txid={self.txid}, epoch={self.epoch}, {len(self.payload)} bytes, chain={self.chain.hex()[:8]})"
 
+    @property
+    def is_kit(self) -> bool:
+        """Whether it is a *kit record*: payload version 0 and no payload. Engines never get those."""
+        return not self.payload_version and not self.payload and self.attachment is None
+
     @classmethod
     def make(cls, before: bytes, txid: int, epoch: int, time_us: int, payload_version: int, payload: bytes,
              attachment: Attachment | None = None) -> Record:

@@ -33,6 +33,7 @@ class Checkpoints:
 
     Attributes:
         handed: the highest position that the engine's files may contain: a moving image must be replayed up to here.
+        handing: called before `handed` rises, or None.
         made: how many checkpoints were made.
         beside: whether checkpoints may run while a transaction is open. If not, the caller holds the writer lock.
     """
@@ -44,7 +45,8 @@ class Checkpoints:
             engine, group_commit, hooks, env, usability: what it works on.
             settle: called after each checkpoint, on its thread, before another change can begin.
         """
-        self.handed = group_commit.log.end
+        self.handed = group_commit.watermarks.published
+        self.handing: Callable[[Position], None] | None = None
         self.made = 0
         self.beside = engine.abilities.background_checkpoint
         self._engine = engine
@@ -72,11 +74,10 @@ class Checkpoints:
             raise group_commit.poisoned()
         directory = self._usability.directory
         self._files.look(directory)
-        upto = group_commit.watermarks.published
+        upto = group_commit.told(group_commit.watermarks.published)
         if upto.txid > engine.position.txid:
-            if upto.txid > self.handed.txid:
-                self.handed = upto
             try:
+                self.hand(upto)
                 with self._no_image_beside():
                     reached = engine.checkpoint(upto)
             except (DiskFull, LimitReached, DirectoryMoved) as error:
@@ -95,6 +96,13 @@ class Checkpoints:
             self._hooks.tell("checkpointed", reached)
         self._settle()
         return engine.position
+
+    def hand(self, position: Position) -> None:
+        """The engine's files may hold everything up to `position` from now on."""
+        if position.txid > self.handed.txid:
+            if self.handing is not None:
+                self.handing(position)
+            self.handed = position
 
     def apply_bulk(self, record: Record, path: Path) -> None:
         """Apply a bulk load. It is in the log, so it must get into the state: if there is no room, wait until there is.

@@ -18,7 +18,7 @@ line, and `woken` is drained whatever happens. `CommitTicket.wake` may be called
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..contract.engine import StagingEngine
@@ -51,6 +51,7 @@ class GroupCommit:
         mutex: guards log appends, the watermarks and the line.
         moved: notified when a stage moves while somebody waits in `wait_until`.
         poison: the error that poisoned the store, or None.
+        member: the store is a cluster's: no heartbeats are written.
         on_synced: called after each sync if plugins hold acknowledgements, on the thread that synced.
         callbacks: runs the callbacks of outcomes.
         unheard_bytes: bytes of payload kept for plugins that listen to *logged* and have not answered yet.
@@ -73,6 +74,7 @@ class GroupCommit:
         self.poison: BaseException | None = None
         self._unstaged: BaseException | None = None  # why the engine lacks a record of the log: publish nothing
         self.on_synced: Callable[[], None] = lambda: None
+        self.member = False
         self._watchers = 0
         self._hooks = hooks
         self._env = env
@@ -89,6 +91,7 @@ class GroupCommit:
         self.unheard_bytes = 0
         self._kept: deque[Record] = deque()
         self._keep = bool(hooks.published)
+        self._kits: dict[int, Position] = {}  # see `told`
         self._telling = env.scheduler.lock()
         self._closing = False
         self._due: float | None = None
@@ -109,7 +112,7 @@ class GroupCommit:
 
         Args:
             payload, version, attachment: what to log.
-            tx: what to stage; not used for a barrier.
+            tx: what to stage; None for a bulk load and for a kit record.
             barrier: the transaction is a barrier (see `watermarks`).
 
         Raises:
@@ -127,8 +130,11 @@ class GroupCommit:
                     record = self._writer.append(payload, version, attachment, at_once=True)
                 except LACKS as error:
                     raise rolled_back(error, "no log segment could be made") from error
+                before = self.watermarks.appended
                 self.watermarks.append(record.position, barrier=barrier)
-                if self._staging is not None and not barrier:
+                if tx is None and record.is_kit:
+                    self.applied(self.told(before), record.position)
+                if self._staging is not None and tx is not None:
                     # Stage under the mutex. Otherwise the leader could sync and publish the record before the engine
                     # has it.
                     try:
@@ -338,7 +344,8 @@ class GroupCommit:
         """After the watermarks moved: publish, and add to `woken` the tickets to wake. The mutex is held."""
         watermarks = self.watermarks
         if self._staging is not None:
-            self._staging.publish(watermarks.published)
+            position = watermarks.published
+            self._staging.publish(self.told(position) if self._kits else position)
         self._line.take_upto(watermarks.acknowledged.txid, woken)
         if self._watchers:
             self.moved.notify_all()
@@ -361,20 +368,70 @@ class GroupCommit:
         if self._keep:
             self._tell_published()
 
-    def follow(self, end: Position) -> None:
-        """In a read-only store: show everything up to `end`, which another process has made durable."""
+    def applied(self, last: Position, end: Position) -> None:
+        """The log between `last`, the position of a record that the engine gets, and `end` has only kit records."""
+        self._kits = {txid: told for txid, told in self._kits.items() if txid >= self.watermarks.published.txid}
+        if end.txid > last.txid:
+            self._kits[end.txid] = last
+
+    def told(self, position: Position) -> Position:
+        """What the engine is told instead of a published or appended position. It never gets kit records, so it is told
+        the position of the last record before them. O(1)."""
+        return self._kits.get(position.txid, position)
+
+    def follow(self, end: Position, applied: Position) -> None:
+        """In a read-only store: show everything up to `end`, which another process has made durable. The engine got it
+        up to `applied`, after which there are only kit records."""
         self.watermarks.append(end)
         self.watermarks.synced(end)
+        self.applied(applied, end)
         if self._staging is not None:
-            self._staging.publish(end)
+            self._staging.publish(applied)
 
-    def give_up(self, first: int, last: int, why: str) -> None:
-        """Wake everybody in line for `first` to `last` with `ConditionNotMet`."""
+    def followed(self, end: Position) -> None:
+        """In a replica: the log now ends durably at `end`."""
+        with self.mutex:
+            self.watermarks.follow(end)
+            if self._watchers:
+                self.moved.notify_all()
+
+    def show(self, applied: Position | None, records: Sequence[Record]) -> None:
+        """In a replica: these durable records follow what is published, and are in the engine's state. `applied`: the
+        last of them that the engine got, or None. Call `advance` after that."""
+        with self.mutex:
+            end = records[-1].position
+            applied = self.told(self.watermarks.published) if applied is None else applied
+            self.watermarks.show(end)
+            self.applied(applied, end)
+            if self._keep:
+                self._kept.extend(records)
+
+    @property
+    def gives_up_unknown(self) -> bool:
+        """Whether a commit that is not acknowledged has an unknown outcome: a cluster's store is being closed."""
+        return self.member and self._closing
+
+    def forsake(self) -> None:
+        """Wake everybody in line with `OutcomeUnknown`: another member may have what is open here, or may lack it."""
         woken: list[CommitTicket] = []
         try:
             with self.mutex:
-                self._line.take_between(
-                    first, last, lambda txid: ConditionNotMet(f"transaction {txid} {why}", txid=txid), woken)
+                self._line.take_between(0, 1 << 63, self.unknown, woken)
+                self.moved.notify_all()
+        finally:
+            try:  # twice, since a signal's handler may raise as the first one starts
+                wake_all(woken)
+            finally:
+                wake_all(woken)
+
+    def give_up(self, first: int, last: int, why: str) -> None:
+        """Wake everybody in line for `first` to `last` with `ConditionNotMet`, or with `OutcomeUnknown` if the store is
+        a cluster's and is being closed."""
+        woken: list[CommitTicket] = []
+        try:
+            with self.mutex:
+                self._line.take_between(first, last, self.unknown if self.gives_up_unknown else (
+                    lambda txid: ConditionNotMet(f"transaction {txid} {why}", txid=txid)), woken)
                 if self._watchers:
                     self.moved.notify_all()
         finally:
@@ -463,7 +520,7 @@ class GroupCommit:
     def heartbeat(self, *, start: bool = False) -> None:
         """Write a heartbeat if everything appended is durable and nobody is writing: it tells the log's readers that
         time has passed without a commit. `start`: also if that needs a new segment and there is room for one."""
-        while (capacity := self._beat(start)) is not None:
+        while not self.member and (capacity := self._beat(start)) is not None:
             try:
                 self._writer.make_room(capacity)
             except (HoldfastError, OSError, MemoryError):  # no room or no descriptor: nothing was written

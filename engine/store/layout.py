@@ -8,6 +8,7 @@
         MANIFEST         in a backup target only: what the image is and what must be replayed (see `copied_image.py`)
         state/           the engine's durable state, or in a target the image
         log/             segments and attachments, and the list of slots
+      member/            in a member of a cluster: its promise and identity
       scratch-…/         in a backup target only: a copy of an image that is being checked
 
 A generation is a state and the log after it. In a live store, checkpoints move the state forward; in a target it is
@@ -34,6 +35,10 @@ from .reader_leases import DIRECTORY as READERS
 STORE_MAGIC, STORE_VERSION = b"HFSTORE\0", 1
 _GENERATION = re.compile(r"gen-(\d{6})")
 _SCRATCH = re.compile("scratch-[0-9a-f]{16}")
+
+
+MEMBER = "member"
+"""What a member of a cluster keeps of itself. It outlives the store in the same directory, which may be seeded anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ class Layout:
         return not self.is_store() and all(self._is_rest(n, or_finished) for n in self.files.list(self.root))
 
     def _is_rest(self, name: str, or_finished: bool) -> bool:
-        if name in {"LOCK", "STORE", "STORE.new", "CURRENT.new", READERS}:
+        if name in {"LOCK", "STORE", "STORE.new", "CURRENT.new", READERS, MEMBER}:
             return True
         if not _GENERATION.fullmatch(name.removesuffix(".partial")):
             return False
@@ -223,3 +228,13 @@ class Layout:
         for name in rubbish:
             self.files.remove_tree(self.root / name)
         return rubbish
+
+
+def bring_into_force(layout: Layout, partial: Generation) -> Generation:
+    """Give a whole, durable generation its final name, and switch `CURRENT` to it."""
+    files = layout.files
+    generation = Generation(partial.path.with_name(partial.name.removesuffix(".partial")))
+    files.rename(partial.path, generation.path)
+    files.sync_directory(layout.root)
+    layout.switch(generation)
+    return generation

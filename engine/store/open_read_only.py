@@ -118,7 +118,8 @@ def _open_held(layout: Layout, anchored: AnchoredFiles, kind: type[Engine[Any, A
             if not _replays_large(log, engine.position.txid, settings):
                 cursor = log.cursor(engine.position)
                 replayed = replay(engine, log, cursor, log.end.txid, 1 << 62)
-                return Opened(layout, generation, engine, log, cursor, None, replayed, anchored, env)
+                return Opened(layout, generation, engine, log, cursor, None, replayed.records,
+                              replayed.last or engine.position, anchored, env)
         except BaseException:
             engine.close()
             raise
@@ -142,7 +143,8 @@ def _open_held(layout: Layout, anchored: AnchoredFiles, kind: type[Engine[Any, A
     except BaseException:
         directory.cleanup()
         raise
-    return Opened(layout, generation, engine, log, cursor, None, replayed, anchored, env, directory)
+    return Opened(layout, generation, engine, log, cursor, None, replayed.records,
+                  replayed.last or engine.position, anchored, env, scratch=directory)
 
 
 def follow(opened: Opened, settings: Settings, env: Env) -> int:
@@ -163,9 +165,11 @@ def follow(opened: Opened, settings: Settings, env: Env) -> int:
                           hint="open the store again")
     opened.half_way = True
     replayed = replay(opened.engine, log, cursor, log.end.txid, 1 << 62)
-    if opened.reader is not None and replayed:
+    if replayed.last is not None:
+        opened.applied = replayed.last
+    if opened.reader is not None and replayed.records:
         opened.reader.advance(log.last_base)
-    return replayed
+    return replayed.records
 
 
 def _is_written(layout: Layout) -> bool:

@@ -18,18 +18,19 @@ from typing import Any
 from ..contract.engine import Context, Engine
 from ..env import Env
 from ..errors import DirectoryMoved, InvalidInput, LocksUnsupported, StoreExists, StoreLocked, StoreNotFound
-from ..model.positions import Branch, History, origin
+from ..model.positions import Branch, History, Position, origin
 from ..wal.log import Log
 from .copied_image import copied_image
 from .full_disk import make_room, need_room
 from .layout import Identity, Layout
 from .opened import Opened, anchor, identity_of, match, process_name
 from .replay import replay
+from .replica import noted
 from .settings import Settings
 
 
 def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, options: Mapping[str, Any],
-                     settings: Settings, env: Env, prune: bool = True) -> Opened:
+                     settings: Settings, env: Env, prune: bool = True, replica: int | None = None) -> Opened:
     """Open as `Store.open`. `prune`: on a full file system, log that nobody needs may be deleted. Raises what
     `Store.open` does; then nothing is left open or locked, and a store that this call created is removed."""
     layout = Layout(root, env.files)
@@ -69,6 +70,9 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
             anchored.hold_too(directory)
         layout.sync_names(generation)
         copied = copied_image(env.files, generation)
+        if copied is not None and replica is not None:
+            raise InvalidInput(f"{root} is a backup, not the store of a member",
+                               hint="join with an empty directory; its state is copied from another member")
         if copied is not None:
             copied.promote(kind, context)
         layout.sweep()  # also removes the older generations that a backup keeps: this is not a backup any more
@@ -80,9 +84,15 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
                 match(identity, log)
                 if copied is not None:
                     copied.begin_branch(log)
-                log.begin_era()
+                if replica is None:
+                    log.begin_era()
+                    upto = log.end.txid
+                else:
+                    held = max(engine.position.txid, replica, noted(env.files, generation.log))
+                    upto = min(held, log.end.txid)
                 cursor = log.cursor(engine.position)
-                replayed = replay(engine, log, cursor, log.end.txid, settings.checkpoint_soft_bytes)
+                replayed = replay(engine, log, cursor, upto, settings.checkpoint_soft_bytes)
+                shown = Position(upto, log.chain_at(upto))
             except BaseException:
                 log.abandon()
                 raise
@@ -96,8 +106,9 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
             anchored.let_go()
         lock.release()
         raise
-    return Opened(layout, generation, engine, log, cursor, lock, replayed, anchored, env, undo=undo,
-                  copied=copied)
+    return Opened(layout, generation, engine, log, cursor, lock, replayed.records,
+                  replayed.last or engine.position, anchored, env, undo=undo,
+                  copied=copied, shown=shown)
 
 
 def _create(layout: Layout, kind: type[Engine[Any, Any]], options: Mapping[str, Any], settings: Settings,

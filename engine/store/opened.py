@@ -13,6 +13,7 @@ from ..env import DirectoryLock, Env
 from ..env.anchored import AnchoredFiles
 from ..env.scratch import ScratchDirectory
 from ..errors import Damaged, WrongEngine
+from ..model.positions import Position
 from ..wal.cursor import Cursor
 from ..wal.log import Log
 from .copied_image import CopiedImage
@@ -30,8 +31,10 @@ class Opened:
         cursor: after what was replayed.
         lock: the directory's lock; None if opened read-only.
         replayed: how many transactions were replayed.
+        applied: the last record that the engine got. After it, the log has only kit records.
         anchored: holds the store's directories open.
         env: the store's environment; its files are `anchored`.
+        shown: the position that is shown; None: the log's end.
         scratch: a copy of the state, removed when the store is closed; or None.
         copied: the copied image that was opened, until a checkpoint has settled it; or None.
         reader: the lease on the log, if another process writes the store; or None.
@@ -49,8 +52,10 @@ class Opened:
     cursor: Cursor
     lock: DirectoryLock | None
     replayed: int
+    applied: Position
     anchored: AnchoredFiles
     env: Env
+    shown: Position | None = None
     scratch: ScratchDirectory | None = None
     copied: CopiedImage | None = None
     reader: ReaderLease | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ..contract.engine import BulkEngine, Engine
 from ..errors import UnsupportedFormat
+from ..model.positions import Position
 from ..model.records import Record
 from ..wal.attachments import verify_attachment
 from ..wal.cursor import Cursor
@@ -16,9 +18,17 @@ REPLAY_BYTES = 256 << 10
 """Records and payload bytes per call of `apply`. In memory, an engine may need twenty times as much."""
 
 
-def replay(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_bytes: int) -> int:
-    """Apply the log's records from the cursor up to `upto`, with a checkpoint whenever `soft_bytes` are pending.
-    Returns how many records were applied. O(log read).
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """How many records a replay applied, and the position of the last of them; None if there was none."""
+
+    records: int
+    last: Position | None
+
+
+def replay(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_bytes: int) -> Replayed:
+    """Apply the log's records from the cursor up to `upto`, except kit records, with a checkpoint whenever `soft_bytes`
+    are pending. O(log read).
 
     Raises:
         UnsupportedFormat: a payload version that the engine does not read, or a bulk load that it does not take.
@@ -26,11 +36,15 @@ def replay(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_b
     """
     batch: list[Record] = []
     count, size, reads = 0, 0, engine.reads_payloads
+    last: Position | None = None
     for record in cursor.read(upto):
+        if record.is_kit:
+            continue
         if record.payload_version not in reads:
             raise UnsupportedFormat(f"transaction {record.txid} has payload version {record.payload_version}; "
                                     f"this {engine.name} engine reads {sorted(reads)}")
         count += 1
+        last = record.position
         if record.attachment is not None:
             if batch:
                 engine.apply(batch)
@@ -50,4 +64,4 @@ def replay(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_b
             batch, size = [], 0
     if batch:
         engine.apply(batch)
-    return count
+    return Replayed(count, last)

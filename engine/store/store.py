@@ -53,12 +53,16 @@ from .open_read_only import follow, open_to_read
 from .open_writable import open_for_writing
 from .opened import Opened
 from .recovery_report import Recovery
+from .replica import Replica
 from .settings import Settings, checked_options
 from .usability import Usability
 from .watermarks import Positions, Watermarks
 from .write_path import TransactionScope, WritePath
 
 logger = logging.getLogger("holdfast.store")
+
+_DEPOSED_S = 0.5
+"""How long closing waits for an open transaction if new ones are refused, because another member takes over."""
 
 _open_stores: weakref.WeakSet[Store[Any, Any]] = weakref.WeakSet()
 
@@ -74,13 +78,14 @@ class Store(Generic[TxT, ViewT]):
         state_format, payload_version: the engine's, at the time of opening.
         recovery: what opening found.
         read_only: whether the store was opened read-only.
+        replica: what a member of a cluster uses; None in any other store.
         backup_uri: where its backup service answers, or None.
     """
 
     seams = renamed.attribute("seams", "env")
 
     def __init__(self, directory: Path, opened: Opened, hooks: Hooks, options: Mapping[str, Any], settings: Settings,
-                 env: Env) -> None:
+                 env: Env, *, replica: bool = False) -> None:
         self.directory = directory
         self.instance = env.randomness.token(16).hex()
         self.engine: Engine[TxT, ViewT] = opened.engine
@@ -96,10 +101,10 @@ class Store(Generic[TxT, ViewT]):
         self.recovery = Recovery.of(opened.log, opened.replayed)
         self._opened = opened
         self._staging = self.engine if isinstance(self.engine, StagingEngine) else None
-        end = self.log.end
+        end = self.log.end if opened.shown is None else opened.shown
         if self._staging is not None:
-            self._staging.publish(end)
-        self._watermarks = Watermarks(end, self.engine.position, len(hooks.logged))
+            self._staging.publish(opened.applied)
+        self._watermarks = Watermarks(self.log.end, self.engine.position, len(hooks.logged), end)
         self._usability = Usability(directory, read_only=self.read_only)
         self._ending = OwnedLock(env)
         self._told_closing = False
@@ -107,6 +112,7 @@ class Store(Generic[TxT, ViewT]):
         self._pid = os.getpid()
         self.group_commit = GroupCommit(self.log, self._watermarks, hooks, env, relaxed_s=settings.relaxed_ms / 1000,
                                         staging=self._staging, on_fault=partial(_tell_fault, directory, hooks))
+        self.group_commit.applied(opened.applied, end)
         self._ack_tracker = None
         self._maintenance = None
         self.backpressure = Backpressure(self.engine, self.log, self.group_commit, settings, env)
@@ -114,7 +120,11 @@ class Store(Generic[TxT, ViewT]):
                                        settle=opened.settle)
         self.write_path = WritePath(self.engine, self.group_commit, hooks, self.backpressure, self.checkpoints,
                                     settings, env, self._usability)
+        self.replica: Replica | None = None
         try:
+            if replica:
+                self.replica = Replica(self.engine, self.group_commit, self.checkpoints, self.backpressure,
+                                       self.write_path, env)
             if hooks.logged:
                 self._ack_tracker = AckTracker(self.group_commit, hooks, env)
                 self.group_commit.on_synced = self._ack_tracker.notice
@@ -129,7 +139,7 @@ class Store(Generic[TxT, ViewT]):
     @renamed.arguments(seams="env")
     def open(cls, directory: str | Path, engine: type[Engine[TxT, ViewT]], *, create: bool = True,
              read_only: bool = False, plugins: Iterable[Plugin | str] = (), options: Mapping[str, Any] | None = None,
-             settings: Settings | None = None, env: Env = REAL) -> Self:
+             settings: Settings | None = None, env: Env = REAL, replica: int | None = None) -> Self:
         """Open the store in `directory`, and recover it.
 
         Args:
@@ -141,12 +151,17 @@ class Store(Generic[TxT, ViewT]):
             plugins: objects, or names registered in the entry-point group `holdfast.plugins`.
             options: the engine's own. A `Path` among them is made absolute.
             settings, env: see `Settings` and `Env`.
+            replica: open for following another log, see `replica.py`. Only the log up to this transaction is applied
+                and shown, or up to what the engine's state already holds. The rest stays durable and unpublished.
 
         Raises:
             StoreLocked, StoreNotFound, StoreExists, WrongEngine, Damaged, UnsupportedFormat, UpgradeRequired, DiskFull,
             LimitReached, AccessDenied, DeviceFailed, SettingError, PluginError.
         """
         root = env.files.absolute(directory)
+        if replica is not None and (type(replica) is not int or replica < 0 or read_only):
+            raise SettingError(f"replica={shown(replica)} is not the number of a transaction, or the store is opened "
+                               "read-only", hint="pass the last transaction that is known to be published")
         settings = Settings() if settings is None else settings
         if not isinstance(settings, Settings):
             raise SettingError(f"{shown(settings)} is not a Settings", hint="pass settings=Settings(…)")
@@ -157,9 +172,9 @@ class Store(Generic[TxT, ViewT]):
                 opened = open_to_read(root, engine, options=options, settings=settings, env=env)
             else:
                 opened = open_for_writing(root, engine, create=create, options=options, settings=settings, env=env,
-                                          prune=not hooks.pruning)
+                                          prune=not hooks.pruning, replica=replica)
             try:
-                store = cls(root, opened, hooks, options, settings, opened.env)
+                store = cls(root, opened, hooks, options, settings, opened.env, replica=replica is not None)
             except BaseException:  # no more threads, for instance
                 opened.log.abandon()
                 opened.release()
@@ -296,7 +311,7 @@ class Store(Generic[TxT, ViewT]):
         self._usability.check()
         try:
             replayed = follow(self._opened, self.settings, self.env)
-            self.group_commit.follow(self.log.end)
+            self.group_commit.follow(self.log.end, self._opened.applied)
         except BaseException:
             if self._opened.half_way:
                 self._usability.ended = "was interrupted during a refresh"
@@ -425,8 +440,11 @@ class Store(Generic[TxT, ViewT]):
         hold.ending(lambda: self._end(hold))
 
     def _end(self, hold: Hold) -> None:
+        deposed = self.replica is not None and self._usability.no_writes
+        if deposed:  # a commit that waits for other members may hold the lock, and would for ever
+            self.group_commit.forsake()
         # Let another thread's open transaction end first, but do not wait for it for ever.
-        if not hold.take(self._patience_s):
+        if not hold.take(min(self._patience_s, _DEPOSED_S) if deposed else self._patience_s) and not deposed:
             logger.error("%s is closed while a transaction is open", self.directory)
         self._usability.ended = "is closed"
         self._stop_committing()

@@ -46,13 +46,16 @@ class Watermarks:
     __slots__ = ("_answered", "_gating", "_open", "_unacknowledged", "_unanswered", "_unpublished", "acknowledged",
                  "appended", "barrier", "checkpointed", "durable", "listeners", "publishable", "published")
 
-    def __init__(self, end: Position, checkpointed: Position, listeners: int = 0) -> None:
-        self.appended = self.durable = self.acknowledged = self.publishable = self.published = end
+    def __init__(self, end: Position, checkpointed: Position, listeners: int = 0,
+                 shown: Position | None = None) -> None:
+        """`shown`: how much of what is durable is published; None: all."""
+        self.appended = self.durable = end
+        self.acknowledged = self.publishable = self.published = end if shown is None else shown
         self.checkpointed = checkpointed
         self.listeners = listeners
         self.barrier: int | None = None
         self._unanswered: deque[LogRange] = deque()
-        self._answered = end.txid  # every listener has answered up to here
+        self._answered = self.published.txid  # every listener has answered up to here
         self._unacknowledged: deque[Position] = deque()  # ends of synced ranges
         self._unpublished: deque[Position] = deque()
         # Per listener, ascending: the last transaction of each range with an open condition, and with a gating one.
@@ -127,6 +130,15 @@ class Watermarks:
         assert self.publishable.txid >= position.txid
         self.barrier = None
         self.published = self.publishable
+
+    def follow(self, end: Position) -> None:
+        """In a replica: the durable end is here now, and not published by that."""
+        self.appended = self.durable = end
+
+    def show(self, position: Position) -> None:
+        """In a replica: everything up to `position`, which is durable, is in the engine's state."""
+        self.acknowledged = self.publishable = self.published = position
+        self._answered = position.txid
 
     def checkpoint(self, position: Position) -> None:
         """The engine's durable state reached `position`."""

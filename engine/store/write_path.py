@@ -125,7 +125,7 @@ class WritePath(Generic[TxT]):
         self._checkpoints = checkpoints
         self._watermarks = group_commit.watermarks
         self._at_barriers = not isinstance(engine, StagingEngine)  # then every transaction is a barrier
-        self._usability = usability
+        self.usability = usability
 
     def transaction(self, durability: Durability | None, owner: object = None) -> TransactionScope[TxT]:
         if durability is None:
@@ -135,8 +135,8 @@ class WritePath(Generic[TxT]):
         return OpenScope(self, durability, owner)
 
     def _begin(self, hold: Hold) -> TxT:
-        usability, pressure = self._usability, self._backpressure
-        if usability.ended is not None or usability.read_only:
+        usability, pressure = self.usability, self._backpressure
+        if usability.ended is not None or usability.no_writes:
             raise usability.error()
         slow = pressure.slow
         if (self.engine.pending_bytes() >= slow or self._log_writer.waiting_bytes >= slow
@@ -150,7 +150,7 @@ class WritePath(Generic[TxT]):
                 while not hold.take():
                     if usability.ended is not None:
                         raise usability.error()
-            if usability.ended is not None:
+            if usability.ended is not None or usability.no_writes:
                 raise usability.error()
             if self.group_commit.poison is not None:
                 raise self.group_commit.poisoned(CommitPoisoned)
@@ -178,8 +178,8 @@ class WritePath(Generic[TxT]):
                 hold.release()
                 self._wait_published(seen)
                 return
-            if self._usability.ended is not None:
-                raise RolledBack(f"{self._usability.directory} {self._usability.ended}")
+            if self.usability.ended is not None:
+                raise RolledBack(f"{self.usability.directory} {self.usability.ended}")
             barrier = self._at_barriers
             before = self._log_writer.appended.txid
             try:
@@ -297,7 +297,10 @@ class WritePath(Generic[TxT]):
             if self._watermarks.publishable.txid < record.txid:
                 raise self.group_commit.unknown(record.txid)
             try:
-                self._checkpoints.handed = record.position
+                if self._checkpoints.handing is None:  # a call less, in every commit of such an engine
+                    self._checkpoints.handed = record.position
+                else:
+                    self._checkpoints.hand(record.position)
                 if path is None:
                     self.engine.apply([record])
                 else:
@@ -365,6 +368,29 @@ class WritePath(Generic[TxT]):
                 self.group_commit.fail(error)  # as in `_commit`
             raise
 
+    def mark(self, *, wait: bool = True) -> int:
+        """Log a kit record as an ordinary commit. Returns its txid. Without `wait`, it is synced within the bound for
+        relaxed commits. Raises as `Store.transaction`."""
+        usability, hold = self.usability, Hold(self.lock)
+        if usability.ended is not None or usability.no_writes:
+            raise usability.error()
+        if self.lock.held_here():
+            raise InvalidInput("this thread has a transaction open", hint="end it first")
+        ticket = hold.ending(lambda: self._mark(hold))
+        if wait:
+            ticket.wait()
+        else:
+            ticket.drop()
+        return ticket.txid
+
+    def _mark(self, hold: Hold) -> CommitTicket:
+        usability = self.usability
+        while not hold.take():
+            usability.check_writable()
+        if usability.ended is not None or usability.no_writes:
+            raise usability.error()
+        return self.group_commit.append(b"", 0, None, None, barrier=False)[1]
+
     def wait(self, txid: int, timeout: float | None) -> None:
         if timeout is not None and timeout != 0:
             check_duration("timeout", timeout)
@@ -374,16 +400,17 @@ class WritePath(Generic[TxT]):
         if self._watermarks.acknowledged.txid < txid:
             self.group_commit.sync_within(0.0)
         if not self.group_commit.wait_until(lambda: self._watermarks.acknowledged.txid >= txid, timeout):
-            if self.group_commit.poison is not None:
+            if self.group_commit.poison is not None or self.group_commit.gives_up_unknown:
                 raise self.group_commit.unknown(txid)
             raise ConditionNotMet(f"transaction {txid} was not acknowledged within {timeout} s", txid=txid)
 
     def complete_until_us(self) -> int:
-        if not self._usability.read_only:
-            self.group_commit.heartbeat(start=True)
-        with self.group_commit.mutex:
+        group_commit = self.group_commit
+        if not self.usability.read_only:
+            group_commit.heartbeat(start=True)
+        with group_commit.mutex:
             published = self._watermarks.published.txid
-            if published == self._watermarks.appended.txid:
+            if published == self._watermarks.appended.txid and not group_commit.member:
                 return self.log.complete_us
         return self.log.time_of(published)
 

@@ -115,6 +115,8 @@ class Cursor:
                     self.txid, self.chain = txid, chain
                     yield record
             self._place = IndexEntry(txid + 1, group.time_us, group.end, chain)
+            if txid >= upto:  # what comes after it may be cut off now
+                return
 
     def _pass(self, txid: int, chain: bytes, segment: Segment) -> None:
         """Compare the log's chain at the cursor, now known, with the cursor's."""

@@ -69,6 +69,15 @@ class Listing:
     def without_first(self, count: int) -> Listing:
         return Listing(self._files, self._directory, self._slots[count:])
 
+    def up_to(self, last: Segment) -> Listing:
+        """The segments up to one that was cut. Who holds its object sees the cut one from now on."""
+        at = last.header.ordinal - self.first_ordinal
+        known = self._slots[at]
+        if isinstance(known, Segment):
+            vars(known).update(vars(last))  # one step for other threads
+            last = known
+        return Listing(self._files, self._directory, [*self._slots[:at], last])
+
     def at_or_before(self, txid: int) -> int:
         """The index of the last segment that starts at or before `txid`, or 0. O(log segments)."""
         low, high = 0, len(self) - 1
@@ -119,6 +128,12 @@ class SegmentSet:
         """Append a segment to the listing."""
         with self._lock:
             self.listing = self.listing.with_last(segment)
+
+    def cut(self, last: Segment) -> None:
+        """`last`, which was cut, is the last segment now."""
+        with self._lock:
+            self.end = last.end
+            self.listing = self.listing.up_to(last)
 
     def remove_first(self, gone: Sequence[Segment], but: Sequence[Segment] = ()) -> None:
         """Remove the oldest segments, `gone`, except those in `but`. May be called again with the same `gone`."""

@@ -22,6 +22,7 @@ from ..model.records import Attachment, Record, SegmentInfo
 from .attachments import NAME as ATTACHMENT_NAME
 from .attachments import AttachmentWriter, verify_attachment
 from .cursor import Cursor
+from .cutting import INTENT, finish, intend, intended
 from .following import look_further
 from .format import SegmentHeader
 from .listing import Listing, SegmentSet, recover
@@ -100,6 +101,11 @@ class Log:
             Damaged, UnsupportedFormat.
         """
         files = env.files
+        if files.is_directory(directory) and (after := intended(files, directory)) is not None:
+            if read_only:
+                raise Damaged("says that the log is being cut, or that cutting it was interrupted",
+                              path=str(directory / INTENT), hint="open the store for writing once, which finishes it")
+            finish(files, directory, after)
         names = files.list(directory) if files.is_directory(directory) else []
         ordinals = [int(n[:12]) for n in names if is_segment(n)]
         if not ordinals:
@@ -226,6 +232,11 @@ class Log:
     def base(self) -> Position:
         """The position before the first record that is here."""
         return self._segments[0].header.base
+
+    @property
+    def base_epoch(self) -> int:
+        """The epoch of the record before the first that is here, or a later one before the next record's."""
+        return self._segments[0].header.epoch
 
     @property
     def last_base(self) -> int:
@@ -433,6 +444,26 @@ class Log:
             # List the segments that are still there again: they are the oldest, and must be pruned first next time.
             self._set.remove_first(gone, [segment for segment in gone if files.exists(segment.path)])
             raise
+
+    # --- cutting ---------------------------------------------------------------------------------------------------
+
+    def last_epoch(self) -> int:
+        """The epoch of the last record, or of the first segment's header if there is no record. Reads part of one
+        segment."""
+        end = self.end.txid
+        return self._segments[0].header.epoch if end == self.base.txid else next(self.read(end - 1, end)).epoch
+
+    def cut(self, after: Position) -> None:
+        """Remove the records after a position of this log, and their attachments. Nothing may be waiting to be written.
+        Once the intent is synced, an opening finishes what a failure has left. O(bytes of one segment). Raises
+        `DiskFull`, `OSError`, `Damaged`."""
+        names = self.attachments_after(after.txid)
+        self.writer.pause()
+        intend(self.files, self.directory, after)
+        self._set.cut(finish(self.files, self.directory, after))
+        self.writer.resume(self._segments[-1], self.last_epoch())
+        for name in names:
+            self.files.unlink(self.attachment_path(name), missing_ok=True)
 
     def when_full(self, hint: str) -> str:
         """The hint for a full disk: `hint`, and the slot that holds back most log. O(slots)."""

@@ -442,6 +442,22 @@ class LogWriter:
                 raise DiskFull(f"no room for a log segment in {self.directory}") from error
             raise
 
+    # --- cutting ---------------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Seal the open segment. The next record continues after the last segment, as after an opening."""
+        assert not self._batches, "records are waiting to be written"
+        self._seal(followed=False)
+        if self._writer is not None and not self._writer.started:
+            self._writer.abandon()
+        self._writer = None
+        self._forget_unfollowed()
+
+    def resume(self, last: Segment, epoch: int) -> None:
+        """After a cut: continue after `last`, in the epoch of its last record."""
+        self.history, self.epoch, self._era = last.header.history, epoch, last.header.era_txid
+        self.appended, self.last_time_us = last.end, max(last.last_time_us, last.complete_us)
+
     # --- ending ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:

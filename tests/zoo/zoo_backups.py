@@ -14,7 +14,7 @@ from workloads import keyed
 from zoo import part
 from zoo_states import TrustsItsFile
 
-from holdfast.backup.directories import Patience, bring_into_force
+from holdfast.backup.directories import Patience
 from holdfast.backup.report import Bounds, Report
 from holdfast.backup.restore import _in_place, _point
 from holdfast.backup.target.full import take_full
@@ -29,7 +29,7 @@ from holdfast.engine.model.records import Attachment, Record
 from holdfast.engine.source.http.client import HttpSource
 from holdfast.engine.source.interface import Confirmation, Source, SourceInfo, compare
 from holdfast.engine.source.local import LocalSource
-from holdfast.engine.store.layout import Generation, Identity, Layout
+from holdfast.engine.store.layout import Generation, Identity, Layout, bring_into_force
 from holdfast.engine.wal.log import Log
 from holdfast.replay.files import DigestedFiles, Progress, silent
 from holdfast.replay.roll import Fetched, fetch

@@ -18,7 +18,7 @@ from holdfast.engine.model.records import Record
 from holdfast.engine.source.interface import Confirmation
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store.leases import Lease, Leases, LeaseTable
-from holdfast.engine.store.replay import replay
+from holdfast.engine.store.replay import Replayed, replay
 from holdfast.engine.wal.cursor import Cursor
 from holdfast.engine.wal.listing import Listing, recover
 from holdfast.engine.wal.log import Log
@@ -236,6 +236,6 @@ class SameNumberSameStore(LocalSource):
 
 
 @part("holdfast.replay.roll.replay", caught_by="ReplayContract.test_rolling_to_any_transaction_gives_the_model_there")
-def one_too_many(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_bytes: int) -> int:
+def one_too_many(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_bytes: int) -> Replayed:
     """A replay to a transaction takes the next one along: "up to" and "before" are not the same."""
     return replay(engine, log, cursor, min(upto + 1, log.end.txid), soft_bytes)

@@ -105,8 +105,9 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
 
     def stage(self, record: Record, tx: GraphTransaction) -> None:
         changes = tx.changes
-        if changes.txid != record.txid:
+        if changes.txid != self._staged + 1 or record.txid < changes.txid:
             raise ValueError(f"a transaction made for transaction {changes.txid} cannot be transaction {record.txid}")
+        changes.txid = record.txid  # higher if there are kit records between; no view has a bound there
         marks = tx.marks()
         with self._lock:
             self._state[1][0].add(changes, marks, len(record.payload))

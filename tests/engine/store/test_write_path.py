@@ -209,10 +209,10 @@ def test_an_interrupted_release_poisons_nothing(kind: Kind, tmp_path: Path, monk
 
 def test_what_has_ended_or_is_read_only_says_so(tmp_path: Path) -> None:
     with writing(MEMORY, tmp_path) as path:
-        path._usability.read_only = True
+        path.usability.read_only = path.usability.no_writes = True
         with pytest.raises(InvalidInput, match="read-only"):
             path.transaction("synced").__enter__()
-        path._usability.ended = "is closed"
+        path.usability.ended = "is closed"
         with pytest.raises(StoreClosed, match="is closed"):
             path.transaction("synced").__enter__()
         assert path.lock.holder is None
