@@ -33,7 +33,7 @@ from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 
-from ...env import Lock
+from ...env import Env, Lock
 from ...env.pool import Pool
 from ...errors import HoldfastError, InvalidInput
 from ...model.positions import Position
@@ -55,13 +55,17 @@ _BATCH_RECORDS = 2000
 class Server(Protocol):
     """What the handlers need from the server that calls them. `streams`, `patient`, `small`: its pools of threads."""
 
-    store: Store[Any, Any]
+    env: Env
     limits: Limits
     counters: Counters
     streams: Pool
     patient: Pool
     small: Pool
 
+    @property
+    def store(self) -> Store[Any, Any]: ...
+    @property
+    def source(self) -> LocalSource: ...
     def proof(self, request: web.Request) -> str | None: ...
     async def blocking(self, work: Callable[[], T], pool: Pool | None = None) -> T: ...
     async def body(self, request: web.Request) -> dict[str, Any]: ...
@@ -72,11 +76,18 @@ class Server(Protocol):
 class Routes:
     """The handlers of one server."""
 
-    def __init__(self, server: Server, source: LocalSource) -> None:
+    def __init__(self, server: Server, more_metrics: Callable[[], str] | None = None) -> None:
+        self._more_metrics = more_metrics
         self._server = server
-        self._source = source
-        self._store = server.store
         self._slots = asyncio.Semaphore(server.limits.streams)
+
+    @property
+    def _source(self) -> LocalSource:
+        return self._server.source
+
+    @property
+    def _store(self) -> Store[Any, Any]:
+        return self._server.store
 
     def table(self) -> list[web.RouteDef]:
         return [
@@ -99,7 +110,9 @@ class Routes:
         return web.json_response({"status": "ok"}, headers={wire.PROOF_HEADER: shown} if shown else None)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        text = await self._server.blocking(lambda: status.metrics(self._source, self._store, self._server.counters))
+        more = self._more_metrics
+        text = await self._server.blocking(lambda: status.metrics(self._source, self._store, self._server.counters)
+                                           + ("" if more is None else more()))
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def page(self, request: web.Request) -> web.Response:
@@ -200,7 +213,7 @@ class Routes:
                       {"txid": _number(query.get("after", ""), "after"), "chain": query.get("chain", "")})
         upto = _number(query.get("upto", ""), "upto")
         await self._server.turn(self._slots)
-        batches = _Batches(after, self._source.read_log(lease, after, upto), self._store.env.scheduler.lock())
+        batches = _Batches(after, self._source.read_log(lease, after, upto), self._server.env.scheduler.lock())
         try:
             data = await self._server.blocking(batches.next, self._server.streams)
             if batches.error is not None and not data:

@@ -8,8 +8,9 @@ Everything that a stranger can send or withhold is bounded: connections (`admiss
 time for each of them, concurrent streams, the time in which the client must take a piece of an answer, and lines in the
 log (`rate_limited_log`). A client that is slow or dead loses its connection. The store is not affected.
 
-Every request but `/v1/health` needs the bearer token and a Host header that is an address or a known name of this
-service. The Host check defeats DNS rebinding: a web page whose name is bound to our address. `routes` has the requests.
+Every request needs a Host header that is an address or a known name of this service. Every request but `/v1/health`
+needs the bearer token. The requests that a plugin adds (`extension`) have a token of their own. The Host check defeats
+DNS rebinding: a web page whose name is bound to our address. `routes` has the requests.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
 
+from ...env import REAL, Env
 from ...env.pool import Pool
 from ...env.rate_limited_log import Calm, library_logger
 from ...errors import HoldfastError, InvalidInput, NotAuthorized, SourceRefused, SourceUnavailable
@@ -45,6 +47,7 @@ from .wire import CHALLENGE_HEADER, DIGEST_HEADER, INSTANCE_HEADER, digest, erro
 if TYPE_CHECKING:
     from ...env import Clock, Task
     from ...store.store import Store
+    from .extension import Extension
 
 logger = logging.getLogger("holdfast.source")
 
@@ -55,22 +58,28 @@ _NONCE = re.compile(r"[0-9a-f]{32,64}")
 
 
 class SourceServer:
-    """Serves one store on one listening socket, which it owns. `start` it once, `stop` it once."""
+    """Serves one store at a time on one listening socket, which it owns. `start` it once, `stop` it once."""
 
-    def __init__(self, store: Store[Any, Any], sock: socket.socket, *, token: str, key: str = "",
+    def __init__(self, store: Store[Any, Any] | None, sock: socket.socket, *, token: str, key: str = "",
                  tls: ssl.SSLContext | None = None, names: frozenset[str] = frozenset(),
-                 limits: Limits | None = None) -> None:
+                 limits: Limits | None = None, env: Env = REAL, extension: Extension | None = None) -> None:
         """
         Args:
-            store: the store to serve.
+            store: the store to serve; None if there is none yet: see `show`.
             sock: bound, not yet listening.
             token: the credential that every request must carry.
             key: the key of proofs (hex); see `discovery`. Without it, no proof is given.
             tls: a server-side context, or None for plain HTTP.
             names: host names, in lower case, under which clients may know this service; addresses are always fine.
             limits: the bounds on what clients may take.
+            env: the environment.
+            extension: further routes.
         """
-        self.store = store
+        self.env = env
+        self._source: LocalSource | None = None
+        self._store: Store[Any, Any] | None = None
+        self.show(store)
+        self._extension = extension
         self.limits = limits or Limits()
         self.counters = Counters()
         self._socket = sock
@@ -78,7 +87,7 @@ class SourceServer:
         self._key = key
         self._tls = tls
         self._names = names | {"localhost"}
-        clock, scheduler = store.env.clock, store.env.scheduler
+        clock, scheduler = env.clock, env.scheduler
         self.streams = Pool("holdfast-stream", self.limits.streams, scheduler)
         self.patient = Pool("holdfast-patient", self.limits.patient, scheduler)
         self.small = Pool("holdfast-source-io", self.limits.threads, scheduler)
@@ -89,6 +98,27 @@ class SourceServer:
         self._web: web.Server | None = None
         self._task: Task | None = None
         self._stopped = False
+
+    def show(self, store: Store[Any, Any] | None) -> None:
+        """Serve this store from now on; None: none. Leases of the one before are gone."""
+        self._source = None if store is None else LocalSource(store)
+        self._store = store
+
+    @property
+    def source(self) -> LocalSource:
+        """What is served. Raises `SourceUnavailable`."""
+        source = self._source
+        if source is None:
+            raise SourceUnavailable("no store is open here yet", hint="try again in a moment")
+        return source
+
+    @property
+    def store(self) -> Store[Any, Any]:
+        """The store that is served. Raises `SourceUnavailable`."""
+        store = self._store
+        if store is None:
+            raise SourceUnavailable("no store is open here yet", hint="try again in a moment")
+        return store
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -105,7 +135,7 @@ class SourceServer:
                 else:
                     logger.exception("the backup service has stopped")
 
-        self._task = self.store.env.scheduler.spawn("holdfast-source", work)
+        self._task = self.env.scheduler.spawn("holdfast-source", work)
         ready.result()
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -145,7 +175,10 @@ class SourceServer:
         loop.set_exception_handler(lambda _, what: self._calm.say("loop", str(what.get("message", "")),
                                                                   what.get("exception")))
         app = web.Application(middlewares=[self._guard], client_max_size=limits.body_bytes)
-        app.add_routes(Routes(self, LocalSource(self.store)).table())
+        extension = self._extension
+        app.add_routes(Routes(self, None if extension is None else extension.metrics).table())
+        if extension is not None:
+            app.add_routes(extension.table(self))
         runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=limits.idle_seconds,
                                logger=library_logger(self._calm, "a malformed request"),
                                max_line_size=limits.line_bytes, max_field_size=limits.line_bytes, shutdown_timeout=0.2)
@@ -167,6 +200,8 @@ class SourceServer:
             await runner.cleanup()
             for pool in (self.streams, self.patient, self.small):
                 pool.close()
+            if extension is not None:
+                extension.stopped()
 
     # --- connections -----------------------------------------------------------------------------------------------
 
@@ -203,7 +238,8 @@ class SourceServer:
             if request.writer.output_size:  # the answer has begun
                 return self._broken_off(request)
             response = self._refusal(error)
-        response.headers.setdefault(INSTANCE_HEADER, self.store.instance)
+        if self._store is not None:
+            response.headers.setdefault(INSTANCE_HEADER, self._store.instance)
         return await self._finish(request, response)
 
     def _refusal(self, error: Exception) -> web.Response:
@@ -243,10 +279,15 @@ class SourceServer:
         if not self._knows(host or ""):
             raise SourceRefused("the Host header does not name this service",
                                 hint="use the service's address, or add the name to the service's names")
-        if request.path == "/v1/health":
+        extension = self._extension
+        if request.path == "/v1/health" or (extension is not None and request.path in extension.open_paths):
             return False
+        tokens = [self._token]
+        if extension is not None:
+            tokens = [extension.token.encode(), *(() if request.path.startswith(extension.prefix) else tokens)]
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token):
+        shown = given.strip().encode("utf-8", "replace")
+        if scheme.lower() != "bearer" or sum(hmac.compare_digest(shown, token) for token in tokens) == 0:
             raise NotAuthorized("the token is missing" if not given else "the token is wrong")
         return True
 
@@ -306,7 +347,7 @@ class SourceServer:
             seconds = self.limits.write_seconds * -(-len(view) // _SLICE)
             try:
                 sending = self.streams.submit(partial(_send, sock, view, transport.is_closing, seconds,
-                                                      self.store.env.clock))
+                                                      self.env.clock))
             except BaseException:
                 os.close(sock)
                 raise

@@ -26,6 +26,7 @@ from ...store.store import Store
 from .discovery import Entry, Publication
 
 if TYPE_CHECKING:
+    from .extension import Extension
     from .server import SourceServer
 
 logger = logging.getLogger("holdfast.source")
@@ -36,7 +37,9 @@ _SEND_BUFFER = 4 << 20
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?")
 
 
-class _Address(NamedTuple):
+class Address(NamedTuple):
+    """A host and a port."""
+
     host: str
     port: int
 
@@ -46,7 +49,8 @@ class BackupService(Plugin):
 
     def __init__(self, *, online_backup_enabled: bool = True, online_backup_server: str | None = None,
                  tls_certificate: str | Path | None = None, tls_key: str | Path | None = None,
-                 token: str | None = None, names: tuple[str, ...] = (), insecure: bool = False) -> None:
+                 token: str | None = None, names: tuple[str, ...] = (), insecure: bool = False,
+                 extension: Extension | None = None) -> None:
         """
         Args:
             online_backup_enabled: if False, the plugin does nothing.
@@ -56,15 +60,19 @@ class BackupService(Plugin):
             names: further host names under which clients may know this service.
             insecure: allow listening off loopback without TLS, or without a credential of your own (a token is made
                 then, as on loopback). Anybody who can read the network's traffic sees all data and the token.
+            extension: further requests on the same port, which a plugin answers under its own token.
 
         Raises:
             SettingError: a setting makes no sense, or files cannot be read.
         """
         self._enabled = online_backup_enabled
-        self._asked = None if online_backup_server is None else _parse(online_backup_server)
-        self._tls = _context(tls_certificate, tls_key)
+        self._asked = None if online_backup_server is None else parse_address(online_backup_server)
+        self._tls = tls_context(tls_certificate, tls_key)
         if token is not None and not re.fullmatch(r"[!-~]{16,}", token):
             raise SettingError("a token is at least 16 printable ASCII characters without spaces")
+        if extension is not None and not re.fullmatch(r"[!-~]{16,}", extension.token):
+            raise SettingError("the token of an extension is at least 16 printable ASCII characters without spaces")
+        self._extension = extension
         self._fixed_token = token
         self._names = frozenset(name.lower().rstrip(".") for name in names)
         self._insecure = insecure
@@ -72,7 +80,7 @@ class BackupService(Plugin):
         self._server: SourceServer | None = None
         self._publication: Publication | None = None
         if self._asked is not None and self._enabled:
-            self._check_safe(_resolve(self._asked))
+            self._check_safe(resolve(self._asked))
 
     def opened(self, store: StoreHandle) -> None:
         if not self._enabled:
@@ -118,9 +126,9 @@ class BackupService(Plugin):
     def _serve(self, store: Store[Any, Any]) -> None:
         """Find an address and serve there. Raises `SettingError` if that is not possible."""
         if self._asked is not None:
-            family, address = _resolve(self._asked)
+            family, address = resolve(self._asked)
             try:
-                self._serve_at(store, _bind(family, address))
+                self._serve_at(store, bind(family, address))
             except OSError as error:
                 if is_limit(error):
                     raise told(error, "cannot serve backups") or error from error
@@ -131,7 +139,7 @@ class BackupService(Plugin):
             return
         for port in DEFAULT_PORTS:
             try:
-                self._serve_at(store, _bind(socket.AF_INET, (DEFAULT_HOST, port)))
+                self._serve_at(store, bind(socket.AF_INET, (DEFAULT_HOST, port)))
                 return
             except OSError as error:
                 if error.errno not in (errno.EADDRINUSE, errno.EACCES):
@@ -159,7 +167,8 @@ class BackupService(Plugin):
             names = self._names | {socket.gethostname().lower()}
             if self._asked is not None:
                 names |= {self._asked.host.lower().rstrip(".")}
-            server = SourceServer(store, sock, token=entry.token, key=entry.key, tls=self._tls, names=names)
+            server = SourceServer(store, sock, token=entry.token, key=entry.key, tls=self._tls, names=names,
+                                  env=store.env, extension=self._extension)
             self._publish(entry, store)
             sock.listen(128)
             server.start()
@@ -195,7 +204,8 @@ class BackupService(Plugin):
                                hint="give tls_certificate, tls_key and token, or say insecure=True")
 
 
-def _parse(text: str) -> _Address:
+def parse_address(text: str, what: str = "online_backup_server") -> Address:
+    """`host:port`, `[IPv6]:port` or `:port`. `what`: the setting. Raises `SettingError`."""
     host, colon, port = text.strip().rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -204,9 +214,9 @@ def _parse(text: str) -> _Address:
         host = host or DEFAULT_HOST
         known = ":" not in host and (_is_address(host) or _NAME.fullmatch(host) is not None)
     if not colon or not known or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535:
-        raise SettingError(f"online_backup_server: {text!r} is not an address",
+        raise SettingError(f"{what}: {text!r} is not an address",
                            hint='write "host:port", "[IPv6]:port", or ":port" for loopback')
-    return _Address(host, int(port))
+    return Address(host, int(port))
 
 
 def _is_address(host: str) -> bool:
@@ -217,16 +227,17 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _resolve(asked: _Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+def resolve(asked: Address, what: str = "online_backup_server") -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """The family and address to bind. Raises `SettingError`."""
     try:
         family, _, _, _, address = socket.getaddrinfo(asked.host, asked.port, type=socket.SOCK_STREAM,
                                                       flags=socket.AI_PASSIVE)[0]
     except OSError as error:
-        raise SettingError(f"online_backup_server: {asked.host} is not known: {error.strerror or error}") from error
+        raise SettingError(f"{what}: {asked.host} is not known: {error.strerror or error}") from error
     return family, address
 
 
-def _bind(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
+def bind(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
     """A socket that is bound to the address and does not listen yet."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -246,7 +257,7 @@ def _no_password() -> str:
                             "user only")
 
 
-def _context(certificate: str | Path | None, key: str | Path | None) -> ssl.SSLContext | None:
+def tls_context(certificate: str | Path | None, key: str | Path | None) -> ssl.SSLContext | None:
     if certificate is None:
         if key is not None:
             raise SettingError("tls_key was given without tls_certificate", hint="give both")

@@ -1,0 +1,37 @@
+"""Further requests on the service's port, which a plugin answers under a credential of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from .routes import Server
+
+
+class Extension(Protocol):
+    """What a plugin adds to a service.
+
+    Attributes:
+        prefix: requests whose path begins with it need `token`: the service's own token does not open them. `token`
+            opens all other requests too.
+        token: the credential of those requests, of 16 printable ASCII characters or more.
+        open_paths: exact paths that need no token. The check of the Host header applies to them too.
+    """
+
+    prefix: str
+    token: str
+    open_paths: frozenset[str]
+
+    def table(self, server: Server) -> list[web.RouteDef]:
+        """The routes. Called once, on the thread of the event loop, before the first request."""
+        ...
+
+    def metrics(self) -> str:
+        """Lines in Prometheus' text format, added to the service's own. Called on a thread that may block."""
+        ...
+
+    def stopped(self) -> None:
+        """The service has stopped, and all connections are closed."""
+        ...
