@@ -1,0 +1,1 @@
+"""The coordinators: etcd for clusters, a directory for one machine, memory for simulations."""
