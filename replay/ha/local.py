@@ -1,0 +1,212 @@
+"""A member's own store: opened as a follower's, turned into a primary's, and opened anew when it is deposed.
+
+All that changes the log goes through one lock, so a stream, a fetch and a step-down never interleave. A primary's
+transactions do not take it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic
+
+from ...engine.contract.engine import Engine, TxT, ViewT
+from ...engine.contract.plugin import Plugin
+from ...engine.env import Env
+from ...engine.env.owned_lock import Hold
+from ...engine.errors import HoldfastError, StoreClosed
+from ...engine.model.positions import Position
+from ...engine.model.records import Record
+from ...engine.store.replica import Replica
+from ...engine.store.settings import Settings
+from ...engine.store.store import Store
+from .effects import End
+from .shipping import Shipping
+from .state import BranchPolicy, StoredState
+
+logger = logging.getLogger("holdfast.cluster")
+
+DRAIN_S = 5.0
+"""How long a hand-over waits for the transaction that is open."""
+
+
+class LocalStore(Generic[TxT, ViewT]):
+    """See the module's text. From any thread.
+
+    Attributes:
+        store: the store that is open now; another object after a step-down.
+        shipping: what sends its log.
+        accepting: transactions are accepted.
+        reopened: how often it was opened anew.
+    """
+
+    def __init__(self, directory: Path, engine: type[Engine[TxT, ViewT]], state: StoredState, *,
+                 branches: BranchPolicy, plugins: Iterable[Plugin | str], options: Mapping[str, Any] | None,
+                 settings: Settings, env: Env, shipping: Callable[[], Shipping],
+                 not_primary: Callable[[], HoldfastError], on_open: Callable[[Store[TxT, ViewT]], None]) -> None:
+        """
+        Args:
+            directory, engine, plugins, options, settings, env: as `Store.open` takes them.
+            state: what the member stores beside it.
+            branches: what is kept of records that are cut.
+            shipping: makes the plugin that sends the log; one for each opening.
+            not_primary: makes the error that a transaction gets.
+            on_open: told of each store that is opened, before anything is done with it.
+        """
+        self._directory = directory
+        self._engine = engine
+        self._state = state
+        self._branches = branches
+        self._plugins = tuple(plugins)
+        self._options = options
+        self._settings = settings
+        self._env = env
+        self._make_shipping = shipping
+        self._not_primary = not_primary
+        self._on_open = on_open
+        self._lock = env.scheduler.lock()
+        self.accepting = False
+        self.reopened = -1
+        self.store: Store[TxT, ViewT]
+        self.shipping: Shipping
+        self._open()
+
+    def _open(self) -> None:
+        self.shipping = self._make_shipping()
+        self.store = Store.open(self._directory, self._engine, create=False, plugins=(self.shipping, *self._plugins),
+                                options=self._options, settings=self._settings, env=self._env,
+                                replica=self._state.watermark)
+        self._replica().refuse(self._not_primary)
+        self.reopened += 1
+        self._on_open(self.store)
+
+    def _replica(self) -> Replica:
+        replica = self.store.replica
+        if replica is None:
+            raise StoreClosed(f"{self._directory} is not open as a member's store")
+        return replica
+
+    def current(self) -> Store[TxT, ViewT]:
+        """The open store. While it is being opened anew, wait for that."""
+        store = self.store
+        if store.closed:
+            with self._lock:
+                store = self.store
+        return store
+
+    # --- where it stands ------------------------------------------------------------------------------------------
+
+    @property
+    def end(self) -> End:
+        """The durable end of the log."""
+        position = self.store.durable
+        return End(self._replica().last_epoch, position.txid, position.chain)
+
+    @property
+    def published(self) -> int:
+        return self.store.published.txid
+
+    # --- the log, one at a time -----------------------------------------------------------------------------------
+
+    def append(self, records: Sequence[Record], allowed: Callable[[], bool]) -> End | None:
+        """Append another member's records, and sync them. None, and nothing is done, if `allowed` says no."""
+        with self._lock:
+            if not allowed():
+                return None
+            self._replica().append(records)
+            return self.end
+
+    def cut(self, after: Position, allowed: Callable[[], bool]) -> bool:
+        """Remove what comes after a position, which is exported first. Whether that was allowed."""
+        with self._lock:
+            if not allowed():
+                return False
+            last, aside = self.store.durable.txid, []  # type: int, list[Record]
+
+            def set_aside(record: Record) -> None:
+                aside.append(record)
+                if record.txid == last:
+                    place = self._state.set_aside(aside, self._branches)
+                    logger.warning("transactions %d to %d were never published by the cluster; they are cut from the "
+                                   "log, and kept in %s", aside[0].txid, last, place)
+
+            self._replica().cut(after, set_aside)
+            return True
+
+    def publish(self, upto: int) -> None:
+        """Show everything up to a transaction: by applying it, or, in a primary, by letting its commits return."""
+        shipping = self.shipping
+        if self.accepting:
+            shipping.publish(upto)
+            return
+        with self._lock:
+            if self.accepting:
+                shipping.publish(upto)
+            elif not self.store.closed:
+                self._replica().publish(upto)
+
+    def start_epoch(self, epoch: int) -> End:
+        """Append the first record of an epoch, durably."""
+        with self._lock:
+            self._replica().start_epoch(epoch)
+            return self.end
+
+    # --- the primary ----------------------------------------------------------------------------------------------
+
+    def accept(self, watermark: int) -> None:
+        """Accept transactions. Everything up to `watermark`, which is the end of the log, is published first."""
+        with self._lock:
+            replica = self._replica()
+            if replica.accepting:  # it was to hand over, and goes on
+                replica.resume()
+                return
+            replica.publish(watermark)
+            self.shipping.publish(watermark)
+            replica.accept()
+            self.accepting = True
+
+    def hold(self) -> End | None:
+        """Accept no more transactions, and wait until none is open and all are durable. None if one is open for too
+        long."""
+        store = self.store
+        self._replica().refuse(self._not_primary)
+        hold = Hold(store.write_path.lock)
+        if not hold.take(DRAIN_S):
+            return None
+        hold.release()
+        store.group_commit.sync_within(0.0)
+        appended = store.positions().appended
+        if not store.group_commit.wait_until(lambda: store.durable.txid >= appended, DRAIN_S):
+            return None
+        return self.end
+
+    def refuse(self) -> None:
+        """Accept no more transactions. Returns at once."""
+        replica = self.store.replica
+        if replica is not None:
+            replica.refuse(self._not_primary)
+
+    def reopen(self) -> None:
+        """Close the store and open it as a follower's. What was not published is in the log only."""
+        with self._lock:
+            self._close()
+            self._open()
+
+    def seed(self, make: Callable[[], None]) -> None:
+        """Close the store, have `make` bring another state into force, and open that."""
+        with self._lock:
+            self._close()
+            make()
+            self._open()
+
+    def _close(self) -> None:
+        self.accepting = False
+        self.shipping.end("this member has stepped down")
+        self._state.keep_watermark(self.published)
+        self.store.close()
+
+    def close(self) -> None:
+        """Close the store."""
+        with self._lock:
+            self._close()

@@ -1,0 +1,643 @@
+"""A running member: the state machine's driver, the member's store, and its connections to the other members.
+
+    coordinator ◄──► driver ──┐
+    voters ◄── promises ──────┤                  ┌──► store: append, publish, cut, accept
+    leader ──► stream ────────┼──► state machine ┤
+    followers ◄── shipping ───┤                  └──► promise, document, watermark on disk
+    time ──► driver ──────────┘
+
+`Node` does what the driver asks for (`Work`), and answers what other members ask for (`PeerHandler`). `Member`
+(`service.py`) is the face for users.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from ...engine.env import Env, Task
+from ...engine.env.pool import Pool
+from ...engine.env.shown import shown
+from ...engine.errors import (
+    DeviceFailed,
+    DiskFull,
+    Diverged,
+    HoldfastError,
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    RolledBack,
+    SourceUnavailable,
+    StoreLocked,
+)
+from ...engine.model.positions import Position
+from ...engine.model.records import Record
+from ...engine.source.interface import CHUNK_BYTES
+from .coordinator import Coordinator
+from .driver import Driver
+from .effects import Answer, End
+from .errors import Branched, NotPrimary
+from .following import MustSeed, Pacing, make_equal
+from .local import LocalStore
+from .member import State, StateMachine
+from .peer.interface import Peer
+from .peer.wire import RECORDS
+from .shipping import ROOM_S, LogStream, Shipping
+from .state import StoredState
+from .status_page import status_page
+
+logger = logging.getLogger("holdfast.cluster")
+
+BEATS = 10
+"""Heartbeats within a ttl."""
+REOPEN_S = 2.0
+"""Between two attempts to open a store again that could not be opened."""
+CONFIRM_S = 10.0
+"""How long a primary waits for the voters to confirm it."""
+BATCH_BYTES = 4 << 20
+"""About the most that a follower appends and syncs in one go."""
+
+
+class Node:
+    """See the module's text. Made by `service.Member`.
+
+    Attributes:
+        machine, driver, local: its parts.
+        branched: why this member gives no snapshots, or None.
+        connected: it streams from a leader now.
+        heard_at: when it last heard from a leader, monotonic seconds.
+    """
+
+    def __init__(self, machine: StateMachine, state: StoredState, coordinator: Coordinator, env: Env, *,
+                 local: Callable[[Callable[[], Shipping], Callable[[], HoldfastError]], LocalStore[Any, Any]],
+                 peer: Callable[[str], Peer], seed: Callable[[str], Callable[[], None]],
+                 on_failure: Callable[[BaseException], None], on_role: Callable[[str, int], None]) -> None:
+        """
+        Args:
+            machine, state, coordinator, env: what it is made of.
+            local: opens the store, given what makes its plugin for shipping, and the error for refused transactions.
+            peer: a client for the member at an address. From any thread.
+            seed: copies the state of the member at an address beside the present one, and returns what brings it into
+                force. Slow.
+            on_failure: as the driver's.
+            on_role: told of each change of role, with the epoch, on the thread that brought it.
+        """
+        self.machine = machine
+        self.branched: str | None = None
+        self.connected = False
+        self.heard_at = env.clock.monotonic()
+        self._state = state
+        self._env = env
+        self._peer = peer
+        self._seed = seed
+        self._on_role = on_role
+        self._role = "follower"
+        self._closing = False
+        self._shall_show = 0
+        self._idle = (0, env.clock.monotonic())  # the log's end, and since when
+        self._following: _Stream | None = None
+        self._beating = env.scheduler.event()
+        self._acks = Pool("holdfast-acks", 1, env.scheduler)
+        self.local = local(lambda: Shipping(env, lambda: machine.serving, self._durable, self.failed), self.not_primary)
+        machine.end, machine.published = self.local.end, self.local.published
+        self.driver = Driver(machine, state, coordinator, self, env, on_failure=on_failure)
+        self._beats: Task = env.scheduler.spawn("holdfast-beat", self._run_beats)
+
+    # --- what the driver asks for ---------------------------------------------------------------------------------
+
+    def publish(self, txid: int) -> None:
+        self._shall_show = max(self._shall_show, txid)
+        try:
+            self.local.publish(txid)
+        except (DiskFull, LimitReached, RolledBack) as error:  # it is tried again
+            logger.warning("%s shows nothing newer for now: %s", self.machine.name, error)
+        if self.machine.serving:
+            self.local.shipping.beat(self.machine.serving, txid)
+
+    def acknowledge(self, epoch: int, txid: int, beat: int) -> None:
+        stream = self._following
+        if stream is not None and stream.epoch == epoch:
+            stream.acknowledge(txid, beat)
+
+    def follow(self, name: str, address: str, epoch: int) -> None:
+        self.unfollow()
+        self._following = stream = _Stream(self, name, address, epoch, self._env)
+        stream.start()
+
+    def unfollow(self) -> None:
+        stream, self._following = self._following, None
+        if stream is not None:
+            stream.stop()
+
+    def fetch(self, address: str, end: End) -> End:
+        """Raises `SourceUnavailable` and others; `MustSeed` if this member has shown what the best log lacks, which
+        the overlap rule excludes."""
+        local, fetching = self.local, lambda: self.machine.state is State.FETCHING
+        try:
+            with self._peer(address) as peer:
+                common = make_equal(_LogHere(self, fetching), peer, end.txid)
+                for kind, records in peer.fetch(common, end.txid):
+                    if kind != RECORDS:
+                        continue
+                    self._take_attachments(peer, records)
+                    if local.append(records, fetching) is None:
+                        raise SourceUnavailable("the log is not fetched any more, since this member has stepped down")
+        except BaseException:
+            self._moved()  # part of it may be there, and what differed is gone
+            raise
+        reached = local.end
+        if (reached.txid, reached.chain) != (end.txid, end.chain):
+            raise Diverged(f"{address} announced a log up to {end.txid}, and sent another one")
+        return reached
+
+    def start_epoch(self, epoch: int) -> End:
+        return self.local.start_epoch(epoch)
+
+    def accept(self, watermark: int) -> None:
+        self.local.accept(watermark)
+        self.driver.notify()
+        self._tell_role()
+
+    def hold(self) -> End | None:
+        return self.local.hold()
+
+    def refuse(self) -> None:
+        self.local.refuse()
+
+    def step_down(self) -> tuple[End, int]:
+        while not self._closing:
+            try:
+                self.local.reopen()
+                break
+            except (DiskFull, LimitReached, DeviceFailed, StoreLocked) as error:  # without a store, it only waits
+                logger.error("%s cannot open its store again yet: %s", self.machine.name, error)
+                self._beating.wait(REOPEN_S)
+        self._shall_show = 0
+        self._tell_role()
+        return self.local.end, self.local.published
+
+    def failed(self, error: BaseException) -> None:
+        """The store is poisoned: open it again, as a follower's."""
+        if not self._closing:
+            self.driver.tell(lambda m: m.failed(str(error)))
+
+    def ask(self, address: str, epoch: int) -> tuple[Answer | None, int]:
+        with self._peer(address) as peer:
+            reply = peer.promise({"candidate": self.machine.name, "epoch": epoch})
+        if reply.get("answer") is None:
+            return None, int(reply["promised"])
+        given, generation, (at_epoch, txid, chain), published = reply["answer"]
+        return Answer(given, generation, End(at_epoch, txid, chain), published), int(reply["promised"])
+
+    def poll(self, address: str) -> int | None:
+        try:
+            with self._peer(address) as peer:
+                lost = peer.status().get("lost")
+        except HoldfastError:
+            return None
+        return lost if isinstance(lost, int) else None
+
+    # --- as leader ------------------------------------------------------------------------------------------------
+
+    def _durable(self) -> None:
+        """Records have become durable in a store that accepts transactions."""
+        end, now = self.local.end, self._env.clock.monotonic()
+        self.driver.tell(lambda m: m.moved(end, now))
+
+    def _run_beats(self) -> None:
+        while not self._closing:
+            document = self.machine.document
+            self._beating.wait(1.0 if document is None else document.ttl / BEATS)
+            serving = self.machine.serving
+            if serving:
+                self.local.shipping.beat(serving, self.machine.watermark, count=True)
+            if self.local.published < self._shall_show and not self.local.accepting:
+                self.publish(self._shall_show)
+            self._state.keep_watermark(self.local.published)
+            self._mark_time()
+            self._tell_role()
+
+    def _mark_time(self) -> None:
+        """In an idle primary, log a record of the kit now and then: a backup is complete up to the last record."""
+        store, now = self.local.store, self._env.clock.monotonic()
+        every, end = store.settings.heartbeat_s, store.durable.txid
+        if end != self._idle[0]:
+            self._idle = end, now
+        elif every and now - self._idle[1] >= every and self.local.accepting:
+            replica = store.replica
+            with contextlib.suppress(HoldfastError):  # it steps down, or there is no room
+                if replica is not None:
+                    replica.mark()
+
+    def confirmed_position(self, timeout: float) -> int:
+        """A transaction such that everything acknowledged before this call is at or before it. Enough voters confirm
+        that no later primary has acknowledged anything. Raises `NotPrimary`."""
+        position = self.local.store.positions().acknowledged
+        serving = self.machine.serving
+        if not serving:
+            raise self.not_primary()
+        beat = self.local.shipping.beat(serving, self.machine.watermark, count=True)
+        self.driver.wait(lambda m: m.confirms(beat) or m.epoch != serving, timeout)
+        with self.driver.lock:
+            confirmed = self.machine.epoch == serving and self.machine.confirms(beat)
+        if not confirmed:
+            raise NotPrimary(f"too few voters confirm that {self.machine.name} is still the primary",
+                             hint="try again in a moment")
+        return position
+
+    def lag_s(self) -> float:
+        """Seconds since this member last knew what the primary had published; 0 on the primary."""
+        return 0.0 if self.machine.role == "primary" else self._env.clock.monotonic() - self.heard_at
+
+    @property
+    def role(self) -> str:
+        """"primary" only once transactions are accepted."""
+        role = self.machine.role
+        return "candidate" if role == "primary" and not self.local.accepting else role
+
+    def _tell_role(self) -> None:
+        role = self.role
+        if role != self._role:
+            self._role = role
+            self._on_role(role, self.machine.epoch)
+
+    def not_primary(self) -> HoldfastError:
+        """The error for a transaction that this member does not take."""
+        machine, document = self.machine, self.machine.document
+        leader = None if document is None else document.leader
+        if machine.state is State.HANDING:
+            return NotPrimary(f"{machine.name} is handing over to another member", hint="try again in a moment")
+        if document is None or leader is None or leader == machine.name:
+            return NotPrimary(f"{machine.name} is not the primary, and none is known", hint="try again in a moment")
+        address = document.members[leader].address
+        return NotPrimary(f"{machine.name} is not the primary; {leader} at {address} is", primary=address)
+
+    # --- what other members ask for -------------------------------------------------------------------------------
+
+    def promise(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer a candidate. Waits until the promise is durable."""
+        candidate, epoch = request.get("candidate"), request.get("epoch")
+        if type(candidate) is not str or type(epoch) is not int:
+            raise InvalidInput("a promise is asked for with a candidate and an epoch")
+        reply: Future[tuple[Answer | None, int]] = Future()
+        self.driver.tell(lambda m: m.asked(candidate, epoch, reply, self._env.clock.monotonic()))
+        document = self.machine.document
+        try:
+            answer, promised = reply.result(10.0 if document is None else document.ttl)
+        except TimeoutError:
+            raise SourceUnavailable(f"{self.machine.name} cannot promise now: its store is being closed") from None
+        if answer is None:
+            return {"promised": promised, "answer": None}
+        return {"promised": promised, "answer": [answer.epoch, answer.generation, list(answer.end), answer.published]}
+
+    def chain_at(self, txid: int, epoch: int | None = None) -> bytes:
+        """Raises `NotPrimary` if `epoch` is given and this member does not serve it."""
+        if epoch is not None and epoch != self.machine.serving:
+            raise NotPrimary(f"{self.machine.name} does not lead epoch {epoch}", hint="try again in a moment")
+        return self.local.store.log.chain_at(txid)
+
+    def open_stream(self, hello: Mapping[str, Any], stream: LogStream) -> None:
+        """Begin to send the log to a follower. Raises `NotPrimary`, `Diverged`, `LogPruned`, `InvalidInput`."""
+        try:
+            name, epoch, after = str(hello["member"]), int(hello["epoch"]), Position(hello["after"], hello["chain"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInput(f"a follower's hello lacks or garbles a field: {error}") from error
+        if epoch != self.machine.serving:
+            raise NotPrimary(f"{self.machine.name} does not lead epoch {epoch}", hint="try again in a moment")
+        if self.local.store.log.chain_at(after.txid) != after.chain:
+            raise Diverged(f"the follower's log differs from the primary's at transaction {after.txid}")
+        stream.heartbeat({"end": self.local.store.durable.txid, "epoch": epoch, "watermark": 0, "beat": 0})
+        self.local.shipping.add(name, epoch, after, stream)
+        self.local.shipping.beat(epoch, self.machine.watermark)
+
+    def send_log(self, hello: Mapping[str, Any], stream: LogStream) -> None:
+        """Send a part of the log here, published or not, to a candidate that lacks it. In a thread of its own."""
+        try:
+            after, upto = Position(int(hello["after"]), hello["chain"]), int(hello["upto"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInput(f"what asks for log lacks or garbles a field: {error}") from error
+
+        def work() -> None:
+            try:
+                for records in _batches(self.local.store.log.cursor(after).read(upto)):
+                    while not stream.send_records(records):
+                        stream.wait_room(ROOM_S)
+            except Exception as error:
+                stream.close(error)
+            else:
+                stream.close("that is all")
+
+        self._env.scheduler.spawn("holdfast-send", work)
+
+    def read_attachment(self, name: str, offset: int, length: int) -> bytes:
+        """A piece of a file that a record of the log names. Raises `InvalidInput`, `NotFound`."""
+        if not 0 <= length <= CHUNK_BYTES or offset < 0:
+            raise InvalidInput(f"{length} bytes from {offset} on were asked for; the most at once is {CHUNK_BYTES}")
+        store = self.local.store
+        try:
+            file = self._env.files.open(store.log.attachment_path(name))
+        except FileNotFoundError as error:
+            raise NotFound(f"the log has no attachment {name}", hint="records name those that exist") from error
+        try:
+            return file.pread(length, offset)
+        finally:
+            file.close()
+
+    def command(self, verb: str, args: Mapping[str, Any]) -> dict[str, Any]:
+        """What an operator or another member asks this one to do. Raises `InvalidInput` if it does not do it."""
+        now = self._env.clock.monotonic()
+        if verb == "confirm":
+            return {"txid": self.confirmed_position(CONFIRM_S)}
+        to = str(args.get("member", ""))
+        if verb == "switchover":
+            why = self.driver.tell(lambda m: m.switch_over(to, now))
+        elif verb == "remove":
+            why = self.driver.tell(lambda m: m.remove(to, now))
+        elif verb == "failover":
+            why = self.driver.tell(lambda m: m.take_over(now))
+        elif verb == "reinit":
+            stream = self._following
+            why = None if stream is not None else f"{self.machine.name} follows nobody whose state it could copy"
+            if stream is not None:
+                stream.seed_anew()
+        else:
+            raise InvalidInput(f"members know no command {shown(verb)}",
+                               hint="use switchover, failover, reinit, remove or confirm")
+        if why is not None:
+            raise InvalidInput(f"no {verb}: {why}", hint="see the cluster's status")
+        return {"begun": True}
+
+    def health(self, kind: str, query: Mapping[str, str]) -> tuple[bool, dict[str, Any]]:
+        """Whether this member is what a load balancer looks for, and some facts. `kind`: "primary" or "read-write";
+        "replica", with `lag` in seconds in the query; or "health": it has a store open."""
+        role, lag = self.role, self.lag_s()
+        facts = {"name": self.machine.name, "role": role, "epoch": self.machine.epoch or self.machine.promised,
+                 "published": self.local.published, "lag_s": round(lag, 3)}
+        if kind in ("primary", "read-write"):
+            return role == "primary", facts
+        if kind == "replica":
+            try:
+                most = float(query.get("lag", "inf"))
+            except ValueError:
+                raise InvalidInput(f"lag is a number of seconds, not {shown(query['lag'])}") from None
+            return role == "follower" and self.connected and self.branched is None and lag <= most, facts
+        return not self.local.store.closed, facts
+
+    def acked(self, ack: Mapping[str, Any]) -> None:
+        """A follower has acknowledged."""
+        try:
+            name, generation, epoch = str(ack["member"]), int(ack["generation"]), int(ack["epoch"])
+            txid, beat = int(ack["txid"]), int(ack["beat"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInput(f"an acknowledgement lacks or garbles a field: {error}") from error
+        now = self._env.clock.monotonic()
+
+        def note() -> None:
+            self.driver.tell(lambda m: m.acked_by(name, generation, epoch, txid, beat, now))
+
+        if self.local.accepting:
+            note()
+        else:  # it may publish what was inherited, which takes its time
+            self._acks.submit(note)
+
+    def status(self) -> dict[str, Any]:
+        """For people and programs, as plain values. O(members)."""
+        with self.driver.lock:
+            status = self.machine.status()
+        store = self.local.store
+        voters = () if self.machine.document is None else self.machine.document.electorate
+        return {**status, "role": self.role, "voters": voters, "durable": store.durable.txid,
+                "published": store.published.txid, "connected": self.connected, "branched": self.branched,
+                "backup_uri": store.backup_uri, "sent": self.local.shipping.followers(), "log": store.log.status(),
+                "base": [store.log.base.txid, store.log.base_epoch]}
+
+    # --- copying --------------------------------------------------------------------------------------------------
+
+    def _moved(self) -> None:
+        """Tell the state machine where the log ends."""
+        end = self.local.end
+        self.driver.tell(lambda m: m.moved(end, self._env.clock.monotonic()))
+
+    def _take_attachments(self, peer: Peer, records: list[Record]) -> None:
+        """Copy the files that records name, durably, before the records are appended."""
+        for record in records:
+            if record.attachment is None:
+                continue
+            attachment = record.attachment
+            out = self.local.store.log.import_attachment(attachment)
+            try:
+                for offset in range(0, attachment.size, CHUNK_BYTES):
+                    out.write(peer.read_attachment(attachment.name, offset,
+                                                   min(CHUNK_BYTES, attachment.size - offset)))
+                out.finish()
+            except BaseException:
+                out.abandon()
+                raise
+
+    def seed_from(self, address: str, error: MustSeed) -> None:
+        """Copy the state of another member in place of the one here."""
+        if error.branched:
+            self.branched = error.message
+            logger.error("%s has branched: %s", self.machine.name, error.message)
+        logger.warning("%s is seeded anew from %s: %s", self.machine.name, address, error.message)
+        self.local.seed(self._seed(address))
+        end, published = self.local.end, self.local.published
+        self.branched = None
+        self.driver.tell(lambda m: m.stepped_down(end, published, self._env.clock.monotonic()))
+
+    def check_snapshots(self) -> None:
+        """Raises `Branched` if this member must show nothing."""
+        if self.branched is not None:
+            raise Branched(f"{self.machine.name} has branched: {self.branched}")
+
+    def metrics(self) -> str:
+        """Lines in Prometheus' text format."""
+        machine, store = self.machine, self.local.store
+        rows = [("member_primary", "gauge", "whether this member is the primary", int(self.role == "primary")),
+                ("member_epoch", "gauge", "the epoch that it leads or follows in", machine.epoch or machine.promised),
+                ("member_connected", "gauge", "whether it streams from a primary", int(self.connected)),
+                ("member_lag_seconds", "gauge", "since it last heard what the primary had published",
+                 round(self.lag_s(), 3)),
+                ("member_unpublished_transactions", "gauge", "durable here and not published",
+                 store.durable.txid - store.published.txid)]
+        return "".join(f"# HELP holdfast_{name} {text}\n# TYPE holdfast_{name} {kind}\nholdfast_{name} {value}\n"
+                       for name, kind, text, value in rows)
+
+    def page(self) -> bytes:
+        """A page for people."""
+        return status_page(self.machine, self.role)
+
+    def close(self) -> None:
+        """Stop everything, and close the store."""
+        self._closing = True
+        self._beating.set()
+        self.unfollow()
+        self.driver.close()
+        self._acks.close()
+        self._beats.join()
+        self.local.close()
+
+
+class _LogHere:
+    """The member's log, for finding where it and another one part."""
+
+    def __init__(self, node: Node, allowed: Callable[[], bool]) -> None:
+        self._node = node
+        self._local = node.local
+        self._allowed = allowed
+
+    def end(self) -> Position:
+        return self._local.store.durable
+
+    def published(self) -> int:
+        return self._local.published
+
+    def base(self) -> int:
+        return self._local.store.log.base.txid
+
+    def chain_at(self, txid: int) -> bytes:
+        return self._local.store.log.chain_at(txid)
+
+    def cut(self, after: Position) -> None:
+        if not self._local.cut(after, self._allowed):
+            raise SourceUnavailable("the log is not cut, since this member does not follow any more")
+        self._node._moved()
+
+
+class _Stream:
+    """A follower's stream from the leader of one epoch, in a thread of its own, begun again whenever it breaks."""
+
+    def __init__(self, node: Node, name: str, address: str, epoch: int, env: Env) -> None:
+        self.epoch = epoch
+        self._node = node
+        self._name = name
+        self._address = address
+        self._env = env
+        self._stopped = False
+        self._pacing = Pacing(env, lambda: self._stopped)
+        self._acks: Any = None
+        self._acked = (-1, -1)
+        self._must_seed = False
+        self._peer: Peer | None = None
+
+    def start(self) -> None:
+        self._env.scheduler.spawn("holdfast-follow", self._run)
+
+    def stop(self) -> None:
+        """End it. Returns at once; nothing is appended after this, because the state machine does not allow it."""
+        self._stopped = True
+        self._pacing.stop()
+        peer = self._peer
+        if peer is not None:
+            peer.close()
+
+    def seed_anew(self) -> None:
+        """Have the state copied anew from the leader."""
+        self._must_seed = True
+        peer = self._peer
+        if peer is not None:
+            peer.close()
+
+    def acknowledge(self, txid: int, beat: int) -> None:
+        acks = self._acks
+        if acks is None or (txid, beat) == self._acked:
+            return
+        self._acked = txid, beat
+        with contextlib.suppress(HoldfastError):  # then the stream breaks too, and is begun again
+            acks.send({"txid": txid, "beat": beat})
+
+    def _run(self) -> None:
+        node, log = self._node, logger
+        while not self._stopped:
+            try:
+                self._follow_once()
+            except MustSeed as error:
+                try:
+                    node.seed_from(self._address, error)
+                except Exception as failed:
+                    log.warning("%s could not be seeded from %s: %s", node.machine.name, self._name, failed)
+            except HoldfastError as error:
+                log.info("%s: the stream from %s broke: %s", node.machine.name, self._name, error)
+                if isinstance(error.__cause__, ConnectionRefusedError):
+                    node.driver.tell(lambda m: m.lost(self.epoch, self._env.clock.monotonic()))
+            except Exception:
+                log.exception("%s: following %s failed", node.machine.name, self._name)
+            finally:
+                node.connected = False
+                self._acks = None
+            if not self._pacing.wait():
+                return
+
+    def _follow_once(self) -> None:
+        node, machine = self._node, self._node.machine
+
+        def allowed() -> bool:
+            return machine.accepts(self.epoch)
+
+        if not allowed():
+            return
+        if self._must_seed:
+            self._must_seed = False
+            raise MustSeed("an operator asked for it", branched=False)
+        self._peer = peer = node._peer(self._address)
+        with peer:
+            common = make_equal(_LogHere(node, allowed), peer, int(peer.status()["durable"]), self.epoch)
+            hello = {"member": machine.name, "generation": machine.entry.generation, "epoch": self.epoch}
+            with peer.acks(hello) as acks:
+                self._acks, self._acked = acks, (-1, -1)
+                for kind, body in peer.follow(hello, common):
+                    if kind == RECORDS:
+                        node._take_attachments(peer, body)
+                        reached = node.local.append(body, allowed)
+                        if reached is None:
+                            return
+                        self._appended(reached)
+                    elif "end" in body:
+                        self._started(common.txid, int(body["end"]))
+                        node.connected = True
+                        node.driver.notify()
+                        self._pacing.worked()
+                    else:
+                        self._heard(int(body["epoch"]), int(body["watermark"]), int(body["beat"]))
+
+    def _started(self, common: int, leader_end: int) -> None:
+        """The stream has begun. Only what was compared counts as matched: an earlier stream's last batch may have been
+        appended since, and then what the leader sends will not follow it."""
+        now, end = self._env.clock.monotonic(), self._node.local.end
+
+        def event(machine: StateMachine) -> None:
+            machine.moved(end, now)
+            machine.connected(self.epoch, leader_end)
+            machine.matched(self.epoch, common, now)
+
+        self._node.driver.tell(event)
+
+    def _heard(self, epoch: int, watermark: int, beat: int) -> None:
+        self._node.heard_at = now = self._env.clock.monotonic()
+        self._node.driver.tell(lambda m: m.heard(epoch, watermark, beat, now))
+
+    def _appended(self, end: End) -> None:
+        now = self._env.clock.monotonic()
+
+        def event(machine: StateMachine) -> None:
+            machine.moved(end, now)
+            machine.matched(self.epoch, end.txid, now)
+
+        self._node.driver.tell(event)
+
+
+def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Lists of records, each small enough to append and sync in one go."""
+    batch: list[Record] = []
+    size = 0
+    for record in records:
+        batch.append(record)
+        size += len(record.payload)
+        if size >= BATCH_BYTES or record.attachment is not None:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

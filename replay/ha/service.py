@@ -1,0 +1,633 @@
+"""The face of a member for users: a store that belongs to a cluster.
+
+    with Member.open("a.db", GraphEngine, cluster="social", name="a", listen="127.0.0.1:7001",
+                     coordinator="etcd://127.0.0.1:2379", create=True) as member:
+        member.wait_ready()
+        if member.role == "primary":
+            with member.transaction() as tx: ...         # returns when a quorum has it on disk
+        with member.snapshot(at_least=position) as view: ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self
+
+from ...engine.contract.engine import Engine, TxT, ViewT
+from ...engine.contract.plugin import Plugin
+from ...engine.contract.transaction import Durability
+from ...engine.env import REAL, Env
+from ...engine.env.shown import shown
+from ...engine.errors import (
+    ConditionNotMet,
+    ForeignStore,
+    HoldfastError,
+    InvalidInput,
+    OutcomeUnknown,
+    SettingError,
+    SourceUnavailable,
+    StoreClosed,
+)
+from ...engine.model.positions import Position
+from ...engine.store.layout import Layout
+from ...engine.store.settings import Settings
+from ...engine.store.store import Store
+from ...engine.store.write_path import TransactionScope
+from . import quorum
+from .coordinator import ABSENT, Coordinator
+from .document import ClusterDocument, MemberEntry
+from .effects import End
+from .errors import (
+    CoordinatorUnavailable,
+    MemberRefused,
+    NoCluster,
+    NotPrimary,
+    SwapConflict,
+    SwapUnknown,
+)
+from .local import LocalStore
+from .member import StateMachine
+from .node import Node
+from .peer.interface import Transport
+from .peer.wire import RECORDS
+from .seed import seed
+from .shipping import Shipping
+from .state import BranchPolicy, StoredState
+
+logger = logging.getLogger("holdfast.cluster")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_ANY = re.compile(r"any\((\d{1,3})\)")
+_POLL_S = 0.3
+_OPEN_S = 3.0
+"""How long `open` waits for the coordinator and the store; joining then goes on in the background."""
+
+
+class MemberScope(Generic[TxT]):
+    """What `Member.transaction` returns: a context manager, as a store's. After the block, it waits for as many members
+    as `ack` asks for."""
+
+    __slots__ = ("_ack", "_member", "_scope", "_tx")
+
+    def __init__(self, member: Member[TxT, Any], scope: TransactionScope[TxT], ack: str | int | None) -> None:
+        self._member = member
+        self._scope = scope
+        self._ack = ack
+        self._tx: TxT | None = None
+
+    def __enter__(self) -> TxT:
+        try:
+            self._tx = tx = self._scope.__enter__()
+        except StoreClosed:  # it has just been deposed
+            raise self._member._running().not_primary() from None
+        return tx
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        store = self._member._running().local.store
+        try:
+            self._scope.__exit__(kind, error, trace)
+        except OutcomeUnknown as unknown:
+            if unknown.txid is not None:
+                with contextlib.suppress(HoldfastError, OSError):  # the log may be cut by now
+                    unknown.position = Position(unknown.txid, store.log.chain_at(unknown.txid))
+            raise
+        txid = getattr(self._tx, "txid", None)
+        if kind is None and txid is not None and self._ack is not None:
+            self._member._wait_copies(txid, self._ack)
+
+
+class Member(Generic[TxT, ViewT]):
+    """See the module's text. Made by `open`; a context manager; safe to use from any number of threads.
+
+    Attributes:
+        name, cluster, directory: of this member.
+        store_id: of the cluster's store, hex; empty until the cluster is known.
+    """
+
+    def __init__(self, directory: Path, engine: type[Engine[TxT, ViewT]], *, cluster: str, name: str,
+                 transport: Transport, coordinator: Coordinator, create: bool, ack: str | int, floor: quorum.Floor,
+                 ttl: float, failsafe: bool, entry: MemberEntry, branches: BranchPolicy,
+                 on_role: Callable[[str, int], None] | None, plugins: Iterable[Plugin | str],
+                 options: Mapping[str, Any] | None, settings: Settings,
+                 env: Env) -> None:
+        self.directory = directory
+        self.cluster = cluster
+        self.name = name
+        self.store_id = ""
+        self._engine = engine
+        self._transport = transport
+        self._coordinator = coordinator
+        self._create = create
+        self._ack = ack
+        self._floor = floor
+        self._ttl = ttl
+        self._failsafe = failsafe
+        self._entry = entry
+        self._branches = branches
+        self._on_role = on_role
+        self._plugins = tuple(plugins)
+        self._options = options
+        self._settings = settings
+        self._env = env
+        self._lock = env.scheduler.lock()
+        self._news = env.scheduler.condition(self._lock)
+        self._closing = False
+        self._failure: BaseException | None = None
+        self._waits_for: str | None = "the cluster's document"
+        self._node: Node | None = None
+        self._state = StoredState(directory, cluster, name, env)
+        try:
+            self._joining = env.scheduler.spawn("holdfast-join", self._run_join)
+        except BaseException:
+            self._state.close()
+            raise
+
+    @classmethod
+    def open(cls, directory: str | Path, engine: type[Engine[TxT, ViewT]], *, cluster: str, name: str, listen: str,
+             coordinator: str | Coordinator, advertise: str | None = None, create: bool = False,
+             ack: str | int = "quorum", floor: quorum.Floor = "quorum", ttl: float = 10.0, failsafe: bool = False,
+             no_failover: bool = False, no_sync: bool = False, clone_from: bool = False, priority: int = 100,
+             token: str | None = None, backup_token: str | None = None, tls_certificate: str | Path | None = None,
+             tls_key: str | Path | None = None, ca: str | Path | None = None, insecure: bool = False,
+             branches: BranchPolicy = "keep_all", on_role: Callable[[str, int], None] | None = None,
+             transport: Transport | None = None,
+             plugins: Iterable[Plugin | str] = (),
+             options: Mapping[str, Any] | None = None, settings: Settings | None = None, env: Env = REAL) -> Self:
+        """Open a member, and let it join its cluster. Returns once its store is open, or once it waits for others:
+        `wait_ready` waits until it can be used.
+
+        Args:
+            directory: of the member. If it is empty, the state is copied from another member.
+            engine, plugins, options, settings, env: as for `Store.open`.
+            cluster, name: of the cluster, and of this member within it: letters, digits, dots and dashes.
+            listen: "host:port" for its service.
+            coordinator: "etcd://host:port,host:port" or "file:DIRECTORY", or an object.
+            advertise: "host:port" where others reach it, if that is not `listen`.
+            create: begin the cluster if the coordinator has none of this name.
+            ack: when a commit returns, if the transaction does not say: "quorum", "all", "local", or how many members
+                must hold it, "any(n)" or a number.
+            floor, ttl, failsafe: of the cluster, if it is begun: see `ClusterDocument`.
+            no_failover, no_sync, clone_from, priority: see `MemberEntry`.
+            on_role: called with the role and the epoch after each change of role, in a thread of the member's. Be
+                quick.
+            transport: in place of HTTP, for tests.
+            token, backup_token, tls_certificate, tls_key, ca, insecure: see `HttpTransport`.
+            branches: what is kept of transactions that are cut from this member's log: `keep_all`, `keep_last`, or
+                `keep_none`, which keeps their numbers.
+
+        Raises:
+            StoreLocked, MemberRefused, ForeignStore, WrongEngine, Damaged, SettingError, DiskFull.
+        """
+        if not _NAME.fullmatch(cluster) or not _NAME.fullmatch(name):
+            raise SettingError(f"{shown(cluster if _NAME.fullmatch(name) else name)} is not a name",
+                               hint="use up to 63 letters, digits, dots, dashes and underscores")
+        check_ack(ack)
+        if not (floor == "quorum" or (type(floor) is int and floor >= 1)):
+            raise SettingError(f'floor must be "quorum" or a number of members, not {shown(floor)}')
+        if branches not in ("keep_all", "keep_last", "keep_none"):
+            raise SettingError(f"branches must be keep_all, keep_last or keep_none, not {shown(branches)}")
+        at = _coordinator(coordinator, cluster, env)
+        if transport is None:
+            from .peer.transport import HttpTransport  # here, so that a member with another one does not load aiohttp
+
+            transport = HttpTransport(listen, advertise, token=token, backup_token=backup_token,
+                                      tls_certificate=tls_certificate, tls_key=tls_key, ca=ca, insecure=insecure,
+                                      silence=max(1.0, ttl), env=env)
+        entry = MemberEntry(address=transport.address, generation=0, instance="", no_failover=no_failover,
+                            no_sync=no_sync, clone_from=clone_from, priority=priority)
+        member = cls(env.files.absolute(directory), engine, cluster=cluster, name=name, transport=transport,
+                     coordinator=at, create=create, ack=ack, floor=floor, ttl=ttl, failsafe=failsafe, entry=entry,
+                     branches=branches, on_role=on_role, plugins=plugins, options=options,
+                     settings=settings or Settings(), env=env)
+        try:
+            member._await(lambda: member._node is not None, _OPEN_S)
+        except BaseException:
+            member.close()
+            raise
+        return member
+
+    # --- joining --------------------------------------------------------------------------------------------------
+
+    def _run_join(self) -> None:
+        try:
+            self._join()
+        except BaseException as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._closing:
+            return
+        logger.error("member %s cannot go on: %s", self.name, error)
+        with self._lock:
+            self._failure = self._failure or error
+            self._news.notify_all()
+
+    def _join(self) -> None:
+        """Find or begin the cluster, get a store, and start the node. In a thread of its own."""
+        document = self._find_document()
+        if document is None:
+            return
+        self._check_document(document)
+        state, layout = self._state, Layout(self.directory, self._env.files)
+        known = document.members.get(self.name)
+        whole = state.identity.whole
+        if not layout.is_store():
+            if known is not None and known.generation and not state.identity.generation:
+                self._check_not_running(known)
+            whole = False
+            if not self._seed_first(document):
+                return
+        elif state.fresh:  # a store that was there before: what it may have acknowledged elsewhere is not known
+            whole = not document.members
+        if known is not None and known.generation > state.identity.generation and not whole:
+            state.skip_generations(known.generation)  # an empty directory takes the name over
+        state.begin(whole=whole)
+        state.keep_document(document)
+        if not whole:  # a promise that was lost with the directory was for an epoch that the document has by now
+            state.keep_promise(max(document.epoch, state.promise[0]), document.leader or "")
+        self._start(document)
+
+    def _find_document(self) -> ClusterDocument | None:
+        """The cluster's document, begun if this member may. Waits until there is one; None if this member is closed.
+        """
+        while not self._closing:
+            try:
+                data, _ = self._coordinator.read(_OPEN_S)
+                if data is not None:
+                    return ClusterDocument.decode(data)
+                if self._state.document is not None:
+                    self._wait_for("the cluster's document, which the coordinator has lost")
+                elif self._create:
+                    document = self._begin_cluster()
+                    if document is not None:
+                        return document
+                    continue
+                else:
+                    self._wait_for("somebody who begins the cluster")
+            except (CoordinatorUnavailable, SwapUnknown, SwapConflict) as error:
+                if self._state.document is not None and self._state.identity.whole:
+                    return self._state.document  # reads go on without a coordinator
+                self._wait_for(f"the coordinator ({error.message})")
+            self._env.scheduler.event().wait(_POLL_S)
+        return None
+
+    def _begin_cluster(self) -> ClusterDocument | None:
+        """Make the store if there is none, and the document. None if somebody else was faster."""
+        layout = Layout(self.directory, self._env.files)
+        made = not layout.is_store()
+        with Store.open(self.directory, self._engine, options=self._options, settings=self._settings,
+                        env=self._env) as store:
+            store_id = store.history.store_id.hex()
+        random = self._env.randomness
+        document = ClusterDocument(cluster=self.cluster, store_id=store_id, ttl=self._ttl, floor=self._floor,
+                                   failsafe=self._failsafe, voters=(self.name,), nonce=random.token(16).hex(),
+                                   secret=random.token(24).hex(), members={self.name: self._entry})
+        try:
+            self._coordinator.swap(ABSENT, document.encode(), _OPEN_S)
+        except SwapConflict:
+            if made:
+                layout.clear()
+            return None
+        except SwapUnknown:
+            data, _ = self._coordinator.read(_OPEN_S)
+            if data is None or ClusterDocument.decode(data).nonce != document.nonce:
+                if made:
+                    layout.clear()
+                return None
+        return replace(document, members={})
+
+    def _check_document(self, document: ClusterDocument) -> None:
+        kept, layout = self._state.document, Layout(self.directory, self._env.files)
+        if document.cluster != self.cluster:
+            raise MemberRefused(f"the coordinator's document is of cluster {document.cluster}, not of {self.cluster}")
+        if kept is not None and kept.store_id != document.store_id:
+            raise MemberRefused(f"cluster {self.cluster} has store {document.store_id[:8]} now, and this member was in "
+                                f"one of that name with store {kept.store_id[:8]}")
+        if layout.is_store():
+            store_id = layout.read_identity().store_id.hex()
+            if store_id != document.store_id:
+                raise ForeignStore(f"{self.directory} holds store {store_id[:8]}, and cluster {self.cluster} store "
+                                   f"{document.store_id[:8]}", hint="join with an empty directory")
+        self.store_id = document.store_id
+        self._transport.learn(document.secret)
+
+    def _check_not_running(self, known: MemberEntry) -> None:
+        """An empty directory may take the name of a member that is gone, but not of one that runs."""
+        try:
+            with self._transport.peer(known.address) as peer:
+                status = peer.status()
+        except HoldfastError:
+            return
+        if status.get("name") == self.name:
+            raise MemberRefused(f"a member {self.name} runs at {known.address}",
+                                hint="give this one another name, or stop that one")
+
+    def _seed_first(self, document: ClusterDocument) -> bool:
+        """Copy a state into the empty directory, from whoever has one. False if this member is closed."""
+        while not self._closing:
+            for name in _best_sources(document):
+                if name == self.name:
+                    continue
+                try:
+                    self._seed(document.members[name].address)()
+                    return True
+                except (SourceUnavailable, NotPrimary) as error:
+                    self._wait_for(f"a member to copy the store from ({name}: {error})")
+            self._env.scheduler.event().wait(_POLL_S)
+            found = self._find_document()
+            if found is None:
+                return False
+            document = found
+        return False
+
+    def _wait_for(self, what: str) -> None:
+        with self._lock:
+            if self._waits_for != what:
+                logger.info("member %s waits for %s", self.name, what)
+            self._waits_for = what
+            self._news.notify_all()
+
+    def _start(self, document: ClusterDocument) -> None:
+        state, env = self._state, self._env
+        self._entry = replace(self._entry, generation=state.identity.generation,
+                              instance=env.randomness.token(8).hex())
+        machine = StateMachine(self.name, self._entry, promised=state.promise, end=End(0, 0, b""), published=0,
+                               kept=state.document, whole=state.identity.whole,
+                               nonce=lambda: env.randomness.token(16).hex(), now_us=env.clock.now_us)
+
+        def local(shipping: Callable[[], Shipping], refusal: Callable[[], HoldfastError]) -> LocalStore[TxT, ViewT]:
+            return LocalStore(self.directory, self._engine, state, branches=self._branches, plugins=self._plugins,
+                              options=self._options, settings=self._settings, env=env, shipping=shipping,
+                              not_primary=refusal, on_open=self._transport.show)
+
+        node = Node(machine, state, self._coordinator, env, local=local, peer=self._transport.peer,
+                    seed=self._seed, on_failure=self._fail, on_role=self._tell_role)
+        self._transport.start(node)
+        with self._lock:
+            self._node = node
+            self._news.notify_all()
+
+    def _seed(self, address: str) -> Callable[[], None]:
+        """Copy the state of the member at an address beside the present one. Returns what brings it into force."""
+        with self._transport.source(address) as source:
+            return seed(source, self.directory, self._engine, store_id=bytes.fromhex(self.store_id),
+                        epoch_at=lambda position: self._epoch_at(address, position), options=self._options,
+                        settings=self._settings, env=self._env)
+
+    def _epoch_at(self, address: str, position: Position) -> int:
+        """The epoch of a record in another member's log."""
+        if not position.txid:
+            return 0
+        with self._transport.peer(address) as peer:
+            base, epoch = peer.status()["base"]
+            if position.txid == base:
+                return int(epoch)
+            before = Position(position.txid - 1, peer.chain_at(position.txid - 1))
+            for kind, records in peer.fetch(before, position.txid):
+                if kind == RECORDS:
+                    return int(records[0].epoch)
+        raise SourceUnavailable(f"{address} did not send transaction {position.txid}")
+
+    def _tell_role(self, role: str, epoch: int) -> None:
+        logger.info("%s is %s (epoch %d)", self.name, role, epoch)
+        if self._on_role is not None:
+            try:
+                self._on_role(role, epoch)
+            except Exception:
+                logger.exception("on_role of %s failed", self.name)
+
+    # --- for users ------------------------------------------------------------------------------------------------
+
+    @property
+    def role(self) -> str:
+        """"primary", "candidate", "follower", or "joining" before it has a store. O(1)."""
+        node = self._node
+        return "joining" if node is None else node.role
+
+    @property
+    def primary(self) -> str | None:
+        """The address of the member that leads, as far as this one knows."""
+        node = self._node
+        document = None if node is None else node.machine.document
+        if document is None or document.leader is None:
+            return None
+        return document.members[document.leader].address
+
+    @property
+    def store(self) -> Store[TxT, ViewT]:
+        """The store that is open now. A member that is deposed opens another. Raises `SourceUnavailable`."""
+        store: Store[TxT, ViewT] = self._running().local.current()
+        return store
+
+    @property
+    def address(self) -> str:
+        """Where others reach this member."""
+        return self._transport.address
+
+    def check(self) -> None:
+        """Raises what keeps this member from going on, if anything does."""
+        if self._failure is not None:
+            raise self._failure
+
+    @property
+    def backup_uri(self) -> str | None:
+        """Where this member's backup service answers, or None."""
+        return self.store.backup_uri
+
+    def position(self) -> Position:
+        """Everything up to here is published on this member."""
+        return self.store.published
+
+    def status(self) -> dict[str, Any]:
+        """Everything an operator asks for, as plain values. O(members)."""
+        node = self._node
+        if node is None:
+            return {"name": self.name, "cluster": self.cluster, "role": "joining", "waits_for": self._waits_for,
+                    "trouble": None if self._failure is None else str(self._failure)}
+        return {"cluster": self.cluster, "waits_for": None, **node.status()}
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Wait until this member is primary, or follows one and has caught up with what that had when it began.
+
+        Raises:
+            ConditionNotMet: not within `timeout` seconds; the message says what it waits for.
+            Whatever keeps it from joining.
+        """
+        def ready() -> bool:
+            node = self._node
+            return node is not None and (node.role == "primary" or (node.connected and node.machine.whole))
+
+        deadline = self._env.clock.monotonic() + timeout
+        self._await(lambda: self._node is not None, timeout)
+        node = self._node
+        if node is not None:
+            node.driver.wait(lambda _: ready() or self._failure is not None,
+                             max(0.0, deadline - self._env.clock.monotonic()))
+        if self._failure is not None:
+            raise self._failure
+        if not ready():
+            why = self._waits_for if node is None else node.machine.trouble or "a primary"
+            raise ConditionNotMet(f"member {self.name} is not ready after {timeout:g} s: it waits for {why}", txid=0,
+                                  hint="see status() of this member and of the others")
+
+    def _await(self, reached: Callable[[], bool], timeout: float) -> None:
+        with self._lock:
+            self._news.wait_for(lambda: reached() or self._failure is not None or self._closing, timeout)
+        if self._failure is not None:
+            raise self._failure
+
+    def _running(self) -> Node:
+        node = self._node
+        if node is None:
+            if self._failure is not None:
+                raise self._failure
+            raise NoCluster(f"member {self.name} has no store yet: it waits for {self._waits_for}",
+                            hint="wait with wait_ready()")
+        return node
+
+    def transaction(self, durability: Durability | None = None, *, ack: str | int | None = None) -> MemberScope[TxT]:
+        """A write transaction, as `Store.transaction`. Only the primary takes one.
+
+        Args:
+            durability: as for a store. `pipelined` and `relaxed` do not wait, whatever `ack` says.
+            ack: when the block returns: "quorum", "all", "local", "any(n)" or n members that hold it. Default: that of
+                the member. It is published once the cluster's floor holds it, whatever `ack` says. `local` returns when
+                it is durable here: a fail-over may lose it, and then it was never published.
+
+        Raises, at the beginning:
+            NotPrimary: with the primary's address. Nothing was written.
+        Raises, at the end, as a store's; and:
+            OutcomeUnknown: this member was deposed. `Cluster.outcome` tells what became of the transaction.
+            InvalidInput: `ack` asks for fewer members than the cluster's floor.
+        """
+        asked = check_ack(self._ack if ack is None else ack)
+        node = self._running()
+        need = self._need(asked, node)
+        scope = node.local.store.transaction("relaxed" if asked == "local" and durability is None else durability)
+        document = node.machine.document
+        enough = durability in ("pipelined", "relaxed") or document is None or (
+            asked != "local" and need <= quorum.copies(document.floor, document.voters))
+        return MemberScope(self, scope, None if enough else asked)
+
+    def _need(self, ack: str | int, node: Node) -> int:
+        document = node.machine.document
+        if document is None or ack == "local":
+            return 0
+        floor = quorum.copies(document.floor, document.voters)
+        need = (len(document.voters) if ack == "all" else quorum.copies("quorum", document.voters) if ack == "quorum"
+                else int(ack))
+        if need < floor and ack != "quorum":
+            raise InvalidInput(f"{need} members are asked for, and this cluster publishes nothing that fewer than "
+                               f"{floor} hold", hint='ask for more, or for "local"')
+        return need
+
+    def _wait_copies(self, txid: int, ack: str | int) -> None:
+        """Wait until a transaction is durable here, or held by as many members as were asked for."""
+        node = self._running()
+        store = node.local.store
+        if ack == "local":
+            store.group_commit.sync_within(0.0)
+            store.group_commit.wait_until(lambda: store.durable.txid >= txid, self._settings.wait_s)
+            return
+        need = self._need(ack, node)
+
+        def enough(machine: StateMachine) -> bool:
+            voters = set(() if machine.document is None else machine.document.voters)
+            return sum(1 for name, upto in machine.acked.items() if upto >= txid and name in voters) >= need
+
+        if not node.driver.wait(enough, self._settings.wait_s):
+            raise ConditionNotMet(f"transaction {txid} is published, and fewer than {need} members hold it", txid=txid,
+                                  hint="it stands; a member may be down")
+
+    def snapshot(self, *, at_least: int | Position | None = None, linearizable: bool = False,
+                 max_lag: float | None = None) -> ViewT:
+        """A read view of everything published here: always a prefix of the cluster's history.
+
+        Args:
+            at_least: wait until this transaction is published here: read your own writes.
+            linearizable: everything that was acknowledged before this call is shown. It costs a round to the voters.
+            max_lag: seconds. Raise if this member has not heard from the primary for longer.
+
+        Raises:
+            ConditionNotMet: not within `Settings.wait_s`.
+            NotPrimary: `linearizable`, and no primary answers.
+            Branched: this member must be seeded anew.
+        """
+        node = self._running()
+        node.check_snapshots()
+        if linearizable:
+            at_least = self._linearizable_position(node)
+        if max_lag is not None and node.lag_s() > max_lag:
+            raise ConditionNotMet(f"{self.name} has not heard from the primary for {node.lag_s():.1f} s", txid=0,
+                                  hint="read from another member")
+        if isinstance(at_least, Position):
+            at_least = at_least.txid
+        view: ViewT = node.local.current().snapshot(at_least=at_least)
+        return view
+
+    def _linearizable_position(self, node: Node) -> int:
+        if node.role == "primary":
+            return node.confirmed_position(self._settings.wait_s)
+        primary = self.primary
+        if primary is None:
+            raise NotPrimary("no primary is known", hint="try again in a moment")
+        with self._transport.peer(primary) as peer:
+            return int(peer.command("confirm", {})["txid"])
+
+    def switch_over(self, to: str) -> None:
+        """Hand over to another voter. Only on the primary. Returns once it has begun. Raises `InvalidInput`."""
+        node = self._running()
+        why = node.driver.tell(lambda m: m.switch_over(to, self._env.clock.monotonic()))
+        if why is not None:
+            raise InvalidInput(f"no switch-over to {to}: {why}", hint="see the cluster's status")
+
+    def close(self) -> None:
+        """Leave the cluster for now, and close the store. May be called twice."""
+        with self._lock:
+            self._closing = True
+            self._news.notify_all()
+        self._joining.join()
+        node, self._node = self._node, None
+        if node is not None:
+            node.close()
+        self._transport.stop()
+        self._coordinator.close()
+        self._state.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+def check_ack(ack: object) -> str | int:
+    """An `ack` as it is used: "quorum", "all", "local", or a number. Raises `SettingError`."""
+    if ack in ("quorum", "all", "local"):
+        return str(ack)
+    if isinstance(ack, str) and (match := _ANY.fullmatch(ack)):
+        ack = int(match[1])
+    if type(ack) is int and ack >= 1:
+        return ack
+    raise SettingError(f'ack must be "quorum", "all", "local", "any(n)" or a number from 1, not {shown(ack)}')
+
+
+def _best_sources(document: ClusterDocument) -> list[str]:
+    """The members to copy a store from, best first: those that say so, then the others, the leader last."""
+    return sorted(document.members, key=lambda n: (not document.members[n].clone_from, n == document.leader, n))
+
+
+def _coordinator(given: str | Coordinator, cluster: str, env: Env) -> Coordinator:
+    if not isinstance(given, str):
+        return given
+    from .coordinators.url import open_coordinator  # here, so that a member with another one loads neither
+
+    return open_coordinator(given, cluster, env=env)

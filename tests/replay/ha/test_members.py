@@ -1,0 +1,439 @@
+"""Members of a cluster in one process: real stores, a coordinator in memory, links that can be cut.
+
+Each test begins with the stores of three members and follows one story. What the state machine does in all orders of
+events is shown by the simulation; what processes and sockets add, by the tests of the real cluster.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from linked import LinkedTransport, Network, until
+from store_kinds import KINDS, MEMORY, Kind
+
+from holdfast.engine import MemoryEngine
+from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
+from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
+from holdfast.engine.errors import (
+    ConditionNotMet,
+    ForeignStore,
+    HoldfastError,
+    InvalidInput,
+    OutcomeUnknown,
+    StoreLocked,
+)
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
+from holdfast.replay.ha.coordinators.memory import Fault, MemoryCell, MemoryCoordinator
+from holdfast.replay.ha.document import ClusterDocument
+from holdfast.replay.ha.errors import MemberRefused, NotPrimary
+from holdfast.replay.ha.service import Member
+
+TTL = 0.6
+PATIENCE = 20.0
+
+
+class Cluster:
+    """Members by name, on one network, with one coordinator."""
+
+    def __init__(self, root: Path, kind: Kind = MEMORY) -> None:
+        self.root = root
+        self.kind = kind
+        self.network = Network()
+        self.cell = MemoryCell()
+        self.members: dict[str, Member[Any, Any]] = {}
+        self.coordinators: dict[str, MemoryCoordinator] = {}
+
+    def start(self, name: str, *, directory: str | None = None, address: str | None = None, ready: bool = True,
+              keep: bool = True, **more: Any) -> Member[Any, Any]:
+        coordinator = MemoryCoordinator(self.cell)
+        settings = Settings(wait_s=5, segment_bytes=128 << 10)
+        member: Member[Any, Any] = Member.open(
+            self.root / (directory or name), self.kind.engine, cluster="social", name=name, listen="", ttl=TTL,
+            coordinator=coordinator, transport=LinkedTransport(self.network, address or name), settings=settings,
+            **more)
+        if keep:
+            self.members[name], self.coordinators[name] = member, coordinator
+        if ready:
+            member.wait_ready(PATIENCE)
+        return member
+
+    def three(self, **more: Any) -> list[Member[Any, Any]]:
+        self.start("a", create=True, **more)
+        self.start("b", **more)
+        self.start("c", **more)
+        until(lambda: self.document().voters == ("a", "b", "c") and self.document().joint is None)
+        return [self.members[n] for n in "abc"]
+
+    def document(self) -> ClusterDocument:
+        assert self.cell.data is not None
+        return ClusterDocument.decode(self.cell.data)
+
+    def primary(self, but: str = "") -> Member[Any, Any]:
+        found: list[Member[Any, Any]] = []
+
+        def look() -> bool:
+            found[:] = [m for n, m in self.members.items() if n != but and m.role == "primary"]
+            return bool(found)
+
+        until(look)
+        return found[0]
+
+    def isolate(self, name: str) -> None:
+        """Cut a member off from the others and from the coordinator."""
+        self.network.isolate(name)
+        self.coordinators[name].fault = Fault.OUTAGE
+
+    def mend(self) -> None:
+        self.network.mend()
+        for coordinator in self.coordinators.values():
+            coordinator.fault = None
+
+    def stop(self, name: str) -> None:
+        self.members.pop(name).close()
+
+    def agree(self) -> None:
+        """Wait until all members show the same, and have the same log."""
+        def same() -> bool:
+            ends = {(m.status()["published"], m.status()["durable"], m.status()["end"][2])
+                    for m in self.members.values()}
+            return len(ends) == 1 and len(ends.pop()) == 3 and all(
+                m.status()["published"] == m.status()["durable"] for m in self.members.values())
+
+        until(same)
+        digests = []
+        for member in self.members.values():
+            with member.snapshot() as view:
+                assert list(view.check()) == []
+                digests.append(view.digest())
+        assert len(set(digests)) == 1
+
+
+def put(member: Member[Any, Any], key: bytes, **how: Any) -> int:
+    with member.transaction(**how) as tx:
+        tx.put(key, b"value")
+    txid: int = tx.txid
+    return txid
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    yield made
+    for member in made.members.values():
+        member.close()
+
+
+def test_a_commit_returns_when_a_quorum_has_it(cluster: Cluster) -> None:
+    a, b, c = cluster.three()
+    txid = put(a, b"k")
+    held = sum(m.store.durable.txid >= txid for m in (a, b, c))
+    assert held >= 2
+    assert a.snapshot().get(b"k") == b"value"
+    assert b.snapshot(at_least=txid).get(b"k") == b"value"
+    assert c.snapshot(at_least=txid).get(b"k") == b"value"
+    with pytest.raises(NotPrimary) as refused:
+        b.transaction().__enter__()
+    assert refused.value.primary == "a"
+    cluster.agree()
+
+
+def test_a_primary_that_is_cut_off_acknowledges_nothing_and_its_tail_is_cut(cluster: Cluster) -> None:
+    a, b, c = cluster.three()
+    put(a, b"before")
+    cluster.isolate("a")
+    outcome: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            put(a, b"lost")
+        except HoldfastError as error:
+            outcome.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    successor = cluster.primary(but="a")
+    assert successor in (b, c)
+    put(successor, b"after")
+    cluster.mend()
+    writer.join(PATIENCE)
+    assert [type(error).__name__ for error in outcome] == ["OutcomeUnknown"]
+    cluster.agree()
+    shown = dict(a.snapshot().items())
+    assert set(shown) == {b"before", b"after"}
+    aside = list((cluster.root / "a" / "member" / "branched").iterdir())
+    assert len(aside) == 1
+    assert '"payload"' in aside[0].read_text()
+
+
+def test_switch_over_and_back_loses_nothing(cluster: Cluster) -> None:
+    a, b, _ = cluster.three()
+    put(a, b"1")
+    a.switch_over("b")
+    until(lambda: b.role == "primary")
+    put(b, b"2")
+    until(lambda: a.role == "follower" and a.status()["connected"])
+    b.switch_over("a")
+    until(lambda: a.role == "primary")
+    put(a, b"3")
+    cluster.agree()
+    assert [f.leader for f in cluster.document().failovers] == ["a", "b", "a"]
+    with pytest.raises(InvalidInput, match="not another voter"):
+        a.switch_over("nobody")
+
+
+def test_writes_stop_without_a_quorum_and_resume_with_it(cluster: Cluster) -> None:
+    a, _, _ = cluster.three()
+    put(a, b"1")
+    cluster.stop("b")
+    cluster.stop("c")
+    done: list[int] = []
+    writer = threading.Thread(target=lambda: done.append(put(a, b"2")))
+    writer.start()
+    time.sleep(3 * TTL)
+    assert not done
+    assert dict(a.snapshot().items()) == {b"1": b"value"}
+    assert a.role == "primary"
+    cluster.start("b")
+    writer.join(PATIENCE)
+    assert done
+    cluster.agree()
+
+
+def test_a_local_commit_returns_before_a_quorum_and_is_not_shown(cluster: Cluster) -> None:
+    a, _, _ = cluster.three()
+    with pytest.raises(InvalidInput, match="publishes nothing that fewer than 2"):
+        put(a, b"0", ack=1)
+    put(a, b"1", ack="all")
+    assert all(m.store.durable == a.store.durable for m in cluster.members.values())
+
+
+def test_all_members_stop_and_start_in_any_order(cluster: Cluster) -> None:
+    a, _, _ = cluster.three()
+    put(a, b"1")
+    for name in "abc":
+        cluster.stop(name)
+    for name in "cab":
+        cluster.start(name, ready=False)
+    put(cluster.primary(), b"2")
+    cluster.agree()
+    assert set(dict(cluster.primary().snapshot().items())) == {b"1", b"2"}
+
+
+def test_a_member_with_no_failover_is_only_promoted_when_asked(cluster: Cluster) -> None:
+    cluster.start("a", create=True)
+    cluster.start("b", no_failover=True)
+    cluster.start("c")
+    until(lambda: cluster.document().voters == ("a", "b", "c") and cluster.document().joint is None)
+    cluster.stop("a")
+    assert cluster.primary().name == "c"
+    until(lambda: cluster.members["b"].status()["connected"])
+    put(cluster.primary(), b"1")
+    cluster.members["c"].switch_over("b")
+    until(lambda: cluster.members["b"].role == "primary")
+    put(cluster.members["b"], b"2")
+
+
+def test_no_sync_members_hold_the_data_and_do_not_count(cluster: Cluster) -> None:
+    a = cluster.start("a", create=True)
+    b = cluster.start("b", no_sync=True)
+    put(a, b"1")
+    cluster.agree()
+    assert cluster.document().voters == ("a",)
+    cluster.stop("a")
+    time.sleep(4 * TTL)
+    assert b.role == "follower"
+
+
+def test_a_directory_is_refused_that_holds_another_store(cluster: Cluster) -> None:
+    with Store.open(cluster.root / "b", MemoryEngine) as store, store.transaction() as tx:
+        tx.put(b"mine", b"1")
+    cluster.start("a", create=True)
+    with pytest.raises(ForeignStore, match="join with an empty directory"):
+        cluster.start("b")
+
+
+def test_a_member_is_not_started_twice(cluster: Cluster) -> None:
+    cluster.three()
+    with pytest.raises(StoreLocked):
+        cluster.start("a", address="a2", keep=False)
+    with pytest.raises(MemberRefused, match="a member a runs at a"):
+        cluster.start("a", directory="empty", address="a2", keep=False)
+    with pytest.raises(MemberRefused, match="belongs to member b"):
+        cluster.stop("b")
+        cluster.start("x", directory="b", keep=False)
+
+
+def test_a_copy_of_a_directory_does_not_vote(cluster: Cluster) -> None:
+    import shutil
+
+    cluster.three()
+    cluster.stop("c")
+    shutil.copytree(cluster.root / "c", cluster.root / "copy")
+    cluster.start("c")
+    copy = cluster.start("c", directory="copy", address="c2", ready=False, keep=False)
+    try:
+        until(lambda: "copy" in (copy.status()["trouble"] or ""))
+        assert not copy.status()["votes"]
+        put(cluster.primary(), b"1")
+        assert cluster.members["c"].status()["votes"]
+    finally:
+        copy.close()
+
+
+def test_nobody_is_promoted_while_the_cluster_is_paused(cluster: Cluster) -> None:
+    from dataclasses import replace
+
+    cluster.three()
+    put(cluster.members["a"], b"1")
+    until(lambda: len(cluster.document().failovers) == 1)
+    while True:
+        try:
+            MemoryCoordinator(cluster.cell).swap(cluster.cell.version,
+                                                 replace(cluster.document(), paused=True).encode(), 1)
+            break
+        except HoldfastError:
+            continue
+    cluster.stop("a")
+    time.sleep(4 * TTL)
+    assert {m.role for m in cluster.members.values()} == {"follower"}
+    cluster.start("a")
+    assert cluster.members["a"].role == "primary"
+
+
+def test_the_coordinator_goes_away_and_comes_back(cluster: Cluster) -> None:
+    a, b, _ = cluster.three()
+    put(a, b"1")
+    for coordinator in cluster.coordinators.values():
+        coordinator.fault = Fault.OUTAGE
+    until(lambda: a.role != "primary")
+    assert b.snapshot().get(b"1") == b"value"
+    with pytest.raises((NotPrimary, OutcomeUnknown)):
+        put(a, b"2")
+    cluster.mend()
+    put(cluster.primary(), b"3")
+    cluster.agree()
+
+
+def test_fail_safe_mode_keeps_the_primary_without_a_coordinator(cluster: Cluster) -> None:
+    a, _, _ = cluster.three(failsafe=True)
+    for coordinator in cluster.coordinators.values():
+        coordinator.fault = Fault.OUTAGE
+    until(lambda: a.status()["failsafe"])
+    time.sleep(2 * TTL)
+    put(a, b"1")
+    cluster.mend()
+    until(lambda: not a.status()["failsafe"])
+    assert a.role == "primary"
+
+
+def test_a_coordinator_that_lost_its_data_gets_no_new_cluster(cluster: Cluster) -> None:
+    a, _, _ = cluster.three()
+    put(a, b"1")
+    cluster.cell.lose()
+    until(lambda: all("lost" in (m.status()["trouble"] or "") for m in cluster.members.values()))
+    assert cluster.cell.data is None
+    assert a.snapshot().get(b"1") == b"value"
+
+
+def test_a_removed_member_leaves_and_stays_away(cluster: Cluster) -> None:
+    a, _, c = cluster.three()
+    node = a._running()
+    node.command("remove", {"member": "c"})
+    until(lambda: cluster.document().voters == ("a", "b") and "c" not in cluster.document().members)
+    until(lambda: "removed" in (c.status()["trouble"] or ""))
+    put(a, b"1")
+
+
+def test_a_linearizable_read_on_a_deposed_primary_is_refused(cluster: Cluster) -> None:
+    a, b, c = cluster.three()
+    put(a, b"1")
+    for member in (a, b, c):
+        assert member.snapshot(linearizable=True).get(b"1") == b"value"
+    cluster.isolate("a")
+    with pytest.raises((NotPrimary, ConditionNotMet)):
+        a.snapshot(linearizable=True)
+    cluster.mend()
+
+
+def test_a_member_whose_log_was_pruned_away_is_seeded_anew(cluster: Cluster) -> None:
+    a, _, _ = cluster.three()
+    cluster.stop("c")
+    for n in range(40):
+        with a.transaction() as tx:
+            tx.put(b"%d" % n, bytes(20_000))
+    a.store.checkpoint()
+    log = a.store.log
+    log.prune(log.segments()[:-1])
+    c = cluster.start("c", ready=False)
+    until(lambda: c.status()["role"] == "follower" and c.status()["connected"])
+    cluster.agree()
+    put(a, b"after")
+    cluster.agree()
+
+
+def test_a_member_whose_disk_failed_opens_its_store_again(cluster: Cluster) -> None:
+    a, b, _ = cluster.three()
+    put(a, b"1")
+    b.store.group_commit.fail(OSError("a failed sync"))
+    put(a, b"2")
+    until(lambda: not b.store.poisoned)
+    cluster.agree()
+    a.store.group_commit.fail(OSError("a failed sync"))
+    until(lambda: not a.store.poisoned)
+    put(cluster.primary(), b"3")
+    cluster.agree()
+    assert set(dict(b.snapshot().items())) == {b"1", b"2", b"3"}
+
+
+ALL = {**KINDS, "sqlite": Kind(SqliteEngine, MEMORY.write, MEMORY.shown),
+       "rocksdb": Kind(RocksEngine, MEMORY.write, MEMORY.shown)}
+
+
+@pytest.mark.parametrize("kind", ALL.values(), ids=ALL)
+def test_every_engine_is_a_member(tmp_path: Path, kind: Kind) -> None:
+    """Seeded, handed over, cut off with commits under way, cut and caught up: on each way to keep a state."""
+    cluster = Cluster(tmp_path, kind)
+    try:
+        a, b, _ = cluster.three()
+
+        def write(member: Member[Any, Any], *numbers: int) -> None:
+            for number in numbers:
+                with member.transaction() as tx:
+                    kind.write(tx, number)
+
+        write(a, *range(1, 20))
+        a.store.checkpoint()
+        a.switch_over("b")
+        until(lambda: b.role == "primary")
+        write(b, *range(20, 30))
+        cluster.isolate("b")
+        lost: list[str] = []
+
+        def lose(number: int) -> None:
+            try:
+                write(b, number)
+            except HoldfastError as error:
+                lost.append(type(error).__name__)
+
+        writers = [threading.Thread(target=lose, args=(number,)) for number in (100, 101)]
+        for writer in writers:
+            writer.start()
+        successor = cluster.primary(but="b")
+        write(successor, *range(30, 40))
+        cluster.mend()
+        for writer in writers:
+            writer.join(PATIENCE)
+        assert len(lost) == 2
+        assert set(lost) <= {"OutcomeUnknown", "NotPrimary"}
+        cluster.agree()
+        with b.snapshot() as view:
+            assert kind.of(view) == set(range(1, 40))
+    finally:
+        for member in cluster.members.values():
+            member.close()
