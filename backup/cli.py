@@ -1,4 +1,4 @@
-"""The command line: `holdfast backup`, `restore`, `verify`, `info`, `log`, `slots`, `serve`.
+"""The command line: `holdfast backup`, `restore`, `verify`, `info`, `log`, `slots`, `serve`, `cluster`.
 
 Thin: each command calls the library function of its name, which it imports only then. With `--json`, standard output
 holds one JSON object (JSON lines for `log`), also for an error or wrong usage: `{"error": class, "message": ...,
@@ -34,6 +34,8 @@ else:
         from typer.core import TyperGroup
     except ImportError:
         sys.exit("holdfast: the command line needs the extra packages of holdfast[cli]: pip install 'holdfast[cli]'")
+
+from .cluster_cli import cluster_app
 
 _UsageError: Any = typer.BadParameter.__base__  # Typer exports only this subclass, and may contain its own Click
 _CODES = [(0, "done"), *((code, text) for code, text, _ in sorted(EXIT_CODES)),
@@ -84,6 +86,7 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pre
 slots_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings=_NAMES,
                         help="List the slots that a running store keeps log for, or drop one.")
 app.add_typer(slots_app, name="slots")
+app.add_typer(cluster_app, name="cluster")
 
 
 def _version(wanted: bool) -> None:
@@ -129,7 +132,8 @@ Ca = Annotated[Path | None, _file("File of certificate authorities for TLS.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that one answer may take; ten times as long if the source must "
                                              "make an image first.")]
 Wait = Annotated[float, typer.Option(help="Seconds to wait if another process uses the target.")]
-Uri = Annotated[str, typer.Argument(help="Of the running store: single://host[:port].", metavar="URI")]
+Uri = Annotated[str, typer.Argument(help="Of the running store: single://host[:port], or "
+                                                "ha://host:port,host:port for a cluster.", metavar="URI")]
 EngineOptions = Annotated[list[str] | None, typer.Option(help="Option of the engine; may be repeated.",
                                                          metavar="NAME=VALUE")]
 
@@ -285,16 +289,20 @@ def log(
         from .info import transactions
         from .report import iso, size_of
 
+        epoch: int | None = None  # of the record before
         for record in transactions(path, first=first, last=last):
             attached = record.attachment.size if record.attachment is not None else 0
             if as_json:
                 say(json.dumps({"txid": record.txid, "time": iso(record.time_us), "epoch": record.epoch,
-                                "bytes": len(record.payload), "attachment_bytes": attached,
+                                "bytes": len(record.payload), "attachment_bytes": attached, "kit": record.is_kit,
                                 "chain": record.chain.hex()}))
             else:
                 bulk = f"  bulk load of {size_of(attached)}" if attached else ""
+                kit = "" if not record.is_kit else "  mark" if record.epoch == epoch else (
+                    f"  epoch {record.epoch} begins" if epoch is not None else "  kit record")
                 say(f"{record.txid:>12}  {iso(record.time_us)}  epoch {record.epoch}  "
-                    f"{len(record.payload):>10,} bytes  {record.chain.hex()}{bulk}")
+                    f"{len(record.payload):>10,} bytes  {record.chain.hex()}{bulk or kit}")
+            epoch = record.epoch
 
 
 @slots_app.command("list")
@@ -348,11 +356,48 @@ def serve(
                                                         "be repeated.")] = None,
     insecure: Annotated[bool, typer.Option(
         "--insecure", help="Listen off loopback without TLS, or without a credential of your own.")] = False,
+    cluster: Annotated[str | None, typer.Option(help="Serve the store as a member of this cluster.")] = None,
+    member: Annotated[str | None, typer.Option(help="The member's name within the cluster.")] = None,
+    coordinator: Annotated[str | None, typer.Option(help="etcd://host:port,host:port, etcds://… with TLS, or "
+                                                         "file:DIRECTORY.", metavar="URI")] = None,
+    coordinator_ca: Annotated[str | None, typer.Option(help="File of authorities for etcds://.")] = None,
+    advertise: Annotated[str | None, typer.Option(help="host:port where the other members reach this one, if that is "
+                                                       "not --listen.")] = None,
+    cluster_token_file: Annotated[str | None, typer.Option(
+        help="File with the token that members show each other. Default: the one in the cluster's document.")] = None,
+    ca: Annotated[str | None, typer.Option(help="File of the authorities of the members' certificates.")] = None,
+    ack: Annotated[str, typer.Option(help="When commits return: quorum, all, local, or any(n).")] = "quorum",
+    floor: Annotated[str, typer.Option(help="With --create: how many voters must hold what is shown: quorum, or a "
+                                            "number.")] = "quorum",
+    ttl: Annotated[float, typer.Option(help="With --create: seconds without a sign of life of the primary before "
+                                            "another takes over.")] = 10.0,
+    failsafe: Annotated[bool, typer.Option("--failsafe", help="With --create: a primary that loses the coordinator "
+                                                              "stays while enough voters confirm it.")] = False,
+    no_failover: Annotated[bool, typer.Option("--no-failover", help="Never promote this member by itself.")] = False,
+    no_sync: Annotated[bool, typer.Option("--no-sync", help="This member does not vote or count.")] = False,
+    clone_from: Annotated[bool, typer.Option("--clone-from", help="New members prefer to copy from this one.")] = False,
+    priority: Annotated[int, typer.Option(help="Of two voters, the one with the higher priority tries first.")] = 100,
+    branches: Annotated[str, typer.Option(help="What is kept of transactions that are cut from this member's log: "
+                                               "keep_all, keep_last or keep_none.")] = "keep_all",
     engine_option: EngineOptions = None,
     as_json: Json = False,
 ) -> None:
-    """Open a store and serve backups of it until SIGTERM or SIGINT."""
+    """Open a store and serve backups of it, or be a member of a cluster, until SIGTERM or SIGINT."""
     with errors_told(as_json):
+        if cluster is not None:
+            from .cluster_cli import serve_member, token_of
+
+            if member is None or coordinator is None or listen is None:
+                raise errors.InvalidInput("--cluster needs --member, --listen and --coordinator",
+                                          hint="see holdfast serve --help")
+            serve_member(directory, _engine_of_member(directory, engine), create, _options(engine_option), as_json,
+                         coordinator_ca, cluster=cluster, name=member, listen=listen, advertise=advertise,
+                         coordinator=coordinator, ack=ack, floor=int(floor) if floor.isdigit() else floor, ttl=ttl,
+                         failsafe=failsafe, no_failover=no_failover, no_sync=no_sync, clone_from=clone_from,
+                         priority=priority, branches=branches, token=token_of(cluster_token_file),
+                         backup_token=_own_token(token_file), tls_certificate=tls_certificate, tls_key=tls_key, ca=ca,
+                         insecure=insecure)
+            return
         from ..engine.contract.registry import find_engine
         from ..engine.source.http.service import BackupService
 
@@ -360,6 +405,18 @@ def serve(
         service = BackupService(online_backup_server=listen, tls_certificate=tls_certificate, tls_key=tls_key,
                                 token=_own_token(token_file), names=tuple(name or ()), insecure=insecure)
         _serve(directory, kind, service, create, _options(engine_option), as_json, lambda stop: stop.wait())
+
+
+def _engine_of_member(directory: Path, engine: str | None) -> str:
+    """The name of the engine of a member: what its store says, or what was given; graph for an empty directory."""
+    if engine is not None:
+        return engine
+    from .info import info as info_of
+
+    try:
+        return info_of(directory).engine
+    except errors.StoreNotFound:
+        return "graph"
 
 
 def _engine_to_serve(directory: Path, engine: str | None, create: bool, promote: bool) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.env.shown import shown
-from ..engine.errors import ClusterUnavailable, InvalidInput, SettingError
+from ..engine.errors import InvalidInput, SettingError
 from ..engine.source.http.client import MAX_RECORD, connect
 from ..engine.source.interface import Source
 from ..engine.source.local import LocalSource
 from ..engine.store.settings import check_duration
 from ..engine.store.store import Store
-from .uri import parse
+from .uri import BackupUri, parse
 
 Named = str | Store[Any, Any] | Source
 
@@ -50,6 +50,12 @@ class Connection:
             raise SettingError(f"max_record_bytes must be a whole number of bytes above 0, not "
                                f"{shown(self.max_record_bytes)}")
 
+    def members(self, uri: BackupUri) -> list[BackupUri]:
+        """The members of a cluster that answer, the best first. Raises `ClusterUnavailable`, `InvalidInput`."""
+        from .cluster import members  # here, since it is rarely needed
+
+        return members(uri, token=self.token, tls=self.tls, ca=self.ca, timeout=self.timeout)
+
     @contextmanager
     def opened(self, source: Named) -> Iterator[Source]:
         """The source, for the block. Raises `SourceUnavailable`, `ClusterUnavailable`, `InvalidInput`."""
@@ -61,7 +67,7 @@ class Connection:
         elif isinstance(source, str):
             uri = parse(source)
             if uri.mode == "ha":
-                raise ClusterUnavailable(f"{uri} names a cluster, which this release does not support")
+                uri = self.members(uri)[0]
             host, port = uri.addresses[0]
             with connect(host, port, token=self.token, tls=self.tls, ca=self.ca, timeout=self.timeout,
                          max_record_bytes=self.max_record_bytes) as remote:

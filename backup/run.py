@@ -34,6 +34,7 @@ from .target.full import take_full
 from .target.incremental import take_incremental
 from .target.job import Job
 from .target.target import Target, detect, finish_switch
+from .uri import parse
 
 
 @renamed.arguments(seams="env")
@@ -44,7 +45,8 @@ def run(source: Named, target: str | os.PathLike[str], *, full: bool = False, po
     """Back up a running store.
 
     Args:
-        source: a URI (`single://host:port`), an open store, or any `Source`.
+        source: a URI (`single://host:port`, or `ha://host:port,…` for any member of a cluster), an open store, or any
+            `Source`.
         target: a directory: new or empty for a full backup, an earlier backup for an incremental.
         full: if there is a backup already, take a full one all the same, as a new generation.
         policy: what is checked and kept, and when the log is compacted; see `Policy`.
@@ -73,6 +75,15 @@ def run(source: Named, target: str | os.PathLike[str], *, full: bool = False, po
     policy = given("run", Policy, policy, old, 3)  # 3: the decorator `renamed` adds a call
     connection = given("run", Connection, connection, old, 3)
     refuse("run", old)
+    if isinstance(source, str) and (cluster := parse(source)).mode == "ha":
+        from .cluster import first_that_works  # here, since it is rarely needed
+
+        def one(member: str) -> Report:
+            return run(member, target, full=full, policy=policy, connection=connection, expect_store=expect_store,
+                       accept_branch=accept_branch, wait=wait, engine=engine, options=options, progress=progress,
+                       env=env)
+
+        return first_that_works(cluster, connection.members(cluster), one)
     patience = waited(wait, env)
     started_us, started = env.clock.now_us(), env.clock.monotonic()
     layout = Layout(env.files.resolve(target), env.files)

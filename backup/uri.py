@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from ..engine.errors import InvalidInput
 
 DEFAULT_PORT = 6362
-_HINT = "write single://host:port; the port may be left out"
+_HINT = "write single://host:port, or ha://host:port,host:port for a cluster"
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _IPV6 = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?")
 

@@ -34,7 +34,7 @@ if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).
     os.environ["TMPDIR"] = str(MEMORY)
     tempfile.tempdir = None
 
-LONGEST = ("hostile_requests", "mutated", "power_cuts", "killed_process")
+LONGEST = ("cluster_faults", "hostile_requests", "mutated", "power_cuts", "killed_process")
 """Parts of the names of tests that take minutes with larger profiles. They begin first, since two processes share the
 tests and none is to wait for the last one of the other, and are given longer."""
 LONGEST_S = 1200

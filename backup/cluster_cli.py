@@ -1,0 +1,238 @@
+"""The commands of a cluster: `holdfast serve --cluster …` and `holdfast cluster …`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..engine import errors
+from .terminal import errors_told, say, say_done
+
+if TYPE_CHECKING:
+    from ..replay.ha.admin import Admin, ClusterStatus
+    from ..replay.ha.coordinator import Coordinator
+
+cluster_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None,
+                          context_settings={"help_option_names": ["-h", "--help"]},
+                          help="See and steer a cluster of members.")
+
+CoordinatorUri = Annotated[str, typer.Option("--coordinator", metavar="URI",
+                                             help="etcd://host:port,host:port, etcds://… with TLS, or file:DIRECTORY.")]
+CoordinatorCa = Annotated[str | None, typer.Option("--coordinator-ca", help="File of authorities for etcds://.")]
+Cluster = Annotated[str, typer.Argument(help="The cluster's name.", metavar="CLUSTER")]
+PeerCa = Annotated[str | None, typer.Option("--ca", help="File of the authorities of the members, if they use TLS.")]
+MemberToken = Annotated[str | None, typer.Option(
+    "--cluster-token-file", help="File with the token of the members, if they were given one. Default: the one in the "
+                                 "cluster's document.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
+
+
+def coordinator_of(uri: str, cluster: str, ca: str | None) -> Coordinator:
+    """The coordinator at `uri`. User and password come from the environment, since arguments are seen by everybody."""
+    from ..replay.ha.coordinators.url import open_coordinator
+
+    user, password = os.environ.get("HOLDFAST_COORDINATOR_USER"), os.environ.get("HOLDFAST_COORDINATOR_PASSWORD")
+    return open_coordinator(uri, cluster, ca=ca, user=user, password=password)
+
+
+def _admin(uri: str, cluster: str, coordinator_ca: str | None, ca: str | None, token_file: str | None) -> Admin:
+    from ..replay.ha.admin import Admin
+    from ..replay.ha.peer.client import PeerClient, tls_context
+
+    tls = None if ca is None else tls_context(ca)
+    given = token_of(token_file)
+    return Admin(coordinator_of(uri, cluster, coordinator_ca),
+                 lambda address, token: PeerClient(address, given or token, tls=tls))
+
+
+def token_of(file: str | None) -> str | None:
+    """The token in a file. Raises `SettingError`."""
+    if file is None:
+        return None
+    from ..engine.env import REAL
+
+    try:
+        return REAL.files.read(Path(file)).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.SettingError(f"no token can be read from {file}: {error}") from error
+
+
+@cluster_app.command()
+def status(coordinator: CoordinatorUri, cluster: Cluster, coordinator_ca: CoordinatorCa = None, ca: PeerCa = None,
+           token_file: MemberToken = None,
+           watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until interrupted.")] = False,
+           as_json: Json = False) -> None:
+    """Show members, roles, lag and the last changes of primary. Exits with 1 if there is no primary."""
+    with errors_told(as_json):
+        from ..engine.env import REAL
+
+        stop = REAL.scheduler.event()
+        with _admin(coordinator, cluster, coordinator_ca, ca, token_file) as admin:
+            while True:
+                found = admin.status()
+                say(json.dumps(found.to_dict()) if as_json else _table(found))
+                if not watch:
+                    break
+                stop.wait(2.0)
+    if found.primary is None:
+        raise SystemExit(1)
+
+
+def _table(found: ClusterStatus) -> str:
+    lines = [f"cluster {found.cluster}, store {found.store_id[:8]}, epoch {found.epoch}, floor {found.floor}"
+             + (", PAUSED" if found.paused else "") + (", voters are being changed" if found.joint is not None else "")]
+    rows = [("member", "role", "voter", "durable", "published", "lag", "address")]
+    rows += [(m.name, m.role, "yes" if m.voter else "no", _shown(m.durable), _shown(m.published), _shown(m.lag),
+              m.address) for m in found.members]
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"  {m.name}: {m.trouble}" for m in found.members if m.trouble]
+    return "\n".join(lines)
+
+
+def _shown(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+@cluster_app.command()
+def history(coordinator: CoordinatorUri, cluster: Cluster, coordinator_ca: CoordinatorCa = None,
+            as_json: Json = False) -> None:
+    """List the last changes of primary, with times and reasons."""
+    with errors_told(as_json):
+        from .report import iso
+
+        with _admin(coordinator, cluster, coordinator_ca, None, None) as admin:
+            for change in admin.document().failovers:
+                if as_json:
+                    say(json.dumps({"epoch": change.epoch, "leader": change.leader, "before": change.before,
+                                    "time": iso(change.at_us), "reason": change.reason}))
+                else:
+                    say(f"{iso(change.at_us)}  epoch {change.epoch:>5}  {change.leader}  ({change.reason})")
+
+
+@cluster_app.command()
+def switchover(coordinator: CoordinatorUri, cluster: Cluster,
+               to: Annotated[str | None, typer.Option(help="The next primary. Default: the voter with most.")] = None,
+               coordinator_ca: CoordinatorCa = None, ca: PeerCa = None, token_file: MemberToken = None,
+               as_json: Json = False) -> None:
+    """Hand over from the primary to another voter, without losing anything."""
+    with errors_told(as_json), _admin(coordinator, cluster, coordinator_ca, ca, token_file) as admin:
+        found = admin.status()
+        if to is None:
+            others = [m for m in found.members if m.voter and m.role == "follower" and m.name != found.leader]
+            if not others:
+                raise errors.InvalidInput("no other voter follows at present", hint="see holdfast cluster status")
+            to = max(others, key=lambda m: (m.durable or 0, m.name)).name
+        admin.command(None, "switchover", {"member": to})
+        _wait_for(admin, to)
+        say_done(json.dumps({"primary": to}) if as_json else f"{to} is the primary")
+
+
+@cluster_app.command()
+def failover(coordinator: CoordinatorUri, cluster: Cluster,
+             to: Annotated[str, typer.Option(help="The next primary.")],
+             coordinator_ca: CoordinatorCa = None, ca: PeerCa = None, token_file: MemberToken = None,
+             as_json: Json = False) -> None:
+    """Make a voter primary although the present one may not answer. It succeeds only if enough voters promise, so
+    nothing that was acknowledged is lost."""
+    with errors_told(as_json), _admin(coordinator, cluster, coordinator_ca, ca, token_file) as admin:
+        admin.command(to, "failover", {})
+        _wait_for(admin, to)
+        say_done(json.dumps({"primary": to}) if as_json else f"{to} is the primary")
+
+
+def _wait_for(admin: Admin, name: str) -> None:
+    """Wait until a member is primary. Raises `ConditionNotMet`."""
+    from ..engine.env import REAL
+
+    end = REAL.clock.monotonic() + 30
+    pause = REAL.scheduler.event()
+    while True:
+        primary = admin.status().primary
+        if primary is not None and primary.name == name:
+            return
+        if REAL.clock.monotonic() > end:
+            raise errors.ConditionNotMet(f"{name} is not the primary after 30 s", txid=0,
+                                         hint="see holdfast cluster status")
+        pause.wait(0.1)
+
+
+@cluster_app.command()
+def pause(coordinator: CoordinatorUri, cluster: Cluster, coordinator_ca: CoordinatorCa = None,
+          as_json: Json = False) -> None:
+    """Let nobody be promoted without being asked. Members log what they would have done."""
+    _set_paused(coordinator, cluster, coordinator_ca, True, as_json)
+
+
+@cluster_app.command()
+def resume(coordinator: CoordinatorUri, cluster: Cluster, coordinator_ca: CoordinatorCa = None,
+           as_json: Json = False) -> None:
+    """End a pause."""
+    _set_paused(coordinator, cluster, coordinator_ca, False, as_json)
+
+
+def _set_paused(coordinator: str, cluster: str, coordinator_ca: str | None, paused: bool, as_json: bool) -> None:
+    with errors_told(as_json), _admin(coordinator, cluster, coordinator_ca, None, None) as admin:
+        admin.set_paused(paused)
+        say_done(json.dumps({"paused": paused}) if as_json else
+                 f"{cluster} is paused: nobody is promoted without being asked" if paused else
+                 f"{cluster} is not paused")
+
+
+@cluster_app.command()
+def remove(coordinator: CoordinatorUri, cluster: Cluster,
+           member: Annotated[str, typer.Argument(help="Its name.", metavar="MEMBER")],
+           coordinator_ca: CoordinatorCa = None, ca: PeerCa = None, token_file: MemberToken = None,
+           as_json: Json = False) -> None:
+    """Let a member leave the cluster. Its directory stays as it is."""
+    with errors_told(as_json), _admin(coordinator, cluster, coordinator_ca, ca, token_file) as admin:
+        admin.command(None, "remove", {"member": member})
+        say_done(json.dumps({"leaving": member}) if as_json else f"{member} leaves {cluster}")
+
+
+@cluster_app.command()
+def reinit(coordinator: CoordinatorUri, cluster: Cluster,
+           member: Annotated[str, typer.Argument(help="Its name.", metavar="MEMBER")],
+           coordinator_ca: CoordinatorCa = None, ca: PeerCa = None, token_file: MemberToken = None,
+           as_json: Json = False) -> None:
+    """Have a follower copy its state anew from the primary."""
+    with errors_told(as_json), _admin(coordinator, cluster, coordinator_ca, ca, token_file) as admin:
+        admin.command(member, "reinit", {})
+        say_done(json.dumps({"seeding": member}) if as_json else f"{member} copies its state anew")
+
+
+@cluster_app.command()
+def demo(as_json: Json = False) -> None:
+    """Run three members and a coordinator as real processes, kill the primary while it writes, and check that nothing
+    acknowledged is lost."""
+    with errors_told(as_json):
+        from .cluster_demo import run_demo
+
+        say_done(json.dumps(run_demo(lambda line: None)) if as_json else run_demo(say)["summary"])
+
+
+def serve_member(directory: Path, engine: str, create: bool, options: dict[str, Any], as_json: bool,
+                 coordinator_ca: str | None, **how: Any) -> None:
+    """Run a member until SIGTERM or SIGINT, or until it cannot go on."""
+    from ..engine.contract.registry import find_engine
+    from ..engine.env import REAL
+    from ..replay.ha.service import Member
+
+    how["coordinator"] = coordinator_of(how["coordinator"], how["cluster"], coordinator_ca)
+    stop = REAL.scheduler.event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with Member.open(directory, find_engine(engine), create=create, options=options, **how) as member:
+        found = member.status()
+        ready = {"member": member.name, "cluster": member.cluster, "directory": str(directory), "engine": engine,
+                 "address": member.address}
+        say_done(json.dumps({**ready, "role": found["role"]}) if as_json else
+                 f"member {member.name} of {member.cluster} ({engine}) at {member.address}: {found['role']}"
+                 + (f", waits for {found['waits_for']}" if found.get("waits_for") else ""))
+        while not stop.wait(0.5):
+            member.check()
