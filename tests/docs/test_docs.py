@@ -24,7 +24,8 @@ QUICK = {"writing-an-engine.md": "held_view or redo or snapshot or digest or pos
 guides = pytest.mark.parametrize("guide", GUIDES, ids=[guide.stem for guide in GUIDES])
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "graph.md", *GUIDES], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "graph.md", DOCS / "cluster.md", *GUIDES],
+                         ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs_in_an_empty_folder(page: Path, tmp_path: Path) -> None:
     assert "page.py" in doc_pages.write_out(page, tmp_path)
     done = subprocess.run([sys.executable, "-W", "error", "page.py"], cwd=tmp_path, capture_output=True, text=True,
