@@ -197,6 +197,7 @@ class LocalStore(Generic[TxT, ViewT]):
         """Close the store, have `make` bring another state into force, and open that."""
         with self._lock:
             self._close()
+            self._state.forget_watermark()  # it is of this log, and the next may have other records there
             make()
             self._open()
 

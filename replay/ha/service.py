@@ -73,15 +73,17 @@ class MemberScope(Generic[TxT]):
     """What `Member.transaction` returns: a context manager, as a store's. After the block, it waits for as many members
     as `ack` asks for."""
 
-    __slots__ = ("_ack", "_member", "_scope", "_tx")
+    __slots__ = ("_ack", "_member", "_scope", "_store", "_tx")
 
     def __init__(self, member: Member[TxT, Any], scope: TransactionScope[TxT], ack: str | int | None) -> None:
         self._member = member
         self._scope = scope
         self._ack = ack
         self._tx: TxT | None = None
+        self._store: Store[TxT, Any] | None = None
 
     def __enter__(self) -> TxT:
+        self._store = self._member._running().local.store
         try:
             self._tx = tx = self._scope.__enter__()
         except StoreClosed:  # it has just been deposed
@@ -90,13 +92,13 @@ class MemberScope(Generic[TxT]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        store = self._member._running().local.store
         try:
             self._scope.__exit__(kind, error, trace)
         except OutcomeUnknown as unknown:
             if unknown.txid is not None:
                 with contextlib.suppress(HoldfastError, OSError):  # the log may be cut by now
-                    unknown.position = Position(unknown.txid, store.log.chain_at(unknown.txid))
+                    assert self._store is not None
+                    unknown.position = Position(unknown.txid, self._store.log.chain_at(unknown.txid))
             raise
         txid = getattr(self._tx, "txid", None)
         if kind is None and txid is not None and self._ack is not None:

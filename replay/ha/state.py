@@ -150,6 +150,11 @@ class StoredState:
                 file.close()
             self.watermark = txid
 
+    def forget_watermark(self) -> None:
+        """The log is another one now: what of it is published will be told."""
+        self._env.files.unlink(self.directory / "WATERMARK", missing_ok=True)
+        self.watermark = 0
+
     def _has_watermark(self) -> bool:
         return self._env.files.exists(self.directory / "WATERMARK")
 
