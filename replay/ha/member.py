@@ -186,6 +186,11 @@ class StateMachine:
         return self.epoch if self.state in _SERVING else 0
 
     @property
+    def registered(self) -> bool:
+        """Whether the document has this opening of the member. Before that, its answers do not count."""
+        return self.document is not None and self.document.members.get(self.name) == self.entry
+
+    @property
     def votes(self) -> bool:
         """Whether its answers count now."""
         document = self.document

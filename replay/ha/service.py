@@ -464,7 +464,8 @@ class Member(Generic[TxT, ViewT]):
         """
         def ready() -> bool:
             node = self._node
-            return node is not None and (node.role == "primary" or (node.connected and node.machine.whole))
+            return node is not None and (node.role == "primary" or (
+                node.connected and node.machine.whole and node.machine.registered))
 
         deadline = self._env.clock.monotonic() + timeout
         self._await(lambda: self._node is not None, timeout)
