@@ -20,7 +20,7 @@ from holdfast.replay.ha.peer.interface import Handler
 from holdfast.replay.ha.peer.wire import HEARTBEAT, RECORDS, Frame
 
 
-def until(reached: Callable[[], bool], patience: float = 20.0) -> None:
+def until(reached: Callable[[], bool], patience: float = 40.0) -> None:
     """Wait for something that another thread or process does."""
     end = time.monotonic() + patience
     while not reached():

@@ -17,7 +17,7 @@ from holdfast.engine.model.positions import Position
 from holdfast.engine.store.settings import Settings
 from holdfast.replay import Cluster, Member
 
-TTL = 1.0
+TTL = 2.0
 
 
 def start(root: Path, name: str, **more: Any) -> Member[Any, Any]:

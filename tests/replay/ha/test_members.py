@@ -34,8 +34,8 @@ from holdfast.replay.ha.document import ClusterDocument
 from holdfast.replay.ha.errors import MemberRefused, NotPrimary
 from holdfast.replay.ha.service import Member
 
-TTL = 0.6
-PATIENCE = 20.0
+TTL = 1.2
+PATIENCE = 40.0
 
 
 class Cluster:
