@@ -197,6 +197,12 @@ class Layout:
             raise Damaged(f"names {name}, which is not there", path=str(path), offset=0)
         return generation
 
+    def generations(self, *, partial: bool = False) -> list[Generation]:
+        """The generations that are here, by number; with `partial`, those that were never finished instead."""
+        suffix = ".partial" if partial else ""
+        return [Generation(self.root / n) for n in self.files.list(self.root)
+                if n.endswith(suffix) and _GENERATION.fullmatch(n.removesuffix(suffix))]
+
     def next_generation(self) -> Generation:
         """The paths for a new generation, numbered after all that are here. Creates nothing."""
         numbers = [0]

@@ -66,6 +66,7 @@ class LocalStore(Generic[TxT, ViewT]):
         self._not_primary = not_primary
         self._on_open = on_open
         self._lock = env.scheduler.lock()
+        self._closed = False
         self.accepting = False
         self.reopened = -1
         self.store: Store[TxT, ViewT]
@@ -106,6 +107,12 @@ class LocalStore(Generic[TxT, ViewT]):
     @property
     def published(self) -> int:
         return self.store.published.txid
+
+    def keep_watermark(self) -> None:
+        """Store how far this member has published. Waits for what changes the log."""
+        with self._lock:
+            if not self.store.closed:  # else another store may be about to come into force, which has published less
+                self._state.keep_watermark(self.published)
 
     # --- the log, one at a time -----------------------------------------------------------------------------------
 
@@ -194,12 +201,17 @@ class LocalStore(Generic[TxT, ViewT]):
             self._open()
 
     def seed(self, make: Callable[[], None]) -> None:
-        """Close the store, have `make` bring another state into force, and open that."""
+        """Close the store, have `make` bring another state into force, and open that. If `make` fails, open the old
+        one. Raises `StoreClosed` if this member is closed."""
         with self._lock:
+            if self._closed:
+                raise StoreClosed("this member is closed")
             self._close()
-            self._state.forget_watermark()  # it is of this log, and the next may have other records there
-            make()
-            self._open()
+            try:
+                self._state.forget_watermark()
+                make()
+            finally:
+                self._open()
 
     def _close(self) -> None:
         self.accepting = False
@@ -208,6 +220,7 @@ class LocalStore(Generic[TxT, ViewT]):
         self.store.close()
 
     def close(self) -> None:
-        """Close the store."""
+        """Close the store. It is not opened again."""
         with self._lock:
+            self._closed = True
             self._close()

@@ -216,7 +216,7 @@ class Node:
                 self.local.shipping.beat(serving, self.machine.watermark, count=True)
             if self.local.published < self._shall_show and not self.local.accepting:
                 self.publish(self._shall_show)
-            self._state.keep_watermark(self.local.published)
+            self.local.keep_watermark()
             self._mark_time()
             self._tell_role()
 

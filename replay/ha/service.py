@@ -56,7 +56,7 @@ from .member import StateMachine
 from .node import Node
 from .peer.interface import Transport
 from .peer.wire import RECORDS
-from .seed import seed
+from .seed import PASSING, seed
 from .shipping import Shipping
 from .state import BranchPolicy, StoredState
 
@@ -338,9 +338,11 @@ class Member(Generic[TxT, ViewT]):
                 if name == self.name:
                     continue
                 try:
-                    self._seed(document.members[name].address)()
+                    into_force = self._seed(document.members[name].address)
+                    self._state.forget_watermark()
+                    into_force()
                     return True
-                except (SourceUnavailable, NotPrimary) as error:
+                except (*PASSING, NotPrimary) as error:
                     self._wait_for(f"a member to copy the store from ({name}: {error})")
             self._env.scheduler.event().wait(_POLL_S)
             found = self._find_document()
@@ -378,10 +380,14 @@ class Member(Generic[TxT, ViewT]):
 
     def _seed(self, address: str) -> Callable[[], None]:
         """Copy the state of the member at an address beside the present one. Returns what brings it into force."""
+        def go_on(stage: str, done: int, total: int) -> None:
+            if self._closing:
+                raise SourceUnavailable(f"{self.name} is being closed; what was copied stays for the next attempt")
+
         with self._transport.source(address) as source:
             return seed(source, self.directory, self._engine, store_id=bytes.fromhex(self.store_id),
                         epoch_at=lambda position: self._epoch_at(address, position), options=self._options,
-                        settings=self._settings, env=self._env)
+                        settings=self._settings, env=self._env, progress=go_on)
 
     def _epoch_at(self, address: str, position: Position) -> int:
         """The epoch of a record in another member's log."""

@@ -151,8 +151,10 @@ class StoredState:
             self.watermark = txid
 
     def forget_watermark(self) -> None:
-        """The log is another one now: what of it is published will be told."""
-        self._env.files.unlink(self.directory / "WATERMARK", missing_ok=True)
+        """Durably forget it, before another store comes into force here: that one may have published less."""
+        files = self._env.files
+        files.unlink(self.directory / "WATERMARK", missing_ok=True)
+        files.sync_directory(self.directory)
         self.watermark = 0
 
     def _has_watermark(self) -> bool:

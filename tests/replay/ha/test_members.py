@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,23 @@ from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
 from holdfast.engine.errors import (
     ConditionNotMet,
+    DiskFull,
     ForeignStore,
     HoldfastError,
     InvalidInput,
+    LeaseExpired,
+    LogPruned,
     OutcomeUnknown,
     StoreLocked,
+    TooManyLeases,
 )
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
+from holdfast.replay.ha import service
 from holdfast.replay.ha.coordinators.memory import Fault, MemoryCell, MemoryCoordinator
 from holdfast.replay.ha.document import ClusterDocument
 from holdfast.replay.ha.errors import MemberRefused, NotPrimary
+from holdfast.replay.ha.seed import seed
 from holdfast.replay.ha.service import Member
 
 TTL = 1.2
@@ -375,6 +381,84 @@ def test_a_member_whose_log_was_pruned_away_is_seeded_anew(cluster: Cluster) -> 
     cluster.agree()
     put(a, b"after")
     cluster.agree()
+
+
+def test_a_member_is_closed_while_it_is_seeded(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, _ = cluster.three()
+    put(a, b"1")
+    begun, closed, asked, forced = (threading.Event() for _ in range(4))
+
+    def slow(*args: Any, progress: Callable[[str, int, int], None], **more: Any) -> Callable[[], None]:
+        begun.set()
+        while True:
+            progress("copy", 1, 2)
+            time.sleep(0.001)
+
+    def stubborn(*args: Any, **more: Any) -> Callable[[], None]:
+        begun.set()
+        closed.wait(PATIENCE)
+        asked.set()
+        return forced.set
+
+    monkeypatch.setattr(service, "seed", slow)
+    joining = cluster.start("d", ready=False)
+    assert begun.wait(PATIENCE)
+    cluster.stop("d")
+    assert joining.role == "joining"
+    begun.clear()
+    monkeypatch.setattr(service, "seed", stubborn)
+    b._running().command("reinit", {})
+    assert begun.wait(PATIENCE)
+    cluster.stop("b")
+    closed.set()
+    assert asked.wait(PATIENCE)
+    time.sleep(0.1)
+    assert not forced.is_set()
+    with Store.open(cluster.root / "b", MemoryEngine, read_only=True) as store:
+        assert store.snapshot().get(b"1") == b"value"
+
+
+def test_a_member_keeps_its_store_if_the_new_one_does_not_come_into_force(cluster: Cluster,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, _ = cluster.three()
+    put(a, b"1")
+    tried: list[str] = []
+
+    def failing(*args: Any, **more: Any) -> Callable[[], None]:
+        def into_force() -> None:
+            tried.append("")
+            raise DiskFull("no room left")
+        return into_force
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "seed", failing)
+        b._running().command("reinit", {})
+        until(lambda: bool(tried))
+    put(a, b"2")
+    cluster.agree()
+    assert b.snapshot().get(b"2") == b"value"
+
+
+def test_a_member_is_seeded_although_the_first_attempt_fails(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.start("a", create=True)
+    errors: list[HoldfastError] = [TooManyLeases("16 leases"), LeaseExpired("it expired"), LogPruned("it is gone")]
+
+    def unlucky(*args: Any, **more: Any) -> Callable[[], None]:
+        if errors:
+            raise errors.pop()
+        return seed(*args, **more)
+
+    monkeypatch.setattr(service, "seed", unlucky)
+    cluster.start("b")
+    assert not errors
+
+
+def test_a_member_with_somebody_elses_files_is_refused(cluster: Cluster) -> None:
+    cluster.start("a", create=True)
+    (cluster.root / "b").mkdir()
+    (cluster.root / "b" / "photo.jpg").write_text("mine")
+    with pytest.raises(MemberRefused, match=r"photo.jpg.*not a member's"):
+        cluster.start("b")
 
 
 def test_a_member_whose_disk_failed_opens_its_store_again(cluster: Cluster) -> None:
