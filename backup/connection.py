@@ -15,7 +15,7 @@ from ..engine.source.interface import Source
 from ..engine.source.local import LocalSource
 from ..engine.store.settings import check_duration
 from ..engine.store.store import Store
-from .uri import BackupUri, parse
+from .uri import parse
 
 Named = str | Store[Any, Any] | Source
 
@@ -50,15 +50,10 @@ class Connection:
             raise SettingError(f"max_record_bytes must be a whole number of bytes above 0, not "
                                f"{shown(self.max_record_bytes)}")
 
-    def members(self, uri: BackupUri) -> list[BackupUri]:
-        """The members of a cluster that answer, the best first. Raises `ClusterUnavailable`, `InvalidInput`."""
-        from .cluster import members  # here, since it is rarely needed
-
-        return members(uri, token=self.token, tls=self.tls, ca=self.ca, timeout=self.timeout)
-
     @contextmanager
     def opened(self, source: Named) -> Iterator[Source]:
-        """The source, for the block. Raises `SourceUnavailable`, `ClusterUnavailable`, `InvalidInput`."""
+        """The source, for the block. Raises `SourceUnavailable`, and `InvalidInput`, also for members of a cluster: see
+        `cluster.py`."""
         if isinstance(source, Source):
             yield source
         elif isinstance(source, Store):
@@ -67,7 +62,8 @@ class Connection:
         elif isinstance(source, str):
             uri = parse(source)
             if uri.mode == "ha":
-                uri = self.members(uri)[0]
+                raise InvalidInput(f"{uri} names members of a cluster, and one store is asked for here",
+                                   hint="write single://host:port")
             host, port = uri.addresses[0]
             with connect(host, port, token=self.token, tls=self.tls, ca=self.ca, timeout=self.timeout,
                          max_record_bytes=self.max_record_bytes) as remote:

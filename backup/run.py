@@ -76,14 +76,14 @@ def run(source: Named, target: str | os.PathLike[str], *, full: bool = False, po
     connection = given("run", Connection, connection, old, 3)
     refuse("run", old)
     if isinstance(source, str) and (cluster := parse(source)).mode == "ha":
-        from .cluster import first_that_works  # here, since it is rarely needed
+        from .cluster import back_up  # here, since it needs this
 
-        def one(member: str) -> Report:
+        def one(member: str, policy: Policy) -> Report:
             return run(member, target, full=full, policy=policy, connection=connection, expect_store=expect_store,
                        accept_branch=accept_branch, wait=wait, engine=engine, options=options, progress=progress,
                        env=env)
 
-        return first_that_works(cluster, connection.members(cluster), one)
+        return back_up(cluster, connection, policy, _owner(env.files.resolve(target)), one)
     patience = waited(wait, env)
     started_us, started = env.clock.now_us(), env.clock.monotonic()
     layout = Layout(env.files.resolve(target), env.files)

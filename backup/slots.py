@@ -6,15 +6,17 @@ from typing import Any
 
 from ..engine import renamed
 from ..engine.source.interface import SlotState
+from . import cluster
 from .connection import Connection, Named
 from .keywords import given, refuse
+from .uri import parse
 
 
 def slots(source: Named, *, connection: Connection | None = None, **old: Any) -> list[SlotState]:
     """The slots that a source keeps log for, and how many bytes each holds back. The farthest behind comes first.
 
     Args:
-        source: a URI, an open store, or any `Source`.
+        source: a URI, an open store, or any `Source`. With `ha://`, all members are asked.
         connection: token, TLS and time-out, for a URI.
         old: keywords of earlier releases, which are fields of `connection` now.
 
@@ -23,6 +25,8 @@ def slots(source: Named, *, connection: Connection | None = None, **old: Any) ->
     """
     connection = given("slots", Connection, connection, old)
     refuse("slots", old)
+    if isinstance(source, str) and (uri := parse(source)).mode == "ha":
+        return cluster.slots(uri, connection)
     with connection.opened(source) as asked:
         return asked.slots()
 
@@ -42,5 +46,8 @@ def drop_slot(source: Named, slot_id: str, *, connection: Connection | None = No
     """
     connection = given("drop_slot", Connection, connection, old, 3)  # 3: the decorator `renamed` adds a call
     refuse("drop_slot", old)
+    if isinstance(source, str) and (uri := parse(source)).mode == "ha":
+        cluster.drop_slot(uri, connection, slot_id)
+        return
     with connection.opened(source) as asked:
         asked.drop(slot_id)

@@ -57,9 +57,12 @@ def take_incremental(job: Job, target: Target) -> Report:
                                 chunk_bytes=limits.chunk_bytes, batch_records=limits.batch_records,
                                 progress=job.progress)
                 end, branch = log.end, log.history.branch.id
+            complete = info.complete_until_us
+            if not fetched.records and manifest.runs:  # a member that lags may know less than the last one
+                complete = max(complete, manifest.runs[-1]["complete_until_us"])
             run = {"kind": "incremental", "why": "", "source": job.origin, "started_us": job.started_us,
                    "ended_us": env.clock.now_us(), "from": began, "to": end.txid, "end": list(end),
-                   "complete_until_us": info.complete_until_us, "log_bytes": fetched.bytes,
+                   "complete_until_us": complete, "log_bytes": fetched.bytes,
                    "transactions": fetched.records, "payloads": sorted(fetched.payloads),
                    "looks": looks}
             target.note(replace(manifest, runs=with_run(manifest.runs, run, limits.runs),

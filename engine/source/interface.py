@@ -27,6 +27,21 @@ CHUNK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemberInfo:
+    """What a source says that is a member of a cluster.
+
+    Attributes:
+        name: within the cluster.
+        role: `primary`, `follower`, `candidate`, or `branched`: it has shown what the cluster does not have.
+        healthy: whether it is the primary, or follows one now.
+    """
+
+    name: str
+    role: str
+    healthy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceInfo:
     """What a source is and where it stands.
 
@@ -39,6 +54,7 @@ class SourceInfo:
         log_base: the position just before the first record that is still in its log.
         complete_until_us: every transaction committed up to this time is at or below `published`.
         path: where the store is, for people.
+        member: if the store is a cluster's, what its member is; None: it is a single store.
     """
 
     instance: str
@@ -51,6 +67,7 @@ class SourceInfo:
     log_base: Position
     complete_until_us: int
     path: str
+    member: MemberInfo | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

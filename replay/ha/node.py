@@ -374,8 +374,9 @@ class Node:
         """Whether this member is what a load balancer looks for, and some facts. `kind`: "primary" or "read-write";
         "replica", with `lag` in seconds in the query; or "health": it has a store open."""
         role, lag = self.role, self.lag_s()
-        facts = {"name": self.machine.name, "role": role, "epoch": self.machine.epoch or self.machine.promised,
-                 "published": self.local.published, "lag_s": round(lag, 3)}
+        facts = {"name": self.machine.name, "role": role if self.branched is None else "branched",
+                 "epoch": self.machine.epoch or self.machine.promised, "published": self.local.published,
+                 "lag_s": round(lag, 3)}
         if kind in ("primary", "read-write"):
             return role == "primary", facts
         if kind == "replica":

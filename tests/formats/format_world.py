@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from backup_worlds import COMPACTING, NOT_COMPACTING
+from says_member import Says
 
 from holdfast import backup
 from holdfast.backup.testing.fault_injection import WatchedSource
@@ -164,7 +165,7 @@ def _fill_graph(store: Store[Any, Any]) -> None:
 
 
 def _make_graph(made: World) -> None:
-    service = BackupService(online_backup_server="127.0.0.1:0")
+    service = BackupService(online_backup_server="127.0.0.1:0", extension=Says("a", "primary", healthy=True))
     with Store.open(made.path("graph"), GraphEngine, settings=SETTINGS, plugins=[service]) as store:
         _fill_graph(store)
         _heartbeat(store)

@@ -74,7 +74,8 @@ class Handler:
         return (name.encode() * 1000)[offset : offset + length]
 
     def health(self, kind: str, query: Mapping[str, str]) -> tuple[bool, dict[str, Any]]:
-        return kind in ("primary", "health") or query.get("lag") == "5", {"kind": kind}
+        return kind in ("primary", "health") or query.get("lag") == "5", {
+            "kind": kind, "name": "a", "role": "primary"}
 
     def metrics(self) -> str:
         return "holdfast_member_epoch 3\n"

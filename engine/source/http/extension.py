@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from ..interface import MemberInfo
+
 if TYPE_CHECKING:
     from aiohttp import web
 
@@ -30,6 +32,10 @@ class Extension(Protocol):
 
     def metrics(self) -> str:
         """Lines in Prometheus' text format, added to the service's own. Called on a thread that may block."""
+        ...
+
+    def member(self) -> MemberInfo | None:
+        """What is said of this source as a member of a cluster. Called on a thread that may block."""
         ...
 
     def stopped(self) -> None:

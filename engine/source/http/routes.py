@@ -28,6 +28,7 @@ import asyncio  # noqa: TID251  real sockets, and their time
 import contextlib
 import re
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -39,7 +40,7 @@ from ...errors import HoldfastError, InvalidInput
 from ...model.positions import Position
 from ...model.records import Record
 from ...store.store import Store
-from ..interface import CHUNK_BYTES
+from ..interface import CHUNK_BYTES, MemberInfo, SourceInfo
 from ..local import LocalSource
 from . import status, wire
 from .limits import Counters, Limits
@@ -76,8 +77,10 @@ class Server(Protocol):
 class Routes:
     """The handlers of one server."""
 
-    def __init__(self, server: Server, more_metrics: Callable[[], str] | None = None) -> None:
+    def __init__(self, server: Server, more_metrics: Callable[[], str] | None = None,
+                 member: Callable[[], MemberInfo | None] | None = None) -> None:
         self._more_metrics = more_metrics
+        self._member = member
         self._server = server
         self._slots = asyncio.Semaphore(server.limits.streams)
 
@@ -120,7 +123,11 @@ class Routes:
         return web.Response(text=text, content_type="text/html")
 
     async def info(self, request: web.Request) -> web.Response:
-        return web.json_response(wire.info_to_wire(await self._server.blocking(self._source.info)))
+        def told() -> SourceInfo:
+            info = self._source.info()
+            return info if self._member is None else replace(info, member=self._member())
+
+        return web.json_response(wire.info_to_wire(await self._server.blocking(told)))
 
     async def chain(self, request: web.Request) -> web.Response:
         txid = _number(request.match_info["txid"], "a transaction's number")

@@ -176,8 +176,10 @@ class SourceServer:
                                                                   what.get("exception")))
         app = web.Application(middlewares=[self._guard], client_max_size=limits.body_bytes)
         extension = self._extension
-        app.add_routes(Routes(self, None if extension is None else extension.metrics).table())
-        if extension is not None:
+        if extension is None:
+            app.add_routes(Routes(self).table())
+        else:
+            app.add_routes(Routes(self, extension.metrics, extension.member).table())
             app.add_routes(extension.table(self))
         runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=limits.idle_seconds,
                                logger=library_logger(self._calm, "a malformed request"),

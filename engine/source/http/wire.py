@@ -43,7 +43,7 @@ from ...model.positions import ID_BYTES, Branch, History, Position
 from ...model.records import Attachment, Record
 from ...wal.attachments import NAME as ATTACHMENT_NAME
 from ...wal.format import MAX_RECORD_HEADER
-from ..interface import HEX_ID, Confirmation, Grant, SlotState, SourceInfo
+from ..interface import HEX_ID, Confirmation, Grant, MemberInfo, SlotState, SourceInfo
 
 INSTANCE_HEADER = "Holdfast-Instance"
 DIGEST_HEADER = "Holdfast-Digest"
@@ -179,7 +179,7 @@ def position_from_wire(data: Any) -> Position:
 
 
 def info_to_wire(info: SourceInfo) -> dict[str, Any]:
-    history = info.history
+    history, member = info.history, info.member
     return {
         "instance": info.instance, "store_id": history.store_id.hex(),
         "branches": [{"id": b.id.hex(), "start": position_to_wire(b.start)} for b in history.branches],
@@ -187,6 +187,8 @@ def info_to_wire(info: SourceInfo) -> dict[str, Any]:
         "payload_version": info.payload_version, "durable": position_to_wire(info.durable),
         "published": position_to_wire(info.published), "log_base": position_to_wire(info.log_base),
         "complete_until_us": info.complete_until_us, "path": info.path,
+        **({} if member is None else
+           {"member": {"name": member.name, "role": member.role, "healthy": member.healthy}}),
     }
 
 
@@ -196,13 +198,16 @@ def info_from_wire(data: Any) -> SourceInfo:
     branches = tuple(Branch(_id(b["id"]), position_from_wire(b["start"])) for b in data["branches"])
     if not branches:
         raise ValueError("a history without a branch")
+    said = data.get("member")
+    member = None if said is None else MemberInfo(name=_name(said["name"]), role=_name(said["role"]),
+                                                  healthy=said["healthy"] is True)
     return SourceInfo(
         instance=_hex_name(data["instance"]), history=History(_id(data["store_id"]), branches),
         engine=_name(data["engine"]), state_format=_count(data["state_format"]),
         payload_version=_count(data["payload_version"]),
         durable=position_from_wire(data["durable"]), published=position_from_wire(data["published"]),
         log_base=position_from_wire(data["log_base"]), complete_until_us=_time(data["complete_until_us"]),
-        path=_told(_text(data["path"])))
+        path=_told(_text(data["path"])), member=member)
 
 
 def grant_to_wire(grant: Grant) -> dict[str, Any]:

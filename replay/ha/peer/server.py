@@ -35,7 +35,7 @@ from ....engine.env.pool import Pool
 from ....engine.errors import HoldfastError, InvalidInput, SourceUnavailable
 from ....engine.model.positions import ID_BYTES
 from ....engine.source.http.routes import Server
-from ....engine.source.interface import CHUNK_BYTES
+from ....engine.source.interface import CHUNK_BYTES, MemberInfo
 from ....engine.wal.attachments import NAME as ATTACHMENT_NAME
 from . import wire
 from .stream import LogStream
@@ -133,6 +133,11 @@ class PeerRoutes:
 
     def metrics(self) -> str:
         return self._handler.metrics()
+
+    def member(self) -> MemberInfo:
+        follows, facts = self._handler.health("replica", {})
+        leads, _ = self._handler.health("primary", {})
+        return MemberInfo(name=str(facts["name"]), role=str(facts["role"]), healthy=follows or leads)
 
     def stopped(self) -> None:
         self._pool.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +18,7 @@ from holdfast.engine.errors import Damaged, HoldfastError, LeaseExpired, LogPrun
 from holdfast.engine.model.positions import Branch, History, Position, origin
 from holdfast.engine.model.records import Attachment, Record
 from holdfast.engine.source.http import wire
-from holdfast.engine.source.interface import Confirmation, Grant, SourceInfo
+from holdfast.engine.source.interface import Confirmation, Grant, MemberInfo, SourceInfo
 
 START = origin(bytes(16))
 
@@ -152,6 +153,8 @@ def test_forms_come_back() -> None:
     info = SourceInfo(instance="ab" * 16, history=history, engine="memory", state_format=1, payload_version=1,
                       durable=START, published=START, log_base=START, complete_until_us=5, path="/somewhere")
     assert wire.info_from_wire(wire.info_to_wire(info)) == info
+    member = replace(info, member=MemberInfo(name="a", role="follower", healthy=True))
+    assert wire.info_from_wire(wire.info_to_wire(member)) == member
     grant = Grant(id="cd" * 16, instance="ab" * 16, ttl=5.0, position=START, image_id="cd" * 16, moving=True,
                   files=(ImageFile("a/b.c", 7), ImageFile("d", 0)), time_us=9)
     assert wire.grant_from_wire(wire.grant_to_wire(grant)) == grant
@@ -174,7 +177,9 @@ def test_a_source_cannot_name_files_elsewhere(name: str) -> None:
     ("grant", "files", [{"name": "a", "size": 3}, {"name": "a", "size": 3}]),
     ("info", "state_format", 2**70), ("info", "payload_version", -1),
     ("info", "engine", "\ud800"), ("info", "path", "\ud800"),
-    ("info", "complete_until_us", 10**30), ("confirmation", "complete_until_us", 2**60),
+    ("info", "member", {"name": "\ud800", "role": "primary", "healthy": True}), ("info", "member", []),
+    ("info", "member", {"name": "a", "healthy": True}), ("info", "complete_until_us", 10**30),
+    ("confirmation", "complete_until_us", 2**60),
     ("confirmation", "complete_until_us", 1.5)])
 def test_a_source_cannot_send_what_no_file_or_calendar_holds(form: str, field: str, value: Any) -> None:
     """Such values went into a manifest, or stopped half-way there with a traceback; and whoever looked at the backup

@@ -19,7 +19,9 @@ from source_rig import Proxy, ask, new_store, port_of
 from holdfast.engine.env import REAL
 from holdfast.engine.errors import InvalidInput, NotAuthorized, NotFound, SettingError, SourceRefused, SourceUnavailable
 from holdfast.engine.source.http import discovery
+from holdfast.engine.source.http.client import connect
 from holdfast.engine.source.http.wire import Garbled
+from holdfast.engine.source.interface import MemberInfo
 from holdfast.replay.ha.errors import PeerUnavailable, ProtocolMismatch
 from holdfast.replay.ha.peer import wire
 from holdfast.replay.ha.peer.client import PeerClient, tls_context
@@ -394,13 +396,15 @@ def test_a_full_stream_takes_nothing() -> None:
 
 
 def test_health_metrics_and_page(address: str, handler: Handler) -> None:
-    assert get(address, "/primary") == (200, b'{"kind": "primary"}')
+    assert get(address, "/primary") == (200, b'{"kind": "primary", "name": "a", "role": "primary"}')
     assert get(address, "/read-write")[0] == get(address, "/replica?lag=6")[0] == 503
     assert get(address, "/health")[0] == get(address, "/replica?lag=5")[0] == 200
     assert get(address, "/ha") == (200, "<p>ménage".encode())
     [entry] = discovery.find(REAL.files, "127.0.0.1", port(address))
     status, text = get(address, "/v1/metrics", f"Authorization: Bearer {entry.token}\r\n")
     assert (status, b"\nholdfast_member_epoch 3\n" in text) == (200, True)
+    with connect("127.0.0.1", port(address)) as source:
+        assert source.info().member == MemberInfo(name="a", role="primary", healthy=True)
 
 
 def test_what_is_not_a_member_is_refused(tmp_path: Path) -> None:
