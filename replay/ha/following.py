@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from ...engine.env import Env
 from ...engine.errors import HoldfastError, LogPruned
 from ...engine.model.positions import Position
+from .errors import NotPrimary
 
 RETRY_S, MOST_RETRY_S = 0.05, 1.0
 """How soon a broken stream is begun again, at first and at most."""
@@ -51,7 +52,7 @@ def common_position(log: Log, peer: Peer, peer_end: int, epoch: int | None = Non
     Args:
         log, peer, peer_end: the log here, and the peer, whose log ends at `peer_end`.
         epoch: compare only while the peer serves this epoch. A leader that does not yet serve may lack what it has yet
-            to inherit.
+            to inherit. `peer_end` must have been read while it served: see `leader_end`.
 
     Raises:
         MustSeed: there is none that is at or above what is published here.
@@ -66,6 +67,8 @@ def common_position(log: Log, peer: Peer, peer_end: int, epoch: int | None = Non
         if end.txid <= peer_end and agrees(end.txid):
             return end
         low, high = max(log.published(), log.base()), min(end.txid, peer_end)
+        if low > high:
+            peer.chain_at(high, epoch)  # if it does not serve any more, its end may be that of another log
         if low > high or not agrees(low):
             raise MustSeed(f"transaction {low} was shown here, and the leader has another one or none",
                            branched=True)
@@ -78,6 +81,15 @@ def common_position(log: Log, peer: Peer, peer_end: int, epoch: int | None = Non
     except LogPruned as error:
         raise MustSeed(f"the leader no longer has the log from here on: {error.message}", branched=False) from error
     return Position(low, log.chain_at(low))
+
+
+def leader_end(peer: Peer, epoch: int) -> int:
+    """Where the log of the leader of `epoch` ends. Raises `NotPrimary` if it does not serve that epoch: before it does,
+    its log may end below what was published, and a follower that believed it would cut what it holds for others."""
+    status = peer.status()  # it looks at its epoch first, and at its log then
+    if status["serving"] != epoch:
+        raise NotPrimary(f"{status['name']} does not serve epoch {epoch}", hint="try again in a moment")
+    return int(status["durable"])
 
 
 def make_equal(log: Log, peer: Peer, peer_end: int, epoch: int | None = None) -> Position:

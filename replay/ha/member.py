@@ -226,6 +226,7 @@ class StateMachine:
         """For people and programs, as plain values. O(members)."""
         document = self.document
         return {"name": self.name, "role": self.role, "state": self.state.value, "epoch": self.epoch or self.promised,
+                "serving": self.serving,
                 "promised": self.promised, "end": [self.end.epoch, self.end.txid, self.end.chain.hex()],
                 "published": self.published, "leader": None if document is None else document.leader,
                 "following": self.following, "whole": self.whole, "votes": self.votes, "trouble": self.trouble,

@@ -40,7 +40,7 @@ from .coordinator import Coordinator
 from .driver import Driver
 from .effects import Answer, End
 from .errors import Branched, NotPrimary
-from .following import MustSeed, Pacing, make_equal
+from .following import MustSeed, Pacing, leader_end, make_equal
 from .local import LocalStore
 from .member import State, StateMachine
 from .peer.interface import Peer
@@ -585,7 +585,7 @@ class _Stream:
             raise MustSeed("an operator asked for it", branched=False)
         self._peer = peer = node._peer(self._address)
         with peer:
-            common = make_equal(_LogHere(node, allowed), peer, int(peer.status()["durable"]), self.epoch)
+            common = make_equal(_LogHere(node, allowed), peer, leader_end(peer, self.epoch), self.epoch)
             hello = {"member": machine.name, "generation": machine.entry.generation, "epoch": self.epoch}
             with peer.acks(hello) as acks:
                 self._acks, self._acked = acks, (-1, -1)
