@@ -235,11 +235,17 @@ class Node:
     def confirmed_position(self, timeout: float) -> int:
         """A transaction such that everything acknowledged before this call is at or before it. Enough voters confirm
         that no later primary has acknowledged anything. Raises `NotPrimary`."""
-        position = self.local.store.positions().acknowledged
         serving = self.machine.serving
         if not serving:
             raise self.not_primary()
-        beat = self.local.shipping.beat(serving, self.machine.watermark, count=True)
+        # Before it has published the first record of its epoch, it does not know what earlier primaries acknowledged.
+        self.driver.wait(lambda m: m.epoch != serving or m.role == "primary", timeout)
+        with self.driver.lock:
+            leads = self.machine.epoch == serving and self.machine.role == "primary"
+            position = self.machine.watermark  # at or above what is acknowledged here, and shown by any follower
+        if not leads:
+            raise self.not_primary()
+        beat = self.local.shipping.beat(serving, position, count=True)
         self.driver.wait(lambda m: m.confirms(beat) or m.epoch != serving, timeout)
         with self.driver.lock:
             confirmed = self.machine.epoch == serving and self.machine.confirms(beat)

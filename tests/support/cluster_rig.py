@@ -232,7 +232,7 @@ class Cluster:
                 self.start(name)
             for member in self.members.values():
                 assert member.ready.wait(PATIENCE_S), f"{member.life} was not open after {PATIENCE_S:g} s"
-            self.until(lambda: all(self._status(name).get("end") for name in self.members), "three members with a store")
+            self.until(lambda: all(self._status(name).get("end") for name in self.members), "three stores")
         except BaseException:
             self.__exit__()
             raise

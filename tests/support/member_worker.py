@@ -23,6 +23,8 @@ from holdfast.engine.errors import HoldfastError
 from holdfast.engine.store.settings import Settings
 from holdfast.replay.ha.service import Member
 
+logger = logging.getLogger("worker")
+
 LIST = 400
 """Numbers of one list: number n is appended to list n // LIST."""
 _THREADS = 16
@@ -79,7 +81,7 @@ def main() -> None:
             except HoldfastError as error:
                 answer = {"error": type(error).__name__, "message": str(error)}
             except BaseException as error:
-                logging.exception("order %s failed", order)
+                logger.exception("order %s failed", order)
                 answer = {"error": type(error).__name__, "message": repr(error)}
             say(id=order["id"], **answer)
 

@@ -37,6 +37,7 @@ from holdfast.replay.ha import service
 from holdfast.replay.ha.coordinators.memory import Fault, MemoryCell, MemoryCoordinator
 from holdfast.replay.ha.document import ClusterDocument
 from holdfast.replay.ha.errors import MemberRefused, NotPrimary
+from holdfast.replay.ha.member import State
 from holdfast.replay.ha.seed import seed
 from holdfast.replay.ha.service import Member
 
@@ -365,6 +366,21 @@ def test_a_linearizable_read_on_a_deposed_primary_is_refused(cluster: Cluster) -
     with pytest.raises((NotPrimary, ConditionNotMet)):
         a.snapshot(linearizable=True)
     cluster.mend()
+
+
+def test_a_new_primary_confirms_nothing_before_it_has_published_what_it_inherited(cluster: Cluster) -> None:
+    a, _, _ = cluster.three()
+    node = a._running()
+    with node.driver.lock:
+        node.machine.state = State.INHERITING  # the next commit stands for the first record of the epoch
+    confirmed: list[int] = []
+    reader = threading.Thread(target=lambda: confirmed.append(node.confirmed_position(PATIENCE)))
+    reader.start()
+    time.sleep(0.05)
+    txid = put(a, b"inherited")
+    reader.join(PATIENCE)
+    assert confirmed
+    assert confirmed[0] >= txid
 
 
 def test_a_member_whose_log_was_pruned_away_is_seeded_anew(cluster: Cluster) -> None:
