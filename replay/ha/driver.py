@@ -162,8 +162,8 @@ class Driver:
             case Promise(epoch, to):
                 state.keep_promise(epoch, to)
                 tell(lambda m: m.promise_kept(epoch, now()))
-            case Whole():
-                state.keep_whole()
+            case Whole(whole):
+                state.keep_whole(whole)
             case Follow(name, address, epoch):
                 work.follow(name, address, epoch)
             case Unfollow():
@@ -290,6 +290,10 @@ class Driver:
         """Wait until `reached(machine)`, which is called under the lock after each event."""
         with self.lock:
             return self.changed.wait_for(lambda: self._closing.is_set() or reached(self.machine), timeout)
+
+    def settle(self) -> None:
+        """Wait until the small files that were to be stored before this call are."""
+        self._files.submit(lambda: None).result()
 
     def notify(self) -> None:
         """Something that `wait` may look at has changed beside the state machine."""

@@ -124,7 +124,9 @@ class Acknowledge(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Whole(Effect):
-    """Store durably that this member has caught up, so it may promise again. No report."""
+    """Store durably whether this member has all that it may ever have acknowledged, so it may promise. No report."""
+
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -804,6 +804,15 @@ class StateMachine:
         if self.accepts(epoch) and not self.whole:
             self._whole_at = leader_end
 
+    def seeding(self, epoch: int) -> bool:
+        """The state of the leader of `epoch` is to take the place of the one here. Whether it may. What this member
+        has acknowledged may not be in it, so until it has caught up, it promises nothing."""
+        if not self.accepts(epoch):
+            return False
+        self.whole, self._whole_at, self._match = False, None, 0
+        self._out.append(Whole(False))
+        return True
+
     def matched(self, epoch: int, txid: int, now: float) -> None:
         """In the stream of `epoch`, the log here equals the leader's up to `txid`, and is durable up to there."""
         if not self.accepts(epoch):
@@ -812,7 +821,7 @@ class StateMachine:
         self._lost.discard(self.name)
         if self._whole_at is not None and txid >= self._whole_at:
             self.whole, self._whole_at = True, None
-            self._out.append(Whole())
+            self._out.append(Whole(True))
         self._out.append(Acknowledge(epoch, self._match, self._beat))
         self._show()
 

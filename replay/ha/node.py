@@ -444,13 +444,20 @@ class Node:
                 out.abandon()
                 raise
 
-    def seed_from(self, address: str, error: MustSeed) -> None:
-        """Copy the state of another member in place of the one here."""
+    def seed_from(self, address: str, epoch: int, error: MustSeed) -> None:
+        """Copy the state of the leader of an epoch in place of the one here. Raises `SourceUnavailable` if this member
+        no longer follows it."""
         if error.branched:
             self.branched = error.message
             logger.error("%s has branched: %s", self.machine.name, error.message)
         logger.warning("%s is seeded anew from %s: %s", self.machine.name, address, error.message)
-        self.local.seed(self._seed(address))
+        make = self._seed(address)
+        if not self.driver.tell(lambda m: m.seeding(epoch)):
+            raise SourceUnavailable(f"{self.machine.name} does not follow epoch {epoch} any more")
+        self.driver.settle()
+        if self._state.identity.whole:
+            raise SourceUnavailable(f"{self.machine.name} could not store that its log is incomplete")
+        self.local.seed(make)
         end, published = self.local.end, self.local.published
         self.branched = None
         self.driver.tell(lambda m: m.stepped_down(end, published, self._env.clock.monotonic()))
@@ -563,7 +570,7 @@ class _Stream:
                 self._follow_once()
             except MustSeed as error:
                 try:
-                    node.seed_from(self._address, error)
+                    node.seed_from(self._address, self.epoch, error)
                 except Exception as failed:
                     log.warning("%s could not be seeded from %s: %s", node.machine.name, self._name, failed)
             except HoldfastError as error:

@@ -116,9 +116,9 @@ class StoredState:
         self.identity.generation = max(self.identity.generation, upto) + 1
         self._keep_identity()
 
-    def keep_whole(self) -> None:
-        """Durably note that this member has caught up."""
-        self.identity.whole = True
+    def keep_whole(self, whole: bool) -> None:
+        """Durably note whether this member has everything that it may ever have acknowledged."""
+        self.identity.whole = whole
         self._keep_identity()
 
     def _keep_identity(self) -> None:

@@ -225,7 +225,7 @@ class Node:
 
     def _whole(self, effect: Whole) -> None:
         def done() -> None:
-            self.disk_whole = True
+            self.disk_whole = effect.whole
         self._file(done)
 
     def _promise(self, effect: Promise) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from holdfast.replay.ha import quorum
 from holdfast.replay.ha.document import ClusterDocument, MemberEntry
-from holdfast.replay.ha.effects import Accept, Answer, Effect, End, Publish, Read, Say, StepDown, Swap
+from holdfast.replay.ha.effects import Accept, Answer, Effect, End, Publish, Read, Reply, Say, StepDown, Swap, Whole
 from holdfast.replay.ha.member import State, StateMachine
 
 NAMES = ("a", "b", "c")
@@ -231,3 +231,22 @@ def test_what_was_inherited_is_published_with_the_first_record_of_the_epoch() ->
     assert not [effect for effect in a.take() if isinstance(effect, Publish)]
     a.acked_by("b", 1, 2, 6, 0, 1.0)
     assert only(Publish, a.take()).txid == 6
+
+
+def test_a_member_that_is_seeded_anew_promises_nothing_until_it_has_caught_up() -> None:
+    a = member(promised=(1, "b"), end=End(1, 7, b"x"), published=5)
+    a.read(DOCUMENT, 1, 1.0)
+    a.take()
+    assert not a.seeding(2)  # it does not follow that one
+    assert a.seeding(1)
+    assert only(Whole, a.take()) == Whole(False)
+    a.stepped_down(End(1, 5, b"w"), 5, 2.0)
+    a.take()
+    a.asked("c", 2, "request", 2.0)
+    assert only(Reply, a.take()).answer is None
+    a.connected(1, 7)
+    a.matched(1, 6, 2.0)
+    assert not a.whole
+    a.matched(1, 7, 2.0)
+    assert only(Whole, a.take()) == Whole(True)
+    assert a.votes

@@ -383,6 +383,28 @@ def test_a_new_primary_confirms_nothing_before_it_has_published_what_it_inherite
     assert confirmed[0] >= txid
 
 
+def test_a_member_does_not_vote_while_its_state_is_replaced(cluster: Cluster) -> None:
+    a, _, c = cluster.three()
+    put(a, b"1")
+    node, stored = c._running(), []
+    copy = node._seed
+
+    def seed(address: str) -> Callable[[], None]:
+        make = copy(address)
+
+        def checked() -> None:
+            stored.append(node._state.identity.whole)
+            make()
+
+        return checked
+
+    node._seed = seed
+    node.command("reinit", {})
+    until(lambda: bool(stored) and node.machine.whole and node._state.identity.whole)
+    assert stored == [False]
+    cluster.agree()
+
+
 def test_a_member_whose_log_was_pruned_away_is_seeded_anew(cluster: Cluster) -> None:
     a, _, _ = cluster.three()
     cluster.stop("c")
