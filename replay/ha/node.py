@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -544,13 +543,15 @@ class _Stream:
         """End it. Returns at once; nothing is appended after this, because the state machine does not allow it."""
         self._stopped = True
         self._pacing.stop()
-        peer = self._peer
-        if peer is not None:
-            peer.close()
+        self._break()
 
     def seed_anew(self) -> None:
         """Have the state copied anew from the leader."""
         self._must_seed = True
+        self._break()
+
+    def _break(self) -> None:
+        """End the connections. Unless it was stopped, the stream is begun again."""
         peer = self._peer
         if peer is not None:
             peer.close()
@@ -560,8 +561,11 @@ class _Stream:
         if acks is None or (txid, beat) == self._acked:
             return
         self._acked = txid, beat
-        with contextlib.suppress(HoldfastError):  # then the stream breaks too, and is begun again
+        try:
             acks.send({"txid": txid, "beat": beat})
+        except HoldfastError as error:  # the log may go on coming, on its own connection: begin both again
+            logger.info("%s: acknowledgements do not reach %s: %s", self._node.machine.name, self._name, error)
+            self._break()
 
     def _run(self) -> None:
         node, log = self._node, logger

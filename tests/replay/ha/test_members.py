@@ -36,7 +36,7 @@ from holdfast.engine.store.store import Store
 from holdfast.replay.ha import service
 from holdfast.replay.ha.coordinators.memory import Fault, MemoryCell, MemoryCoordinator
 from holdfast.replay.ha.document import ClusterDocument
-from holdfast.replay.ha.errors import MemberRefused, NotPrimary
+from holdfast.replay.ha.errors import MemberRefused, NotPrimary, PeerUnavailable
 from holdfast.replay.ha.member import State
 from holdfast.replay.ha.seed import seed
 from holdfast.replay.ha.service import Member
@@ -403,6 +403,24 @@ def test_a_member_does_not_vote_while_its_state_is_replaced(cluster: Cluster) ->
     until(lambda: bool(stored) and node.machine.whole and node._state.identity.whole)
     assert stored == [False]
     cluster.agree()
+
+
+def test_acknowledgements_that_break_off_alone_are_begun_again(cluster: Cluster) -> None:
+    a, b, _ = cluster.three()
+    cluster.stop("c")
+    stream = b._running()._following
+    assert stream is not None
+
+    class Broken:
+        def send(self, ack: object) -> None:
+            raise PeerUnavailable("no answer")
+
+    stream._acks = Broken()
+    done: list[int] = []
+    writer = threading.Thread(target=lambda: done.append(put(a, b"1")), daemon=True)
+    writer.start()
+    writer.join(PATIENCE)
+    assert done
 
 
 def test_a_member_whose_log_was_pruned_away_is_seeded_anew(cluster: Cluster) -> None:
