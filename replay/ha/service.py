@@ -557,7 +557,8 @@ class Member(Generic[TxT, ViewT]):
 
     def snapshot(self, *, at_least: int | Position | None = None, linearizable: bool = False,
                  max_lag: float | None = None) -> ViewT:
-        """A read view of everything published here: always a prefix of the cluster's history.
+        """A read view of everything published here: always a prefix of the cluster's history. A primary that is deposed
+        opens its store anew. Reads in earlier views may raise `StoreClosed` then: take another snapshot.
 
         Args:
             at_least: wait until this transaction is published here: read your own writes.

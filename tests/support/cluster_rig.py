@@ -31,7 +31,8 @@ HEALED_S = 20.0
 """How long after a fault commits may stay away: leases, a restart of etcd that begins them anew, a slow machine."""
 REFUSED = frozenset({"NotPrimary", "RolledBack", "NoCluster"})
 UNKNOWN = frozenset({"OutcomeUnknown", "ConditionNotMet"})
-NO_READ = frozenset({"NotPrimary", "NoCluster", "ConditionNotMet", "PeerUnavailable", "SourceUnavailable"})
+NO_READ = frozenset({"NotPrimary", "NoCluster", "ConditionNotMet", "PeerUnavailable", "SourceUnavailable",
+                     "StoreClosed"})  # the last one: the primary was deposed while the view was read
 _WORKER = Path(__file__).with_name("member_worker.py")
 
 
@@ -496,9 +497,11 @@ def torture(root: Path, kind: str, faults: int, seed: int, *, with_etcd: bool) -
         history = cluster.history
     problems = check(history)
     assert not problems, "\n".join([f"seed {seed}, {len(problems)} problems:", *problems[:20]])
+    assert nemesis.counts.total() == faults
     outcomes = Counter(write.outcome for write in history.writes)
     assert outcomes["acknowledged"] >= 10 * faults
-    assert sum(read.linearizable for read in history.reads) >= 10 * faults
+    linearizable = sum(read.linearizable for read in history.reads)
+    assert linearizable >= faults
     return (f"{nemesis.counts.total()} faults ({', '.join(f'{n} {k}' for k, n in sorted(nemesis.counts.items()))}) in "
-            f"{time.monotonic() - began:.0f} s, seed {seed}: {dict(outcomes)}, {len(history.reads)} reads, commits "
-            f"again after at most {nemesis.longest:.1f} s")
+            f"{time.monotonic() - began:.0f} s, seed {seed}: {dict(outcomes)}, {len(history.reads)} reads, "
+            f"{linearizable} of them linearizable, commits again after at most {nemesis.longest:.1f} s")
