@@ -29,6 +29,8 @@ TTL = 1.0
 PATIENCE_S = 60.0
 HEALED_S = 20.0
 """How long after a fault commits may stay away: leases, a restart of etcd that begins them anew, a slow machine."""
+PAUSE_S = 0.02
+"""Of a client between two calls, on average."""
 REFUSED = frozenset({"NotPrimary", "RolledBack", "NoCluster"})
 UNKNOWN = frozenset({"OutcomeUnknown", "ConditionNotMet"})
 NO_READ = frozenset({"NotPrimary", "NoCluster", "ConditionNotMet", "PeerUnavailable", "SourceUnavailable",
@@ -126,16 +128,16 @@ class MemberProcess:
 
 
 class Link:
-    """A proxy in front of a member, which the others reach it by. It refuses connections, or holds all back."""
+    """A proxy in front of a port. It refuses connections, or holds all back. Members reach each other by one in front
+    of each, and etcd by one each."""
 
-    def __init__(self) -> None:
-        self.port, self.to = _free_port(), _free_port()
+    def __init__(self, to: int | None = None) -> None:
+        self.port, self.to = _free_port(), _free_port() if to is None else to
         self._flows = threading.Event()
         self._flows.set()
         self._lock = threading.Lock()
         self._open: list[socket.socket] = []
         self._listener: socket.socket | None = None
-        self._closed = False
         self.mend()
 
     def mend(self) -> None:
@@ -163,7 +165,6 @@ class Link:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self._closed = True
         self._flows.set()
         self.refuse()
 
@@ -215,12 +216,12 @@ class Cluster:
         self.etcd = etcd
         self.members: dict[str, MemberProcess] = {}
         self.links = {name: Link() for name in "abc"}
+        self.etcd_links = {} if etcd is None else {name: Link(etcd.ports[0]) for name in "abc"}
         self.history = History()
         self.errors: list[str] = []
         self.primary = "a"
         self.acknowledged_at = 0.0  # when the last write that was acknowledged had begun
         self._kind = kind
-        self._coordinator = (f"file:{root / 'coordinator'}" if etcd is None else f"etcd://127.0.0.1:{etcd.ports[0]}")
         self._lives: Counter[str] = Counter()
         self._numbers = itertools.count()
         self._stopping = threading.Event()
@@ -233,7 +234,7 @@ class Cluster:
                 self.start(name)
             for member in self.members.values():
                 assert member.ready.wait(PATIENCE_S), f"{member.life} was not open after {PATIENCE_S:g} s"
-            self.until(lambda: all(self._status(name).get("end") for name in self.members), "three stores")
+            self.until(lambda: all(self._status(name).get("votes") for name in self.members), "three voters")
         except BaseException:
             self.__exit__()
             raise
@@ -246,7 +247,7 @@ class Cluster:
         for member in self.members.values():
             if member.process.returncode is None:
                 member.kill()
-        for link in self.links.values():
+        for link in (*self.links.values(), *self.etcd_links.values()):
             link.close()
 
     # --- processes ------------------------------------------------------------------------------------------------
@@ -254,10 +255,12 @@ class Cluster:
     def start(self, name: str, *, create: bool = False) -> None:
         self._lives[name] += 1
         link = self.links[name]
+        coordinator = (f"etcd://127.0.0.1:{self.etcd_links[name].port}" if self.etcd_links else
+                       f"file:{self.root / 'coordinator'}")
         self.members[name] = MemberProcess(
             f"{name}{self._lives[name]}",
             [sys.executable, str(_WORKER), str(self.root / name), name, f"127.0.0.1:{link.to}",
-             f"127.0.0.1:{link.port}", self._coordinator, "create" if create else "join", str(TTL), self._kind],
+             f"127.0.0.1:{link.port}", coordinator, "create" if create else "join", str(TTL), self._kind],
             self.root / f"{name}.log")
 
     def send(self, name: str, number: signal.Signals) -> None:
@@ -283,11 +286,11 @@ class Cluster:
 
     # --- clients --------------------------------------------------------------------------------------------------
 
-    def begin(self, writers: int = 4, readers: int = 3, pause: float = 0.02) -> None:
-        """Start the clients."""
-        for number in range(writers + readers):
-            work = self._write if number < writers else self._read
-            self._clients.append(threading.Thread(target=self._run, args=(work, random.Random(number), pause)))
+    def begin(self) -> None:
+        """Start the clients. Writers write where the primary was last seen, some anywhere: they find a successor while
+        the others still wait for its predecessor."""
+        for number, work in enumerate([self._write] * 4 + [self._write_anywhere] * 3 + [self._read] * 3):
+            self._clients.append(threading.Thread(target=self._run, args=(work, random.Random(number))))
             self._clients[-1].start()
 
     def end(self) -> None:
@@ -297,15 +300,18 @@ class Cluster:
             assert not client.is_alive(), "a client hangs"
         assert not self.errors, "\n".join(self.errors)
 
-    def _run(self, work: Callable[[random.Random], None], rng: random.Random, pause: float) -> None:
+    def _run(self, work: Callable[[random.Random], None], rng: random.Random) -> None:
         try:
-            while not self._stopping.wait(rng.uniform(0, 2 * pause)):
+            while not self._stopping.wait(rng.uniform(0, 2 * PAUSE_S)):
                 work(rng)
         except BaseException as error:
             self.errors.append(f"a client failed: {error!r}")
 
-    def _write(self, rng: random.Random) -> None:
-        number, to = next(self._numbers), self.primary
+    def _write_anywhere(self, rng: random.Random) -> None:
+        self._write(rng, rng.choice("abc"))
+
+    def _write(self, rng: random.Random, to: str | None = None) -> None:
+        number, to = next(self._numbers), self.primary if to is None else to
         write = Write(number, number // LIST if self._kind == "memory" else 0, time.monotonic(), 0.0, "unknown")
         try:
             answer = self.members[to].ask("append", number=number)
@@ -320,7 +326,9 @@ class Cluster:
             write.outcome = "refused"
         elif kind not in UNKNOWN:
             self.errors.append(f"append of {number} on {to} ended with {kind}: {answer['message']}")
-        if kind is not None and self.primary == to:
+        if kind is None:
+            self.primary = to
+        elif self.primary == to:
             self.primary = rng.choice("abc")
         self.history.writes.append(write)
 
@@ -383,11 +391,11 @@ class Nemesis:
         self._log = (cluster.root / "nemesis.log").open("w", buffering=1)
         self._kinds: dict[str, Callable[[str], contextlib.AbstractContextManager[None]]] = {
             "kill": self._kill, "pause": self._pause, "switch-over": self._switch_over, "refuse": self._refuse,
-            "hold back": self._hold_back, "kill all": self._kill_all}
+            "hold back": self._hold_back, "cut off and kill": self._cut_off_and_kill, "kill all": self._kill_all}
         if cluster.etcd is not None:
-            self._kinds["kill etcd"] = self._kill_etcd
-        self._weights = {"kill": 4, "pause": 4, "switch-over": 3, "refuse": 2, "hold back": 2, "kill all": 1,
-                         "kill etcd": 2}
+            self._kinds |= {"isolate": self._isolate, "kill etcd": self._kill_etcd}
+        self._weights = {"kill": 3, "pause": 4, "switch-over": 3, "refuse": 2, "hold back": 2, "cut off and kill": 3,
+                         "kill all": 1, "isolate": 3, "kill etcd": 2}
 
     def run(self, count: int) -> None:
         """Make `count` faults. After each, commits must come back."""
@@ -413,7 +421,7 @@ class Nemesis:
         with self._kinds[kind](to):
             if not kinds and rng.random() < 0.3 and self.counts.total() < count and kind != "kill all":
                 time.sleep(lasts / 2)
-                name += " and " + self._fault({kind, "kill all", "switch-over"}, {to}, count)
+                name += " and " + self._fault({kind, "kill all", "switch-over", "cut off and kill"}, {to}, count)
             else:
                 time.sleep(lasts)
         self._note(f"end {kind} {to}")
@@ -469,6 +477,24 @@ class Nemesis:
             yield
         finally:
             self._cluster.links[name].mend()
+
+    @contextlib.contextmanager
+    def _cut_off_and_kill(self, name: str) -> Iterator[None]:
+        """What it takes while nobody hears it is only there, and it dies with that."""
+        self._cluster.links[name].hold_back()
+        time.sleep(0.3 * TTL)
+        with self._kill(name):
+            yield
+
+    @contextlib.contextmanager
+    def _isolate(self, name: str) -> Iterator[None]:
+        """The others take it for dead at once, and it does not hear of its successor."""
+        self._cluster.etcd_links[name].hold_back()
+        try:
+            with self._refuse(name):
+                yield
+        finally:
+            self._cluster.etcd_links[name].mend()
 
     @contextlib.contextmanager
     def _kill_etcd(self, _: str) -> Iterator[None]:

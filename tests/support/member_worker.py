@@ -104,8 +104,8 @@ def _read(member: Any, lists: Any, order: dict[str, Any]) -> dict[str, Any]:
 def _status(member: Any, lists: Any, order: dict[str, Any]) -> dict[str, Any]:
     member.check()
     status = member.status()
-    return {"role": status["role"], "trouble": status["trouble"], "published": status.get("published"),
-            "durable": status.get("durable"), "end": status.get("end")}
+    return {"role": status["role"], "trouble": status["trouble"], "votes": status.get("votes"),
+            "published": status.get("published"), "durable": status.get("durable"), "end": status.get("end")}
 
 
 def _content(member: Any, lists: Any, order: dict[str, Any]) -> dict[str, Any]:
