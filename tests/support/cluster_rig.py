@@ -31,6 +31,8 @@ HEALED_S = 20.0
 """How long after a fault commits may stay away: leases, a restart of etcd that begins them anew, a slow machine."""
 PAUSE_S = 0.02
 """Of a client between two calls, on average."""
+CALM_S = 0.3
+"""Between faults: all clients may have waited for a member that was paused."""
 REFUSED = frozenset({"NotPrimary", "RolledBack", "NoCluster"})
 UNKNOWN = frozenset({"OutcomeUnknown", "ConditionNotMet"})
 NO_READ = frozenset({"NotPrimary", "NoCluster", "ConditionNotMet", "PeerUnavailable", "SourceUnavailable",
@@ -289,7 +291,7 @@ class Cluster:
     def begin(self) -> None:
         """Start the clients. Writers write where the primary was last seen, some anywhere: they find a successor while
         the others still wait for its predecessor."""
-        for number, work in enumerate([self._write] * 4 + [self._write_anywhere] * 3 + [self._read] * 3):
+        for number, work in enumerate([self._write] * 4 + [self._write_anywhere] * 3 + [self._read] * 5):
             self._clients.append(threading.Thread(target=self._run, args=(work, random.Random(number))))
             self._clients[-1].start()
 
@@ -405,6 +407,7 @@ class Nemesis:
                 took = self._cluster.wait_writing(name)
                 self.longest = max(self.longest, took)
                 self._note(f"commits again, {took:.2f} s after {name}")
+                time.sleep(CALM_S)
         finally:
             self._log.close()
 
