@@ -16,6 +16,7 @@ from . import (
     report,
     workload_backup,
     workload_bulk,
+    workload_cluster,
     workload_commits,
     workload_hops,
     workload_latency,
@@ -30,6 +31,7 @@ WORKLOADS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "backup": workload_backup.run,
     "latency": workload_latency.run,
     "recovery": workload_recovery.run,
+    "cluster": workload_cluster.run,
 }
 
 

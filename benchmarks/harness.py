@@ -117,6 +117,7 @@ class Scale:
         rate: commits per second that a latency window asks for.
         incremental: transactions of the incremental backup; `recovery`: of the log that is recovered and replayed.
         large_edges: edges of the generated graph whose backup's memory is measured.
+        kills: how often a cluster's primary is killed; `switches`: how often it hands over.
     """
 
     rounds: int = 7
@@ -133,10 +134,13 @@ class Scale:
     incremental: int = 1000
     recovery: int = 100_000
     large_edges: int = 8_000_000
+    kills: int = 12
+    switches: int = 5
 
 
 FULL = Scale()
-QUICK = Scale(rounds=3, seconds=0.4, load_rounds=2, window=3.0, windows=2, recovery=20_000, large_edges=1_000_000)
+QUICK = Scale(rounds=3, seconds=0.4, load_rounds=2, window=3.0, windows=2, recovery=20_000, large_edges=1_000_000,
+              kills=2, switches=2)
 
 
 @dataclass(slots=True)
