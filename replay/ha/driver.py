@@ -92,6 +92,7 @@ class Driver:
         self._now = env.clock.monotonic
         self._closing = env.scheduler.event()
         self._woken = env.scheduler.event()
+        self._due = float("inf")  # what the thread for time waits for
         self._files = Pool("holdfast-member", 1, env.scheduler)
         self._swaps = Pool("holdfast-coordinator", 1, env.scheduler)
         self._log = Pool("holdfast-member-log", 1, env.scheduler)
@@ -114,7 +115,10 @@ class Driver:
                     if isinstance(effect, StepDown):
                         at_once.append(effect)
             self.changed.notify_all()
-        self._woken.set()
+            due = self.machine.deadline()
+            sooner = due is not None and due < self._due
+        if sooner:  # most events put the deadline off, and a change of threads costs more than all else here
+            self._woken.set()
         for effect in at_once:
             self._do_at_once(effect)
         return outcome
@@ -279,6 +283,7 @@ class Driver:
         while not self._closing.is_set():
             with self.lock:
                 due = self.machine.deadline()
+                self._due = float("inf") if due is None else due
             left = MOST_WAIT_S if due is None else min(MOST_WAIT_S, max(LEAST_WAIT_S, due - self._now()))
             self._woken.wait(left)
             self._woken.clear()
