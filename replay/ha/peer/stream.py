@@ -37,6 +37,8 @@ class LogStream:
         """`most_bytes`: what may wait for the reader before the stream is `full`."""
         self.closed: str | None = None
         self._most = most_bytes
+        self._here = env.scheduler.here
+        self._serves: int | None = None  # the loop's thread
         self._room = env.scheduler.condition()
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -117,7 +119,10 @@ class LogStream:
         if not self._scheduled and self._loop is not None:
             self._scheduled = True
             try:
-                self._loop.call_soon_threadsafe(self._flush)
+                if self._serves == self._here():  # it is awake, and need not be woken through a socket
+                    self._loop.call_soon(self._flush)
+                else:
+                    self._loop.call_soon_threadsafe(self._flush)
             except RuntimeError:  # the loop is closed
                 self.closed = self.closed or "the service has stopped"
 
@@ -155,7 +160,7 @@ class LogStream:
         self._wake = asyncio.Event()
         self._transport = transport
         with self._room:
-            self._loop = asyncio.get_running_loop()
+            self._loop, self._serves = asyncio.get_running_loop(), self._here()
         try:
             while True:
                 self._flush()
