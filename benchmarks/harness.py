@@ -140,7 +140,7 @@ class Scale:
 
 FULL = Scale()
 QUICK = Scale(rounds=3, seconds=0.4, load_rounds=2, window=3.0, windows=2, recovery=20_000, large_edges=1_000_000,
-              kills=2, switches=2)
+              kills=1, switches=1)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ order        answer
 ===========  =======================================================================================================
 ready        the member's role and address, once it can be used
 state        role, position, and whether it streams
-commit       `threads`, `seconds`, `ack`: rate, and the latencies in milliseconds
+commit       `threads`, `seconds`, `ack`: count, rate, and latencies in milliseconds by share of the commits
 try          one commit: `ok`, and `at`, when it returned
 pour         commit in the background until a transaction is refused
 poured       `at`: when the last of these commits returned
@@ -42,6 +42,7 @@ from ..engine.model.records import Record
 from ..engine.store.store import Store
 from ..replay.ha.service import Member
 from . import child
+from .harness import percentile
 from .traffic import many_threads
 
 ENGINES: dict[str, Any] = {"memory": MemoryEngine, "graph": GraphEngine}
@@ -120,7 +121,9 @@ class Served:
             return commit
 
         rate = many_threads(threads, worker, seconds=seconds)
-        return {"rate": rate, "latencies": [ms for some in found for ms in some]}
+        latencies = [ms for some in found for ms in some]
+        return {"count": len(latencies), "rate": rate, "p50": percentile(latencies, 0.5),
+                "p99": percentile(latencies, 0.99)}
 
     def attempt(self, ack: str | None = None) -> dict[str, Any]:
         try:

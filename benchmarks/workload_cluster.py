@@ -27,6 +27,7 @@ from .large_store import large_store, size_of
 
 NAMES = ("a", "b", "c")
 ACKS = ("quorum", "all", "local")
+SHARES = {"p50": 0.5, "p99": 0.99}
 PATIENCE_S = 60.0
 FAILOVER_TTL = 2.0
 
@@ -124,16 +125,16 @@ class Rates:
     run of each is the warm-up."""
 
     def __init__(self) -> None:
-        self._latencies: dict[str, list[list[float]]] = {}
+        self._latencies: dict[str, list[dict[str, float]]] = {}
         self._costs: dict[str, list[dict[str, float]]] = {}
 
-    def kept(self, key: str, latencies: list[float], cost: dict[str, float] | None = None) -> None:
+    def kept(self, key: str, latencies: dict[str, float], cost: dict[str, float] | None = None) -> None:
         self._latencies.setdefault(key, []).append(latencies)
         if cost is not None:
             self._costs.setdefault(key, []).append(cost)
 
-    def latency(self, key: str, share: float) -> Samples:
-        return Samples(tuple(percentile(run, share) for run in self._latencies[key][1:]))
+    def latency(self, key: str, share: str) -> Samples:
+        return Samples(tuple(run[share] for run in self._latencies[key][1:]))
 
     def cost(self, key: str, of: str) -> Samples:
         return Samples(tuple(cost[of] for cost in self._costs[key][1:]))
@@ -146,11 +147,10 @@ def member_commits(rates: Rates, key: str, cluster: Processes, primary: str, thr
         done = ask(cluster.members[primary], "commit", threads=threads, seconds=seconds, ack=ack)
         cluster.settle()
         after = {name: ask(m, "cost") for name, m in cluster.members.items()}
-        count = len(done["latencies"])
-        cost = {f"{kind} {of}": sum(after[n][of] - before[n][of] for n in names) / len(names) / count
+        cost = {f"{kind} {of}": sum(after[n][of] - before[n][of] for n in names) / len(names) / done["count"]
                 for of in ("cpu", "switches")
                 for kind, names in (("primary", [primary]), ("follower", [n for n in before if n != primary]))}
-        rates.kept(key, done["latencies"], cost)
+        rates.kept(key, done, cost)
         rate: float = done["rate"]
         return rate
 
@@ -160,7 +160,7 @@ def member_commits(rates: Rates, key: str, cluster: Processes, primary: str, thr
 def store_commits(rates: Rates, key: str, store: Child, threads: int, seconds: float) -> Contestant:
     def run() -> float:
         done = ask(store, "commit", threads=threads, seconds=seconds)
-        rates.kept(key, done["latencies"])
+        rates.kept(key, done)
         rate: float = done["rate"]
         return rate
 
@@ -170,7 +170,7 @@ def store_commits(rates: Rates, key: str, store: Child, threads: int, seconds: f
 def etcd_puts(rates: Rates, key: str, etcd: Etcd, clients: int, seconds: float) -> Contestant:
     def run() -> float:
         rate, latencies = etcd.puts(clients, seconds)
-        rates.kept(key, latencies)
+        rates.kept(key, {share: percentile(latencies, part) for share, part in SHARES.items()})
         return rate
 
     return run
@@ -196,10 +196,12 @@ def _commits(bench: Bench, engine: str, cluster: Processes, store: Child, etcd: 
                            peer_figure=found["etcd"], target=2.0 if ack == "quorum" else None,
                            note="puts through etcd's JSON gateway, at its leader")
         for ack in acks:
-            for shown, share in (("p50", 0.5), ("p99", 0.99)):
-                yield Line(workload=f"cluster commit latency {shown}, {what}, ack={ack}", unit="ms", better="less",
-                           figure=rates.latency(ack, share), peer="the same store alone",
-                           peer_figure=rates.latency("alone", share))
+            for share in SHARES:
+                name = f"cluster commit latency {share}, {what}, ack={ack}"
+                for key, peer in (("alone", "the same store alone"), ("etcd", "etcd puts, 3 nodes")):
+                    if key in contestants:
+                        yield Line(workload=name, figure=rates.latency(ack, share), unit="ms", better="less",
+                                   peer=peer, peer_figure=rates.latency(key, share))
         for kind in ("primary", "follower"):
             cpu = Samples(tuple(s * 1e6 for s in rates.cost("quorum", f"{kind} cpu").values))
             yield Line(workload=f"CPU time of a quorum commit, {what}, {kind}", unit="us", better="less", figure=cpu)
@@ -235,7 +237,8 @@ def _lag(bench: Bench, engine: str, cluster: Processes) -> Iterator[Line]:
         seen = {name: ask(m, "watched") for name, m in cluster.members.items()}
         rounds.append([ms for name, notes in seen.items() if name != primary
                        for ms in lags(seen[primary]["durable"], notes["published"])])
-    for shown, share, target in (("p50", 0.5, None), ("p99", 0.99, 5.0)):
+    for shown, share in SHARES.items():
+        target = 5.0 if shown == "p99" else None
         yield Line(workload=f"replication lag {shown}, {engine}, {bench.scale.threads} clients", unit="ms",
                    better="less", figure=Samples(tuple(percentile(run, share) for run in rounds)), target=target,
                    note="durable on the primary until published on a follower, both followers")
@@ -291,7 +294,7 @@ def _seeding(bench: Bench, coordinator: str) -> Iterator[Line]:
 
             def seed() -> float:
                 cluster.start("b")
-                taken = cluster.opened
+                taken: float = cluster.opened
                 sizes["b"] = size_of(place / "b")
                 cluster.kill("b")
                 shutil.rmtree(place / "b")
@@ -329,8 +332,7 @@ def _measure(bench: Bench, coordinator: str, etcd: Etcd | None) -> Iterator[Line
             store.hear("open")
             yield from _commits(bench, engine, cluster, store, etcd)
             yield from _lag(bench, engine, cluster)
-    with bench.scratch("cluster-faults") as place:
-        with Processes(place, "memory", coordinator, FAILOVER_TTL) as cluster:
-            yield from _fail_over(bench, cluster)
-            yield from _switch_over(bench, cluster)
+    with bench.scratch("cluster-faults") as place, Processes(place, "memory", coordinator, FAILOVER_TTL) as cluster:
+        yield from _fail_over(bench, cluster)
+        yield from _switch_over(bench, cluster)
     yield from _seeding(bench, coordinator)

@@ -15,9 +15,11 @@ from holdfast.benchmarks.harness import Bench, Line, Samples, Scale
 from holdfast.benchmarks.peers import LeaderLoop, PlainLoop, SyncerLoop, Waiter, copy_and_sync, pipelined
 from holdfast.benchmarks.terminal import Terminal
 from holdfast.benchmarks.traffic import many_threads
+from holdfast.benchmarks.workload_cluster import lags
 
 TINY = Scale(rounds=1, seconds=0.05, threads=3, bulk=("soc-Epinions1",), graph_edges=2000, load_rounds=1,
-             overlay_edges=300, window=0.2, windows=1, rate=200, incremental=20, recovery=200, large_edges=3000)
+             overlay_edges=300, window=0.2, windows=1, rate=200, incremental=20, recovery=200, large_edges=3000,
+             kills=1, switches=1)
 
 
 def test_every_workload_gives_lines_that_can_be_shown_and_saved(tmp_path: Path) -> None:
@@ -28,12 +30,19 @@ def test_every_workload_gives_lines_that_can_be_shown_and_saved(tmp_path: Path) 
     shown = io.StringIO()
     report.show(harness.machine(tmp_path), lines, shown)
     for word in ("1 thread", "3 threads", "pipelined", "SQLite", "bulk load", "one hop", "two hops", "in the overlay",
-                 "full backup", "cp + fsync", "memory", "p50", "p99.9", "incremental", "recovery", "replay"):
+                 "full backup", "cp + fsync", "memory", "p50", "p99.9", "incremental", "recovery", "replay",
+                 "ack=quorum", "ack=all", "ack=local", "replication lag", "fail-over", "switch-over", "seeding"):
         assert word in shown.getvalue(), word
     report.save(tmp_path / "figures.json", harness.machine(tmp_path), lines)
     saved = json.loads((tmp_path / "figures.json").read_text())
     assert [line["workload"] for line in saved["lines"]] == [line.workload for line in lines]
     assert all(line.figure.median > 0 for line in lines if line.unit != "MiB")
+
+
+def test_lag_counts_each_transaction_from_its_sync_to_when_it_is_shown() -> None:
+    durable = [(5, 10.0), (7, 10.5), (9, 11.0)]  # one sync of 5 (and earlier ones), one of 6 and 7, one of 8 and 9
+    published = [(4, 9.0), (6, 10.75), (8, 11.25)]  # 5 and 6 are shown together; 9 is not shown yet
+    assert lags(durable, published) == [750.0, 250.0, 750.0, 250.0]
 
 
 def test_ratios_are_taken_within_rounds() -> None:
