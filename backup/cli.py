@@ -377,6 +377,10 @@ def serve(
     no_sync: Annotated[bool, typer.Option("--no-sync", help="This member does not vote or count.")] = False,
     clone_from: Annotated[bool, typer.Option("--clone-from", help="New members prefer to copy from this one.")] = False,
     priority: Annotated[int, typer.Option(help="Of two voters, the one with the higher priority tries first.")] = 100,
+    delay: Annotated[float, typer.Option(help="Show transactions only when they are so many seconds old, so that what "
+                                              "was destroyed by mistake can still be read here.")] = 0.0,
+    on_role_change: Annotated[str | None, typer.Option(
+        metavar="PROGRAM", help="Run it after each change of role, with the role and the epoch as arguments.")] = None,
     branches: Annotated[str, typer.Option(help="What is kept of transactions that are cut from this member's log: "
                                                "keep_all, keep_last or keep_none.")] = "keep_all",
     engine_option: EngineOptions = None,
@@ -394,8 +398,9 @@ def serve(
                          coordinator_ca, cluster=cluster, name=member, listen=listen, advertise=advertise,
                          coordinator=coordinator, ack=ack, floor=int(floor) if floor.isdigit() else floor, ttl=ttl,
                          failsafe=failsafe, no_failover=no_failover, no_sync=no_sync, clone_from=clone_from,
-                         priority=priority, branches=branches, token=token_of(cluster_token_file),
-                         backup_token=_own_token(token_file), tls_certificate=tls_certificate, tls_key=tls_key, ca=ca,
+                         priority=priority, delay=delay, on_role_change=on_role_change, branches=branches,
+                         token=token_of(cluster_token_file), backup_token=_own_token(token_file),
+                         tls_certificate=tls_certificate, tls_key=tls_key, ca=ca,
                          insecure=insecure)
             return
         from ..engine.contract.registry import find_engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..engine import errors
-from .terminal import errors_told, say, say_done
+from .terminal import BRANCHED, errors_told, say, say_done
 
 if TYPE_CHECKING:
     from ..replay.ha.admin import Admin, ClusterStatus
@@ -67,7 +68,8 @@ def status(coordinator: CoordinatorUri, cluster: Cluster, coordinator_ca: Coordi
            token_file: MemberToken = None,
            watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until interrupted.")] = False,
            as_json: Json = False) -> None:
-    """Show members, roles, lag and the last changes of primary. Exits with 1 if there is no primary."""
+    """Show members, roles, lag and what was set aside. Exits with 1 if there is no primary, and with 9 if a member had
+    shown transactions that the cluster does not have."""
     with errors_told(as_json):
         from ..engine.env import REAL
 
@@ -81,6 +83,8 @@ def status(coordinator: CoordinatorUri, cluster: Cluster, coordinator_ca: Coordi
                 stop.wait(2.0)
     if found.primary is None:
         raise SystemExit(1)
+    if any(m.set_aside or m.role == "branched" for m in found.members):
+        raise SystemExit(BRANCHED)
 
 
 def _table(found: ClusterStatus) -> str:
@@ -92,6 +96,9 @@ def _table(found: ClusterStatus) -> str:
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"  {m.name}: {m.trouble}" for m in found.members if m.trouble]
+    lines += [f"  {m.name}: {m.set_aside:,} transactions that it had shown are not the cluster's; they are in "
+              "member/branched in its directory. Look at them, and move them away"
+              for m in found.members if m.set_aside]
     return "\n".join(lines)
 
 
@@ -136,14 +143,55 @@ def switchover(coordinator: CoordinatorUri, cluster: Cluster,
 @cluster_app.command()
 def failover(coordinator: CoordinatorUri, cluster: Cluster,
              to: Annotated[str, typer.Option(help="The next primary.")],
+             force: Annotated[bool, typer.Option("--force", help="Do without the promises of the other voters. What "
+                                                 "the next primary lacks is lost to the cluster.")] = False,
              coordinator_ca: CoordinatorCa = None, ca: PeerCa = None, token_file: MemberToken = None,
              as_json: Json = False) -> None:
     """Make a voter primary although the present one may not answer. It succeeds only if enough voters promise, so
-    nothing that was acknowledged is lost."""
+    nothing that was acknowledged is lost. With --force it needs nobody: acknowledged transactions may be lost, and the
+    store continues on a new branch, so that copies of what was lost are told apart."""
     with errors_told(as_json), _admin(coordinator, cluster, coordinator_ca, ca, token_file) as admin:
-        admin.command(to, "failover", {})
+        silent: list[str] = []
+        if force:
+            before = admin.force_failover(to)
+            silent = [m.name for m in before.members if m.end is None and m.voter]
+        else:
+            admin.command(to, "failover", {})
         _wait_for(admin, to)
-        say_done(json.dumps({"primary": to}) if as_json else f"{to} is the primary")
+        lost = f"; what only {', '.join(silent)} had is lost to the cluster" if silent else ""
+        say_done(json.dumps({"primary": to, "not_asked": silent}) if as_json else f"{to} is the primary{lost}")
+
+
+@cluster_app.command()
+def recreate(coordinator: CoordinatorUri, cluster: Cluster,
+             source: Annotated[Path, typer.Option("--from", metavar="DIRECTORY", help="Of a member of the cluster.")],
+             force: Annotated[bool, typer.Option("--force", help="Do it; else only say what would be done.")] = False,
+             coordinator_ca: CoordinatorCa = None, ca: PeerCa = None, token_file: MemberToken = None,
+             as_json: Json = False) -> None:
+    """Give a coordinator that has lost its data the cluster's document again. So many members must answer as are needed
+    to promote one, because a member that does not answer may hold more."""
+    with errors_told(as_json), _admin(coordinator, cluster, coordinator_ca, ca, token_file) as admin:
+        from ..engine.env import REAL
+        from ..replay.ha import recreate as recreation
+        from ..replay.ha.state import kept_document
+
+        kept = kept_document(source, REAL)
+        if kept.cluster != cluster:
+            raise errors.InvalidInput(f"{source} is of a member of cluster {kept.cluster}, not of {cluster}",
+                                      hint="give the cluster's own name")
+        planned = recreation.plan(admin, kept)
+        document, answered = planned.document, planned.answered
+        if force:
+            recreation.write(admin, planned)
+        if as_json:
+            say_done(json.dumps({"done": force, "epoch": document.epoch, "voters": document.voters,
+                                 "answered": answered}))
+        else:
+            say_done(f"{', '.join(answered)} answered. The document of {cluster}, epoch {document.epoch}, voters "
+                     f"{', '.join(document.voters)}, " + ("is at the coordinator again" if force else
+                                                          "would be written. Nothing was changed: add --force"))
+    if not force:
+        raise SystemExit(1)
 
 
 def _wait_for(admin: Admin, name: str) -> None:
@@ -217,17 +265,23 @@ def demo(as_json: Json = False) -> None:
 
 
 def serve_member(directory: Path, engine: str, create: bool, options: dict[str, Any], as_json: bool,
-                 coordinator_ca: str | None, **how: Any) -> None:
+                 coordinator_ca: str | None, on_role_change: str | None, **how: Any) -> None:
     """Run a member until SIGTERM or SIGINT, or until it cannot go on."""
     from ..engine.contract.registry import find_engine
     from ..engine.env import REAL
     from ..replay.ha.service import Member
 
+    ending = contextlib.ExitStack()
     how["coordinator"] = coordinator_of(how["coordinator"], how["cluster"], coordinator_ca)
+    if on_role_change is not None:
+        from .role_program import RoleProgram
+
+        how["on_role"] = program = RoleProgram(on_role_change, how["cluster"], how["name"], REAL)
+        ending.callback(program.close)
     stop = REAL.scheduler.event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with Member.open(directory, find_engine(engine), create=create, options=options, **how) as member:
+    with ending, Member.open(directory, find_engine(engine), create=create, options=options, **how) as member:
         found = member.status()
         ready = {"member": member.name, "cluster": member.cluster, "directory": str(directory), "engine": engine,
                  "address": member.address}

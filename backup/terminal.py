@@ -37,6 +37,7 @@ EXIT_CODES: tuple[tuple[int, str, tuple[type[BaseException], ...]], ...] = (
 """Exit code, what it means, and the errors that lead to it. The first row that fits counts."""
 
 POINTS_LOST = 8
+BRANCHED = 9
 INTERRUPTED = 130
 
 PROGRESS_S = 30.0

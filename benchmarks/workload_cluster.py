@@ -52,6 +52,7 @@ class Processes:
         """`place`: an empty directory; its name becomes the cluster's."""
         self._place, self._engine, self.coordinator, self._ttl = place, engine, coordinator, ttl
         self.members: dict[str, Child] = {}
+        self.opened = 0.0  # how many seconds the last one took
 
     def __enter__(self) -> Self:
         try:
@@ -75,7 +76,7 @@ class Processes:
         member = Child(f"{__package__}.member_child", str(self._place / name), *options,
                        *(["--create"] if name == NAMES[0] else []))
         self.members[name] = member
-        self.opened = member.hear("open")["seconds"]
+        self.opened = float(member.hear("open")["seconds"])
         return member
 
     def kill(self, name: str) -> None:
@@ -294,7 +295,7 @@ def _seeding(bench: Bench, coordinator: str) -> Iterator[Line]:
 
             def seed() -> float:
                 cluster.start("b")
-                taken: float = cluster.opened
+                taken = cluster.opened
                 sizes["b"] = size_of(place / "b")
                 cluster.kill("b")
                 shutil.rmtree(place / "b")

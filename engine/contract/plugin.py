@@ -20,6 +20,7 @@ published(records)      observe                                                 
 checkpointed, sealed    observe                                                             logged
 pruning(segments)       return a reason to keep them                                        logged; the log is kept
 fault(error)            observe what poisoned the store                                     logged
+role_changed(role, n)   observe, in a member of a cluster                                   logged
 forked()                in a child process: close descriptors, send nothing                 logged
 ======================  ==================================================================  ===========================
 """
@@ -162,6 +163,10 @@ class Plugin:
 
     def fault(self, error: BaseException) -> None:
         """The store is poisoned because of this error. On the thread that failed."""
+
+    def role_changed(self, role: str, epoch: int) -> None:
+        """The store's member of a cluster is `primary`, `candidate` or `follower` now. A member that is deposed closes
+        its store and opens it again: `closing` and `opened` come before. On a thread of the member's: be quick."""
 
     def forked(self) -> None:
         """This is a forked child. The store stayed with the parent."""

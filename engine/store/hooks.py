@@ -17,7 +17,8 @@ from ..model.records import LogRange, Record, SegmentInfo
 logger = logging.getLogger("holdfast.plugins")
 
 
-_MOMENTS = ("committing", "final", "logged", "published", "checkpointed", "sealed", "pruning", "fault", "forked")
+_MOMENTS = ("committing", "final", "logged", "published", "checkpointed", "sealed", "pruning", "fault", "forked",
+            "role_changed")
 
 
 class Hooks:
@@ -34,6 +35,7 @@ class Hooks:
     pruning: tuple[Callable[[Sequence[SegmentInfo]], str | None], ...]
     fault: tuple[Callable[[BaseException], None], ...]
     forked: tuple[Callable[[], None], ...]
+    role_changed: tuple[Callable[[str, int], None], ...]
 
     def __init__(self, plugins: Iterable[Plugin], scheduler: Scheduler) -> None:
         self.plugins = tuple(plugins)

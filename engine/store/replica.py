@@ -21,7 +21,7 @@ from ..contract.engine import BulkEngine, Engine
 from ..env import Env, Files
 from ..errors import Damaged, Diverged, HoldfastError, InvalidInput, Unsupported, UnsupportedFormat
 from ..model import document
-from ..model.positions import Position
+from ..model.positions import Branch, History, Position
 from ..model.records import Record
 from ..wal.attachments import verify_attachment
 from ..wal.cursor import Cursor
@@ -74,6 +74,7 @@ class Replica:
         self._recent: deque[Record] = deque()  # the last records, durable and not published
         self._recent_bytes = 0
         self._cursor: Cursor | None = None
+        self._branches_ahead: deque[Branch] = deque()  # of the followed log, which begin where this one has yet to come
         self.accepting = False
         self.last_epoch = self._writer.epoch = self._log.last_epoch()
         directory = self._usability.directory
@@ -101,6 +102,10 @@ class Replica:
             wrong: HoldfastError | None = None
             taken: list[Record] = []
             for record in records:
+                if self._branches_ahead and record.txid > self._branches_ahead[0].start.txid:
+                    self._sync(taken)
+                    taken = []
+                    self._begin_branches()
                 if record.epoch < self.last_epoch:
                     wrong = InvalidInput(f"transaction {record.txid} is of epoch {record.epoch}, and the record before "
                                          f"it of epoch {self.last_epoch}", hint="a primary that was replaced sent it")
@@ -119,8 +124,47 @@ class Replica:
                 raise wrong
             return self._watermarks.durable
 
-    def start_epoch(self, epoch: int) -> Record:
-        """Append and sync the first record of an epoch, a kit record. Its time is after the last record's.
+    def adopt(self, history: History) -> None:
+        """Continue on the branches of another log, which has every record of this one. A branch that begins further on
+        is begun when `append` comes there. Call it before the first `append` from that log, and after `cut`.
+
+        Raises:
+            Diverged: that log is of another store, or left this log's branch before this log's end.
+            StorePoisoned, StoreClosed: as `append`.
+        """
+        with self._one:
+            self._check_following()
+            ours, theirs, end = self._log.history, history.branches, self._watermarks.durable
+            same = 0
+            while same < min(len(ours.branches), len(theirs)) and ours.branches[same] == theirs[same]:
+                same += 1
+            if history.store_id != ours.store_id or not same:
+                raise Diverged("the other log is of another store")
+            if any(branch.start.txid < end.txid for branch in (*ours.branches[same:], *theirs[same:])):
+                raise Diverged(f"this log is on branch {ours.branch}, and the other one on branch {history.branch}; "
+                               f"they part before transaction {end.txid}")
+            if same < len(ours.branches):  # a branch without a record: whoever began it came no further
+                self._remove(end)
+            self._branches_ahead = deque(theirs[same:])
+            self._begin_branches()
+
+    def _begin_branches(self) -> None:
+        """Begin the branches that start at the end of this log, which is durable."""
+        ahead = self._branches_ahead
+        while ahead and ahead[0].start == self._watermarks.durable:
+            self._begin_branch(ahead[0].id)
+            ahead.popleft()
+
+    def _begin_branch(self, branch: bytes) -> None:
+        writer = self._writer
+        try:
+            writer.extend_history(writer.history.extended(branch, writer.appended))
+        except BaseException as error:
+            self._failed(error)
+
+    def start_epoch(self, epoch: int, branch: bytes | None = None) -> Record:
+        """Append and sync the first record of an epoch, a kit record. Its time is after the last record's. With
+        `branch`, begin that branch here first, unless this log is on it or was on it.
 
         Raises:
             InvalidInput: `epoch` is not above that of the last record.
@@ -128,9 +172,12 @@ class Replica:
         """
         with self._one:
             self._check_following()
+            self._branches_ahead.clear()
             if epoch <= self.last_epoch:
                 raise InvalidInput(f"epoch {epoch} cannot begin after a record of epoch {self.last_epoch}",
                                    hint="ask the coordinator for a higher one")
+            if branch is not None and all(known.id != branch for known in self._log.history.branches):
+                self._begin_branch(branch)
             self._writer.epoch = epoch
             try:
                 record = self._writer.append(b"", 0)
@@ -272,16 +319,20 @@ class Replica:
                 count += 1
             if not count:
                 return 0
-            try:
-                self._log.cut(after)
-                self.last_epoch = self._writer.epoch
-                self._group_commit.followed(after)
-            except BaseException as error:
-                self._failed(error)
-            self._cursor = None
+            self._remove(after)
             while self._recent and self._recent[-1].txid > after.txid:
                 self._recent_bytes -= len(self._recent.pop().payload)
             return count
+
+    def _remove(self, after: Position) -> None:
+        try:
+            self._log.cut(after)
+            self.last_epoch = self._writer.epoch
+            self._group_commit.followed(after)
+        except BaseException as error:
+            self._failed(error)
+        self._cursor = None
+        self._branches_ahead.clear()
 
     def _check_following(self) -> None:
         self._usability.check()

@@ -35,6 +35,8 @@ class MemberStatus:
         durable, published: transactions.
         lag: transactions that the primary has published and this one has not; None if unknown.
         trouble: why it takes no part, or None.
+        end: the epoch and number of the last record that it holds; None if it does not answer.
+        set_aside: transactions that it had shown and the cluster does not have, kept in its directory.
     """
 
     name: str
@@ -46,6 +48,8 @@ class MemberStatus:
     published: int | None
     lag: int | None
     trouble: str | None
+    end: tuple[int, int] | None
+    set_aside: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +90,14 @@ class Admin:
             timeout: seconds that the coordinator may take.
             env: the environment.
         """
-        self._coordinator = coordinator
-        self._peer = peer
-        self._timeout = timeout
+        self.coordinator = coordinator
+        self.peer = peer
+        self.timeout = timeout
         self._env = env
 
     def document(self) -> ClusterDocument:
         """The cluster's document. Raises `NoCluster`, `CoordinatorUnavailable`, `Damaged`."""
-        data, _ = self._coordinator.read(self._timeout)
+        data, _ = self.coordinator.read(self.timeout)
         if data is None:
             raise NoCluster("the coordinator has no cluster of this name")
         return ClusterDocument.decode(data)
@@ -118,13 +122,15 @@ class Admin:
             members.append(MemberStatus(
                 name, entry.address, said["role"], name in document.electorate, said.get("epoch"),
                 said.get("durable"), published,
-                None if top is None or published is None else max(0, top - published), said.get("trouble")))
+                None if top is None or published is None else max(0, top - published),
+                said.get("trouble") or said.get("branched"), tuple(said["end"][:2]) if "end" in said else None,
+                sum(one["last"] - one["first"] + 1 for one in said.get("set_aside", ()) if one["published"])))
         return ClusterStatus(document.cluster, document.store_id, document.epoch, document.leader, document.floor,
                              document.paused, document.failsafe, document.ttl, document.joint, tuple(members),
                              document.failovers)
 
     def _ask(self, address: str, token: str) -> dict[str, Any]:
-        with self._peer(address, token) as peer:
+        with self.peer(address, token) as peer:
             return peer.status()
 
     @staticmethod
@@ -134,6 +140,25 @@ class Admin:
         except HoldfastError as error:
             return {"role": "unreachable", "trouble": str(error)}
 
+    def force_failover(self, to: str) -> ClusterStatus:
+        """Make a member primary without the promises of the other voters. What it lacks is lost to the cluster, so a
+        member that answers and has more is preferred. Returns the status before. Raises `InvalidInput`,
+        `SourceUnavailable`."""
+        found = self.status()
+        chosen = next((m for m in found.members if m.name == to), None)
+        if chosen is None or chosen.end is None:
+            raise InvalidInput(f"{to} does not answer" if chosen is not None else f"the cluster has no member {to}",
+                               hint="see holdfast cluster status")
+        if found.primary is not None:
+            raise InvalidInput(f"{found.primary.name} is primary, and answers", hint="use holdfast cluster switchover")
+        for other in found.members:
+            if other.end is not None and other.end > chosen.end and other.role != "branched":
+                raise InvalidInput(f"{other.name} holds transactions up to {other.end[1]} of epoch {other.end[0]}, "
+                                   f"and {to} up to {chosen.end[1]} of epoch {chosen.end[0]}",
+                                   hint=f"use --to {other.name}")
+        self.command(to, "failover", {"force": True})
+        return found
+
     def command(self, name: str | None, verb: str, args: dict[str, Any]) -> None:
         """Have a member do something; None means the leader. Raises `InvalidInput`, `SourceUnavailable`, and others."""
         document = self.document()
@@ -142,7 +167,7 @@ class Admin:
             raise InvalidInput("the cluster has no leader" if name is None else f"the cluster has no member {name}",
                                hint="see the cluster's status")
         address = document.members[name].address
-        with self._peer(address, document.secret) as peer:
+        with self.peer(address, document.secret) as peer:
             peer.command(verb, args)
 
     def set_paused(self, paused: bool) -> None:
@@ -151,7 +176,7 @@ class Admin:
 
     def _change(self, change: Callable[[ClusterDocument], ClusterDocument]) -> None:
         for _ in range(TRIES):
-            data, version = self._coordinator.read(self._timeout)
+            data, version = self.coordinator.read(self.timeout)
             if data is None:
                 raise NoCluster("the coordinator has no cluster of this name")
             document = ClusterDocument.decode(data)
@@ -159,14 +184,15 @@ class Admin:
             if changed == document:
                 return
             try:
-                self._coordinator.swap(version, changed.encode(), self._timeout)
+                changed = replace(changed, revision=document.revision + 1)
+                self.coordinator.swap(version, changed.encode(), self.timeout)
                 return
             except (SwapConflict, SwapUnknown):
                 continue
         raise SourceUnavailable(f"the document changed {TRIES} times meanwhile", hint="try again")
 
     def close(self) -> None:
-        self._coordinator.close()
+        self.coordinator.close()
 
     def __enter__(self) -> Admin:
         return self

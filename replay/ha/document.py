@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ...engine.errors import Damaged, InvalidInput, UnsupportedFormat
+from ...engine.model.positions import ID_BYTES
 from .quorum import Floor
 
 VERSION = 1
@@ -37,6 +38,7 @@ class MemberEntry:
         no_sync: it is not made a voter, so its answers never count.
         clone_from: new members prefer to copy from it.
         priority: of two members whose logs are equally long, the one with the higher is promoted.
+        delay: seconds by which it shows less than it holds.
     """
 
     address: str
@@ -46,6 +48,7 @@ class MemberEntry:
     no_sync: bool = False
     clone_from: bool = False
     priority: int = 100
+    delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,9 @@ class ClusterDocument:
     Attributes:
         cluster: the cluster's name.
         store_id: of the store that its members hold, hex.
+        branch: of that store, hex: a forced promotion begins one. Whoever leads begins it at the end of its log, unless
+            its log has it.
+        revision: raised by each swap, so of two documents the later one is known even without the coordinator.
         epoch: raised by each swap that sets the leader. Every record has the epoch in which it was written.
         leader: the member that may write in this epoch, once enough voters have promised it.
         nonce: made anew for each attempt to become leader. A member whose swap has an unknown outcome finds it here.
@@ -83,6 +89,8 @@ class ClusterDocument:
 
     cluster: str
     store_id: str
+    branch: str = ""
+    revision: int = 0
     epoch: int = 0
     leader: str | None = None
     nonce: str = ""
@@ -110,6 +118,12 @@ class ClusterDocument:
     def led_by(self, leader: str, *, nonce: str, epoch: int) -> ClusterDocument:
         """The document that makes `leader` the leader in a higher epoch."""
         return replace(self, epoch=epoch, leader=leader, nonce=nonce, renewals=0)
+
+    def forced(self) -> ClusterDocument:
+        """The document in which its leader counts alone, on a branch of its own: what others acknowledged may be lost.
+        """
+        assert self.leader is not None
+        return replace(self, voters=(self.leader,), joint=None, branch=self.nonce)
 
     def recording(self, leader: str, reason: str, at_us: int) -> ClusterDocument:
         """The document that remembers that `leader` became primary in the present epoch."""
@@ -159,7 +173,7 @@ class ClusterDocument:
         return document
 
     def _check(self) -> None:
-        kinds = {str: ("cluster", "store_id", "nonce", "secret"), int: ("epoch", "renewals"),
+        kinds = {str: ("cluster", "store_id", "branch", "nonce", "secret"), int: ("epoch", "renewals", "revision"),
                  bool: ("failsafe", "paused")}
         for kind, names in kinds.items():
             for name in names:
@@ -169,6 +183,8 @@ class ClusterDocument:
             raise ValueError(f"ttl is {self.ttl!r}")
         if not (self.floor == "quorum" or (type(self.floor) is int and self.floor >= 1)):
             raise ValueError(f"floor is {self.floor!r}")
+        if len(bytes.fromhex(self.branch)) not in (0, ID_BYTES):
+            raise ValueError(f"branch is {self.branch!r}")
         if any(name not in self.members for name in self.electorate):
             raise ValueError("a voter is not a member")
 

@@ -100,9 +100,11 @@ class Fetch(Effect):
 
 @dataclass(frozen=True, slots=True)
 class StartEpoch(Effect):
-    """Append the epoch's first record, and sync it. Report `epoch_started`. Followers may stream from then on."""
+    """Append the epoch's first record, and sync it. Begin the branch before, unless the log has it. Report
+    `epoch_started`. Followers may stream from then on."""
 
     epoch: int
+    branch: str = ""
 
 
 @dataclass(frozen=True, slots=True)

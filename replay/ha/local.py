@@ -16,14 +16,15 @@ from ...engine.contract.plugin import Plugin
 from ...engine.env import Env
 from ...engine.env.owned_lock import Hold
 from ...engine.errors import HoldfastError, StoreClosed
-from ...engine.model.positions import Position
+from ...engine.model.positions import History, Position
 from ...engine.model.records import Record
 from ...engine.store.replica import Replica
 from ...engine.store.settings import Settings
 from ...engine.store.store import Store
 from .effects import End
+from .set_aside import BranchPolicy, SetAside
 from .shipping import Shipping
-from .state import BranchPolicy, StoredState
+from .state import StoredState
 
 logger = logging.getLogger("holdfast.cluster")
 
@@ -129,17 +130,38 @@ class LocalStore(Generic[TxT, ViewT]):
         with self._lock:
             if not allowed():
                 return False
-            last, aside = self.store.durable.txid, []  # type: int, list[Record]
+            last, aside = self.store.durable.txid, self._set_aside(published=False)
 
             def set_aside(record: Record) -> None:
-                aside.append(record)
+                aside.add(record)
                 if record.txid == last:
-                    place = self._state.set_aside(aside, self._branches)
+                    place = aside.finish()
                     logger.warning("transactions %d to %d were never published by the cluster; they are cut from the "
-                                   "log, and kept in %s", aside[0].txid, last, place)
+                                   "log, and kept in %s", after.txid + 1, last, place)
 
-            self._replica().cut(after, set_aside)
+            try:
+                self._replica().cut(after, set_aside)
+            finally:
+                aside.close()
             return True
+
+    def set_branch_aside(self, after: Position) -> None:
+        """Set everything after a position aside, before another state takes this one's place."""
+        with self._lock:
+            aside, last = self._set_aside(published=True), self.store.durable.txid
+            try:
+                for record in self.store.log.cursor(after).read():
+                    aside.add(record)
+                place = aside.finish()
+            finally:
+                aside.close()
+        if place is not None:
+            logger.error("transactions %d to %d are only here, although they were shown; they are kept in %s",
+                         after.txid + 1, last, place)
+
+    def _set_aside(self, *, published: bool) -> SetAside:
+        return SetAside(self._state, self._env.files, self._branches, self.store.log.attachment_path,
+                        published=published)
 
     def publish(self, upto: int) -> None:
         """Show everything up to a transaction: by applying it, or, in a primary, by letting its commits return."""
@@ -153,10 +175,18 @@ class LocalStore(Generic[TxT, ViewT]):
             elif not self.store.closed:
                 self._replica().publish(upto)
 
-    def start_epoch(self, epoch: int) -> End:
-        """Append the first record of an epoch, durably."""
+    def adopt(self, history: History, allowed: Callable[[], bool]) -> bool:
+        """Continue on the branches of a log that has all that is here. Whether that was allowed. Raises `Diverged`."""
         with self._lock:
-            self._replica().start_epoch(epoch)
+            if not allowed():
+                return False
+            self._replica().adopt(history)
+            return True
+
+    def start_epoch(self, epoch: int, branch: str) -> End:
+        """Append the first record of an epoch, durably, on a branch (hex) that is begun if the log does not have it."""
+        with self._lock:
+            self._replica().start_epoch(epoch, bytes.fromhex(branch) or None)
             return self.end
 
     # --- the primary ----------------------------------------------------------------------------------------------

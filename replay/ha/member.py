@@ -63,6 +63,7 @@ STAGGER_S = 0.05
 """Between the attempts of two voters to become leader, so that they seldom meet."""
 ASK_S = 0.5
 """How often a candidate asks again those that have not answered."""
+RECREATE = "holdfast cluster recreate, with the directory of a member"
 HAND_OVER_S = 5.0
 """How long a primary waits for the member that it hands over to."""
 
@@ -163,7 +164,7 @@ class StateMachine:
         self._beat = 0
         self._whole_at: int | None = None
         self._leader_heard_at = float("-inf")
-        self._told_to_lead = False
+        self._told_to_lead = self._forced = False
         self._warned: int | None = None  # the epoch whose leader gave no sign of life while the cluster was paused
 
     # --- what others ask ------------------------------------------------------------------------------------------
@@ -274,7 +275,7 @@ class StateMachine:
         if document is None:
             if kept is not None:
                 self._refuse("the coordinator has lost the cluster's document; this member does not begin the cluster "
-                             "anew, because another member may hold more")
+                             f"anew, because another member may hold more. To go on: {RECREATE}")
             elif self._create is not None and self._pending is None:
                 self.version = version
                 self._swap("create", self._create, now)
@@ -283,9 +284,10 @@ class StateMachine:
             self._refuse(f"the coordinator's document is of cluster {document.cluster} with store "
                          f"{document.store_id[:8]}; this member is of {kept.cluster} with store {kept.store_id[:8]}")
             return False
-        if kept is not None and document.epoch < kept.epoch:
-            self._refuse(f"the coordinator's document is of epoch {document.epoch}, and this member has seen epoch "
-                         f"{kept.epoch}: the coordinator was set back")
+        if kept is not None and (document.epoch < kept.epoch or document.revision < kept.revision):
+            self._refuse(f"the coordinator's document is revision {document.revision} of epoch {document.epoch}, and "
+                         f"this member has seen revision {kept.revision} of epoch {kept.epoch}: the coordinator was "
+                         f"set back. To go on: {RECREATE}")
             return False
         if kept is not None and self.name in kept.members and self.name not in document.members:
             self._refuse(f"{self.name} was removed from the cluster; to join again, begin with an empty directory")
@@ -317,6 +319,7 @@ class StateMachine:
 
     def _swap(self, kind: str, document: ClusterDocument, now: float) -> None:
         assert self._pending is None
+        document = replace(document, revision=document.revision + 1)
         self._pending = kind, document, now
         assert self.version is not None
         self._out.append(Swap(self.version, document))
@@ -402,9 +405,12 @@ class StateMachine:
         elif self._may_try(document, now):
             epoch = max(document.epoch, self._wanted[0], self._highest) + 1
             self._why = self._reason(leader)
-            self._swap("acquire", document.led_by(self.name, nonce=self._nonce(), epoch=epoch), now)
+            led = document.led_by(self.name, nonce=self._nonce(), epoch=epoch)
+            self._swap("acquire", led.forced() if self._forced else led, now)
 
     def _reason(self, leader: str | None) -> str:
+        if self._forced:
+            return "an operator forced it, without the promises of the other voters"
         if self._told_to_lead:
             return "an operator asked for it"
         if leader is None:
@@ -413,6 +419,8 @@ class StateMachine:
 
     def _may_try(self, document: ClusterDocument, now: float) -> bool:
         """Whether to try to become leader now."""
+        if self._forced:
+            return True
         if not self.votes or self._changed_at is None or now < self._backs_off_until:
             return False
         over = now >= self._silent_since() + document.ttl + self._stagger(document)
@@ -555,7 +563,7 @@ class StateMachine:
         if self.following is not None:
             self.following = None
             self._out.append(Unfollow())
-        self.state, self.epoch, self._told_to_lead = State.FENCING, document.epoch, False
+        self.state, self.epoch, self._told_to_lead, self._forced = State.FENCING, document.epoch, False, False
         self._renewed_at = self._asked_at = self._began_at = since
         self._answers, self.acked, self._heard, self._beats, self._generations = {}, {}, {}, {}, {}
         self._first = self.watermark = 0
@@ -614,7 +622,7 @@ class StateMachine:
 
     def _start_epoch(self) -> None:
         self.state = State.STARTING
-        self._out.append(StartEpoch(self.epoch))
+        self._out.append(StartEpoch(self.epoch, self._document().branch))
 
     def epoch_started(self, end: End, now: float) -> None:
         """The first record of the epoch is durable here."""
@@ -720,14 +728,23 @@ class StateMachine:
         self._look(now)
         return None
 
-    def take_over(self, now: float) -> str | None:
+    def take_over(self, now: float, *, force: bool = False) -> str | None:
         """Try to become primary now, even if the present one gives signs of life. It succeeds only if enough voters
-        promise. Returns why not, or None if it has begun."""
+        promise. With `force` nobody else needs to: this member counts alone at first, and what it lacks is lost to the
+        cluster. The voters come back one by one. Returns why not, or None if it has begun."""
         if self.state is not State.FOLLOWER:
             return f"{self.name} leads already, or opens its store"
-        if not self.votes:
+        if self.trouble is not None:
+            return f"{self.name} takes no part: {self.trouble}"
+        if self.document is None or self.version is None:
+            return f"{self.name} has not read the cluster's document: the coordinator does not answer"
+        if force:
+            if not self.whole:
+                return f"{self.name} has not caught up since its directory was empty"
+            self._say(logging.WARNING, "an operator forces this member to lead: what it lacks is lost to the cluster")
+        elif not self.votes:
             return f"{self.name} is not a voter, or has not caught up"
-        self._told_to_lead, self._backs_off_until = True, float("-inf")
+        self._told_to_lead, self._forced, self._backs_off_until = True, force, float("-inf")
         self._look(now)
         return None
 

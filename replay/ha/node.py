@@ -16,6 +16,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from dataclasses import asdict
 from typing import Any
 
 from ...engine.env import Env, Task
@@ -33,18 +34,19 @@ from ...engine.errors import (
     SourceUnavailable,
     StoreLocked,
 )
-from ...engine.model.positions import Position
+from ...engine.model.positions import History, Position
 from ...engine.model.records import Record
 from ...engine.source.interface import CHUNK_BYTES
 from .coordinator import Coordinator
 from .driver import Driver
 from .effects import Answer, End
 from .errors import Branched, NotPrimary
-from .following import MustSeed, Pacing, leader_end, make_equal
+from .following import Delay, MustSeed, Pacing, PeerLog, history_of, leader_log, make_equal, parting
 from .local import LocalStore
 from .member import State, StateMachine
 from .peer.interface import Peer
 from .peer.wire import RECORDS
+from .set_aside import kept
 from .shipping import ROOM_S, LogStream, Shipping
 from .state import StoredState
 from .status_page import status_page
@@ -98,6 +100,7 @@ class Node:
         self._closing = False
         self._shall_show = 0
         self._idle = (0, env.clock.monotonic())  # the log's end, and since when
+        self._delay = Delay(machine.entry.delay, env, lambda: self.local.store) if machine.entry.delay else None
         self._following: _Stream | None = None
         self._beating = env.scheduler.event()
         self._acks = Pool("holdfast-acks", 1, env.scheduler)
@@ -111,7 +114,7 @@ class Node:
     def publish(self, txid: int) -> None:
         self._shall_show = max(self._shall_show, txid)
         try:
-            self.local.publish(txid)
+            self.local.publish(txid if self._delay is None or self.local.accepting else self._delay.upto(txid))
         except (DiskFull, LimitReached, RolledBack) as error:  # it is tried again
             logger.warning("%s shows nothing newer for now: %s", self.machine.name, error)
         if self.machine.serving:
@@ -138,7 +141,8 @@ class Node:
         local, fetching = self.local, lambda: self.machine.state is State.FETCHING
         try:
             with self._peer(address) as peer:
-                common = make_equal(_LogHere(self, fetching), peer, end.txid)
+                theirs = PeerLog(end.txid, history_of(peer.status()))
+                common = make_equal(_LogHere(self, fetching), peer, theirs)
                 for kind, records in peer.fetch(common, end.txid):
                     if kind != RECORDS:
                         continue
@@ -153,8 +157,8 @@ class Node:
             raise Diverged(f"{address} announced a log up to {end.txid}, and sent another one")
         return reached
 
-    def start_epoch(self, epoch: int) -> End:
-        return self.local.start_epoch(epoch)
+    def start_epoch(self, epoch: int, branch: str) -> End:
+        return self.local.start_epoch(epoch, branch)
 
     def accept(self, watermark: int) -> None:
         self.local.accept(watermark)
@@ -255,8 +259,11 @@ class Node:
         return position
 
     def lag_s(self) -> float:
-        """Seconds since this member last knew what the primary had published; 0 on the primary."""
-        return 0.0 if self.machine.role == "primary" else self._env.clock.monotonic() - self.heard_at
+        """Seconds since this member last knew what the primary had published, and by which it shows that late; 0 on the
+        primary."""
+        if self.machine.role == "primary":
+            return 0.0
+        return self.machine.entry.delay + self._env.clock.monotonic() - self.heard_at
 
     @property
     def role(self) -> str:
@@ -268,7 +275,9 @@ class Node:
         role = self.role
         if role != self._role:
             self._role = role
-            self._on_role(role, self.machine.epoch)
+            epoch = self.machine.epoch or self.machine.promised
+            self._on_role(role, epoch)
+            self.local.store.hooks.tell("role_changed", role, epoch)
 
     def not_primary(self) -> HoldfastError:
         """The error for a transaction that this member does not take."""
@@ -357,13 +366,18 @@ class Node:
         now = self._env.clock.monotonic()
         if verb == "confirm":
             return {"txid": self.confirmed_position(CONFIRM_S)}
+        if verb == "document":
+            with self.driver.lock:
+                kept, promised = self.machine.document, max(self.machine.promised, self.machine.epoch)
+            return {"document": None if kept is None else kept.encode().decode(), "promised": promised,
+                    "whole": self.machine.whole, "generation": self.machine.entry.generation}
         to = str(args.get("member", ""))
         if verb == "switchover":
             why = self.driver.tell(lambda m: m.switch_over(to, now))
         elif verb == "remove":
             why = self.driver.tell(lambda m: m.remove(to, now))
         elif verb == "failover":
-            why = self.driver.tell(lambda m: m.take_over(now))
+            why = self.driver.tell(lambda m: m.take_over(now, force=args.get("force") is True))
         elif verb == "reinit":
             stream = self._following
             why = None if stream is not None else f"{self.machine.name} follows nobody whose state it could copy"
@@ -371,7 +385,7 @@ class Node:
                 stream.seed_anew()
         else:
             raise InvalidInput(f"members know no command {shown(verb)}",
-                               hint="use switchover, failover, reinit, remove or confirm")
+                               hint="use switchover, failover, reinit, remove, confirm or document")
         if why is not None:
             raise InvalidInput(f"no {verb}: {why}", hint="see the cluster's status")
         return {"begun": True}
@@ -418,6 +432,9 @@ class Node:
         voters = () if self.machine.document is None else self.machine.document.electorate
         return {**status, "role": self.role, "voters": voters, "durable": store.durable.txid,
                 "published": store.published.txid, "connected": self.connected, "branched": self.branched,
+                "set_aside": [asdict(one) for one in kept(self._state, self._env.files)],
+                "store_id": store.history.store_id.hex(),
+                "branches": [[b.id.hex(), b.start.txid, b.start.chain.hex()] for b in store.history.branches],
                 "backup_uri": store.backup_uri, "sent": self.local.shipping.followers(), "log": store.log.status(),
                 "base": [store.log.base.txid, store.log.base_epoch]}
 
@@ -450,6 +467,9 @@ class Node:
         if error.branched:
             self.branched = error.message
             logger.error("%s has branched: %s", self.machine.name, error.message)
+            with self._peer(address) as peer:
+                here = _LogHere(self, lambda: False)
+                self.local.set_branch_aside(parting(here, peer, leader_log(peer, epoch).end))
         logger.warning("%s is seeded anew from %s: %s", self.machine.name, address, error.message)
         make = self._seed(address)
         if not self.driver.tell(lambda m: m.seeding(epoch)):
@@ -475,6 +495,8 @@ class Node:
                 ("member_connected", "gauge", "whether it streams from a primary", int(self.connected)),
                 ("member_lag_seconds", "gauge", "since it last heard what the primary had published",
                  round(self.lag_s(), 3)),
+                ("member_set_aside_transactions", "gauge", "that this member had and the cluster does not",
+                 sum(one.last - one.first + 1 for one in kept(self._state, self._env.files))),
                 ("member_unpublished_transactions", "gauge", "durable here and not published",
                  store.durable.txid - store.published.txid)]
         return "".join(f"# HELP holdfast_{name} {text}\n# TYPE holdfast_{name} {kind}\nholdfast_{name} {value}\n"
@@ -519,6 +541,10 @@ class _LogHere:
         if not self._local.cut(after, self._allowed):
             raise SourceUnavailable("the log is not cut, since this member does not follow any more")
         self._node._moved()
+
+    def adopt(self, history: History) -> None:
+        if not self._local.adopt(history, self._allowed):
+            raise SourceUnavailable("this member does not follow any more")
 
 
 class _Stream:
@@ -603,7 +629,7 @@ class _Stream:
             raise MustSeed("an operator asked for it", branched=False)
         self._peer = peer = node._peer(self._address)
         with peer:
-            common = make_equal(_LogHere(node, allowed), peer, leader_end(peer, self.epoch), self.epoch)
+            common = make_equal(_LogHere(node, allowed), peer, leader_log(peer, self.epoch), self.epoch)
             hello = {"member": machine.name, "generation": machine.entry.generation, "epoch": self.epoch}
             with peer.acks(hello) as acks:
                 self._acks, self._acked = acks, (-1, -1)

@@ -26,9 +26,11 @@ from ...engine.env import REAL, Env
 from ...engine.env.shown import shown
 from ...engine.errors import (
     ConditionNotMet,
+    Diverged,
     ForeignStore,
     HoldfastError,
     InvalidInput,
+    LogPruned,
     OutcomeUnknown,
     SettingError,
     SourceUnavailable,
@@ -57,8 +59,9 @@ from .node import Node
 from .peer.interface import Transport
 from .peer.wire import RECORDS
 from .seed import PASSING, seed
+from .set_aside import BranchPolicy
 from .shipping import Shipping
-from .state import BranchPolicy, StoredState
+from .state import StoredState
 
 logger = logging.getLogger("holdfast.cluster")
 
@@ -156,6 +159,7 @@ class Member(Generic[TxT, ViewT]):
              coordinator: str | Coordinator, advertise: str | None = None, create: bool = False,
              ack: str | int = "quorum", floor: quorum.Floor = "quorum", ttl: float = 10.0, failsafe: bool = False,
              no_failover: bool = False, no_sync: bool = False, clone_from: bool = False, priority: int = 100,
+             delay: float = 0.0,
              token: str | None = None, backup_token: str | None = None, tls_certificate: str | Path | None = None,
              tls_key: str | Path | None = None, ca: str | Path | None = None, insecure: bool = False,
              branches: BranchPolicy = "keep_all", on_role: Callable[[str, int], None] | None = None,
@@ -177,8 +181,11 @@ class Member(Generic[TxT, ViewT]):
                 must hold it, "any(n)" or a number.
             floor, ttl, failsafe: of the cluster, if it is begun: see `ClusterDocument`.
             no_failover, no_sync, clone_from, priority: see `MemberEntry`.
-            on_role: called with the role and the epoch after each change of role, in a thread of the member's. Be
-                quick.
+            delay: seconds. This follower shows a transaction only when it is this old, by the clocks of the primary and
+                of this machine: so what somebody destroys by mistake can still be read here. It holds the log at once,
+                and counts as any other. It is not promoted by itself.
+            on_role: called with the role and the epoch after each change of role, in a thread of the member's: be
+                quick. Plugins have the moment `role_changed`.
             transport: in place of HTTP, for tests.
             token, backup_token, tls_certificate, tls_key, ca, insecure: see `HttpTransport`.
             branches: what is kept of transactions that are cut from this member's log: `keep_all`, `keep_last`, or
@@ -195,6 +202,8 @@ class Member(Generic[TxT, ViewT]):
             raise SettingError(f'floor must be "quorum" or a number of members, not {shown(floor)}')
         if branches not in ("keep_all", "keep_last", "keep_none"):
             raise SettingError(f"branches must be keep_all, keep_last or keep_none, not {shown(branches)}")
+        if not 0 <= delay < 1e9:
+            raise SettingError(f"delay must be a number of seconds from 0, not {shown(delay)}")
         at = _coordinator(coordinator, cluster, env)
         if transport is None:
             from .peer.transport import HttpTransport  # here, so that a member with another one does not load aiohttp
@@ -202,8 +211,9 @@ class Member(Generic[TxT, ViewT]):
             transport = HttpTransport(listen, advertise, token=token, backup_token=backup_token,
                                       tls_certificate=tls_certificate, tls_key=tls_key, ca=ca, insecure=insecure,
                                       silence=max(1.0, ttl), env=env)
-        entry = MemberEntry(address=transport.address, generation=0, instance="", no_failover=no_failover,
-                            no_sync=no_sync, clone_from=clone_from, priority=priority)
+        entry = MemberEntry(address=transport.address, generation=0, instance="", delay=delay,
+                            no_failover=no_failover or delay > 0, no_sync=no_sync, clone_from=clone_from,
+                            priority=priority)
         member = cls(env.files.absolute(directory), engine, cluster=cluster, name=name, transport=transport,
                      coordinator=at, create=create, ack=ack, floor=floor, ttl=ttl, failsafe=failsafe, entry=entry,
                      branches=branches, on_role=on_role, plugins=plugins, options=options,
@@ -264,6 +274,8 @@ class Member(Generic[TxT, ViewT]):
                 data, _ = self._coordinator.read(_OPEN_S)
                 if data is not None:
                     return ClusterDocument.decode(data)
+                if self._state.document is not None and self._state.identity.whole:
+                    return self._state.document  # reads go on, and an operator can have the document made again
                 if self._state.document is not None:
                     self._wait_for("the cluster's document, which the coordinator has lost")
                 elif self._create:
@@ -286,11 +298,12 @@ class Member(Generic[TxT, ViewT]):
         made = not layout.is_store()
         with Store.open(self.directory, self._engine, options=self._options, settings=self._settings,
                         env=self._env) as store:
-            store_id = store.history.store_id.hex()
+            store_id, branch = store.history.store_id.hex(), store.history.branch.id.hex()
         random = self._env.randomness
         document = ClusterDocument(cluster=self.cluster, store_id=store_id, ttl=self._ttl, floor=self._floor,
-                                   failsafe=self._failsafe, voters=(self.name,), nonce=random.token(16).hex(),
-                                   secret=random.token(24).hex(), members={self.name: self._entry})
+                                   failsafe=self._failsafe, branch=branch, voters=(self.name,),
+                                   nonce=random.token(16).hex(), secret=random.token(24).hex(),
+                                   members={self.name: self._entry})
         try:
             self._coordinator.swap(ABSENT, document.encode(), _OPEN_S)
         except SwapConflict:
@@ -561,7 +574,8 @@ class Member(Generic[TxT, ViewT]):
         opens its store anew. Reads in earlier views may raise `StoreClosed` then: take another snapshot.
 
         Args:
-            at_least: wait until this transaction is published here: read your own writes.
+            at_least: wait until this transaction is published here: read your own writes. If it is a position, the
+                transaction is told from another one of the same number.
             linearizable: everything that was acknowledged before this call is shown. It costs a round to the voters.
             max_lag: seconds. Raise if this member has not heard from the primary for longer.
 
@@ -569,6 +583,7 @@ class Member(Generic[TxT, ViewT]):
             ConditionNotMet: not within `Settings.wait_s`.
             NotPrimary: `linearizable`, and no primary answers.
             Branched: this member must be seeded anew.
+            Diverged: `at_least` is a position that the cluster has lost, by a forced promotion or with a floor of one.
         """
         node = self._running()
         node.check_snapshots()
@@ -577,9 +592,14 @@ class Member(Generic[TxT, ViewT]):
         if max_lag is not None and node.lag_s() > max_lag:
             raise ConditionNotMet(f"{self.name} has not heard from the primary for {node.lag_s():.1f} s", txid=0,
                                   hint="read from another member")
+        store = node.local.current()
+        view: ViewT = store.snapshot(at_least=at_least.txid if isinstance(at_least, Position) else at_least)
         if isinstance(at_least, Position):
-            at_least = at_least.txid
-        view: ViewT = node.local.current().snapshot(at_least=at_least)
+            try:
+                _check_history(store, at_least)
+            except BaseException:
+                view.close()
+                raise
         return view
 
     def _linearizable_position(self, node: Node) -> int:
@@ -628,6 +648,15 @@ def check_ack(ack: object) -> str | int:
     if type(ack) is int and ack >= 1:
         return ack
     raise SettingError(f'ack must be "quorum", "all", "local", "any(n)" or a number from 1, not {shown(ack)}')
+
+
+def _check_history(store: Store[Any, Any], position: Position) -> None:
+    """Raise `Diverged` if the log here has another transaction at a position. What was pruned is not compared."""
+    with contextlib.suppress(LogPruned):
+        chain = store.log.chain_at(position.txid)
+        if chain != position.chain:
+            raise Diverged(f"the cluster has another transaction {position.txid} than the one asked for: that one was "
+                           "lost", hint="see the history of the cluster: a promotion was forced")
 
 
 def _best_sources(document: ClusterDocument) -> list[str]:

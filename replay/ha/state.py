@@ -6,7 +6,7 @@
       PROMISE     the epoch below which it accepts nothing, and the leader of that epoch (a document)
       CLUSTER     the last cluster document that it has seen, as JSON in a document
       WATERMARK   the last transaction that it knew to be published; not synced, since a lower one is safe
-      branched/   what was cut from its log, in readable form
+      branched/   what it had and the cluster does not (`set_aside.py`)
 
 All are replaced whole, and all but `WATERMARK` are durable on return. The directory outlives the store beside it, which
 may be seeded anew: a member that forgot its promise could acknowledge what a newer primary does not have.
@@ -15,26 +15,19 @@ may be seeded anew: a member that forgot its promise could acknowledge what a ne
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import struct
-from base64 import b64encode
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from xxhash import xxh3_64_intdigest
 
 from ...engine.env import Env
-from ...engine.errors import Damaged
+from ...engine.errors import Damaged, NotFound
 from ...engine.model import document as files_document
-from ...engine.model.records import Record
 from ...engine.store.layout import MEMBER
 from .document import ClusterDocument
 from .errors import MemberRefused
-
-BranchPolicy = Literal["keep_all", "keep_last", "keep_none"]
 
 _IDENTITY, _PROMISE, _CLUSTER = b"HFMEMBER", b"HFPROMIS", b"HFCLUSTR"
 _VERSION = 1
@@ -49,6 +42,19 @@ class Identity:
     name: str
     generation: int
     whole: bool
+
+
+def kept_document(root: Path, env: Env) -> ClusterDocument:
+    """The last cluster document that the member in a directory has seen. The member may be running. Raises `NotFound`
+    if there is none, `Damaged`."""
+    path = env.files.absolute(root) / MEMBER / "CLUSTER"
+    try:
+        return ClusterDocument.decode(files_document.read(env.files, path, _CLUSTER, _VERSION)["json"])
+    except FileNotFoundError as error:
+        raise NotFound(f"{root} is not the directory of a member: {path} does not exist",
+                       hint="give the directory that a member of the cluster was served from") from error
+    except KeyError as error:
+        raise Damaged(f"lacks the field {error}", path=str(path)) from error
 
 
 class StoredState:
@@ -159,27 +165,6 @@ class StoredState:
 
     def _has_watermark(self) -> bool:
         return self._env.files.exists(self.directory / "WATERMARK")
-
-    def set_aside(self, records: Sequence[Record], policy: BranchPolicy) -> str:
-        """Durably export records that are cut from the log, one JSON object a line, and return where. `keep_last`
-        removes earlier exports, `keep_none` keeps only numbers and chains."""
-        files, directory = self._env.files, self.directory / "branched"
-        files.make_directory(directory)
-        name = f"{records[0].epoch}-{records[0].txid}-{records[-1].txid}-{records[-1].chain.hex()[:8]}.jsonl"
-        lines = []
-        for record in records:
-            line = {"txid": record.txid, "epoch": record.epoch, "time_us": record.time_us,
-                    "chain": record.chain.hex()}
-            if policy != "keep_none":
-                line |= {"payload_version": record.payload_version, "payload": b64encode(record.payload).decode(),
-                         "attachment": record.attachment and record.attachment.name}
-            lines.append(json.dumps(line))
-        files.write_durably(directory / name, "\n".join([*lines, ""]).encode())
-        if policy == "keep_last":
-            for other in files.list(directory):
-                if other != name:
-                    files.unlink(directory / other)
-        return str(directory / name)
 
     def close(self) -> None:
         """Release the lock. May be called twice."""

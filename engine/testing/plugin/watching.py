@@ -210,6 +210,9 @@ class Watch(Plugin):
     def fault(self, error: BaseException) -> None:
         self._hand_on("fault", error)
 
+    def role_changed(self, role: str, epoch: int) -> None:
+        self._hand_on("role_changed", role, epoch)
+
     def forked(self) -> None:
         watch_removals(self.removed, lambda: self.inside() == "forked")
         self._hand_on("forked")

@@ -361,3 +361,68 @@ def test_replica_must_be_a_transaction(tmp_path: Path) -> None:
         STAGING.open(tmp_path / "s", replica=-1)
     with pytest.raises(SettingError):
         STAGING.open(tmp_path / "s", replica=1, read_only=True)
+
+
+NEW, OTHER = b"n" * 16, b"o" * 16
+
+
+def test_a_follower_begins_a_branch_where_the_followed_log_did(pair: Pair, tmp_path: Path) -> None:
+    pair.write(1, 2, 3)
+    pair.replica.append(pair.new())
+    pair.store.close()
+    shutil.copytree(tmp_path / "member", tmp_path / "third")
+    pair.open(3)
+    third = pair.kind.open(tmp_path / "third", settings=QUIET, replica=0)
+    assert third.replica is not None
+    third.replica.cut(Position(2, third.log.chain_at(2)), lambda record: None)
+    start = pair.store.durable
+    pair.replica.start_epoch(5, NEW)
+    assert [branch.id for branch in pair.store.history.branches[1:]] == [NEW]
+    pair.replica.publish(4)
+    pair.replica.accept()
+    commit(pair.kind, pair.store, 9)
+    third.replica.adopt(pair.store.history)
+    assert third.history == pair.primary.history  # not before its log comes there
+    third.replica.append(list(pair.store.log.read(2)))
+    assert third.history == pair.store.history
+    assert third.history.branch.start == start
+    assert third.durable == pair.store.durable
+    third.close()
+    third = pair.kind.open(tmp_path / "third", settings=QUIET, replica=5)
+    assert third.history == pair.store.history
+    assert pair.kind.numbers(third) == {1, 2, 3, 9}
+    third.log.verify()
+    third.close()
+
+
+def test_a_branch_without_a_record_gives_way_to_the_followed_log(pair: Pair) -> None:
+    pair.write(1, 2)
+    pair.replica.append(pair.new())
+    pair.replica._begin_branch(OTHER)  # as by a promotion that was killed here
+    assert pair.store.history.branch.id == OTHER
+    pair.replica.adopt(pair.primary.history)
+    assert pair.store.history == pair.primary.history
+    pair.write(3)
+    pair.replica.append(pair.new())
+    pair.store.close()
+    pair.open(3)
+    assert pair.store.history == pair.primary.history
+    assert pair.shown() == {1, 2, 3}
+
+
+def test_a_log_does_not_follow_one_that_left_its_branch_earlier(pair: Pair) -> None:
+    pair.write(1, 2, 3)
+    pair.replica.append(pair.new()[:2])
+    history = pair.store.history
+    early = Position(1, pair.store.log.chain_at(1))
+    with pytest.raises(Diverged, match="part before transaction 2"):
+        pair.replica.adopt(history.extended(NEW, early))
+    with pytest.raises(Diverged, match="another store"):
+        pair.replica.adopt(history._replace(store_id=OTHER))
+    pair.replica.adopt(history.extended(NEW, pair.primary.durable))  # further on, and never reached
+    pair.replica.start_epoch(7, OTHER)
+    assert pair.store.history.branch.id == OTHER
+    with pytest.raises(Diverged):
+        pair.replica.adopt(history)
+    pair.replica.start_epoch(8, OTHER)
+    assert len(pair.store.history.branches) == len(history.branches) + 1

@@ -79,10 +79,11 @@ class Script:
         replica.publish(3)
         replica.append(self.records[4:7])
         self.note("append 7")
-        replica.start_epoch(5)
+        replica.start_epoch(5, b"n" * 16)
         self.note("epoch")
         replica.cut(self.records[4].position, lambda record: self.aside.append(record.txid))
         self.note("cut 5")
+        assert len(store.history.branches) == 1
         replica.append(self.records[5:])
         self.note("append 9")
         replica.publish(9)

@@ -63,7 +63,7 @@ def test_who_makes_the_document_does_not_lead_epoch_0() -> None:
     new = replace(DOCUMENT, epoch=0, leader=None)
     a = member(kept=None, create=new)
     a.read(None, 0, 1.0)
-    assert only(Swap, a.take()).document == new
+    assert only(Swap, a.take()).document == replace(new, revision=1)
     a.swapped(1, 1.0)
     effects = a.take()
     assert not [effect for effect in effects if isinstance(effect, Say | StepDown)]

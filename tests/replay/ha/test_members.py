@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from linked import LinkedTransport, Network, until
+from linked import until
+from member_cluster import PATIENCE, TTL, Cluster, put
 from store_kinds import KINDS, MEMORY, Kind
 
 from holdfast.engine import MemoryEngine
 from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
+from holdfast.engine.contract.plugin import Plugin
 from holdfast.engine.errors import (
     ConditionNotMet,
     DiskFull,
@@ -31,101 +33,13 @@ from holdfast.engine.errors import (
     StoreLocked,
     TooManyLeases,
 )
-from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
 from holdfast.replay.ha import service
-from holdfast.replay.ha.coordinators.memory import Fault, MemoryCell, MemoryCoordinator
-from holdfast.replay.ha.document import ClusterDocument
+from holdfast.replay.ha.coordinators.memory import Fault, MemoryCoordinator
 from holdfast.replay.ha.errors import MemberRefused, NotPrimary, PeerUnavailable
 from holdfast.replay.ha.member import State
 from holdfast.replay.ha.seed import seed
 from holdfast.replay.ha.service import Member
-
-TTL = 1.2
-PATIENCE = 40.0
-
-
-class Cluster:
-    """Members by name, on one network, with one coordinator."""
-
-    def __init__(self, root: Path, kind: Kind = MEMORY) -> None:
-        self.root = root
-        self.kind = kind
-        self.network = Network()
-        self.cell = MemoryCell()
-        self.members: dict[str, Member[Any, Any]] = {}
-        self.coordinators: dict[str, MemoryCoordinator] = {}
-
-    def start(self, name: str, *, directory: str | None = None, address: str | None = None, ready: bool = True,
-              keep: bool = True, **more: Any) -> Member[Any, Any]:
-        coordinator = MemoryCoordinator(self.cell)
-        settings = Settings(wait_s=5, segment_bytes=128 << 10)
-        member: Member[Any, Any] = Member.open(
-            self.root / (directory or name), self.kind.engine, cluster="social", name=name, listen="", ttl=TTL,
-            coordinator=coordinator, transport=LinkedTransport(self.network, address or name), settings=settings,
-            **more)
-        if keep:
-            self.members[name], self.coordinators[name] = member, coordinator
-        if ready:
-            member.wait_ready(PATIENCE)
-        return member
-
-    def three(self, **more: Any) -> list[Member[Any, Any]]:
-        self.start("a", create=True, **more)
-        self.start("b", **more)
-        self.start("c", **more)
-        until(lambda: self.document().voters == ("a", "b", "c") and self.document().joint is None)
-        return [self.members[n] for n in "abc"]
-
-    def document(self) -> ClusterDocument:
-        assert self.cell.data is not None
-        return ClusterDocument.decode(self.cell.data)
-
-    def primary(self, but: str = "") -> Member[Any, Any]:
-        found: list[Member[Any, Any]] = []
-
-        def look() -> bool:
-            found[:] = [m for n, m in self.members.items() if n != but and m.role == "primary"]
-            return bool(found)
-
-        until(look)
-        return found[0]
-
-    def isolate(self, name: str) -> None:
-        """Cut a member off from the others and from the coordinator."""
-        self.network.isolate(name)
-        self.coordinators[name].fault = Fault.OUTAGE
-
-    def mend(self) -> None:
-        self.network.mend()
-        for coordinator in self.coordinators.values():
-            coordinator.fault = None
-
-    def stop(self, name: str) -> None:
-        self.members.pop(name).close()
-
-    def agree(self) -> None:
-        """Wait until all members show the same, and have the same log."""
-        def same() -> bool:
-            ends = {(m.status()["published"], m.status()["durable"], m.status()["end"][2])
-                    for m in self.members.values()}
-            return len(ends) == 1 and len(ends.pop()) == 3 and all(
-                m.status()["published"] == m.status()["durable"] for m in self.members.values())
-
-        until(same)
-        digests = []
-        for member in self.members.values():
-            with member.snapshot() as view:
-                assert list(view.check()) == []
-                digests.append(view.digest())
-        assert len(set(digests)) == 1
-
-
-def put(member: Member[Any, Any], key: bytes, **how: Any) -> int:
-    with member.transaction(**how) as tx:
-        tx.put(key, b"value")
-    txid: int = tx.txid
-    return txid
 
 
 @pytest.fixture
@@ -175,7 +89,7 @@ def test_a_primary_that_is_cut_off_acknowledges_nothing_and_its_tail_is_cut(clus
     assert set(shown) == {b"before", b"after"}
     aside = list((cluster.root / "a" / "member" / "branched").iterdir())
     assert len(aside) == 1
-    assert '"payload"' in aside[0].read_text()
+    assert '"payload"' in (aside[0] / "records.jsonl").read_text()
 
 
 def test_switch_over_and_back_loses_nothing(cluster: Cluster) -> None:
@@ -192,6 +106,24 @@ def test_switch_over_and_back_loses_nothing(cluster: Cluster) -> None:
     assert [f.leader for f in cluster.document().failovers] == ["a", "b", "a"]
     with pytest.raises(InvalidInput, match="not another voter"):
         a.switch_over("nobody")
+
+
+def test_a_change_of_role_is_told_to_plugins_and_to_the_caller(cluster: Cluster) -> None:
+    told: list[tuple[str, str]] = []
+
+    class Listens(Plugin):
+        def role_changed(self, role: str, epoch: int) -> None:
+            told.append(("plugin", role))
+            assert epoch > 0
+
+    how: dict[str, Any] = {"plugins": [Listens()], "on_role": lambda role, epoch: told.append(("caller", role))}
+    a = cluster.start("a", create=True, **how)
+    until(lambda: told[-2:] == [("caller", "primary"), ("plugin", "primary")])
+    b = cluster.start("b")
+    until(lambda: cluster.document().voters == ("a", "b") and cluster.document().joint is None)
+    a.switch_over("b")
+    until(lambda: b.role == "primary")
+    until(lambda: told[-2:] == [("caller", "follower"), ("plugin", "follower")])
 
 
 def test_writes_stop_without_a_quorum_and_resume_with_it(cluster: Cluster) -> None:
