@@ -1,7 +1,7 @@
 """Replay: copies that follow a store, and members of a cluster.
 
-`Member` is a store that belongs to a cluster, `Cluster` a client that finds its members. Each is imported when it is
-first used.
+`Member` is a store that belongs to a cluster, `GraphMember` one with a graph, `Cluster` a client that finds its
+members. Each is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .ha.cluster import Cluster
+    from .ha.graph import GraphMember
     from .ha.service import Member
 
-__all__ = ["Cluster", "Member"]
+__all__ = ["Cluster", "GraphMember", "Member"]
 
-_WHERE = {"Cluster": ".ha.cluster", "Member": ".ha.service"}
+_WHERE = {"Cluster": ".ha.cluster", "GraphMember": ".ha.graph", "Member": ".ha.service"}
 
 
 def __getattr__(name: str) -> Any:

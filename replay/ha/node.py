@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any
@@ -217,7 +217,8 @@ class Node:
             self._beating.wait(1.0 if document is None else document.ttl / BEATS)
             serving = self.machine.serving
             if serving:
-                self.local.shipping.beat(serving, self.machine.watermark, count=True)
+                self.local.shipping.beat(serving, self.machine.watermark, count=True,
+                                         slots=self.local.store.log.slots.list())
             if self.local.published < self._shall_show and not self.local.accepting:
                 self.publish(self._shall_show)
             self.local.keep_watermark()
@@ -482,6 +483,17 @@ class Node:
         self.branched = None
         self.driver.tell(lambda m: m.stepped_down(end, published, self._env.clock.monotonic()))
 
+    def learn_slots(self, moved: Iterable[Sequence[Any]], gone: Iterable[str]) -> None:
+        """Keep log for the slots that the primary has, too: their owners may come here next."""
+        slots = self.local.store.log.slots
+        try:
+            for id, name, txid, chain in moved:
+                slots.register(str(id), str(name), Position(int(txid), bytes(chain)))
+            for id in gone:
+                slots.drop(str(id))
+        except (DiskFull, InvalidInput) as error:  # the primary has it
+            logger.warning("%s keeps no log for a slot of the primary: %s", self.machine.name, error)
+
     def check_snapshots(self) -> None:
         """Raises `Branched` if this member must show nothing."""
         if self.branched is not None:
@@ -647,6 +659,8 @@ class _Stream:
                         self._pacing.worked()
                     else:
                         self._heard(int(body["epoch"]), int(body["watermark"]), int(body["beat"]))
+                        if "slots" in body or "gone" in body:
+                            node.learn_slots(body.get("slots", ()), body.get("gone", ()))
 
     def _started(self, common: int, leader_end: int) -> None:
         """The stream has begun. Only what was compared counts as matched: an earlier stream's last batch may have been

@@ -23,12 +23,15 @@ from ...engine.errors import HoldfastError
 from ...engine.model.positions import Position
 from ...engine.model.records import LogRange, Record
 from ...engine.store.store import Store
+from ...engine.wal.slots import Slot
 
 logger = logging.getLogger("holdfast.cluster")
 
 BURST_BYTES = 256 << 10
 """About how much of the log is read and sent at a time to a follower that is behind."""
 ROOM_S = 1.0
+MOST_SLOTS = 50
+"""How many slots one heartbeat tells of."""
 NEVER_S = 1e9
 """A condition of the cluster is never late: a transaction stays open until the cluster has it."""
 
@@ -56,7 +59,7 @@ def _sent(stream: LogStream, records: Sequence[Record]) -> bool:
 class _Follower:
     """One stream. `live`: it gets each record at once. `sent`: the last transaction sent. Both under the lock."""
 
-    __slots__ = ("epoch", "live", "name", "position", "sent", "stream")
+    __slots__ = ("epoch", "live", "name", "position", "sent", "slots", "stream")
 
     def __init__(self, name: str, epoch: int, after: Position, stream: LogStream) -> None:
         self.name = name
@@ -65,6 +68,24 @@ class _Follower:
         self.sent = after.txid
         self.stream = stream
         self.live = False
+        self.slots: dict[str, int] = {}  # those that it was told of, with their transactions
+
+    def news_of(self, slots: Sequence[Slot]) -> dict[str, Any]:
+        """What a heartbeat says of slots that have moved, come or gone since this follower was told. O(slots)."""
+        moved = [s for s in slots if self.slots.get(s.id) != s.position.txid][:MOST_SLOTS]
+        gone = [] if moved else list(self.slots.keys() - {s.id for s in slots})[:MOST_SLOTS]
+        told: dict[str, Any] = {}
+        if moved:
+            told["slots"] = [[s.id, s.name, *s.position] for s in moved]
+        if gone:
+            told["gone"] = gone
+        return told
+
+    def told(self, news: dict[str, Any]) -> None:
+        """The follower was told of this."""
+        self.slots |= {id: txid for id, _, txid, _ in news.get("slots", ())}
+        for id in news.get("gone", ()):
+            del self.slots[id]
 
 
 class Shipping(Plugin):
@@ -195,9 +216,10 @@ class Shipping(Plugin):
             self._followers = [f for f in self._followers if f is not follower]
         follower.stream.close(why)
 
-    def beat(self, epoch: int, watermark: int, *, count: bool = False) -> int:
+    def beat(self, epoch: int, watermark: int, *, count: bool = False, slots: Sequence[Slot] | None = None) -> int:
         """Tell every follower how far this epoch's log is published. With `count`, under a new number, which the
-        followers echo. Returns the number of the last heartbeat. O(followers)."""
+        followers echo. With `slots`, tell them of those that are new to them, because any of them may have to serve a
+        slot's owner next. Returns the number of the last heartbeat. O(followers), and O(slots) for each."""
         with self._lock:
             if count:
                 self._beat += 1
@@ -206,8 +228,10 @@ class Shipping(Plugin):
             self._followers = [f for f in self._followers if not f.stream.closed]
             for follower in self._followers:
                 if follower.epoch == epoch:
+                    news = {} if slots is None else follower.news_of(slots)
                     with contextlib.suppress(HoldfastError):  # it has just ended
-                        follower.stream.heartbeat(message)
+                        if follower.stream.heartbeat({**message, **news}) and news:
+                            follower.told(news)
             return self._beat
 
     def followers(self) -> dict[str, int]:

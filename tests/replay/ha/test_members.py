@@ -108,6 +108,31 @@ def test_switch_over_and_back_loses_nothing(cluster: Cluster) -> None:
         a.switch_over("nobody")
 
 
+def test_slots_of_the_primary_are_kept_by_all(cluster: Cluster) -> None:
+    a, b, c = cluster.three()
+    put(a, b"1")
+    here = a.position()
+    for number in range(120):  # more than one heartbeat tells of
+        a.store.log.slots.register(f"slot{number}", "a target", here)
+    b.store.log.slots.register("only here", "a target that could not reach a", here)
+
+    def ids(member: Member[Any, Any]) -> set[str]:
+        return {slot.id for slot in member.store.log.slots.list()}
+
+    until(lambda: len(ids(b)) == 121 and len(ids(c)) == 120)
+    put(a, b"2")
+    a.store.log.slots.register("slot7", "a target", a.position())
+    until(lambda: {slot.position for slot in c.store.log.slots.list() if slot.id == "slot7"} == {a.position()})
+    a.store.log.slots.drop("slot9")
+    until(lambda: "slot9" not in ids(b) | ids(c))
+    assert "only here" in ids(b)
+    cluster.stop("a")
+    successor = cluster.primary()
+    put(successor, b"3")
+    a = cluster.start("a")
+    until(lambda: ids(a) >= ids(successor))
+
+
 def test_a_change_of_role_is_told_to_plugins_and_to_the_caller(cluster: Cluster) -> None:
     told: list[tuple[str, str]] = []
 
