@@ -14,6 +14,8 @@ committing(tx)          look, make changes through `tx`, or refuse; with a bulk 
                         quick (`Settings.hook_s`), and do not commit from here
 final(tx)               look at the transaction after the last change; a plugin that        as committing
                         changes it has it rolled back
+attached(attachment)    wait, or refuse: the file of a bulk load is durable, and its        rolled back
+                        record is logged next. The writer lock is held
 logged(batch)           work on `batch.records`; return a `Condition` that holds back       `ConditionNotMet`; the
                         their acknowledgement until it is met                               records are durable
 published(records)      observe                                                             logged; the commit stands
@@ -35,7 +37,7 @@ from typing import Any, Protocol
 
 from ..env import Env
 from ..model.positions import History, Position
-from ..model.records import LogRange, Record, SegmentInfo
+from ..model.records import Attachment, LogRange, Record, SegmentInfo
 from .transaction import Durability, Transaction
 
 
@@ -142,6 +144,10 @@ class Plugin:
 
     def final(self, tx: Transaction) -> None:
         """The same transaction, as it will be logged. On the committing thread."""
+
+    def attached(self, attachment: Attachment) -> None:
+        """A bulk load's file is durable in the log's directory. If all plugins return, its record is logged. You may
+        wait here, for a copy of the file elsewhere, for instance; other writers wait too. On the loading thread."""
 
     def logged(self, batch: LogRange) -> Condition | None:
         """These transactions are durable. On the store's thread for conditions, never the one that syncs."""

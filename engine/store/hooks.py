@@ -12,13 +12,13 @@ from ..env import Scheduler
 from ..env.shown import shown
 from ..errors import SettingError
 from ..model.positions import Position
-from ..model.records import LogRange, Record, SegmentInfo
+from ..model.records import Attachment, LogRange, Record, SegmentInfo
 
 logger = logging.getLogger("holdfast.plugins")
 
 
-_MOMENTS = ("committing", "final", "logged", "published", "checkpointed", "sealed", "pruning", "fault", "forked",
-            "role_changed")
+_MOMENTS = ("committing", "final", "attached", "logged", "published", "checkpointed", "sealed", "pruning", "fault",
+            "forked", "role_changed")
 
 
 class Hooks:
@@ -28,6 +28,7 @@ class Hooks:
     closing: tuple[Callable[[StoreHandle], None], ...]
     committing: tuple[Callable[[Transaction], None], ...]
     final: tuple[Callable[[Transaction], None], ...]
+    attached: tuple[Callable[[Attachment], None], ...]
     logged: tuple[Callable[[LogRange], Condition | None], ...]
     published: tuple[Callable[[Sequence[Record]], None], ...]
     checkpointed: tuple[Callable[[Position], None], ...]

@@ -369,8 +369,9 @@ class Replica:
         self._usability.refuse(reason)
 
     def mark(self) -> int:
-        """Log a kit record, as a relaxed commit, so that "complete until" moves on. Returns its txid. Raises as a
-        transaction, and `InvalidInput` if the store is not a primary."""
+        """Log a kit record, as a relaxed commit, so that "complete until" moves on. Returns its txid. Never waits for
+        another writer: it raises `RolledBack` then. Raises as a transaction, and `InvalidInput` if the store is not a
+        primary."""
         if not self.accepting:
             raise InvalidInput(f"{self._usability.directory} is not a primary", hint="only a primary logs marks")
         return self._write_path.mark(wait=False)

@@ -20,7 +20,7 @@ from typing import Any, Generic
 from ..contract.engine import BulkEngine, Engine, StagingEngine, TxT
 from ..contract.transaction import Durability, Transaction, end, freeze
 from ..env import Env
-from ..env.owned_lock import Hold, OwnedLock
+from ..env.owned_lock import LOOK_S, Hold, OwnedLock
 from ..env.shown import shown
 from ..errors import (
     LACKS,
@@ -35,7 +35,7 @@ from ..errors import (
     Unsupported,
     rolled_back,
 )
-from ..model.records import Record
+from ..model.records import Attachment, Record
 from .backpressure import Backpressure
 from .checkpoints import Checkpoints
 from .commit_queue import CommitTicket
@@ -347,6 +347,7 @@ class WritePath(Generic[TxT]):
             except LACKS as error:
                 raise rolled_back(error, "the file of the bulk load could not be made") from error
             path = self.log.attachment_path(attachment.name)
+            self._tell_attached(attachment, path)
             before = self._log_writer.appended.txid
             try:
                 record, ticket = self.group_commit.append(payload, engine.payload_version, attachment, None,
@@ -368,25 +369,39 @@ class WritePath(Generic[TxT]):
                 self.group_commit.fail(error)  # as in `_commit`
             raise
 
+    def _tell_attached(self, attachment: Attachment, path: Path) -> None:
+        try:
+            for hook in self.hooks.attached:
+                hook(attachment)
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # no record names the file: the next opening removes it
+                self.env.files.unlink(path, missing_ok=True)
+            if isinstance(error, Exception):
+                raise RolledBack(f"a plugin refused the bulk load: {error}",
+                                 hint="see the plugin's own error") from error
+            raise
+
     def mark(self, *, wait: bool = True) -> int:
         """Log a kit record as an ordinary commit. Returns its txid. Without `wait`, it is synced within the bound for
-        relaxed commits. Raises as `Store.transaction`."""
+        relaxed commits, and `RolledBack` is raised if another writer has the lock. Raises as `Store.transaction`."""
         usability, hold = self.usability, Hold(self.lock)
         if usability.ended is not None or usability.no_writes:
             raise usability.error()
         if self.lock.held_here():
             raise InvalidInput("this thread has a transaction open", hint="end it first")
-        ticket = hold.ending(lambda: self._mark(hold))
+        ticket = hold.ending(lambda: self._mark(hold, wait))
         if wait:
             ticket.wait()
         else:
             ticket.drop()
         return ticket.txid
 
-    def _mark(self, hold: Hold) -> CommitTicket:
+    def _mark(self, hold: Hold, wait: bool) -> CommitTicket:
         usability = self.usability
-        while not hold.take():
+        while not hold.take(LOOK_S if wait else 0.0):
             usability.check_writable()
+            if not wait:
+                raise RolledBack("another writer has the lock, so the store is not idle", hint="mark it later")
         if usability.ended is not None or usability.no_writes:
             raise usability.error()
         return self.group_commit.append(b"", 0, None, None, barrier=False)[1]

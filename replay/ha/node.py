@@ -35,8 +35,9 @@ from ...engine.errors import (
     StoreLocked,
 )
 from ...engine.model.positions import History, Position
-from ...engine.model.records import Record
+from ...engine.model.records import Attachment, Record
 from ...engine.source.interface import CHUNK_BYTES
+from . import quorum
 from .coordinator import Coordinator
 from .driver import Driver
 from .effects import Answer, End
@@ -102,9 +103,13 @@ class Node:
         self._idle = (0, env.clock.monotonic())  # the log's end, and since when
         self._delay = Delay(machine.entry.delay, env, lambda: self.local.store) if machine.entry.delay else None
         self._following: _Stream | None = None
+        self._copies: dict[str, set[str]] = {}  # who has stored the file of a bulk load that is about to be logged
+        self._attaching = env.scheduler.lock()  # held while a follower copies a file
+        self._attached: set[tuple[int, str]] = set()  # files that were copied before their record came
         self._beating = env.scheduler.event()
         self._acks = Pool("holdfast-acks", 1, env.scheduler)
-        self.local = local(lambda: Shipping(env, lambda: machine.serving, self._durable, self.failed), self.not_primary)
+        self.local = local(lambda: Shipping(env, lambda: machine.serving, self._durable, self.failed, self._spread),
+                           self.not_primary)
         machine.end, machine.published = self.local.end, self.local.published
         self.driver = Driver(machine, state, coordinator, self, env, on_failure=on_failure)
         self._beats: Task = env.scheduler.spawn("holdfast-beat", self._run_beats)
@@ -236,6 +241,38 @@ class Node:
             with contextlib.suppress(HoldfastError):  # it steps down, or there is no room
                 if replica is not None:
                     replica.mark()
+
+    def _spread(self, attachment: Attachment) -> None:
+        """Wait until enough voters to acknowledge have stored the file of a bulk load. So its record, which all later
+        ones wait for, is acknowledged as fast as any other. Raises `NotPrimary`: nothing was logged."""
+        serving = self.machine.serving
+        self._copies[attachment.name] = have = {self.machine.name}
+
+        def enough(machine: StateMachine) -> bool:
+            document = machine.document
+            return machine.serving != serving or machine.role != "primary" or (
+                document is not None and quorum.confirmed(document.floor, document.sets, have))
+
+        shipping = self.local.shipping
+        shipping.offer(attachment)
+        try:
+            shipping.beat(serving, self.machine.watermark)
+            self.driver.wait(enough, None)
+        finally:
+            shipping.offer(None)
+            del self._copies[attachment.name]
+        if self._closing or self.machine.serving != serving or self.machine.role != "primary":
+            raise self.not_primary()
+
+    def _has_copied(self, name: str, generation: int, epoch: int, attachment: str) -> None:
+        """A follower has stored the file of a bulk load."""
+        with self.driver.lock:
+            document, have = self.machine.document, self._copies.get(attachment)
+            entry = None if document is None else document.members.get(name)
+            if have is None or epoch != self.machine.serving or entry is None or entry.generation != generation:
+                return
+            have.add(name)
+        self.driver.notify()
 
     def confirmed_position(self, timeout: float) -> int:
         """A transaction such that everything acknowledged before this call is at or before it. Enough voters confirm
@@ -412,6 +449,9 @@ class Node:
         """A follower has acknowledged."""
         try:
             name, generation, epoch = str(ack["member"]), int(ack["generation"]), int(ack["epoch"])
+            if "attachment" in ack:
+                self._has_copied(name, generation, epoch, str(ack["attachment"]))
+                return
             txid, beat = int(ack["txid"]), int(ack["beat"])
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput(f"an acknowledgement lacks or garbles a field: {error}") from error
@@ -449,18 +489,29 @@ class Node:
     def _take_attachments(self, peer: Peer, records: list[Record]) -> None:
         """Copy the files that records name, durably, before the records are appended."""
         for record in records:
-            if record.attachment is None:
-                continue
-            attachment = record.attachment
+            if record.attachment is not None:
+                self.take_attachment(peer, record.attachment, lambda: not self._closing)
+                self._attached.discard((self.local.reopened, record.attachment.name))
+
+    def take_attachment(self, peer: Peer, attachment: Attachment, goes_on: Callable[[], bool]) -> None:
+        """Copy the file of a bulk load, durably, unless that was done. One at a time. Raises `SourceUnavailable` if
+        `goes_on` says no between two pieces."""
+        with self._attaching:
+            known = self.local.reopened, attachment.name
+            if known in self._attached:
+                return
             out = self.local.store.log.import_attachment(attachment)
             try:
                 for offset in range(0, attachment.size, CHUNK_BYTES):
+                    if not goes_on():
+                        raise SourceUnavailable(f"{attachment.name} is not copied any more")
                     out.write(peer.read_attachment(attachment.name, offset,
                                                    min(CHUNK_BYTES, attachment.size - offset)))
                 out.finish()
             except BaseException:
                 out.abandon()
                 raise
+            self._attached.add(known)
 
     def seed_from(self, address: str, epoch: int, error: MustSeed) -> None:
         """Copy the state of the leader of an epoch in place of the one here. Raises `SourceUnavailable` if this member
@@ -526,7 +577,8 @@ class Node:
         self.driver.close()
         self._acks.close()
         self._beats.join()
-        self.local.close()
+        with self._attaching:  # a copy that is under way ends after its next piece
+            self.local.close()
 
 
 class _LogHere:
@@ -573,6 +625,7 @@ class _Stream:
         self._acks: Any = None
         self._acked = (-1, -1)
         self._must_seed = False
+        self._copying = False
         self._peer: Peer | None = None
 
     def start(self) -> None:
@@ -659,8 +712,30 @@ class _Stream:
                         self._pacing.worked()
                     else:
                         self._heard(int(body["epoch"]), int(body["watermark"]), int(body["beat"]))
+                        if "attachment" in body:
+                            self._copy(Attachment(*body["attachment"]))
                         if "slots" in body or "gone" in body:
                             node.learn_slots(body.get("slots", ()), body.get("gone", ()))
+
+    def _copy(self, attachment: Attachment) -> None:
+        """Copy the file of a bulk load that the leader is about to log, beside the stream, and say so. A heartbeat asks
+        again and again."""
+        def work() -> None:
+            node = self._node
+            try:
+                with node._peer(self._address) as peer:
+                    node.take_attachment(peer, attachment, lambda: not self._stopped)
+                acks = self._acks
+                if acks is not None:
+                    acks.send({"attachment": attachment.name})
+            except HoldfastError as error:
+                logger.info("%s: the file of a bulk load is not copied: %s", node.machine.name, error)
+            finally:
+                self._copying = False
+
+        if not self._copying:
+            self._copying = True
+            self._node._env.scheduler.spawn("holdfast-attach", work)
 
     def _started(self, common: int, leader_end: int) -> None:
         """The stream has begun. Only what was compared counts as matched: an earlier stream's last batch may have been

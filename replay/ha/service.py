@@ -568,6 +568,16 @@ class Member(Generic[TxT, ViewT]):
             raise ConditionNotMet(f"transaction {txid} is published, and fewer than {need} members hold it", txid=txid,
                                   hint="it stands; a member may be down")
 
+    def bulk(self, load: Any) -> int:
+        """Load `load`, as `Store.bulk`. Its file is copied to enough members before its record is logged; other writers
+        wait meanwhile. Returns the txid. Raises as `transaction`, `Unsupported`; `RolledBack` if this member is deposed
+        while the file is copied."""
+        node = self._running()
+        try:
+            return int(node.local.store.bulk(load))
+        except StoreClosed:  # it has just been deposed
+            raise node.not_primary() from None
+
     def snapshot(self, *, at_least: int | Position | None = None, linearizable: bool = False,
                  max_lag: float | None = None) -> ViewT:
         """A read view of everything published here: always a prefix of the cluster's history. A primary that is deposed

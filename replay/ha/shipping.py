@@ -21,7 +21,7 @@ from ...engine.contract.plugin import Condition, Plugin
 from ...engine.env import Env
 from ...engine.errors import HoldfastError
 from ...engine.model.positions import Position
-from ...engine.model.records import LogRange, Record
+from ...engine.model.records import Attachment, LogRange, Record
 from ...engine.store.store import Store
 from ...engine.wal.slots import Slot
 
@@ -92,7 +92,7 @@ class Shipping(Plugin):
     """See the module's text."""
 
     def __init__(self, env: Env, serving: Callable[[], int], on_durable: Callable[[], None],
-                 on_fault: Callable[[BaseException], None]) -> None:
+                 on_fault: Callable[[BaseException], None], spread: Callable[[Attachment], None]) -> None:
         """
         Args:
             env: the environment.
@@ -100,7 +100,10 @@ class Shipping(Plugin):
             on_durable: called when records have become durable, before they are published, in the store's thread for
                 conditions.
             on_fault: called if the store is poisoned, in a thread of its own.
+            spread: has enough voters store a bulk load's file before its record is logged. On the loading thread.
         """
+        self._spread = spread
+        self._offered: Attachment | None = None
         self._on_fault = on_fault
         self._env = env
         self._serving = serving
@@ -124,6 +127,13 @@ class Shipping(Plugin):
 
     def fault(self, error: BaseException) -> None:
         self._env.scheduler.spawn("holdfast-fault", lambda: self._on_fault(error))
+
+    def attached(self, attachment: Attachment) -> None:
+        self._spread(attachment)
+
+    def offer(self, attachment: Attachment | None) -> None:
+        """From now on, have heartbeats tell followers to copy this file; None ends that."""
+        self._offered = attachment
 
     def logged(self, batch: LogRange) -> Condition:
         met: Future[Any] = Future()
@@ -223,8 +233,11 @@ class Shipping(Plugin):
         with self._lock:
             if count:
                 self._beat += 1
-            message = {"epoch": epoch, "watermark": watermark, "beat": self._beat,
+            message: dict[str, Any] = {"epoch": epoch, "watermark": watermark, "beat": self._beat,
                        "time_us": self._env.clock.now_us()}
+            offered = self._offered
+            if offered is not None:
+                message["attachment"] = list(offered)
             self._followers = [f for f in self._followers if not f.stream.closed]
             for follower in self._followers:
                 if follower.epoch == epoch:

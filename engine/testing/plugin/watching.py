@@ -26,7 +26,7 @@ from ...contract.plugin import Condition, Plugin, StoreHandle
 from ...contract.transaction import Durability, Transaction
 from ...errors import InvalidInput
 from ...model.positions import Position
-from ...model.records import LogRange, Record, SegmentInfo
+from ...model.records import Attachment, LogRange, Record, SegmentInfo
 from ...store.store import Store
 from ...store.write_path import TransactionScope
 from ..support.interleave import each_step
@@ -209,6 +209,9 @@ class Watch(Plugin):
 
     def fault(self, error: BaseException) -> None:
         self._hand_on("fault", error)
+
+    def attached(self, attachment: Attachment) -> None:
+        self._hand_on("attached", attachment)
 
     def role_changed(self, role: str, epoch: int) -> None:
         self._hand_on("role_changed", role, epoch)
