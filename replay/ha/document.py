@@ -71,7 +71,8 @@ class ClusterDocument:
         store_id: of the store that its members hold, hex.
         branch: of that store, hex: a forced promotion begins one. Whoever leads begins it at the end of its log, unless
             its log has it.
-        revision: raised by each swap, so of two documents the later one is known even without the coordinator.
+        revision: raised by each swap but a mere renewal's, so of two documents the later one is known even without
+            the coordinator.
         epoch: raised by each swap that sets the leader. Every record has the epoch in which it was written.
         leader: the member that may write in this epoch, once enough voters have promised it.
         nonce: made anew for each attempt to become leader. A member whose swap has an unknown outcome finds it here.

@@ -319,7 +319,9 @@ class StateMachine:
 
     def _swap(self, kind: str, document: ClusterDocument, now: float) -> None:
         assert self._pending is None
-        document = replace(document, revision=document.revision + 1)
+        own = self.document
+        if own is None or replace(document, renewals=own.renewals) != own:  # a renewal alone need not be stored
+            document = replace(document, revision=document.revision + 1)
         self._pending = kind, document, now
         assert self.version is not None
         self._out.append(Swap(self.version, document))

@@ -313,7 +313,8 @@ def test_without_its_extras_the_command_says_what_to_install(tmp_path: Path) -> 
 def test_the_pages_and_the_program_agree() -> None:
     docs = Path(__file__).parents[2] / "docs"
     codes = re.findall(r"^\| (\d+) \|", (docs / "backup.md").read_text(), re.MULTILINE)
-    assert {int(code) for code in codes} == {0, 8, 130, *(code for code, _, _ in terminal.EXIT_CODES)}
+    assert {int(code) for code in codes} == {0, terminal.POINTS_LOST, terminal.BRANCHED, terminal.INTERRUPTED,
+                                              *(code for code, _, _ in terminal.EXIT_CODES)}
     listed = " ".join((docs / "json.md").read_text().split())
     for report in (backup.Report, backup.RestoreReport, backup.VerifyReport, backup.Info):
         names = ", ".join(f.name.removesuffix("_us") for f in dataclasses.fields(report))

@@ -129,7 +129,7 @@ def test_a_coordinator_that_was_set_back_gets_the_later_document(cluster: Cluste
     old = cluster.cell.data
     cluster.start("c")
     until(lambda: cluster.document().voters == ("a", "b", "c") and cluster.document().joint is None)
-    put(cluster.members["a"], b"1")
+    put(cluster.primary(), b"1")
     with cluster.cell.changed:
         cluster.cell.data = old
         cluster.cell.swaps += 1

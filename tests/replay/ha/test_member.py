@@ -7,7 +7,20 @@ from typing import Any, TypeVar
 
 from holdfast.replay.ha import quorum
 from holdfast.replay.ha.document import ClusterDocument, MemberEntry
-from holdfast.replay.ha.effects import Accept, Answer, Effect, End, Publish, Read, Reply, Say, StepDown, Swap, Whole
+from holdfast.replay.ha.effects import (
+    Accept,
+    Answer,
+    Effect,
+    End,
+    Keep,
+    Publish,
+    Read,
+    Reply,
+    Say,
+    StepDown,
+    Swap,
+    Whole,
+)
 from holdfast.replay.ha.member import State, StateMachine
 
 NAMES = ("a", "b", "c")
@@ -86,6 +99,21 @@ def test_a_cluster_that_is_not_paused_any_more_elects_again() -> None:
     assert not [effect for effect in a.take() if isinstance(effect, Say)]  # once
     a.read(DOCUMENT, 2, 102.0)
     assert only(Swap, a.take()).document.leader == "a"
+
+
+def test_a_renewal_is_not_stored() -> None:
+    """Each member would sync a file for each renewal, and a promise would wait behind those on a slow disk."""
+    a = member()
+    a.read(DOCUMENT, 1, 1.0)
+    a.take()
+    a.read(DOCUMENT.renewed(), 2, 2.0)
+    assert not [effect for effect in a.take() if isinstance(effect, Keep)]
+    leader = primary()
+    leader.tick(104.0)
+    swap = only(Swap, leader.take())
+    leader.swapped(9, 104.5)
+    assert swap.document.renewals == 2
+    assert not [effect for effect in leader.take() if isinstance(effect, Keep)]
 
 
 def test_a_candidate_whose_promise_is_slow_waits_without_spinning() -> None:
