@@ -78,6 +78,8 @@ class State(Enum):
     HANDING = "handing over"
     CLOSING = "closing"
 
+    __hash__ = object.__hash__  # it is looked up in sets at each event, and Enum's own hash is Python code
+
 
 _LEADING = frozenset({State.FENCING, State.FETCHING, State.STARTING, State.INHERITING, State.PRIMARY, State.HANDING})
 _SERVING = frozenset({State.INHERITING, State.PRIMARY, State.HANDING})
@@ -141,6 +143,7 @@ class StateMachine:
         self._renewed_at = 0.0
         self._writing: tuple[int, str] | None = None  # a promise under way
         self._wanted: tuple[int, str] = promised
+        self._stagger_s = 0.0
         self._requests: list[tuple[int, str, object]] = []
         self._answers: dict[str, Answer] = {}
         self._highest = 0  # the highest epoch that anybody said it has promised
@@ -195,7 +198,8 @@ class StateMachine:
     def votes(self) -> bool:
         """Whether its answers count now."""
         document = self.document
-        return document is not None and self.whole and self.trouble is None and self.name in document.electorate
+        return document is not None and self.whole and self.trouble is None and any(
+            self.name in voters for voters in document.sets)
 
     def accepts(self, epoch: int) -> bool:
         """Whether records of the stream of `epoch` may be appended here now."""
@@ -220,7 +224,7 @@ class StateMachine:
                 due.append(self._hand_over_until)
         elif (self.state is State.FOLLOWER and self._changed_at is not None and not swapping and self.votes
               and not self.entry.no_failover and not (document.paused and self._warned == document.epoch)):
-            due.append(max(self._silent_since() + ttl + self._stagger(document), self._backs_off_until))
+            due.append(max(self._silent_since() + ttl + self._stagger_s, self._backs_off_until))
         return min(due, default=None)
 
     def status(self) -> dict[str, Any]:
@@ -312,6 +316,7 @@ class StateMachine:
     def _adopt(self, document: ClusterDocument) -> None:
         """Take over a document. It is stored if anything but the leader's sign of life has changed."""
         self.document = document
+        self._stagger_s = self._stagger(document)
         self._removing &= document.members.keys()
         if self._kept is None or replace(document, renewals=self._kept.renewals) != self._kept:
             self._kept = document
@@ -425,7 +430,7 @@ class StateMachine:
             return True
         if not self.votes or self._changed_at is None or now < self._backs_off_until:
             return False
-        over = now >= self._silent_since() + document.ttl + self._stagger(document)
+        over = now >= self._silent_since() + document.ttl + self._stagger_s
         early = self._early == document.epoch and quorum.may_promote(document.floor, document.sets, self._lost)
         own = document.leader == self.name or document.leader is None
         if self._told_to_lead:
@@ -447,7 +452,7 @@ class StateMachine:
         return max(self._changed_at, self._leader_heard_at) if self._document().failsafe else self._changed_at
 
     def _stagger(self, document: ClusterDocument) -> float:
-        """By how much later than others this member tries, seconds."""
+        """By how much later than others this member tries to become leader, seconds."""
         if document.leader is None or document.leader == self.name:
             return 0.0
         order = sorted((n for n in document.electorate if n != document.leader),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from .checker import Violation
 from .run import Report, run
+from .world import COMMIT_EVERY_S
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,14 +19,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--members", type=int, default=3, choices=(3, 5), help="at the beginning")
     parser.add_argument("--seconds", type=float, default=30.0, help="simulated, with faults, in each history")
     parser.add_argument("--every", type=float, default=3.0, help="seconds between two faults, on average")
+    parser.add_argument("--commit-every", type=float, default=COMMIT_EVERY_S,
+                        help="seconds between two rounds of the clients, each of one or two transactions")
     options = parser.parse_args(arguments)
     total = Report()
     try:
         for seed in range(options.first, options.first + options.seeds):
-            total.add(run(seed, members=options.members, seconds=options.seconds, every=options.every))
+            total.add(run(seed, members=options.members, seconds=options.seconds, every=options.every,
+                          commit_every=options.commit_every))
     except Violation as violation:
         sys.stdout.write(f"{violation}\nagain: --from {seed} --seeds 1 --members {options.members} "
-                         f"--seconds {options.seconds:g} --every {options.every:g}\n")
+                         f"--seconds {options.seconds:g} --every {options.every:g} "
+                         f"--commit-every {options.commit_every:g}\n")
         return 1
     sys.stdout.write(f"{total}\n")
     return 0

@@ -7,7 +7,9 @@ O(records concerned).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
 Record = tuple[int, bytes]
 """The epoch in which it was written, and the chain up to it. Its place in the log is its number, from 1 on."""
@@ -109,15 +111,17 @@ class Checker:
                                                       "is published")
 
     def acknowledges(self, name: str, log: Sequence[Record], upto: int) -> None:
-        """Clients are told that everything up to `upto` in this log is kept."""
-        if len(self.history) < upto or self.history[:upto] != log[:upto]:
+        """Clients are told that everything up to `upto` in this log is kept. A chain stands for the log up to it, so
+        the last record decides."""
+        if len(self.history) < upto or self.history[upto - 1] != log[upto - 1]:
             raise Violation("acknowledged is published", f"{name} acknowledges transaction {upto}, and "
                                                          f"{len(self.history)} are published")
         self.acknowledged = max(self.acknowledged, upto)
 
-    def accepts(self, name: str, log: Sequence[Record], shown: Sequence[Record], epoch: int) -> None:
-        """A primary begins to accept transactions. `shown`: what was published of its epoch and those before."""
-        if log[:len(shown)] != shown:
+    def accepts(self, name: str, log: Sequence[Record], epoch: int) -> None:
+        """A primary begins to accept transactions. What was published of its epoch and those before must be there."""
+        shown = bisect_right(self.history, epoch, key=itemgetter(0))
+        if shown and (len(log) < shown or log[shown - 1] != self.history[shown - 1]):
             raise Violation("nothing acknowledged is lost", f"{name} accepts transactions in epoch {epoch}, and lacks "
                                                             "some of what was published")
 

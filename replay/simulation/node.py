@@ -391,9 +391,7 @@ class Node:
             self._heartbeat()
 
     def _accept(self, effect: Accept) -> None:
-        epoch = self.machine.epoch
-        shown = [record for record in self.world.checker.history if record[0] <= epoch]
-        self.world.checker.accepts(self.name, self.log, shown, epoch)
+        self.world.checker.accepts(self.name, self.log, self.machine.epoch)
 
         def begin() -> bool:
             self.accepting = True

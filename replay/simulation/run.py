@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from .checker import Violation
 from .faults import KINDS, Fault, draw
 from .node import Node
-from .world import World
+from .world import COMMIT_EVERY_S, World
 
 HEAL_TTLS, HEAL_S = 6, 10.0
 """So many ttls and seconds after the last fault, there is one primary, all members vote, and commits succeed."""
@@ -64,7 +64,8 @@ class Report:
 
 
 def run(seed: int, *, members: int = 3, seconds: float = 30.0, every: float = 3.0, kinds: Collection[str] = KINDS,
-        faults: Sequence[Fault] | None = None, node_class: type[Node] = Node) -> Report:
+        faults: Sequence[Fault] | None = None, node_class: type[Node] = Node,
+        commit_every: float = COMMIT_EVERY_S) -> Report:
     """Simulate one history. O(simulated seconds x members).
 
     Args:
@@ -75,6 +76,7 @@ def run(seed: int, *, members: int = 3, seconds: float = 30.0, every: float = 3.
         kinds: of faults.
         faults: these ones, instead of drawing them.
         node_class: the members' driver; a test gives a broken one.
+        commit_every: seconds between two rounds of the clients, each of one or two transactions.
 
     Raises:
         Violation: a promise was broken. It has the seed and the last steps.
@@ -82,7 +84,7 @@ def run(seed: int, *, members: int = 3, seconds: float = 30.0, every: float = 3.
     key = (seed, members, seconds, every)
     if faults is None:
         faults = draw(random.Random(repr(key)), seconds, every, kinds)
-    world = World(key, members, faults, node_class)
+    world = World(key, members, faults, node_class, commit_every)
     at = 0.0
     while at < seconds:
         at = min(at + 1.0, seconds)

@@ -28,6 +28,7 @@ TINY_S = 1e-6
 TRACE = 60
 """Steps that a violation shows."""
 COMMIT_EVERY_S = 0.4
+"""Between two rounds of the clients at each primary: one or two transactions, and now and then a read."""
 
 
 class SimulatedCoordinator:
@@ -116,7 +117,8 @@ class World:
         digest: of all steps. Two runs of one seed have the same.
     """
 
-    def __init__(self, seed: object, members: int, faults: Sequence[Fault], node_class: type[Node] = Node) -> None:
+    def __init__(self, seed: object, members: int, faults: Sequence[Fault], node_class: type[Node] = Node,
+                 commit_every: float = COMMIT_EVERY_S) -> None:
         self.seed = seed
         self.random = random.Random(repr(seed))
         self.now = 0.0
@@ -137,6 +139,7 @@ class World:
         self._count = 0
         self._made = 0
         self._node_class = node_class
+        self._commit_every = commit_every
         self.nodes: dict[str, Node] = {}
         floor = "quorum" if self.random.random() < 0.8 else min(members, 2)
         first = self._node_class(self, "a", whole=True)
@@ -145,7 +148,7 @@ class World:
                                        failsafe=self.random.random() < 0.5, voters=("a",), members={"a": first.entry})
         first.start()
         self.push(0.2, None, 0, self._join, members)
-        self.push(COMMIT_EVERY_S, None, 0, self._clients)
+        self.push(commit_every, None, 0, self._clients)
         for fault in faults:
             self.push(fault.at, None, 0, self._begin, fault)
 
@@ -289,7 +292,7 @@ class World:
                     self.push(0.0, node, node.life, node.commit)
                 if rng.random() < 0.3:
                     self.push(0.0, node, node.life, node.read_linearizably)
-        self.push(COMMIT_EVERY_S * rng.uniform(0.5, 1.5), None, 0, self._clients)
+        self.push(self._commit_every * rng.uniform(0.5, 1.5), None, 0, self._clients)
 
     def _join(self, members: int) -> None:
         for name in "abcde"[1:members]:

@@ -40,6 +40,15 @@ def test_promises_hold_in_many_histories(mix: str, members: int) -> None:
     assert total.ticks < 10 * members * total.seconds
 
 
+def test_a_long_life() -> None:
+    """Most faults find a cluster that has been well for a while, and a log that has grown."""
+    hours = {"nightly": 24 * 10, "ci": 13}.get(os.environ.get("HOLDFAST_PROFILE", ""), 1)
+    report = run(2, seconds=hours * 3600.0, every=50.0, commit_every=1.0)  # some faults find nothing to break
+    sys.stdout.write(f"{report}\n")
+    assert report.commits > report.seconds
+    assert sum(report.faults.values()) > report.seconds / 60
+
+
 faults = st.builds(Fault, at=st.floats(0.0, 20.0), kind=st.sampled_from(KINDS), member=st.integers(0, 5),
                    lasts=st.floats(0.0, 15.0), more=st.integers(0, 15))
 
