@@ -139,7 +139,7 @@ class Node:
     def crash(self) -> None:
         """The process dies. Of what is not synced, any part may have reached the disk."""
         self.world.note(self.name, "crashes", self.durable, len(self.log))
-        self.up = False
+        self.up = self.accepting = False
         self.life += 1
         self.paused_until, self.held = 0.0, []
         kept = self.random.randint(self.durable, max(self.durable, len(self.log)))
@@ -159,6 +159,7 @@ class Node:
 
     def after(self, delay: float, work: Callable[..., None], *args: Any) -> None:
         """Do something later in this life."""
+        assert self.up, f"{self.name} is dead, and does something"
         self.world.push(delay, self, self.life, work, *args)
 
     def end(self) -> End:

@@ -352,11 +352,14 @@ class World:
         def die() -> None:
             if node.life == life:
                 node.crash()
+                self.push(fault.lasts, None, 0, self._start, node)
         self.push(self.random.uniform(0.0, 0.03), None, 0, die)
-        return lambda: self._start(node)
+        return None
 
     def _fault_pause(self, fault: Fault) -> Any:
         node = self.nodes[self._name(fault.member)]
+        if not node.up:
+            return False
         node.commit()
         node.paused_until = max(node.paused_until, self.now + fault.lasts)
         return lambda: self._resume(node)

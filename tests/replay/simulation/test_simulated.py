@@ -47,6 +47,7 @@ def test_a_long_life() -> None:
     sys.stdout.write(f"{report}\n")
     assert report.commits > report.seconds
     assert sum(report.faults.values()) > report.seconds / 60
+    assert report.failovers < sum(report.faults.values())  # else members stay dead, or fight
 
 
 faults = st.builds(Fault, at=st.floats(0.0, 20.0), kind=st.sampled_from(KINDS), member=st.integers(0, 5),
