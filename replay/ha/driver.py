@@ -306,12 +306,13 @@ class Driver:
             self.changed.notify_all()
 
     def close(self) -> None:
-        """Stop all threads, and wait for their end."""
+        """Stop all threads, and wait for their end. The coordinator is closed, too."""
         self._closing.set()
         self._woken.set()
         with self.lock:
             self.changed.notify_all()
         for pool in (self._swaps, self._asking, self._log, self._files):
             pool.close()
+        self._coordinator.close()  # a wait for its news ends
         for thread in self._threads:
             thread.join()

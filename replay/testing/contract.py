@@ -45,7 +45,7 @@ class ReplayContract(RedoChecks):
                         if len(left) % 2 == 0:
                             kept.store.checkpoint()
 
-                seeded = Seeded(kept, BusySource(kept, change), kept.fresh("copy"))
+                seeded = Seeded(kept, BusySource(kept.store, change), kept.fresh("copy"))
                 last = kept.last
                 kept.write(3)
                 log = seeded.fetched()

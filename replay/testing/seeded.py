@@ -10,15 +10,17 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 from ...engine.contract.engine import Context, Engine
+from ...engine.contract.view import View
 from ...engine.env import REAL
 from ...engine.model.positions import Position
 from ...engine.source.interface import Confirmation
 from ...engine.source.local import LocalSource
 from ...engine.store.layout import Layout
 from ...engine.store.settings import Settings
+from ...engine.store.store import Store
 from ...engine.testing.disks.quiet import SetClock, quiet_env
 from ...engine.testing.support.contract import scratch
 from ...engine.testing.support.modelled import Modelled
@@ -37,11 +39,22 @@ _FILL = 400
 _ROTATIONS = 60
 
 
+class Kept(Protocol):
+    """A store with a model beside it."""
+
+    work: Workload
+    engine: type[Engine[Any, Any]]
+
+    @property
+    def store(self) -> Store[Any, Any]: ...
+    def compare(self, view: View) -> None: ...
+
+
 class BusySource(LocalSource):
     """A source whose store changes before each piece of its image is read, and in the middle of it."""
 
-    def __init__(self, kept: Modelled, change: Callable[[], None]) -> None:
-        super().__init__(kept.store)
+    def __init__(self, store: Store[Any, Any], change: Callable[[], None]) -> None:
+        super().__init__(store)
         self._change, self._turn = change, Lock()
 
     def read_image(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
@@ -55,7 +68,7 @@ class BusySource(LocalSource):
 class Seeded:
     """A copy of a store in the making: image, confirmation and log, in the layout of a store at `root`."""
 
-    def __init__(self, kept: Modelled, source: LocalSource, root: Path) -> None:
+    def __init__(self, kept: Kept, source: LocalSource, root: Path) -> None:
         """Copies the image. `source` is asked for the log later, too."""
         self._kept, self._source = kept, source
         self.root = root
@@ -108,7 +121,7 @@ def fill(kept: Modelled, segments: int = 1) -> None:
     kept.store.checkpoint()
 
 
-def compare_rolled(kept: Modelled, engine: Engine[Any, Any], txid: int, what: str) -> None:
+def compare_rolled(kept: Kept, engine: Engine[Any, Any], txid: int, what: str) -> None:
     with engine.view() as view:
         assert view.txid == txid, f"{what} shows transaction {view.txid}, not {txid}"
         kept.compare(view)

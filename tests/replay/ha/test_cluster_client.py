@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import trustme
-from linked import until
 
 from holdfast.engine import MemoryEngine
 from holdfast.engine.errors import InvalidInput, NotAuthorized, SettingError
 from holdfast.engine.model.positions import Position
 from holdfast.engine.store.settings import Settings
 from holdfast.replay import Cluster, Member
+from holdfast.replay.testing.members import until
 
 TTL = 2.0
 

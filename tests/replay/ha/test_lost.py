@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from linked import LinkedPeer, until
 from member_cluster import TTL, Cluster, put
 
 from holdfast.engine.errors import Diverged, InvalidInput, OtherBranch, SettingError
@@ -19,6 +18,7 @@ from holdfast.replay.ha.admin import Admin
 from holdfast.replay.ha.coordinators.memory import MemoryCoordinator
 from holdfast.replay.ha.service import Member
 from holdfast.replay.ha.state import kept_document
+from holdfast.replay.testing.members import LinkedPeer, until
 
 
 @pytest.fixture

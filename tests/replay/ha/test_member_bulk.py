@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from linked import LinkedPeer, until
 from member_cluster import PATIENCE, Cluster
 from store_kinds import KINDS
 
 from holdfast.engine import BulkLoad
 from holdfast.engine.errors import HoldfastError, RolledBack
 from holdfast.replay.ha.service import Member
+from holdfast.replay.testing.members import LinkedPeer, until
 
 
 @pytest.fixture

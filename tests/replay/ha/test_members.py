@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from linked import until
 from member_cluster import PATIENCE, TTL, Cluster, put
 from store_kinds import KINDS, MEMORY, Kind
 
@@ -40,6 +39,7 @@ from holdfast.replay.ha.errors import MemberRefused, NotPrimary, PeerUnavailable
 from holdfast.replay.ha.member import State
 from holdfast.replay.ha.seed import seed
 from holdfast.replay.ha.service import Member
+from holdfast.replay.testing.members import until
 
 
 @pytest.fixture

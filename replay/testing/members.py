@@ -1,26 +1,39 @@
-"""Members of a cluster in one process, which call each other. Links can be cut, and members killed."""
+"""Members of a cluster in one process, which call each other, on one coordinator in memory. Links can be cut, and
+members killed."""
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
-from holdfast.engine.errors import SourceUnavailable
-from holdfast.engine.model.positions import Position
-from holdfast.engine.model.records import Record
-from holdfast.engine.source.interface import Source
-from holdfast.engine.source.local import LocalSource
-from holdfast.engine.store.store import Store
-from holdfast.replay.ha.errors import PeerUnavailable
-from holdfast.replay.ha.peer.interface import Handler
-from holdfast.replay.ha.peer.wire import HEARTBEAT, RECORDS, Frame
+from ...engine.contract.engine import Engine
+from ...engine.errors import SourceUnavailable
+from ...engine.model.positions import Position
+from ...engine.model.records import Record
+from ...engine.source.interface import Source
+from ...engine.source.local import LocalSource
+from ...engine.store.settings import Settings
+from ...engine.store.store import Store
+from ...engine.testing.support.crash_images import copy_running
+from ..ha.coordinators.memory import Fault, MemoryCell, MemoryCoordinator
+from ..ha.document import ClusterDocument
+from ..ha.errors import PeerUnavailable
+from ..ha.peer.interface import Handler
+from ..ha.peer.wire import HEARTBEAT, RECORDS, Frame
+from ..ha.service import Member
+
+TTL = 1.2
+PATIENCE = 40.0
+SETTINGS = Settings(wait_s=5, segment_bytes=128 << 10)
 
 
-def until(reached: Callable[[], bool], patience: float = 40.0) -> None:
+def until(reached: Callable[[], bool], patience: float = PATIENCE) -> None:
     """Wait for something that another thread or process does."""
     end = time.monotonic() + patience
     while not reached():
@@ -29,9 +42,11 @@ def until(reached: Callable[[], bool], patience: float = 40.0) -> None:
 
 
 class Network:
-    """Who can reach whom. `cut`: pairs (from, to) of addresses whose calls fail."""
+    """Who can reach whom. `cut`: pairs (from, to) of addresses whose calls fail. `source_of`: makes the source of a
+    store that others copy."""
 
     def __init__(self) -> None:
+        self.source_of: Callable[[Store[Any, Any]], Source] = LocalSource
         self.ends: dict[str, LinkedTransport] = {}
         self.cut: set[tuple[str, str]] = set()
 
@@ -71,7 +86,7 @@ class LinkedTransport:
         store = self.reach(address).store
         if store is None or store.closed:
             raise SourceUnavailable(f"{address} has no store open")
-        return LocalSource(store)
+        return self.network.source_of(store)
 
     def stop(self) -> None:
         self.handler = None
@@ -199,3 +214,113 @@ class LinkedPeer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         pass
+
+
+class MemberCluster:
+    """Members by name, on one network, with one coordinator. A context manager, which closes them.
+
+    Attributes:
+        root: their directories are in it, under their names.
+        engine, options, settings: of each member's store.
+        network, cell: who reaches whom, and what the coordinator holds.
+        members, coordinators: those that run, and what each reaches the coordinator with.
+    """
+
+    def __init__(self, root: Path, engine: type[Engine[Any, Any]], *, options: Mapping[str, Any] | None = None,
+                 settings: Settings = SETTINGS) -> None:
+        self.root = root
+        self.engine, self.options, self.settings = engine, options, settings
+        self.network = Network()
+        self.cell = MemoryCell()
+        self.members: dict[str, Member[Any, Any]] = {}
+        self.coordinators: dict[str, MemoryCoordinator] = {}
+
+    def start(self, name: str, *, directory: str | None = None, address: str | None = None, ready: bool = True,
+              keep: bool = True, **more: Any) -> Member[Any, Any]:
+        """Open a member. `ready`: and wait until it is ready. `keep`: and close it at the end."""
+        coordinator = MemoryCoordinator(self.cell)
+        member: Member[Any, Any] = Member.open(
+            self.root / (directory or name), self.engine, cluster="social", name=name, listen="", ttl=TTL,
+            coordinator=coordinator, transport=LinkedTransport(self.network, address or name), settings=self.settings,
+            options=self.options, **more)
+        if keep:
+            self.members[name], self.coordinators[name] = member, coordinator
+        if ready:
+            member.wait_ready(PATIENCE)
+        return member
+
+    def three(self, **more: Any) -> list[Member[Any, Any]]:
+        """Begin a cluster of a, b and c, and wait until all of them vote."""
+        self.start("a", create=True, **more)
+        self.start("b", **more)
+        self.start("c", **more)
+        self.voting("a", "b", "c")
+        return [self.members[n] for n in "abc"]
+
+    def voting(self, *names: str) -> None:
+        """Wait until these members vote."""
+        until(lambda: set(self.document().voters) == set(names) and self.document().joint is None)
+
+    def document(self) -> ClusterDocument:
+        assert self.cell.data is not None
+        return ClusterDocument.decode(self.cell.data)
+
+    def primary(self, but: str = "") -> Member[Any, Any]:
+        """Wait for a primary, another one than `but`."""
+        found: list[Member[Any, Any]] = []
+
+        def look() -> bool:
+            for member in self.members.values():
+                member.check()
+            found[:] = [m for n, m in self.members.items() if n != but and m.role == "primary"]
+            return bool(found)
+
+        until(look)
+        return found[0]
+
+    def isolate(self, name: str) -> None:
+        """Cut a member off from the others and from the coordinator."""
+        self.network.isolate(name)
+        self.coordinators[name].fault = Fault.OUTAGE
+
+    def mend(self) -> None:
+        self.network.mend()
+        for coordinator in self.coordinators.values():
+            coordinator.fault = None
+
+    def stop(self, name: str) -> None:
+        self.members.pop(name).close()
+
+    def kill(self, name: str) -> None:
+        """End a member as a crash does: its directory is left as it is now, and nobody is told."""
+        self.isolate(name)
+        directory, image = self.root / name, self.root / f"{name}.crashed"
+        copy_running(directory, image)
+        self.stop(name)
+        shutil.rmtree(directory)
+        image.rename(directory)
+        self.network.cut = {link for link in self.network.cut if name not in link}
+
+    def agree(self) -> None:
+        """Wait until all members show the same, and have the same log."""
+        def same() -> bool:
+            ends = {(m.status()["published"], m.status()["durable"], m.status()["end"][2])
+                    for m in self.members.values()}
+            return len(ends) == 1 and len(ends.pop()) == 3 and all(
+                m.status()["published"] == m.status()["durable"] for m in self.members.values())
+
+        until(same)
+        digests = []
+        for member in self.members.values():
+            with member.snapshot() as view:
+                assert list(view.check()) == []
+                digests.append(view.digest())
+        assert len(set(digests)) == 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        for member in self.members.values():
+            member.close()
