@@ -420,6 +420,23 @@ class Log:
         """As `size`, for the segments that hold transactions after `txid`. O(log segments)."""
         return self._segments.bytes_after(txid)
 
+    def beyond(self, txid: int) -> tuple[int, int]:
+        """The bytes of log after `txid`, and the commit time of the first transaction there, microseconds; 0 and 0 if
+        there is none. Rounded to an entry of the segment's index: the bytes up, the time down. No record is read:
+        O(log segments)."""
+        segments = self._segments
+        if txid >= segments[-1].end.txid:
+            return 0, 0
+        try:
+            at = segments.at_or_before(txid + 1)
+            segment = segments[at]
+        except FileNotFoundError:  # pruned by another process
+            at, segment = len(segments) - 1, segments[-1]
+        place = segment.place_of_txid(txid + 1)
+        if place is None:
+            return segments.bytes_from(at) - segment.data_start, segment.first_time_us
+        return segments.bytes_from(at) - place.offset, place.time_us
+
     # --- pruning ---------------------------------------------------------------------------------------------------
 
     def prune(self, segments: list[SegmentInfo]) -> None:

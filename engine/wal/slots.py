@@ -108,9 +108,11 @@ class Slots:
         return (f"{hint}; {size:,} bytes of log are kept for the slot {most.name!r} (id {most.id}){others}: if it "
                 "is gone, drop it (backup.drop_slot, holdfast slots drop)")
 
-    def register(self, id: str, name: str, position: Position) -> None:
-        """Add a slot, or move it to a later position. An earlier position than before is ignored. Raises `InvalidInput`
-        if there are too many slots, or the id or name has the wrong length."""
+    def register(self, id: str, name: str, position: Position, *, seen_us: int | None = None) -> None:
+        """Add a slot, or move it to a later position. An earlier position than before is ignored. `seen_us`: when it
+        registered, if that was elsewhere; by default now. Raises `InvalidInput` if there are too many slots, or the id
+        or name has the wrong length."""
+        seen_us = self._env.clock.now_us() if seen_us is None else seen_us
         if not 0 < len(id) <= 64 or len(name) > MAX_NAME:
             raise InvalidInput(f"a slot's id has 1 to 64 characters and its name at most {MAX_NAME}")
         with self._lock:
@@ -119,7 +121,7 @@ class Slots:
                 raise InvalidInput(f"there are already {MAX_SLOTS} slots", hint="drop those no longer used")
             if known is not None and known.position.txid > position.txid:
                 position = known.position
-            self._save({**self._all, id: Slot(id, name, position, self._env.clock.now_us())})
+            self._save({**self._all, id: Slot(id, name, position, seen_us)})
 
     def drop(self, id: str) -> bool:
         """Remove a slot. Whether it was there."""

@@ -101,6 +101,7 @@ class StateMachine:
             it has caught up, it promises nothing.
         document, version: as last read from the coordinator, or as kept from an earlier life (then `version` is None).
         following: (leader, epoch) of the stream that it asked for, or None.
+        leader_watermark: up to where that leader has published, as it has last said.
         trouble: why this member takes no part, for people; or None.
     """
 
@@ -163,7 +164,7 @@ class StateMachine:
         self._drained = False
         self._hand_over_until = 0.0
         self._match = 0
-        self._leader_watermark = 0
+        self.leader_watermark = 0
         self._beat = 0
         self._whole_at: int | None = None
         self._leader_heard_at = float("-inf")
@@ -237,6 +238,11 @@ class StateMachine:
                 "following": self.following, "whole": self.whole, "votes": self.votes, "trouble": self.trouble,
                 "generation": self.entry.generation, "failsafe": self.failsafe_since is not None,
                 "lost": self._lost_epoch(), "acked": dict(self.acked) if self.state in _SERVING else {}}
+
+    def heard_from(self, now: float) -> dict[str, tuple[int, float]]:
+        """Of each member that this one has heard from as leader of its epoch: up to where it holds the log, and how
+        many seconds ago it was heard. O(members)."""
+        return {name: (txid, now - self._heard[name]) for name, txid in self.acked.items() if name in self._heard}
 
     def _lost_epoch(self) -> int | None:
         return self._early if self.name in self._lost else None
@@ -403,7 +409,7 @@ class StateMachine:
             entry = document.members.get(leader)
             if self.promised == document.epoch and entry is not None and self.following != (leader, document.epoch):
                 self.following = leader, document.epoch
-                self._match = self._leader_watermark = self._beat = 0
+                self._match = self.leader_watermark = self._beat = 0
                 self._out.append(Follow(leader, entry.address, document.epoch))
         if self._pending is not None or self._doubtful is not None:
             return
@@ -855,14 +861,14 @@ class StateMachine:
         if not self.accepts(epoch):
             return
         self._leader_heard_at = now
-        self._leader_watermark = max(self._leader_watermark, watermark)
+        self.leader_watermark = max(self.leader_watermark, watermark)
         self._beat = beat
         self._out.append(Acknowledge(epoch, self._match, beat))
         self._show()
 
     def _show(self) -> None:
         """Publish what the leader has published, as far as the log here is known to equal its log."""
-        upto = min(self._leader_watermark, self._match)
+        upto = min(self.leader_watermark, self._match)
         if upto > self.published:
             self.published = upto
             self._out.append(Publish(upto))

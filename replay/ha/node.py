@@ -43,6 +43,7 @@ from .driver import Driver
 from .effects import Answer, End
 from .errors import Branched, NotPrimary
 from .following import Delay, MustSeed, Pacing, PeerLog, history_of, leader_log, make_equal, parting
+from .lag import Lag
 from .local import LocalStore
 from .member import State, StateMachine
 from .peer.interface import Peer
@@ -50,7 +51,7 @@ from .peer.wire import RECORDS
 from .set_aside import kept
 from .shipping import ROOM_S, LogStream, Shipping
 from .state import StoredState
-from .status_page import status_page
+from .status_page import Seen, status_page
 
 logger = logging.getLogger("holdfast.cluster")
 
@@ -106,6 +107,7 @@ class Node:
         self._copies: dict[str, set[str]] = {}  # who has stored the file of a bulk load that is about to be logged
         self._attaching = env.scheduler.lock()  # held while a follower copies a file
         self._attached: set[tuple[int, str]] = set()  # files that were copied before their record came
+        self._told_lags: dict[str, Lag] = {}
         self._beating = env.scheduler.event()
         self._acks = Pool("holdfast-acks", 1, env.scheduler)
         self.local = local(lambda: Shipping(env, lambda: machine.serving, self._durable, self.failed, self._spread),
@@ -223,7 +225,7 @@ class Node:
             serving = self.machine.serving
             if serving:
                 self.local.shipping.beat(serving, self.machine.watermark, count=True,
-                                         slots=self.local.store.log.slots.list())
+                                         slots=self.local.store.log.slots.list(), lags=self._measure())
             if self.local.published < self._shall_show and not self.local.accepting:
                 self.publish(self._shall_show)
             self.local.keep_watermark()
@@ -295,6 +297,25 @@ class Node:
             raise NotPrimary(f"too few voters confirm that {self.machine.name} is still the primary",
                              hint="try again in a moment")
         return position
+
+    def behind(self) -> int | None:
+        """How many transactions this member knows to be published and does not show. None if it has not heard from a
+        primary in this epoch."""
+        if self.machine.serving:
+            return 0
+        known = self.machine.leader_watermark
+        return max(0, known - self.local.published) if known else None
+
+    def _measure(self) -> dict[str, Lag]:
+        """How far each other member is behind this one, which leads; those that it has heard in its epoch. O(members).
+        """
+        with self.driver.lock:
+            heard, end = self.machine.heard_from(self._env.clock.monotonic()), self.machine.end.txid
+        return {name: self.local.shipping.lag(txid, end, silent) for name, (txid, silent) in sorted(heard.items())}
+
+    def lags(self) -> dict[str, Lag]:
+        """How far each member is behind the primary: as measured here on the primary, else as it has last told."""
+        return self._measure() if self.machine.serving else self._told_lags
 
     def lag_s(self) -> float:
         """Seconds since this member last knew what the primary had published, and by which it shows that late; 0 on the
@@ -538,8 +559,8 @@ class Node:
         """Keep log for the slots that the primary has, too: their owners may come here next."""
         slots = self.local.store.log.slots
         try:
-            for id, name, txid, chain in moved:
-                slots.register(str(id), str(name), Position(int(txid), bytes(chain)))
+            for id, name, txid, chain, seen_us in moved:
+                slots.register(str(id), str(name), Position(int(txid), bytes(chain)), seen_us=int(seen_us))
             for id in gone:
                 slots.drop(str(id))
         except (DiskFull, InvalidInput) as error:  # the primary has it
@@ -558,16 +579,34 @@ class Node:
                 ("member_connected", "gauge", "whether it streams from a primary", int(self.connected)),
                 ("member_lag_seconds", "gauge", "since it last heard what the primary had published",
                  round(self.lag_s(), 3)),
+                ("member_lag_transactions", "gauge", "published by the primary and not shown here", self.behind() or 0),
                 ("member_set_aside_transactions", "gauge", "that this member had and the cluster does not",
                  sum(one.last - one.first + 1 for one in kept(self._state, self._env.files))),
                 ("member_unpublished_transactions", "gauge", "durable here and not published",
                  store.durable.txid - store.published.txid)]
-        return "".join(f"# HELP holdfast_{name} {text}\n# TYPE holdfast_{name} {kind}\nholdfast_{name} {value}\n"
-                       for name, kind, text, value in rows)
+        lines = [f"# HELP holdfast_{name} {text}\n# TYPE holdfast_{name} {kind}\nholdfast_{name} {value}\n"
+                 for name, kind, text, value in rows]
+        lags = self._measure() if machine.serving else {}
+        for at, text in enumerate(("transactions that a follower has not acknowledged",
+                                   "bytes of log that a follower lacks, rounded up",
+                                   "age of the first transaction that a follower lacks",
+                                   "since a follower was last heard")):
+            name = ("follower_lag_transactions", "follower_lag_bytes", "follower_lag_seconds",
+                    "follower_silent_seconds")[at]
+            lines.append(f"# HELP holdfast_{name} {text}\n# TYPE holdfast_{name} gauge\n")
+            lines += [f'holdfast_{name}{{member="{member}"}} {round(lag[at], 3)}\n' for member, lag in lags.items()]
+        return "".join(lines)
 
     def page(self) -> bytes:
         """A page for people."""
-        return status_page(self.machine, self.role)
+        with self.driver.lock:
+            document = self.machine.document
+        store = self.local.store
+        heard = None if self.machine.serving else self._env.clock.monotonic() - self.heard_at
+        return status_page(document, Seen(
+            name=self.machine.name, role=self.role, trouble=self.branched or self.machine.trouble,
+            published=store.published.txid, behind=self.behind(), heard_s=heard, connected=self.connected,
+            lags=self.lags(), slots=store.log.slots.list(), now_us=self._env.clock.now_us()))
 
     def close(self) -> None:
         """Stop everything, and close the store."""
@@ -714,6 +753,8 @@ class _Stream:
                         self._heard(int(body["epoch"]), int(body["watermark"]), int(body["beat"]))
                         if "attachment" in body:
                             self._copy(Attachment(*body["attachment"]))
+                        if "lags" in body:
+                            node._told_lags = {str(name): Lag(*lag) for name, lag in body["lags"].items()}
                         if "slots" in body or "gone" in body:
                             node.learn_slots(body.get("slots", ()), body.get("gone", ()))
 

@@ -62,6 +62,7 @@ from .seed import PASSING, seed
 from .set_aside import BranchPolicy
 from .shipping import Shipping
 from .state import StoredState
+from .waiting import Waiting
 
 logger = logging.getLogger("holdfast.cluster")
 
@@ -147,6 +148,7 @@ class Member(Generic[TxT, ViewT]):
         self._failure: BaseException | None = None
         self._waits_for: str | None = "the cluster's document"
         self._node: Node | None = None
+        self._waiting = Waiting(cluster, name, lambda: (self._waits_for, self._failure))
         self._state = StoredState(directory, cluster, name, env)
         try:
             self._joining = env.scheduler.spawn("holdfast-join", self._run_join)
@@ -229,6 +231,7 @@ class Member(Generic[TxT, ViewT]):
 
     def _run_join(self) -> None:
         try:
+            self._transport.start(self._waiting)
             self._join()
         except BaseException as error:
             self._fail(error)
@@ -346,6 +349,7 @@ class Member(Generic[TxT, ViewT]):
 
     def _seed_first(self, document: ClusterDocument) -> bool:
         """Copy a state into the empty directory, from whoever has one. False if this member is closed."""
+        self._wait_for("its copy of the store")
         while not self._closing:
             for name in _best_sources(document):
                 if name == self.name:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from ...engine.model.positions import Position
 from ...engine.model.records import Attachment, LogRange, Record
 from ...engine.store.store import Store
 from ...engine.wal.slots import Slot
+from .lag import Lag, Marks
 
 logger = logging.getLogger("holdfast.cluster")
 
@@ -68,22 +69,22 @@ class _Follower:
         self.sent = after.txid
         self.stream = stream
         self.live = False
-        self.slots: dict[str, int] = {}  # those that it was told of, with their transactions
+        self.slots: dict[str, tuple[int, int]] = {}  # those that it was told of, with transaction and time
 
     def news_of(self, slots: Sequence[Slot]) -> dict[str, Any]:
-        """What a heartbeat says of slots that have moved, come or gone since this follower was told. O(slots)."""
-        moved = [s for s in slots if self.slots.get(s.id) != s.position.txid][:MOST_SLOTS]
+        """What a heartbeat says of slots that have registered or gone since this follower was told. O(slots)."""
+        moved = [s for s in slots if self.slots.get(s.id) != (s.position.txid, s.seen_us)][:MOST_SLOTS]
         gone = [] if moved else list(self.slots.keys() - {s.id for s in slots})[:MOST_SLOTS]
         told: dict[str, Any] = {}
         if moved:
-            told["slots"] = [[s.id, s.name, *s.position] for s in moved]
+            told["slots"] = [[s.id, s.name, *s.position, s.seen_us] for s in moved]
         if gone:
             told["gone"] = gone
         return told
 
     def told(self, news: dict[str, Any]) -> None:
         """The follower was told of this."""
-        self.slots |= {id: txid for id, _, txid, _ in news.get("slots", ())}
+        self.slots |= {id: (txid, seen_us) for id, _, txid, _, seen_us in news.get("slots", ())}
         for id in news.get("gone", ()):
             del self.slots[id]
 
@@ -111,15 +112,17 @@ class Shipping(Plugin):
         self._lock = env.scheduler.lock()
         self._followers: list[_Follower] = []
         self._waiting: deque[tuple[int, Future[Any]]] = deque()  # conditions, by their last transaction
-        self._held = env.scheduler.lock()  # guards `_waiting`
+        self._held = env.scheduler.lock()  # guards `_waiting` and `_marks`
         self._published = 0
         self._store: Store[Any, Any] | None = None
+        self._marks: Marks | None = None
         self._beat = 0
 
     # --- the store's moments --------------------------------------------------------------------------------------
 
     def opened(self, store: Any) -> None:
         self._store = store
+        self._marks = Marks(self._env, store.log.beyond)
 
     def closing(self, store: Any) -> None:
         self._store = None
@@ -141,6 +144,8 @@ class Shipping(Plugin):
         if not self._serving():  # it is stepping down: whether the cluster has these is for the next primary to say
             return condition
         with self._held:
+            if batch.records and self._marks is not None:
+                self._marks.note(batch.records)
             if batch.last <= self._published:
                 met.set_result(None)
             else:
@@ -226,10 +231,20 @@ class Shipping(Plugin):
             self._followers = [f for f in self._followers if f is not follower]
         follower.stream.close(why)
 
-    def beat(self, epoch: int, watermark: int, *, count: bool = False, slots: Sequence[Slot] | None = None) -> int:
+    def lag(self, txid: int, end: int, silent: float) -> Lag:
+        """The lag of a member that holds the log up to `txid`, if it ends at `end`, and was heard `silent` seconds ago.
+        """
+        if txid >= end or self._marks is None:
+            return Lag(0, 0, 0.0, silent)
+        with self._held:
+            return Lag(end - txid, *self._marks.after(txid), silent)
+
+    def beat(self, epoch: int, watermark: int, *, count: bool = False, slots: Sequence[Slot] | None = None,
+             lags: Mapping[str, Lag] | None = None) -> int:
         """Tell every follower how far this epoch's log is published. With `count`, under a new number, which the
         followers echo. With `slots`, tell them of those that are new to them, because any of them may have to serve a
-        slot's owner next. Returns the number of the last heartbeat. O(followers), and O(slots) for each."""
+        slot's owner next. With `lags`, tell them how far each member is behind. Returns the number of the last
+        heartbeat. O(followers), and O(slots + members) for each."""
         with self._lock:
             if count:
                 self._beat += 1
@@ -238,6 +253,8 @@ class Shipping(Plugin):
             offered = self._offered
             if offered is not None:
                 message["attachment"] = list(offered)
+            if lags is not None:
+                message["lags"] = {name: list(lag) for name, lag in lags.items()}
             self._followers = [f for f in self._followers if not f.stream.closed]
             for follower in self._followers:
                 if follower.epoch == epoch:

@@ -67,7 +67,7 @@ class Transport(Protocol):
     address: str
 
     def start(self, handler: Handler) -> None:
-        """Serve on the member's address from now on."""
+        """Serve on the member's address from now on. Called again with the handler that takes over."""
 
     def learn(self, token: str) -> None:
         """The token that members show each other, as the cluster's document has it."""

@@ -112,7 +112,7 @@ class PeerRoutes:
             versions: the newest and the oldest version spoken; by default this code's.
         """
         self.token = token
-        self._handler = handler
+        self.handler = handler
         self._silence, self._write_seconds = silence, write_seconds
         self._versions = versions or (wire.HELLO_VERSION, wire.HELLO_MIN)
         self._pool = Pool("holdfast-peer", threads, env.scheduler)
@@ -132,11 +132,11 @@ class PeerRoutes:
         ]
 
     def metrics(self) -> str:
-        return self._handler.metrics()
+        return self.handler.metrics()
 
     def member(self) -> MemberInfo:
-        follows, facts = self._handler.health("replica", {})
-        leads, _ = self._handler.health("primary", {})
+        follows, facts = self.handler.health("replica", {})
+        leads, _ = self.handler.health("primary", {})
         return MemberInfo(name=str(facts["name"]), role=str(facts["role"]), healthy=follows or leads)
 
     def stopped(self) -> None:
@@ -182,16 +182,16 @@ class PeerRoutes:
     # --- small requests ----------------------------------------------------------------------------------------------
 
     async def _status(self, request: web.Request) -> web.Response:
-        return _message(await self._on_thread(self._handler.status))
+        return _message(await self._on_thread(self.handler.status))
 
     async def _promise(self, request: web.Request) -> web.Response:
         asked = await self._body(request)
-        return _message(await self._on_thread(lambda: self._handler.promise(asked)))
+        return _message(await self._on_thread(lambda: self.handler.promise(asked)))
 
     async def _chain(self, request: web.Request) -> web.Response:
         txid = _number(request, "txid")
         epoch = _number(request, "epoch") if "epoch" in request.query else None
-        chain = await self._on_thread(lambda: self._handler.chain_at(txid, epoch))
+        chain = await self._on_thread(lambda: self.handler.chain_at(txid, epoch))
         assert len(chain) == ID_BYTES
         return _message({"txid": txid, "chain": chain})
 
@@ -200,30 +200,30 @@ class PeerRoutes:
         if not _VERB.fullmatch(verb):
             raise InvalidInput(f"{verb[:40]!r} is not a command")
         args = await self._body(request)
-        return _message(await self._on_thread(lambda: self._handler.command(verb, args), self._commands))
+        return _message(await self._on_thread(lambda: self.handler.command(verb, args), self._commands))
 
     async def _attachment(self, request: web.Request) -> web.Response:
         name, offset, length = request.match_info["name"], _number(request, "offset"), _number(request, "length")
         if not ATTACHMENT_NAME.fullmatch(name) or not 0 < length <= CHUNK_BYTES:
             raise InvalidInput(f"{length:,} bytes of {name[:80]!r} cannot be asked for; at most {CHUNK_BYTES:,} of an "
                                "attachment can")
-        data = await self._on_thread(lambda: self._handler.read_attachment(name, offset, length))
+        data = await self._on_thread(lambda: self.handler.read_attachment(name, offset, length))
         return web.Response(body=data, content_type="application/octet-stream")
 
     async def _health(self, kind: str, request: web.Request) -> web.Response:
         query = dict(request.query)
-        good, shown = await self._on_thread(lambda: self._handler.health(kind, query))
+        good, shown = await self._on_thread(lambda: self.handler.health(kind, query))
         return web.json_response(shown, status=200 if good else 503)
 
     async def _page(self, request: web.Request) -> web.Response:
-        return web.Response(body=await self._on_thread(self._handler.page), content_type="text/html", charset="utf-8")
+        return web.Response(body=await self._on_thread(self.handler.page), content_type="text/html", charset="utf-8")
 
     # --- streams -----------------------------------------------------------------------------------------------------
 
     async def _log(self, request: web.Request) -> web.StreamResponse:
         hello = self._hello(request)
         with _Place(self._open, "log", self._most):
-            stream = await self._on_thread(lambda: self._handler.open_stream(hello))
+            stream = await self._on_thread(lambda: self.handler.open_stream(hello))
             try:
                 response = await self._begin(request)
                 await stream.serve(request, response, self._write_seconds)
@@ -244,7 +244,7 @@ class PeerRoutes:
                 for kind, ack in reader.feed(data):
                     if kind != wire.ACK:
                         raise InvalidInput(f"a frame of kind {kind} among acknowledgements")
-                    self._handler.acked({**ack, **hello})
+                    self.handler.acked({**ack, **hello})
 
     def _hello(self, request: web.Request) -> dict[str, Any]:
         hello = wire.hello_from_wire(request.headers.get(wire.HELLO_HEADER, ""))

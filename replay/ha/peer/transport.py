@@ -90,12 +90,19 @@ class HttpTransport:
         self.address = advertise or f"{shown}:{port}"
         self._token = token or ""
         self._server: SourceServer | None = None
+        self._routes: PeerRoutes | None = None
         self._store: Store[Any, Any] | None = None
         self._publication: Publication | None = None
 
     def start(self, handler: Handler) -> None:
-        """Serve from now on."""
-        routes = PeerRoutes(_Answers(handler, self._env), self._token, silence=self._silence, env=self._env)
+        """Serve from now on. Called again with the handler that takes over."""
+        if self._routes is not None:
+            self._routes.handler = _Answers(handler, self._env)
+            return
+        # Before the document is known, nobody has the token of this member.
+        self._routes = routes = PeerRoutes(_Answers(handler, self._env),
+                                           self._token or self._env.randomness.token(24).hex(),
+                                           silence=self._silence, env=self._env)
         names = {parse_address(self.address, "advertise").host.lower(), socket.gethostname().lower()}
         self._key = self._env.randomness.token(32).hex()
         self._server = SourceServer(self._store, self._socket, token=self._backup_token, key=self._key, tls=self._tls,
@@ -107,6 +114,8 @@ class HttpTransport:
     def learn(self, token: str) -> None:
         """The token in the cluster's document; one that was given to this member takes precedence."""
         self._token = self._given_token or token
+        if self._routes is not None:
+            self._routes.token = self._token
 
     def show(self, store: Store[Any, Any] | None) -> None:
         """Serve backups of this store from now on."""
