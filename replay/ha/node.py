@@ -107,7 +107,7 @@ class Node:
         self._copies: dict[str, set[str]] = {}  # who has stored the file of a bulk load that is about to be logged
         self._attaching = env.scheduler.lock()  # held while a follower copies a file
         self._attached: set[tuple[int, str]] = set()  # files that were copied before their record came
-        self._told_lags: dict[str, Lag] = {}
+        self._told_lags: tuple[float, dict[str, Lag]] = 0.0, {}  # when the primary told them
         self._beating = env.scheduler.event()
         self._acks = Pool("holdfast-acks", 1, env.scheduler)
         self.local = local(lambda: Shipping(env, lambda: machine.serving, self._durable, self.failed, self._spread),
@@ -315,7 +315,11 @@ class Node:
 
     def lags(self) -> dict[str, Lag]:
         """How far each member is behind the primary: as measured here on the primary, else as it has last told."""
-        return self._measure() if self.machine.serving else self._told_lags
+        if self.machine.serving:
+            return self._measure()
+        at, lags = self._told_lags
+        age = self._env.clock.monotonic() - at
+        return {name: lag._replace(silent=lag.silent + age) for name, lag in lags.items()}
 
     def lag_s(self) -> float:
         """Seconds since this member last knew what the primary had published, and by which it shows that late; 0 on the
@@ -587,12 +591,11 @@ class Node:
         lines = [f"# HELP holdfast_{name} {text}\n# TYPE holdfast_{name} {kind}\nholdfast_{name} {value}\n"
                  for name, kind, text, value in rows]
         lags = self._measure() if machine.serving else {}
-        for at, text in enumerate(("transactions that a follower has not acknowledged",
-                                   "bytes of log that a follower lacks, rounded up",
-                                   "age of the first transaction that a follower lacks",
-                                   "since a follower was last heard")):
-            name = ("follower_lag_transactions", "follower_lag_bytes", "follower_lag_seconds",
-                    "follower_silent_seconds")[at]
+        for at, (name, text) in enumerate((  # in the order of `Lag`
+                ("follower_lag_transactions", "that a follower has not acknowledged"),
+                ("follower_lag_bytes", "of log that a follower lacks, rounded up"),
+                ("follower_lag_seconds", "age of the first transaction that a follower lacks"),
+                ("follower_silent_seconds", "since a follower was last heard"))):
             lines.append(f"# HELP holdfast_{name} {text}\n# TYPE holdfast_{name} gauge\n")
             lines += [f'holdfast_{name}{{member="{member}"}} {round(lag[at], 3)}\n' for member, lag in lags.items()]
         return "".join(lines)
@@ -754,7 +757,7 @@ class _Stream:
                         if "attachment" in body:
                             self._copy(Attachment(*body["attachment"]))
                         if "lags" in body:
-                            node._told_lags = {str(name): Lag(*lag) for name, lag in body["lags"].items()}
+                            node._told_lags = node.heard_at, {name: Lag(*lag) for name, lag in body["lags"].items()}
                         if "slots" in body or "gone" in body:
                             node.learn_slots(body.get("slots", ()), body.get("gone", ()))
 

@@ -25,7 +25,8 @@ h1{font-size:1.5em;margin:0}h2{font-size:1.1em;margin:1.8em 0 .3em}p{margin:.4em
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;vertical-align:top;padding:.4em 1em .4em 0;border-bottom:1px solid var(--line)}
 th,.soft{color:var(--soft);font-weight:normal}
-.primary td:first-child,.primary td:nth-child(2){font-weight:bold;color:var(--good)}.bad{color:var(--bad)}
+.soft{white-space:nowrap}.bad{color:var(--bad)}
+.primary td:first-child,.primary td:nth-child(2){font-weight:bold;color:var(--good)}
 @media(max-width:40em){table,tbody,tr,td{display:block}th{display:none}
 tr{border-bottom:1px solid var(--line);padding:.5em 0}
 td{border:0;padding:0 0 0 6.5em;text-indent:-6.5em}td:empty{display:none}

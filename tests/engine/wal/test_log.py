@@ -16,6 +16,7 @@ from holdfast.engine.errors import AheadOfSource, DiskFull, InvalidInput, LogPru
 from holdfast.engine.model.positions import Branch, History
 from holdfast.engine.model.records import Record
 from holdfast.engine.testing.disks.simops import Op
+from holdfast.engine.wal.segment import INDEX_EVERY
 from holdfast.engine.wal.writer import LogOptions
 
 # --- append and read -------------------------------------------------------------------------------------------------
@@ -225,6 +226,24 @@ def test_the_size_of_a_growing_log_is_known_while_it_grows() -> None:
     copy = World(GROWING)
     copy.fill(3)
     assert copy.log.size() == copy.disk.size(copy.log.segments()[0].path) > 60_000
+
+
+def test_what_is_beyond_a_transaction_is_known_without_reading_it() -> None:
+    world = World(SMALL)
+    records = [world.commit(b"%d" % i * 1000)[0] for i in range(300)]
+    sizes = [len(r.payload) for r in records]
+    assert len(world.log.segments()) > 3
+    world.reopen()
+    first = [world.log.beyond(txid) for txid in range(300)]  # which looks at the segments that it needs
+    world.disk.open = None  # type: ignore[assignment, method-assign]  # nothing can be read
+    for txid in range(300):
+        assert world.log.beyond(txid) == first[txid]
+        size, time_us = first[txid]
+        exact = sum(sizes[txid:])
+        assert exact < size < exact * 1.1 + INDEX_EVERY + 4000
+        lead = records[max(0, txid - 17)].time_us  # an entry of the index for every 16 KiB
+        assert lead <= time_us <= records[txid].time_us
+    assert world.log.beyond(300) == (0, 0)
 
 
 def test_append_record_refuses_what_does_not_follow() -> None:

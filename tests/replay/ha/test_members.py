@@ -123,6 +123,13 @@ def test_slots_of_the_primary_are_kept_by_all(cluster: Cluster) -> None:
     put(a, b"2")
     a.store.log.slots.register("slot7", "a target", a.position())
     until(lambda: {slot.position for slot in c.store.log.slots.list() if slot.id == "slot7"} == {a.position()})
+    a.store.log.slots.register("slot8", "a target", here)  # a run that found nothing new
+
+    def seen(member: Member[Any, Any]) -> int:
+        [slot] = [slot for slot in member.store.log.slots.list() if slot.id == "slot8"]
+        return slot.seen_us
+
+    until(lambda: seen(a) == seen(c) == seen(b))
     a.store.log.slots.drop("slot9")
     until(lambda: "slot9" not in ids(b) | ids(c))
     assert "only here" in ids(b)
