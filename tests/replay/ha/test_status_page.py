@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from browser import Browser, why_no_browser
 from fault_rig import require
-from linked import until
 from member_cluster import PATIENCE, Cluster, put
 
 from holdfast import backup
 from holdfast.engine import MemoryEngine
 from holdfast.engine.store.settings import Settings
 from holdfast.replay import Member
+from holdfast.replay.testing.members import until
 
 PHONE = 390
 TTL = 2.0
