@@ -31,6 +31,9 @@ from .members import PATIENCE, MemberCluster, until
 from .seeded import BusySource, Seeded, compare_rolled
 
 SETTINGS = Settings(wait_s=PATIENCE, segment_bytes=128 << 10, heartbeat_s=0)
+TTL = 0.6
+"""For so long, a member that is cut off is not missed, seconds. If this machine stops for longer, a check goes on with
+another primary."""
 
 
 class ClusterContract(Contract):
@@ -92,8 +95,10 @@ class ClusterContract(Contract):
 
         def claim(before: list[list[Operation]], during: list[list[Operation]]) -> None:
             with three(work) as members:
+                members.write(work.numbered(100))
                 for operations in before:
                     members.write(operations)
+                members.write(work.numbered(101))
                 members.checkpoint()
                 left = list(during)
                 for number, name in enumerate("bca"):
@@ -120,6 +125,7 @@ class ClusterContract(Contract):
                 for operations in before:
                     members.write(operations)
                 members.checkpoint()
+                members.write(work.numbered(5))
                 left = list(during)
 
                 def change() -> None:
@@ -152,6 +158,7 @@ class ClusterContract(Contract):
                 for operations in before:
                     members.write(operations)
                 members.checkpoint()
+                members.write(work.numbered(5))
                 left = list(during)
 
                 def change() -> None:
@@ -186,7 +193,7 @@ class ModelledMembers(MemberCluster):
     """
 
     def __init__(self, work: Workload, root: Path) -> None:
-        super().__init__(root, work.engine, options=work.options, settings=SETTINGS)
+        super().__init__(root, work.engine, options=work.options, settings=SETTINGS, ttl=TTL)
         self.work = work
         self.models: list[Any] = [work.new_model()]
         self.copy_from = "a"

@@ -222,14 +222,15 @@ class MemberCluster:
     Attributes:
         root: their directories are in it, under their names.
         engine, options, settings: of each member's store.
+        ttl: of the lease, seconds.
         network, cell: who reaches whom, and what the coordinator holds.
         members, coordinators: those that run, and what each reaches the coordinator with.
     """
 
     def __init__(self, root: Path, engine: type[Engine[Any, Any]], *, options: Mapping[str, Any] | None = None,
-                 settings: Settings = SETTINGS) -> None:
+                 settings: Settings = SETTINGS, ttl: float = TTL) -> None:
         self.root = root
-        self.engine, self.options, self.settings = engine, options, settings
+        self.engine, self.options, self.settings, self.ttl = engine, options, settings, ttl
         self.network = Network()
         self.cell = MemoryCell()
         self.members: dict[str, Member[Any, Any]] = {}
@@ -240,7 +241,7 @@ class MemberCluster:
         """Open a member. `ready`: and wait until it is ready. `keep`: and close it at the end."""
         coordinator = MemoryCoordinator(self.cell)
         member: Member[Any, Any] = Member.open(
-            self.root / (directory or name), self.engine, cluster="social", name=name, listen="", ttl=TTL,
+            self.root / (directory or name), self.engine, cluster="social", name=name, listen="", ttl=self.ttl,
             coordinator=coordinator, transport=LinkedTransport(self.network, address or name), settings=self.settings,
             options=self.options, **more)
         if keep:

@@ -7,8 +7,8 @@ from workloads import WORKLOADS
 from holdfast.backup.testing import BackupContract
 from holdfast.backup.testing.kit import KitContract
 from holdfast.engine.testing import EngineContract
-from holdfast.replay.testing import ReplayContract
+from holdfast.replay.testing import ClusterContract, ReplayContract
 
 
-class TestSqlite(KitContract, BackupContract, ReplayContract, EngineContract):
+class TestSqlite(KitContract, BackupContract, ClusterContract, ReplayContract, EngineContract):
     workload = staticmethod(WORKLOADS["sqlite"])

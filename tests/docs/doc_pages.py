@@ -26,7 +26,7 @@ from holdfast.backup.cli import app
 from holdfast.backup.testing import BackupContract
 from holdfast.backup.testing.kit import KitContract
 from holdfast.engine.testing import PROFILES, Contract, EngineContract, PluginContract
-from holdfast.replay.testing import ReplayContract
+from holdfast.replay.testing import ClusterContract, ReplayContract
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 CHECKS = DOCS / "checks.md"
@@ -51,6 +51,7 @@ exit codes mean; [json.md](json.md) what is printed with `--json`. `holdfast --v
 CONTRACTS: list[tuple[type[Contract], str, str]] = [
     (EngineContract, "holdfast.engine.testing", "An engine: alone, under a store, on a simulated disk, and killed."),
     (ReplayContract, "holdfast.replay.testing", "An engine whose state is copied, and rolled forward."),
+    (ClusterContract, "holdfast.replay.testing", "An engine in the members of a cluster."),
     (BackupContract, "holdfast.backup.testing", "An engine that is backed up and restored."),
     (PluginContract, "holdfast.engine.testing", "A plugin, in stores of any engine."),
     (KitContract, "holdfast.backup.testing.kit", "The kit itself, on any engine. Authors do not run it."),

@@ -31,10 +31,11 @@ from holdfast.engine.model.records import Record
 from holdfast.engine.testing import PROFILES, Contract, Profile, Workload
 
 CONTRACTS = {"EngineContract": "holdfast.engine.testing", "ReplayContract": "holdfast.replay.testing",
+             "ClusterContract": "holdfast.replay.testing",
              "BackupContract": "holdfast.backup.testing", "PluginContract": "holdfast.engine.testing",
              "KitContract": "holdfast.backup.testing.kit"}
 CAGES = ("zoo_views", "zoo_payloads", "zoo_states", "zoo_crashes", "zoo_images", "zoo_logs", "zoo_stores",
-         "zoo_backups", "zoo_wrapped", "zoo_plugins")
+         "zoo_backups", "zoo_wrapped", "zoo_clusters", "zoo_plugins")
 MAX_LINES = 20
 
 T = TypeVar("T", bound=Callable[..., Any])

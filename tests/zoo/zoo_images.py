@@ -60,7 +60,9 @@ class VanishingImage(MemoryEngine):
 
 @animal(
     caught_by="EngineContract.test_an_image_is_what_it_is_declared_to_be",
-    also=["BackupContract.test_a_stable_image_restores_to_its_own_position"])
+    also=["BackupContract.test_a_stable_image_restores_to_its_own_position",
+          "ClusterContract.test_a_member_joins_while_others_write",
+          "ClusterContract.test_a_copy_of_a_follower_is_of_the_position_it_names"])
 class ImageAhead(MemoryEngine):
     """The image says that it is of the newest position, and holds what was checkpointed before: whoever replays from
     there leaves out what lies between."""

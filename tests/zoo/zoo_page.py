@@ -30,7 +30,7 @@ MESSAGE_LINES = 12
 STORIES = (
     "LostUpdate", "DeletesNotRedone", "PositionInMemory", "UnsyncedState", "ImageInBetween", "damage_is_a_torn_tail",
     "SilentGap", "CallsBackAtOnce", "ConfirmsTooEarly", "SameBranchAfterRestore", "CopiesTheFileAlone",
-    "BlocksInLogged",
+    "WritesOnItsOwn", "BlocksInLogged",
 )
 """The animals that are told of in full, by their names, in the order of the cages."""
 TITLES = {
@@ -38,7 +38,7 @@ TITLES = {
     "zoo_states": "The durable state", "zoo_crashes": "Crashes and failing disks",
     "zoo_images": "Images", "zoo_logs": "Log, leases and replay", "zoo_stores": "The store",
     "zoo_backups": "Backup and restore", "zoo_wrapped": "Around another's database",
-    "zoo_plugins": "Plugins",
+    "zoo_clusters": "Members of a cluster", "zoo_plugins": "Plugins",
 }
 _INTRODUCTION = """# The zoo
 

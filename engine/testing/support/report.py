@@ -86,9 +86,9 @@ def _told(error: Exception, work: Workload) -> str:
 
 def installed_contracts() -> list[type[Contract]]:
     """Every contract that is registered: the kit's from the lowest layer up, then others by name."""
-    layers = ["engine", "replay", "backup"]
+    layers = ["engine", "replay", "cluster", "backup"]
     found = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
-    return [entry.load() for entry in sorted(found, key=lambda e: layers.index(e.name) if e.name in layers else 3)]
+    return [entry.load() for entry in sorted(found, key=lambda e: layers.index(e.name) if e.name in layers else 4)]
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def check_engine(factory: Workload | Callable[[], Workload], contracts: Iterable
 
     Args:
         factory: a workload, or what makes one; a fresh one for each check.
-        contracts: which; all that are installed (engine, replay, backup) if None.
+        contracts: which; all that are installed (engine, replay, cluster, backup) if None.
         profile: `default`, `ci` or `nightly`; the environment's if None.
         seed: what the draws start from: one seed, one history. Another each time if None.
         tell: called with the name of each check before it runs.

@@ -29,7 +29,7 @@ from holdfast.engine.testing import PROFILES, STAGING, Contract, EngineContract,
 from holdfast.engine.testing.engine.transactions import TransactionChecks
 from holdfast.engine.testing.support.report import check_engine, installed_contracts
 from holdfast.engine.toolkit.file_image import FileImage
-from holdfast.replay.testing import ReplayContract
+from holdfast.replay.testing import ClusterContract, ReplayContract
 
 LINE = re.compile(r"HOLDFAST_REPRODUCE=(\S+)")
 
@@ -95,7 +95,7 @@ def low(limit: int = 100) -> type[Seen]:
 
 
 def test_all_contracts_are_installed() -> None:
-    assert installed_contracts() == [EngineContract, ReplayContract, BackupContract]
+    assert installed_contracts() == [EngineContract, ReplayContract, ClusterContract, BackupContract]
 
 
 def test_a_healthy_engine() -> None:
