@@ -15,7 +15,17 @@ from typing import Any, Protocol
 
 from ...engine.env import Env
 from ...engine.env.pool import Pool
-from ...engine.errors import HoldfastError, StoreClosed
+from ...engine.env.system import told
+from ...engine.errors import (
+    AccessDenied,
+    DeviceFailed,
+    DiskFull,
+    HoldfastError,
+    LimitReached,
+    StoreClosed,
+    StoreLocked,
+    StorePoisoned,
+)
 from .coordinator import Coordinator, Version
 from .document import ClusterDocument
 from .effects import (
@@ -51,6 +61,15 @@ LEAST_WAIT_S, MOST_WAIT_S = 0.02, 1.0
 """Between two looks at the time."""
 RETRY_S = 0.2
 """After the coordinator could not be reached."""
+STORE_S = 1.0
+"""Between two attempts to store a small file that could not be stored."""
+
+
+def passes(error: BaseException) -> HoldfastError | None:
+    """What an error says, as one of the kit's, if its cause may pass while the member runs: a full disk, for instance.
+    None if it is of another kind."""
+    known = error if isinstance(error, HoldfastError) else told(error, "a file of this member")
+    return known if isinstance(known, DiskFull | LimitReached | DeviceFailed | AccessDenied | StoreLocked) else None
 
 
 class Work(Protocol):
@@ -71,16 +90,21 @@ class Work(Protocol):
 
 
 class Driver:
-    """See the module's text. `machine` is only used under `lock`, or for reading single attributes."""
+    """See the module's text. `machine` is only used under `lock`, or for reading single attributes.
+
+    Attributes:
+        hindered: what keeps this member from working until it has passed, in words, by what is hindered.
+    """
 
     def __init__(self, machine: StateMachine, state: StoredState, coordinator: Coordinator, work: Work,
                  env: Env, *, on_failure: Callable[[BaseException], None]) -> None:
         """
         Args:
             machine, state, coordinator, work, env: what it drives, and by what.
-            on_failure: told of an error that leaves the member unable to go on: its disk, for instance. On the thread
+            on_failure: told of an error that leaves the member unable to go on: damage, for instance. On the thread
                 that failed.
         """
+        self.hindered: dict[str, str] = {}
         self.machine = machine
         self.lock = env.scheduler.lock()
         self.changed = env.scheduler.condition(self.lock)
@@ -90,6 +114,7 @@ class Driver:
         self._env = env
         self._on_failure = on_failure
         self._now = env.clock.monotonic
+        self._to_keep: ClusterDocument | None = None  # the last document that is to be stored
         self._closing = env.scheduler.event()
         self._woken = env.scheduler.event()
         self._due = float("inf")  # what the thread for time waits for
@@ -143,6 +168,8 @@ class Driver:
         pool = (self._swaps if isinstance(effect, Swap | Read) else
                 self._asking if isinstance(effect, Ask | Poll) else
                 self._log if isinstance(effect, Fetch | StartEpoch | Accept | Hold | StepDown) else self._files)
+        if isinstance(effect, Keep):
+            self._to_keep = effect.document
         try:
             pool.submit(lambda: self._attempt(lambda: self._do(effect)))
         except StoreClosed:  # this member is closing
@@ -154,6 +181,8 @@ class Driver:
         except StoreClosed:
             if not self._closing.is_set():
                 logger.info("%s: the store was closed meanwhile", self.machine.name)
+        except StorePoisoned as error:  # who poisoned it has it opened anew
+            logger.info("%s: %s", self.machine.name, error)
         except BaseException as error:
             if not self._closing.is_set():
                 self._on_failure(error)
@@ -162,12 +191,12 @@ class Driver:
         work, state, tell, now = self._work, self._state, self.tell, self._now
         match effect:
             case Keep(document):
-                state.keep_document(document)
+                self._store(lambda: state.keep_document(document), lambda: document is self._to_keep)
             case Promise(epoch, to):
-                state.keep_promise(epoch, to)
+                self._store(lambda: state.keep_promise(epoch, to))
                 tell(lambda m: m.promise_kept(epoch, now()))
             case Whole(whole):
-                state.keep_whole(whole)
+                self._store(lambda: state.keep_whole(whole))
             case Follow(name, address, epoch):
                 work.follow(name, address, epoch)
             case Unfollow():
@@ -195,6 +224,40 @@ class Driver:
             case StepDown():
                 end, published = work.step_down()
                 tell(lambda m: m.stepped_down(end, published, now()))
+
+    def _store(self, keep: Callable[[], None], wanted: Callable[[], bool] = lambda: True) -> None:
+        """Store a small file. If there is no room, wait until there is: what rests on it must not happen before. Give
+        up if it is not `wanted` any more."""
+        while True:
+            try:
+                keep()
+            except Exception as error:
+                if (cause := passes(error)) is None:
+                    raise
+                self.hinder("files", cause)
+            else:
+                self.unhinder("files")
+                return
+            if self._closing.wait(STORE_S):
+                raise StoreClosed(f"{self.machine.name} is closing")
+            if not wanted():
+                return
+
+    def hinder(self, what: str, error: BaseException) -> None:
+        """Something keeps this member from working, and it goes on by itself when that has passed. It is logged when it
+        begins or changes. From any thread."""
+        cause = passes(error) or error
+        text = (f"{cause.message}; it goes on by itself when that has passed ({cause.hint})"
+                if isinstance(cause, HoldfastError) else f"{cause!r}; it goes on by itself when that has passed")
+        if self.hindered.get(what) != text:
+            self.hindered = {**self.hindered, what: text}
+            logger.error("%s is hindered: %s", self.machine.name, text)
+
+    def unhinder(self, what: str) -> None:
+        """That has passed. From any thread."""
+        if what in self.hindered:
+            self.hindered = {key: text for key, text in self.hindered.items() if key != what}
+            logger.warning("%s goes on: what hindered it has passed", self.machine.name)
 
     def _ask(self, name: str, address: str, epoch: int) -> None:
         try:

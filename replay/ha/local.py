@@ -18,6 +18,8 @@ from ...engine.env.owned_lock import Hold
 from ...engine.errors import HoldfastError, StoreClosed
 from ...engine.model.positions import History, Position
 from ...engine.model.records import Record
+from ...engine.store.full_disk import need_room
+from ...engine.store.layout import Layout
 from ...engine.store.replica import Replica
 from ...engine.store.settings import Settings
 from ...engine.store.store import Store
@@ -113,7 +115,13 @@ class LocalStore(Generic[TxT, ViewT]):
         """Store how far this member has published. Waits for what changes the log."""
         with self._lock:
             if not self.store.closed:  # else another store may be about to come into force, which has published less
-                self._state.keep_watermark(self.published)
+                self._keep_watermark()
+
+    def _keep_watermark(self) -> None:
+        try:
+            self._state.keep_watermark(self.published)
+        except OSError as error:  # a lower one is safe
+            logger.info("how far %s is published is not stored: %s", self._directory, error)
 
     # --- the log, one at a time -----------------------------------------------------------------------------------
 
@@ -225,8 +233,15 @@ class LocalStore(Generic[TxT, ViewT]):
             replica.refuse(self._not_primary)
 
     def reopen(self) -> None:
-        """Close the store and open it as a follower's. What was not published is in the log only."""
+        """Close the store and open it as a follower's. What was not published is in the log only. While
+        there is no room to open it again, it stays open for readers and for whoever drops a slot, unless a commit waits
+        for its end: `DiskFull`."""
         with self._lock:
+            store, at = self.store, self.store.positions()
+            if not store.closed and (store.poisoned or not self.accepting or at.appended == at.published):
+                self.accepting = False
+                self.shipping.end("this member's store has failed")
+                need_room(self._env.files, Layout(self._directory, self._env.files))
             self._close()
             self._open()
 
@@ -246,7 +261,7 @@ class LocalStore(Generic[TxT, ViewT]):
     def _close(self) -> None:
         self.accepting = False
         self.shipping.end("this member has stepped down")
-        self._state.keep_watermark(self.published)
+        self._keep_watermark()
         self.store.close()
 
     def close(self) -> None:

@@ -61,6 +61,8 @@ RENEWALS = 3
 """How often a leader renews within a ttl."""
 STAGGER_S = 0.05
 """Between the attempts of two voters to become leader, so that they seldom meet."""
+BACK_OFF = 2
+"""For how many ttls a member does not try to lead whose store has failed."""
 ASK_S = 0.5
 """How often a candidate asks again those that have not answered."""
 RECREATE = "holdfast cluster recreate, with the directory of a member"
@@ -156,6 +158,7 @@ class StateMachine:
         self._began_at = 0.0  # to lead, or when enough voters were last heard before it could
         self._stayed_at = 0.0  # in fail-safe mode: when it last saw that it may stay
         self._backs_off_until = float("-inf")
+        self._gives_way_at = float("-inf")
         self._why = ""
         self._recorded = True
         self._joint_since: int | None = None
@@ -777,6 +780,19 @@ class StateMachine:
         self._out.append(Hold())
         return None
 
+    def give_way(self, now: float) -> None:
+        """This primary has no room for transactions: hand over to the voter that holds most, if one may lead. Only now
+        and then, because the others may have no room either."""
+        document = self.document
+        if self.state is not State.PRIMARY or document is None or now < self._gives_way_at:
+            return
+        self._gives_way_at = now + BACK_OFF * document.ttl
+        others = (n for n in document.voters if n != self.name and not document.members[n].no_failover)
+        for name in sorted(others, key=lambda n: (-self.acked.get(n, 0), -document.members[n].priority, n)):
+            if self.switch_over(name, now) is None:
+                self._say(logging.WARNING, f"it has no room for transactions, and hands over to {name}")
+                return
+
     def _holds_all(self, name: str | None) -> bool:
         return name is not None and self.watermark == self.end.txid == self.acked.get(name, 0)
 
@@ -815,8 +831,11 @@ class StateMachine:
         self._removing.clear()
         self.failsafe_since = None
 
-    def failed(self, why: str) -> None:
-        """The store takes no more writes, because its disk failed."""
+    def failed(self, why: str, now: float) -> None:
+        """The store takes no more writes, because its disk failed. Others are given the time to lead: if its disk fails
+        each time that it tries, this member would else keep the lease for ever, and take nothing."""
+        if self.document is not None:
+            self._backs_off_until = now + BACK_OFF * self.document.ttl
         if self.state is not State.CLOSING:
             self._close(f"its store failed: {why}")
 

@@ -23,23 +23,21 @@ from ...engine.env import Env, Task
 from ...engine.env.pool import Pool
 from ...engine.env.shown import shown
 from ...engine.errors import (
-    DeviceFailed,
     DiskFull,
     Diverged,
     HoldfastError,
     InvalidInput,
-    LimitReached,
     NotFound,
-    RolledBack,
     SourceUnavailable,
-    StoreLocked,
+    StoreClosed,
+    StorePoisoned,
 )
 from ...engine.model.positions import History, Position
 from ...engine.model.records import Attachment, Record
 from ...engine.source.interface import CHUNK_BYTES
 from . import quorum
 from .coordinator import Coordinator
-from .driver import Driver
+from .driver import Driver, passes
 from .effects import Answer, End
 from .errors import Branched, NotPrimary
 from .following import Delay, MustSeed, Pacing, PeerLog, history_of, leader_log, make_equal, parting
@@ -122,8 +120,12 @@ class Node:
         self._shall_show = max(self._shall_show, txid)
         try:
             self.local.publish(txid if self._delay is None or self.local.accepting else self._delay.upto(txid))
-        except (DiskFull, LimitReached, RolledBack) as error:  # it is tried again
-            logger.warning("%s shows nothing newer for now: %s", self.machine.name, error)
+        except (StoreClosed, StorePoisoned):  # the store is opened anew
+            raise
+        except HoldfastError as error:  # it is tried again: the log goes on, whatever is shown
+            self.driver.hinder("showing", error)
+        else:
+            self.driver.unhinder("showing")
         if self.machine.serving:
             self.local.shipping.beat(self.machine.serving, txid)
 
@@ -168,7 +170,14 @@ class Node:
         return self.local.start_epoch(epoch, branch)
 
     def accept(self, watermark: int) -> None:
-        self.local.accept(watermark)
+        try:
+            self.local.accept(watermark)
+        except (StoreClosed, StorePoisoned):
+            raise
+        except Exception as error:  # it cannot show what it inherited, and another member may
+            self.failed(error)
+            return
+        self.driver.unhinder("store")
         self.driver.notify()
         self._tell_role()
 
@@ -183,17 +192,27 @@ class Node:
             try:
                 self.local.reopen()
                 break
-            except (DiskFull, LimitReached, DeviceFailed, StoreLocked) as error:  # without a store, it only waits
-                logger.error("%s cannot open its store again yet: %s", self.machine.name, error)
-                self._beating.wait(REOPEN_S)
+            except HoldfastError as error:
+                if passes(error) is None:  # damage, for instance
+                    raise
+                self.driver.hinder("store", error)
+            except Exception as error:  # of the system, or the engine's
+                self.driver.hinder("store", error)
+            self._beating.wait(REOPEN_S)
         self._shall_show = 0
         self._tell_role()
         return self.local.end, self.local.published
 
     def failed(self, error: BaseException) -> None:
-        """The store is poisoned: open it again, as a follower's."""
+        """The store takes no more writes: open it again, as a follower's."""
         if not self._closing:
-            self.driver.tell(lambda m: m.failed(str(error)))
+            self.driver.hinder("store", error)
+            self.driver.tell(lambda m: m.failed(str(passes(error) or error), self._env.clock.monotonic()))
+
+    def no_room(self, error: BaseException) -> None:
+        """A transaction found no room on this primary's disk, and was rolled back. Another voter may have room."""
+        self.driver.hinder("store", error)
+        self.driver.tell(lambda m: m.give_way(self._env.clock.monotonic()))
 
     def ask(self, address: str, epoch: int) -> tuple[Answer | None, int]:
         with self._peer(address) as peer:
@@ -227,7 +246,8 @@ class Node:
                 self.local.shipping.beat(serving, self.machine.watermark, count=True,
                                          slots=self.local.store.log.slots.list(), lags=self._measure())
             if self.local.published < self._shall_show and not self.local.accepting:
-                self.publish(self._shall_show)
+                with contextlib.suppress(StoreClosed, StorePoisoned):  # it is being opened anew
+                    self.publish(self._shall_show)
             self.local.keep_watermark()
             self._mark_time()
             self._tell_role()
@@ -496,13 +516,18 @@ class Node:
             status = self.machine.status()
         store = self.local.store
         voters = () if self.machine.document is None else self.machine.document.electorate
-        return {**status, "role": self.role, "voters": voters, "durable": store.durable.txid,
+        return {**status, "role": self.role, "trouble": self.trouble, "voters": voters, "durable": store.durable.txid,
                 "published": store.published.txid, "connected": self.connected, "branched": self.branched,
                 "set_aside": [asdict(one) for one in kept(self._state, self._env.files)],
                 "store_id": store.history.store_id.hex(),
                 "branches": [[b.id.hex(), b.start.txid, b.start.chain.hex()] for b in store.history.branches],
                 "backup_uri": store.backup_uri, "sent": self.local.shipping.followers(), "log": store.log.status(),
                 "base": [store.log.base.txid, store.log.base_epoch]}
+
+    @property
+    def trouble(self) -> str | None:
+        """Why this member takes no part, or what hinders it for now, in words; or None."""
+        return self.machine.trouble or "; ".join(dict.fromkeys(self.driver.hindered.values())) or None
 
     # --- copying --------------------------------------------------------------------------------------------------
 
@@ -571,9 +596,11 @@ class Node:
             logger.warning("%s keeps no log for a slot of the primary: %s", self.machine.name, error)
 
     def check_snapshots(self) -> None:
-        """Raises `Branched` if this member must show nothing."""
+        """Raises `Branched` if this member must show nothing, `SourceUnavailable` if its store cannot be opened."""
         if self.branched is not None:
             raise Branched(f"{self.machine.name} has branched: {self.branched}")
+        if self.local.store.closed and (why := self.driver.hindered.get("store")) is not None:
+            raise SourceUnavailable(f"{self.machine.name} has no store open: {why}", hint="read from another member")
 
     def metrics(self) -> str:
         """Lines in Prometheus' text format."""
@@ -607,7 +634,7 @@ class Node:
         store = self.local.store
         heard = None if self.machine.serving else self._env.clock.monotonic() - self.heard_at
         return status_page(document, Seen(
-            name=self.machine.name, role=self.role, trouble=self.branched or self.machine.trouble,
+            name=self.machine.name, role=self.role, trouble=self.trouble,
             published=store.published.txid, behind=self.behind(), heard_s=heard, connected=self.connected,
             lags=self.lags(), slots=store.log.slots.list(), now_us=self._env.clock.now_us()))
 
@@ -711,7 +738,11 @@ class _Stream:
                     node.seed_from(self._address, self.epoch, error)
                 except Exception as failed:
                     log.warning("%s could not be seeded from %s: %s", node.machine.name, self._name, failed)
+                    if passes(failed) is not None:
+                        node.driver.hinder("store", failed)
             except HoldfastError as error:
+                if passes(error) is not None:
+                    node.driver.hinder("store", error)
                 log.info("%s: the stream from %s broke: %s", node.machine.name, self._name, error)
                 if isinstance(error.__cause__, ConnectionRefusedError):
                     node.driver.tell(lambda m: m.lost(self.epoch, self._env.clock.monotonic()))
@@ -747,8 +778,11 @@ class _Stream:
                         if reached is None:
                             return
                         self._appended(reached)
+                        node.driver.unhinder("store")
                     elif "end" in body:
                         self._started(common.txid, int(body["end"]))
+                        if common.txid >= int(body["end"]):
+                            node.driver.unhinder("store")  # else the first record that it takes says so
                         node.connected = True
                         node.driver.notify()
                         self._pacing.worked()

@@ -26,6 +26,7 @@ from ...engine.env import REAL, Env
 from ...engine.env.shown import shown
 from ...engine.errors import (
     ConditionNotMet,
+    DiskFull,
     Diverged,
     ForeignStore,
     HoldfastError,
@@ -77,21 +78,26 @@ class MemberScope(Generic[TxT]):
     """What `Member.transaction` returns: a context manager, as a store's. After the block, it waits for as many members
     as `ack` asks for."""
 
-    __slots__ = ("_ack", "_member", "_scope", "_store", "_tx")
+    __slots__ = ("_ack", "_member", "_node", "_scope", "_store", "_tx")
 
     def __init__(self, member: Member[TxT, Any], scope: TransactionScope[TxT], ack: str | int | None) -> None:
         self._member = member
         self._scope = scope
         self._ack = ack
         self._tx: TxT | None = None
+        self._node: Node | None = None
         self._store: Store[TxT, Any] | None = None
 
     def __enter__(self) -> TxT:
-        self._store = self._member._running().local.store
+        self._node = node = self._member._running()
+        self._store = node.local.store
         try:
             self._tx = tx = self._scope.__enter__()
         except StoreClosed:  # it has just been deposed
-            raise self._member._running().not_primary() from None
+            raise node.not_primary() from None
+        except DiskFull as error:
+            node.no_room(error)
+            raise
         return tx
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -104,6 +110,12 @@ class MemberScope(Generic[TxT]):
                     assert self._store is not None
                     unknown.position = Position(unknown.txid, self._store.log.chain_at(unknown.txid))
             raise
+        except DiskFull as full:
+            assert self._node is not None
+            self._node.no_room(full)
+            raise
+        if kind is None and self._node is not None:
+            self._node.driver.unhinder("store")
         txid = getattr(self._tx, "txid", None)
         if kind is None and txid is not None and self._ack is not None:
             self._member._wait_copies(txid, self._ack)
