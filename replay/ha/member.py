@@ -310,7 +310,7 @@ class StateMachine:
                                   or (entry.generation == own.generation and entry.instance != own.instance)):
             self._refuse(f"this is opening number {own.generation} of the directory of member {self.name}, and the "
                          f"cluster knows of number {entry.generation} at {entry.address}: this directory is a copy, or "
-                         "another process has taken the name")
+                         "was set back, or another process has taken the name. To go on: begin with an empty directory")
             return False
         return True
 

@@ -27,6 +27,7 @@ from ...engine.errors import (
     Diverged,
     HoldfastError,
     InvalidInput,
+    LogPruned,
     NotFound,
     SourceUnavailable,
     StoreClosed,
@@ -61,6 +62,8 @@ CONFIRM_S = 10.0
 """How long a primary waits for the voters to confirm it."""
 BATCH_BYTES = 4 << 20
 """About the most that a follower appends and syncs in one go."""
+_ORDINARY = SourceUnavailable, NotPrimary, StoreClosed, StorePoisoned, LogPruned
+"""Why streams end every day."""
 
 
 class Node:
@@ -143,6 +146,7 @@ class Node:
         stream, self._following = self._following, None
         if stream is not None:
             stream.stop()
+            self.driver.unhinder("following")
 
     def fetch(self, address: str, end: End) -> End:
         """Raises `SourceUnavailable` and others; `MustSeed` if this member has shown what the best log lacks, which
@@ -634,7 +638,7 @@ class Node:
         store = self.local.store
         heard = None if self.machine.serving else self._env.clock.monotonic() - self.heard_at
         return status_page(document, Seen(
-            name=self.machine.name, role=self.role, trouble=self.trouble,
+            name=self.machine.name, role=self.role, trouble=self.branched or self.trouble,
             published=store.published.txid, behind=self.behind(), heard_s=heard, connected=self.connected,
             lags=self.lags(), slots=store.log.slots.list(), now_us=self._env.clock.now_us()))
 
@@ -738,11 +742,9 @@ class _Stream:
                     node.seed_from(self._address, self.epoch, error)
                 except Exception as failed:
                     log.warning("%s could not be seeded from %s: %s", node.machine.name, self._name, failed)
-                    if passes(failed) is not None:
-                        node.driver.hinder("store", failed)
+                    self._tell(failed)
             except HoldfastError as error:
-                if passes(error) is not None:
-                    node.driver.hinder("store", error)
+                self._tell(error)
                 log.info("%s: the stream from %s broke: %s", node.machine.name, self._name, error)
                 if isinstance(error.__cause__, ConnectionRefusedError):
                     node.driver.tell(lambda m: m.lost(self.epoch, self._env.clock.monotonic()))
@@ -753,6 +755,14 @@ class _Stream:
                 self._acks = None
             if not self._pacing.wait():
                 return
+
+    def _tell(self, error: Exception) -> None:
+        """Have the status say what an operator must look at: a full disk, a token, a certificate, a version. That the
+        leader has gone is ordinary."""
+        if passes(error) is not None:
+            self._node.driver.hinder("store", error)
+        elif not (self._stopped or isinstance(error, _ORDINARY)):
+            self._node.driver.hinder("following", error)
 
     def _follow_once(self) -> None:
         node, machine = self._node, self._node.machine
@@ -784,6 +794,7 @@ class _Stream:
                         if common.txid >= int(body["end"]):
                             node.driver.unhinder("store")  # else the first record that it takes says so
                         node.connected = True
+                        node.driver.unhinder("following")
                         node.driver.notify()
                         self._pacing.worked()
                     else:

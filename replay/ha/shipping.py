@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from ...engine.contract.plugin import Condition, Plugin
 from ...engine.env import Env
-from ...engine.errors import HoldfastError
+from ...engine.errors import HoldfastError, LogPruned
 from ...engine.model.positions import Position
 from ...engine.model.records import Attachment, LogRange, Record
 from ...engine.store.store import Store
@@ -190,6 +190,10 @@ class Shipping(Plugin):
         """Send what a follower lacks from the log, until it is up to date."""
         try:
             self._read_and_send(follower)
+        except LogPruned as error:
+            logger.warning("%s cannot keep up, and is dropped: %s; it copies the state anew", follower.name,
+                           error.message)
+            self._drop(follower, error.message)
         except HoldfastError as error:
             logger.warning("the log for %s cannot be read: %s", follower.name, error)
             self._drop(follower, error.message)

@@ -16,6 +16,7 @@ from ....engine.source.http.service import bind, parse_address, resolve
 from ....engine.source.http.service import tls_context as server_context
 from ....engine.source.interface import Source
 from ....engine.store.store import Store
+from . import wire
 from .client import PeerClient, tls_context
 from .interface import Handler
 from .server import PeerRoutes
@@ -45,7 +46,12 @@ class _Answers:
 
 
 class HttpTransport:
-    """See the module's text. `address`: where others reach this member."""
+    """See the module's text. `address`: where others reach this member.
+
+    `versions`: the newest and the oldest version of the members' protocol that it speaks.
+    """
+
+    versions = wire.HELLO_VERSION, wire.HELLO_MIN
 
     def __init__(self, listen: str, advertise: str | None = None, *, token: str | None = None,
                  backup_token: str | None = None, tls_certificate: str | Path | None = None,
@@ -102,7 +108,8 @@ class HttpTransport:
         # Before the document is known, nobody has the token of this member.
         self._routes = routes = PeerRoutes(_Answers(handler, self._env),
                                            self._token or self._env.randomness.token(24).hex(),
-                                           silence=self._silence, env=self._env)
+                                           silence=self._silence, versions=self.versions,
+                                           env=self._env)
         names = {parse_address(self.address, "advertise").host.lower(), socket.gethostname().lower()}
         self._key = self._env.randomness.token(32).hex()
         self._server = SourceServer(self._store, self._socket, token=self._backup_token, key=self._key, tls=self._tls,
@@ -148,7 +155,7 @@ class HttpTransport:
     def peer(self, address: str) -> PeerClient:
         """A client of another member."""
         return PeerClient(address, self._token, tls=self._client_tls, timeout=TIMEOUT_S, silence=self._silence,
-                          env=self._env)
+                          versions=self.versions, env=self._env)
 
     def source(self, address: str) -> Source:
         """A source of images and log at another member."""

@@ -4,22 +4,34 @@ cluster goes on when the cause has passed. `docs/cluster.md` has a row for each.
 
 from __future__ import annotations
 
+import datetime
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from linked import LinkedPeer, until
-from member_cluster import PATIENCE, Cluster
+from member_cluster import PATIENCE, Cluster, put
 
+from holdfast import backup
+from holdfast.engine import MemoryEngine
 from holdfast.engine.env import Env
-from holdfast.engine.errors import DiskFull, HoldfastError, OutcomeUnknown
-from holdfast.engine.testing.disks.faulty import FaultyFiles
+from holdfast.engine.errors import ConditionNotMet, DiskFull, HoldfastError, OutcomeUnknown
+from holdfast.engine.store.settings import Settings
+from holdfast.engine.store.store import Store
+from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
 from holdfast.replay.ha.admin import Admin
+from holdfast.replay.ha.coordinator import Version
 from holdfast.replay.ha.coordinators.memory import MemoryCoordinator
+from holdfast.replay.ha.errors import MemberRefused, NotPrimary
+from holdfast.replay.ha.peer.transport import HttpTransport
 from holdfast.replay.ha.service import Member
 
 
@@ -174,3 +186,318 @@ def test_the_disks_of_all_members_are_full(cluster: Cluster) -> None:
         writer.goes_on()
         until(lambda: not any(trouble(m) for m in cluster.members.values()))
     writer.check()
+
+
+def test_a_follower_that_cannot_keep_up_is_dropped_by_name(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """The primary does not keep log for it for ever, and no commit waits for it. It copies the state anew."""
+    disk = Disk()
+    a = cluster.start("a", create=True)
+    b = cluster.start("b")
+    c = cluster.start("c", env=Env(files=disk))
+    until(lambda: cluster.document().voters == ("a", "b", "c") and cluster.document().joint is None)
+    held = disk.hold("datasync", "sync", only=is_log)
+    for number in range(3_000):  # more than the stream takes, so the rest must be read from the log
+        with a.transaction(durability="pipelined") as tx:
+            tx.put(b"%06d" % number, bytes(500))
+    put(a, b"acknowledged while it lags")
+    assert held.reached.wait(PATIENCE)
+    until(lambda: b.store.durable == a.store.durable)
+    a.store.checkpoint()
+    a.store.log.prune(a.store.log.segments()[:-1])
+    assert a.store.log.base.txid > c.store.durable.txid
+    before = c._running().local.reopened
+    held.go.set()
+    disk.before = disk._before
+    until(lambda: "c cannot keep up, and is dropped" in caplog.text)
+    until(lambda: c._running().local.reopened > before and c.status()["connected"])
+    assert "c is seeded anew from a" in caplog.text
+    put(cluster.primary(), b"after")
+    cluster.agree()
+    assert c.snapshot().get(b"acknowledged while it lags") == b"value"
+    until(lambda: c.status()["votes"] and not trouble(c))
+
+
+# --- directories that lie --------------------------------------------------------------------------------------------
+
+
+def test_a_backup_takes_the_place_of_a_members_directory(cluster: Cluster) -> None:
+    """It is refused, because it may lack what the member has acknowledged, and the cluster goes on without it. With an
+    empty directory, the member copies its state."""
+    a, b, _ = cluster.three()
+    put(a, b"1")
+    backup.run(b.store, cluster.root / "backup")
+    put(a, b"acknowledged after the backup")
+    cluster.stop("c")
+    shutil.rmtree(cluster.root / "c")
+    shutil.copytree(cluster.root / "backup", cluster.root / "c")
+    with pytest.raises(HoldfastError, match=r"is a backup, not the store of a member.*join with an empty directory"):
+        cluster.start("c", keep=False)
+    put(a, b"2")
+    shutil.rmtree(cluster.root / "c")
+    c = cluster.start("c")
+    cluster.agree()
+    assert c.snapshot().get(b"acknowledged after the backup") == b"value"
+    until(lambda: c.status()["votes"])
+
+
+def test_a_restored_store_takes_the_place_of_a_members_directory(cluster: Cluster, caplog: pytest.LogCaptureFixture,
+                                                                 ) -> None:
+    """It is the same store on a branch of its own. What only that branch has is set aside, and said; then the member
+    copies the cluster's state, and votes only after that."""
+    a, b, _ = cluster.three()
+    put(a, b"1")
+    backup.run(b.store, cluster.root / "backup")
+    put(a, b"acknowledged after the backup")
+    cluster.stop("c")
+    shutil.rmtree(cluster.root / "c")
+    backup.restore(cluster.root / "backup", cluster.root / "c")
+    with Store.open(cluster.root / "c", MemoryEngine) as restored, restored.transaction() as tx:
+        tx.put(b"only here", b"value")
+    c = cluster.start("c")
+    put(a, b"2")
+    cluster.agree()
+    assert set(dict(c.snapshot().items())) == {b"1", b"acknowledged after the backup", b"2"}
+    [aside] = c.status()["set_aside"]
+    assert aside["published"]
+    assert "c has branched" in caplog.text
+    until(lambda: c.status()["votes"])
+
+
+def test_a_members_directory_is_set_back_to_an_old_copy_of_itself(cluster: Cluster) -> None:
+    """It has forgotten what it acknowledged, so it neither votes nor follows. Its status says what to do."""
+    a, _, _ = cluster.three()
+    put(a, b"1")
+    cluster.stop("c")
+    shutil.copytree(cluster.root / "c", cluster.root / "old")
+    cluster.start("c")
+    put(a, b"acknowledged after the copy", ack="all")
+    cluster.stop("c")
+    shutil.rmtree(cluster.root / "c")
+    shutil.copytree(cluster.root / "old", cluster.root / "c")
+    c = cluster.start("c", ready=False)
+    until(lambda: "was set back" in trouble(c))
+    assert "begin with an empty directory" in trouble(c)
+    assert not c.status()["votes"]
+    put(a, b"2")
+    cluster.stop("c")
+    shutil.rmtree(cluster.root / "c")
+    c = cluster.start("c")
+    cluster.agree()
+    assert c.snapshot().get(b"acknowledged after the copy") == b"value"
+    until(lambda: c.status()["votes"])
+
+
+# --- what does not belong together -----------------------------------------------------------------------------------
+
+
+def test_two_clusters_have_one_name(tmp_path: Path) -> None:
+    """A member that is led to the other cluster's coordinator is refused by the ids of both stores; one that runs when
+    its coordinator gets the other's document takes no part. Neither cluster is touched."""
+    one, other = Cluster(tmp_path / "one"), Cluster(tmp_path / "other")
+    try:
+        a, b, _ = one.three()
+        put(a, b"of one")
+        x = other.start("a", create=True)
+        put(x, b"of the other")
+        ids = f"cluster social has store {x.store_id[:8]} now.*one of that name with store {a.store_id[:8]}"
+        one.stop("c")
+        mine, one.cell = one.cell, other.cell
+        for create in (False, True):
+            with pytest.raises(MemberRefused, match=ids):
+                one.start("c", create=create, keep=False)
+        one.cell = mine
+        with mine.changed:
+            data, mine.data, mine.swaps = mine.data, other.cell.data, mine.swaps + 1
+            mine.version = Version(mine.version.number + 1, b"another cluster's")
+            mine.changed.notify_all()
+        until(lambda: all(x.store_id[:8] in trouble(m) and a.store_id[:8] in trouble(m) for m in (a, b)))
+        assert b.snapshot().get(b"of one") == b"value"
+        with mine.changed:
+            mine.data, mine.swaps, mine.version = data, mine.swaps + 1, Version(mine.version.number + 1, b"mine again")
+            mine.changed.notify_all()
+        one.start("c")
+        put(one.primary(), b"goes on")
+        one.agree()
+        assert dict(x.snapshot().items()) == {b"of the other": b"value"}
+        put(x, b"goes on, too")
+    finally:
+        for member in (*one.members.values(), *other.members.values()):
+            member.close()
+
+
+class Older(MemoryEngine):
+    """The release before: it does not read what `Newer` writes."""
+
+
+class Newer(MemoryEngine):
+    """The release after."""
+
+    payload_version = 2
+    reads_payloads = frozenset({1, 2})
+
+
+def test_a_follower_does_not_read_the_records_of_a_newer_primary(cluster: Cluster) -> None:
+    """It says so, holds the log, acknowledges, shows what it can read, and does not become primary. With the newer
+    release it shows all."""
+    cluster.kind = replace(cluster.kind, engine=Newer)
+    a = cluster.start("a", create=True)
+    b = cluster.start("b")
+    cluster.kind = replace(cluster.kind, engine=Older)
+    c = cluster.start("c")
+    until(lambda: cluster.document().voters == ("a", "b", "c") and cluster.document().joint is None)
+    before = c.position().txid
+    put(a, b"1")
+    txid = put(a, b"2", ack="all")
+    until(lambda: "payload version 2" in trouble(c))
+    assert "install the primary's release of the engine" in trouble(c)
+    assert c.position().txid == before
+    assert c.store.durable.txid >= txid
+    c.snapshot().close()
+    c.check()
+    cluster.stop("a")
+    assert cluster.primary() is b
+    c._running().command("failover", {})  # an operator errs
+    until(lambda: cluster.document().leader == "c")
+    until(lambda: b.role == "primary" and cluster.document().leader == "b")
+    assert c.role == "follower"
+    cluster.stop("c")
+    cluster.kind = replace(cluster.kind, engine=Newer)
+    c = cluster.start("c")
+    cluster.start("a")
+    put(cluster.primary(), b"3")
+    cluster.agree()
+    assert set(dict(c.snapshot().items())) == {b"1", b"2", b"3"}
+    assert not trouble(c)
+
+
+# --- who may talk to whom: on real sockets ---------------------------------------------------------------------------
+
+
+def served(root: Path, name: str, **more: Any) -> Member[Any, Any]:
+    return Member.open(root / name, MemoryEngine, cluster="social", name=name, listen=more.pop("listen", "127.0.0.1:0"),
+                       ttl=2.0, coordinator=f"file:{root / 'co'}", settings=Settings(wait_s=5), **more)
+
+
+def write(members: dict[str, Member[Any, Any]], key: bytes, patience: float = PATIENCE) -> None:
+    """Write through whoever is primary, again and again until it is acknowledged."""
+    def acknowledged() -> bool:
+        for member in members.values():
+            with suppress(NotPrimary, OutcomeUnknown, ConditionNotMet):
+                put(member, key)
+                return True
+        return False
+
+    until(acknowledged, patience)
+
+
+def voters_are(members: dict[str, Member[Any, Any]], names: str) -> bool:
+    return all(set(m.status()["voters"]) == set(names) and m.status()["votes"] for m in members.values())
+
+
+@contextmanager
+def serving(root: Path, **more: Any) -> Iterator[dict[str, Member[Any, Any]]]:
+    """Three members by name; whoever is in the mapping at the end is closed."""
+    members: dict[str, Member[Any, Any]] = {}
+    try:
+        for name in "abc":
+            members[name] = served(root, name, create=name == "a", **more)
+            members[name].wait_ready(PATIENCE)
+        until(lambda: voters_are(members, "abc"))
+        yield members
+    finally:
+        for member in members.values():
+            member.close()
+
+
+def again(members: dict[str, Member[Any, Any]], root: Path, name: str, **more: Any) -> Member[Any, Any]:
+    """Stop a member, and start it otherwise."""
+    members.pop(name).close()
+    members[name] = member = served(root, name, **more)
+    return member
+
+
+@pytest.mark.timeout(180)
+def test_a_members_token_differs(tmp_path: Path) -> None:
+    """It follows nobody, and its status says that the token is wrong. The others go on. With the right token it
+    follows."""
+    token = {"token": "the-token-of-all-members"}
+    with serving(tmp_path, **token) as members:
+        write(members, b"1")
+        c = again(members, tmp_path, "c", token="a-token-of-its-very-own")
+        until(lambda: "token is wrong" in trouble(c))
+        assert "give all members the same cluster token" in trouble(c)
+        write(members, b"2")
+        c = again(members, tmp_path, "c", **token)
+        c.wait_ready(PATIENCE)
+        until(lambda: dict(c.snapshot().items()).keys() == {b"1", b"2"})
+        assert not trouble(c)
+
+
+@pytest.mark.timeout(180)
+def test_a_members_certificate_has_expired(tmp_path: Path) -> None:
+    """Nobody follows it, so it does not become primary, although an operator asks it to. The others say why, and go on.
+    With a new certificate all is as before."""
+    authority, now = trustme.CA(), datetime.datetime.now(datetime.UTC)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+
+    def certificate(name: str, **dates: Any) -> dict[str, Any]:
+        authority.issue_cert("127.0.0.1", **dates).private_key_and_cert_chain_pem.write_to_path(str(tmp_path / name))
+        return {"ca": tmp_path / "ca.pem", "tls_certificate": tmp_path / name}
+
+    good = certificate("good.pem")
+    day = datetime.timedelta(days=1)
+    old = certificate("old.pem", not_before=now - 3 * day, not_after=now - day)
+    with serving(tmp_path, **good) as members:
+        write(members, b"1")
+        again(members, tmp_path, "a", **old)
+        others = {name: members[name] for name in "bc"}
+        write(others, b"2")  # one of them leads, and the other follows it
+        a = members["a"]
+        a.wait_ready(PATIENCE)
+        until(lambda: a.status()["votes"])
+        a._running().command("failover", {})
+        until(lambda: any("certificate has expired" in trouble(m) for m in others.values()))
+        write(others, b"3")
+        again(members, tmp_path, "a", **good).wait_ready(PATIENCE)
+        until(lambda: voters_are(members, "abc"))
+        write(members, b"4")
+        until(lambda: all(set(dict(m.snapshot().items())) == {b"1", b"2", b"3", b"4"} for m in members.values()))
+        assert not any(trouble(m) for m in members.values())
+
+
+class Release(HttpTransport):
+    """The transport of a member of some release."""
+
+    def __init__(self, newest: int, **more: Any) -> None:
+        super().__init__("127.0.0.1:0", silence=2.0, **more)
+        self.versions = newest, newest - 1  # each release also speaks the version before
+
+
+@pytest.mark.timeout(180)
+def test_releases_one_apart_work_together_and_two_apart_do_not(tmp_path: Path) -> None:
+    """So a cluster is upgraded member by member, followers first. A member that is two releases ahead is refused by
+    name, and the others go on without it."""
+    numbers = iter(range(100))
+    members: dict[str, Member[Any, Any]] = {}
+    try:
+        for name in "abc":
+            members[name] = served(tmp_path, name, create=name == "a", transport=Release(2))
+            members[name].wait_ready(PATIENCE)
+        until(lambda: voters_are(members, "abc"))
+        for name in "bca":
+            again(members, tmp_path, name, transport=Release(3)).wait_ready(PATIENCE)
+            until(lambda: voters_are(members, "abc"))
+            write(members, b"%d" % next(numbers))
+        c = again(members, tmp_path, "c", transport=Release(5))
+        until(lambda: "speaks versions" in trouble(c))
+        assert "4 to 5" in trouble(c)
+        assert "2 to 3" in trouble(c)
+        assert "upgrade the older member; versions may be one apart" in trouble(c)
+        write({name: members[name] for name in "ab"}, b"%d" % next(numbers))
+        c = again(members, tmp_path, "c", transport=Release(4))
+        c.wait_ready(PATIENCE)
+        write(members, b"%d" % next(numbers))
+        until(lambda: len(dict(c.snapshot().items())) == 5 and not trouble(c))
+    finally:
+        for member in members.values():
+            member.close()
