@@ -309,6 +309,10 @@ class Cluster:
         except BaseException as error:
             self.errors.append(f"a client failed: {error!r}")
 
+    def write(self, to: str) -> None:
+        """One write more, on this member. Its outcome is in the history."""
+        self._write(random.Random(0), to)
+
     def _write_anywhere(self, rng: random.Random) -> None:
         self._write(rng, rng.choice("abc"))
 

@@ -8,13 +8,18 @@ import datetime
 import errno
 import os
 import shutil
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import cluster_rig
+import histories
 import pytest
 import trustme
 from linked import LinkedPeer, until
@@ -22,17 +27,30 @@ from member_cluster import PATIENCE, Cluster, put
 
 from holdfast import backup
 from holdfast.engine import MemoryEngine
-from holdfast.engine.env import Env
-from holdfast.engine.errors import ConditionNotMet, DiskFull, HoldfastError, OutcomeUnknown
+from holdfast.engine.env import Clock, Env
+from holdfast.engine.errors import (
+    ConditionNotMet,
+    DiskFull,
+    HoldfastError,
+    OutcomeUnknown,
+    StoreLocked,
+    UnsupportedFormat,
+)
+from holdfast.engine.model.positions import Position
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles, is_log
+from holdfast.replay.ha import recreate
 from holdfast.replay.ha.admin import Admin
 from holdfast.replay.ha.coordinator import Version
-from holdfast.replay.ha.coordinators.memory import MemoryCoordinator
+from holdfast.replay.ha.coordinators.memory import Fault as Outage
+from holdfast.replay.ha.coordinators.memory import MemoryCell, MemoryCoordinator
 from holdfast.replay.ha.errors import MemberRefused, NotPrimary
 from holdfast.replay.ha.peer.transport import HttpTransport
 from holdfast.replay.ha.service import Member
+from holdfast.replay.ha.state import kept_document
+from holdfast.replay.simulation.faults import Fault
+from holdfast.replay.simulation.run import run
 
 
 @pytest.fixture
@@ -501,3 +519,203 @@ def test_releases_one_apart_work_together_and_two_apart_do_not(tmp_path: Path) -
     finally:
         for member in members.values():
             member.close()
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+class SetClock(Clock):
+    """A wall clock that somebody sets. `by_s`: how far it is off."""
+
+    by_s = 0.0
+
+    def now_us(self) -> int:
+        return super().now_us() + int(self.by_s * 1e6)
+
+
+def test_the_clock_is_put_forward_and_back(cluster: Cluster) -> None:
+    """Leases are measured by clocks that nobody sets, so nobody is deposed. The times of commits only grow, on each
+    primary and from one to the next, so what was "complete until" a time stays so."""
+    clocks = {name: SetClock() for name in "abc"}
+    for name, clock in clocks.items():
+        cluster.start(name, create=name == "a", env=Env(clock=clock))
+    until(lambda: cluster.document().voters == ("a", "b", "c") and cluster.document().joint is None)
+    epoch = cluster.document().epoch
+    with Writer(cluster) as writer:
+        for name, by_s in (("a", 86_400.0), ("b", -86_400.0), ("c", 1e8), ("a", -1e8), ("b", 3.0), ("c", -3.0)):
+            clocks[name].by_s = by_s
+            renewals = cluster.document().renewals
+            until(lambda past=renewals: cluster.document().renewals > past + 3)  # type: ignore[misc]
+            writer.goes_on()
+        assert cluster.document().epoch == epoch
+        cluster.members["a"].switch_over("b")
+        until(lambda: cluster.members["b"].role == "primary")
+        writer.goes_on()
+    writer.check()
+    b = cluster.members["b"]
+    times = [record.time_us for record in b.store.log.cursor(Position(0, b.store.log.chain_at(0))).read()]
+    assert len(times) == b.position().txid
+    assert all(one < other for one, other in pairwise(times))
+
+
+def test_the_coordinator_is_gone_for_an_hour() -> None:
+    """Nobody is promoted meanwhile, and nobody spins. Afterwards there is a primary, and the logs are equal. The hour
+    is simulated; the simulation checks the promises at each step."""
+    report = run(7, seconds=3_660.0, faults=[Fault(30.0, "coordinator", 0, 3_600.0, 0)])
+    assert report.seconds > 3_660
+    assert report.failovers <= 2
+    assert report.commits > 0
+    assert report.ticks < 100 * report.seconds
+
+
+def test_the_coordinator_is_gone_for_a_while(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """The primary steps down and says why, reads go on, writes are refused with what to do. Afterwards one takes over
+    without a hand."""
+    a, b, c = cluster.three()
+    put(a, b"1")
+    epoch = cluster.document().epoch
+    for coordinator in cluster.coordinators.values():
+        coordinator.fault = Outage.OUTAGE
+    until(lambda: a.role == "follower")
+    with pytest.raises(NotPrimary, match="not the primary") as refused:
+        put(a, b"2")
+    assert "try again" in refused.value.hint
+    assert "could not renew its lease at the coordinator" in caplog.text
+    for member in (a, b, c):
+        assert member.snapshot().get(b"1") == b"value"
+    cluster.mend()
+    put(cluster.primary(), b"3")
+    assert cluster.document().epoch > epoch
+    cluster.agree()
+
+
+# --- too few are left ------------------------------------------------------------------------------------------------
+
+
+def test_two_of_three_members_are_gone(cluster: Cluster) -> None:
+    """Writes wait and are not shown, reads go on, and nobody else could lead. When one is back, the write returns."""
+    a, _, _ = cluster.three()
+    put(a, b"1")
+    cluster.stop("b")
+    cluster.stop("c")
+    done: list[int] = []
+    writer = threading.Thread(target=lambda: done.append(put(a, b"2")))
+    writer.start()
+    until(lambda: a.store.durable.txid > a.position().txid)
+    renewals = cluster.document().renewals
+    until(lambda: cluster.document().renewals > renewals + 3)  # a ttl goes by, and more
+    assert not done
+    assert dict(a.snapshot().items()) == {b"1": b"value"}
+    found = {m.name: m for m in admin_of(cluster).status().members}
+    assert {name: m.role for name, m in found.items()} == {"a": "primary", "b": "unreachable", "c": "unreachable"}
+    assert "nothing listens at b" in (found["b"].trouble or "")
+    cluster.start("b", ready=False)
+    writer.join(PATIENCE)
+    assert done
+    cluster.start("c")
+    cluster.agree()
+
+
+def test_the_coordinators_data_are_lost(cluster: Cluster) -> None:
+    """A member with less would lose what another one acknowledged. So nobody begins the cluster anew, not even one that
+    is opened with `create`. Each says how to go on, and that works."""
+    a, b, c = cluster.three()
+    put(a, b"1")
+    cluster.network.cut |= {("c", "a"), ("c", "b")}
+    until(lambda: not c.status()["connected"])
+    put(a, b"acknowledged while c is cut off")
+    cluster.stop("c")
+    cluster.cell.lose()
+    cluster.network.mend()
+    c = cluster.start("c", create=True, ready=False)
+    for member in (a, b, c):
+        until(lambda m=member: "lost the cluster's document" in trouble(m))  # type: ignore[misc]
+        assert "To go on: holdfast cluster recreate" in trouble(member)
+        assert member.role == "follower"
+    assert cluster.cell.data is None
+    admin = admin_of(cluster)
+    recreate.write(admin, recreate.plan(admin, kept_document(cluster.root / "c", c._env)))
+    put(cluster.primary(), b"2")
+    cluster.agree()
+    assert c.snapshot().get(b"acknowledged while c is cut off") == b"value"
+
+
+def test_a_member_is_started_twice(cluster: Cluster) -> None:
+    """The second one is refused, by who runs, and the first one does not notice."""
+    a, _, c = cluster.three()
+    with pytest.raises(StoreLocked, match=r"process \d+"):
+        cluster.start("c", address="c2", keep=False)
+    with pytest.raises(MemberRefused, match=r"a member c runs at c.*give this one another name, or stop that one"):
+        cluster.start("c", directory="empty", address="c2", keep=False)
+    put(a, b"1", ack="all")
+    assert c.status()["votes"]
+    assert not trouble(c)
+    cluster.agree()
+
+
+def test_the_coordinator_has_a_document_of_another_format(cluster: Cluster) -> None:
+    """A member of this release does not join what a later one has begun, and says which formats they are."""
+    cluster.three()
+    cluster.stop("c")
+    data = cluster.cell.data
+    assert data is not None
+    later = data.replace(b'"version":1', b'"version":9')
+    assert later != data
+    cell, cluster.cell = cluster.cell, MemoryCell()
+    cluster.cell.data, cluster.cell.version = later, Version(1, b"later")
+    with pytest.raises(UnsupportedFormat, match="has format version 9; this release reads 1"):
+        cluster.start("c", keep=False)
+    cluster.cell = cell
+    cluster.start("c")
+    put(cluster.primary(), b"1")
+    cluster.agree()
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+def test_the_primary_is_stopped_for_longer_than_its_lease(tmp_path: Path) -> None:
+    """Another one takes over. The old one wakes up believing in itself; nothing that it then does is acknowledged."""
+    with cluster_rig.Cluster(tmp_path, "memory", None) as cluster:
+        cluster.begin()
+        cluster.wait_writing("the start")
+        stopped = next(name for name in "abc" if cluster.members[name].ask("status")["role"] == "primary")
+        cluster.send(stopped, signal.SIGSTOP)
+        try:
+            others = [name for name in "abc" if name != stopped]
+            cluster.until(lambda: any(cluster.members[name].ask("status")["role"] == "primary" for name in others),
+                          "a successor")
+            since = time.monotonic()
+            for name in others:  # the clients may all wait for the one that is stopped
+                cluster.write(name)
+            assert any(write.began > since and write.outcome == "acknowledged" for write in cluster.history.writes)
+        finally:
+            cluster.send(stopped, signal.SIGCONT)
+        cluster.until(lambda: cluster.members[stopped].ask("status")["role"] == "follower", "one primary")
+        cluster.wait_writing("it woke up")
+        cluster.end()
+        cluster.agree()
+        cluster.close()
+    assert not histories.check(cluster.history)
+
+
+@pytest.mark.timeout(300)
+def test_each_member_is_restarted_in_turn_under_load(tmp_path: Path) -> None:
+    """As in an upgrade. Nothing acknowledged is lost, and commits pause for as long as a fail-over takes."""
+    with cluster_rig.Cluster(tmp_path, "memory", None) as cluster:
+        cluster.begin()
+        cluster.wait_writing("the start")
+        for name in "bca":
+            cluster.members[name].close()
+            cluster.start(name)
+            cluster.until(lambda n=name: cluster.members[n].ready.is_set()  # type: ignore[misc]
+                          and bool(cluster.members[n].ask("status")["votes"]), f"the vote of {name}")
+            cluster.wait_writing(f"{name} was restarted")
+        cluster.end()
+        cluster.agree()
+        cluster.close()
+    assert not histories.check(cluster.history)
+    ended = sorted(write.ended for write in cluster.history.writes if write.outcome == "acknowledged")
+    assert len(ended) > 100
+    assert max(later - before for before, later in pairwise(ended)) < 10 * cluster_rig.TTL
