@@ -235,6 +235,38 @@ def test_a_follower_that_cannot_keep_up_is_dropped_by_name(cluster: Cluster, cap
     until(lambda: c.status()["votes"] and not trouble(c))
 
 
+class Flaky(MemoryEngine):
+    """An engine that raises while `broken` is set."""
+
+    broken = False
+
+    def apply(self, records: Any) -> None:
+        if self.broken:
+            raise RuntimeError("the engine is broken")
+        super().apply(records)
+
+
+def test_the_engine_of_a_follower_raises(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others go on. It opens its store again until that helps, and its status says what was raised."""
+    cluster.start("a", create=True)
+    cluster.start("b")
+    cluster.kind = replace(cluster.kind, engine=Flaky)
+    c = cluster.start("c")
+    until(lambda: cluster.document().voters == ("a", "b", "c") and cluster.document().joint is None)
+    with Writer(cluster) as writer:
+        writer.goes_on()
+        with monkeypatch.context() as patch:
+            patch.setattr(Flaky, "broken", True)
+            until(lambda: "the engine is broken" in trouble(c))
+            writer.goes_on()
+            assert cluster.members["a"].role == "primary"
+        until(lambda: not trouble(c) and c.status()["connected"])
+        writer.goes_on()
+    writer.check()
+    c.check()
+    assert c.status()["votes"]
+
+
 # --- directories that lie --------------------------------------------------------------------------------------------
 
 
