@@ -157,12 +157,17 @@ def test_the_disk_of_a_follower_is_full(cluster: Cluster, strict: bool) -> None:
         writer.goes_on()
         assert cluster.members["a"].role == "primary"
         assert {m.name for m in admin_of(cluster).status().members if m.trouble} == {"c"}
+        assert set(dict(c.snapshot().items())) <= set(writer.acknowledged)
         disk.full = False
         until(lambda: not trouble(c) and c.status()["connected"])
         writer.goes_on()
     writer.check()
     c.check()
     assert c.status()["votes"]
+    cluster.stop("c")
+    disk.full = True
+    with pytest.raises(DiskFull, match=r"no room to write .*IDENTITY|bytes left"):
+        cluster.start("c", env=Env(files=disk), keep=False)
 
 
 @pytest.mark.parametrize("strict", [False, True])
