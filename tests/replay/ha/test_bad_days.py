@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import cluster_rig
+import fault_rig
 import histories
 import pytest
 import trustme
@@ -238,6 +239,36 @@ def test_a_follower_that_cannot_keep_up_is_dropped_by_name(cluster: Cluster, cap
     cluster.agree()
     assert c.snapshot().get(b"acknowledged while it lags") == b"value"
     until(lambda: c.status()["votes"] and not trouble(c))
+
+
+@pytest.mark.fault("small tmpfs")
+def test_a_real_disk_is_full_under_the_primary_and_then_under_a_follower(cluster: Cluster) -> None:
+    """As above, by a file system that has no room."""
+    with fault_rig.tmpfs(cluster.root / "disk", 24 << 20) as disk:
+        a = cluster.start("a", directory="disk/a", create=True)
+        try:
+            cluster.start("b")
+            cluster.start("c")
+            until(lambda: cluster.document().voters == ("a", "b", "c") and cluster.document().joint is None)
+            with Writer(cluster) as writer:
+                writer.goes_on()
+                for _ in ("primary", "follower"):
+                    fill(disk / "ballast")
+                    until(lambda: a.role != "primary" and bool(trouble(a)))
+                    writer.goes_on()
+                    (disk / "ballast").unlink()
+                    until(lambda: not trouble(a) and bool(a.status()["connected"]))
+                    writer.goes_on()
+            writer.check()
+        finally:
+            cluster.stop("a")  # the disk can only be taken away when nothing is open there
+
+
+def fill(path: Path) -> None:
+    """Write a file until there is no room."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(64 << 10)):
+            pass
 
 
 class Flaky(MemoryEngine):
