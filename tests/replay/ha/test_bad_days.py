@@ -25,10 +25,11 @@ import pytest
 import trustme
 from linked import LinkedPeer, until
 from member_cluster import PATIENCE, Cluster, put
+from store_kinds import RECORDS
 
 from holdfast import backup
 from holdfast.engine import MemoryEngine
-from holdfast.engine.env import Clock, Env
+from holdfast.engine.env import REAL, Clock, Env
 from holdfast.engine.errors import (
     ConditionNotMet,
     DiskFull,
@@ -36,7 +37,9 @@ from holdfast.engine.errors import (
     OutcomeUnknown,
     StoreLocked,
     UnsupportedFormat,
+    WrongEngine,
 )
+from holdfast.engine.model import document
 from holdfast.engine.model.positions import Position
 from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
@@ -734,6 +737,26 @@ def test_the_coordinator_has_a_document_of_another_format(cluster: Cluster) -> N
     with pytest.raises(UnsupportedFormat, match="has format version 9; this release reads 1"):
         cluster.start("c", keep=False)
     cluster.cell = cell
+    cluster.start("c")
+    put(cluster.primary(), b"1")
+    cluster.agree()
+
+
+def test_a_members_directory_is_of_another_format(cluster: Cluster) -> None:
+    """What a later release, or another engine, has written is refused by name and left as it is."""
+    cluster.three()
+    cluster.stop("c")
+    identity = cluster.root / "c" / "member" / "IDENTITY"
+    before = identity.read_bytes()
+    document.write(REAL.files, identity, b"HFMEMBER", 9, {})
+    with pytest.raises(UnsupportedFormat, match="IDENTITY has format version 9; this release reads 1"):
+        cluster.start("c", keep=False)
+    identity.write_bytes(before)
+    kind, cluster.kind = cluster.kind, RECORDS
+    for directory in ("c", "empty"):
+        with pytest.raises(WrongEngine, match=r"memory.*records|records.*memory"):
+            cluster.start("c" if directory == "c" else "d", directory=directory, keep=False)
+    cluster.kind = kind
     cluster.start("c")
     put(cluster.primary(), b"1")
     cluster.agree()
