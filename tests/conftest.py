@@ -34,7 +34,8 @@ if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).
     os.environ["TMPDIR"] = str(MEMORY)
     tempfile.tempdir = None
 
-LONGEST = ("cluster_faults", "hostile_requests", "mutated", "power_cuts", "killed_process")
+LONGEST = ("cluster_faults", "hostile_requests", "mutated", "power_cuts", "killed_process", "long_life",
+           "the_protocol_is_right")
 """Parts of the names of tests that take minutes with larger profiles. They begin first, since two processes share the
 tests and none is to wait for the last one of the other, and are given longer."""
 LONGEST_S = 1200
@@ -43,7 +44,8 @@ NOT_COUNTED = re.compile(
     r"test_(zoo|contracts_(?!memory)|crash|faults|mutations|hostile|signals|formats|benchmarks|kills|restore"
     r"|store_faults|store_locks|store_concurrency"
     r"|backup_(full|incremental|bulk|moved|promote|directories)|graph_(machine|bulk|values|pages)|ldbc|source_lies|docs"
-    r"|check_engine|terminal|cli|log_recovery)")
+    r"|check_engine|terminal|cli|cluster_cli|log_recovery|model|bad_days)"
+    r"|test_simulated.py::test_(promises_hold|a_long_life|broken_members)")
 """Tests that go the same ways many times, and whose coverage is not counted, since this takes three times as long. Of
 the suites it is counted once, for the memory engine."""
 
@@ -57,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _long(item) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(LONGEST_S))
-        if NOT_COUNTED.match(item.path.name):
+        if NOT_COUNTED.match(item.nodeid.rpartition("/")[2]):
             item.add_marker("no_cover")
 
 

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ import fault_rig
 import histories
 import pytest
 import trustme
-from linked import LinkedPeer, until
 from member_cluster import PATIENCE, Cluster, put
 from store_kinds import RECORDS
 
@@ -55,6 +53,7 @@ from holdfast.replay.ha.service import Member
 from holdfast.replay.ha.state import kept_document
 from holdfast.replay.simulation.faults import Fault
 from holdfast.replay.simulation.run import run
+from holdfast.replay.testing.members import LinkedPeer, until
 
 
 @pytest.fixture
@@ -289,7 +288,7 @@ def test_the_engine_of_a_follower_raises(cluster: Cluster, monkeypatch: pytest.M
     """The others go on. It opens its store again until that helps, and its status says what was raised."""
     cluster.start("a", create=True)
     cluster.start("b")
-    cluster.kind = replace(cluster.kind, engine=Flaky)
+    cluster.engine = Flaky
     c = cluster.start("c")
     until(lambda: cluster.document().voters == ("a", "b", "c") and cluster.document().joint is None)
     with Writer(cluster) as writer:
@@ -428,10 +427,10 @@ class Newer(MemoryEngine):
 def test_a_follower_does_not_read_the_records_of_a_newer_primary(cluster: Cluster) -> None:
     """It says so, holds the log, acknowledges, shows what it can read, and does not become primary. With the newer
     release it shows all."""
-    cluster.kind = replace(cluster.kind, engine=Newer)
+    cluster.engine = Newer
     a = cluster.start("a", create=True)
     b = cluster.start("b")
-    cluster.kind = replace(cluster.kind, engine=Older)
+    cluster.engine = Older
     c = cluster.start("c")
     until(lambda: cluster.document().voters == ("a", "b", "c") and cluster.document().joint is None)
     before = c.position().txid
@@ -450,7 +449,7 @@ def test_a_follower_does_not_read_the_records_of_a_newer_primary(cluster: Cluste
     until(lambda: b.role == "primary" and cluster.document().leader == "b")
     assert c.role == "follower"
     cluster.stop("c")
-    cluster.kind = replace(cluster.kind, engine=Newer)
+    cluster.engine = Newer
     c = cluster.start("c")
     cluster.start("a")
     put(cluster.primary(), b"3")
@@ -752,11 +751,11 @@ def test_a_members_directory_is_of_another_format(cluster: Cluster) -> None:
     with pytest.raises(UnsupportedFormat, match="IDENTITY has format version 9; this release reads 1"):
         cluster.start("c", keep=False)
     identity.write_bytes(before)
-    kind, cluster.kind = cluster.kind, RECORDS
+    own, cluster.engine = cluster.engine, RECORDS.engine
     for directory in ("c", "empty"):
         with pytest.raises(WrongEngine, match=r"memory.*records|records.*memory"):
             cluster.start("c" if directory == "c" else "d", directory=directory, keep=False)
-    cluster.kind = kind
+    cluster.engine = own
     cluster.start("c")
     put(cluster.primary(), b"1")
     cluster.agree()
