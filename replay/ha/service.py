@@ -43,6 +43,7 @@ from ...engine.store.settings import Settings
 from ...engine.store.store import Store
 from ...engine.store.write_path import TransactionScope
 from . import quorum
+from .answers import Answers
 from .coordinator import ABSENT, Coordinator
 from .document import ClusterDocument, MemberEntry
 from .effects import End
@@ -402,7 +403,7 @@ class Member(Generic[TxT, ViewT]):
 
         node = Node(machine, state, self._coordinator, env, local=local, peer=self._transport.peer,
                     seed=self._seed, on_failure=self._fail, on_role=self._tell_role)
-        self._transport.start(node)
+        self._transport.start(Answers(node, env))
         with self._lock:
             self._node = node
             self._news.notify_all()
@@ -488,7 +489,7 @@ class Member(Generic[TxT, ViewT]):
         if node is None:
             return {"name": self.name, "cluster": self.cluster, "role": "joining", "waits_for": self._waits_for,
                     "trouble": None if self._failure is None else str(self._failure)}
-        return {"cluster": self.cluster, "waits_for": None, **node.status()}
+        return {"cluster": self.cluster, "waits_for": None, **self._answers().status()}
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Wait until this member is primary, or follows one and has caught up with what that had when it began.
@@ -520,6 +521,9 @@ class Member(Generic[TxT, ViewT]):
             self._news.wait_for(lambda: reached() or self._failure is not None or self._closing, timeout)
         if self._failure is not None:
             raise self._failure
+
+    def _answers(self) -> Answers:
+        return Answers(self._running(), self._env)
 
     def _running(self) -> Node:
         node = self._node

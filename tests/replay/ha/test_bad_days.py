@@ -444,7 +444,7 @@ def test_a_follower_does_not_read_the_records_of_a_newer_primary(cluster: Cluste
     c.check()
     cluster.stop("a")
     assert cluster.primary() is b
-    c._running().command("failover", {})  # an operator errs
+    c._answers().command("failover", {})  # an operator errs
     until(lambda: cluster.document().leader == "c")
     until(lambda: b.role == "primary" and cluster.document().leader == "b")
     assert c.role == "follower"
@@ -543,7 +543,7 @@ def test_a_members_certificate_has_expired(tmp_path: Path) -> None:
         a = members["a"]
         a.wait_ready(PATIENCE)
         until(lambda: a.status()["votes"])
-        a._running().command("failover", {})
+        a._answers().command("failover", {})
         until(lambda: any("certificate has expired" in trouble(m) for m in others.values()))
         write(others, b"3")
         again(members, tmp_path, "a", **good).wait_ready(PATIENCE)

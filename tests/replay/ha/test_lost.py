@@ -77,7 +77,7 @@ def test_a_forced_promotion_begins_a_branch_and_what_it_lost_is_set_aside(cluste
     assert [line["txid"] for line in lines(a)] == [lost.txid] == [line["txid"] for line in lines(c)]
     assert [m.set_aside for m in admin.status().members] == [1, 0, 1]
     assert "forced" in cluster.document().failovers[-1].reason
-    assert 'set_aside_transactions 1\n' in a._running().metrics()
+    assert 'set_aside_transactions 1\n' in a._answers().metrics()
 
 
 def test_a_member_with_more_is_preferred_to_the_one_that_is_forced(cluster: Cluster) -> None:

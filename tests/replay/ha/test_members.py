@@ -314,8 +314,7 @@ def test_a_coordinator_that_lost_its_data_gets_no_new_cluster(cluster: Cluster) 
 
 def test_a_removed_member_leaves_and_stays_away(cluster: Cluster) -> None:
     a, _, c = cluster.three()
-    node = a._running()
-    node.command("remove", {"member": "c"})
+    a._answers().command("remove", {"member": "c"})
     until(lambda: cluster.document().voters == ("a", "b") and "c" not in cluster.document().members)
     until(lambda: "removed" in (c.status()["trouble"] or ""))
     put(a, b"1")
@@ -363,7 +362,7 @@ def test_a_member_does_not_vote_while_its_state_is_replaced(cluster: Cluster) ->
         return checked
 
     node._seed = seed
-    node.command("reinit", {})
+    c._answers().command("reinit", {})
     until(lambda: bool(stored) and node.machine.whole and node._state.identity.whole)
     assert stored == [False]
     cluster.agree()
@@ -427,7 +426,7 @@ def test_a_member_is_closed_while_it_is_seeded(cluster: Cluster, monkeypatch: py
     assert joining.role == "joining"
     begun.clear()
     monkeypatch.setattr(service, "seed", stubborn)
-    b._running().command("reinit", {})
+    b._answers().command("reinit", {})
     assert begun.wait(PATIENCE)
     cluster.stop("b")
     closed.set()
@@ -452,7 +451,7 @@ def test_a_member_keeps_its_store_if_the_new_one_does_not_come_into_force(cluste
 
     with monkeypatch.context() as patch:
         patch.setattr(service, "seed", failing)
-        b._running().command("reinit", {})
+        b._answers().command("reinit", {})
         until(lambda: bool(tried))
     put(a, b"2")
     cluster.agree()

@@ -147,18 +147,18 @@ def test_lag_is_known_in_transactions_bytes_and_seconds(cluster: Cluster) -> Non
     assert 300_000 <= lag.bytes <= 310_000
     assert lag.silent >= lag.seconds - 0.1
     until(lambda: b._running().lags()["c"].transactions == 30)
-    metrics = node.metrics().splitlines()
+    metrics = a._answers().metrics().splitlines()
     assert 'holdfast_follower_lag_transactions{member="c"} 30' in metrics
     assert f'holdfast_follower_lag_bytes{{member="c"}} {lag.bytes}' in metrics
     assert 'holdfast_follower_lag_bytes{member="b"} 0' in metrics
     assert any(line.startswith('holdfast_follower_lag_seconds{member="c"} 0.') for line in metrics)
-    assert "holdfast_follower_lag_bytes{" not in b._running().metrics()
-    assert "not heard in this epoch" not in str(node.page(), "utf-8")
+    assert "holdfast_follower_lag_bytes{" not in b._answers().metrics()
+    assert "not heard in this epoch" not in str(a._answers().page(), "utf-8")
 
     # Another primary knows nothing of c before it hears it.
     a.switch_over("b")
     until(lambda: b.role == "primary" and "a" in b._running().lags())
-    assert "not heard in this epoch" in str(b._running().page(), "utf-8")
+    assert "not heard in this epoch" in str(b._answers().page(), "utf-8")
     cluster.mend()
     until(lambda: b._running().lags().get("c", (1,))[0] == 0)
     assert b._running().lags()["c"].bytes == 0
