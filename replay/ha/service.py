@@ -28,39 +28,31 @@ from ...engine.errors import (
     ConditionNotMet,
     DiskFull,
     Diverged,
-    ForeignStore,
     HoldfastError,
     InvalidInput,
     LogPruned,
     OutcomeUnknown,
     SettingError,
-    SourceUnavailable,
     StoreClosed,
 )
 from ...engine.model.positions import Position
-from ...engine.store.layout import Layout
 from ...engine.store.settings import Settings
 from ...engine.store.store import Store
 from ...engine.store.write_path import TransactionScope
 from . import quorum
 from .answers import Answers
-from .coordinator import ABSENT, Coordinator
+from .coordinator import Coordinator
 from .document import ClusterDocument, MemberEntry
 from .effects import End
 from .errors import (
-    CoordinatorUnavailable,
-    MemberRefused,
     NoCluster,
     NotPrimary,
-    SwapConflict,
-    SwapUnknown,
 )
+from .joining import Joining
 from .local import LocalStore
 from .member import StateMachine
 from .node import Node
 from .peer.interface import Transport
-from .peer.wire import RECORDS
-from .seed import PASSING, seed
 from .set_aside import BranchPolicy
 from .shipping import Shipping
 from .state import StoredState
@@ -70,7 +62,6 @@ logger = logging.getLogger("holdfast.cluster")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ANY = re.compile(r"any\((\d{1,3})\)")
-_POLL_S = 0.3
 _OPEN_S = 3.0
 """How long `open` waits for the coordinator and the store; joining then goes on in the background."""
 
@@ -127,27 +118,21 @@ class Member(Generic[TxT, ViewT]):
 
     Attributes:
         name, cluster, directory: of this member.
-        store_id: of the cluster's store, hex; empty until the cluster is known.
     """
 
     def __init__(self, directory: Path, engine: type[Engine[TxT, ViewT]], *, cluster: str, name: str,
-                 transport: Transport, coordinator: Coordinator, create: bool, ack: str | int, floor: quorum.Floor,
-                 ttl: float, failsafe: bool, entry: MemberEntry, branches: BranchPolicy,
+                 transport: Transport, coordinator: Coordinator, create: bool, ack: str | int, begins: ClusterDocument,
+                 entry: MemberEntry, branches: BranchPolicy,
                  on_role: Callable[[str, int], None] | None, plugins: Iterable[Plugin | str],
                  options: Mapping[str, Any] | None, settings: Settings,
                  env: Env) -> None:
         self.directory = directory
         self.cluster = cluster
         self.name = name
-        self.store_id = ""
         self._engine = engine
         self._transport = transport
         self._coordinator = coordinator
-        self._create = create
         self._ack = ack
-        self._floor = floor
-        self._ttl = ttl
-        self._failsafe = failsafe
         self._entry = entry
         self._branches = branches
         self._on_role = on_role
@@ -163,8 +148,11 @@ class Member(Generic[TxT, ViewT]):
         self._node: Node | None = None
         self._waiting = Waiting(cluster, name, lambda: (self._waits_for, self._failure))
         self._state = StoredState(directory, cluster, name, env)
+        self._joining = Joining(directory, engine, begins, create=create, name=name, entry=entry, state=self._state,
+                                coordinator=coordinator, transport=transport, options=options, settings=settings,
+                                env=env, closing=lambda: self._closing, wait_for=self._wait_for)
         try:
-            self._joining = env.scheduler.spawn("holdfast-join", self._run_join)
+            self._thread = env.scheduler.spawn("holdfast-join", self._run_join)
         except BaseException:
             self._state.close()
             raise
@@ -230,7 +218,9 @@ class Member(Generic[TxT, ViewT]):
                             no_failover=no_failover or delay > 0, no_sync=no_sync, clone_from=clone_from,
                             priority=priority)
         member = cls(env.files.absolute(directory), engine, cluster=cluster, name=name, transport=transport,
-                     coordinator=at, create=create, ack=ack, floor=floor, ttl=ttl, failsafe=failsafe, entry=entry,
+                     coordinator=at, create=create, ack=ack, entry=entry,
+                     begins=ClusterDocument(cluster=cluster, store_id="", ttl=ttl, floor=floor, failsafe=failsafe,
+                                            voters=(name,)),
                      branches=branches, on_role=on_role, plugins=plugins, options=options,
                      settings=settings or Settings(), env=env)
         try:
@@ -245,7 +235,9 @@ class Member(Generic[TxT, ViewT]):
     def _run_join(self) -> None:
         try:
             self._transport.start(self._waiting)
-            self._join()
+            document = self._joining.join()
+            if document is not None:
+                self._start(document)
         except BaseException as error:
             self._fail(error)
 
@@ -256,130 +248,6 @@ class Member(Generic[TxT, ViewT]):
         with self._lock:
             self._failure = self._failure or error
             self._news.notify_all()
-
-    def _join(self) -> None:
-        """Find or begin the cluster, get a store, and start the node. In a thread of its own."""
-        document = self._find_document()
-        if document is None:
-            return
-        self._check_document(document)
-        state, layout = self._state, Layout(self.directory, self._env.files)
-        known = document.members.get(self.name)
-        whole = state.identity.whole
-        if not layout.is_store():
-            if known is not None and known.generation and not state.identity.generation:
-                self._check_not_running(known)
-            whole = False
-            if not self._seed_first(document):
-                return
-        elif state.fresh:  # a store that was there before: what it may have acknowledged elsewhere is not known
-            whole = not document.members
-        if known is not None and known.generation > state.identity.generation and not whole:
-            state.skip_generations(known.generation)  # an empty directory takes the name over
-        state.begin(whole=whole)
-        state.keep_document(document)
-        if not whole:  # a promise that was lost with the directory was for an epoch that the document has by now
-            state.keep_promise(max(document.epoch, state.promise[0]), document.leader or "")
-        self._start(document)
-
-    def _find_document(self) -> ClusterDocument | None:
-        """The cluster's document, begun if this member may. Waits until there is one; None if this member is closed.
-        """
-        while not self._closing:
-            try:
-                data, _ = self._coordinator.read(_OPEN_S)
-                if data is not None:
-                    return ClusterDocument.decode(data)
-                if self._state.document is not None and self._state.identity.whole:
-                    return self._state.document  # reads go on, and an operator can have the document made again
-                if self._state.document is not None:
-                    self._wait_for("the cluster's document, which the coordinator has lost")
-                elif self._create:
-                    document = self._begin_cluster()
-                    if document is not None:
-                        return document
-                    continue
-                else:
-                    self._wait_for("somebody who begins the cluster")
-            except (CoordinatorUnavailable, SwapUnknown, SwapConflict) as error:
-                if self._state.document is not None and self._state.identity.whole:
-                    return self._state.document  # reads go on without a coordinator
-                self._wait_for(f"the coordinator ({error.message})")
-            self._env.scheduler.event().wait(_POLL_S)
-        return None
-
-    def _begin_cluster(self) -> ClusterDocument | None:
-        """Make the store if there is none, and the document. None if somebody else was faster."""
-        layout = Layout(self.directory, self._env.files)
-        made = not layout.is_store()
-        with Store.open(self.directory, self._engine, options=self._options, settings=self._settings,
-                        env=self._env) as store:
-            store_id, branch = store.history.store_id.hex(), store.history.branch.id.hex()
-        random = self._env.randomness
-        document = ClusterDocument(cluster=self.cluster, store_id=store_id, ttl=self._ttl, floor=self._floor,
-                                   failsafe=self._failsafe, branch=branch, voters=(self.name,),
-                                   nonce=random.token(16).hex(), secret=random.token(24).hex(),
-                                   members={self.name: self._entry})
-        try:
-            self._coordinator.swap(ABSENT, document.encode(), _OPEN_S)
-        except SwapConflict:
-            if made:
-                layout.clear()
-            return None
-        except SwapUnknown:
-            data, _ = self._coordinator.read(_OPEN_S)
-            if data is None or ClusterDocument.decode(data).nonce != document.nonce:
-                if made:
-                    layout.clear()
-                return None
-        return replace(document, members={})
-
-    def _check_document(self, document: ClusterDocument) -> None:
-        kept, layout = self._state.document, Layout(self.directory, self._env.files)
-        if document.cluster != self.cluster:
-            raise MemberRefused(f"the coordinator's document is of cluster {document.cluster}, not of {self.cluster}")
-        if kept is not None and kept.store_id != document.store_id:
-            raise MemberRefused(f"cluster {self.cluster} has store {document.store_id[:8]} now, and this member was in "
-                                f"one of that name with store {kept.store_id[:8]}")
-        if layout.is_store():
-            store_id = layout.read_identity().store_id.hex()
-            if store_id != document.store_id:
-                raise ForeignStore(f"{self.directory} holds store {store_id[:8]}, and cluster {self.cluster} store "
-                                   f"{document.store_id[:8]}", hint="join with an empty directory")
-        self.store_id = document.store_id
-        self._transport.learn(document.secret)
-
-    def _check_not_running(self, known: MemberEntry) -> None:
-        """An empty directory may take the name of a member that is gone, but not of one that runs."""
-        try:
-            with self._transport.peer(known.address) as peer:
-                status = peer.status()
-        except HoldfastError:
-            return
-        if status.get("name") == self.name:
-            raise MemberRefused(f"a member {self.name} runs at {known.address}",
-                                hint="give this one another name, or stop that one")
-
-    def _seed_first(self, document: ClusterDocument) -> bool:
-        """Copy a state into the empty directory, from whoever has one. False if this member is closed."""
-        self._wait_for("its copy of the store")
-        while not self._closing:
-            for name in _best_sources(document):
-                if name == self.name:
-                    continue
-                try:
-                    into_force = self._seed(document.members[name].address)
-                    self._state.forget_watermark()
-                    into_force()
-                    return True
-                except (*PASSING, NotPrimary) as error:
-                    self._wait_for(f"a member to copy the store from ({name}: {error})")
-            self._env.scheduler.event().wait(_POLL_S)
-            found = self._find_document()
-            if found is None:
-                return False
-            document = found
-        return False
 
     def _wait_for(self, what: str) -> None:
         with self._lock:
@@ -402,36 +270,11 @@ class Member(Generic[TxT, ViewT]):
                               not_primary=refusal, on_open=self._transport.show)
 
         node = Node(machine, state, self._coordinator, env, local=local, peer=self._transport.peer,
-                    seed=self._seed, on_failure=self._fail, on_role=self._tell_role)
+                    seed=self._joining.seed, on_failure=self._fail, on_role=self._tell_role)
         self._transport.start(Answers(node, env))
         with self._lock:
             self._node = node
             self._news.notify_all()
-
-    def _seed(self, address: str) -> Callable[[], None]:
-        """Copy the state of the member at an address beside the present one. Returns what brings it into force."""
-        def go_on(stage: str, done: int, total: int) -> None:
-            if self._closing:
-                raise SourceUnavailable(f"{self.name} is being closed; what was copied stays for the next attempt")
-
-        with self._transport.source(address) as source:
-            return seed(source, self.directory, self._engine, store_id=bytes.fromhex(self.store_id),
-                        epoch_at=lambda position: self._epoch_at(address, position), options=self._options,
-                        settings=self._settings, env=self._env, progress=go_on)
-
-    def _epoch_at(self, address: str, position: Position) -> int:
-        """The epoch of a record in another member's log."""
-        if not position.txid:
-            return 0
-        with self._transport.peer(address) as peer:
-            base, epoch = peer.status()["base"]
-            if position.txid == base:
-                return int(epoch)
-            before = Position(position.txid - 1, peer.chain_at(position.txid - 1))
-            for kind, records in peer.fetch(before, position.txid):
-                if kind == RECORDS:
-                    return int(records[0].epoch)
-        raise SourceUnavailable(f"{address} did not send transaction {position.txid}")
 
     def _tell_role(self, role: str, epoch: int) -> None:
         logger.info("%s is %s (epoch %d)", self.name, role, epoch)
@@ -442,6 +285,11 @@ class Member(Generic[TxT, ViewT]):
                 logger.exception("on_role of %s failed", self.name)
 
     # --- for users ------------------------------------------------------------------------------------------------
+
+    @property
+    def store_id(self) -> str:
+        """Of the cluster's store, hex; empty until the cluster is known."""
+        return self._joining.store_id
 
     @property
     def role(self) -> str:
@@ -653,7 +501,7 @@ class Member(Generic[TxT, ViewT]):
         with self._lock:
             self._closing = True
             self._news.notify_all()
-        self._joining.join()
+        self._thread.join()
         node, self._node = self._node, None
         if node is not None:
             node.close()
@@ -687,11 +535,6 @@ def _check_history(store: Store[Any, Any], position: Position) -> None:
         if chain != position.chain:
             raise Diverged(f"the cluster has another transaction {position.txid} than the one asked for: that one was "
                            "lost", hint="see the history of the cluster: a promotion was forced")
-
-
-def _best_sources(document: ClusterDocument) -> list[str]:
-    """The members to copy a store from, best first: those that say so, then the others, the leader last."""
-    return sorted(document.members, key=lambda n: (not document.members[n].clone_from, n == document.leader, n))
 
 
 def _coordinator(given: str | Coordinator, cluster: str, env: Env) -> Coordinator:

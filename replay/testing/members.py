@@ -28,7 +28,7 @@ from ..ha.peer.interface import Handler
 from ..ha.peer.wire import HEARTBEAT, RECORDS, Frame
 from ..ha.service import Member
 
-TTL = 1.2
+TTL = 2.0
 PATIENCE = 40.0
 SETTINGS = Settings(wait_s=5, segment_bytes=128 << 10)
 

@@ -33,7 +33,7 @@ from holdfast.engine.errors import (
     TooManyLeases,
 )
 from holdfast.engine.store.store import Store
-from holdfast.replay.ha import service
+from holdfast.replay.ha import joining
 from holdfast.replay.ha.coordinators.memory import Fault, MemoryCoordinator
 from holdfast.replay.ha.errors import MemberRefused, NotPrimary, PeerUnavailable
 from holdfast.replay.ha.member import State
@@ -419,13 +419,13 @@ def test_a_member_is_closed_while_it_is_seeded(cluster: Cluster, monkeypatch: py
         asked.set()
         return forced.set
 
-    monkeypatch.setattr(service, "seed", slow)
-    joining = cluster.start("d", ready=False)
+    monkeypatch.setattr(joining, "seed", slow)
+    d = cluster.start("d", ready=False)
     assert begun.wait(PATIENCE)
     cluster.stop("d")
-    assert joining.role == "joining"
+    assert d.role == "joining"
     begun.clear()
-    monkeypatch.setattr(service, "seed", stubborn)
+    monkeypatch.setattr(joining, "seed", stubborn)
     b._answers().command("reinit", {})
     assert begun.wait(PATIENCE)
     cluster.stop("b")
@@ -450,7 +450,7 @@ def test_a_member_keeps_its_store_if_the_new_one_does_not_come_into_force(cluste
         return into_force
 
     with monkeypatch.context() as patch:
-        patch.setattr(service, "seed", failing)
+        patch.setattr(joining, "seed", failing)
         b._answers().command("reinit", {})
         until(lambda: bool(tried))
     put(a, b"2")
@@ -467,7 +467,7 @@ def test_a_member_is_seeded_although_the_first_attempt_fails(cluster: Cluster, m
             raise errors.pop()
         return seed(*args, **more)
 
-    monkeypatch.setattr(service, "seed", unlucky)
+    monkeypatch.setattr(joining, "seed", unlucky)
     cluster.start("b")
     assert not errors
 
