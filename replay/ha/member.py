@@ -108,15 +108,14 @@ class StateMachine:
     """
 
     def __init__(self, name: str, entry: MemberEntry, *, promised: tuple[int, str], end: End, published: int,
-                 kept: ClusterDocument | None, whole: bool, nonce: Callable[[], str], now_us: Callable[[], int],
-                 create: ClusterDocument | None = None) -> None:
+                 kept: ClusterDocument | None, whole: bool, nonce: Callable[[], str],
+                 now_us: Callable[[], int]) -> None:
         """
         Args:
             name, entry: of this member.
             promised, end, published, kept, whole: what it had stored.
             nonce: makes a fresh one.
             now_us: the time for people, microseconds since the Unix epoch.
-            create: the document of a new cluster, if this member may begin one.
         """
         self.name = name
         self.entry = entry
@@ -135,7 +134,6 @@ class StateMachine:
         self.failsafe_since: float | None = None
         self._nonce = nonce
         self._now_us = now_us
-        self._create = create
         self._kept = kept
         self._out: list[Effect] = []
         self._changed_at: float | None = None  # when the leader last gave a sign of life
@@ -255,7 +253,7 @@ class StateMachine:
     def read(self, document: ClusterDocument | None, version: object, now: float) -> None:
         """The cluster document, as the coordinator has it."""
         doubtful, self._doubtful = self._doubtful, None
-        if not self._usable(document, version, now):
+        if not self._usable(document):
             if self.state in _LEADING:
                 self._step_down("the coordinator has no document in which this member leads")
             return
@@ -276,22 +274,18 @@ class StateMachine:
         self._look(now)
 
     def unreachable(self, now: float) -> None:
-        """The coordinator could not be read. Until it was, a doubtful swap stays doubtful, and no cluster begins."""
+        """The coordinator could not be read. Until it was, a doubtful swap stays doubtful."""
         if self._doubtful is not None or self.document is None:
             self._out.append(Read())
         self._look(now)
 
-    def _usable(self, document: ClusterDocument | None, version: object, now: float) -> bool:
-        """Whether this is a document of this cluster that is not older than what this member has seen. If there is
-        none, begin the cluster if this member may."""
+    def _usable(self, document: ClusterDocument | None) -> bool:
+        """Whether this is a document of this cluster that is not older than what this member has seen."""
         kept = self._kept
         if document is None:
             if kept is not None:
                 self._refuse("the coordinator has lost the cluster's document; this member does not begin the cluster "
                              f"anew, because another member may hold more. To go on: {RECREATE}")
-            elif self._create is not None and self._pending is None:
-                self.version = version
-                self._swap("create", self._create, now)
             return False
         if kept is not None and (document.store_id != kept.store_id or document.cluster != kept.cluster):
             self._refuse(f"the coordinator's document is of cluster {document.cluster} with store "
@@ -366,8 +360,6 @@ class StateMachine:
     def unavailable(self, now: float) -> None:
         """The swap was not made."""
         self._pending = None
-        if self.document is None:  # it was to begin the cluster
-            self._out.append(Read())
         self._look(now)
 
     def _succeeded(self, kind: str, since: float, now: float) -> None:

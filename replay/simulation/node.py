@@ -67,7 +67,7 @@ class Node:
 
     member_class: type[StateMachine] = StateMachine
 
-    def __init__(self, world: Any, name: str, *, whole: bool, create: ClusterDocument | None = None) -> None:
+    def __init__(self, world: Any, name: str, *, whole: bool) -> None:
         self.world = world
         self.name = name
         self.random: random.Random = world.random
@@ -79,7 +79,6 @@ class Node:
         self.rate = 1.0 + self.random.uniform(-0.0005, 0.0005)
         self.offset = self.random.uniform(0.0, 1e4)
         self.slow = 1.0
-        self.create = create
         self.log: list[Record] = []
         self.durable = 0
         self.disk_promise: tuple[int, str] = (0, "")
@@ -128,8 +127,7 @@ class Node:
         self.served = 0
         self.machine = self.member_class(
             self.name, self.entry, promised=self.disk_promise, end=self.end(), published=self.published,
-            kept=self.disk_document, whole=self.disk_whole, nonce=self.world.nonce, now_us=self.world.now_us,
-            create=self.create)
+            kept=self.disk_document, whole=self.disk_whole, nonce=self.world.nonce, now_us=self.world.now_us)
         self.world.note(self.name, "starts", self.disk_generation, self.durable, self.published)
         self._call(Read())
         self.after(self.random.uniform(0.0, self.world.ttl / BEATS), self._beats)

@@ -144,8 +144,10 @@ class World:
         floor = "quorum" if self.random.random() < 0.8 else min(members, 2)
         first = self._node_class(self, "a", whole=True)
         self.nodes["a"] = first
-        first.create = ClusterDocument(cluster="simulated", store_id="ab" * 8, ttl=self.ttl, floor=floor,
-                                       failsafe=self.random.random() < 0.5, voters=("a",), members={"a": first.entry})
+        begun = ClusterDocument(cluster="simulated", store_id="ab" * 8, ttl=self.ttl, floor=floor,
+                                failsafe=self.random.random() < 0.5, voters=("a",), members={"a": first.entry})
+        self.coordinator.put(begun, "a")
+        first.disk_document = replace(begun, members={})
         first.start()
         self.push(0.2, None, 0, self._join, members)
         self.push(commit_every, None, 0, self._clients)

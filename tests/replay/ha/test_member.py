@@ -72,12 +72,9 @@ def spins(a: StateMachine, now: float) -> bool:
     return True
 
 
-def test_who_makes_the_document_does_not_lead_epoch_0() -> None:
-    new = replace(DOCUMENT, epoch=0, leader=None)
-    a = member(kept=None, create=new)
-    a.read(None, 0, 1.0)
-    assert only(Swap, a.take()).document == replace(new, revision=1)
-    a.swapped(1, 1.0)
+def test_who_has_begun_the_cluster_does_not_lead_epoch_0() -> None:
+    a = member(kept=replace(DOCUMENT, epoch=0, leader=None, members={}))
+    a.read(replace(DOCUMENT, epoch=0, leader=None), 1, 1.0)
     effects = a.take()
     assert not [effect for effect in effects if isinstance(effect, Say | StepDown)]
     assert only(Swap, effects).document.epoch == 1  # it takes part like everybody
@@ -213,18 +210,6 @@ def test_a_primary_that_is_not_a_voter_becomes_one() -> None:
     a = primary()
     a.read(replace(a._document(), voters=("b", "c")), 5, 100.0)
     assert only(Swap, a.take()).document.joint == ("b", "c", "a")
-
-
-def test_who_begins_the_cluster_tries_until_it_has() -> None:
-    a = member(kept=None, create=replace(DOCUMENT, epoch=0, leader=None))
-    a.read(None, 0, 1.0)
-    only(Swap, a.take())
-    a.unavailable(1.2)  # the version did not change, so nobody else has the document read
-    only(Read, a.take())
-    a.unreachable(1.4)
-    only(Read, a.take())
-    a.read(None, 0, 1.6)
-    only(Swap, a.take())
 
 
 def test_a_candidate_stays_while_voters_copy_its_log() -> None:
