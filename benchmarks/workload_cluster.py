@@ -1,8 +1,9 @@
 """Clusters of three members, each a process on loopback: commits, lag, fail-over, switch-over, seeding.
 
 Clients are threads in the primary's process, as the users of a member are. Beside each rate stands that of a store
-alone in a process of its own, and that of etcd's puts on three nodes if etcd is here; it then is the coordinator too.
-The members, the store, etcd's nodes and this process share the cores, so only ratios mean something.
+alone in a process of its own; that of etcd's puts on three nodes if etcd is here, which then is the coordinator too;
+and that of PostgreSQL with two standbys if PostgreSQL is here. All share the cores with this process, so only ratios
+mean something.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from .child import Child
 from .etcd_peer import Etcd, etcd_program
 from .harness import Bench, Contestant, Line, Samples, percentile
 from .large_store import large_store, size_of
+from .postgres_peer import Postgres, postgres_programs
 
 NAMES = ("a", "b", "c")
 ACKS = ("quorum", "all", "local")
 SHARES = {"p50": 0.5, "p99": 0.99}
+POSTGRES = "PostgreSQL, ANY 1 of 2 standbys"
 PATIENCE_S = 60.0
 FAILOVER_TTL = 2.0
 
@@ -177,7 +180,17 @@ def etcd_puts(rates: Rates, key: str, etcd: Etcd, clients: int, seconds: float) 
     return run
 
 
-def _commits(bench: Bench, engine: str, cluster: Processes, store: Child, etcd: Etcd | None) -> Iterator[Line]:
+def postgres_commits(rates: Rates, key: str, postgres: Postgres, clients: int, seconds: float) -> Contestant:
+    def run() -> float:
+        rate, latencies = postgres.commits(clients, seconds)
+        rates.kept(key, {share: percentile(latencies, part) for share, part in SHARES.items()})
+        return rate
+
+    return run
+
+
+def _commits(bench: Bench, engine: str, cluster: Processes, store: Child, etcd: Etcd | None,
+             postgres: Postgres | None) -> Iterator[Line]:
     seconds, primary = bench.scale.seconds, cluster.primary()
     acks = ACKS if engine == "memory" else ACKS[:1]
     for clients in (1, bench.scale.threads):
@@ -186,6 +199,8 @@ def _commits(bench: Bench, engine: str, cluster: Processes, store: Child, etcd: 
         contestants["alone"] = store_commits(rates, "alone", store, clients, seconds)
         if etcd is not None:
             contestants["etcd"] = etcd_puts(rates, "etcd", etcd, clients, seconds)
+        if postgres is not None:
+            contestants["postgres"] = postgres_commits(rates, "postgres", postgres, clients, seconds)
         found = bench.interleave(f"cluster, {engine}, {clients} clients", contestants)
         what = f"{engine}, {clients} client{'s' if clients > 1 else ''}"
         for ack in acks:
@@ -196,10 +211,15 @@ def _commits(bench: Bench, engine: str, cluster: Processes, store: Child, etcd: 
                 yield Line(workload=name, figure=found[ack], unit="commits/s", peer="etcd puts, 3 nodes",
                            peer_figure=found["etcd"], target=2.0 if ack == "quorum" else None,
                            note="puts through etcd's JSON gateway, at its leader")
+            if postgres is not None:
+                yield Line(workload=name, figure=found[ack], unit="commits/s", peer=POSTGRES,
+                           peer_figure=found["postgres"], target=1.0 if ack == "quorum" and clients == 1 else None,
+                           note="upserts of one row, prepared, by pgbench")
         for ack in acks:
             for share in SHARES:
                 name = f"cluster commit latency {share}, {what}, ack={ack}"
-                for key, peer in (("alone", "the same store alone"), ("etcd", "etcd puts, 3 nodes")):
+                for key, peer in (("alone", "the same store alone"), ("etcd", "etcd puts, 3 nodes"),
+                                  ("postgres", POSTGRES)):
                     if key in contestants:
                         yield Line(workload=name, figure=rates.latency(ack, share), unit="ms", better="less",
                                    peer=peer, peer_figure=rates.latency(key, share))
@@ -318,20 +338,23 @@ def _seeding(bench: Bench, coordinator: str) -> Iterator[Line]:
 
 
 def run(bench: Bench) -> Iterator[Line]:
-    program = etcd_program()
-    with bench.scratch("coordinator") as place, contextlib.ExitStack() as stack:
+    program, programs = etcd_program(), postgres_programs()
+    with bench.scratch("coordinator") as place, bench.scratch("postgres") as beside, contextlib.ExitStack() as stack:
         etcd = None if program is None else stack.enter_context(Etcd(place, program))
         if etcd is None:
             bench.say("no etcd was found here: the coordinator is a directory, and etcd's puts are not measured")
-        yield from _measure(bench, f"file:{place}" if etcd is None else etcd.coordinator, etcd)
+        postgres = None if programs is None else stack.enter_context(Postgres(beside, programs))
+        if postgres is None:
+            bench.say("no PostgreSQL was found here that may be run, and its commits are not measured")
+        yield from _measure(bench, f"file:{place}" if etcd is None else etcd.coordinator, etcd, postgres)
 
 
-def _measure(bench: Bench, coordinator: str, etcd: Etcd | None) -> Iterator[Line]:
+def _measure(bench: Bench, coordinator: str, etcd: Etcd | None, postgres: Postgres | None) -> Iterator[Line]:
     for engine in ("memory", "graph"):
         with (bench.scratch(f"cluster-{engine}") as place, Processes(place, engine, coordinator, 10.0) as cluster,
               Child(f"{__package__}.member_child", str(place / "alone"), "--engine", engine) as store):
             store.hear("open")
-            yield from _commits(bench, engine, cluster, store, etcd)
+            yield from _commits(bench, engine, cluster, store, etcd, postgres)
             yield from _lag(bench, engine, cluster)
     with bench.scratch("cluster-faults") as place, Processes(place, "memory", coordinator, FAILOVER_TTL) as cluster:
         yield from _fail_over(bench, cluster)
