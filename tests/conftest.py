@@ -17,7 +17,8 @@ from holdfast.engine.testing.disks.faulty import FaultyFiles
 
 sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("support", "formats", "zoo", "docs")]
 
-from store_kinds import KINDS, Kind  # noqa: E402  it is found now
+from porcupine_check import Porcupine  # noqa: E402  it is found now
+from store_kinds import KINDS, Kind  # noqa: E402
 
 pytest_plugins = ["holdfast.engine.testing.pytest_plugin"]
 
@@ -67,6 +68,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def kind(request: pytest.FixtureRequest) -> Kind:
     made: Kind = request.param
     return made
+
+
+@pytest.fixture(scope="session")
+def porcupine(tmp_path_factory: pytest.TempPathFactory) -> Porcupine:
+    return Porcupine.build(tmp_path_factory.mktemp("porcupine"))
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from typing import Any
 from etcd_rig import Etcd
 from histories import Final, History, Read, Write, check
 from member_worker import LIST
+from porcupine_check import Porcupine
 
 TTL = 1.0
 PATIENCE_S = 60.0
@@ -514,7 +515,7 @@ class Nemesis:
             etcd.start(0)
 
 
-def torture(root: Path, kind: str, faults: int, seed: int, *, with_etcd: bool) -> str:
+def torture(root: Path, kind: str, faults: int, seed: int, porcupine: Porcupine, *, with_etcd: bool) -> str:
     """Run a cluster under `faults` faults, and check everything. Returns the figures."""
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -528,7 +529,13 @@ def torture(root: Path, kind: str, faults: int, seed: int, *, with_etcd: bool) -
         cluster.agree()
         cluster.close()
         history = cluster.history
+    judged = time.monotonic()
     problems = check(history)
+    if porcupine.why_not is None:
+        problems += porcupine.check(history)
+        said = f"porcupine agrees, both checks took {time.monotonic() - judged:.1f} s"
+    else:
+        said = f"NOT TRIED: porcupine, {porcupine.why_not}"
     assert not problems, "\n".join([f"seed {seed}, {len(problems)} problems:", *problems[:20]])
     assert nemesis.counts.total() == faults
     outcomes = Counter(write.outcome for write in history.writes)
@@ -537,4 +544,4 @@ def torture(root: Path, kind: str, faults: int, seed: int, *, with_etcd: bool) -
     assert linearizable >= faults
     return (f"{nemesis.counts.total()} faults ({', '.join(f'{n} {k}' for k, n in sorted(nemesis.counts.items()))}) in "
             f"{time.monotonic() - began:.0f} s, seed {seed}: {dict(outcomes)}, {len(history.reads)} reads, "
-            f"{linearizable} of them linearizable, commits again after at most {nemesis.longest:.1f} s")
+            f"{linearizable} of them linearizable, commits again after at most {nemesis.longest:.1f} s, {said}")

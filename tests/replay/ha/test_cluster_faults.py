@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cluster_rig import torture
+from porcupine_check import Porcupine
 
 from holdfast.engine.testing.support.profiles import current_profile, current_seed
 
@@ -21,8 +22,9 @@ FAULTS = {"default": 4, "ci": 36, "nightly": 1000}
 @pytest.mark.parametrize(("kind", "with_etcd", "seed"), [("memory", True, 1), ("graph", True, 2),
                                                          ("memory", False, 3)])
 def test_faults_lose_nothing_that_was_acknowledged(tmp_path: Path, kind: str, with_etcd: bool, seed: int,
-                                                   capsys: pytest.CaptureFixture[str]) -> None:
+                                                   porcupine: Porcupine, capsys: pytest.CaptureFixture[str]) -> None:
     given, faults = current_seed(), FAULTS[current_profile().name]
     with capsys.disabled():
-        figures = torture(tmp_path, kind, faults, seed if given is None else given, with_etcd=with_etcd)
+        figures = torture(tmp_path, kind, faults, seed if given is None else given, porcupine,
+                          with_etcd=with_etcd)
         print(f"\n{kind}, {'etcd' if with_etcd else 'file'}: {figures}")
