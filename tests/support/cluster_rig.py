@@ -1,4 +1,4 @@
-"""A cluster of real processes under real faults: members, a coordinator, proxies between members, clients, a nemesis.
+"""A cluster of real processes under real faults: members, a coordinator, a network (`wires.py`), clients, a nemesis.
 
 What clients saw is kept as a history (`histories.py`). A client believes what its member says, and tries another if
 that is not the primary. A reply that a client waits for comes, or the member dies: a call that hangs fails the test.
@@ -11,7 +11,6 @@ import itertools
 import json
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,10 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from etcd_rig import Etcd
 from histories import Final, History, Read, Write, check
 from member_worker import LIST
 from porcupine_check import Porcupine
+from wires import Faults, Links, Spaces
 
 TTL = 1.0
 PATIENCE_S = 60.0
@@ -130,96 +129,13 @@ class MemberProcess:
                 pipe.close()
 
 
-class Link:
-    """A proxy in front of a port. It refuses connections, or holds all back. Members reach each other by one in front
-    of each, and etcd by one each."""
-
-    def __init__(self, to: int | None = None) -> None:
-        self.port, self.to = _free_port(), _free_port() if to is None else to
-        self._flows = threading.Event()
-        self._flows.set()
-        self._lock = threading.Lock()
-        self._open: list[socket.socket] = []
-        self._listener: socket.socket | None = None
-        self.mend()
-
-    def mend(self) -> None:
-        """Let everything through, what was held back too."""
-        self._flows.set()
-        if self._listener is None:
-            self._listener = socket.create_server(("127.0.0.1", self.port))
-            threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
-
-    def hold_back(self) -> None:
-        """As a network does that drops packets for a while."""
-        self._flows.clear()
-
-    def refuse(self) -> None:
-        """End all connections, and refuse new ones, as the machine of a dead process does."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
-        with self._lock:
-            taken, self._open = self._open, []
-        for sock in taken:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._flows.set()
-        self.refuse()
-
-    def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = listener.accept()
-                threading.Thread(target=self._connect, args=(near,), daemon=True).start()
-
-    def _connect(self, near: socket.socket) -> None:
-        with near:
-            self._flows.wait()
-            try:
-                far = socket.create_connection(("127.0.0.1", self.to), timeout=5)
-            except OSError:
-                return
-            far.settimeout(None)
-            with far:
-                with self._lock:
-                    self._open += [near, far]
-                back = threading.Thread(target=self._pump, args=(far, near), daemon=True)
-                back.start()
-                self._pump(near, far)
-                back.join()
-                with self._lock:
-                    self._open = [sock for sock in self._open if sock not in (near, far)]
-
-    def _pump(self, one: socket.socket, other: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := one.recv(1 << 16):
-                self._flows.wait()
-                other.sendall(data)
-        for sock in (one, other):
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
-
-
 class Cluster:
     """Three members. `kind`: "memory" or "graph"."""
 
-    def __init__(self, root: Path, kind: str, etcd: Etcd | None) -> None:
+    def __init__(self, root: Path, kind: str, wires: Links | Spaces) -> None:
         self.root = root
-        self.etcd = etcd
+        self.wires = wires
         self.members: dict[str, MemberProcess] = {}
-        self.links = {name: Link() for name in "abc"}
-        self.etcd_links = {} if etcd is None else {name: Link(etcd.ports[0]) for name in "abc"}
         self.history = History()
         self.errors: list[str] = []
         self.primary = "a"
@@ -250,21 +166,15 @@ class Cluster:
         for member in self.members.values():
             if member.process.returncode is None:
                 member.kill()
-        for link in (*self.links.values(), *self.etcd_links.values()):
-            link.close()
 
     # --- processes ------------------------------------------------------------------------------------------------
 
     def start(self, name: str, *, create: bool = False) -> None:
         self._lives[name] += 1
-        link = self.links[name]
-        coordinator = (f"etcd://127.0.0.1:{self.etcd_links[name].port}" if self.etcd_links else
-                       f"file:{self.root / 'coordinator'}")
-        self.members[name] = MemberProcess(
-            f"{name}{self._lives[name]}",
-            [sys.executable, str(_WORKER), str(self.root / name), name, f"127.0.0.1:{link.to}",
-             f"127.0.0.1:{link.port}", coordinator, "create" if create else "join", str(TTL), self._kind],
-            self.root / f"{name}.log")
+        wires = self.wires
+        self.members[name] = MemberProcess(f"{name}{self._lives[name]}", wires.inside(name, [
+            sys.executable, str(_WORKER), str(self.root / name), name, wires.listens(name), wires.address(name),
+            wires.coordinator(name), "create" if create else "join", str(TTL), self._kind]), self.root / f"{name}.log")
 
     def send(self, name: str, number: signal.Signals) -> None:
         self.members[name].process.send_signal(number)
@@ -396,13 +306,9 @@ class Nemesis:
         self._cluster = cluster
         self._random = random.Random(seed)
         self._log = (cluster.root / "nemesis.log").open("w", buffering=1)
-        self._kinds: dict[str, Callable[[str], contextlib.AbstractContextManager[None]]] = {
-            "kill": self._kill, "pause": self._pause, "switch-over": self._switch_over, "refuse": self._refuse,
-            "hold back": self._hold_back, "cut off and kill": self._cut_off_and_kill, "kill all": self._kill_all}
-        if cluster.etcd is not None:
-            self._kinds |= {"isolate": self._isolate, "kill etcd": self._kill_etcd}
-        self._weights = {"kill": 3, "pause": 4, "switch-over": 3, "refuse": 2, "hold back": 2, "cut off and kill": 3,
-                         "kill all": 1, "isolate": 3, "kill etcd": 2}
+        kinds: Faults = {"kill": (3, self._kill), "pause": (4, self._pause), "switch-over": (3, self._switch_over),
+                         "cut off and kill": (3, self._cut_off_and_kill), "kill all": (1, self._kill_all)}
+        self._kinds = kinds | cluster.wires.faults()
 
     def run(self, count: int) -> None:
         """Make `count` faults. After each, commits must come back."""
@@ -419,14 +325,14 @@ class Nemesis:
     def _fault(self, kinds: set[str], hit: set[str], count: int) -> str:
         rng = self._random
         names = [name for name in self._kinds if name not in kinds]
-        kind = rng.choices(names, [self._weights[name] for name in names])[0]
+        kind = rng.choices(names, [self._kinds[name][0] for name in names])[0]
         free = sorted(set("abc") - hit)
         to = self._cluster.primary if rng.random() < 0.6 and self._cluster.primary in free else rng.choice(free)
         self.counts[kind] += 1
         lasts = rng.uniform(0.1, 2.2) * TTL if kind != "pause" else rng.uniform(1.1, 2.2) * TTL
         name = f"{kind} {to} for {lasts:.1f} s"
         self._note(f"begin {name}")
-        with self._kinds[kind](to):
+        with self._kinds[kind][1](to):
             if not kinds and rng.random() < 0.3 and self.counts.total() < count and kind != "kill all":
                 time.sleep(lasts / 2)
                 name += " and " + self._fault({kind, "kill all", "switch-over", "cut off and kill"}, {to}, count)
@@ -441,13 +347,12 @@ class Nemesis:
 
     @contextlib.contextmanager
     def _kill(self, name: str) -> Iterator[None]:
-        self._cluster.links[name].refuse()
-        self._cluster.members[name].kill()
-        try:
-            yield
-        finally:
-            self._cluster.start(name)
-            self._cluster.links[name].mend()
+        with self._cluster.wires.dead(name):
+            self._cluster.members[name].kill()
+            try:
+                yield
+            finally:
+                self._cluster.start(name)
 
     @contextlib.contextmanager
     def _kill_all(self, _: str) -> Iterator[None]:
@@ -471,56 +376,20 @@ class Nemesis:
         yield
 
     @contextlib.contextmanager
-    def _refuse(self, name: str) -> Iterator[None]:
-        self._cluster.links[name].refuse()
-        try:
-            yield
-        finally:
-            self._cluster.links[name].mend()
-
-    @contextlib.contextmanager
-    def _hold_back(self, name: str) -> Iterator[None]:
-        self._cluster.links[name].hold_back()
-        try:
-            yield
-        finally:
-            self._cluster.links[name].mend()
-
-    @contextlib.contextmanager
     def _cut_off_and_kill(self, name: str) -> Iterator[None]:
         """What it takes while nobody hears it is only there, and it dies with that."""
-        self._cluster.links[name].hold_back()
-        time.sleep(0.3 * TTL)
-        with self._kill(name):
-            yield
-
-    @contextlib.contextmanager
-    def _isolate(self, name: str) -> Iterator[None]:
-        """The others take it for dead at once, and it does not hear of its successor."""
-        self._cluster.etcd_links[name].hold_back()
-        try:
-            with self._refuse(name):
+        with self._cluster.wires.silent(name):
+            time.sleep(0.3 * TTL)
+            with self._kill(name):
                 yield
-        finally:
-            self._cluster.etcd_links[name].mend()
-
-    @contextlib.contextmanager
-    def _kill_etcd(self, _: str) -> Iterator[None]:
-        etcd = self._cluster.etcd
-        assert etcd is not None
-        etcd.kill(0)
-        try:
-            yield
-        finally:
-            etcd.start(0)
 
 
-def torture(root: Path, kind: str, faults: int, seed: int, porcupine: Porcupine, *, with_etcd: bool) -> str:
+def torture(root: Path, kind: str, faults: int, seed: int, wires: Links | Spaces, porcupine: Porcupine) -> str:
     """Run a cluster under `faults` faults, and check everything. Returns the figures."""
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        etcd = stack.enter_context(Etcd(root)) if with_etcd else None
-        cluster = stack.enter_context(Cluster(root, kind, etcd))
+        stack.enter_context(wires)
+        cluster = stack.enter_context(Cluster(root, kind, wires))
         nemesis = Nemesis(cluster, seed)
         cluster.begin()
         cluster.wait_writing("the start")

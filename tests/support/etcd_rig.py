@@ -1,4 +1,4 @@
-"""etcd for tests: its members as real processes on loopback, and a proxy that loses answers.
+"""etcd for tests: its members as real processes, on loopback or in namespaces, and a proxy that loses answers.
 
 Without an etcd binary the test says so by the fault's name and is skipped, or fails: see `fault_rig.require`.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fault_rig import require
+from namespaces import Network
 
 _READY_S = 30
 
@@ -36,18 +37,19 @@ class Etcd:
     """A cluster of etcd members in a directory. Ends them all at the end of the block."""
 
     def __init__(self, directory: Path, members: int = 1, *, tls: tuple[Path, Path, Path] | None = None,
-                 token: str = "simple") -> None:
+                 token: str = "simple", network: Network | None = None) -> None:
         """`tls`: files with the authority, certificate and key; clients must show a certificate then. `token`: etcd's
-        option --auth-token."""
+        option --auth-token. `network`: has a namespace m0, m1 and so on for each member; else all are on loopback."""
         self._binary, self._directory, self._tls = etcd_binary(), directory, tls
-        self._token = token
+        self._token, self._network = token, network
+        self._hosts = [network.address(f"m{n}") if network else "127.0.0.1" for n in range(members)]
         ports = _free_ports(2 * members)
         self.ports, self._peers = ports[:members], ports[members:]
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * members
 
     @property
     def endpoints(self) -> list[tuple[str, int]]:
-        return [("127.0.0.1", port) for port in self.ports]
+        return list(zip(self._hosts, self.ports, strict=True))
 
     def __enter__(self) -> Etcd:
         try:
@@ -66,8 +68,9 @@ class Etcd:
 
     def start(self, member: int) -> None:
         scheme = "http" if self._tls is None else "https"
-        client, peer = f"{scheme}://127.0.0.1:{self.ports[member]}", f"http://127.0.0.1:{self._peers[member]}"
-        cluster = ",".join(f"m{n}=http://127.0.0.1:{port}" for n, port in enumerate(self._peers))
+        peers = [f"http://{host}:{port}" for host, port in zip(self._hosts, self._peers, strict=True)]
+        client, peer = f"{scheme}://{self._hosts[member]}:{self.ports[member]}", peers[member]
+        cluster = ",".join(f"m{n}={url}" for n, url in enumerate(peers))
         command = [self._binary, "--name", f"m{member}", "--data-dir", str(self.data(member)),
                    "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
                    "--initial-advertise-peer-urls", peer, "--initial-cluster", cluster, "--heartbeat-interval", "50",
@@ -76,6 +79,8 @@ class Etcd:
         if self._tls is not None:
             ca, cert, key = map(str, self._tls)
             command += ["--trusted-ca-file", ca, "--cert-file", cert, "--key-file", key, "--client-cert-auth"]
+        if self._network is not None:
+            command = self._network.inside(f"m{member}", command)
         with (self._directory / f"m{member}.log").open("ab") as log:
             self.processes[member] = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._directory)
 
@@ -103,10 +108,14 @@ class Etcd:
             context = ssl.create_default_context(cafile=str(self._tls[0]))
             context.load_cert_chain(self._tls[1], self._tls[2])
         scheme = "http" if context is None else "https"
-        request = urllib.request.Request(f"{scheme}://127.0.0.1:{self.ports[member]}{path}", json.dumps(body).encode(),
-                                         {"Authorization": token} if token else {})
-        with urllib.request.urlopen(request, timeout=5, context=context) as answer:
-            return json.loads(answer.read())
+        request = urllib.request.Request(f"{scheme}://{self._hosts[member]}:{self.ports[member]}{path}",
+                                         json.dumps(body).encode(), {"Authorization": token} if token else {})
+
+        def ask() -> Any:
+            with urllib.request.urlopen(request, timeout=5, context=context) as answer:
+                return json.loads(answer.read())
+
+        return ask() if self._network is None else self._network.call_inside(f"m{member}", ask)
 
     def kill(self, member: int) -> None:
         """SIGKILL, and wait for its end."""

@@ -64,7 +64,7 @@ def operations(history: History) -> Iterator[dict[str, Any]]:
             for at in first.keys() | read.lists.keys():
                 if at in read.lists or (at >= read.least and first[at] <= read.ended):
                     yield _read(at, read.lists.get(at, []), read.began, read.ended)
-    end = max((each.ended for each in (*history.writes, *history.reads)), default=0.0) + 1
+    end = max([write.ended for write in history.writes] + [read.ended for read in history.reads]) + 1
     for final in history.finals.values():
         for at in first.keys() | final.lists.keys():
             yield _read(at, final.lists.get(at, []), end, end)
