@@ -93,10 +93,11 @@ class Handler:
 
 
 @contextmanager
-def member(directory: Path, handler: Handler, *, tls: Path | None = None, **options: Any) -> Iterator[str]:
+def member(directory: Path, handler: Handler, *, tls: Path | None = None, token: str | None = TOKEN,
+           **options: Any) -> Iterator[str]:
     """A store whose service carries the handler. Yields its address."""
     service = BackupService(online_backup_server="127.0.0.1:0", tls_certificate=tls,
-                            extension=PeerRoutes(handler, TOKEN, **options))
+                            extension=PeerRoutes(handler, token, **options))
     with new_store(directory, service=service) as store:
         yield f"127.0.0.1:{port_of(store)}"
 

@@ -18,13 +18,16 @@ class Extension(Protocol):
     Attributes:
         prefix: requests whose path begins with it need `token`: the service's own token does not open them. `token`
             opens all other requests too.
-        token: the credential of those requests, of 16 printable ASCII characters or more.
+        token: the credential of those requests, of 16 printable ASCII characters or more. None if it is not known yet:
+            they are told to come back, since nobody's token is wrong then.
         open_paths: exact paths that need no token. The check of the Host header applies to them too.
     """
 
     prefix: str
-    token: str
     open_paths: frozenset[str]
+
+    @property
+    def token(self) -> str | None: ...
 
     def table(self, server: Server) -> list[web.RouteDef]:
         """The routes. Called once, on the thread of the event loop, before the first request."""

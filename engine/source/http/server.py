@@ -274,7 +274,7 @@ class SourceServer:
             request.transport.abort()
 
     def _admit(self, request: web.Request) -> bool:
-        """Whether the token was shown. Raises `SourceRefused`, `NotAuthorized`."""
+        """Whether the token was shown. Raises `SourceRefused`, `NotAuthorized`, `SourceUnavailable`."""
         host = request.headers.get("Host")
         if host is None and request.version < HttpVersion11:
             host = "localhost"  # only probes leave it out: browsers always send it, so no web page can
@@ -286,7 +286,10 @@ class SourceServer:
             return False
         tokens = [self._token]
         if extension is not None:
-            tokens = [extension.token.encode(), *(() if request.path.startswith(extension.prefix) else tokens)]
+            within = request.path.startswith(extension.prefix)
+            if extension.token is None and within:
+                raise SourceUnavailable("it cannot tell who asks, before it has joined", hint="try again in a moment")
+            tokens = [*(() if within else tokens), *(() if extension.token is None else [extension.token.encode()])]
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         shown = given.strip().encode("utf-8", "replace")
         if scheme.lower() != "bearer" or sum(hmac.compare_digest(shown, token) for token in tokens) == 0:

@@ -70,7 +70,7 @@ class BackupService(Plugin):
         self._tls = tls_context(tls_certificate, tls_key)
         if token is not None and not re.fullmatch(r"[!-~]{16,}", token):
             raise SettingError("a token is at least 16 printable ASCII characters without spaces")
-        if extension is not None and not re.fullmatch(r"[!-~]{16,}", extension.token):
+        if extension is not None and extension.token is not None and not re.fullmatch(r"[!-~]{16,}", extension.token):
             raise SettingError("the token of an extension is at least 16 printable ASCII characters without spaces")
         self._extension = extension
         self._fixed_token = token

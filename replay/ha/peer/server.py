@@ -97,13 +97,13 @@ class PeerRoutes:
     prefix = wire.PREFIX
     open_paths = frozenset({"/primary", "/replica", "/read-write", "/health", "/ha"})
 
-    def __init__(self, handler: PeerHandler, token: str, *, threads: int = 8, commands: int = 2, streams: int = 32,
-                 silence: float = 10.0, write_seconds: float = 10.0, versions: tuple[int, int] | None = None,
-                 env: Env = REAL) -> None:
+    def __init__(self, handler: PeerHandler, token: str | None, *, threads: int = 8, commands: int = 2,
+                 streams: int = 32, silence: float = 10.0, write_seconds: float = 10.0,
+                 versions: tuple[int, int] | None = None, env: Env = REAL) -> None:
         """
         Args:
             handler: what answers.
-            token: the cluster's token, of 16 printable ASCII characters or more.
+            token: the cluster's token, of 16 printable ASCII characters or more. None until this member has learned it.
             commands: threads for commands.
             threads: threads for all else.
             streams: streams of log, and of acknowledgements, at once; of each.
@@ -176,7 +176,8 @@ class PeerRoutes:
             async with asyncio.timeout(self._silence):
                 data = await request.read()
         except (TimeoutError, web.RequestPayloadError) as error:
-            raise InvalidInput("the body did not come, or not whole") from error
+            raise SourceUnavailable("the request's body did not come, or not whole",
+                                    hint="check the network between the members") from error
         return wire.unpack_map(data, "a request", wire.MAX_MESSAGE)
 
     # --- small requests ----------------------------------------------------------------------------------------------

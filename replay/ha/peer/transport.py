@@ -105,11 +105,9 @@ class HttpTransport:
         if self._routes is not None:
             self._routes.handler = _Answers(handler, self._env)
             return
-        # Before the document is known, nobody has the token of this member.
-        self._routes = routes = PeerRoutes(_Answers(handler, self._env),
-                                           self._token or self._env.randomness.token(24).hex(),
-                                           silence=self._silence, versions=self.versions,
-                                           env=self._env)
+        # Before the document is known, there may be no token yet.
+        self._routes = routes = PeerRoutes(_Answers(handler, self._env), self._token or None, silence=self._silence,
+                                           versions=self.versions, env=self._env)
         names = {parse_address(self.address, "advertise").host.lower(), socket.gethostname().lower()}
         self._key = self._env.randomness.token(32).hex()
         self._server = SourceServer(self._store, self._socket, token=self._backup_token, key=self._key, tls=self._tls,

@@ -150,6 +150,26 @@ def test_only_the_cluster_token_opens_the_members_requests(address: str) -> None
     assert get(address, "/v1/store", f"Authorization: Bearer {entry.token}\r\n")[0] == 200
 
 
+def test_before_a_member_has_a_token_nobodys_is_wrong(tmp_path: Path, handler: Handler) -> None:
+    """It has just been started. What asks it for a linearizable read must not be told to change its token."""
+    with member(tmp_path / "db", handler, token=None) as address:
+        with talking(address) as peer, pytest.raises(SourceUnavailable, match="before it has joined"):
+            peer.command("confirm", {})
+        [entry] = discovery.find(REAL.files, "127.0.0.1", port(address))
+        assert get(address, "/v1/store", f"Authorization: Bearer {TOKEN}\r\n")[0] == 401
+        assert get(address, "/v1/store", f"Authorization: Bearer {entry.token}\r\n")[0] == 200
+
+
+def test_a_body_that_the_network_loses_is_not_the_callers_mistake(tmp_path: Path, handler: Handler) -> None:
+    with member(tmp_path / "db", handler, silence=0.3) as address:
+        head = (f"POST /ha/v1/promise HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n"
+                f"{wire.VERSIONS_HEADER}: {wire.versions_to_wire(wire.HELLO_VERSION, wire.HELLO_MIN)}\r\n"
+                "Connection: close\r\nContent-Length: 100\r\n\r\n")
+        answer = ask(port(address), head.encode() + b"not all of it")
+        assert answer.split()[1] == b"503"
+        assert b"did not come, or not whole" in answer
+
+
 def test_a_request_without_versions_is_refused(address: str) -> None:
     status, body = get(address, "/ha/v1/status", f"Authorization: Bearer {TOKEN}\r\n")
     assert (status, b"ProtocolMismatch" in body) == (409, True)
