@@ -41,7 +41,7 @@ class Read:
 
 @dataclass(slots=True)
 class Final:
-    """What a member has at the end. `end`: of its log, as (epoch, txid, chain)."""
+    """What a member has at the end. `txid`: up to where it has published. `end`: its log's, as (epoch, txid, chain)."""
 
     txid: int
     digest: str
