@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _long(item) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(LONGEST_S))
-        if NOT_COUNTED.match(item.nodeid.rpartition("/")[2]):
+        if NOT_COUNTED.match(f"{item.path.name}::{item.name}"):
             item.add_marker("no_cover")
 
 

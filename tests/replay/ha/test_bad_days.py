@@ -24,6 +24,7 @@ import pytest
 import trustme
 from member_cluster import PATIENCE, Cluster, put
 from store_kinds import RECORDS
+from wires import Links
 
 from holdfast import backup
 from holdfast.engine import MemoryEngine
@@ -767,7 +768,7 @@ def test_a_members_directory_is_of_another_format(cluster: Cluster) -> None:
 @pytest.mark.timeout(300)
 def test_the_primary_is_stopped_for_longer_than_its_lease(tmp_path: Path) -> None:
     """Another one takes over. The old one wakes up believing in itself; nothing that it then does is acknowledged."""
-    with cluster_rig.Cluster(tmp_path, "memory", None) as cluster:
+    with cluster_rig.Cluster(tmp_path, "memory", Links(tmp_path, with_etcd=False)) as cluster:
         cluster.begin()
         cluster.wait_writing("the start")
         stopped = next(name for name in "abc" if cluster.members[name].ask("status")["role"] == "primary")
@@ -793,7 +794,7 @@ def test_the_primary_is_stopped_for_longer_than_its_lease(tmp_path: Path) -> Non
 @pytest.mark.timeout(300)
 def test_each_member_is_restarted_in_turn_under_load(tmp_path: Path) -> None:
     """As in an upgrade. Nothing acknowledged is lost, and commits pause for as long as a fail-over takes."""
-    with cluster_rig.Cluster(tmp_path, "memory", None) as cluster:
+    with cluster_rig.Cluster(tmp_path, "memory", Links(tmp_path, with_etcd=False)) as cluster:
         cluster.begin()
         cluster.wait_writing("the start")
         for name in "bca":
