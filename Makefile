@@ -21,7 +21,7 @@ demo: $(VENV)/installed-user ## the main job on a real graph: load, back up, kil
 	$(BIN)/python -m holdfast.benchmarks.demo
 
 test: $(VENV)/installed-dev ## the whole suite; ARGS=… goes to pytest
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 short: $(VENV)/installed-short ## a minute or two of it (tests/short.txt), on the disk; PYTHON=python3.12 takes another
 	HOLDFAST_PROFILE=default TMPDIR=$${TMPDIR:-/tmp} $(BIN)/python -m pytest -q -p no:cacheprovider @tests/short.txt $(ARGS)

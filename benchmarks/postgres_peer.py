@@ -12,6 +12,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -42,21 +43,32 @@ def postgres_programs() -> Path | None:
     return usable[-1] if usable else None
 
 
-class Postgres:
-    """See the module's text. `place`: an empty directory. A context manager: the servers are killed at the end."""
+def _open_to_all(directory: Path) -> Path:
+    """The deepest of a directory and those above it that every user can reach."""
+    reached = Path("/")
+    for place in [*reversed(directory.parents), directory]:
+        if not place.stat().st_mode & 0o001:
+            break
+        reached = place
+    return reached
 
-    def __init__(self, place: Path, programs: Path) -> None:
-        self._place, self._programs = place, programs
+
+class Postgres:
+    """See the module's text. A context manager: the servers are killed at the end."""
+
+    def __init__(self, near: Path, programs: Path) -> None:
+        """`near`: it works in a directory of its own in this one, or above it, if its user cannot reach that."""
+        self._near, self._programs = near, programs
         self._user = "postgres" if os.getuid() == 0 else None
         ports = free_ports(1 + len(_STANDBYS))
         self._ports = dict(zip(("primary", *_STANDBYS), ports, strict=True))
         self._servers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
-        if self._user is not None:
-            shutil.chown(self._place, self._user)
-            self._place.parent.chmod(0o711)  # it was made for this process alone
+        self._place = Path(tempfile.mkdtemp(prefix="holdfast-postgres-", dir=_open_to_all(self._near)))
         try:
+            if self._user is not None:
+                shutil.chown(self._place, self._user)
             self._do("initdb", "-D", "primary", "-U", "postgres", "-A", "trust", "--no-instructions")
             with (self._place / "primary" / "postgresql.conf").open("a") as conf:
                 conf.writelines(f"{name} = '{value}'\n" for name, value in _SETTINGS.items())
@@ -83,6 +95,7 @@ class Postgres:
             server.send_signal(signal.SIGQUIT)  # its children end with it, without a checkpoint
         for server in self._servers:
             server.wait()
+        shutil.rmtree(self._place)
 
     def _at(self, name: str, caller: str = "bench") -> str:
         return f"host=127.0.0.1 port={self._ports[name]} user=postgres dbname=postgres application_name={caller}"

@@ -339,11 +339,11 @@ def _seeding(bench: Bench, coordinator: str) -> Iterator[Line]:
 
 def run(bench: Bench) -> Iterator[Line]:
     program, programs = etcd_program(), postgres_programs()
-    with bench.scratch("coordinator") as place, bench.scratch("postgres") as beside, contextlib.ExitStack() as stack:
+    with bench.scratch("coordinator") as place, contextlib.ExitStack() as stack:
         etcd = None if program is None else stack.enter_context(Etcd(place, program))
         if etcd is None:
             bench.say("no etcd was found here: the coordinator is a directory, and etcd's puts are not measured")
-        postgres = None if programs is None else stack.enter_context(Postgres(beside, programs))
+        postgres = None if programs is None else stack.enter_context(Postgres(place, programs))
         if postgres is None:
             bench.say("no PostgreSQL was found here that may be run, and its commits are not measured")
         yield from _measure(bench, f"file:{place}" if etcd is None else etcd.coordinator, etcd, postgres)
