@@ -79,7 +79,8 @@ class Joining:
             if not self._seed_first(document):
                 return None
         elif state.fresh:  # a store that was there before: what it may have acknowledged elsewhere is not known
-            whole = not document.members
+            # At epoch 0, nobody has ever led. This member may have begun the cluster without being told so.
+            whole = not document.members or (document.epoch == 0 and document.voters == (self._name,))
         if known is not None and known.generation > state.identity.generation and not whole:
             state.skip_generations(known.generation)  # an empty directory takes the name over
         state.begin(whole=whole)

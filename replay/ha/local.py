@@ -171,8 +171,9 @@ class LocalStore(Generic[TxT, ViewT]):
         return SetAside(self._state, self._env.files, self._branches, self.store.log.attachment_path,
                         published=published)
 
-    def publish(self, upto: int) -> None:
-        """Show everything up to a transaction: by applying it, or, in a primary, by letting its commits return."""
+    def publish(self, upto: int, allowed: Callable[[], bool]) -> None:
+        """Show everything up to a transaction: by applying it, or, in a primary, by letting its commits return. A
+        follower shows nothing if `allowed` says no: it was said of a log that was here before."""
         shipping = self.shipping
         if self.accepting:
             shipping.publish(upto)
@@ -180,7 +181,7 @@ class LocalStore(Generic[TxT, ViewT]):
         with self._lock:
             if self.accepting:
                 shipping.publish(upto)
-            elif not self.store.closed:
+            elif not self.store.closed and allowed():
                 self._replica().publish(upto)
 
     def adopt(self, history: History, allowed: Callable[[], bool]) -> bool:
@@ -261,7 +262,8 @@ class LocalStore(Generic[TxT, ViewT]):
     def _close(self) -> None:
         self.accepting = False
         self.shipping.end("this member has stepped down")
-        self._keep_watermark()
+        if not self.store.closed:  # else another state may be in force
+            self._keep_watermark()
         self.store.close()
 
     def close(self) -> None:

@@ -267,6 +267,8 @@ class StateMachine:
             self._changed_at = now
         if before is not None and before.epoch != document.epoch:
             self._lost.clear()
+            self._told_to_lead = False  # it was ordered when another one led
+            self._drop_force(f"{document.leader} leads epoch {document.epoch} by now")
         self._adopt(document)
         if (doubtful is not None and doubtful[1].nonce == document.nonce and doubtful[1].epoch == document.epoch
                 and doubtful[1].renewals <= document.renewals):
@@ -275,6 +277,7 @@ class StateMachine:
 
     def unreachable(self, now: float) -> None:
         """The coordinator could not be read. Until it was, a doubtful swap stays doubtful."""
+        self._drop_force("the coordinator does not answer")
         if self._doubtful is not None or self.document is None:
             self._out.append(Read())
         self._look(now)
@@ -360,12 +363,13 @@ class StateMachine:
     def unavailable(self, now: float) -> None:
         """The swap was not made."""
         self._pending = None
+        self._drop_force("the coordinator does not answer")
         self._look(now)
 
     def _succeeded(self, kind: str, since: float, now: float) -> None:
         if kind == "acquire" and self.state is State.FOLLOWER:
             self._lead(since)
-        elif kind == "hand over":
+        elif kind == "hand over" and self.state in _LEADING:
             self._step_down(f"it has handed over to {self._to}")
         elif kind == "renew" and self.state in _LEADING:
             self._renewed_at = max(self._renewed_at, since)
@@ -756,6 +760,14 @@ class StateMachine:
         self._look(now)
         return None
 
+    def _drop_force(self, why: str) -> None:
+        """An order to lead by force is for the cluster that the operator saw. Later, it would take away what another
+        primary has acknowledged meanwhile."""
+        if self._forced and self.document is not None and self.document.leader != self.name:
+            self._say(logging.WARNING, f"it does not lead by force: {why}. To go on: look, and order it again")
+            self._told_to_lead = False
+        self._forced = False
+
     # --- handing over ---------------------------------------------------------------------------------------------
 
     def switch_over(self, to: str, now: float) -> str | None:
@@ -851,6 +863,7 @@ class StateMachine:
         if not self.accepts(epoch):
             return False
         self.whole, self._whole_at, self._match = False, None, 0
+        self.published = 0  # nothing is to be shown, until `stepped_down` says what is shown already
         self._out.append(Whole(False))
         return True
 

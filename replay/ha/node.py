@@ -90,7 +90,6 @@ class Node:
         self._on_role = on_role
         self._role = "follower"
         self._closing = False
-        self._shall_show = 0
         self._idle = (0, env.clock.monotonic())  # the log's end, and since when
         self._delay = Delay(machine.entry.delay, env, lambda: self.local.store) if machine.entry.delay else None
         self._following: FollowStream | None = None
@@ -109,9 +108,9 @@ class Node:
     # --- what the driver asks for ---------------------------------------------------------------------------------
 
     def publish(self, txid: int) -> None:
-        self._shall_show = max(self._shall_show, txid)
+        upto = txid if self._delay is None or self.local.accepting else self._delay.upto(txid)
         try:
-            self.local.publish(txid if self._delay is None or self.local.accepting else self._delay.upto(txid))
+            self.local.publish(upto, lambda: self.machine.published >= txid)
         except (StoreClosed, StorePoisoned):  # the store is opened anew
             raise
         except HoldfastError as error:  # it is tried again: the log goes on, whatever is shown
@@ -197,6 +196,12 @@ class Node:
         self.local.refuse()
 
     def step_down(self) -> tuple[End, int]:
+        self._reopen()
+        self._tell_role()
+        return self.local.end, self.local.published
+
+    def _reopen(self) -> None:
+        """Open the store as a follower's, as soon as that is possible. Raises what does not pass, such as `Damaged`."""
         while not self._closing:
             try:
                 self.local.reopen()
@@ -208,9 +213,6 @@ class Node:
             except Exception as error:  # of the system, or the engine's
                 self.driver.hinder("store", error)
             self._beating.wait(REOPEN_S)
-        self._shall_show = 0
-        self._tell_role()
-        return self.local.end, self.local.published
 
     def failed(self, error: BaseException) -> None:
         """The store takes no more writes: open it again, as a follower's."""
@@ -254,9 +256,10 @@ class Node:
             if serving:
                 self.local.shipping.beat(serving, self.machine.watermark, count=True,
                                          slots=self.local.store.log.slots.list(), lags=self._measure())
-            if self.local.published < self._shall_show and not self.local.accepting:
+            shall_show = self.machine.published
+            if self.local.published < shall_show and not self.local.accepting:
                 with contextlib.suppress(StoreClosed, StorePoisoned):  # it is being opened anew
-                    self.publish(self._shall_show)
+                    self.publish(shall_show)
             self.local.keep_watermark()
             self._mark_time()
             self._tell_role()
@@ -441,10 +444,15 @@ class Node:
         self.driver.settle()
         if self._state.identity.whole:
             raise SourceUnavailable(f"{self.machine.name} could not store that its log is incomplete")
-        self.local.seed(make)
-        end, published = self.local.end, self.local.published
-        self.branched = None
-        self.driver.tell(lambda m: m.stepped_down(end, published, self._env.clock.monotonic()))
+        try:
+            self.local.seed(make)
+            self.branched = None
+        finally:
+            if not self._closing:
+                if self.local.store.closed:  # neither the new store nor the old one could be opened
+                    self._reopen()
+                end, published = self.local.end, self.local.published
+                self.driver.tell(lambda m: m.stepped_down(end, published, self._env.clock.monotonic()))
 
     def learn_slots(self, moved: Iterable[Sequence[Any]], gone: Iterable[str]) -> None:
         """Keep log for the slots that the primary has, too: their owners may come here next."""

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from member_cluster import TTL, Cluster, put
+from member_cluster import PATIENCE, TTL, Cluster, put
 
-from holdfast.engine.errors import Diverged, InvalidInput, OtherBranch, SettingError
+from holdfast.engine.errors import DiskFull, Diverged, InvalidInput, OtherBranch, SettingError
 from holdfast.engine.source.interface import compare
 from holdfast.engine.source.local import LocalSource
 from holdfast.replay.ha import recreate
 from holdfast.replay.ha.admin import Admin
-from holdfast.replay.ha.coordinators.memory import MemoryCoordinator
+from holdfast.replay.ha.coordinator import ABSENT, Version
+from holdfast.replay.ha.coordinators.memory import Fault, MemoryCoordinator
+from holdfast.replay.ha.errors import CoordinatorUnavailable, SwapUnknown
 from holdfast.replay.ha.service import Member
 from holdfast.replay.ha.state import kept_document
-from holdfast.replay.testing.members import LinkedPeer, until
+from holdfast.replay.testing.members import LinkedPeer, LinkedTransport, until
 
 
 @pytest.fixture
@@ -168,3 +170,68 @@ def test_a_follower_that_lags_on_purpose_shows_late_and_holds_at_once(cluster: C
     with pytest.raises(SettingError, match="delay"):
         cluster.start("e", delay=-1.0)
     assert TTL < 2.5
+
+
+def test_a_forced_promotion_is_not_made_later_over_a_healthy_primary(cluster: Cluster) -> None:
+    a, b, _ = cluster.three()
+    put(a, b"before")
+    cluster.agree()
+    cluster.coordinators["b"].fault = Fault.OUTAGE
+    cluster.kill("a")
+    assert b._running().driver.tell(lambda m: m.take_over(b._env.clock.monotonic(), force=True)) is None
+    cluster.start("a", ready=False)
+    put(cluster.primary(but="b"), b"acknowledged")
+    cluster.coordinators["b"].fault = None
+    put(cluster.primary(but="b"), b"and more")
+    cluster.agree()
+    with b.snapshot() as view:
+        assert view.get(b"acknowledged") == b"value"
+
+
+def test_a_store_that_cannot_be_opened_after_a_seeding_is_opened_later(cluster: Cluster,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody tried again, and the member had no store for ever."""
+    a, b, _ = cluster.three()
+    put(a, b"1")
+    opened: list[int] = []
+    local = b._running().local
+    really = local._open
+
+    def unlucky() -> None:
+        opened.append(1)
+        if len(opened) == 1:
+            raise DiskFull("no room left")
+        really()
+
+    monkeypatch.setattr(local, "_open", unlucky)
+    b._answers().command("reinit", {})
+    until(lambda: len(opened) >= 2 and b.status()["connected"])
+    put(cluster.primary(), b"2")
+    cluster.agree()
+
+
+def test_who_has_begun_a_cluster_without_being_told_leads_it(cluster: Cluster) -> None:
+    """The swap was made, its answer was lost, and the coordinator did not answer the next read. The member took its own
+    cluster for somebody else's, and never voted."""
+    class Lossy(MemoryCoordinator):
+        silent = 0
+
+        def swap(self, version: Version, data: bytes, timeout: float) -> Version:
+            made = super().swap(version, data, timeout)
+            if version == ABSENT:
+                self.silent = 1
+                raise SwapUnknown("the answer was lost")
+            return made
+
+        def read(self, timeout: float) -> tuple[bytes | None, Version]:
+            if self.silent:
+                self.silent -= 1
+                raise CoordinatorUnavailable("no answer")
+            return super().read(timeout)
+
+    member: Member[Any, Any] = Member.open(
+        cluster.root / "a", cluster.engine, cluster="social", name="a", listen="", ttl=TTL, create=True,
+        coordinator=Lossy(cluster.cell), transport=LinkedTransport(cluster.network, "a"))
+    cluster.members["a"] = member
+    member.wait_ready(PATIENCE)
+    put(member, b"1")

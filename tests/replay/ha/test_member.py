@@ -263,3 +263,66 @@ def test_a_member_that_is_seeded_anew_promises_nothing_until_it_has_caught_up() 
     a.matched(1, 7, 2.0)
     assert only(Whole, a.take()) == Whole(True)
     assert a.votes
+
+
+def forces() -> StateMachine:
+    """A follower of b that was ordered to lead by force, and tries."""
+    a = member(promised=(1, "b"))
+    a.read(DOCUMENT, 1, 0.0)
+    a.take()
+    assert a.take_over(1.0, force=True) is None
+    assert only(Swap, a.take()).document.voters == ("a",)
+    return a
+
+
+def test_a_forced_promotion_is_for_the_cluster_that_the_operator_saw() -> None:
+    """One that could not be made at once was made later, over a healthy primary, and took away what that had
+    acknowledged."""
+    a = forces()
+    a.conflict(1.1)  # c was faster
+    a.take()
+    a.read(replace(DOCUMENT, epoch=2, leader="c", revision=1), 2, 1.2)
+    effects = a.take()
+    assert not [effect for effect in effects if isinstance(effect, Swap)]
+    assert "c leads epoch 2 by now" in only(Say, effects).text
+    a = forces()
+    a.unavailable(2.0)
+    assert "order it again" in only(Say, a.take()).text
+    a.read(replace(DOCUMENT, renewals=900), 9, 4001.0)
+    assert not [effect for effect in a.take() if isinstance(effect, Swap)]
+    a = forces()
+    a.conflict(1.1)  # with a sign of life of the old leader that this member had not seen
+    a.take()
+    a.read(replace(DOCUMENT, renewals=1), 2, 1.2)
+    assert only(Swap, a.take()).document.voters == ("a",)
+
+
+def test_a_hand_over_is_known_while_the_store_is_being_closed() -> None:
+    """It answered a candidate then, with an end of its log that nobody knew."""
+    a = primary()
+    a.acked_by("b", 1, 2, 1, 0, 100.5)
+    a.take()
+    assert a.switch_over("b", 101.0) is None
+    a.drained(End(2, 1, b"x"), 101.1)
+    a.failed("the disk failed", 101.2)
+    a.take()
+    a.swapped(9, 101.3)
+    assert a.state is State.CLOSING
+    a.asked("b", 3, "request", 101.4)
+    a.promise_kept(3, 101.5)
+    assert not [effect for effect in a.take() if isinstance(effect, Reply)]
+    a.stepped_down(End(2, 2, b"y"), 1, 101.6)
+    answer = only(Reply, a.take()).answer
+    assert answer is not None
+    assert answer.end.txid == 2
+
+
+def test_what_was_to_be_shown_before_a_seeding_is_not_shown_after_it() -> None:
+    """A member copied the state of another one whose log was shorter. Its driver showed the new log up to where the old
+    one had been published, although too few voters held that."""
+    a = member(promised=(1, "b"), published=62)
+    a.read(DOCUMENT, 1, 0.0)
+    assert a.seeding(1)
+    assert a.published == 0  # the driver shows nothing above it
+    a.stepped_down(End(1, 5, b"x"), 4, 1.0)
+    assert a.published == 4
