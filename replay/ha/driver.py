@@ -325,16 +325,14 @@ class Driver:
             try:
                 if seen is None:
                     _, seen = self._coordinator.read(self._patience())
-                    changed = True
                 else:
                     news = self._coordinator.wait(seen, self._patience())
-                    changed = news is not None
                     seen = seen if news is None else news[1]
             except CoordinatorUnavailable:
                 seen = None
                 self._closing.wait(RETRY_S)
                 continue
-            if changed and seen != self.machine.version:
+            if seen != self.machine.version:  # again and again, because a read may fail
                 self._submit(Read())
 
     # --- time -----------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class Follows(Protocol):
     peer: Callable[[str], Peer]
 
     def moved(self) -> None: ...
+    def is_followed_by(self, stream: FollowStream) -> bool: ...
     def take_attachments(self, peer: Peer, records: list[Record]) -> None: ...
     def take_attachment(self, peer: Peer, attachment: Attachment, goes_on: Callable[[], bool]) -> None: ...
     def seed_from(self, address: str, epoch: int, error: MustSeed) -> None: ...
@@ -141,7 +142,8 @@ class FollowStream:
             except Exception:
                 logger.exception("%s: following %s failed", node.machine.name, self._name)
             finally:
-                node.connected = False
+                if node.is_followed_by(self):  # else a later stream has begun
+                    node.connected = False
                 self._acks = None
             if not self._pacing.wait():
                 return
@@ -183,7 +185,8 @@ class FollowStream:
                         self._started(common.txid, int(body["end"]))
                         if common.txid >= int(body["end"]):
                             node.driver.unhinder("store")  # else the first record that it takes says so
-                        node.connected = True
+                        if node.is_followed_by(self):
+                            node.connected = True
                         node.driver.unhinder("following")
                         node.driver.notify()
                         self._pacing.worked()

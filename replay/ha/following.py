@@ -180,6 +180,11 @@ class Delay:
         with self._lock:
             return self._look(txid)
 
+    def forget(self) -> None:
+        """The log was cut: begin again after what is shown."""
+        with self._lock:
+            self._store = None
+
     def _look(self, txid: int) -> int:
         store, latest = self._current(), self._env.clock.now_us() - self._us
         if store is not self._store:

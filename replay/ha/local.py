@@ -238,8 +238,11 @@ class LocalStore(Generic[TxT, ViewT]):
         there is no room to open it again, it stays open for readers and for whoever drops a slot, unless a commit waits
         for its end: `DiskFull`."""
         with self._lock:
+            if self._closed:
+                raise StoreClosed("this member is closed")
             store, at = self.store, self.store.positions()
-            if not store.closed and (store.poisoned or not self.accepting or at.appended == at.published):
+            waits = store.replica is not None and store.replica.accepting and at.appended != at.published
+            if not store.closed and (store.poisoned or not waits):
                 self.accepting = False
                 self.shipping.end("this member's store has failed")
                 need_room(self._env.files, Layout(self._directory, self._env.files))

@@ -650,6 +650,8 @@ class StateMachine:
     def moved(self, end: End, now: float) -> None:
         """The durable end of the log here has moved. A follower reports it before it reports `matched`."""
         self.end = end
+        if self.state is State.FOLLOWER:  # what was cut is not to be shown, nor what comes in its place
+            self.published = min(self.published, end.txid)
         if self.state in _SERVING and self.promised == self.epoch == self._wanted[0]:
             self.acked[self.name] = end.txid
             self._advance(now)

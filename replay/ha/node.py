@@ -143,6 +143,8 @@ class Node:
 
     def follow(self, name: str, address: str, epoch: int) -> None:
         self.unfollow()
+        if self._closing:
+            return
         self._following = stream = FollowStream(self, name, address, epoch, self._env)
         stream.start()
 
@@ -150,6 +152,7 @@ class Node:
         stream, self._following = self._following, None
         if stream is not None:
             stream.stop()
+            self.connected = False
             self.driver.unhinder("following")
 
     def fetch(self, address: str, end: End) -> End:
@@ -397,9 +400,15 @@ class Node:
     # --- copying --------------------------------------------------------------------------------------------------
 
     def moved(self) -> None:
-        """Tell the state machine where the log ends."""
+        """Tell the state machine where the log ends, which may have been cut."""
         end = self.local.end
         self.driver.tell(lambda m: m.moved(end, self._env.clock.monotonic()))
+        if self._delay is not None:
+            self._delay.forget()
+
+    def is_followed_by(self, stream: FollowStream) -> bool:
+        """Whether this stream is the present one."""
+        return self._following is stream
 
     def take_attachments(self, peer: Peer, records: list[Record]) -> None:
         """Copy the files that records name, durably, before the records are appended."""
@@ -478,6 +487,7 @@ class Node:
         self._beating.set()
         self.unfollow()
         self.driver.close()
+        self.unfollow()  # one that had begun meanwhile
         self._acks.close()
         self._beats.join()
         with self._attaching:  # a copy that is under way ends after its next piece

@@ -326,3 +326,12 @@ def test_what_was_to_be_shown_before_a_seeding_is_not_shown_after_it() -> None:
     assert a.published == 0  # the driver shows nothing above it
     a.stepped_down(End(1, 5, b"x"), 4, 1.0)
     assert a.published == 4
+
+
+def test_what_was_cut_is_not_shown_and_nor_is_what_takes_its_place() -> None:
+    """A follower that shows late had more to show than its log held after a cut, and then showed new records that too
+    few voters held."""
+    a = member(promised=(1, "b"), published=33)
+    a.read(DOCUMENT, 1, 0.0)
+    a.moved(End(1, 2, b"x"), 0.1)
+    assert a.published == 2
