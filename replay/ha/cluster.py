@@ -107,8 +107,10 @@ class Cluster:
 
     def outcome(self, position: Position) -> Literal["published", "cut", "unknown"]:
         """What became of the transaction at a position: a member has published it; a member has published another one
-        in its place; or none can tell yet. O(members)."""
-        for at in self._at:
+        in its place; or none can tell yet. Members of the highest epoch are asked first, because one that has yet to
+        see a forced promotion may show what was lost by it. O(members)."""
+        said = zip(self.status(), self._at, strict=True)
+        for _, at in sorted(said, key=lambda one: -1 if one[0].epoch is None else one[0].epoch, reverse=True):
             try:
                 source = self._source(at)
                 try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,28 @@ def test_the_client_finds_the_primary_and_tells_outcomes(three: list[Member[Any,
     for wrong in ("single://a:1", "ha://", "ha://host"):
         with pytest.raises((InvalidInput, SettingError)):
             Cluster(wrong)
+
+
+def test_the_member_of_the_highest_epoch_tells_outcomes(three: list[Member[Any, Any]],
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has yet to see a forced promotion shows what was lost by it, and said that it was published."""
+    with three[0].transaction() as tx:
+        tx.put(b"k", b"v")
+    position = three[0].position()
+    until(lambda: all(member.position() == position for member in three))
+    with Cluster("ha://" + ",".join(member.address for member in three)) as cluster:
+        states = [replace(state, epoch=epoch) for state, epoch in zip(cluster.status(), (1, 2, 1), strict=True)]
+        monkeypatch.setattr(cluster, "status", lambda: tuple(states))
+        asked: list[int] = []
+        real = cluster._source
+
+        def source(at: Any) -> Any:
+            asked.append(at.port)
+            return real(at)
+
+        monkeypatch.setattr(cluster, "_source", source)
+        assert cluster.outcome(position) == "published"
+        assert asked == [int(three[1].address.rpartition(":")[2])]
 
 
 def test_members_speak_tls_and_check_each_other(tmp_path: Path) -> None:
