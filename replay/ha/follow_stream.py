@@ -42,7 +42,8 @@ class Follows(Protocol):
     def take_attachment(self, peer: Peer, attachment: Attachment, goes_on: Callable[[], bool]) -> None: ...
     def seed_from(self, address: str, epoch: int, error: MustSeed) -> None: ...
     def learn_lags(self, lags: Mapping[str, Sequence[Any]]) -> None: ...
-    def learn_slots(self, moved: Iterable[Sequence[Any]], gone: Iterable[str]) -> None: ...
+    def learn_slots(self, moved: Iterable[Sequence[Any]], gone: Iterable[str],
+                    everything: Iterable[str] | None) -> None: ...
 
 
 class LogHere:
@@ -196,8 +197,8 @@ class FollowStream:
                             self._copy(Attachment(*body["attachment"]))
                         if "lags" in body:
                             node.learn_lags(body["lags"])
-                        if "slots" in body or "gone" in body:
-                            node.learn_slots(body.get("slots", ()), body.get("gone", ()))
+                        if "slots" in body or "gone" in body or "all_slots" in body:
+                            node.learn_slots(body.get("slots", ()), body.get("gone", ()), body.get("all_slots"))
 
     def _copy(self, attachment: Attachment) -> None:
         """Copy the file of a bulk load that the leader is about to log, beside the stream, and say so. A heartbeat asks

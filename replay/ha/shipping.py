@@ -60,7 +60,7 @@ def _sent(stream: LogStream, records: Sequence[Record]) -> bool:
 class _Follower:
     """One stream. `live`: it gets each record at once. `sent`: the last transaction sent. Both under the lock."""
 
-    __slots__ = ("epoch", "live", "name", "position", "sent", "slots", "stream")
+    __slots__ = ("epoch", "knows_all", "live", "name", "position", "sent", "slots", "stream")
 
     def __init__(self, name: str, epoch: int, after: Position, stream: LogStream) -> None:
         self.name = name
@@ -70,12 +70,15 @@ class _Follower:
         self.stream = stream
         self.live = False
         self.slots: dict[str, tuple[int, int]] = {}  # those that it was told of, with transaction and time
+        self.knows_all = False  # it was told which slots there are: others were dropped while it was away
 
     def news_of(self, slots: Sequence[Slot]) -> dict[str, Any]:
         """What a heartbeat says of slots that have registered or gone since this follower was told. O(slots)."""
         moved = [s for s in slots if self.slots.get(s.id) != (s.position.txid, s.seen_us)][:MOST_SLOTS]
         gone = [] if moved else list(self.slots.keys() - {s.id for s in slots})[:MOST_SLOTS]
         told: dict[str, Any] = {}
+        if not self.knows_all:
+            told["all_slots"] = [s.id for s in slots]
         if moved:
             told["slots"] = [[s.id, s.name, *s.position, s.seen_us] for s in moved]
         if gone:
@@ -84,6 +87,7 @@ class _Follower:
 
     def told(self, news: dict[str, Any]) -> None:
         """The follower was told of this."""
+        self.knows_all = True
         self.slots |= {id: (txid, seen_us) for id, _, txid, _, seen_us in news.get("slots", ())}
         for id in news.get("gone", ()):
             del self.slots[id]

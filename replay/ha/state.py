@@ -5,6 +5,7 @@
       IDENTITY    cluster, name, number of the opening (generation), whether it is whole (a document)
       PROMISE     the epoch below which it accepts nothing, and the leader of that epoch (a document)
       CLUSTER     the last cluster document that it has seen, as JSON in a document
+      SLOTS       the slots that it has only because a primary told it of them (a document)
       WATERMARK   the last transaction that it knew to be published; not synced, since a lower one is safe
       branched/   what it had and the cluster does not (`set_aside.py`)
 
@@ -29,7 +30,7 @@ from ...engine.store.layout import MEMBER
 from .document import ClusterDocument
 from .errors import MemberRefused
 
-_IDENTITY, _PROMISE, _CLUSTER = b"HFMEMBER", b"HFPROMIS", b"HFCLUSTR"
+_IDENTITY, _PROMISE, _CLUSTER, _SLOTS = b"HFMEMBER", b"HFPROMIS", b"HFCLUSTR", b"HFMSLOTS"
 _VERSION = 1
 _WATERMARK = struct.Struct("<QQ")
 
@@ -58,10 +59,11 @@ def kept_document(root: Path, env: Env) -> ClusterDocument:
 
 
 class StoredState:
-    """See the module's text. One thread at a time, except `publish`, which has a file of its own.
+    """See the module's text. One thread at a time for each file.
 
     Attributes:
         identity, promise, document, watermark: what is stored; `document` is None before the first.
+        slots: the ids of slots that a primary told of, with the time at which each was registered there.
         fresh: nothing was stored here before.
     """
 
@@ -82,6 +84,7 @@ class StoredState:
     def _load(self, cluster: str, name: str) -> None:
         files = self._env.files
         self.promise, self.document, self.watermark = (0, ""), None, 0
+        self.slots: dict[str, int] = {}
         self.fresh = not files.exists(self.directory / "IDENTITY")
         if self.fresh:
             self.identity = Identity(cluster, name, 0, False)
@@ -101,6 +104,8 @@ class StoredState:
         if files.exists(self.directory / "CLUSTER"):
             kept = files_document.read(files, self.directory / "CLUSTER", _CLUSTER, _VERSION)
             self.document = ClusterDocument.decode(kept["json"])
+        if files.exists(self.directory / "SLOTS"):
+            self.slots = dict(files_document.read(files, self.directory / "SLOTS", _SLOTS, _VERSION)["slots"])
         with contextlib.suppress(FileNotFoundError):
             data = files.read(self.directory / "WATERMARK")
             if len(data) == _WATERMARK.size:
@@ -144,6 +149,12 @@ class StoredState:
         files_document.write(self._env.files, self.directory / "CLUSTER", _CLUSTER, _VERSION,
                              {"json": document.encode()})
         self.document = document
+
+    def keep_slots(self, slots: dict[str, int]) -> None:
+        """Durably note which slots a primary told of."""
+        if slots != self.slots:
+            files_document.write(self._env.files, self.directory / "SLOTS", _SLOTS, _VERSION, {"slots": slots})
+            self.slots = slots
 
     def keep_watermark(self, txid: int) -> None:
         """Remember that everything up to `txid` is published. Not durable on return."""
