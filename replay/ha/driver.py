@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from ...engine.env import Env
+from ...engine.env import Env, Task
 from ...engine.env.pool import Pool
 from ...engine.env.system import told
 from ...engine.errors import (
@@ -122,8 +122,12 @@ class Driver:
         self._swaps = Pool("holdfast-coordinator", 1, env.scheduler)
         self._log = Pool("holdfast-member-log", 1, env.scheduler)
         self._asking = Pool("holdfast-ask", 8, env.scheduler)
-        self._threads = [env.scheduler.spawn("holdfast-time", self._run_time),
-                         env.scheduler.spawn("holdfast-watch", self._run_watch)]
+        self._threads: list[Task] = []
+
+    def start(self) -> None:
+        """Read the document, and go on from there."""
+        spawn = self._env.scheduler.spawn
+        self._threads = [spawn("holdfast-time", self._run_time), spawn("holdfast-watch", self._run_watch)]
 
     # --- events in, effects out -----------------------------------------------------------------------------------
 

@@ -168,6 +168,7 @@ class StateMachine:
         self.leader_watermark = 0
         self._beat = 0
         self._whole_at: int | None = None
+        self._seeding = False  # another state is about to take the place of the one here
         self._leader_heard_at = float("-inf")
         self._told_to_lead = self._forced = False
         self._warned: int | None = None  # the epoch whose leader gave no sign of life while the cluster was paused
@@ -206,7 +207,7 @@ class StateMachine:
     def accepts(self, epoch: int) -> bool:
         """Whether records of the stream of `epoch` may be appended here now."""
         return (self.state is State.FOLLOWER and self.following is not None and self.following[1] == epoch
-                and epoch == self.promised == self._wanted[0])
+                and epoch == self.promised == self._wanted[0] and not self._seeding)
 
     def deadline(self) -> float | None:
         """When `tick` must be called next, or None. O(1)."""
@@ -265,13 +266,14 @@ class StateMachine:
                 or (before.epoch, before.leader, before.renewals) != (document.epoch, document.leader,
                                                                       document.renewals)):
             self._changed_at = now
+        own = doubtful is not None and doubtful[1].nonce == document.nonce and doubtful[1].epoch == document.epoch
         if before is not None and before.epoch != document.epoch:
             self._lost.clear()
-            self._told_to_lead = False  # it was ordered when another one led
-            self._drop_force(f"{document.leader} leads epoch {document.epoch} by now")
+            if not own:
+                self._told_to_lead = False  # it was ordered when another one led
+                self._drop_force(f"{document.leader} leads epoch {document.epoch} by now")
         self._adopt(document)
-        if (doubtful is not None and doubtful[1].nonce == document.nonce and doubtful[1].epoch == document.epoch
-                and doubtful[1].renewals <= document.renewals):
+        if doubtful is not None and own and doubtful[1].renewals <= document.renewals:
             self._succeeded(doubtful[0], doubtful[2], now)
         self._look(now)
 
@@ -368,6 +370,8 @@ class StateMachine:
 
     def _succeeded(self, kind: str, since: float, now: float) -> None:
         if kind == "acquire" and self.state is State.FOLLOWER:
+            if self._forced and self._document().voters != (self.name,):
+                return  # the order came while it tried as usual: `_look` tries by force
             self._lead(since)
         elif kind == "hand over" and self.state in _LEADING:
             self._step_down(f"it has handed over to {self._to}")
@@ -395,7 +399,7 @@ class StateMachine:
             else:
                 self._look_as_leader(document, now)
             return
-        if document.leader == self.name and document.epoch > self._wanted[0] and self.whole:
+        if document.leader == self.name and document.epoch > self._wanted[0] and self.whole and not self._forced:
             self._why = f"{document.failovers[-1].leader} handed over" if document.failovers else "it was named"
             self._lead(now)
             return
@@ -746,6 +750,8 @@ class StateMachine:
         """Try to become primary now, even if the present one gives signs of life. It succeeds only if enough voters
         promise. With `force` nobody else needs to: this member counts alone at first, and what it lacks is lost to the
         cluster. The voters come back one by one. Returns why not, or None if it has begun."""
+        if self.state is State.FENCING and force:
+            self._step_down("an operator forces it to lead without the promises that it waits for")
         if self.state is not State.FOLLOWER:
             return f"{self.name} leads already, or opens its store"
         if self.trouble is not None:
@@ -765,7 +771,7 @@ class StateMachine:
     def _drop_force(self, why: str) -> None:
         """An order to lead by force is for the cluster that the operator saw. Later, it would take away what another
         primary has acknowledged meanwhile."""
-        if self._forced and self.document is not None and self.document.leader != self.name:
+        if self._forced:
             self._say(logging.WARNING, f"it does not lead by force: {why}. To go on: look, and order it again")
             self._told_to_lead = False
         self._forced = False
@@ -865,9 +871,17 @@ class StateMachine:
         if not self.accepts(epoch):
             return False
         self.whole, self._whole_at, self._match = False, None, 0
-        self.published = 0  # nothing is to be shown, until `stepped_down` says what is shown already
+        self.published, self._seeding = 0, True  # until `seeded`, nothing is shown, and no stream is compared or taken
         self._out.append(Whole(False))
         return True
+
+    def seeded(self, end: End, published: int, now: float) -> None:
+        """The copied state is in force, or after a failure, the one that was here before. Unless the store is about to
+        be closed: then `stepped_down` comes."""
+        self._seeding = False
+        if self.state is State.FOLLOWER:
+            self.end, self.published = end, published
+        self._look(now)
 
     def matched(self, epoch: int, txid: int, now: float) -> None:
         """In the stream of `epoch`, the log here equals the leader's up to `txid`, and is durable up to there."""

@@ -103,6 +103,7 @@ class Node:
                            self.not_primary)
         machine.end, machine.published = self.local.end, self.local.published
         self.driver = Driver(machine, state, coordinator, self, env, on_failure=on_failure)
+        self.driver.start()
         self._beats: Task = env.scheduler.spawn("holdfast-beat", self._run_beats)
 
     # --- what the driver asks for ---------------------------------------------------------------------------------
@@ -114,6 +115,8 @@ class Node:
         except (StoreClosed, StorePoisoned):  # the store is opened anew
             raise
         except HoldfastError as error:  # it is tried again: the log goes on, whatever is shown
+            if self._delay is not None:
+                self._delay.forget()
             self.driver.hinder("showing", error)
         else:
             self.driver.unhinder("showing")
@@ -199,12 +202,6 @@ class Node:
         self.local.refuse()
 
     def step_down(self) -> tuple[End, int]:
-        self._reopen()
-        self._tell_role()
-        return self.local.end, self.local.published
-
-    def _reopen(self) -> None:
-        """Open the store as a follower's, as soon as that is possible. Raises what does not pass, such as `Damaged`."""
         while not self._closing:
             try:
                 self.local.reopen()
@@ -216,6 +213,8 @@ class Node:
             except Exception as error:  # of the system, or the engine's
                 self.driver.hinder("store", error)
             self._beating.wait(REOPEN_S)
+        self._tell_role()
+        return self.local.end, self.local.published
 
     def failed(self, error: BaseException) -> None:
         """The store takes no more writes: open it again, as a follower's."""
@@ -450,27 +449,36 @@ class Node:
         make = self._seed(address)
         if not self.driver.tell(lambda m: m.seeding(epoch)):
             raise SourceUnavailable(f"{self.machine.name} does not follow epoch {epoch} any more")
-        self.driver.settle()
-        if self._state.identity.whole:
-            raise SourceUnavailable(f"{self.machine.name} could not store that its log is incomplete")
         try:
+            self.driver.settle()
+            if self._state.identity.whole:
+                raise SourceUnavailable(f"{self.machine.name} could not store that its log is incomplete")
             self.local.seed(make)
             self.branched = None
+        except Exception as failed:
+            if self.local.store.closed:  # neither the new store nor the old one could be opened
+                self.failed(failed)
+            raise
         finally:
-            if not self._closing:
-                if self.local.store.closed:  # neither the new store nor the old one could be opened
-                    self._reopen()
-                end, published = self.local.end, self.local.published
-                self.driver.tell(lambda m: m.stepped_down(end, published, self._env.clock.monotonic()))
+            end, published = self.local.end, self.local.published
+            self.driver.tell(lambda m: m.seeded(end, published, self._env.clock.monotonic()))
 
-    def learn_slots(self, moved: Iterable[Sequence[Any]], gone: Iterable[str]) -> None:
-        """Keep log for the slots that the primary has, too: their owners may come here next."""
-        slots = self.local.store.log.slots
+    def learn_slots(self, moved: Iterable[Sequence[Any]], gone: Iterable[str],
+                    everything: Iterable[str] | None) -> None:
+        """Keep log for the slots that the primary has, too: their owners may come here next. `everything`: all that it
+        has; others were dropped while this member was away. A slot that has registered here since then stays."""
+        slots, learned = self.local.store.log.slots, dict(self._state.slots)
         try:
             for id, name, txid, chain, seen_us in moved:
                 slots.register(str(id), str(name), Position(int(txid), bytes(chain)), seen_us=int(seen_us))
-            for id in gone:
-                slots.drop(str(id))
+                learned[str(id)] = int(seen_us)
+            dropped = {str(id) for id in gone}
+            if everything is not None:
+                dropped |= learned.keys() - set(everything)
+            for slot in slots.list() if dropped else ():
+                if slot.id in dropped and learned.get(slot.id) == slot.seen_us:
+                    slots.drop(slot.id)
+            self._state.keep_slots({id: seen_us for id, seen_us in learned.items() if id not in dropped})
         except (DiskFull, InvalidInput) as error:  # the primary has it
             logger.warning("%s keeps no log for a slot of the primary: %s", self.machine.name, error)
 

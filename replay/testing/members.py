@@ -237,9 +237,9 @@ class MemberCluster:
         self.coordinators: dict[str, MemoryCoordinator] = {}
 
     def start(self, name: str, *, directory: str | None = None, address: str | None = None, ready: bool = True,
-              keep: bool = True, **more: Any) -> Member[Any, Any]:
+              keep: bool = True, coordinator: MemoryCoordinator | None = None, **more: Any) -> Member[Any, Any]:
         """Open a member. `ready`: and wait until it is ready. `keep`: and close it at the end."""
-        coordinator = MemoryCoordinator(self.cell)
+        coordinator = coordinator or MemoryCoordinator(self.cell)
         member: Member[Any, Any] = Member.open(
             self.root / (directory or name), self.engine, cluster="social", name=name, listen="", ttl=self.ttl,
             coordinator=coordinator, transport=LinkedTransport(self.network, address or name), settings=self.settings,

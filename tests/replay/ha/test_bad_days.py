@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -55,14 +56,6 @@ from holdfast.replay.ha.state import kept_document
 from holdfast.replay.simulation.faults import Fault
 from holdfast.replay.simulation.run import run
 from holdfast.replay.testing.members import LinkedPeer, until
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = Cluster(tmp_path)
-    yield made
-    for member in made.members.values():
-        member.close()
 
 
 class Disk(FaultyFiles):
@@ -213,6 +206,38 @@ def test_the_disks_of_all_members_are_full(cluster: Cluster) -> None:
         writer.goes_on()
         until(lambda: not any(trouble(m) for m in cluster.members.values()))
     writer.check()
+
+
+def test_a_transaction_that_is_open_when_a_primary_without_room_is_deposed(cluster: Cluster) -> None:
+    """Its store cannot be opened anew before there is room. The commit does not wait for that: its outcome is not
+    known."""
+    disk = Disk()
+    a = cluster.start("a", create=True, env=Env(files=disk))
+    cluster.start("b")
+    cluster.start("c")
+    cluster.voting("a", "b", "c")
+    put(a, b"1")
+    began, goes_on, ended = threading.Event(), threading.Event(), []
+
+    def write() -> None:
+        try:
+            with a.transaction() as tx:
+                tx.put(b"open", b"x")
+                began.set()
+                goes_on.wait(PATIENCE)
+        except HoldfastError as error:
+            ended.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert began.wait(PATIENCE)
+    disk.full = True
+    a._running().driver.tell(lambda m: m.asked("b", 100, Future(), a._env.clock.monotonic()))  # it is deposed
+    until(lambda: "store" in a._running().driver.hindered)
+    goes_on.set()
+    writer.join(PATIENCE)
+    assert [type(error) for error in ended] == [OutcomeUnknown]
+    disk.full = False
 
 
 def test_a_follower_that_cannot_keep_up_is_dropped_by_name(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,6 +9,7 @@ from holdfast.replay.ha import quorum
 from holdfast.replay.ha.document import ClusterDocument, MemberEntry
 from holdfast.replay.ha.effects import (
     Accept,
+    Acknowledge,
     Answer,
     Effect,
     End,
@@ -253,7 +254,9 @@ def test_a_member_that_is_seeded_anew_promises_nothing_until_it_has_caught_up() 
     assert not a.seeding(2)  # it does not follow that one
     assert a.seeding(1)
     assert only(Whole, a.take()) == Whole(False)
-    a.stepped_down(End(1, 5, b"w"), 5, 2.0)
+    a.matched(1, 7, 1.5)  # of the log that is about to be replaced
+    assert not [effect for effect in a.take() if isinstance(effect, Acknowledge)]
+    a.seeded(End(1, 5, b"w"), 5, 2.0)
     a.take()
     a.asked("c", 2, "request", 2.0)
     assert only(Reply, a.take()).answer is None
@@ -291,6 +294,12 @@ def test_a_forced_promotion_is_for_the_cluster_that_the_operator_saw() -> None:
     a.read(replace(DOCUMENT, renewals=900), 9, 4001.0)
     assert not [effect for effect in a.take() if isinstance(effect, Swap)]
     a = forces()
+    a.unknown(1.5)  # it was not made, but nobody can be asked
+    a.unreachable(2.0)
+    a.take()
+    a.read(replace(DOCUMENT, renewals=900), 9, 4001.0)
+    assert not [effect for effect in a.take() if isinstance(effect, Swap)]
+    a = forces()
     a.conflict(1.1)  # with a sign of life of the old leader that this member had not seen
     a.take()
     a.read(replace(DOCUMENT, renewals=1), 2, 1.2)
@@ -324,8 +333,65 @@ def test_what_was_to_be_shown_before_a_seeding_is_not_shown_after_it() -> None:
     a.read(DOCUMENT, 1, 0.0)
     assert a.seeding(1)
     assert a.published == 0  # the driver shows nothing above it
-    a.stepped_down(End(1, 5, b"x"), 4, 1.0)
+    a.seeded(End(1, 5, b"x"), 4, 1.0)
     assert a.published == 4
+
+
+def test_a_leader_that_comes_while_a_state_is_copied_waits_for_it() -> None:
+    """Its stream compared the log that was about to be replaced, and the member acknowledged what it then had not."""
+    a = member(promised=(1, "b"), end=End(1, 7, b"x"), published=7)
+    a.read(DOCUMENT, 1, 0.0)
+    assert a.seeding(1)
+    a.read(replace(DOCUMENT, epoch=2, leader="c", revision=1), 2, 1.0)
+    a.promise_kept(2, 1.0)
+    a.take()
+    a.connected(2, 7)
+    a.matched(2, 7, 1.1)
+    assert not a.accepts(2)
+    assert not a.whole
+    a.seeded(End(1, 5, b"w"), 5, 2.0)
+    a.matched(2, 5, 2.1)
+    assert not a.whole
+    a.connected(2, 7)
+    a.matched(2, 7, 2.2)
+    assert a.whole
+
+
+def test_a_store_that_fails_while_a_state_is_copied_is_still_closed() -> None:
+    a = member(promised=(1, "b"))
+    a.read(DOCUMENT, 1, 0.0)
+    assert a.seeding(1)
+    a.failed("the disk failed", 0.5)
+    a.seeded(End(1, 5, b"w"), 5, 1.0)
+    assert a.state is State.CLOSING
+    a.stepped_down(End(1, 5, b"w"), 5, 1.0)
+    assert a.role == "follower"
+    assert a.end.txid == 5
+
+
+def test_a_member_that_waits_for_promises_can_be_forced() -> None:
+    """It was told that it led already, or it forgot the order."""
+    a = member(promised=(1, "b"))
+    a.read(DOCUMENT, 1, 0.0)
+    a.take()
+    a.tick(50.0)
+    ordinary = only(Swap, a.take()).document
+    assert a.take_over(50.1, force=True) is None  # while it tries as usual
+    a.swapped(2, 50.2)
+    forced = only(Swap, a.take()).document
+    assert (ordinary.voters, forced.voters) == (NAMES, ("a",))
+    assert forced.epoch > ordinary.epoch
+    a.swapped(3, 50.3)
+    assert a.state is State.FENCING
+    b = member("b", promised=(1, "c"))
+    b.read(replace(DOCUMENT, leader="c"), 1, 0.0)
+    b.tick(50.0)
+    b.swapped(2, 50.1)
+    b.promise_kept(2, 50.2)
+    b.take()
+    assert b.state is State.FENCING
+    assert b.take_over(50.3, force=True) is None
+    assert only(Swap, b.take()).document.voters == ("b",)
 
 
 def test_what_was_cut_is_not_shown_and_nor_is_what_takes_its_place() -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from member_cluster import PATIENCE, TTL, Cluster, put
@@ -29,25 +29,21 @@ from holdfast.engine.errors import (
     LeaseExpired,
     LogPruned,
     OutcomeUnknown,
+    SourceUnavailable,
+    StoreClosed,
     StoreLocked,
     TooManyLeases,
 )
 from holdfast.engine.store.store import Store
 from holdfast.replay.ha import joining
+from holdfast.replay.ha.admin import Admin
+from holdfast.replay.ha.coordinator import Version
 from holdfast.replay.ha.coordinators.memory import Fault, MemoryCoordinator
-from holdfast.replay.ha.errors import MemberRefused, NotPrimary, PeerUnavailable
+from holdfast.replay.ha.errors import CoordinatorUnavailable, MemberRefused, NotPrimary, PeerUnavailable
 from holdfast.replay.ha.member import State
 from holdfast.replay.ha.seed import seed
 from holdfast.replay.ha.service import Member
-from holdfast.replay.testing.members import until
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = Cluster(tmp_path)
-    yield made
-    for member in made.members.values():
-        member.close()
+from holdfast.replay.testing.members import LinkedPeer, until
 
 
 def test_a_commit_returns_when_a_quorum_has_it(cluster: Cluster) -> None:
@@ -138,6 +134,141 @@ def test_slots_of_the_primary_are_kept_by_all(cluster: Cluster) -> None:
     put(successor, b"3")
     a = cluster.start("a")
     until(lambda: ids(a) >= ids(successor))
+
+
+def test_a_slot_that_is_dropped_while_a_member_is_away_stays_dropped(cluster: Cluster) -> None:
+    """The member kept log for it, and had all others do so when it led."""
+    a, b, c = cluster.three()
+    put(a, b"1")
+
+    def ids(member: Member[Any, Any]) -> set[str]:
+        return {slot.id for slot in member.store.log.slots.list()}
+
+    for slot in ("old", "kept"):
+        a.store.log.slots.register(slot, "a target", a.position())
+    until(lambda: ids(b) == ids(c) == {"old", "kept"})
+    c.store.log.slots.register("only here", "a target that could not reach a", c.position())
+    cluster.stop("c")
+    a.store.log.slots.drop("old")
+    c = cluster.start("c")
+    until(lambda: ids(c) == {"kept", "only here"})
+    until(lambda: ids(b) == {"kept"})
+    a.switch_over("c")
+    until(lambda: c.role == "primary" and ids(a) == ids(b) == {"kept", "only here"})
+    cluster.network.isolate("b")
+    b.store.log.slots.register("kept", "a target", b.position())  # its owner finds b alone
+    c.store.log.slots.drop("kept")
+    cluster.network.mend()
+    until(lambda: b._running()._state.slots.keys() == {"only here"})
+    assert ids(b) == {"kept", "only here"}
+
+
+def test_a_read_of_the_document_that_fails_is_made_again(cluster: Cluster) -> None:
+    """A paused cluster that handed over had no primary: the next one had been told that the document had changed, could
+    not read it at that moment, and waited for another change."""
+    a, b, _ = cluster.three()
+    put(a, b"1")
+    failed: list[int] = []
+    coordinator = cluster.coordinators["b"]
+    real = coordinator.read
+
+    def read(timeout: float) -> tuple[bytes | None, Version]:
+        found = real(timeout)
+        if not failed and b'"leader":"b"' in (found[0] or b"") and "coordinator" in threading.current_thread().name:
+            failed.append(1)
+            raise CoordinatorUnavailable("no answer, this once")
+        return found
+
+    end = cluster.network.ends["b"]
+    with Admin(MemoryCoordinator(cluster.cell), lambda address, token: LinkedPeer(end, address)) as admin:
+        admin.set_paused(True)
+    until(lambda: all(m._running().machine._document().paused for m in cluster.members.values()))
+    coordinator.read = read  # type: ignore[method-assign]  # of this one alone
+    a.switch_over("b")
+    until(lambda: b.role == "primary")
+    assert failed
+
+
+def test_a_copy_that_ends_late_leaves_the_next_stream_alone(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that had been stopped said that the member followed nobody, and a load balancer believed it."""
+    a, b, c = cluster.three()
+    put(a, b"1")
+    copying, ends, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(*args: Any, **more: Any) -> Callable[[], None]:
+        copying.set()
+        ends.wait(PATIENCE)
+        raise SourceUnavailable("the source has gone")
+
+    real = c._running().seed_from
+
+    def seed_from(*args: Any) -> None:
+        try:
+            real(*args)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(joining, "seed", slow)
+    monkeypatch.setattr(c._running(), "seed_from", seed_from)
+    c._answers().command("reinit", {})
+    assert copying.wait(PATIENCE)
+    a.switch_over("b")
+    until(lambda: b.role == "primary" and c.status()["following"] == ("b", 2) and c.status()["connected"])
+    ends.set()
+    assert ended.wait(PATIENCE)
+    time.sleep(0.2)
+    assert c.status()["connected"]
+    assert c._answers().health("replica", {})[0]
+
+
+def test_a_follower_shows_only_what_its_state_machine_has_it_show(cluster: Cluster) -> None:
+    """Two threads publish, and one of them may have been told of a log that was here before."""
+    a, b, _ = cluster.three(floor=3)
+    put(a, b"1")
+    cluster.agree()
+    shown = b.position()
+    cluster.stop("c")
+    writer = threading.Thread(target=put, args=(a, b"two of three hold this"))
+    writer.start()
+    until(lambda: b.store.durable.txid > shown.txid)
+    node, durable = b._running(), b.store.durable.txid
+    node.publish(durable)
+    assert b.position() == shown
+    cluster.start("c")
+    writer.join(PATIENCE)
+    until(lambda: b.position().txid >= durable)
+
+
+def test_closing_ends_the_wait_for_the_coordinators_news(cluster: Cluster) -> None:
+    """Each restart took up to a third of the ttl longer."""
+    class Slow(MemoryCoordinator):
+        ends = threading.Event()
+        ended: ClassVar[list[bool]] = []
+
+        def wait(self, version: Version, timeout: float) -> tuple[bytes | None, Version] | None:
+            self.ended.append(self.ends.wait(PATIENCE))
+            raise CoordinatorUnavailable("this coordinator was closed")
+
+        def close(self) -> None:
+            self.ends.set()
+            super().close()
+
+    cluster.start("a", create=True, coordinator=Slow(cluster.cell))
+    cluster.stop("a")
+    assert Slow.ended == [True]
+
+
+def test_nothing_is_opened_or_begun_after_a_member_was_closed(cluster: Cluster) -> None:
+    """Work that was in a queue when the member was closed came to its turn, and held the store open for ever."""
+    _, _, c = cluster.three()
+    node = c._running()
+    cluster.stop("c")
+    with pytest.raises(StoreClosed):
+        node.local.reopen()
+    assert node.local.store.closed
+    before = threading.active_count()
+    node.follow("a", "a", 1)
+    assert threading.active_count() == before
 
 
 def test_a_change_of_role_is_told_to_plugins_and_to_the_caller(cluster: Cluster) -> None:

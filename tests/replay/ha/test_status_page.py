@@ -49,14 +49,6 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
         yield made
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = Cluster(tmp_path)
-    yield made
-    for member in made.members.values():
-        member.close()
-
-
 def fetch(member: Member[Any, Any], path: str = "/ha") -> str:
     with urllib.request.urlopen(f"http://{member.address}{path}", timeout=10) as answer:
         return str(answer.read(), "utf-8")
