@@ -171,18 +171,10 @@ def store_commits(rates: Rates, key: str, store: Child, threads: int, seconds: f
     return run
 
 
-def etcd_puts(rates: Rates, key: str, etcd: Etcd, clients: int, seconds: float) -> Contestant:
+def peer_commits(rates: Rates, key: str, commits: Callable[[int, float], tuple[float, list[float]]], clients: int,
+                 seconds: float) -> Contestant:
     def run() -> float:
-        rate, latencies = etcd.puts(clients, seconds)
-        rates.kept(key, {share: percentile(latencies, part) for share, part in SHARES.items()})
-        return rate
-
-    return run
-
-
-def postgres_commits(rates: Rates, key: str, postgres: Postgres, clients: int, seconds: float) -> Contestant:
-    def run() -> float:
-        rate, latencies = postgres.commits(clients, seconds)
+        rate, latencies = commits(clients, seconds)
         rates.kept(key, {share: percentile(latencies, part) for share, part in SHARES.items()})
         return rate
 
@@ -198,9 +190,9 @@ def _commits(bench: Bench, engine: str, cluster: Processes, store: Child, etcd: 
         contestants = {ack: member_commits(rates, ack, cluster, primary, clients, seconds, ack) for ack in acks}
         contestants["alone"] = store_commits(rates, "alone", store, clients, seconds)
         if etcd is not None:
-            contestants["etcd"] = etcd_puts(rates, "etcd", etcd, clients, seconds)
+            contestants["etcd"] = peer_commits(rates, "etcd", etcd.puts, clients, seconds)
         if postgres is not None:
-            contestants["postgres"] = postgres_commits(rates, "postgres", postgres, clients, seconds)
+            contestants["postgres"] = peer_commits(rates, "postgres", postgres.commits, clients, seconds)
         found = bench.interleave(f"cluster, {engine}, {clients} clients", contestants)
         what = f"{engine}, {clients} client{'s' if clients > 1 else ''}"
         for ack in acks:

@@ -83,7 +83,7 @@ class Answers:
                 for records in _batches(self._node.local.store.log.cursor(after).read(upto)):
                     while not stream.send_records(records):
                         stream.wait_room(ROOM_S)
-            except Exception as error:
+            except Exception as error:  # whatever it is, the candidate must not wait for the rest
                 stream.close(error)
             else:
                 stream.close("that is all")

@@ -115,8 +115,8 @@ class ClusterContract(Contract):
 
     @check()
     def test_a_member_joins_while_others_write(self, work: Workload) -> None:
-        """A member with an empty directory copies the state of a follower. The primary commits and makes checkpoints
-        before each piece that is read, and in the middle of it. Then the new member shows what the others do, and
+        """A member with an empty directory copies the state of a follower. The primary commits before each piece that
+        is read, and in the middle of it, and all make checkpoints. Then the new member shows what the others do, and
         when it is primary, it goes on from there."""
 
         def claim(before: list[list[Operation]], during: list[list[Operation]]) -> None:
@@ -126,13 +126,7 @@ class ClusterContract(Contract):
                     members.write(operations)
                 members.checkpoint()
                 members.write(work.numbered(5))
-                left = list(during)
-
-                def change() -> None:
-                    if left:
-                        members.write(left.pop() + work.numbered(10 + len(left)))
-                        members.checkpoint()
-
+                change = members.changing(during)
                 members.network.source_of = lambda store: BusySource(store, change)
                 members.start("d")
                 members.network.source_of = LocalSource
@@ -159,16 +153,8 @@ class ClusterContract(Contract):
                     members.write(operations)
                 members.checkpoint()
                 members.write(work.numbered(5))
-                left = list(during)
-
-                def change() -> None:
-                    if left:
-                        members.write(left.pop(0) + work.numbered(10 + len(left)))
-                        if len(left) % 2 == 0:
-                            members.checkpoint()
-
                 members.copy_from = members.follower().name
-                source = BusySource(members.store, change)
+                source = BusySource(members.store, members.changing(during))
                 seeded = Seeded(members, source, members.root / "copy")
                 members.write(work.numbered(2))
                 seeded.confirmed = source.confirm(seeded.grant.id)
@@ -262,6 +248,18 @@ class ModelledMembers(MemberCluster):
         for member in self.members.values():
             with contextlib.suppress(StoreClosed):  # it was deposed at this moment
                 member.store.checkpoint()
+
+    def changing(self, transactions: list[list[Operation]]) -> Callable[[], None]:
+        """What a `BusySource` calls: each call makes one of these transactions, and checkpoints after every second."""
+        left = list(transactions)
+
+        def change() -> None:
+            if left:
+                self.write(left.pop(0) + self.work.numbered(10 + len(left)))
+                if len(left) % 2 == 0:
+                    self.checkpoint()
+
+        return change
 
     def hand_over_to(self, name: str) -> None:
         """Have a member made primary."""
