@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from xxhash import xxh3_128_digest
 
@@ -27,6 +27,9 @@ SPARE_BYTES = 16 << 20
 
 MAX_NAME = 255
 """The most bytes that a name in a directory may have."""
+
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class CopiedFile:
@@ -91,7 +94,7 @@ def copy_files(read: Reader, listed: Sequence[ImageFile], into: Path, *, env: En
     needed, room = total - taken + SPARE_BYTES, files.free(into)  # an earlier run may have reserved more than it copied
     if room < needed:
         raise DiskFull(f"the copy in {into} needs {needed:,} bytes and its file system has {room:,} left")
-    ahead = _Ahead(read, _pieces(listed, digests, chunk_bytes), env.scheduler)
+    ahead = Ahead(read, _pieces(listed, digests, chunk_bytes), env.scheduler)
     copier = _Copier(ahead.take, into, digests, chunk_bytes, env, durable, on_synced, partial(progress, stage), there,
                      total)
     try:
@@ -131,16 +134,15 @@ READERS = 2
 WINDOW = 4
 
 
-class _Ahead:
-    """Reads pieces ahead in its own threads, and returns them in order.
+class Ahead(Generic[T]):
+    """Reads pieces ahead in its own threads, and returns what comes of them in order. At most `WINDOW` are in memory.
+    `read` is called in those threads with name, offset and length."""
 
-    At most `WINDOW` pieces are in memory.
-    """
-
-    def __init__(self, read: Reader, pieces: Sequence[tuple[str, int, int]], scheduler: Scheduler) -> None:
+    def __init__(self, read: Callable[[str, int, int], T], pieces: Sequence[tuple[str, int, int]],
+                 scheduler: Scheduler) -> None:
         self._read, self._pieces = read, pieces
         self._changed = scheduler.condition()
-        self._ready: dict[int, bytes | BaseException] = {}
+        self._ready: dict[int, T | BaseException] = {}
         self._begun = 0
         self._taken = 0
         self._stop = False
@@ -161,7 +163,7 @@ class _Ahead:
                     return
                 number = self._begun
                 self._begun += 1
-            item: bytes | BaseException
+            item: T | BaseException
             try:
                 item = self._read(*self._pieces[number])
             except BaseException as error:
@@ -171,9 +173,9 @@ class _Ahead:
                 self._stop = self._stop or isinstance(item, BaseException)
                 self._changed.notify_all()
 
-    def take(self) -> bytes:
-        """The next piece. Raises the error of reading it. If it was not read because a later piece failed, raises that
-        piece's error."""
+    def take(self) -> T:
+        """What came of the next piece. Raises the error of reading it. If it was not read because a later piece failed,
+        raises that piece's error."""
         with self._changed:
             while self._taken not in self._ready and not (self._stop and self._idle()):
                 self._changed.wait()

@@ -14,9 +14,10 @@ from workloads import keyed
 from zoo import part
 from zoo_states import TrustsItsFile
 
+from holdfast.backup.destination import in_place
 from holdfast.backup.directories import Patience
 from holdfast.backup.report import Bounds, Report
-from holdfast.backup.restore import _in_place, _point
+from holdfast.backup.restore import _point
 from holdfast.backup.target.full import take_full
 from holdfast.backup.target.job import Job
 from holdfast.backup.target.promote import TargetImage
@@ -158,13 +159,13 @@ def forgets_the_last(source: Source, lease_id: str, log: Log, upto: Position, hi
     return fetch(source, lease_id, log, upto, history, **how)
 
 
-@part("holdfast.backup.restore._destination", caught_by="KitContract.test_a_restore_replaces_nothing_unasked")
+@part("holdfast.backup.restore.destination", caught_by="KitContract.test_a_restore_replaces_nothing_unasked")
 @contextlib.contextmanager
 def replaces_what_is_there(final: Path, identity: Identity, force: bool, patience: Patience, env: Env
                            ) -> Iterator[tuple[Generation, Env]]:
     """A restore takes the place of whatever stands there, asked or not, and open or not."""
     env.files.remove_tree(final)
-    with _in_place(Layout(final, env.files), identity, patience, env) as made:
+    with in_place(Layout(final, env.files), identity, patience, env) as made:
         yield made
 
 
