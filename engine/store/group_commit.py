@@ -50,6 +50,8 @@ class GroupCommit:
     Attributes:
         mutex: guards log appends, the watermarks and the line.
         moved: notified when a stage moves while somebody waits in `wait_until`.
+        shown: the last transaction that new views show. It follows `watermarks.published`, which moves a moment before
+            the engine publishes. Whoever looks without the mutex, and then takes a view, needs this one.
         poison: the error that poisoned the store, or None.
         member: the store is a cluster's: no heartbeats are written.
         on_synced: called after each sync if plugins hold acknowledgements, on the thread that synced.
@@ -75,6 +77,7 @@ class GroupCommit:
         self._unstaged: BaseException | None = None  # why the engine lacks a record of the log: publish nothing
         self.on_synced: Callable[[], None] = lambda: None
         self.member = False
+        self.shown = watermarks.published.txid
         self._watchers = 0
         self._hooks = hooks
         self._env = env
@@ -164,7 +167,7 @@ class GroupCommit:
 
     def wait(self, ticket: CommitTicket) -> None:
         """Lead or wait in line until the ticket is acknowledged. Raises `ConditionNotMet`, `OutcomeUnknown`."""
-        if self._direct and self.watermarks.acknowledged.txid >= ticket.txid:  # it only ever grows
+        if self._direct and self.shown >= ticket.txid:  # it only ever grows
             return
         me, waits, txid = self._here(), False, ticket.txid
         try:
@@ -346,6 +349,7 @@ class GroupCommit:
         if self._staging is not None:
             position = watermarks.published
             self._staging.publish(self.told(position) if self._kits else position)
+        self.shown = watermarks.published.txid
         self._line.take_upto(watermarks.acknowledged.txid, woken)
         if self._watchers:
             self.moved.notify_all()
@@ -387,6 +391,7 @@ class GroupCommit:
         self.applied(applied, end)
         if self._staging is not None:
             self._staging.publish(applied)
+        self.shown = end.txid
 
     def followed(self, end: Position) -> None:
         """In a replica: the log now ends durably at `end`."""

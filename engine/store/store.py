@@ -275,10 +275,9 @@ class Store(Generic[TxT, ViewT]):
         """
         if self._usability.ended is not None:
             raise self._usability.error()
-        if at_least is not None and self._watermarks.published.txid < at_least:
+        if at_least is not None and self.group_commit.shown < at_least:
             self.group_commit.sync_within(0.0)
-            if not self.group_commit.wait_until(lambda: self._watermarks.published.txid >= at_least,
-                                                self.settings.wait_s):
+            if not self.group_commit.wait_until(lambda: self.group_commit.shown >= at_least, self.settings.wait_s):
                 raise ConditionNotMet(f"transaction {at_least} is not published", txid=at_least,
                                       hint="it is not committed yet, or waits for a condition; ask again later")
         if unsynced:
@@ -374,8 +373,8 @@ class Store(Generic[TxT, ViewT]):
 
     def wait_published(self, after: int, timeout: float) -> int:
         """Wait up to `timeout` seconds for a transaction after `after` to be published. Returns the last published."""
-        self.group_commit.wait_until(lambda: self._watermarks.published.txid > after or self.closed, timeout)
-        return self._watermarks.published.txid
+        self.group_commit.wait_until(lambda: self.group_commit.shown > after or self.closed, timeout)
+        return self.group_commit.shown
 
     # --- checkpoints and pruning -----------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from ..ha.errors import NotPrimary
 from ..ha.service import Member
 from ..roll import roll
 from .members import PATIENCE, MemberCluster, until
-from .seeded import BusySource, Seeded, compare_rolled
+from .seeded import BusySource, Seeded, compare_rolled, last_for_engine
 
 SETTINGS = Settings(wait_s=PATIENCE, segment_bytes=128 << 10, heartbeat_s=0)
 TTL = 0.6
@@ -162,7 +162,7 @@ class ClusterContract(Contract):
                 engine = seeded.engine()
                 for txid in range(seeded.consistent_from.txid, log.end.txid + 1):
                     roll(engine, log, txid, durable=True)
-                    compare_rolled(members, engine, txid, "a copy of a follower, rolled,")
+                    compare_rolled(members, engine, last_for_engine(log, txid), "a copy of a follower, rolled,")
                 engine.close()
                 log.close()
                 seeded.release()

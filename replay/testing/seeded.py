@@ -121,6 +121,14 @@ def fill(kept: Modelled, segments: int = 1) -> None:
     kept.store.checkpoint()
 
 
+def last_for_engine(log: Log, txid: int) -> int:
+    """The last transaction up to `txid` that an engine gets: kit records, such as that of a new epoch, it does not."""
+    for record in reversed(list(log.read(log.base.txid, txid))):
+        if not record.is_kit:
+            return record.txid
+    return log.base.txid
+
+
 def compare_rolled(kept: Kept, engine: Engine[Any, Any], txid: int, what: str) -> None:
     with engine.view() as view:
         assert view.txid == txid, f"{what} shows transaction {view.txid}, not {txid}"

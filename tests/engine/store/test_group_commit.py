@@ -177,3 +177,52 @@ def test_the_time_of_what_is_published_is_read_under_the_mutex(tmp_path: Path,
         store.complete_until_us()
         guard.store = None
     assert (guard.seen, guard.bare) == ({"complete_us"}, set())
+
+
+def test_a_commit_returns_when_views_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watermarks move a moment before the engine publishes. A thread whose record another one had synced looked at
+    them in this moment, without the mutex: its commit returned, and its next view lacked what it had written. So did a
+    view that was to be `at_least` of this transaction."""
+    late, publishing, publish = threading.Event(), threading.Event(), threading.Event()
+    shown: dict[str, int] = {}
+    with STAGING.open(tmp_path / "store", settings=QUIET) as store:
+        wait, real_publish = store.group_commit.wait, store.engine.publish
+
+        def wait_late(ticket: Any) -> None:
+            if threading.current_thread().name == "late":
+                assert late.wait(30)
+            wait(ticket)
+
+        def publish_late(position: Any) -> None:
+            if threading.current_thread().name == "leads":
+                publishing.set()
+                assert publish.wait(30)
+            real_publish(position)
+
+        def write(number: int) -> None:
+            commit(STAGING, store, number)
+            with store.snapshot() as view:
+                shown[threading.current_thread().name] = view.txid
+
+        def read() -> None:
+            with store.snapshot(at_least=1) as view:
+                shown["reads"] = view.txid
+
+        monkeypatch.setattr(store.group_commit, "wait", wait_late)
+        monkeypatch.setattr(store.engine, "publish", publish_late)
+        threads = [threading.Thread(target=write, args=(1,), name="late")]
+        threads[0].start()
+        until(lambda: store.positions().appended == 1)
+        threads += [threading.Thread(target=write, args=(2,), name="leads"), threading.Thread(target=read)]
+        threads[1].start()
+        assert publishing.wait(30)
+        late.set()
+        threads[2].start()
+        threads[0].join(0.1)
+        threads[2].join(0.1)
+        publish.set()
+        for thread in threads:
+            thread.join()
+    assert shown["late"] >= 1
+    assert shown["leads"] == 2
+    assert shown["reads"] >= 1
