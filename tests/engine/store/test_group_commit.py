@@ -186,7 +186,8 @@ def test_a_commit_returns_when_views_show_it(tmp_path: Path, monkeypatch: pytest
     late, publishing, publish = threading.Event(), threading.Event(), threading.Event()
     shown: dict[str, int] = {}
     with STAGING.open(tmp_path / "store", settings=QUIET) as store:
-        wait, real_publish = store.group_commit.wait, store.engine.publish
+        engine: Any = store.engine
+        wait, real_publish = store.group_commit.wait, engine.publish
 
         def wait_late(ticket: Any) -> None:
             if threading.current_thread().name == "late":
@@ -209,7 +210,7 @@ def test_a_commit_returns_when_views_show_it(tmp_path: Path, monkeypatch: pytest
                 shown["reads"] = view.txid
 
         monkeypatch.setattr(store.group_commit, "wait", wait_late)
-        monkeypatch.setattr(store.engine, "publish", publish_late)
+        monkeypatch.setattr(engine, "publish", publish_late)
         threads = [threading.Thread(target=write, args=(1,), name="late")]
         threads[0].start()
         until(lambda: store.positions().appended == 1)

@@ -15,7 +15,7 @@ from holdfast.replay.simulation.checker import Violation
 from holdfast.replay.simulation.faults import KINDS, Fault
 from holdfast.replay.simulation.run import Report, run
 
-MORE = {"nightly": 100, "ci": 4}.get(os.environ.get("HOLDFAST_PROFILE", ""), 1)
+MORE = {"nightly": 100, "ci": 2}.get(os.environ.get("HOLDFAST_PROFILE", ""), 1)
 MIXES = {
     "all": KINDS,
     "leases": ("clock", "pause", "coordinator_of_some", "one_way"),
@@ -42,7 +42,7 @@ def test_promises_hold_in_many_histories(mix: str, members: int) -> None:
 
 def test_a_long_life() -> None:
     """Most faults find a cluster that has been well for a while, and a log that has grown."""
-    hours = {"nightly": 24 * 10, "ci": 13}.get(os.environ.get("HOLDFAST_PROFILE", ""), 1)
+    hours = {"nightly": 24 * 10, "ci": 6}.get(os.environ.get("HOLDFAST_PROFILE", ""), 1)
     report = run(2, seconds=hours * 3600.0, every=50.0, commit_every=1.0)  # some faults find nothing to break
     sys.stdout.write(f"{report}\n")
     assert report.commits > report.seconds
