@@ -14,7 +14,7 @@ $(VENV)/installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(filter short,$*),--only-binary :all:) \
-		-e '.[cli,testing,benchmarks]' $(if $(filter user,$*),,--group $*)
+		-e '.[cli,testing,benchmarks,repository]' $(if $(filter user,$*),,--group $*)
 	touch $@
 
 demo: $(VENV)/installed-user ## the main job on a real graph: load, back up, kill, recover, restore, compare

@@ -1,4 +1,4 @@
-"""The command line: `holdfast backup`, `restore`, `verify`, `info`, `log`, `slots`, `serve`, `cluster`.
+"""The command line: `holdfast backup`, `restore`, `verify`, `info`, `log`, `slots`, `serve`, `cluster`, `repo`.
 
 Thin: each command calls the library function of its name, which it imports only then. With `--json`, standard output
 holds one JSON object (JSON lines for `log`), also for an error or wrong usage: `{"error": class, "message": ...,
@@ -20,14 +20,10 @@ from ..engine import errors
 from .terminal import EXIT_CODES, INTERRUPTED, POINTS_LOST, complain, errors_told, plain, progress_told, say, say_done
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import typer
     from typer.core import TyperGroup
 
     from ..engine.contract.engine import Engine
-    from ..engine.source.http.service import BackupService
-    from .report import Told
 else:
     try:
         import typer
@@ -35,7 +31,25 @@ else:
     except ImportError:
         sys.exit("holdfast: the command line needs the extra packages of holdfast[cli]: pip install 'holdfast[cli]'")
 
+from .arguments import (
+    Ca,
+    EngineName,
+    EngineOptions,
+    Json,
+    Timeout,
+    Tls,
+    TokenFile,
+    Uri,
+    Wait,
+    argument,
+    file_option,
+    options_of,
+    tell,
+    time_of,
+    token_of,
+)
 from .cluster_cli import cluster_app
+from .repository.cli import repo_app
 
 _UsageError: Any = typer.BadParameter.__base__  # Typer exports only this subclass, and may contain its own Click
 _CODES = [(0, "done"), *((code, text) for code, text, _ in sorted(EXIT_CODES)),
@@ -87,6 +101,7 @@ slots_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_set
                         help="List the slots that a running store keeps log for, or drop one.")
 app.add_typer(slots_app, name="slots")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(repo_app, name="repo")
 
 
 def _version(wanted: bool) -> None:
@@ -105,43 +120,10 @@ def _holdfast(
     """Back up, restore and look into Holdfast stores."""
 
 
-def _path(text: str) -> Path:
-    """A path as it was given; the command checks whether it can be used. An empty path is refused: most likely it is a
-    shell variable that is not set, and does not mean the current directory."""
-    if not text:
-        raise typer.BadParameter("the path is empty")
-    return Path(text)
-
-
-def _argument(help: str, **more: Any) -> Any:
-    return typer.Argument(parser=_path, help=help, **more)
-
-
-def _file(help: str) -> Any:
-    return typer.Option(parser=_path, help=help)
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
-EngineName = Annotated[str | None, typer.Option("--engine", help="Engine, by its registered name.", metavar="NAME")]
-TokenFile = Annotated[Path | None, _file(
-    "File with the credential of the source. Default: what a service of this user here has published, else "
-         "HOLDFAST_TOKEN of the environment. It is not an argument, since every user can see those.")]
-Tls = Annotated[bool | None, typer.Option("--tls/--no-tls", show_default=False,
-                                          help="Default: TLS off loopback. --no-tls sends the token in the clear.")]
-Ca = Annotated[Path | None, _file("File of certificate authorities for TLS.")]
-Timeout = Annotated[float, typer.Option(help="Seconds that one answer may take; ten times as long if the source must "
-                                             "make an image first.")]
-Wait = Annotated[float, typer.Option(help="Seconds to wait if another process uses the target.")]
-Uri = Annotated[str, typer.Argument(help="Of the running store: single://host[:port], or "
-                                                "ha://host:port,host:port for a cluster.", metavar="URI")]
-EngineOptions = Annotated[list[str] | None, typer.Option(help="Option of the engine; may be repeated.",
-                                                         metavar="NAME=VALUE")]
-
-
 @app.command()
 def backup(
     uri: Uri,
-    target: Annotated[Path, _argument("New or empty, or an earlier backup to bring up to date.")],
+    target: Annotated[Path, argument("New or empty, or an earlier backup to bring up to date.")],
     verify: Annotated[bool, typer.Option(help="Replay and check the copy after a full backup.")] = True,
     fallback: Annotated[bool, typer.Option(help="Take a full backup if the log for an incremental is gone.")] = True,
     incremental_only: Annotated[bool, typer.Option(
@@ -178,12 +160,12 @@ def backup(
             _refuse_first(target)
         policy = Policy(verify=verify, fallback=fallback and not incremental_only, check=check, register=register,
                         keep_points=keep_points, compact=None if no_compact else compact, lease_ttl=lease_ttl)
-        connection = Connection(token=_token(token_file), tls=tls, ca=ca, timeout=timeout,
+        connection = Connection(token=token_of(token_file), tls=tls, ca=ca, timeout=timeout,
                                 max_record_bytes=max_record_bytes)
         with progress_told(as_json) as progress:
             report = run(uri, target, full=full, policy=policy, connection=connection, expect_store=expect_store,
-                         accept_branch=accept_branch, wait=wait, options=_options(engine_option), progress=progress)
-        _tell(report, as_json)
+                         accept_branch=accept_branch, wait=wait, options=options_of(engine_option), progress=progress)
+        tell(report, as_json)
         if report.lost:
             raise SystemExit(POINTS_LOST)
 
@@ -201,14 +183,10 @@ def _refuse_first(target: Path) -> None:
                                    hint="leave out --incremental-only for the first backup")
 
 
-def _tell(report: Told, as_json: bool) -> None:
-    say_done(report.to_json() if as_json else str(report))
-
-
 @app.command()
 def restore(
-    target: Annotated[Path, _argument("The backup.")],
-    dest: Annotated[Path, _argument("Where the store is to be; new or empty.")],
+    target: Annotated[Path, argument("The backup.")],
+    dest: Annotated[Path, argument("Where the store is to be; new or empty.")],
     txid: Annotated[int | None, typer.Option(help="Restore to this transaction.")] = None,
     at: Annotated[str | None, typer.Option(help="Restore to the last transaction at or before this time, with its time "
                                                 "zone: 2026-03-01T12:00:00Z.")] = None,
@@ -221,54 +199,27 @@ def restore(
     with errors_told(as_json):
         from .restore import restore as restore_to
 
-        when = _time(at) if at is not None else None
+        when = time_of(at) if at is not None else None
         with progress_told(as_json) as progress:
             report = restore_to(target, dest, to_txid=txid, at=when, force=force, wait=wait,
-                                options=_options(engine_option), progress=progress)
-        _tell(report, as_json)
-
-
-def _options(given: list[str] | None) -> dict[str, Any]:
-    """Options from NAME=VALUE. A value that is valid JSON is read as JSON, any other as text.
-
-    >>> _options(["map_size=1073741824", "name=ada", 'also="7"'])
-    {'map_size': 1073741824, 'name': 'ada', 'also': '7'}
-    """
-    options: dict[str, Any] = {}
-    for text in given or ():
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            raise errors.InvalidInput(f"{text!r} is not an engine option", hint="write NAME=VALUE")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
-    return options
-
-
-def _time(text: str) -> datetime:
-    from datetime import datetime
-
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise errors.InvalidInput(f"{text!r} is not a time", hint="write 2026-03-01T12:00:00Z") from None
+                                options=options_of(engine_option), progress=progress)
+        tell(report, as_json)
 
 
 @app.command()
-def verify(target: Annotated[Path, _argument("The backup.")], wait: Wait = 0.0,
+def verify(target: Annotated[Path, argument("The backup.")], wait: Wait = 0.0,
            engine_option: EngineOptions = None, as_json: Json = False) -> None:
     """Read every byte of a backup, replay it in a scratch place, and check the state that it gives."""
     with errors_told(as_json):
         from .verify import verify as verify_whole
 
         with progress_told(as_json) as progress:
-            report = verify_whole(target, wait=wait, options=_options(engine_option), progress=progress)
-        _tell(report, as_json)
+            report = verify_whole(target, wait=wait, options=options_of(engine_option), progress=progress)
+        tell(report, as_json)
 
 
 @app.command()
-def info(path: Annotated[Path, _argument("A store or a backup.")], as_json: Json = False) -> None:
+def info(path: Annotated[Path, argument("A store or a backup.")], as_json: Json = False) -> None:
     """Say what a directory is, and to which points it can be restored."""
     with errors_told(as_json):
         from .info import info as info_of
@@ -279,7 +230,7 @@ def info(path: Annotated[Path, _argument("A store or a backup.")], as_json: Json
 
 @app.command()
 def log(
-    path: Annotated[Path, _argument("A store or a backup.")],
+    path: Annotated[Path, argument("A store or a backup.")],
     first: Annotated[int | None, typer.Option("--from", help="First transaction.")] = None,
     last: Annotated[int | None, typer.Option("--to", help="Last transaction.")] = None,
     as_json: Json = False,
@@ -314,7 +265,7 @@ def list_slots(uri: Uri, token_file: TokenFile = None, tls: Tls = None, ca: Ca =
         from .report import iso, size_of
         from .slots import slots
 
-        connection = Connection(token=_token(token_file), tls=tls, ca=ca, timeout=timeout)
+        connection = Connection(token=token_of(token_file), tls=tls, ca=ca, timeout=timeout)
         for one in slots(uri, connection=connection):
             if as_json:
                 say(json.dumps({"id": one.id, "name": one.name, "txid": one.position.txid, "seen": iso(one.seen_us),
@@ -333,13 +284,13 @@ def drop_slot(uri: Uri, slot: Annotated[str, typer.Argument(help="Its id, as lis
         from .connection import Connection
         from .slots import drop_slot as drop
 
-        drop(uri, slot, connection=Connection(token=_token(token_file), tls=tls, ca=ca, timeout=timeout))
+        drop(uri, slot, connection=Connection(token=token_of(token_file), tls=tls, ca=ca, timeout=timeout))
         say_done(json.dumps({"dropped": slot}) if as_json else f"{slot} is dropped: no log is kept for it")
 
 
 @app.command()
 def serve(
-    directory: Annotated[Path, _argument("The store.", metavar="DIR")],
+    directory: Annotated[Path, argument("The store.", metavar="DIR")],
     create: Annotated[bool, typer.Option("--create", help="If there is no store, make an empty one of the engine "
                                                           "that --engine names.")] = False,
     promote: Annotated[bool, typer.Option("--promote", help="Also serve a backup: it becomes a store of its own and is "
@@ -347,9 +298,9 @@ def serve(
     engine: EngineName = None,
     listen: Annotated[str | None, typer.Option(help="host:port of the backup service; :port means loopback. Default: "
                                                     "127.0.0.1:6362 or the next free one.")] = None,
-    tls_certificate: Annotated[Path | None, _file("PEM file of the service's certificate chain.")] = None,
-    tls_key: Annotated[Path | None, _file("PEM file of its key, if it is not in the same file.")] = None,
-    token_file: Annotated[Path | None, _file(
+    tls_certificate: Annotated[Path | None, file_option("PEM file of the service's certificate chain.")] = None,
+    tls_key: Annotated[Path | None, file_option("PEM file of its key, if it is not in the same file.")] = None,
+    token_file: Annotated[Path | None, file_option(
         "File with the credential that clients must have; else HOLDFAST_TOKEN of the environment, else one that "
              "only this user's own processes find.")] = None,
     name: Annotated[list[str] | None, typer.Option(help="Further host name by which clients know this machine; may "
@@ -383,18 +334,27 @@ def serve(
         metavar="PROGRAM", help="Run it after each change of role, with the role and the epoch as arguments.")] = None,
     branches: Annotated[str, typer.Option(help="What is kept of transactions that are cut from this member's log: "
                                                "keep_all, keep_last or keep_none.")] = "keep_all",
+    archive: Annotated[str | None, typer.Option(metavar="REPO", help="Archive the log into this repository, from now "
+                                                                     "on. Clusters: holdfast repo archive.")] = None,
+    archive_interval: Annotated[float, typer.Option(help="Seconds from one archived piece to the next.")] = 1.0,
+    archive_ack: Annotated[bool, typer.Option("--archive-ack", help="Commits return once they are archived.")] = False,
+    accept_branch: Annotated[str | None, typer.Option(help="Accept a branch that is new to the repository.")] = None,
+    key_file: Annotated[Path | None, file_option("With --archive: file with the repository's key.")] = None,
     engine_option: EngineOptions = None,
     as_json: Json = False,
 ) -> None:
     """Open a store and serve backups of it, or be a member of a cluster, until SIGTERM or SIGINT."""
     with errors_told(as_json):
         if cluster is not None:
-            from .cluster_cli import serve_member, token_of
+            from .cluster_cli import serve_member
 
+            if archive is not None:
+                raise errors.InvalidInput("a member does not archive by itself",
+                                          hint="run: holdfast repo archive ha://host:port,host:port REPO")
             if member is None or coordinator is None or listen is None:
                 raise errors.InvalidInput("--cluster needs --member, --listen and --coordinator",
                                           hint="see holdfast serve --help")
-            serve_member(directory, _engine_of_member(directory, engine), create, _options(engine_option), as_json,
+            serve_member(directory, _engine_of_member(directory, engine), create, options_of(engine_option), as_json,
                          coordinator_ca, cluster=cluster, name=member, listen=listen, advertise=advertise,
                          coordinator=coordinator, ack=ack, floor=int(floor) if floor.isdigit() else floor, ttl=ttl,
                          failsafe=failsafe, no_failover=no_failover, no_sync=no_sync, clone_from=clone_from,
@@ -409,7 +369,16 @@ def serve(
         kind = find_engine(_engine_to_serve(directory, engine, create, promote))
         service = BackupService(online_backup_server=listen, tls_certificate=tls_certificate, tls_key=tls_key,
                                 token=_own_token(token_file), names=tuple(name or ()), insecure=insecure)
-        _serve(directory, kind, service, create, _options(engine_option), as_json, lambda stop: stop.wait())
+        plugins: list[Any] = [service]
+        if archive is not None:
+            from .repository.archiving import ArchivePlugin
+            from .repository.cli import key_of
+
+            plugins.append(ArchivePlugin(archive, interval=archive_interval, key=key_of(key_file), ack=archive_ack,
+                                         accept_branch=accept_branch))
+        elif archive_ack or key_file is not None:
+            raise errors.InvalidInput("--archive-ack and --key-file need --archive")
+        _serve(directory, kind, plugins, create, options_of(engine_option), as_json, lambda stop: stop.wait())
 
 
 def _engine_of_member(directory: Path, engine: str | None) -> str:
@@ -450,30 +419,18 @@ def _engine_to_serve(directory: Path, engine: str | None, create: bool, promote:
 
 def _own_token(file: Path | None) -> str | None:
     """A service's credential, from a file or the environment."""
-    return _token(file) if file is not None else os.environ.get("HOLDFAST_TOKEN") or None
+    return token_of(file) if file is not None else os.environ.get("HOLDFAST_TOKEN") or None
 
 
-def _token(file: Path | None) -> str | None:
-    """The credential that a file holds. Raises `SettingError`."""
-    if file is None:
-        return None
-    from ..engine.env import REAL
-
-    try:
-        return REAL.files.read(file).decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise errors.SettingError(f"no token can be read from {file}: {error}") from error
-
-
-def _serve(directory: Path, kind: type[Engine[Any, Any]], service: BackupService, create: bool, options: dict[str, Any],
-           as_json: bool, wait: Callable[[Any], Any]) -> None:
+def _serve(directory: Path, kind: type[Engine[Any, Any]], plugins: list[Any], create: bool,
+           options: dict[str, Any], as_json: bool, wait: Callable[[Any], Any]) -> None:
     from ..engine.env import REAL
     from ..engine.store.store import Store
 
     stop = REAL.scheduler.event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with Store.open(directory, kind, create=create, plugins=[service], options=options) as store:
+    with Store.open(directory, kind, create=create, plugins=plugins, options=options) as store:
         ready = {"directory": str(directory), "engine": kind.name, "store_id": store.history.store_id.hex(),
                  "backup_uri": store.backup_uri}
         say_done(json.dumps(ready) if as_json else

@@ -9,7 +9,8 @@ image starts anew; log continues where it stopped, because all members have the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -31,10 +32,10 @@ from ..engine.errors import (
 from ..engine.model.positions import Position
 from ..engine.source.interface import SlotState, Source, SourceInfo
 from ..replay.roll import SourceDamaged
-from .connection import Connection
+from .connection import Connection, Named
 from .policy import Policy
 from .report import Report
-from .uri import Address, BackupUri
+from .uri import Address, BackupUri, parse
 
 logger = logging.getLogger("holdfast.backup")
 
@@ -247,3 +248,17 @@ def _each(uri: BackupUri, connection: Connection, work: Callable[[Source], None]
     if not done:
         raise ClusterUnavailable(f"no member of {uri} answers: {'; '.join(reasons)}")
     return done
+
+def sources(named: Named, connection: Connection) -> list[Named]:
+    """What a name stands for: itself, or of a cluster (`ha://`) the members that may be used, the best first. Raises
+    what `find` does."""
+    if not isinstance(named, str) or (uri := parse(named)).mode != "ha":
+        return [named]
+    return [member.uri for member in find(uri, connection)]
+
+
+@contextmanager
+def best_source(named: Named, connection: Connection) -> Iterator[Source]:
+    """The source that a name stands for, or of a cluster its best member, for the block."""
+    with connection.opened(sources(named, connection)[0]) as source:
+        yield source

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..engine import errors
+from .arguments import Json, token_of
 from .terminal import BRANCHED, errors_told, say, say_done
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ PeerCa = Annotated[str | None, typer.Option("--ca", help="File of the authoritie
 MemberToken = Annotated[str | None, typer.Option(
     "--cluster-token-file", help="File with the token of the members, if they were given one. Default: the one in the "
                                  "cluster's document.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
 
 
 def coordinator_of(uri: str, cluster: str, ca: str | None) -> Coordinator:
@@ -49,18 +49,6 @@ def _admin(uri: str, cluster: str, coordinator_ca: str | None, ca: str | None, t
     given = token_of(token_file)
     return Admin(coordinator_of(uri, cluster, coordinator_ca),
                  lambda address, token: PeerClient(address, given or token, tls=tls))
-
-
-def token_of(file: str | None) -> str | None:
-    """The token in a file. Raises `SettingError`."""
-    if file is None:
-        return None
-    from ..engine.env import REAL
-
-    try:
-        return REAL.files.read(Path(file)).decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise errors.SettingError(f"no token can be read from {file}: {error}") from error
 
 
 @cluster_app.command()

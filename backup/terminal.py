@@ -23,10 +23,12 @@ from ..engine.env import REAL
 if TYPE_CHECKING:
     from ..replay.files import Progress
 
+DAMAGED = 5
+
 EXIT_CODES: tuple[tuple[int, str, tuple[type[BaseException], ...]], ...] = (
     (3, "the source cannot be reached, went away, or its lease ran out: run it again",
      (errors.SourceUnavailable, errors.LeaseExpired, errors.TooManyLeases, errors.ClusterUnavailable)),
-    (5, "inconsistent or damaged", (errors.Inconsistent, errors.Damaged)),
+    (DAMAGED, "inconsistent or damaged", (errors.Inconsistent, errors.Damaged)),
     (6, "no room on the disk", (errors.DiskFull,)),
     (7, "not enough memory, open files, threads or rights, or the disk failed: no byte is known to be damaged",
      (errors.LimitReached, errors.AccessDenied, errors.DeviceFailed)),

@@ -1,5 +1,6 @@
-"""The contract suite for backups, to be run on your own engine: see `docs/writing-an-engine.md`."""
+"""The contract suites for backups and for their storage, to be run on your own: see `docs/writing-an-engine.md`."""
 
 from .contract import BackupContract
+from .object_store import ObjectStoreContract
 
-__all__ = ["BackupContract"]
+__all__ = ["BackupContract", "ObjectStoreContract"]

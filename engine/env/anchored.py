@@ -96,6 +96,10 @@ class AnchoredFiles(Files):
         self.look(path)
         return self._files.size(path)
 
+    def modified_us(self, path: Path) -> int:
+        self.look(path)
+        return self._files.modified_us(path)
+
     def list(self, path: Path) -> list[str]:
         self.look(path)
         return self._files.list(path)

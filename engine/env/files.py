@@ -234,6 +234,11 @@ class Files:
         """Bytes in the file at `path`."""
         return path.stat().st_size
 
+    def modified_us(self, path: Path) -> int:
+        """When the content of a file, or the names in a directory, last changed: microseconds since the Unix epoch, by
+        the clock of the file system. Two changes that come close together may have the same time."""
+        return path.stat().st_mtime_ns // 1000
+
     def list(self, path: Path) -> list[str]:
         """The names in a directory, sorted."""
         return sorted(os.listdir(path))

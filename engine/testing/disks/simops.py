@@ -32,7 +32,8 @@ class Op(NamedTuple):
 @dataclass
 class Inode:
     """A file: bytes, or a directory: names. `pending` came after the last sync. `synced` is what a power cut leaves of
-    the bytes; None if that is all of them. After a sync that failed it stays `behind`."""
+    the bytes; None if that is all of them. After a sync that failed it stays `behind`.
+    `changes`: how many there were."""
 
     data: bytearray = field(default_factory=bytearray)
     synced: bytearray | None = None
@@ -40,15 +41,17 @@ class Inode:
     pending: list[Op] = field(default_factory=list)
     names: dict[str, int] | None = None
     synced_names: dict[str, int] = field(default_factory=dict)
+    changes: int = 0
 
     def copy(self) -> Inode:
         return Inode(bytearray(self.data), None if self.synced is None else bytearray(self.synced), self.behind,
-                      list(self.pending), copy.copy(self.names), dict(self.synced_names))
+                      list(self.pending), copy.copy(self.names), dict(self.synced_names), self.changes)
 
     def change(self, op: Op) -> None:
         if self.synced is None:
             self.synced = bytearray(self.data)
         change(self.data, op)
+        self.changes += 1
         self.pending.append(op)
 
     def sync(self) -> None:

@@ -1,0 +1,140 @@
+"""The archived log of a repository, as readers see it: where each branch ends, and its records from any position on.
+
+A branch's log lies in slots, one piece in each. The catalog knows the runs of slots without a gap, and the units that
+hold several pieces. What came since the last unit is found by looking: a list says which slots there probably are, and
+reading one after the other says which one is the last. So a list that is old does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ...engine.errors import Damaged
+from ...engine.model.positions import Position
+from ...engine.model.records import Record
+from . import names, pieces
+from .errors import ObjectMissing
+from .pieces import Piece
+from .sealed import Seal
+from .state import BranchLog, CatalogState, Run, Unit
+from .storage.interface import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """Where the archived log of a branch ends now.
+
+    Attributes:
+        slot: of the last piece.
+        end: its position.
+        last_time_us: commit time of the last record; 0 if it is not known.
+        complete_until_us: every transaction committed up to this time is at or below `end`.
+        writer: number of the writer that put the last piece; 0 if only a unit has it any more.
+    """
+
+    slot: int
+    end: Position
+    last_time_us: int
+    complete_until_us: int
+    writer: int = 0
+
+
+class Archive:
+    """See the module's text. `state` is the catalog's, as of now."""
+
+    def __init__(self, store: ObjectStore, seal: Seal, state: CatalogState) -> None:
+        self._store, self._seal, self.state = store, seal, state
+
+    def piece(self, branch: str, slot: int) -> tuple[Piece, Iterator[Record]]:
+        """One piece. Raises `ObjectMissing`, `Damaged`."""
+        name = names.piece(branch, slot)
+        return pieces.decode(self._seal, name, self._store.get(name))
+
+    def tail(self, branch: str) -> Tail | None:
+        """Where the newest run of a branch ends; None if it has no piece. A list and a few reads."""
+        log = self.state.branches[branch]
+        if not log.runs or log.runs[-1].last is not None:
+            return None
+        run = log.runs[-1]
+        units = [unit for unit in log.units if unit.first >= run.first]
+        newest = max(units, key=lambda unit: unit.last, default=None)
+        last = max(run.first - 1, newest.last if newest else 0)
+        folder = (last + 1) // 10_000
+        while True:  # the folders that there are; usually one
+            listed = list(self._store.list(f"{names.LOG}/{branch}/{folder:06d}/"))
+            last = max([last, *(names.number_of(one.name) for one in listed)])
+            if not listed or last // 10_000 == folder:
+                break
+            folder += 1
+        found: tuple[int, Piece] | None = None
+        while True:
+            try:
+                found = last + 1, self.piece(branch, last + 1)[0]
+            except ObjectMissing:
+                break
+            last += 1
+        if found is None and last >= run.first and (newest is None or last > newest.last):
+            found = last, self.piece(branch, last)[0]
+        if found is not None:
+            slot, piece = found
+            return Tail(slot=slot, end=piece.end, last_time_us=piece.last_time_us,
+                        complete_until_us=piece.complete_until_us, writer=piece.writer)
+        if newest is None:
+            return None
+        return Tail(slot=newest.last, end=newest.end, last_time_us=newest.last_time_us,
+                    complete_until_us=newest.complete_until_us)
+
+    def read(self, branch: str, after: Position, upto: int) -> Iterator[tuple[Piece, Iterator[Record]]]:
+        """Pieces and units of a branch from the one that has the record after `after` to the one that has `upto`, or to
+        where the run ends. Whoever takes the next one must have read the records of the one before.
+
+        Raises:
+            Damaged: one is missing, or does not follow.
+        """
+        log = self.state.branches[branch]
+        run = run_with(log, after.txid)
+        if run is None:
+            return
+        at, slot = run.after, run.first
+        for unit in log.largest():
+            if unit.first < run.first or (run.last is not None and unit.first > run.last):
+                continue
+            if unit.first == slot:
+                slot, at = unit.last + 1, unit.end
+                if unit.end.txid > after.txid:
+                    yield self._unit(unit)
+                    if unit.end.txid >= upto:
+                        return
+        while (run.last is None or slot <= run.last) and at.txid < upto:
+            try:
+                piece, records = self.piece(branch, slot)
+            except ObjectMissing as error:
+                if run.last is None:
+                    return
+                raise Damaged(f"is missing: the archived log of branch {branch[:8]} goes on to slot {run.last}",
+                              path=f"{self._store.url}/{names.piece(branch, slot)}") from error
+            if piece.after != at:
+                raise Damaged(f"begins after {piece.after}, and the piece before it ends at {at}",
+                              path=f"{self._store.url}/{names.piece(branch, slot)}")
+            slot, at = slot + 1, piece.end
+            if piece.end.txid > after.txid:
+                yield piece, records
+
+    def _unit(self, unit: Unit) -> tuple[Piece, Iterator[Record]]:
+        try:
+            piece, records = pieces.decode(self._seal, unit.name, self._store.get(unit.name))
+        except ObjectMissing as error:
+            raise Damaged(f"is missing: it has the transactions {unit.after.txid + 1} to {unit.end.txid}",
+                          path=f"{self._store.url}/{unit.name}") from error
+        if (piece.after, piece.end) != (unit.after, unit.end):
+            raise Damaged("is another unit than the catalog says", path=f"{self._store.url}/{unit.name}")
+        return piece, records
+
+
+def run_with(log: BranchLog, txid: int) -> Run | None:
+    """The run that has the record after `txid`, or would go on with it."""
+    for run in reversed(log.runs):
+        if run.after.txid <= txid and (run.end is None or txid < run.end.txid):
+            return run
+    return None

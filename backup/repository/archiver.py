@@ -1,0 +1,363 @@
+"""The archiver: log into the repository, piece by piece, as the store commits.
+
+A branch has one writer at a time. A writer takes the next number (`writers/BRANCH/N`), and puts a *fence* into the
+first free slot. A piece that an older writer puts at this moment is either before the fence, and counts, or finds its
+slot taken; then that writer sees whose piece is there, and stops. After each piece, and before it counts, a writer
+looks whether there is a higher number. So two archivers never both go on.
+
+One slot is under way at a time. If the answer to a put is lost, the piece that is in the slot tells by its nonce whose
+it is. Pieces are merged as they come, 32 into one and 32 of those again, so that a day of them is restored in some
+dozens of reads. """
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgpack
+
+from ...engine.env import Env
+from ...engine.errors import AheadOfSource, Diverged, HoldfastError, LogPruned
+from ...engine.model.positions import Position
+from ...engine.model.records import Record
+from ...engine.source.interface import Source, SourceInfo
+from . import names, pieces
+from .archive import Archive, Tail
+from .attached import store_attachment
+from .catalog import Catalog
+from .errors import Fenced, ObjectExists, ObjectMissing, StorageUnavailable
+from .pieces import Batch, Piece, batches, complete_until
+from .sealed import Kind, Seal
+from .state import BranchLog, CatalogState, Entry, Unit
+from .storage.interface import MAX_OBJECT_BYTES, ObjectStore
+
+logger = logging.getLogger("holdfast.repository")
+
+FAN_IN = 32
+"""Pieces in a unit, and units in the next larger one."""
+LEVELS = 3
+_MOST_UNIT = MAX_OBJECT_BYTES // 4
+"""Bytes of parts that are merged into one object."""
+_TRIES, _PAUSE_S = 6, 0.2
+_LEASE_S = 60.0
+IDLE_S = 60.0
+"""Seconds after which a piece says how far an idle store is complete."""
+
+
+@dataclass(slots=True)
+class Step:
+    """What one step of an archiver did: where the archive ends, and the transactions and bytes that were put."""
+
+    end: Position
+    transactions: int = 0
+    bytes: int = 0
+
+
+class Archiver:
+    """Archives one branch of one source. For one thread.
+
+    Attributes:
+        end: where the archive ends.
+        complete_until_us: every transaction committed up to this time is archived.
+    """
+
+    def __init__(self, store: ObjectStore, seal: Seal, catalog: Catalog, source: Source, info: SourceInfo, who: str,
+                 slot_id: str, env: Env, *, piece_bytes: int = pieces.PIECE_BYTES) -> None:
+        self._store, self._seal, self._catalog, self._source, self._env = store, seal, catalog, source, env
+        self._history, self._who, self._slot_id = info.history, who, slot_id
+        self._branch = info.history.branch.id.hex()
+        self._piece_bytes = piece_bytes
+        self._writer = 0
+        self._slot = 0
+        self._said_at = float("-inf")
+        self._lease: str | None = None
+        self._leased_at = 0.0
+        self.end = Position(0, b"")
+        self.complete_until_us = 0
+
+    # --- beginning ------------------------------------------------------------------------------------------------
+
+    def begin(self, info: SourceInfo) -> None:
+        """Become the branch's writer, and find out where to go on.
+
+        Raises:
+            Fenced: another archiver became the writer at this moment.
+            Diverged: the archive has another past than the source.
+            Damaged, SourceUnavailable, StorageUnavailable.
+        """
+        self._writer = self._claim()
+        tail = Archive(self._store, self._seal, self._catalog.refresh()).tail(self._branch)
+        after = self._goes_on(tail, info)
+        if tail is None or after != tail.end:
+            slot = tail.slot + 1 if tail is not None else self._next_slot()
+            tail = self._begin_run(slot, after, tail)
+        self._slot, self.end = tail.slot, tail.end
+        batch = Batch(self.end, [])
+        fence = batch.piece(self._history, tail.complete_until_us, self._writer, self._env, fence=True)
+        while not self._put(self._slot + 1, fence, batch):
+            found = self._archive().piece(self._branch, self._slot + 1)[0]
+            if found.writer > self._writer:
+                raise self._fenced(found.writer)
+            self._slot += 1  # a piece of the writer before, which came at this moment
+            self.end = found.end
+            batch = Batch(self.end, [])
+            fence = batch.piece(self._history, found.complete_until_us, self._writer, self._env, fence=True)
+        self._slot += 1
+        self.complete_until_us = fence.complete_until_us
+        logger.info("archiving branch %s as writer %d from transaction %d on", self._branch[:8], self._writer,
+                    self.end.txid)
+
+    def _archive(self) -> Archive:
+        return Archive(self._store, self._seal, self._catalog.state)
+
+    def _claim(self) -> int:
+        """The next writer's number."""
+        listed = self._store.list(f"{names.WRITERS}/{self._branch}/")
+        number = max((names.number_of(one.name) for one in listed), default=0)
+        nonce = self._env.randomness.token(16)
+        body = msgpack.packb({"who": self._who, "time_us": self._env.clock.now_us(), "nonce": nonce},
+                             use_bin_type=True)
+        while True:
+            number += 1
+            name = names.writer(self._branch, number)
+            data = self._seal.seal(Kind.WRITER, name, body)
+            try:
+                self._store.put(name, data)
+                return number
+            except ObjectExists:
+                pass
+            except StorageUnavailable as error:
+                logger.info("whether writer %d was claimed is not known: %s", number, error)
+            if self._told(number)["nonce"] == nonce:
+                return number
+
+    def _told(self, number: int) -> Entry:
+        name = names.writer(self._branch, number)
+        told: Entry = msgpack.unpackb(self._seal.open(Kind.WRITER, name, self._store.get(name)))
+        return told
+
+    def _fenced(self, number: int) -> Fenced:
+        told = self._told(number)
+        return Fenced(f"branch {self._branch[:8]} is archived by writer {number} by now, {told['who']}; this one was "
+                      f"writer {self._writer}")
+
+    def _goes_on(self, tail: Tail | None, info: SourceInfo) -> Position:
+        """The position after which the archive goes on: where it ends, if the source still has the log from there. Else
+        where the newest image ends. Else what is published now: then only a later image makes use of the archive."""
+        if tail is not None:
+            if self._reaches(tail.end):
+                return tail.end
+            logger.warning("the source no longer has the log after transaction %d: the archive has a gap, and the "
+                           "points after it need a new image", tail.end.txid)
+        for image in reversed(self._catalog.state.images.values()):
+            if image.history == self._history and (tail is None or image.end.txid > tail.end.txid) and (
+                    self._reaches(image.end)):
+                return image.end
+        return info.published
+
+    def _reaches(self, position: Position) -> bool:
+        """Whether the source has the log after a position. Raises `Diverged` if it has another past."""
+        try:
+            chain = self._source.chain_at(position.txid)
+        except LogPruned:
+            return False
+        except AheadOfSource as error:
+            raise Diverged(f"the archive of branch {self._branch[:8]} ends at transaction {position.txid}, which the "
+                           "source does not have") from error
+        if chain != position.chain:
+            raise Diverged(f"the archive of branch {self._branch[:8]} has another transaction {position.txid} than the "
+                           "source")
+        return True
+
+    def _next_slot(self) -> int:
+        runs = self._catalog.state.branches[self._branch].runs
+        if not runs:
+            return 1
+        return runs[-1].first if runs[-1].last is None else runs[-1].last + 1
+
+    def _begin_run(self, slot: int, after: Position, tail: Tail | None) -> Tail:
+        """Say in the catalog that the log begins anew here."""
+        ended = None if tail is None else list(tail.end)
+
+        def decide(state: CatalogState) -> Entry | None:
+            runs = state.branches[self._branch].runs
+            if runs and runs[-1].last is None and (runs[-1].first, runs[-1].after) == (slot, after):
+                return None
+            return {"do": "run", "branch": self._branch, "slot": slot, "after": list(after), "ended": ended,
+                    "until_us": 0 if tail is None else tail.complete_until_us}
+
+        self._catalog.append(decide)
+        return Tail(slot=slot - 1, end=after, last_time_us=0, complete_until_us=0)
+
+    # --- going on -------------------------------------------------------------------------------------------------
+
+    def step(self) -> Step:
+        """Archive what the source has published since. An idle store costs nothing but the question, and a piece now
+        and then that says how far it is complete. O(new log).
+
+        Raises:
+            Fenced: another archiver has taken over. This one must not be used any more.
+            LogPruned: the source no longer has the log: `begin` again.
+            SourceUnavailable, SourceRestarted, LeaseExpired, StorageUnavailable: the same can be tried again.
+        """
+        info = self._source.info()
+        if info.history.branch.id != self._history.branch.id:
+            raise Diverged(f"the source is on branch {info.history.branch.id.hex()[:8]} now")
+        done = Step(self.end)
+        now = self._env.clock.monotonic()
+        if info.published.txid > self.end.txid:
+            for batch in batches(self.end, self._records(info.published.txid), self._piece_bytes):
+                if not self._store_batch(batch, info, done):
+                    break
+            self._said_at = now
+            self._register()
+        elif info.complete_until_us > self.complete_until_us and now - self._said_at >= IDLE_S:
+            self._store_batch(Batch(self.end, []), info, done)
+            self._said_at = now
+        done.end = self.end
+        return done
+
+    def _records(self, upto: int) -> Iterator[Record]:
+        now = self._env.clock.monotonic()
+        if self._lease is None or now - self._leased_at >= _LEASE_S:  # it keeps all log after its position
+            self.close()
+            self._lease = self._source.lease(self._who, image=False, after=self.end, ttl=5 * _LEASE_S).id
+            self._leased_at = now
+        try:
+            yield from self._source.read_log(self._lease, self.end, upto)
+        except HoldfastError:
+            self.close()
+            raise
+
+    def _store_batch(self, batch: Batch, info: SourceInfo, done: Step) -> bool:
+        """Put a batch as the next piece. False: an earlier piece of this writer is there, whose answer was lost; the
+        archive goes on after it."""
+        for record in batch.records:
+            if record.attachment is not None:
+                assert self._lease is not None
+                done.bytes += store_attachment(self._store, self._seal, self._source, self._lease, record.attachment,
+                                               names.branch_files(self._branch))
+        is_last = not batch.records or batch.end == info.published
+        piece = batch.piece(info.history, complete_until(batch, is_last, info.complete_until_us), self._writer,
+                            self._env)
+        ours = self._put(self._slot + 1, piece, batch)
+        if not ours:
+            piece = self._archive().piece(self._branch, self._slot + 1)[0]
+            if piece.writer != self._writer:
+                raise self._fenced(piece.writer)
+        try:
+            self._told(self._writer + 1)
+        except ObjectMissing:
+            pass
+        else:
+            raise self._fenced(self._writer + 1)
+        self._slot += 1
+        self.end, self.complete_until_us = piece.end, piece.complete_until_us
+        done.transactions += piece.records
+        done.bytes += batch.bytes if ours else 0
+        self._merge()
+        return ours
+
+    def _put(self, slot: int, piece: Piece, batch: Batch) -> bool:
+        """Put a piece into a slot. Whether it is there, and not somebody else's."""
+        name = names.piece(self._branch, slot)
+        data = pieces.encode(self._seal, name, piece, batch.records)
+        for attempt in range(_TRIES):
+            if attempt:
+                self._env.clock.sleep(_PAUSE_S * attempt)
+            try:
+                self._store.put(name, data)
+                return True
+            except ObjectExists:
+                return self._archive().piece(self._branch, slot)[0].nonce == piece.nonce
+            except StorageUnavailable as error:
+                lost = error
+        try:
+            return self._archive().piece(self._branch, slot)[0].nonce == piece.nonce
+        except ObjectMissing:
+            raise lost from None
+
+    def _register(self) -> None:
+        """Have the source keep its log from here on. If that fails, the log is asked for in time, or there is a gap."""
+        try:
+            self._source.register(self._slot_id, self._who, self.end)
+        except HoldfastError as error:
+            logger.warning("the source was not told to keep its log for the archive: %s", error)
+
+    # --- merging --------------------------------------------------------------------------------------------------
+
+    def _merge(self) -> None:
+        """Merge what has become enough. A failure costs nothing but reads: it is tried again with the next ones."""
+        try:
+            for level in range(1, LEVELS + 1):
+                merge_due(self._store, self._seal, self._catalog, self._branch, self._slot, level, self._env)
+        except HoldfastError as error:
+            logger.info("pieces of branch %s were not merged: %s", self._branch[:8], error)
+
+    def close(self) -> None:
+        """Give the lease back. What is archived stays, and so does the slot at the source."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            try:
+                self._source.release(lease)
+            except HoldfastError as error:
+                logger.info("the archiver's lease was not given back: %s", error)
+
+
+def merge_due(store: ObjectStore, seal: Seal, catalog: Catalog, branch: str, slot: int, level: int, env: Env) -> None:
+    """Make the next unit of a level, if its parts are there up to `slot`, and fit into one object. O(its bytes)."""
+    log = catalog.state.branches[branch]
+    if not log.runs or (parts := _parts(log, branch, slot, level)) is None:
+        return
+    found: list[Piece] = []
+    records: list[Record] = []
+    size, last = 0, 0
+    for part in parts:
+        if found and size + part.bytes > _MOST_UNIT:
+            break
+        data = store.get(part.name)
+        piece, content = pieces.decode(seal, part.name, data)
+        size, last = size + len(data), part.last
+        found.append(piece)
+        records += content
+    if len(found) < 2:
+        return
+    first = parts[0].first
+    name = names.merged(branch, level, first, last, env.randomness.token(4).hex())
+    whole = pieces.merged_piece(found, env)
+    data = pieces.encode(seal, name, whole, records)
+    store.put(name, data)
+    unit = Unit(name=name, level=level, first=first, last=last, after=whole.after, end=whole.end,
+                first_time_us=whole.first_time_us, last_time_us=whole.last_time_us,
+                complete_until_us=whole.complete_until_us, bytes=len(data),
+                attachments=tuple(one.name for one in whole.attachments))
+
+    def decide(state: CatalogState) -> Entry | None:
+        if state.branches[branch].reached.get(level, 0) >= first:
+            return None  # another archiver was faster, and nobody names this object
+        return {"do": "merge", "branch": branch, **unit.to_wire()}
+
+    catalog.append(decide)
+
+
+class _Part(NamedTuple):
+    """A piece or a unit that is merged. `bytes`: 0 if not known."""
+
+    name: str
+    first: int
+    last: int
+    bytes: int
+
+
+def _parts(log: BranchLog, branch: str, slot: int, level: int) -> list[_Part] | None:
+    """What the next unit is made of: pieces, or units of the level below. None: there are too few yet."""
+    run = log.runs[-1]
+    begin = max(run.first, log.reached.get(level, 0) + 1)
+    if level == 1:
+        parts = [_Part(names.piece(branch, n), n, n, 0) for n in range(begin, begin + FAN_IN)]
+    else:
+        below = sorted((u for u in log.units if u.level == level - 1 and u.first >= begin), key=lambda u: u.first)
+        parts = [_Part(u.name, u.first, u.last, u.bytes) for u in below[:FAN_IN]]
+    return parts if len(parts) == FAN_IN and parts[-1].last <= slot else None

@@ -1,0 +1,130 @@
+"""The catalog: one numbered sequence of entries, which decides what is in the repository.
+
+Entry N is the object `catalog/N`. It is put only if the name is free, by somebody who has read all entries before it.
+So two decisions that do not fit together cannot both be made: the second one reads the first, and decides anew. An
+object is deleted only after an entry says that it may be. No clock and no period of grace is part of this.
+
+The answer to a put may be lost. Then the object is read back, and its nonce tells whose it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from ...engine.env import Env
+from ...engine.errors import Damaged, HoldfastError
+from . import names
+from .errors import ObjectExists, ObjectMissing, StorageUnavailable
+from .sealed import Kind, Seal
+from .state import CatalogState, Entry
+from .storage.interface import ObjectStore
+
+logger = logging.getLogger("holdfast.repository")
+
+CHECKPOINT_EVERY = 64
+"""Entries from one checkpoint to the next."""
+_TRIES, _PAUSE_S = 6, 0.2
+Decide = Callable[[CatalogState], Entry | None]
+
+
+class Catalog:
+    """See the module's text. For one thread at a time.
+
+    Attributes:
+        state: what the entries say that were read so far.
+    """
+
+    def __init__(self, store: ObjectStore, seal: Seal, env: Env) -> None:
+        self._store, self._seal, self._env = store, seal, env
+        self.state = CatalogState()
+
+    def refresh(self) -> CatalogState:
+        """Read the entries that came since. The first time, from the newest checkpoint on. O(new entries)."""
+        if not self.state.number:
+            self._begin_at_checkpoint()
+        while True:
+            name = names.numbered(names.CATALOG, self.state.number + 1)
+            try:
+                entry = self._read(Kind.CATALOG, name)
+            except ObjectMissing:
+                return self.state
+            self.state.apply(entry, self._where(name))
+
+    def append(self, decide: Decide) -> CatalogState:
+        """Add the entry that `decide` makes of the state. If somebody else adds one first, `decide` is asked again with
+        the state after that. It returns None if there is nothing to add any more, and raises to give up.
+
+        Raises:
+            StorageUnavailable: whether the entry was added is not known.
+            Damaged.
+        """
+        nonce = self._env.randomness.token(16)
+        while True:
+            state = self.refresh()
+            entry = decide(state)
+            if entry is None:
+                return state
+            number = state.number + 1
+            name = names.numbered(names.CATALOG, number)
+            body = msgpack.packb({**entry, "number": number, "nonce": nonce}, use_bin_type=True)
+            if self._put(name, self._seal.seal(Kind.CATALOG, name, body), nonce):
+                self.refresh()
+                if number % CHECKPOINT_EVERY == 0:
+                    self._checkpoint(number)
+                return self.state
+
+    def _put(self, name: str, data: bytes, nonce: bytes) -> bool:
+        """Whether the object at this name is ours."""
+        for attempt in range(_TRIES):
+            if attempt:
+                self._env.clock.sleep(_PAUSE_S * attempt)
+            try:
+                self._store.put(name, data)
+                return True
+            except ObjectExists:
+                return bool(self._read(Kind.CATALOG, name)["nonce"] == nonce)
+            except StorageUnavailable as error:
+                last = error
+                logger.info("%s: the answer to a put is not known: %s", self._where(name), error)
+        with contextlib.suppress(ObjectMissing):
+            return bool(self._read(Kind.CATALOG, name)["nonce"] == nonce)
+        raise last
+
+    def _read(self, kind: Kind, name: str) -> dict[str, Any]:
+        data = self._seal.open(kind, name, self._store.get(name))
+        try:
+            body: dict[str, Any] = msgpack.unpackb(data, strict_map_key=False)
+        except (ValueError, msgpack.UnpackException) as error:
+            raise Damaged(f"is not a map: {error}", path=self._where(name)) from error
+        return body
+
+    def _where(self, name: str) -> str:
+        return f"{self._store.url}/{name}"
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _begin_at_checkpoint(self) -> None:
+        found = sorted(names.number_of(listed.name) for listed in self._store.list(f"{names.CHECKPOINTS}/"))
+        while found:
+            name = names.numbered(names.CHECKPOINTS, found.pop())
+            try:
+                self.state = CatalogState.from_wire(self._read(Kind.CHECKPOINT, name), self._where(name))
+            except (ObjectMissing, Damaged) as error:  # the entries are there, too
+                logger.warning("the catalog is read from an earlier checkpoint: %s", error)
+            else:
+                return
+
+    def _checkpoint(self, number: int) -> None:
+        name = names.numbered(names.CHECKPOINTS, number)
+        body = msgpack.packb(self.state.to_wire(), use_bin_type=True)
+        try:
+            self._store.put(name, self._seal.seal(Kind.CHECKPOINT, name, body))
+        except ObjectExists:
+            pass
+        except HoldfastError as error:  # readers begin at an earlier one
+            logger.info("no checkpoint of the catalog was put: %s", error)

@@ -1,0 +1,83 @@
+"""The errors that only a repository raises."""
+
+from __future__ import annotations
+
+from ...engine.errors import AccessDenied, HoldfastError, NotFound
+
+
+class ObjectExists(HoldfastError):
+    """The name is taken. Nothing was changed."""
+
+    hint = "read what is there, and decide anew"
+
+
+class ObjectMissing(NotFound):
+    """There is no object with this name."""
+
+    hint = "check that nobody else removed objects of this repository"
+
+
+class StorageUnavailable(HoldfastError):
+    """The storage gave no usable answer. Whether a put happened is not known. Nothing was read."""
+
+    hint = "check the network and the storage; the call can be repeated"
+
+
+class StorageUnsuitable(HoldfastError):
+    """The storage cannot hold a repository: it breaks a promise that repositories need, or it is not there."""
+
+    hint = "use other storage"
+
+
+class StorageDenied(AccessDenied):
+    """The storage refused these credentials, or they may not do this."""
+
+    hint = "check the credentials in the environment, and what they may do in this bucket"
+
+
+class RepositoryExists(HoldfastError):
+    """There is a repository already."""
+
+    hint = "open it, or make one elsewhere"
+
+
+class RepositoryMissing(HoldfastError):
+    """There is no repository at this URL."""
+
+    hint = "check the URL, or make one: holdfast repo init"
+
+
+class KeyMissing(HoldfastError):
+    """The repository is encrypted, and its key was not given, or is too old for what was read."""
+
+    hint = "give the key: --key-file, or HOLDFAST_REPOSITORY_KEY or HOLDFAST_REPOSITORY_KEY_COMMAND in the environment"
+
+
+class KeyWrong(HoldfastError):
+    """The key that was given does not open the repository."""
+
+    hint = "give the key that the repository was made with, or last rotated to"
+
+
+class KeyNeedless(HoldfastError):
+    """A key was given for a repository that is not encrypted."""
+
+    hint = "leave the key out, or make an encrypted repository: holdfast repo init --encrypt"
+
+
+class Fenced(HoldfastError):
+    """Another archiver has taken over this branch, so this one has stopped."""
+
+    hint = "only one process archives a store; find out which one should"
+
+
+class SessionAborted(HoldfastError):
+    """An expiry gave this backup up for dead while it ran."""
+
+    hint = "run it again; what it has stored and is still there is used"
+
+
+class BlocksDropped(HoldfastError):
+    """An expiry dropped blocks that this backup was to use."""
+
+    hint = "run it again; those blocks are stored anew"

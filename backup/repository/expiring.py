@@ -1,0 +1,297 @@
+"""Expiry: what no kept restore point needs is dropped in the catalog, and then deleted.
+
+`plan` is a pure function of the catalog's state, of where the archived logs end, and of what the images use. It is made
+anew if the catalog has changed in what it rests on. Only after the entry `drop` is in the catalog is anything deleted.
+A run that dies in between leaves objects that nobody names, and the next one deletes them.
+
+Times are those of the storage and of the archived log, not of this machine. So a clock that is wrong expires nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from ...engine.env import Env
+from ...engine.env.shown import shown
+from ...engine.errors import RestorePointOutOfRange, SettingError
+from ..retention import cutoff_us
+from . import names
+from .archive import Archive, Tail
+from .catalog import Catalog
+from .plan import Reach, reach_of_txid, reaches
+from .reports import Expired
+from .restoring import tree_of
+from .sealed import Seal
+from .state import CatalogState, Entry, Image, Unit
+from .storage.interface import ObjectStore, StoredObject
+
+_HOUR_US = 3600 * 1_000_000
+_PERIODS: dict[str, Callable[[datetime], tuple[int, ...]]] = {
+    "daily": lambda t: (t.year, t.month, t.day),
+    "weekly": lambda t: t.isocalendar()[:2],
+    "monthly": lambda t: (t.year, t.month),
+    "yearly": lambda t: (t.year,),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """What an expiry keeps. The newest image is always kept, and what marks with `keep` and running restores need.
+
+    Attributes:
+        last: so many images.
+        daily, weekly, monthly, yearly: the newest image of each of so many days, weeks, months, years (UTC) that have
+            one.
+        points: for how long any transaction can be restored: "14 days", "for ever", "none". Counted back from the last
+            archived time. Beyond it each kept image restores to its own points.
+        abandoned: after this time a backup that has begun and is not whole is given up for dead.
+
+    Raises:
+        SettingError: on construction.
+    """
+
+    last: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+    points: str = "14 days"
+    abandoned: str = "1 day"
+
+    def __post_init__(self) -> None:
+        for name in ("last", *_PERIODS):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise SettingError(f"keep_{name}={shown(value)} is not a whole number from 0")
+        cutoff_us(self.points, 0)
+        cutoff_us(self.abandoned, 0)
+
+
+@dataclass(slots=True)
+class Plan:
+    """What goes and what stays. `log`: archived log that goes, as the entry says it."""
+
+    kept: dict[str, str] = field(default_factory=dict)
+    images: list[str] = field(default_factory=list)
+    slots: list[tuple[str, Unit, Unit]] = field(default_factory=list)
+    inner: list[str] = field(default_factory=list)
+    purged: dict[str, int] = field(default_factory=dict)
+
+
+def plan(state: CatalogState, tails: Mapping[str, Tail], times: Mapping[str, int], keep: Keep) -> Plan:
+    """What to keep and to drop. `times`: when the roots of images were put, by the storage's clock. Pure. O(images ×
+    runs + units)."""
+    made = Plan()
+    needed: dict[str, list[tuple[int, int]]] = {branch: [] for branch in state.branches}
+
+    def stay(image: Image, why: str) -> None:
+        made.kept[image.session] = ", ".join(filter(None, (made.kept.get(image.session, ""), why)))
+
+    def stay_with_log(reach: Reach, upto: int, why: str) -> None:
+        stay(reach.image, why)
+        for stretch in reach.stretches:
+            if upto > reach.image.end.txid:
+                needed[stretch.branch].append((max(stretch.after, reach.image.end.txid), min(upto, stretch.end)))
+
+    images = list(state.images.values())
+    if images:
+        stay(images[-1], "the newest")
+    for image in images[len(images) - keep.last:] if keep.last else ():
+        stay(image, f"one of the last {keep.last}")
+    trusted = []
+    for image in images:
+        time_us = times.get(image.session)
+        if time_us is None or abs(time_us - image.created_us) > _HOUR_US:
+            stay(image, "its time is not certain: its maker's clock and the storage's differ by more than an hour")
+        else:
+            trusted.append((image, datetime.fromtimestamp(time_us / 1e6, UTC)))
+    for name, period in _PERIODS.items():
+        seen: set[tuple[int, ...]] = set()
+        for image, when in reversed(trusted):
+            if len(seen) < getattr(keep, name) and period(when) not in seen:
+                seen.add(period(when))
+                stay(image, f"{name} {when:%Y-%m-%d}")
+    for branch in state.branches:
+        found = reaches(state, branch, tails)
+        for reach in _window(found, keep.points):
+            stay_with_log(reach, reach.last, f"points of the last {keep.points}" if keep.points != "for ever"
+                          else "points are kept for ever")
+        for pinned, why in _pinned(state, branch):
+            try:
+                reach, txid = reach_of_txid(found, pinned)
+            except RestorePointOutOfRange:
+                continue  # it was lost before
+            stay_with_log(reach, txid, why)
+    made.images = [image.session for image in images if image.session not in made.kept]
+    for branch, log in state.branches.items():
+        largest = list(log.largest())
+        outer = {unit.name for unit in largest}
+        made.inner += [unit.name for unit in log.units if unit.name not in outer]
+        if largest and largest[-1].last > log.purged:
+            made.purged[branch] = largest[-1].last
+        made.slots += _unneeded(branch, largest, needed[branch])
+    return made
+
+
+def _window(found: list[Reach], points: str) -> Iterator[Reach]:
+    """The images with which every point of the window can be restored: for each stretch of points the last image before
+    the window begins, and those after each gap."""
+    now_us = max((reach.complete_until_us for reach in found), default=0)
+    cutoff = cutoff_us(points, now_us)
+    recent = [reach for reach in found if max(reach.complete_until_us, reach.last_time_us) >= cutoff]
+    base = 0
+    for n, reach in enumerate(recent):
+        if reach.image.first_time_us <= cutoff:
+            base = n
+    covered = -1
+    for reach in recent[base:] if points != "for ever" else recent:
+        if reach.last > covered or reach.first > covered:
+            covered = max(covered, reach.last)
+            yield reach
+
+
+def _pinned(state: CatalogState, branch: str) -> Iterator[tuple[int, str]]:
+    for mark in state.marks.values():
+        if mark["keep"] and mark["branch"] == branch:
+            yield mark["txid"], f"mark {mark['name']}"
+    for lease in state.leases.values():
+        if lease["branch"] == branch:
+            yield lease["txid"], f"{lease['who']} is running"
+
+
+def _unneeded(branch: str, units: list[Unit], needed: list[tuple[int, int]]) -> Iterator[tuple[str, Unit, Unit]]:
+    """Runs of neighbouring units in which no needed transaction lies: the first and the last unit of each."""
+    begun: Unit | None = None
+    before: Unit | None = None
+    for unit in units:
+        wanted = any(after < unit.end.txid and unit.after.txid < end for after, end in needed)
+        if begun is not None and before is not None and (wanted or unit.first != before.last + 1):
+            yield branch, begun, before
+            begun = None
+        if not wanted and begun is None:
+            begun = unit
+        before = unit
+    if begun is not None and before is not None:
+        yield branch, begun, before
+
+
+# --- carrying it out ----------------------------------------------------------------------------------------------
+
+
+class _Changed(Exception):
+    """The catalog has changed in what the plan rests on."""
+
+
+def expire(store: ObjectStore, seal: Seal, catalog: Catalog, archive: Archive, keep: Keep, env: Env, *, dry_run: bool
+           ) -> Expired:
+    """See `Repository.expire`."""
+    aborted = _abandoned(catalog.state, keep, env)
+    if not dry_run:
+        for session in aborted:
+            catalog.append(lambda state, session=session: {  # type: ignore[misc]
+                "do": "abort", "session": session} if session in state.sessions else None)
+        _run_out(catalog, env)
+    told = tuple(catalog.state.sessions[s]["who"] if s in catalog.state.sessions else s[:8] for s in aborted)
+    while True:
+        # Listed first: whatever is listed belongs to a session that the state has.
+        stored = [*store.list(f"{names.PACKS}/"), *store.list(f"{names.IMAGES}/")]
+        state = catalog.refresh()
+        archive = Archive(store, seal, state)
+        tails = {branch: tail for branch in state.branches if (tail := archive.tail(branch)) is not None}
+        times = {_session(listed): listed.modified_us for listed in stored
+                 if listed.name == names.root(_session(listed))}
+        made = plan(state, tails, times, keep)
+        live = set(state.sessions) - (set(aborted) if dry_run else set())
+        used: set[str] = set()
+        for session in made.kept:
+            used |= tree_of(store, seal, state.images[session], env).root.packs.keys()
+        spared = live | set(made.kept)
+        gone = [listed for listed in stored if (listed.name not in used and _session(listed) not in live
+                                                if listed.name.startswith(f"{names.PACKS}/")
+                                                else _session(listed) not in spared)]
+        packs = [listed.name for listed in gone if listed.name.startswith(f"{names.PACKS}/")]
+        entry = _entry(made, packs)
+        if dry_run:
+            break
+        rests_on = _rests_on(state)
+
+        def decide(state: CatalogState, entry: Entry = entry, rests_on: object = rests_on) -> Entry | None:
+            if _rests_on(state) != rests_on:
+                raise _Changed
+            return entry
+
+        try:
+            if _says_something(entry):
+                catalog.append(decide)
+        except _Changed:
+            continue
+        break
+    gone += _log_garbage(store, made, state)
+    if not dry_run:
+        for listed in gone:
+            store.delete(listed.name)
+    return Expired(repository=store.url, dry_run=dry_run, kept=made.kept, images=tuple(made.images),
+                   log=tuple((branch, first.after.txid + 1, last.end.txid) for branch, first, last in made.slots),
+                   objects=len(gone), bytes=sum(listed.size for listed in gone), aborted=told)
+
+
+def _abandoned(state: CatalogState, keep: Keep, env: Env) -> list[str]:
+    """Sessions that began too long ago. To bar one that is alive costs it a rerun, and nothing else."""
+    cutoff = cutoff_us(keep.abandoned, env.clock.now_us())
+    return [session for session, begun in state.sessions.items() if begun["time_us"] < cutoff]
+
+
+def _run_out(catalog: Catalog, env: Env) -> None:
+    """Release the leases whose time is over."""
+    for id in [id for id, lease in catalog.state.leases.items() if lease["until_us"] < env.clock.now_us()]:
+        catalog.append(lambda state, id=id: {  # type: ignore[misc]
+            "do": "release", "id": id} if id in state.leases else None)
+
+
+def _rests_on(state: CatalogState) -> object:
+    return (list(state.images), list(state.sessions), sorted(state.leases), sorted(state.marks), list(state.branches),
+            [len(log.runs) for log in state.branches.values()])
+
+
+def _entry(made: Plan, packs: list[str]) -> Entry:
+    return {"do": "drop", "images": made.images, "packs": packs, "merged": made.inner,
+            "purged": [[branch, slot] for branch, slot in made.purged.items()],
+            "slots": [[branch, first.first, last.last, list(first.after), list(last.end)]
+                      for branch, first, last in made.slots]}
+
+
+def _says_something(entry: Entry) -> bool:
+    return any(entry[name] for name in ("images", "packs", "merged", "purged", "slots"))
+
+
+def _session(listed: StoredObject) -> str:
+    return listed.name.split("/")[1]
+
+
+def _log_garbage(store: ObjectStore, made: Plan, before: CatalogState) -> Iterator[StoredObject]:
+    """What may be deleted of archived log: what was dropped, what is in larger units, and what earlier runs that died
+    have left. `before`: the state that was planned with."""
+    for branch, log in before.branches.items():
+        dropped = [(first.first, last.last) for of, first, last in made.slots if of == branch]
+        purged = max(log.purged, made.purged.get(branch, 0))
+        runs = list(log.runs)
+        named = {unit.name for unit in log.largest() if not _within(unit.first, dropped)}
+        files = {name for unit in log.units for name in unit.attachments if unit.name in named}
+        for listed in store.list(f"{names.LOG}/{branch}/"):
+            slot = names.number_of(listed.name)
+            if slot <= purged or _within(slot, dropped) or (runs and slot < runs[0].first):
+                yield listed
+        for listed in store.list(f"{names.MERGED}/{branch}/"):
+            level, first = names.merged_range(listed.name)
+            if listed.name not in named and first <= log.reached.get(level, 0):
+                yield listed
+        for unit in log.units:
+            if unit.name not in named:
+                for name in set(unit.attachments) - files:
+                    yield from store.list(f"{names.branch_files(branch)}/{name}/")
+
+
+def _within(slot: int, ranges: list[tuple[int, int]]) -> bool:
+    return any(first <= slot <= last for first, last in ranges)

@@ -1,0 +1,343 @@
+"""An image: taken from a running source, stored so that only what changed since the last image costs anything.
+
+    begin        the catalog has the session; a lease holds image and log
+    blocks       each piece of a file is read once, by the source, which sends what the last image lacks
+    log          the records from the image's position to what is published now, which make the image whole by itself
+    root         put after everything that it names
+    image        the entry in the catalog: from now on there is an image
+
+What a run that died has put is used by the next one: its packs say which blocks they have. They are not deleted before
+an entry `abort`, which bars the session. If an expiry drops a pack that this session means to use, the entry `image` is
+not made, and another session stores those blocks again.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket  # noqa: TID251  for the machine's name
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ...engine.contract.image import ImageFile
+from ...engine.env import Env, Lock
+from ...engine.env.shown import printable
+from ...engine.errors import Diverged, SourceRestarted
+from ...engine.model.records import Record
+from ...engine.source.interface import CHUNK_BYTES, Block, Grant, Source, SourceInfo, block_digest
+from ...engine.store.leases import MAX_OWNER
+from ...replay.copy import kept_alive
+from ...replay.files import Ahead, Progress, check_names
+from . import names
+from .attached import store_attachment
+from .blocks import (
+    LEAF_BYTES,
+    PackUse,
+    PackWriter,
+    Placed,
+    Root,
+    TreeReader,
+    encode_leaf,
+    leaf_body,
+    pack_index,
+)
+from .catalog import Catalog
+from .errors import BlocksDropped, SessionAborted
+from .pieces import batches, complete_until, encode
+from .sealed import Body, Kind, Seal, compressed
+from .state import CatalogState, Entry, Image
+from .storage.interface import ObjectStore
+from .storage.putting import put_own
+
+logger = logging.getLogger("holdfast.repository")
+
+_LEAST_ALIVE = 0.4
+"""A block in a pack of which the last image uses less than this share is stored again, so that the pack can go."""
+_REMEMBERED = 1 << 16
+"""Blocks of this session that are looked for when another one has the same content."""
+
+
+_INDEXES = 16
+
+
+@dataclass(slots=True)
+class Known:
+    """Blocks that are stored already: those of the last image, and of runs that died. Read as they are needed."""
+
+    base: TreeReader | None
+    thin: set[str]
+    lock: Lock
+    load: Callable[[str], tuple[bytes, list[tuple[str, int, Placed]]]]
+    resumed: dict[tuple[str, int], list[str]] = field(default_factory=dict)
+    headers: dict[str, bytes] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    _loaded: dict[str, dict[tuple[str, int], Placed]] = field(default_factory=dict)
+
+    def blocks(self, file: str, offset: int, length: int, block_bytes: int) -> list[Placed | None]:
+        """What is known of the blocks of these bytes, one for each block."""
+        first = offset // block_bytes
+        found: list[Placed | None] = [None] * (-(-length // block_bytes))
+        if self.base is not None:
+            placed, headers = self.base.blocks_at(file, offset, length)
+            self.headers |= headers
+            for n, place in enumerate(placed):
+                if place.pack not in self.thin:
+                    found[n] = place
+        for pack in self.resumed.get((file, offset // LEAF_BYTES), ()):
+            index = self._index(pack)
+            for n in range(len(found)):
+                found[n] = index.get((file, first + n), found[n])
+        return found
+
+    def _index(self, pack: str) -> dict[tuple[str, int], Placed]:
+        with self.lock:
+            if (index := self._loaded.get(pack)) is None:
+                self.headers[pack], listed = self.load(pack)
+                if len(self._loaded) >= _INDEXES:
+                    self._loaded.pop(next(iter(self._loaded)))
+                index = self._loaded[pack] = {(file, number): place for file, number, place in listed if number >= 0}
+            return index
+
+    def size(self, pack: str) -> int:
+        """Bytes of a pack as stored."""
+        if self.base is not None and pack in self.base.root.packs:
+            return self.base.root.packs[pack].size
+        return self.sizes[pack]
+
+
+@dataclass(slots=True)
+class Imaging:
+    """One run. `who` names it to the source and in the catalog. `rate`: bytes of the image that are read in a second at
+    most; None: no bound."""
+
+    store: ObjectStore
+    seal: Seal
+    catalog: Catalog
+    source: Source
+    info: SourceInfo
+    session: str
+    who: str
+    block_bytes: int
+    lease_ttl: float
+    rate: float | None
+    progress: Progress
+    env: Env
+
+    def take(self) -> Image:
+        """Take the image.
+
+        Raises:
+            BlocksDropped: an expiry dropped blocks of the last image that this one was to use. Another session finds
+                what this one has stored, and stores those blocks again.
+            SessionAborted: an expiry gave this run up for dead.
+            Damaged, LeaseExpired, SourceUnavailable, SourceRestarted, TooManyLeases, DiskFull, StorageUnavailable.
+        """
+        state = self.catalog.append(lambda _: {"do": "begin", "session": self.session, "who": self.who,
+                                               "time_us": self.env.clock.now_us()})
+        grant = self.source.lease(self.who, image=True, ttl=self.lease_ttl)
+        packs = PackWriter(self.store, self.seal, self.session, self.env)
+        try:
+            check_names(grant.files)
+            with kept_alive(self.source, grant, self.env.scheduler):
+                root = self._files(grant, self._known(state, self._base(state)), packs)
+                entry = self._log(grant)
+                packs.finish()
+                self._finish(root, entry, packs)
+        finally:
+            packs.close()
+            self._release(grant)
+        return self.catalog.state.images[self.session]
+
+    def _release(self, grant: Grant) -> None:
+        try:
+            self.source.release(grant.id)
+        except Exception as error:  # it expires by itself
+            logger.info("the lease of session %s was not given back: %s", self.session, error)
+
+    # --- what is stored already -----------------------------------------------------------------------------------
+
+    def _base(self, state: CatalogState) -> TreeReader | None:
+        """The last image that this one can be compared with: of the same format, in blocks of the same size."""
+        for image in reversed(state.images.values()):
+            if image.state_format == self.info.state_format:
+                name = names.root(image.session)
+                data = self.seal.open(Kind.IMAGE, name, self.store.get(name))
+                root = Root.decode(data, f"{self.store.url}/{name}")
+                if root.block_bytes == self.block_bytes:
+                    return TreeReader(self.store, self.seal, root, self.env)
+        return None
+
+    def _known(self, state: CatalogState, base: TreeReader | None) -> Known:
+        thin = set() if base is None else {name for name, use in base.root.packs.items()
+                                           if use.used < _LEAST_ALIVE * use.size or name in state.dropped}
+        for proof in state.proofs.values():
+            thin |= set(proof.get("damaged", ()))
+        def load(pack: str) -> tuple[bytes, list[tuple[str, int, Placed]]]:
+            return pack_index(self.store, self.seal, pack, known.sizes[pack])
+
+        known = Known(base, thin, self.env.scheduler.lock(), load)
+        for session, begun in state.sessions.items():
+            if begun["who"] != self.who or session == self.session:
+                continue
+            for listed in self.store.list(f"{names.PACKS}/{session}/"):
+                known.sizes[listed.name] = listed.size
+                for file, number, _ in load(listed.name)[1]:
+                    if number >= 0:
+                        of = known.resumed.setdefault((file, number * self.block_bytes // LEAF_BYTES), [])
+                        if listed.name not in of:
+                            of.append(listed.name)
+        return known
+
+    # --- blocks ---------------------------------------------------------------------------------------------------
+
+    def _files(self, grant: Grant, known: Known, packs: PackWriter) -> Root:
+        root = Root(self.block_bytes)
+        total, done = sum(file.size for file in grant.files), 0
+        started = self.env.clock.monotonic()
+        remembered: dict[bytes, Placed] = {}
+
+        def read(name: str, offset: int, length: int) -> list[tuple[Block, Placed | None, Body | None]]:
+            there = known.blocks(name, offset, length, self.block_bytes)
+            blocks = self.source.read_blocks(grant.id, name, offset, length, self.block_bytes,
+                                             [b"" if place is None else place.digest for place in there])
+            new = [n for n, block in enumerate(blocks) if block.data is not None and block.digest not in remembered]
+            bodies: list[Body | None] = [None] * len(blocks)
+            for n, body in zip(new, compressed([bytes(blocks[n].data or b"") for n in new]), strict=True):
+                bodies[n] = body
+            return list(zip(blocks, there, bodies, strict=True))
+
+        pieces = [(file.name, offset, min(CHUNK_BYTES, file.size - offset)) for file in grant.files
+                  for offset in range(0, file.size, CHUNK_BYTES)]
+        ahead = Ahead(read, pieces, self.env.scheduler)
+        try:
+            for file in grant.files:
+                leaves: list[Placed] = []
+                for start in range(0, file.size, LEAF_BYTES):
+                    blocks: list[Placed] = []
+                    for offset in range(start, min(start + LEAF_BYTES, file.size), CHUNK_BYTES):
+                        number = offset // self.block_bytes
+                        for n, (block, place, body) in enumerate(ahead.take()):
+                            blocks.append(self._placed(block, place, body, file.name, number + n, packs, remembered))
+                        done += min(CHUNK_BYTES, file.size - offset)
+                        self.progress("image", done, total)
+                        self._throttle(started, done)
+                    leaves.append(self._leaf(file, start, blocks, known, packs, root))
+                root.files.append((file, leaves))
+        finally:
+            ahead.close()
+        packs.flush()
+        for name, use in root.packs.items():
+            use.size = packs.sizes.get(name) or known.size(name)
+        return root
+
+    def _placed(self, block: Block, place: Placed | None, body: Body | None, file: str, number: int,
+                packs: PackWriter, remembered: dict[bytes, Placed]) -> Placed:
+        if block.data is None:
+            assert place is not None
+            return place
+        found = remembered.get(block.digest)
+        if found is None:
+            if body is None:  # it was remembered when it was read, and has been forgotten since
+                [body] = compressed([bytes(block.data)])
+            found = packs.add(block.digest, body, file, number)
+            if len(remembered) >= _REMEMBERED:
+                del remembered[next(iter(remembered))]
+            remembered[block.digest] = found
+        return found
+
+    def _leaf(self, file: ImageFile, start: int, blocks: list[Placed], known: Known, packs: PackWriter,
+              root: Root) -> Placed:
+        """Store the leaf of these blocks, unless the last image has the same one; and note what they use."""
+        headers = {block.pack: packs.headers.get(block.pack) or known.headers[block.pack] for block in blocks}
+        content = encode_leaf(blocks, headers)
+        digest = block_digest(content)
+        place = None
+        if known.base is not None and (earlier := known.base.leaf_at(file.name, start)) is not None:
+            place = earlier if earlier.digest == digest and earlier.pack not in known.thin else None
+            if place is not None:
+                headers[place.pack] = known.base.root.packs[place.pack].header
+        if place is None:
+            place = packs.add(digest, leaf_body(content), file.name, -1 - start // LEAF_BYTES)
+            headers[place.pack] = packs.headers[place.pack]
+        for used in {*blocks, place}:
+            use = root.packs.setdefault(used.pack, PackUse(headers[used.pack], 0))
+            use.used += used.length
+        return place
+
+    def _throttle(self, started: float, done: int) -> None:
+        if self.rate is not None:
+            early = started + done / self.rate - self.env.clock.monotonic()
+            if early > 0:
+                self.env.clock.sleep(early)
+
+    # --- log ------------------------------------------------------------------------------------------------------
+
+    def _log(self, grant: Grant) -> Entry:
+        """Store the log that makes the image whole. Returns the entry for the catalog."""
+        confirmed = self.source.confirm(grant.id)
+        info = self.source.info()
+        if not self.info.instance == grant.instance == info.instance:
+            raise SourceRestarted(f"the source of store {self.info.history.store_id.hex()} has been restarted, or "
+                                  "another one has taken its place")
+        consistent_from = confirmed.consistent_from if grant.moving else grant.position
+        first_time = last_time = grant.time_us
+        end, payloads, log_bytes, objects = grant.position, set[int](), 0, 0
+
+        def passing() -> Iterator[Record]:
+            nonlocal first_time
+            for record in self.source.read_log(grant.id, grant.position, confirmed.published.txid):
+                if record.txid <= consistent_from.txid:
+                    first_time = record.time_us
+                if record.txid == consistent_from.txid and record.chain != consistent_from.chain:
+                    raise Diverged(f"the source confirmed the image at {consistent_from}, and its log has another "
+                                   "transaction there")
+                yield record
+
+        for batch in batches(grant.position, passing()):
+            objects += 1
+            for record in batch.records:
+                if record.attachment is not None:
+                    log_bytes += store_attachment(self.store, self.seal, self.source, grant.id, record.attachment,
+                                                  names.image_files(self.session))
+            end, last_time = batch.end, batch.records[-1].time_us
+            piece = batch.piece(info.history, complete_until(batch, end == confirmed.published,
+                                                             confirmed.complete_until_us), 0, self.env)
+            name = names.image_log(self.session, objects)
+            data = encode(self.seal, name, piece, batch.records)
+            put_own(self.store, name, data, self.env)
+            log_bytes += len(data)
+            payloads |= set(piece.payloads)
+            self.progress("log", end.txid - grant.position.txid, confirmed.published.txid - grant.position.txid)
+        if end != confirmed.published:
+            raise Diverged(f"the source announced {confirmed.published} and sent {end}")
+        image = Image(session=self.session, order=0, history=info.history, state_format=info.state_format,
+                      payloads=tuple(sorted(payloads)), image_position=grant.position, consistent_from=consistent_from,
+                      end=end, moving=grant.moving, image_time_us=grant.time_us, first_time_us=first_time,
+                      last_time_us=last_time, complete_until_us=confirmed.complete_until_us, created_us=0,
+                      bytes=sum(file.size for file in grant.files), new_bytes=0, log_bytes=log_bytes,
+                      log_objects=objects)
+        return {"do": "image", **image.to_wire()}
+
+    def _finish(self, root: Root, entry: Entry, packs: PackWriter) -> None:
+        """Put the root, and make the image real."""
+        name = names.root(self.session)
+        data = self.seal.seal(Kind.IMAGE, name, root.encode())
+        put_own(self.store, name, data, self.env)
+        entry["new_bytes"] = packs.stored + len(data)
+        entry["created_us"] = self.env.clock.now_us()
+
+        def decide(state: CatalogState) -> Entry | None:
+            if self.session in state.images:
+                return None
+            if self.session in state.barred:
+                raise SessionAborted(f"the run {self.session[:8]} was given up for dead by an expiry",
+                                     hint="run it again; what it has stored and is still there is used")
+            if dropped := [pack for pack in root.packs if pack in state.dropped]:
+                raise BlocksDropped(f"an expiry has dropped {len(dropped)} packs that the image was to use")
+            return entry
+
+        self.catalog.append(decide)
+
+
+def who(what: str) -> str:
+    """How a run names itself to the source and in the catalog. A later run of the same name uses what it has stored."""
+    return printable(f"{what} on {socket.gethostname()}")[:MAX_OWNER]

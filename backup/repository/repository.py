@@ -1,0 +1,483 @@
+"""A repository: a store's whole past, on a disk or in a bucket.
+
+Nothing in it is ever changed. Objects are put under names that nobody else can take, the catalog decides which of them
+count, and what no kept restore point needs is removed by an expiry. See `docs/repository.md` for its use, and
+`docs/repository-design.md` for why it is right.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ...engine.env import REAL, Env
+from ...engine.env.shown import shown
+from ...engine.errors import (
+    Damaged,
+    ForeignStore,
+    HoldfastError,
+    InvalidInput,
+    LeaseExpired,
+    NotFound,
+    OtherBranch,
+    SourceUnavailable,
+    TooManyLeases,
+    Unsupported,
+)
+from ...engine.model import document
+from ...engine.model.positions import ID_BYTES
+from ...engine.source.interface import Source, SourceInfo
+from ...replay.files import Progress, silent
+from ..cluster import sources
+from ..connection import Connection, Named
+from ..engines import AnyEngine, Options
+from ..report import RestoreReport
+from ..restore import check_point, micros
+from . import names
+from .archive import Archive
+from .blocks import BLOCK_BYTES
+from .catalog import Catalog
+from .errors import BlocksDropped, KeyMissing, ObjectExists, ObjectMissing, RepositoryExists, RepositoryMissing
+from .plan import Point, bounds, branch_named, newest_branch, reach_of_time, reach_of_txid, reaches
+from .reports import BranchInfo, ImageInfo, ImageReport, RepositoryInfo, RestorePlan
+from .sealed import Seal
+from .state import CatalogState, Entry, Image
+from .storage.interface import ObjectStore
+from .storage.probe import probe
+from .storage.url import open_storage
+
+if TYPE_CHECKING:
+    from .archiver import Archiver
+    from .expiring import Keep
+    from .keys import Key, Keyring
+    from .reports import Expired, Rehearsal, RepositoryVerified
+
+logger = logging.getLogger("holdfast.repository")
+
+_MAGIC, _VERSION = b"HFREPOS\0", 1
+_TRIES = 3
+LEASE_S = 24 * 3600.0
+"""Seconds for which a restore keeps what it reads from being expired, if it does not end before."""
+
+
+class Repository:
+    """See the module's text. For one thread at a time; open it again for another thread.
+
+    Attributes:
+        url: without secrets. id: 32 hex digits.
+        encrypted: whether it is.
+    """
+
+    def __init__(self, store: ObjectStore, repository_id: bytes, keyring: Keyring | None, env: Env) -> None:
+        """Use `init` or `open`."""
+        self.url, self.id, self.encrypted = store.url, repository_id.hex(), keyring is not None
+        self._store, self._keyring, self._env = store, keyring, env
+        self._seal = Seal(repository_id, store.url, keyring, env)
+        self._catalog = Catalog(store, self._seal, env)
+
+    # --- opening --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def init(cls, url: str | os.PathLike[str], *, key: Key | None = None, env: Env = REAL) -> Repository:
+        """Make a repository, and open it. With a key it is encrypted, for ever. If an earlier call died, this one
+        finishes it.
+
+        Raises:
+            RepositoryExists: there is one already.
+            StorageUnsuitable, StorageDenied, StorageUnavailable: tried before anything is made.
+            SettingError, InvalidInput, DiskFull.
+        """
+        store = open_storage(url, env)
+        try:
+            probe(store, env, delete=False)
+            made: dict[str, Any] = {"id": env.randomness.token(ID_BYTES), "encrypted": key is not None,
+                    "created_us": env.clock.now_us()}
+            try:
+                store.put(names.REPOSITORY, document.encode(_MAGIC, _VERSION, made))
+            except ObjectExists as error:
+                made = _document(store)
+                if not made["encrypted"] or key is None or list(store.list("keys/")):
+                    raise RepositoryExists(f"{store.url} is a repository already") from error
+            if key is None:
+                return cls(store, made["id"], None, env)
+            from .keys import Keyring
+
+            return cls(store, made["id"], Keyring.make(store, made["id"], key, env), env)
+        except BaseException:
+            store.close()
+            raise
+
+    @classmethod
+    def open(cls, url: str | os.PathLike[str], *, key: Key | None = None, env: Env = REAL) -> Repository:
+        """Open a repository. Two reads.
+
+        Raises:
+            RepositoryMissing: there is none. KeyMissing, KeyWrong, StorageUnavailable, StorageDenied, Damaged.
+            KeyNeedless: a key was given, and the repository is not encrypted.
+        """
+        store = open_storage(url, env)
+        try:
+            said = _document(store)
+            if not said["encrypted"]:
+                if key is not None:
+                    from .errors import KeyNeedless
+
+                    raise KeyNeedless(f"{store.url} is not encrypted, and a key was given: what you back up into it "
+                                      "could be read by everybody who reads its objects")
+                return cls(store, said["id"], None, env)
+            if key is None:
+                raise KeyMissing(f"{store.url} is encrypted, and no key was given")
+            from .keys import Keyring
+
+            return cls(store, said["id"], Keyring.read(store, said["id"], key), env)
+        except BaseException:
+            store.close()
+            raise
+
+    def close(self) -> None:
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def rotate(self, key: Key) -> None:
+        """Begin a new data key, and wrap all of them with `key`, which opens the repository from now on. What the old
+        key opens it opens until the old objects `keys/N` are deleted. Raises `Unsupported` if it is not encrypted."""
+        if self._keyring is None:
+            raise Unsupported(f"{self.url} is not encrypted, so it has no key to rotate",
+                              hint="make an encrypted repository, and copy this one into it")
+        self._keyring = self._keyring.rotate(self._store, bytes.fromhex(self.id), key, self._env)
+        self._seal = Seal(bytes.fromhex(self.id), self.url, self._keyring, self._env)
+        self._catalog = Catalog(self._store, self._seal, self._env)
+
+    # --- taking ---------------------------------------------------------------------------------------------------
+
+    def backup(self, source: Named, *, connection: Connection | None = None, accept_branch: str | None = None,
+               block_bytes: int = BLOCK_BYTES, rate: float | None = None, lease_ttl: float = 300.0,
+               progress: Progress | None = None) -> ImageReport:
+        """Take an image: whole to restore, and only what changed since the last one is sent and stored.
+
+        Args:
+            source: a URI, an open store, or any `Source`. Of a cluster a healthy follower is preferred, and if it goes
+                away, the next member is asked.
+            connection: how to reach a URI.
+            accept_branch: id (or its first 8 digits or more) of the source's branch, if it is new to the repository.
+            block_bytes: 4 KiB to 64 KiB, a power of two. If it is not that of the last image, everything is stored.
+            rate: bytes per second that are read of the image at most.
+            lease_ttl: seconds in which a run that died can be resumed by the next one.
+            progress: called in this thread with (stage, done, total).
+
+        Raises:
+            ForeignStore, OtherBranch: refused; nothing was changed.
+            SourceUnavailable, SourceRestarted, SourceRefused, NotAuthorized, LeaseExpired, TooManyLeases: mend that,
+            and
+                run it again; what was stored is used.
+            StorageUnavailable, StorageDenied, DiskFull, Damaged, InvalidInput, SettingError.
+        """
+        if type(block_bytes) is not int or not 4096 <= block_bytes <= 65536 or block_bytes & (block_bytes - 1):
+            raise InvalidInput(f"block_bytes={shown(block_bytes)} is not a power of two from 4,096 to 65,536")
+        if rate is not None and not (isinstance(rate, int | float) and 0 < rate < float("inf")):
+            raise InvalidInput(f"rate={shown(rate)} is not a positive number of bytes per second")
+        connection, started = connection or Connection(), self._env.clock.monotonic()
+        members = sources(source, connection)
+        for member in members:
+            try:
+                with connection.opened(member) as asked:
+                    info = asked.info()
+                    state = self._admit(info, accept_branch)
+                    base = next(reversed(state.images), "")
+                    image = self._imaged(asked, info, block_bytes, lease_ttl, rate, progress or silent)
+                break
+            except (SourceUnavailable, LeaseExpired, TooManyLeases) as error:
+                if member is members[-1]:
+                    raise
+                logger.warning("%s: %s; another member is asked", member, error.message)
+        return ImageReport(
+            repository=self.url, image=image.session, base=base, store_id=info.history.store_id.hex(),
+            branch=image.history.branch.id.hex(), engine=info.engine, consistent_from=image.consistent_from.txid,
+            to_txid=image.end.txid, image_bytes=image.bytes, new_bytes=image.new_bytes, log_bytes=image.log_bytes,
+            complete_until_us=image.complete_until_us, seconds=self._env.clock.monotonic() - started)
+
+    def _imaged(self, source: Source, info: SourceInfo, block_bytes: int, lease_ttl: float, rate: float | None,
+                progress: Progress) -> Image:
+        from .imaging import Imaging, who
+
+        for left in reversed(range(_TRIES)):
+            session = self._env.randomness.token(ID_BYTES).hex()
+            try:
+                return Imaging(self._store, self._seal, self._catalog, source, info, session, who("backup"),
+                               block_bytes, lease_ttl, rate, progress, self._env).take()
+            except BlocksDropped:
+                if not left:
+                    raise
+        raise AssertionError
+
+    def _admit(self, info: SourceInfo, accept_branch: str | None) -> CatalogState:
+        """Check that the source belongs here. The first source makes the repository its store's."""
+        history = info.history
+        branch = history.branch.id.hex()
+        asked = accept_branch.strip().lower() if accept_branch is not None else None
+        if asked is not None and (len(asked) < 8 or not set(asked) <= set("0123456789abcdef")):
+            raise InvalidInput(f"accept_branch={shown(accept_branch)} is not an id",
+                               hint="ids are 32 hex digits; the first 8 or more will do")
+
+        def decide(state: CatalogState) -> Entry | None:
+            if state.store_id is None:
+                return {"do": "store", "id": history.store_id, "engine": info.engine}
+            if state.store_id != history.store_id:
+                raise ForeignStore(f"the repository is of store {state.store_id.hex()}, and the source is store "
+                                   f"{history.store_id.hex()}")
+            if branch in state.branches:
+                return None
+            if state.branches and not (asked is not None and branch.startswith(asked)):
+                raise OtherBranch(f"the source is on branch {branch}, which left its last one at transaction "
+                                  f"{history.branch.start.txid} and is new to the repository",
+                                  hint="a restored store must not take the place of the one it was restored from; if "
+                                       f"it is meant to, accept its branch: --accept-branch {branch[:8]}")
+            return {"do": "accept", "history": history.to_wire()}
+
+        while True:
+            state = self._catalog.append(decide)
+            if branch in state.branches:
+                return state
+
+    def archiver(self, source: Source, *, accept_branch: str | None = None) -> Archiver:
+        """Become the archiver of the source's branch. An archiver that was before is fenced. For one thread; its
+        `step` is called again and again. Raises as `backup`, and `Diverged`, `Fenced`."""
+        from .archiver import Archiver
+        from .imaging import who
+
+        info = source.info()
+        self._admit(info, accept_branch)
+        made = Archiver(self._store, self._seal, self._catalog, source, info, who("archive"), self.id, self._env)
+        made.begin(info)
+        return made
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    def _archive(self) -> Archive:
+        return Archive(self._store, self._seal, self._catalog.refresh())
+
+    def info(self) -> RepositoryInfo:
+        """What the repository holds, and restores to. O(new catalog entries, images, branches)."""
+        archive = self._archive()
+        state = archive.state
+        tails = {branch: tail for branch in state.branches if (tail := archive.tail(branch)) is not None}
+        current = newest_branch(state) if state.branches else ""
+        return RepositoryInfo(
+            repository=self.url, id=self.id, encrypted=self.encrypted, engine=state.engine,
+            store_id=state.store_id.hex() if state.store_id else "",
+            branches=tuple(BranchInfo(
+                id=branch, from_txid=log.history.branch.start.txid, current=branch == current,
+                restores_to=tuple(bounds(reaches(state, branch, tails))),
+                archived_to=tails[branch].end.txid if branch in tails else None,
+                archived_until_us=tails[branch].complete_until_us if branch in tails else None)
+                for branch, log in state.branches.items()),
+            images=tuple(ImageInfo(
+                id=image.session, branch=image.history.branch.id.hex(), created_us=image.created_us,
+                consistent_from=image.consistent_from.txid, to_txid=image.end.txid, image_bytes=image.bytes,
+                new_bytes=image.new_bytes,
+                proofs=tuple(proof for (of, _), proof in state.proofs.items() if of == image.session))
+                for image in state.images.values()),
+            image_bytes=sum(image.bytes for image in state.images.values()),
+            stored_bytes=sum(image.new_bytes for image in state.images.values()),
+            marks=tuple(state.marks.values()), leases=tuple(state.leases.values()),
+            running=tuple(state.sessions.values()))
+
+    def ls(self, prefix: str = "") -> Iterator[tuple[str, int, int]]:
+        """Name, bytes and time (microseconds, by the storage's clock) of each object, by name."""
+        for listed in self._store.list(prefix):
+            yield listed.name, listed.size, listed.modified_us
+
+    def mark(self, name: str, *, to_txid: int | None = None, at: datetime | None = None, branch: str | None = None,
+             keep: bool = False) -> Entry:
+        """Give a restore point a name. With `keep`, no expiry drops what it needs.
+
+        Args:
+            name: 1 to 100 characters.
+            to_txid, at, branch: the point, as in `restore`; if none is given, the last one.
+
+        Raises:
+            InvalidInput: the name is not valid, or taken. RestorePointOutOfRange, NotFound.
+        """
+        if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable():
+            raise InvalidInput(f"{shown(name)} is not a name for a mark", hint="use 1 to 100 printable characters")
+        point = self._point(to_txid, at, None, branch)
+        txid = point.txid
+        if txid is None:
+            txid = self._txid_at(point)
+        entry = {"do": "mark", "name": name, "branch": point.branch, "txid": txid, "keep": keep,
+                 "time_us": self._env.clock.now_us()}
+
+        def decide(state: CatalogState) -> Entry | None:
+            if name in state.marks:
+                raise InvalidInput(f"there is a mark {shown(name)} already, of transaction "
+                                   f"{state.marks[name]['txid']}", hint="remove it first, or take another name")
+            return entry
+
+        return self._catalog.append(decide).marks[name]
+
+    def unmark(self, name: str) -> None:
+        """Remove a mark. The restore point stays as long as others do. Raises `NotFound`."""
+        def decide(state: CatalogState) -> Entry | None:
+            if name not in state.marks:
+                raise NotFound(f"there is no mark {shown(name)}")
+            return {"do": "unmark", "name": name}
+
+        self._catalog.append(decide)
+
+    def _point(self, to_txid: int | None, at: datetime | None, mark: str | None, branch: str | None) -> Point:
+        check_point(to_txid, at)
+        archive = self._archive()
+        state = archive.state
+        if mark is not None:
+            if to_txid is not None or at is not None or branch is not None:
+                raise InvalidInput("a mark was given, and another point too", hint="give one of them")
+            if mark not in state.marks:
+                raise NotFound(f"there is no mark {shown(mark)}; there are: {', '.join(state.marks) or 'none'}")
+            to_txid, branch = state.marks[mark]["txid"], state.marks[mark]["branch"]
+        chosen = branch_named(state, branch)
+        ids = [one.id.hex() for one in state.branches[chosen].history.branches]
+        tails = {id: tail for id in ids if id in state.branches and (tail := archive.tail(id)) is not None}
+        found = reaches(state, chosen, tails)
+        if at is not None:
+            time_us = micros(at)
+            return Point(chosen, reach_of_time(found, time_us), None, time_us)
+        reach, txid = reach_of_txid(found, to_txid)
+        return Point(chosen, reach, txid, None)
+
+    def _txid_at(self, point: Point) -> int:
+        """The last transaction up to a point's time."""
+        from .restoring import LogSource
+
+        last = point.reach.image.consistent_from.txid
+        source = LogSource(self._store, self._seal, self._archive(), point.reach)
+        for record, _ in source.records(None, point.at_us):
+            last = max(last, record.txid)
+        return last
+
+    # --- restoring ------------------------------------------------------------------------------------------------
+
+    def plan(self, *, to_txid: int | None = None, at: datetime | None = None, mark: str | None = None,
+             branch: str | None = None) -> RestorePlan:
+        """What a restore to this point would do. Raises as `restore`."""
+        point = self._point(to_txid, at, mark, branch)
+        image = point.reach.image
+        return RestorePlan(image=image.session, branch=point.branch, txid=point.txid, at_us=point.at_us,
+                           image_bytes=image.bytes, log_from=image.image_position.txid,
+                           log_to=point.reach.last if point.txid is None else point.txid,
+                           restores_to=tuple(bounds([point.reach])))
+
+    def restore(self, dest: str | os.PathLike[str], *, to_txid: int | None = None, at: datetime | None = None,
+                mark: str | None = None, branch: str | None = None, force: bool = False, wait: float = 0.0,
+                engine: AnyEngine | None = None, options: Options | None = None,
+                progress: Progress | None = None) -> RestoreReport:
+        """Restore into a directory. O(image and log).
+
+        Args:
+            dest: the directory for the store, new or empty. A link is followed.
+            to_txid: the transaction to restore to. If no point is given, the last one.
+            at: restore to the last transaction committed at or before this time, which must have a time zone.
+            mark: restore to the point of this name.
+            branch: id of the branch (its first digits will do). If None, that of the newest image.
+            force, wait, engine, options: as for `holdfast.backup.restore`.
+            progress: called in this thread with (stage, done, total).
+
+        Raises:
+            RestorePointOutOfRange: the repository does not restore to this point; the message says to which it does.
+            NotFound, StoreExists, StoreLocked, TargetInvalid, InvalidInput, Damaged, UnsupportedFormat,
+            UpgradeRequired, WrongEngine, SettingError, DiskFull, StorageUnavailable.
+        """
+        from .restore_run import restore_to
+
+        point = self._point(to_txid, at, mark, branch)
+        with self.leased(point, f"restore to {os.fspath(dest)}"):
+            return restore_to(Path(dest), point, self._store, self._seal, self._archive(), self._env, force=force,
+                              wait=wait, engine=engine, options=options or {}, progress=progress or silent)
+
+    @contextmanager
+    def leased(self, point: Point, what: str) -> Iterator[None]:
+        """Keep what a restore to this point reads from being expired during the block. If nothing can be put, because
+        the rights are to read only, the block runs without."""
+        from .imaging import who
+
+        id = self._env.randomness.token(8).hex()
+        now = self._env.clock.now_us()
+        entry = {"do": "lease", "id": id, "who": who(what), "time_us": now,
+                 "until_us": now + int(LEASE_S * 1_000_000), "image": point.reach.image.session,
+                 "branch": point.branch, "txid": point.reach.last if point.txid is None else point.txid}
+
+        def decide(state: CatalogState) -> Entry | None:
+            if point.reach.image.session not in state.images:
+                raise NotFound(f"the image {point.reach.image.session[:8]} was dropped at this moment",
+                               hint="run it again")
+            return entry
+
+        from .errors import StorageDenied
+
+        try:
+            self._catalog.append(decide)
+        except StorageDenied:
+            yield
+            return
+        try:
+            yield
+        finally:
+            with suppress(HoldfastError):  # it runs out
+                self._catalog.append(lambda state: {"do": "release", "id": id} if id in state.leases else None)
+
+    def rehearse(self, *, to_txid: int | None = None, at: datetime | None = None, mark: str | None = None,
+                 branch: str | None = None, scratch: str | os.PathLike[str] | None = None,
+                 engine: AnyEngine | None = None, options: Options | None = None, progress: Progress | None = None
+                 ) -> Rehearsal:
+        """Restore into a scratch place that goes afterwards, open it, run the engine's check over all of it, and note
+        the result in the repository. Raises as `restore`, and `Inconsistent`."""
+        from .restore_run import rehearse
+
+        point = self._point(to_txid, at, mark, branch)
+        with self.leased(point, "rehearsal"):
+            return rehearse(point, self._store, self._seal, self._archive(), self._catalog, self._env,
+                            scratch=None if scratch is None else Path(scratch), engine=engine, options=options or {},
+                            progress=progress or silent)
+
+    # --- keeping --------------------------------------------------------------------------------------------------
+
+    def verify(self, *, sample: float = 1.0, progress: Progress | None = None) -> RepositoryVerified:
+        """Read what images and archived log need, and compare it with its digests, checksums and chains. Damage is in
+        the report. O(bytes × sample). `sample`: the share of the blocks that are read, drawn at random; trees and log
+        are always read."""
+        from .verifying import verify
+
+        if not isinstance(sample, int | float) or not 0 < sample <= 1:
+            raise InvalidInput(f"sample={shown(sample)} is not a share above 0 and up to 1")
+        return verify(self._store, self._seal, self._catalog, self._archive(), float(sample), self._env,
+                      progress or silent)
+
+    def expire(self, keep: Keep, *, dry_run: bool = False) -> Expired:
+        """Remove what no kept restore point needs. With `dry_run`, only say what that is. See `Keep`."""
+        from .expiring import expire
+
+        return expire(self._store, self._seal, self._catalog, self._archive(), keep, self._env, dry_run=dry_run)
+
+
+def _document(store: ObjectStore) -> dict[str, Any]:
+    where = Path(f"{store.url}/{names.REPOSITORY}")
+    try:
+        said = document.decode(store.get(names.REPOSITORY), _MAGIC, _VERSION, where)
+    except ObjectMissing as error:
+        raise RepositoryMissing(f"there is no repository at {store.url}") from error
+    if not isinstance(said.get("id"), bytes) or len(said["id"]) != ID_BYTES or type(said.get("encrypted")) is not bool:
+        raise Damaged("lacks or garbles a field", path=str(where))
+    return said
+
+

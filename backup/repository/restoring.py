@@ -1,0 +1,230 @@
+"""Making a store from a repository: the image's files, the log up to a point, and the engine over both.
+
+The files are written by several threads, each 64 MiB at a time, and compared with their digests as they come. The log
+goes into a scratch log beside them, and the engine replays it as it replays a backup's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...engine.contract.engine import Context, Engine
+from ...engine.contract.image import ImageFile
+from ...engine.env import Env, File
+from ...engine.env.pool import Pool
+from ...engine.errors import Damaged, DiskFull, UnsupportedFormat
+from ...engine.model.positions import History
+from ...engine.model.records import Record
+from ...engine.wal.log import Log
+from ...replay.files import SPARE_BYTES, Progress, check_names
+from ...replay.roll import BATCH_BYTES, history_at
+from ..engines import AnyEngine, Options
+from ..target.target import LOG
+from . import names, pieces
+from .archive import Archive
+from .attached import read_attachment
+from .blocks import LEAF_BYTES, Placed, Root, TreeReader
+from .errors import ObjectMissing
+from .plan import Reach
+from .sealed import Kind, Seal
+from .state import Image
+from .storage.interface import ObjectStore
+
+WORKERS = 4
+"""Threads that fetch and write parts of files."""
+
+
+def tree_of(store: ObjectStore, seal: Seal, image: Image, env: Env) -> TreeReader:
+    """The tree of an image. Raises `Damaged`, `ObjectMissing`."""
+    name = names.root(image.session)
+    root = Root.decode(seal.open(Kind.IMAGE, name, store.get(name)), f"{store.url}/{name}")
+    return TreeReader(store, seal, root, env)
+
+
+def write_files(tree: TreeReader, into: Path, env: Env, progress: Progress) -> int:
+    """Write the files of an image below `into`, whole and durable. Returns their bytes. O(bytes).
+
+    Raises:
+        DiskFull: checked before the first byte. Damaged, ObjectMissing, StorageUnavailable.
+    """
+    files, listed = env.files, [file for file, _ in tree.root.files]
+    check_names(listed)
+    files.make_directory(into)
+    total, done = tree.root.bytes, 0
+    if (room := files.free(into)) < total + SPARE_BYTES:
+        raise DiskFull(f"the image needs {total + SPARE_BYTES:,} bytes in {into}, and its file system has {room:,} "
+                       "left")
+    pool = Pool("holdfast-restore", WORKERS, env.scheduler)
+    try:
+        for entry, leaves in tree.root.files:
+            path = into / entry.name
+            if path.parent != into:
+                files.make_directory(path.parent)
+            file = files.open(path, "create")
+            try:
+                file.reserve(entry.size)
+                parts = [pool.submit(_part(tree, file, entry, place, number * LEAF_BYTES))
+                         for number, place in enumerate(leaves)]
+                try:
+                    for part in parts:
+                        done += part.result()
+                        progress("image", done, total)
+                except BaseException:
+                    _settle(parts)
+                    raise
+                if file.size() != entry.size:
+                    raise Damaged(f"has {file.size():,} bytes, and {entry.size:,} belong there", path=entry.name)
+                file.sync()
+            finally:
+                file.close()
+    finally:
+        pool.close()
+    for directory in {into, *(p for f in listed for p in (into / f.name).parents if p.is_relative_to(into))}:
+        files.sync_directory(directory)
+    return total
+
+
+def _settle(parts: Iterable[Future[int]]) -> None:
+    """Wait until nothing writes to the file any more."""
+    for part in parts:
+        if not part.cancel():
+            with contextlib.suppress(Exception):
+                part.result()
+
+
+def _part(tree: TreeReader, file: File, entry: ImageFile, place: Placed, start: int) -> Callable[[], int]:
+    """Write what one leaf lists. Returns its bytes."""
+    def work() -> int:
+        leaf, size = tree.leaf(place), tree.root.block_bytes
+        length = min(LEAF_BYTES, entry.size - start)
+        if len(leaf.blocks) != -(-length // size):
+            raise Damaged(f"has a leaf with {len(leaf.blocks)} blocks for {length:,} bytes of {entry.name}",
+                          path=place.pack)
+        for number, content in tree.read(leaf.blocks, leaf.headers):
+            if len(content) != min(size, length - number * size):
+                raise Damaged(f"has {len(content)} bytes for block {number} of {entry.name}", path=place.pack)
+            file.pwrite(content, start + number * size)
+        return length
+
+    return work
+
+
+# --- log ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class LogSource:
+    """The log of one way through the repository: an image's own, and what was archived after it."""
+
+    store: ObjectStore
+    seal: Seal
+    archive: Archive
+    reach: Reach
+
+    def records(self, upto: int | None, until_us: int | None) -> Iterator[tuple[Record, str]]:
+        """Records after the image's position, up to a transaction or a commit time, each with the folder of its
+        attachment. Raises `Damaged`."""
+        image = self.reach.image
+        last = image.image_position
+        for folder, records in self._pieces(upto):
+            for record in records:
+                if record.txid <= last.txid:
+                    continue
+                if (upto is not None and record.txid > upto) or (until_us is not None and record.time_us > until_us
+                                                                 and record.txid > image.consistent_from.txid):
+                    return
+                if record.txid != last.txid + 1:
+                    raise Damaged(f"the archived log has transaction {record.txid} after {last.txid}")
+                last = record.position
+                yield record, folder
+
+    def _pieces(self, upto: int | None) -> Iterator[tuple[str, Iterator[Record]]]:
+        image = self.reach.image
+        wanted = self.reach.last if upto is None else upto
+        for number in range(1, image.log_objects + 1):
+            name = names.image_log(image.session, number)
+            try:
+                _, records = pieces.decode(self.seal, name, self.store.get(name))
+            except ObjectMissing as error:
+                raise Damaged("is missing: it is part of an image", path=f"{self.store.url}/{name}") from error
+            yield names.image_files(image.session), records
+        last = image.end
+        for stretch in self.reach.stretches:
+            if last.txid >= wanted:
+                return
+            for piece, records in self.archive.read(stretch.branch, last, min(wanted, stretch.end)):
+                yield names.branch_files(stretch.branch), records
+                last = max(last, piece.end, key=lambda p: p.txid)
+
+
+def scratch_log(source: LogSource, history: History, place: Path, engine: AnyEngine, env: Env, *, upto: int | None,
+                until_us: int | None, progress: Progress) -> Log:
+    """A log with the records from the image's position on, for replay. Open, and to be closed. O(log).
+
+    Raises:
+        Damaged: also if it does not reach `upto`.
+        UnsupportedFormat: the engine does not read a transaction.
+        DiskFull.
+    """
+    image = source.reach.image
+    begin = image.image_position
+    log = Log.create(place, history_at(history, begin), begin, engine=engine.name, last_time_us=image.image_time_us,
+                     options=LOG, env=env)
+    try:
+        waiting = 0
+        for record, folder in source.records(upto, until_us):
+            if not record.is_kit and record.payload_version not in engine.reads_payloads:
+                raise UnsupportedFormat(f"transaction {record.txid} has payload version {record.payload_version}; the "
+                                        f"{engine.name} engine here reads {sorted(engine.reads_payloads)}")
+            _begin_branches(log, history)
+            if record.attachment is not None:
+                writer = log.import_attachment(record.attachment)
+                try:
+                    for piece in read_attachment(source.store, source.seal, record.attachment, folder):
+                        writer.write(piece)
+                    writer.finish()
+                except BaseException:
+                    writer.abandon()
+                    raise
+            log.writer.append_record(record)
+            waiting += len(record.payload) + len(record.header)
+            if waiting >= BATCH_BYTES:
+                log.writer.sync()
+                waiting = 0
+                progress("log", record.txid - begin.txid, (upto or source.reach.last) - begin.txid)
+        log.writer.sync()
+        if upto is not None and log.end.txid < upto:
+            raise Damaged(f"the archived log ends at transaction {log.end.txid}, and was to go to {upto}")
+        if log.end.txid < image.consistent_from.txid or (
+                log.chain_at(image.consistent_from.txid) != image.consistent_from.chain):
+            raise Damaged(f"the log of the image {image.session[:8]} has another transaction "
+                          f"{image.consistent_from.txid} than the catalog")
+    except BaseException:
+        log.abandon()
+        raise
+    return log
+
+
+def _begin_branches(log: Log, history: History) -> None:
+    """Begin the branches that leave the one before where the log ends."""
+    count = len(log.history.branches)
+    if count < len(history.branches) and history.branches[count].start == log.end:
+        log.writer.sync()
+        log.writer.extend_history(History(history.store_id, history.branches[: count + 1]))
+
+
+@contextlib.contextmanager
+def opened_state(tree: TreeReader, image: Image, into: Path, engine: AnyEngine, options: Options, env: Env,
+                 progress: Progress) -> Iterator[Engine[Any, Any]]:
+    """Write the files of an image to `into`, and open them as a state to be replayed from its position."""
+    write_files(tree, into, env, progress)
+    opened = engine.open(into, Context(env, options, store_id=image.history.store_id), at=image.image_position)
+    try:
+        yield opened
+    finally:
+        opened.close()

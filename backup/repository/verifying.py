@@ -1,0 +1,163 @@
+"""Verifying: every object that is needed is read, and compared with what names it. No engine is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ...engine.env import Env
+from ...engine.errors import Damaged, HoldfastError, UnsupportedFormat
+from ...engine.model.positions import Position
+from ...engine.model.records import Record
+from ...replay.files import Progress
+from . import names, pieces
+from .archive import Archive, Tail
+from .attached import read_attachment
+from .blocks import Placed, TreeReader
+from .catalog import Catalog
+from .errors import ObjectMissing
+from .reports import RepositoryVerified
+from .restoring import tree_of
+from .sealed import Seal
+from .state import BranchLog, Entry, Image
+from .storage.interface import ObjectStore
+
+_WRONG = Damaged, ObjectMissing, UnsupportedFormat
+_MOST_TOLD = 100
+
+
+@dataclass(slots=True)
+class _Found:
+    """What was read, and what is wrong. `seen`: blocks that were read, by pack and frame: images share them."""
+
+    store: ObjectStore
+    seal: Seal
+    env: Env
+    sample: float
+    packs: set[str] = field(default_factory=set)
+    seen: set[tuple[str, int]] = field(default_factory=set)
+    bad: set[tuple[str, int]] = field(default_factory=set)
+    damaged: list[str] = field(default_factory=list)
+    blocks: int = 0
+    logs: int = 0
+    read: int = 0
+
+    def wrong(self, error: HoldfastError) -> None:
+        if error.message not in self.damaged and len(self.damaged) < _MOST_TOLD:
+            self.damaged.append(str(error.message))
+
+    # --- images ---------------------------------------------------------------------------------------------------
+
+    def image(self, image: Image) -> set[str]:
+        """Read an image. Returns the packs that are damaged; "" stands for its root or log."""
+        bad: set[str] = set()
+        try:
+            tree = tree_of(self.store, self.seal, image, self.env)
+        except _WRONG as error:
+            self.wrong(error)
+            return {""}
+        for _, leaves in tree.root.files:
+            for place in leaves:
+                try:
+                    leaf = tree.leaf(place)
+                except _WRONG as error:
+                    self.wrong(error)
+                    bad.add(place.pack)
+                    continue
+                bad |= self._blocks(tree, leaf.blocks, leaf.headers)
+        if not self._log(image):
+            bad.add("")
+        return bad
+
+    def _blocks(self, tree: TreeReader, blocks: list[Placed], headers: dict[str, bytes]) -> set[str]:
+        fresh = [place for place in dict.fromkeys(blocks)
+                 if (place.pack, place.frame) not in self.seen and self._drawn()]
+        bad = {place.pack for place in blocks if (place.pack, place.frame) in self.bad}
+        self.seen.update((place.pack, place.frame) for place in fresh)
+        self.packs |= {place.pack for place in fresh}
+        try:
+            for _, content in tree.read(fresh, headers):
+                self.blocks += 1
+                self.read += len(content)
+        except _WRONG:
+            for place in fresh:  # one by one, to know which
+                try:
+                    list(tree.read([place], headers))
+                except _WRONG as error:
+                    self.wrong(error)
+                    self.bad.add((place.pack, place.frame))
+                    bad.add(place.pack)
+        return bad
+
+    def _drawn(self) -> bool:
+        return self.sample == 1 or int.from_bytes(self.env.randomness.token(4), "big") < self.sample * (1 << 32)
+
+    def _log(self, image: Image) -> bool:
+        at = image.image_position
+        for number in range(1, image.log_objects + 1):
+            name = names.image_log(image.session, number)
+            try:
+                piece, records = pieces.decode(self.seal, name, self.store.get(name))
+                at = self._piece(name, piece, records, at, names.image_files(image.session))
+            except _WRONG as error:
+                self.wrong(error)
+                return False
+        if at != image.end:
+            self.wrong(Damaged(f"ends at {at}, and the catalog says {image.end}",
+                               path=f"{self.store.url}/{names.IMAGES}/{image.session}/log"))
+        return at == image.end
+
+    # --- log ------------------------------------------------------------------------------------------------------
+
+    def _piece(self, name: str, piece: pieces.Piece, records: Iterator[Record], at: Position, folder: str
+               ) -> Position:
+        if piece.after != at:
+            raise Damaged(f"begins after {piece.after}, and what is before it ends at {at}",
+                          path=f"{self.store.url}/{name}")
+        for record in records:
+            self.read += len(record.header) + len(record.payload)
+            if record.attachment is not None:
+                size = sum(map(len, read_attachment(self.store, self.seal, record.attachment, folder)))
+                if size != record.attachment.size:
+                    raise Damaged(f"has {size:,} bytes, and transaction {record.txid} says "
+                                  f"{record.attachment.size:,}", path=f"{self.store.url}/{record.attachment.name}")
+                self.read += size
+        self.logs += 1
+        return piece.end
+
+    def branch(self, archive: Archive, branch: str, log: BranchLog, tail: Tail | None) -> None:
+        for run in log.runs:
+            end = run.end if run.end is not None else tail.end if tail is not None else run.after
+            at = run.after
+            try:
+                for piece, records in archive.read(branch, run.after, max(end.txid, run.after.txid)):
+                    at = self._piece(f"{names.LOG}/{branch}", piece, records, at, names.branch_files(branch))
+                if at.txid < end.txid:
+                    raise Damaged(f"ends at {at}, and is said to end at {end}",
+                                  path=f"{self.store.url}/{names.LOG}/{branch}")
+            except _WRONG as error:
+                self.wrong(error)
+
+
+def verify(store: ObjectStore, seal: Seal, catalog: Catalog, archive: Archive, sample: float, env: Env,
+           progress: Progress) -> RepositoryVerified:
+    """See `Repository.verify`. Notes a proof for each image, with the packs that are damaged, so that the next backup
+    stores their blocks anew."""
+    started, state = env.clock.monotonic(), archive.state
+    found = _Found(store, seal, env, sample)
+    bad: dict[str, set[str]] = {}
+    total = len(state.images) + len(state.branches)
+    for done, image in enumerate(list(state.images.values()), 1):
+        bad[image.session] = found.image(image)
+        progress("verify", done, total)
+    for done, (branch, log) in enumerate(state.branches.items(), 1 + len(state.images)):
+        found.branch(archive, branch, log, archive.tail(branch))
+        progress("verify", done, total)
+    for session, packs in bad.items():
+        entry: Entry = {"do": "proof", "of": session, "kind": "verify", "good": not packs, "sample": sample,
+                        "damaged": sorted(packs), "time_us": env.clock.now_us()}
+        catalog.append(lambda state, entry=entry: entry if entry["of"] in state.images else None)  # type: ignore[misc]
+    return RepositoryVerified(
+        repository=store.url, images=len(state.images), packs=len(found.packs), blocks=found.blocks,
+        pieces=found.logs, bytes=found.read, sample=sample, damaged=tuple(found.damaged),
+        bad_images=tuple(session for session, packs in bad.items() if packs), seconds=env.clock.monotonic() - started)
