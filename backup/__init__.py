@@ -6,8 +6,9 @@
 
 `run` takes a backup of a running store: full the first time, incremental afterwards. `restore` makes a store from it,
 as of its end, a transaction or a time. `verify` proves that it is whole. `info` tells what a directory is. `Policy`
-says what a run checks and keeps, `Connection` how a source is reached. `slots` lists the slots that a store keeps log
-for; `drop_slot` drops one.
+says what a run checks and keeps, `Connection` how a source is reached. `Repository` keeps a store's whole past; `Keep`
+says what its expiry keeps, `Key` opens an encrypted one, `ArchivePlugin` archives a store into it. `slots` lists the
+slots that a store keeps log for; `drop_slot` drops one.
 
 A name is imported when it is first used. `run`, `restore`, `verify`, `info` and `slots` are functions here, and their
 modules have the same names. Importing such a module does not hide the function.
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from .limits import Limits
     from .policy import Policy
     from .report import Bounds, Info, Report, RestoreReport, VerifyReport
+    from .repository.archiving import ArchivePlugin
+    from .repository.expiring import Keep
+    from .repository.keys import Key
+    from .repository.repository import Repository
     from .restore import restore
     from .run import run
     from .slots import drop_slot, slots
@@ -33,13 +38,17 @@ if TYPE_CHECKING:
     from .verify import verify
 
 __all__ = [
+    "ArchivePlugin",
     "BackupUri",
     "Bounds",
     "Connection",
     "Info",
+    "Keep",
+    "Key",
     "Limits",
     "Policy",
     "Report",
+    "Repository",
     "RestoreReport",
     "VerifyReport",
     "drop_slot",
@@ -59,6 +68,10 @@ _MODULES = {
     ".limits": ("Limits",),
     ".policy": ("Policy",),
     ".report": ("Bounds", "Info", "Report", "RestoreReport", "VerifyReport"),
+    ".repository.archiving": ("ArchivePlugin",),
+    ".repository.expiring": ("Keep",),
+    ".repository.keys": ("Key",),
+    ".repository.repository": ("Repository",),
     ".restore": ("restore",),
     ".run": ("run",),
     ".uri": ("BackupUri", "parse"),

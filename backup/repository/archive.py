@@ -51,8 +51,13 @@ class Archive:
         name = names.piece(branch, slot)
         return pieces.decode(self._seal, name, self._store.get(name))
 
-    def tail(self, branch: str) -> Tail | None:
-        """Where the newest run of a branch ends; None if it has no piece. A list and a few reads."""
+    def tail(self, branch: str, damaged: list[Damaged] | None = None) -> Tail | None:
+        """Where the newest run of a branch ends; None if it has no piece. A list and a few reads.
+
+        Raises:
+            Damaged: its last piece. With `damaged` it is noted there instead, and this is where the archive ends before
+                it.
+        """
         log = self.state.branches[branch]
         if not log.runs or log.runs[-1].last is not None:
             return None
@@ -64,36 +69,48 @@ class Archive:
         while True:  # the folders that there are; usually one
             listed = list(self._store.list(f"{names.LOG}/{branch}/{folder:06d}/"))
             last = max([last, *(names.number_of(one.name) for one in listed)])
-            if not listed or last // 10_000 == folder:
+            if not listed or last % 10_000 != 9_999:
                 break
             folder += 1
-        found: tuple[int, Piece] | None = None
+        found: Piece | None = None
         while True:
             try:
-                found = last + 1, self.piece(branch, last + 1)[0]
+                found = self._noted(branch, last + 1, damaged)
             except ObjectMissing:
                 break
             last += 1
-        if found is None and last >= run.first and (newest is None or last > newest.last):
-            found = last, self.piece(branch, last)[0]
+        least = newest.last if newest else run.first - 1
+        while found is None and last > least:
+            found = self._noted(branch, last, damaged)
+            last -= found is None
         if found is not None:
-            slot, piece = found
-            return Tail(slot=slot, end=piece.end, last_time_us=piece.last_time_us,
-                        complete_until_us=piece.complete_until_us, writer=piece.writer)
+            return Tail(slot=last, end=found.end, last_time_us=found.last_time_us,
+                        complete_until_us=found.complete_until_us, writer=found.writer)
         if newest is None:
             return None
         return Tail(slot=newest.last, end=newest.end, last_time_us=newest.last_time_us,
                     complete_until_us=newest.complete_until_us)
 
-    def read(self, branch: str, after: Position, upto: int) -> Iterator[tuple[Piece, Iterator[Record]]]:
-        """Pieces and units of a branch from the one that has the record after `after` to the one that has `upto`, or to
-        where the run ends. Whoever takes the next one must have read the records of the one before.
+    def _noted(self, branch: str, slot: int, damaged: list[Damaged] | None) -> Piece | None:
+        """What a piece says; None if it is damaged, which is noted."""
+        try:
+            return self.piece(branch, slot)[0]
+        except Damaged as error:
+            if damaged is None:
+                raise
+            if str(error) not in map(str, damaged):
+                damaged.append(error)
+            return None
+
+    def read(self, branch: str, after: int, upto: int) -> Iterator[tuple[Piece, Iterator[Record]]]:
+        """Pieces and units of a branch from the one that has the transaction after `after` to the one that has `upto`,
+        which must be archived. Whoever takes the next one must have read the records of the one before.
 
         Raises:
             Damaged: one is missing, or does not follow.
         """
         log = self.state.branches[branch]
-        run = run_with(log, after.txid)
+        run = run_with(log, after)
         if run is None:
             return
         at, slot = run.after, run.first
@@ -102,7 +119,7 @@ class Archive:
                 continue
             if unit.first == slot:
                 slot, at = unit.last + 1, unit.end
-                if unit.end.txid > after.txid:
+                if unit.end.txid > after:
                     yield self._unit(unit)
                     if unit.end.txid >= upto:
                         return
@@ -110,15 +127,13 @@ class Archive:
             try:
                 piece, records = self.piece(branch, slot)
             except ObjectMissing as error:
-                if run.last is None:
-                    return
-                raise Damaged(f"is missing: the archived log of branch {branch[:8]} goes on to slot {run.last}",
+                raise Damaged(f"is missing: the archived log of branch {branch[:8]} goes on to transaction {upto}",
                               path=f"{self._store.url}/{names.piece(branch, slot)}") from error
             if piece.after != at:
                 raise Damaged(f"begins after {piece.after}, and the piece before it ends at {at}",
                               path=f"{self._store.url}/{names.piece(branch, slot)}")
             slot, at = slot + 1, piece.end
-            if piece.end.txid > after.txid:
+            if piece.end.txid > after:
                 yield piece, records
 
     def _unit(self, unit: Unit) -> tuple[Piece, Iterator[Record]]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgpack
 
 from ...engine.env import Env
-from ...engine.errors import AheadOfSource, Diverged, HoldfastError, LogPruned
+from ...engine.errors import AheadOfSource, Damaged, Diverged, HoldfastError, LogPruned
 from ...engine.model.positions import Position
 from ...engine.model.records import Record
 from ...engine.source.interface import Source, SourceInfo
@@ -88,11 +88,14 @@ class Archiver:
             Damaged, SourceUnavailable, StorageUnavailable.
         """
         self._writer = self._claim()
-        tail = Archive(self._store, self._seal, self._catalog.refresh()).tail(self._branch)
+        tail = self._catalog.settled(lambda state: self._archive().tail(self._branch))
+        runs = self._catalog.state.branches[self._branch].runs
+        self._check_alone()  # else what was read may come after the fence of a later writer, who would not see ours
+        if tail is None and runs:  # the run has no piece yet, or its pieces were dropped
+            tail = Tail(slot=runs[-1].first - 1, end=runs[-1].after, last_time_us=0, complete_until_us=0)
         after = self._goes_on(tail, info)
         if tail is None or after != tail.end:
-            slot = tail.slot + 1 if tail is not None else self._next_slot()
-            tail = self._begin_run(slot, after, tail)
+            tail = self._begin_run(1 if tail is None else tail.slot + 1, after, tail)
         self._slot, self.end = tail.slot, tail.end
         batch = Batch(self.end, [])
         fence = batch.piece(self._history, tail.complete_until_us, self._writer, self._env, fence=True)
@@ -106,6 +109,7 @@ class Archiver:
             fence = batch.piece(self._history, found.complete_until_us, self._writer, self._env, fence=True)
         self._slot += 1
         self.complete_until_us = fence.complete_until_us
+        self._settle_run()
         logger.info("archiving branch %s as writer %d from transaction %d on", self._branch[:8], self._writer,
                     self.end.txid)
 
@@ -129,7 +133,10 @@ class Archiver:
             except ObjectExists:
                 pass
             except StorageUnavailable as error:
-                logger.info("whether writer %d was claimed is not known: %s", number, error)
+                try:
+                    self._told(number)
+                except ObjectMissing:
+                    raise error from None
             if self._told(number)["nonce"] == nonce:
                 return number
 
@@ -138,6 +145,14 @@ class Archiver:
         told: Entry = msgpack.unpackb(self._seal.open(Kind.WRITER, name, self._store.get(name)))
         return told
 
+    def _check_alone(self) -> None:
+        """Raise `Fenced` if there is a later writer."""
+        try:
+            self._told(self._writer + 1)
+        except ObjectMissing:
+            return
+        raise self._fenced(self._writer + 1)
+
     def _fenced(self, number: int) -> Fenced:
         told = self._told(number)
         return Fenced(f"branch {self._branch[:8]} is archived by writer {number} by now, {told['who']}; this one was "
@@ -145,7 +160,8 @@ class Archiver:
 
     def _goes_on(self, tail: Tail | None, info: SourceInfo) -> Position:
         """The position after which the archive goes on: where it ends, if the source still has the log from there. Else
-        where the newest image ends. Else what is published now: then only a later image makes use of the archive."""
+        where the newest image of this branch ends, or where the branch left the one before it, whose past leads there.
+        Else what is published now: then only a later image makes use of the archive."""
         if tail is not None:
             if self._reaches(tail.end):
                 return tail.end
@@ -155,6 +171,8 @@ class Archiver:
             if image.history == self._history and (tail is None or image.end.txid > tail.end.txid) and (
                     self._reaches(image.end)):
                 return image.end
+        if tail is None and len(self._history.branches) > 1 and self._reaches(self._history.branch.start):
+            return self._history.branch.start
         return info.published
 
     def _reaches(self, position: Position) -> bool:
@@ -171,17 +189,12 @@ class Archiver:
                            "source")
         return True
 
-    def _next_slot(self) -> int:
-        runs = self._catalog.state.branches[self._branch].runs
-        if not runs:
-            return 1
-        return runs[-1].first if runs[-1].last is None else runs[-1].last + 1
-
     def _begin_run(self, slot: int, after: Position, tail: Tail | None) -> Tail:
-        """Say in the catalog that the log begins anew here."""
+        """Say in the catalog that the log begins anew here. Raises `Fenced`: what a later writer says there stands."""
         ended = None if tail is None else list(tail.end)
 
         def decide(state: CatalogState) -> Entry | None:
+            self._check_alone()
             runs = state.branches[self._branch].runs
             if runs and runs[-1].last is None and (runs[-1].first, runs[-1].after) == (slot, after):
                 return None
@@ -190,6 +203,17 @@ class Archiver:
 
         self._catalog.append(decide)
         return Tail(slot=slot - 1, end=after, last_time_us=0, complete_until_us=0)
+
+    def _settle_run(self) -> None:
+        """If the writer before put its first piece at the moment when this one began a run in the same slot, the piece
+        counts."""
+        run = self._catalog.state.branches[self._branch].runs[-1]
+        try:
+            first = self._archive().piece(self._branch, run.first)[0]
+        except ObjectMissing:  # a unit has it
+            return
+        if first.after != run.after:
+            self._begin_run(run.first, first.after, None)
 
     # --- going on -------------------------------------------------------------------------------------------------
 
@@ -247,12 +271,7 @@ class Archiver:
             piece = self._archive().piece(self._branch, self._slot + 1)[0]
             if piece.writer != self._writer:
                 raise self._fenced(piece.writer)
-        try:
-            self._told(self._writer + 1)
-        except ObjectMissing:
-            pass
-        else:
-            raise self._fenced(self._writer + 1)
+        self._check_alone()
         self._slot += 1
         self.end, self.complete_until_us = piece.end, piece.complete_until_us
         done.transactions += piece.records
@@ -315,15 +334,16 @@ def merge_due(store: ObjectStore, seal: Seal, catalog: Catalog, branch: str, slo
     records: list[Record] = []
     size, last = 0, 0
     for part in parts:
-        if found and size + part.bytes > _MOST_UNIT:
-            break
         data = store.get(part.name)
+        if found and size + len(data) > _MOST_UNIT:
+            break
         piece, content = pieces.decode(seal, part.name, data)
+        if found and piece.after != found[-1].end:
+            raise Damaged(f"begins after {piece.after}, and what is merged with it ends at {found[-1].end}",
+                          path=f"{store.url}/{part.name}")
         size, last = size + len(data), part.last
         found.append(piece)
         records += content
-    if len(found) < 2:
-        return
     first = parts[0].first
     name = names.merged(branch, level, first, last, env.randomness.token(4).hex())
     whole = pieces.merged_piece(found, env)
@@ -335,29 +355,37 @@ def merge_due(store: ObjectStore, seal: Seal, catalog: Catalog, branch: str, slo
                 attachments=tuple(one.name for one in whole.attachments))
 
     def decide(state: CatalogState) -> Entry | None:
-        if state.branches[branch].reached.get(level, 0) >= first:
+        log = state.branches[branch]
+        if log.reached.get(level, 0) >= first:
             return None  # another archiver was faster, and nobody names this object
+        if not any(run.first <= first and (run.last is None or last <= run.last) for run in log.runs):
+            return None  # an expiry dropped some of its parts, and those that stay must not go with it
         return {"do": "merge", "branch": branch, **unit.to_wire()}
 
     catalog.append(decide)
 
 
 class _Part(NamedTuple):
-    """A piece or a unit that is merged. `bytes`: 0 if not known."""
+    """A piece or a unit that is merged."""
 
     name: str
     first: int
     last: int
-    bytes: int
 
 
 def _parts(log: BranchLog, branch: str, slot: int, level: int) -> list[_Part] | None:
-    """What the next unit is made of: pieces, or units of the level below. None: there are too few yet."""
-    run = log.runs[-1]
-    begin = max(run.first, log.reached.get(level, 0) + 1)
+    """What the next unit is made of: pieces, or units of the level below. None: there are too few yet. A unit that is
+    too large to be joined with the next one stays as it is; such a piece becomes a unit by itself."""
+    begin = max(log.runs[-1].first, log.reached.get(level, 0) + 1)
     if level == 1:
-        parts = [_Part(names.piece(branch, n), n, n, 0) for n in range(begin, begin + FAN_IN)]
-    else:
-        below = sorted((u for u in log.units if u.level == level - 1 and u.first >= begin), key=lambda u: u.first)
-        parts = [_Part(u.name, u.first, u.last, u.bytes) for u in below[:FAN_IN]]
-    return parts if len(parts) == FAN_IN and parts[-1].last <= slot else None
+        parts = [_Part(names.piece(branch, n), n, n) for n in range(begin, begin + FAN_IN)]
+        return parts if parts[-1].last <= slot else None
+    below: list[Unit] = []
+    for unit in sorted((u for u in log.units if u.level == level - 1 and u.first >= begin), key=lambda u: u.first):
+        if below and (unit.first != below[-1].last + 1
+                      or (len(below) == 1 and below[0].bytes + unit.bytes > _MOST_UNIT)):
+            below = []
+        below.append(unit)
+        if len(below) == FAN_IN:
+            return [_Part(u.name, u.first, u.last) for u in below]
+    return None

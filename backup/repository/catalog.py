@@ -12,14 +12,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 
 from ...engine.env import Env
 from ...engine.errors import Damaged, HoldfastError
 from . import names
-from .errors import ObjectExists, ObjectMissing, StorageUnavailable
+from .errors import CopyReadOnly, ObjectExists, ObjectMissing, StorageDenied, StorageUnavailable
 from .sealed import Kind, Seal
 from .state import CatalogState, Entry
 from .storage.interface import ObjectStore
@@ -30,6 +30,7 @@ CHECKPOINT_EVERY = 64
 """Entries from one checkpoint to the next."""
 _TRIES, _PAUSE_S = 6, 0.2
 Decide = Callable[[CatalogState], Entry | None]
+T = TypeVar("T")
 
 
 class Catalog:
@@ -42,18 +43,48 @@ class Catalog:
     def __init__(self, store: ObjectStore, seal: Seal, env: Env) -> None:
         self._store, self._seal, self._env = store, seal, env
         self.state = CatalogState()
+        self._is_none = False  # a copy: known before the first entry is added
 
     def refresh(self) -> CatalogState:
         """Read the entries that came since. The first time, from the newest checkpoint on. O(new entries)."""
-        if not self.state.number:
+        first = not self.state.number
+        if first:
             self._begin_at_checkpoint()
         while True:
             name = names.numbered(names.CATALOG, self.state.number + 1)
             try:
                 entry = self._read(Kind.CATALOG, name)
             except ObjectMissing:
+                if first and self._goes_on(name):
+                    continue
                 return self.state
             self.state.apply(entry, self._where(name))
+
+    def _goes_on(self, name: str) -> bool:
+        """Whether the entry came at this moment. Raises `Damaged` if it is missing and later ones are there."""
+        number = names.number_of(name)
+        later = names.numbered(names.CATALOG, number + 1)[:-2]  # a hundred of them
+        if all(names.number_of(listed.name) <= number for listed in self._store.list(later)):
+            return False
+        try:
+            self._store.get(name)
+        except ObjectMissing as error:
+            raise Damaged("is missing, and the catalog goes on after it", path=self._where(name)) from error
+        return True
+
+    def settled(self, look: Callable[[CatalogState], T]) -> T:
+        """What `look` finds in the storage by the state. If entries came meanwhile, it looks again: what it looked for
+        may have been merged or dropped, and deleted. Raises what it raises when none came."""
+        while True:
+            number = self.refresh().number
+            try:
+                found = look(self.state)
+            except HoldfastError:
+                if self.refresh().number == number:
+                    raise
+            else:
+                if self.refresh().number == number:
+                    return found
 
     def append(self, decide: Decide) -> CatalogState:
         """Add the entry that `decide` makes of the state. If somebody else adds one first, `decide` is asked again with
@@ -61,9 +92,11 @@ class Catalog:
 
         Raises:
             StorageUnavailable: whether the entry was added is not known.
+            CopyReadOnly: this is a copy.
             Damaged.
         """
         nonce = self._env.randomness.token(16)
+        self.refuse_copy()
         while True:
             state = self.refresh()
             entry = decide(state)
@@ -77,6 +110,21 @@ class Catalog:
                 if number % CHECKPOINT_EVERY == 0:
                     self._checkpoint(number)
                 return self.state
+
+    def note(self, entry: Entry) -> None:
+        """Add a proof of an image, unless the image has gone or nothing can be put here."""
+        with contextlib.suppress(CopyReadOnly, StorageDenied):
+            self.append(lambda state: entry if entry["of"] in state.images else None)
+
+    def refuse_copy(self) -> None:
+        """Raise `CopyReadOnly` if this is a copy."""
+        if not self._is_none:
+            try:
+                of = self._store.get(names.COPY_OF).decode()
+            except ObjectMissing:
+                self._is_none = True
+            else:
+                raise CopyReadOnly(f"{self._store.url} is a copy of {of}")
 
     def _put(self, name: str, data: bytes, nonce: bytes) -> bool:
         """Whether the object at this name is ours."""

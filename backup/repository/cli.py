@@ -247,6 +247,30 @@ def _share(text: str) -> float:
 
 
 @repo_app.command()
+def copy(repo: Url, to: Annotated[str, typer.Argument(help="Nothing yet, or an earlier copy.", metavar="TO")],
+         remove: Annotated[bool, typer.Option("--remove", help="Remove from the copy what the repository has dropped."
+                                              )] = False,
+         as_json: Json = False) -> None:
+    """Copy a repository, or bring its copy up to date. Needs no key."""
+    with errors_told(as_json):
+        from .copying import copy as copy_repository
+
+        with progress_told(as_json) as progress:
+            report = copy_repository(repo, to, remove=remove, progress=progress)
+        tell(report, as_json)
+
+
+@repo_app.command()
+def promote(repo: Url, as_json: Json = False) -> None:
+    """Make a copy a repository of its own, because the one that it was a copy of is lost."""
+    with errors_told(as_json):
+        from .copying import promote as promote_copy
+
+        promote_copy(repo)
+        say_done(json.dumps({"promoted": repo}) if as_json else f"{repo} is a repository of its own now")
+
+
+@repo_app.command()
 def rotate(repo: Url,
            new_key_file: Annotated[Path, file_option("File with the new key.")], key_file: KeyFile = None,
            as_json: Json = False) -> None:

@@ -81,3 +81,9 @@ class BlocksDropped(HoldfastError):
     """An expiry dropped blocks that this backup was to use."""
 
     hint = "run it again; those blocks are stored anew"
+
+
+class CopyReadOnly(HoldfastError):
+    """This is a copy of a repository, and only the next copy changes it."""
+
+    hint = "use the repository that it is a copy of; or if that is lost, promote the copy: holdfast repo promote"

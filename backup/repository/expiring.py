@@ -9,6 +9,7 @@ Times are those of the storage and of the archived log, not of this machine. So 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from ...engine.env import Env
 from ...engine.env.shown import shown
 from ...engine.errors import RestorePointOutOfRange, SettingError
-from ..retention import cutoff_us
+from ..retention import FOR_EVER, cutoff_us
 from . import names
 from .archive import Archive, Tail
 from .catalog import Catalog
@@ -28,6 +29,7 @@ from .state import CatalogState, Entry, Image, Unit
 from .storage.interface import ObjectStore, StoredObject
 
 _HOUR_US = 3600 * 1_000_000
+_FOREVER = 1 << 62
 _PERIODS: dict[str, Callable[[datetime], tuple[int, ...]]] = {
     "daily": lambda t: (t.year, t.month, t.day),
     "weekly": lambda t: t.isocalendar()[:2],
@@ -38,14 +40,15 @@ _PERIODS: dict[str, Callable[[datetime], tuple[int, ...]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
-    """What an expiry keeps. The newest image is always kept, and what marks with `keep` and running restores need.
+    """What an expiry keeps. The newest image is always kept, with the log after it, so that what is archived next leads
+    on from there. So is what marks with `keep` and running restores need.
 
     Attributes:
         last: so many images.
         daily, weekly, monthly, yearly: the newest image of each of so many days, weeks, months, years (UTC) that have
             one.
         points: for how long any transaction can be restored: "14 days", "for ever", "none". Counted back from the last
-            archived time. Beyond it each kept image restores to its own points.
+            archived time of each branch. Beyond it each kept image restores to its own points.
         abandoned: after this time a backup that has begun and is not whole is given up for dead.
 
     Raises:
@@ -77,7 +80,6 @@ class Plan:
     images: list[str] = field(default_factory=list)
     slots: list[tuple[str, Unit, Unit]] = field(default_factory=list)
     inner: list[str] = field(default_factory=list)
-    purged: dict[str, int] = field(default_factory=dict)
 
 
 def plan(state: CatalogState, tails: Mapping[str, Tail], times: Mapping[str, int], keep: Keep) -> Plan:
@@ -87,13 +89,16 @@ def plan(state: CatalogState, tails: Mapping[str, Tail], times: Mapping[str, int
     needed: dict[str, list[tuple[int, int]]] = {branch: [] for branch in state.branches}
 
     def stay(image: Image, why: str) -> None:
-        made.kept[image.session] = ", ".join(filter(None, (made.kept.get(image.session, ""), why)))
+        known = made.kept.get(image.session, "")
+        if why not in known:
+            made.kept[image.session] = ", ".join(filter(None, (known, why)))
 
     def stay_with_log(reach: Reach, upto: int, why: str) -> None:
         stay(reach.image, why)
         for stretch in reach.stretches:
-            if upto > reach.image.end.txid:
-                needed[stretch.branch].append((max(stretch.after, reach.image.end.txid), min(upto, stretch.end)))
+            after = max(stretch.after, reach.image.end.txid)
+            if upto >= after:
+                needed[stretch.branch].append((after, min(upto, stretch.end)))
 
     images = list(state.images.values())
     if images:
@@ -118,19 +123,24 @@ def plan(state: CatalogState, tails: Mapping[str, Tail], times: Mapping[str, int
         for reach in _window(found, keep.points):
             stay_with_log(reach, reach.last, f"points of the last {keep.points}" if keep.points != "for ever"
                           else "points are kept for ever")
-        for pinned, why in _pinned(state, branch):
-            try:
-                reach, txid = reach_of_txid(found, pinned)
-            except RestorePointOutOfRange:
-                continue  # it was lost before
-            stay_with_log(reach, txid, why)
+        for mark in state.marks.values():
+            if mark["keep"] and mark["branch"] == branch:
+                with contextlib.suppress(RestorePointOutOfRange):  # it was lost before
+                    stay_with_log(*reach_of_txid(found, mark["txid"]), f"mark {mark['name']}")
+        for lease in state.leases.values():
+            for reach in found:
+                if lease["branch"] == branch and lease["image"] == reach.image.session:
+                    stay_with_log(reach, lease["txid"], f"{lease['who']} is running")
+        for reach in found:
+            if reach.image is images[-1]:
+                stay_with_log(reach, reach.last, "")
+        if state.sessions:  # an image that is under way may go on where no image leads to yet
+            needed[branch].append((max((reach.last for reach in found), default=-1), _FOREVER))
     made.images = [image.session for image in images if image.session not in made.kept]
     for branch, log in state.branches.items():
         largest = list(log.largest())
         outer = {unit.name for unit in largest}
         made.inner += [unit.name for unit in log.units if unit.name not in outer]
-        if largest and largest[-1].last > log.purged:
-            made.purged[branch] = largest[-1].last
         made.slots += _unneeded(branch, largest, needed[branch])
     return made
 
@@ -143,22 +153,13 @@ def _window(found: list[Reach], points: str) -> Iterator[Reach]:
     recent = [reach for reach in found if max(reach.complete_until_us, reach.last_time_us) >= cutoff]
     base = 0
     for n, reach in enumerate(recent):
-        if reach.image.first_time_us <= cutoff:
+        if cutoff != FOR_EVER and (reach.image.first_time_us or reach.image.complete_until_us) <= cutoff:
             base = n
     covered = -1
-    for reach in recent[base:] if points != "for ever" else recent:
+    for reach in [*recent[base:], *(r for r in recent[:base] if r.last > recent[base].last)]:
         if reach.last > covered or reach.first > covered:
             covered = max(covered, reach.last)
             yield reach
-
-
-def _pinned(state: CatalogState, branch: str) -> Iterator[tuple[int, str]]:
-    for mark in state.marks.values():
-        if mark["keep"] and mark["branch"] == branch:
-            yield mark["txid"], f"mark {mark['name']}"
-    for lease in state.leases.values():
-        if lease["branch"] == branch:
-            yield lease["txid"], f"{lease['who']} is running"
 
 
 def _unneeded(branch: str, units: list[Unit], needed: list[tuple[int, int]]) -> Iterator[tuple[str, Unit, Unit]]:
@@ -166,7 +167,8 @@ def _unneeded(branch: str, units: list[Unit], needed: list[tuple[int, int]]) -> 
     begun: Unit | None = None
     before: Unit | None = None
     for unit in units:
-        wanted = any(after < unit.end.txid and unit.after.txid < end for after, end in needed)
+        wanted = any((after < unit.end.txid and unit.after.txid < end)
+                     or (unit.after == unit.end and after <= unit.end.txid <= end) for after, end in needed)
         if begun is not None and before is not None and (wanted or unit.first != before.last + 1):
             yield branch, begun, before
             begun = None
@@ -187,23 +189,24 @@ class _Changed(Exception):
 def expire(store: ObjectStore, seal: Seal, catalog: Catalog, archive: Archive, keep: Keep, env: Env, *, dry_run: bool
            ) -> Expired:
     """See `Repository.expire`."""
-    aborted = _abandoned(catalog.state, keep, env)
-    if not dry_run:
-        for session in aborted:
-            catalog.append(lambda state, session=session: {  # type: ignore[misc]
-                "do": "abort", "session": session} if session in state.sessions else None)
-        _run_out(catalog, env)
-    told = tuple(catalog.state.sessions[s]["who"] if s in catalog.state.sessions else s[:8] for s in aborted)
+    told: list[str] = []
     while True:
         # Listed first: whatever is listed belongs to a session that the state has.
         stored = [*store.list(f"{names.PACKS}/"), *store.list(f"{names.IMAGES}/")]
         state = catalog.refresh()
+        if over := _over(state, keep, env):
+            told += [state.sessions[entry["session"]]["who"] for entry in over if entry["do"] == "abort"]
+            if not dry_run:
+                for entry in over:
+                    catalog.append(lambda state, entry=entry: entry if _holds(state, entry) else None)  # type: ignore[misc]
+                continue
+        state = _after(state, over)  # a copy: what was dropped is known until it is deleted
         archive = Archive(store, seal, state)
         tails = {branch: tail for branch in state.branches if (tail := archive.tail(branch)) is not None}
         times = {_session(listed): listed.modified_us for listed in stored
                  if listed.name == names.root(_session(listed))}
         made = plan(state, tails, times, keep)
-        live = set(state.sessions) - (set(aborted) if dry_run else set())
+        live = set(state.sessions)
         used: set[str] = set()
         for session in made.kept:
             used |= tree_of(store, seal, state.images[session], env).root.packs.keys()
@@ -234,36 +237,45 @@ def expire(store: ObjectStore, seal: Seal, catalog: Catalog, archive: Archive, k
             store.delete(listed.name)
     return Expired(repository=store.url, dry_run=dry_run, kept=made.kept, images=tuple(made.images),
                    log=tuple((branch, first.after.txid + 1, last.end.txid) for branch, first, last in made.slots),
-                   objects=len(gone), bytes=sum(listed.size for listed in gone), aborted=told)
+                   objects=len(gone), bytes=sum(listed.size for listed in gone), aborted=tuple(told))
 
 
-def _abandoned(state: CatalogState, keep: Keep, env: Env) -> list[str]:
-    """Sessions that began too long ago. To bar one that is alive costs it a rerun, and nothing else."""
-    cutoff = cutoff_us(keep.abandoned, env.clock.now_us())
-    return [session for session, begun in state.sessions.items() if begun["time_us"] < cutoff]
+def _over(state: CatalogState, keep: Keep, env: Env) -> list[Entry]:
+    """Entries that end what nobody will: runs that began too long ago, and leases whose time is over. To bar a run that
+    is alive costs it a rerun, and nothing else."""
+    now_us = env.clock.now_us()
+    cutoff = cutoff_us(keep.abandoned, now_us)
+    return [*({"do": "abort", "session": session} for session, begun in state.sessions.items()
+              if begun["time_us"] < cutoff),
+            *({"do": "release", "id": id} for id, lease in state.leases.items() if lease["until_us"] < now_us)]
 
 
-def _run_out(catalog: Catalog, env: Env) -> None:
-    """Release the leases whose time is over."""
-    for id in [id for id, lease in catalog.state.leases.items() if lease["until_us"] < env.clock.now_us()]:
-        catalog.append(lambda state, id=id: {  # type: ignore[misc]
-            "do": "release", "id": id} if id in state.leases else None)
+def _holds(state: CatalogState, entry: Entry) -> bool:
+    """Whether what the entry ends is there still."""
+    return entry["session"] in state.sessions if entry["do"] == "abort" else entry["id"] in state.leases
+
+
+def _after(state: CatalogState, entries: list[Entry]) -> CatalogState:
+    """A copy of the state, as it would be after these entries."""
+    copy = CatalogState.from_wire(state.to_wire(), "")
+    for entry in entries:
+        copy.apply({**entry, "number": copy.number + 1}, "")
+    return copy
 
 
 def _rests_on(state: CatalogState) -> object:
     return (list(state.images), list(state.sessions), sorted(state.leases), sorted(state.marks), list(state.branches),
-            [len(log.runs) for log in state.branches.values()])
+            [(len(log.runs), [unit.name for unit in log.units]) for log in state.branches.values()])
 
 
 def _entry(made: Plan, packs: list[str]) -> Entry:
     return {"do": "drop", "images": made.images, "packs": packs, "merged": made.inner,
-            "purged": [[branch, slot] for branch, slot in made.purged.items()],
             "slots": [[branch, first.first, last.last, list(first.after), list(last.end)]
                       for branch, first, last in made.slots]}
 
 
 def _says_something(entry: Entry) -> bool:
-    return any(entry[name] for name in ("images", "packs", "merged", "purged", "slots"))
+    return any(entry[name] for name in ("images", "packs", "merged", "slots"))
 
 
 def _session(listed: StoredObject) -> str:
@@ -275,22 +287,21 @@ def _log_garbage(store: ObjectStore, made: Plan, before: CatalogState) -> Iterat
     have left. `before`: the state that was planned with."""
     for branch, log in before.branches.items():
         dropped = [(first.first, last.last) for of, first, last in made.slots if of == branch]
-        purged = max(log.purged, made.purged.get(branch, 0))
-        runs = list(log.runs)
-        named = {unit.name for unit in log.largest() if not _within(unit.first, dropped)}
+        kept = [unit for unit in log.largest() if not _within(unit.first, dropped)]
+        named = {unit.name for unit in kept}
+        in_units = [(unit.first, unit.last) for unit in kept]
+        in_runs = [(run.first, _FOREVER if run.last is None else run.last) for run in log.runs]
         files = {name for unit in log.units for name in unit.attachments if unit.name in named}
         for listed in store.list(f"{names.LOG}/{branch}/"):
             slot = names.number_of(listed.name)
-            if slot <= purged or _within(slot, dropped) or (runs and slot < runs[0].first):
+            if _within(slot, in_units) or _within(slot, dropped) or (in_runs and not _within(slot, in_runs)):
                 yield listed
         for listed in store.list(f"{names.MERGED}/{branch}/"):
             level, first = names.merged_range(listed.name)
             if listed.name not in named and first <= log.reached.get(level, 0):
                 yield listed
-        for unit in log.units:
-            if unit.name not in named:
-                for name in set(unit.attachments) - files:
-                    yield from store.list(f"{names.branch_files(branch)}/{name}/")
+        for name in sorted({name for unit in log.units for name in unit.attachments} - files):
+            yield from store.list(f"{names.branch_files(branch)}/{name}/")
 
 
 def _within(slot: int, ranges: list[tuple[int, int]]) -> bool:

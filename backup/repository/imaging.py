@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from ...engine.contract.image import ImageFile
 from ...engine.env import Env, Lock
 from ...engine.env.shown import printable
-from ...engine.errors import Diverged, SourceRestarted
+from ...engine.errors import Damaged, Diverged, SourceRestarted
 from ...engine.model.records import Record
 from ...engine.source.interface import CHUNK_BYTES, Block, Grant, Source, SourceInfo, block_digest
 from ...engine.store.leases import MAX_OWNER
@@ -41,8 +41,9 @@ from .blocks import (
     pack_index,
 )
 from .catalog import Catalog
-from .errors import BlocksDropped, SessionAborted
+from .errors import BlocksDropped, ObjectMissing, SessionAborted
 from .pieces import batches, complete_until, encode
+from .restoring import tree_of
 from .sealed import Body, Kind, Seal, compressed
 from .state import CatalogState, Entry, Image
 from .storage.interface import ObjectStore
@@ -76,16 +77,19 @@ class Known:
         """What is known of the blocks of these bytes, one for each block."""
         first = offset // block_bytes
         found: list[Placed | None] = [None] * (-(-length // block_bytes))
-        if self.base is not None:
-            placed, headers = self.base.blocks_at(file, offset, length)
-            self.headers |= headers
-            for n, place in enumerate(placed):
-                if place.pack not in self.thin:
-                    found[n] = place
-        for pack in self.resumed.get((file, offset // LEAF_BYTES), ()):
-            index = self._index(pack)
-            for n in range(len(found)):
-                found[n] = index.get((file, first + n), found[n])
+        try:
+            if self.base is not None:
+                placed, headers = self.base.blocks_at(file, offset, length)
+                self.headers |= headers
+                for n, place in enumerate(placed):
+                    if place.pack not in self.thin:
+                        found[n] = place
+            for pack in self.resumed.get((file, offset // LEAF_BYTES), ()):
+                index = self._index(pack)
+                for n in range(len(found)):
+                    found[n] = index.get((file, first + n), found[n])
+        except (Damaged, ObjectMissing) as error:  # so it is not known, and is stored again
+            logger.warning("%s: blocks of %s are stored anew", error, file)
         return found
 
     def _index(self, pack: str) -> dict[tuple[str, int], Placed]:
@@ -141,11 +145,10 @@ class Imaging:
                 root = self._files(grant, self._known(state, self._base(state)), packs)
                 entry = self._log(grant)
                 packs.finish()
-                self._finish(root, entry, packs)
+                return self._finish(root, entry, packs)
         finally:
             packs.close()
             self._release(grant)
-        return self.catalog.state.images[self.session]
 
     def _release(self, grant: Grant) -> None:
         try:
@@ -159,11 +162,13 @@ class Imaging:
         """The last image that this one can be compared with: of the same format, in blocks of the same size."""
         for image in reversed(state.images.values()):
             if image.state_format == self.info.state_format:
-                name = names.root(image.session)
-                data = self.seal.open(Kind.IMAGE, name, self.store.get(name))
-                root = Root.decode(data, f"{self.store.url}/{name}")
-                if root.block_bytes == self.block_bytes:
-                    return TreeReader(self.store, self.seal, root, self.env)
+                try:
+                    tree = tree_of(self.store, self.seal, image, self.env)
+                except (Damaged, ObjectMissing) as error:
+                    logger.warning("%s: image %s is not compared with", error, image.session[:8])
+                    continue
+                if tree.root.block_bytes == self.block_bytes:
+                    return tree
         return None
 
     def _known(self, state: CatalogState, base: TreeReader | None) -> Known:
@@ -180,7 +185,12 @@ class Imaging:
                 continue
             for listed in self.store.list(f"{names.PACKS}/{session}/"):
                 known.sizes[listed.name] = listed.size
-                for file, number, _ in load(listed.name)[1]:
+                try:
+                    _, index = load(listed.name)
+                except (Damaged, ObjectMissing) as error:
+                    logger.warning("%s: it is not used", error)
+                    continue
+                for file, number, _ in index:
                     if number >= 0:
                         of = known.resumed.setdefault((file, number * self.block_bytes // LEAF_BYTES), [])
                         if listed.name not in of:
@@ -317,17 +327,18 @@ class Imaging:
                       log_objects=objects)
         return {"do": "image", **image.to_wire()}
 
-    def _finish(self, root: Root, entry: Entry, packs: PackWriter) -> None:
-        """Put the root, and make the image real."""
+    def _finish(self, root: Root, entry: Entry, packs: PackWriter) -> Image:
+        """Put the root, and make the image real. It may be dropped again before this returns."""
         name = names.root(self.session)
         data = self.seal.seal(Kind.IMAGE, name, root.encode())
         put_own(self.store, name, data, self.env)
         entry["new_bytes"] = packs.stored + len(data)
         entry["created_us"] = self.env.clock.now_us()
+        order = 0
 
-        def decide(state: CatalogState) -> Entry | None:
-            if self.session in state.images:
-                return None
+        def decide(state: CatalogState) -> Entry:
+            nonlocal order
+            order = state.number + 1
             if self.session in state.barred:
                 raise SessionAborted(f"the run {self.session[:8]} was given up for dead by an expiry",
                                      hint="run it again; what it has stored and is still there is used")
@@ -336,6 +347,7 @@ class Imaging:
             return entry
 
         self.catalog.append(decide)
+        return Image.from_wire(entry, order)
 
 
 def who(what: str) -> str:

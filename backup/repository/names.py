@@ -2,6 +2,7 @@
 it. All others have the random id of a session, so nobody else takes them.
 
     repository                        what this is; never encrypted
+    copy-of                           in a copy: of which repository; nothing is added to its catalog then
     keys/N                            data keys, wrapped
     catalog/N                         entries; whoever puts N has read all before it
     checkpoints/N                     the state after entry N, so that readers begin there
@@ -18,9 +19,9 @@ Numbers have a folder for each ten thousand, so that no directory of a local dis
 
 from __future__ import annotations
 
-REPOSITORY = "repository"
-CATALOG, CHECKPOINTS, PACKS, IMAGES, LOG, MERGED, WRITERS, ATTACHMENTS = (
-    "catalog", "checkpoints", "packs", "images", "log", "merged", "writers", "attachments")
+REPOSITORY, COPY_OF = "repository", "copy-of"
+KEYS, CATALOG, CHECKPOINTS, PACKS, IMAGES, LOG, MERGED, WRITERS, ATTACHMENTS = (
+    "keys", "catalog", "checkpoints", "packs", "images", "log", "merged", "writers", "attachments")
 
 
 def numbered(folder: str, number: int) -> str:

@@ -33,9 +33,11 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What one image and the log after it restore to: every transaction from `first` to `last`."""
+    """What one image and the log after it restore to: every transaction from `first` to `last`. `own`: the last one of
+    the image's own log that counts; the image may be of another branch, which it goes on with."""
 
     image: Image
+    own: int
     first: int
     last: int
     last_time_us: int
@@ -114,12 +116,13 @@ def reaches(state: CatalogState, branch: str, tails: Mapping[str, Tail]) -> list
         last, time_us, complete = image.end.txid, image.last_time_us, image.complete_until_us
         if last > parts_at:
             last, time_us, complete = parts_at, 0, 0
-        used = []
+        own, used = last, []
         for stretch in stretches:  # in the order of the history
             if stretch.after <= last <= stretch.end and (stretch.end > last or stretch.complete_until_us > complete):
-                last, time_us, complete = stretch.end, stretch.last_time_us or time_us, stretch.complete_until_us
+                time_us = stretch.last_time_us if stretch.end > last else time_us
+                last, complete = stretch.end, stretch.complete_until_us
                 used.append(stretch)
-        found.append(Reach(image, image.consistent_from.txid, last, time_us, complete, tuple(used)))
+        found.append(Reach(image, own, image.consistent_from.txid, last, time_us, complete, tuple(used)))
     return sorted(found, key=lambda r: (r.first, r.image.order))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from ...engine.errors import (
     LeaseExpired,
     NotFound,
     OtherBranch,
+    RestorePointOutOfRange,
     SourceUnavailable,
     TooManyLeases,
     Unsupported,
@@ -40,10 +41,20 @@ from ..engines import AnyEngine, Options
 from ..report import RestoreReport
 from ..restore import check_point, micros
 from . import names
-from .archive import Archive
+from .archive import Archive, Tail
 from .blocks import BLOCK_BYTES
 from .catalog import Catalog
-from .errors import BlocksDropped, KeyMissing, ObjectExists, ObjectMissing, RepositoryExists, RepositoryMissing
+from .errors import (
+    BlocksDropped,
+    CopyReadOnly,
+    KeyMissing,
+    KeyNeedless,
+    ObjectExists,
+    ObjectMissing,
+    RepositoryExists,
+    RepositoryMissing,
+    StorageDenied,
+)
 from .plan import Point, bounds, branch_named, newest_branch, reach_of_time, reach_of_txid, reaches
 from .reports import BranchInfo, ImageInfo, ImageReport, RepositoryInfo, RestorePlan
 from .sealed import Seal
@@ -126,8 +137,6 @@ class Repository:
             said = _document(store)
             if not said["encrypted"]:
                 if key is not None:
-                    from .errors import KeyNeedless
-
                     raise KeyNeedless(f"{store.url} is not encrypted, and a key was given: what you back up into it "
                                       "could be read by everybody who reads its objects")
                 return cls(store, said["id"], None, env)
@@ -272,7 +281,7 @@ class Repository:
         """What the repository holds, and restores to. O(new catalog entries, images, branches)."""
         archive = self._archive()
         state = archive.state
-        tails = {branch: tail for branch in state.branches if (tail := archive.tail(branch)) is not None}
+        tails, _ = _tails(archive, state.branches)
         current = newest_branch(state) if state.branches else ""
         return RepositoryInfo(
             repository=self.url, id=self.id, encrypted=self.encrypted, engine=state.engine,
@@ -348,12 +357,19 @@ class Repository:
             to_txid, branch = state.marks[mark]["txid"], state.marks[mark]["branch"]
         chosen = branch_named(state, branch)
         ids = [one.id.hex() for one in state.branches[chosen].history.branches]
-        tails = {id: tail for id in ids if id in state.branches and (tail := archive.tail(id)) is not None}
+        tails, damaged = _tails(archive, [id for id in ids if id in state.branches])
         found = reaches(state, chosen, tails)
-        if at is not None:
-            time_us = micros(at)
-            return Point(chosen, reach_of_time(found, time_us), None, time_us)
-        reach, txid = reach_of_txid(found, to_txid)
+        if damaged and to_txid is None and at is None:
+            raise damaged[0]
+        try:
+            if at is not None:
+                time_us = micros(at)
+                return Point(chosen, reach_of_time(found, time_us), None, time_us)
+            reach, txid = reach_of_txid(found, to_txid)
+        except RestorePointOutOfRange as error:
+            if damaged:  # perhaps it is in there
+                raise damaged[0] from error
+            raise
         return Point(chosen, reach, txid, None)
 
     def _txid_at(self, point: Point) -> int:
@@ -408,7 +424,7 @@ class Repository:
     @contextmanager
     def leased(self, point: Point, what: str) -> Iterator[None]:
         """Keep what a restore to this point reads from being expired during the block. If nothing can be put, because
-        the rights are to read only, the block runs without."""
+        the rights are to read only or this is a copy, the block runs without."""
         from .imaging import who
 
         id = self._env.randomness.token(8).hex()
@@ -423,11 +439,9 @@ class Repository:
                                hint="run it again")
             return entry
 
-        from .errors import StorageDenied
-
         try:
             self._catalog.append(decide)
-        except StorageDenied:
+        except (StorageDenied, CopyReadOnly):
             yield
             return
         try:
@@ -467,7 +481,18 @@ class Repository:
         """Remove what no kept restore point needs. With `dry_run`, only say what that is. See `Keep`."""
         from .expiring import expire
 
+        if not dry_run:
+            self._catalog.refuse_copy()
         return expire(self._store, self._seal, self._catalog, self._archive(), keep, self._env, dry_run=dry_run)
+
+
+def _tails(archive: Archive, branches: Iterable[str]) -> tuple[dict[str, Tail], list[Damaged]]:
+    """Where the branches' archives end, and which of their last pieces are damaged."""
+    damaged: list[Damaged] = []
+    tails = {branch: tail for branch in branches if (tail := archive.tail(branch, damaged)) is not None}
+    for error in damaged:
+        logger.warning("the archive is read up to before a damaged piece: %s", error)
+    return tails, damaged
 
 
 def _document(store: ObjectStore) -> dict[str, Any]:

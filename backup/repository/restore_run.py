@@ -111,9 +111,8 @@ def rehearse(point: Point, store: ObjectStore, seal: Seal, archive: Archive, cat
     finally:
         env.files.remove_tree(place)
         if good or txid:
-            catalog.append(lambda state: {
-                "do": "proof", "of": image.session, "kind": "rehearsal", "good": good, "txid": txid,
-                "digest": digest.hex(), "time_us": env.clock.now_us()} if image.session in state.images else None)
+            catalog.note({"do": "proof", "of": image.session, "kind": "rehearsal", "good": good, "txid": txid,
+                          "digest": digest.hex(), "time_us": env.clock.now_us()})
     return Rehearsal(repository=store.url, image=image.session, branch=point.branch, engine=name, txid=txid,
                      time_us=time_us, image_bytes=image.bytes, transactions=count, digest=digest.hex(),
                      seconds=restored - started, check_seconds=env.clock.monotonic() - restored)

@@ -1,6 +1,6 @@
 """Making a store from a repository: the image's files, the log up to a point, and the engine over both.
 
-The files are written by several threads, each 64 MiB at a time, and compared with their digests as they come. The log
+The files are written by several threads, a part at a time, and compared with their digests as they come. The log
 goes into a scratch log beside them, and the engine replays it as it replays a backup's.
 """
 
@@ -37,6 +37,8 @@ from .storage.interface import ObjectStore
 
 WORKERS = 4
 """Threads that fetch and write parts of files."""
+PART_BYTES = 8 << 20
+"""What one of them does at a time."""
 
 
 def tree_of(store: ObjectStore, seal: Seal, image: Image, env: Env) -> TreeReader:
@@ -68,8 +70,8 @@ def write_files(tree: TreeReader, into: Path, env: Env, progress: Progress) -> i
             file = files.open(path, "create")
             try:
                 file.reserve(entry.size)
-                parts = [pool.submit(_part(tree, file, entry, place, number * LEAF_BYTES))
-                         for number, place in enumerate(leaves)]
+                parts = [pool.submit(_part(tree, file, entry, leaves[start // LEAF_BYTES], start))
+                         for start in range(0, entry.size, PART_BYTES)]
                 try:
                     for part in parts:
                         done += part.result()
@@ -98,14 +100,15 @@ def _settle(parts: Iterable[Future[int]]) -> None:
 
 
 def _part(tree: TreeReader, file: File, entry: ImageFile, place: Placed, start: int) -> Callable[[], int]:
-    """Write what one leaf lists. Returns its bytes."""
+    """Write a part of what one leaf lists. Returns its bytes."""
     def work() -> int:
-        leaf, size = tree.leaf(place), tree.root.block_bytes
-        length = min(LEAF_BYTES, entry.size - start)
-        if len(leaf.blocks) != -(-length // size):
-            raise Damaged(f"has a leaf with {len(leaf.blocks)} blocks for {length:,} bytes of {entry.name}",
+        leaf, size, within = tree.leaf(place), tree.root.block_bytes, start % LEAF_BYTES
+        length, listed = min(PART_BYTES, entry.size - start), min(LEAF_BYTES, entry.size - start + within)
+        if len(leaf.blocks) != -(-listed // size):
+            raise Damaged(f"has a leaf with {len(leaf.blocks)} blocks for {listed:,} bytes of {entry.name}",
                           path=place.pack)
-        for number, content in tree.read(leaf.blocks, leaf.headers):
+        blocks = leaf.blocks[within // size : -(-(within + length) // size)]
+        for number, content in tree.read(blocks, leaf.headers):
             if len(content) != min(size, length - number * size):
                 raise Damaged(f"has {len(content)} bytes for block {number} of {entry.name}", path=place.pack)
             file.pwrite(content, start + number * size)
@@ -131,8 +134,10 @@ class LogSource:
         attachment. Raises `Damaged`."""
         image = self.reach.image
         last = image.image_position
-        for folder, records in self._pieces(upto):
+        for folder, counts, records in self._pieces(upto):
             for record in records:
+                if record.txid > counts:  # what comes after is another branch's
+                    break
                 if record.txid <= last.txid:
                     continue
                 if (upto is not None and record.txid > upto) or (until_us is not None and record.time_us > until_us
@@ -143,7 +148,8 @@ class LogSource:
                 last = record.position
                 yield record, folder
 
-    def _pieces(self, upto: int | None) -> Iterator[tuple[str, Iterator[Record]]]:
+    def _pieces(self, upto: int | None) -> Iterator[tuple[str, int, Iterator[Record]]]:
+        """Folder of attachments, the last transaction that counts, and records."""
         image = self.reach.image
         wanted = self.reach.last if upto is None else upto
         for number in range(1, image.log_objects + 1):
@@ -152,14 +158,14 @@ class LogSource:
                 _, records = pieces.decode(self.seal, name, self.store.get(name))
             except ObjectMissing as error:
                 raise Damaged("is missing: it is part of an image", path=f"{self.store.url}/{name}") from error
-            yield names.image_files(image.session), records
-        last = image.end
+            yield names.image_files(image.session), self.reach.own, records
+        last = self.reach.own
         for stretch in self.reach.stretches:
-            if last.txid >= wanted:
+            if last >= wanted:
                 return
-            for piece, records in self.archive.read(stretch.branch, last, min(wanted, stretch.end)):
-                yield names.branch_files(stretch.branch), records
-                last = max(last, piece.end, key=lambda p: p.txid)
+            for _, records in self.archive.read(stretch.branch, last, min(wanted, stretch.end)):
+                yield names.branch_files(stretch.branch), stretch.end, records
+            last = stretch.end
 
 
 def scratch_log(source: LogSource, history: History, place: Path, engine: AnyEngine, env: Env, *, upto: int | None,

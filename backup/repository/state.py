@@ -11,7 +11,7 @@ An entry is a map. `do` names what it does:
                                     from this slot on, the log of a branch begins anew after a position: the first time,
                                     or after a gap. `ended`, `until_us`: where the run before it ends
     merge     branch, first, last, …  pieces are in one object as well: see `Unit`
-    drop      images, packs, merged, purged, slots
+    drop      images, packs, merged, slots
                                     these objects may be deleted from now on
     lease     id, who, time_us, until_us, image, branch, txid
                                     a restore to this point is running
@@ -134,20 +134,19 @@ class Run:
 
 @dataclass(slots=True)
 class BranchLog:
-    """The archived log of one branch. `purged`: pieces up to this slot are only in units any more. `reached`: by level,
-    up to which slot there are units, or were: none is made there again, so an object that no entry names can go."""
+    """The archived log of one branch. Pieces that are in units may be missing. `reached`: by level, up to which slot
+    there are units, or were: none is made there again, so an object that no entry names can go."""
 
     history: History
     runs: list[Run] = field(default_factory=list)
     units: list[Unit] = field(default_factory=list)
-    purged: int = 0
     reached: dict[int, int] = field(default_factory=dict)
 
     def begin(self, run: Run, ended: Position | None, until_us: int) -> None:
         """A new run begins; the one before it ends where it began."""
         while self.runs and self.runs[-1].first >= run.first:  # one that came to nothing
             self.runs.pop()
-        if self.runs and ended is not None:
+        if self.runs and self.runs[-1].last is None and ended is not None:
             self.runs[-1] = replace(self.runs[-1], last=run.first - 1, end=ended, until_us=until_us)
         self.runs.append(run)
 
@@ -255,8 +254,6 @@ class CatalogState:
         gone = set(entry.get("merged", ()))
         for branch in self.branches.values() if gone else ():
             branch.units = [unit for unit in branch.units if unit.name not in gone]
-        for branch_id, slot in entry.get("purged", ()):
-            self.branches[branch_id].purged = slot
         for branch_id, first, last, before, after in entry.get("slots", ()):
             self.branches[branch_id].remove(first, last, Position(*before), Position(*after))
         oldest = min((s["number"] for s in self.sessions.values()), default=entry["number"] + 1)
@@ -283,7 +280,7 @@ class CatalogState:
             "number": self.number, "store_id": self.store_id, "engine": self.engine,
             "branches": [[b.history.to_wire(),
                           [[r.first, list(r.after), r.last, r.end and list(r.end), r.until_us] for r in b.runs],
-                          [u.to_wire() for u in b.units], b.purged, list(b.reached.items())]
+                          [u.to_wire() for u in b.units], list(b.reached.items())]
                          for b in self.branches.values()],
             "sessions": list(self.sessions.values()),
             "images": [[image.order, image.to_wire()] for image in self.images.values()],
@@ -298,8 +295,8 @@ class CatalogState:
         try:
             state = cls(body["number"], body["store_id"], body["engine"], barred=set(body["barred"]),
                         dropped=dict(body["dropped"]))
-            for history, runs, units, purged, reached in body["branches"]:
-                log = BranchLog(History.from_wire(history), purged=purged, reached=dict(reached),
+            for history, runs, units, reached in body["branches"]:
+                log = BranchLog(History.from_wire(history), reached=dict(reached),
                                 units=[Unit.from_wire(u) for u in units])
                 log.runs = [Run(first, Position(*after), last, None if end is None else Position(*end), until)
                             for first, after, last, end, until in runs]

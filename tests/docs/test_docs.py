@@ -24,7 +24,8 @@ QUICK = {"writing-an-engine.md": "held_view or redo or snapshot or digest or pos
 guides = pytest.mark.parametrize("guide", GUIDES, ids=[guide.stem for guide in GUIDES])
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "graph.md", DOCS / "cluster.md", *GUIDES],
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "graph.md", DOCS / "cluster.md", DOCS / "repository.md",
+                                  *GUIDES],
                          ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs_in_an_empty_folder(page: Path, tmp_path: Path) -> None:
     assert "page.py" in doc_pages.write_out(page, tmp_path)
@@ -83,7 +84,8 @@ def test_every_command_and_option_is_listed_with_what_it_does() -> None:
 
 def test_the_pages_name_no_option_that_is_not_there() -> None:
     known = {*re.findall(r"--[a-z][a-z-]*", doc_pages.commands_page()), "--help"}
-    for page in (ROOT / "README.md", DOCS / "backup.md", DOCS / "json.md", DOCS / "graph.md"):
+    for page in (ROOT / "README.md", DOCS / "backup.md", DOCS / "json.md", DOCS / "graph.md",
+                 DOCS / "repository.md"):
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text())) <= known, page.name
 
 

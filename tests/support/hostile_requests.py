@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-PATHS = ("/v1/info", "/v1/leases", "/v1/leases/x", "/v1/leases/x/image/state", "/v1/log", "/v1/consumers",
-         "/v1/consumers/0", "/v1/health", "/health", "/metrics", "/", "//", "*", "/v1/../v1/info",
+PATHS = ("/v1/info", "/v1/leases", "/v1/leases/x", "/v1/leases/x/image/state", "/v1/leases/x/blocks/state", "/v1/log",
+         "/v1/consumers", "/v1/consumers/0", "/v1/health", "/health", "/metrics", "/", "//", "*", "/v1/../v1/info",
          "/%2e%2e/%2e%2e/etc/x", "/v1/leases/../../../../etc/passwd", "/v1/leases/%00", "/v1/leases/" + "a" * 3000,
          "/v1/info?" + "x=y&" * 900,
          "/\x1b[2J", "http://other/v1/info", "/v1/info#x", "/v1/chain/-1", "/v1/chain/" + "9" * 5000, "/\xff")
@@ -25,7 +25,7 @@ TOKENS = ("", "x", "Bearer", "Bearer ", "Bearer wrong", "bearer " + "w" * 500, "
           "Bearer \xff", "Bearer wrong, Bearer wrong")
 BODIES = (b"", b"{}", b"[]", b"null", b"{", b'{"owner":"x","image":true,"ttl":1e400}', b'{"owner":' + b"[" * 3000,
           b'{"ttl":' + b"9" * 5000 + b"}", b"\xff\xfe", b'{"owner":"\\u001b[2J","image":false,"after":-1}',
-          b"x" * 70_000)
+          b"x" * 70_000, b"\x84\xa5known\xdd\xff\xff\xff\xff", b"\xdd\0\0\xff\xff" * 5000)
 HEADERS = ("Content-Length: -1", "Content-Length: 5\r\nContent-Length: 6", "Content-Length: " + "9" * 400,
            "Content-Length: 10\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked, identity",
            "Transfer-Encoding: \x0bchunked", "Range: bytes=" + "0-1," * 800, "Range: bytes=99999999999999999999-",

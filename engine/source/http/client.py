@@ -20,7 +20,7 @@ import logging
 import os
 import re
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +43,19 @@ from ...errors import (
 )
 from ...model.positions import Position
 from ...model.records import Record
-from ..interface import CHUNK_BYTES, HEX_ID, Confirmation, Grant, SlotState, Source, SourceInfo
+from ..interface import (
+    BLOCK_DIGEST_BYTES,
+    CHUNK_BYTES,
+    HEX_ID,
+    Block,
+    Confirmation,
+    Grant,
+    SlotState,
+    Source,
+    SourceInfo,
+    block_digest,
+    check_blocks,
+)
 from . import discovery, wire
 from .connection import Credential, Line
 
@@ -67,6 +79,10 @@ _SIZE = re.compile(r"bytes (?:\*|\d{1,18}-\d{1,18})/(\d{1,18})")
 _LOST = (OSError, http.client.HTTPException)
 
 T = TypeVar("T")
+
+
+class _NoSuchRoute(SourceRefused):
+    """The source is older than the request."""
 
 
 class HttpSource(Source):
@@ -100,6 +116,7 @@ class HttpSource(Source):
         self._closing = env.scheduler.event()
         self._instance: str | None = None
         self._granted: dict[str, str] = {}
+        self._without_blocks: str | None = None  # the instance that lacks the request
 
     def __repr__(self) -> str:
         return f"HttpSource({self._place})"
@@ -146,6 +163,27 @@ class HttpSource(Source):
 
     def read_image(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
         return self._piece(lease_id, f"image/{quote(name)}", offset, length)
+
+    def read_blocks(self, lease_id: str, name: str, offset: int, length: int, block_bytes: int, known: Sequence[bytes]
+                    ) -> list[Block]:
+        """As `Source.read_blocks`. An older source sends the whole piece, which is then compared here."""
+        check_blocks(length, block_bytes, known)
+        _check_piece(offset, length)
+        if not length:
+            return []
+        wish = wire.wish_to_wire(offset, length, block_bytes, known)
+
+        def once() -> list[Block]:
+            path = f"/v1/leases/{_id(lease_id)}/blocks/{quote(name)}"
+            with self._answer("POST", path, body=wish, lease=lease_id) as answer:
+                return _blocks(answer, length, block_bytes, known)
+
+        if self._without_blocks is None or self._without_blocks != self._instance:
+            try:
+                return self._again(once, len(_PAUSES))
+            except _NoSuchRoute:
+                self._without_blocks = self._instance
+        return super().read_blocks(lease_id, name, offset, length, block_bytes, known)
 
     def read_attachment(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
         return self._piece(lease_id, f"attachments/{quote(name, safe='')}", offset, length)
@@ -196,8 +234,7 @@ class HttpSource(Source):
         return self._again(once, attempts)
 
     def _piece(self, lease_id: str, path: str, offset: int, length: int) -> bytes:
-        if not 0 <= length <= CHUNK_BYTES or offset < 0:
-            raise InvalidInput(f"{length} bytes from {offset} on were asked for at once; the most is {CHUNK_BYTES}")
+        _check_piece(offset, length)
         if not length:
             return b""
 
@@ -266,7 +303,8 @@ class HttpSource(Source):
     def _answer(self, method: str, path: str, *, body: Any = None, lease: str | None = None,
                 headers: dict[str, str] | None = None, first: float = 0.0, own: bool = False,
                 fresh: bool = False) -> Iterator[http.client.HTTPResponse]:
-        """Send a request, and give the answer to the block if its status is good.
+        """Send a request, and give the answer to the block if its status is good. `body` is sent as JSON, bytes as
+        they are.
 
         The answer must begin within `first` seconds or the time-out, whichever is more. The rest must come within the
         time-out plus the time for its bytes at `SLOWEST`. A record stream has its `own` connection and `PATIENCE` times
@@ -276,8 +314,9 @@ class HttpSource(Source):
             OSError, http.client.HTTPException: the connection broke.
             HoldfastError: the source's own error.
         """
-        data = None if body is None else json.dumps(body).encode()
-        sent = {} if body is None else {"Content-Type": "application/json"}
+        packed = isinstance(body, bytes)
+        data = body if body is None or packed else json.dumps(body).encode()
+        sent = {} if body is None else {"Content-Type": f"application/{'msgpack' if packed else 'json'}"}
         line = self._line(own, fresh)
         answer: http.client.HTTPResponse | None = None
         kept = False
@@ -320,6 +359,8 @@ class HttpSource(Source):
             error = wire.error_from_wire(_load(answer))
             if isinstance(error, NotAuthorized):
                 raise NotAuthorized(f"{error.message}; the token {line.whence}")
+            if answer.status == 404 and isinstance(error, SourceRefused):  # what a route does not find is `NotFound`
+                raise _NoSuchRoute(error.message, hint=error.hint)
             raise error
 
     # --- connections -----------------------------------------------------------------------------------------------
@@ -426,6 +467,37 @@ def _check(answer: http.client.HTTPResponse, data: bytes) -> None:
         raise http.client.IncompleteRead(data, answer.length)
     if answer.headers.get(wire.DIGEST_HEADER) != wire.digest(data):
         raise wire.Garbled(f"{len(data)} bytes changed on the way")
+
+
+def _check_piece(offset: int, length: int) -> None:
+    if not 0 <= length <= CHUNK_BYTES or offset < 0:
+        raise InvalidInput(f"{length} bytes from {offset} on were asked for at once; the most is {CHUNK_BYTES}")
+
+
+def _blocks(answer: http.client.HTTPResponse, length: int, block_bytes: int, known: Sequence[bytes]) -> list[Block]:
+    """The blocks of a whole answer, each compared with its digest."""
+    starts = range(0, length, block_bytes)
+    said = answer.length
+    if said is None or not 0 <= said - len(starts) * BLOCK_DIGEST_BYTES <= length:
+        raise wire.Garbled(f"the answer has {said} bytes, which are not {len(starts)} blocks of {length} bytes")
+    data = answer.read(said)
+    if answer.length:
+        raise http.client.IncompleteRead(data, answer.length)
+    blocks, at = [], len(starts) * BLOCK_DIGEST_BYTES
+    view = memoryview(data)
+    for number, start in enumerate(starts):
+        digest = data[number * BLOCK_DIGEST_BYTES : (number + 1) * BLOCK_DIGEST_BYTES]
+        if number < len(known) and digest == known[number]:
+            blocks.append(Block(digest, None))
+            continue
+        block = view[at : at + min(block_bytes, length - start)]
+        at += len(block)
+        if block_digest(block) != digest:
+            raise wire.Garbled(f"{len(block)} bytes changed on the way")
+        blocks.append(Block(digest, block))
+    if at != said:
+        raise wire.Garbled(f"the answer has {said} bytes, and the blocks in it {at}")
+    return blocks
 
 
 def _load(answer: http.client.HTTPResponse) -> Any:

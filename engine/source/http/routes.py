@@ -30,7 +30,7 @@ import re
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from aiohttp import web
 
@@ -40,7 +40,7 @@ from ...errors import HoldfastError, InvalidInput
 from ...model.positions import Position
 from ...model.records import Record
 from ...store.store import Store
-from ..interface import CHUNK_BYTES, MemberInfo, SourceInfo
+from ..interface import CHUNK_BYTES, MemberInfo, SourceInfo, blocks_of, check_blocks
 from ..local import LocalSource
 from . import status, wire
 from .limits import Counters, Limits
@@ -69,7 +69,7 @@ class Server(Protocol):
     def source(self) -> LocalSource: ...
     def proof(self, request: web.Request) -> str | None: ...
     async def blocking(self, work: Callable[[], T], pool: Pool | None = None) -> T: ...
-    async def body(self, request: web.Request) -> dict[str, Any]: ...
+    async def body(self, request: web.Request, form: Literal["JSON", "msgpack"] = "JSON") -> dict[str, Any]: ...
     async def write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None: ...
     async def turn(self, slots: asyncio.Semaphore) -> None: ...
 
@@ -100,6 +100,7 @@ class Routes:
             web.put("/v1/leases/{id}", self.renew), web.delete("/v1/leases/{id}", self.release),
             web.post("/v1/leases/{id}/confirm", self.confirm),
             web.get("/v1/leases/{id}/image/{name:.+}", self.image, allow_head=False),
+            web.post("/v1/leases/{id}/blocks/{name:.+}", self.blocks),
             web.get("/v1/leases/{id}/attachments/{name}", self.attachment, allow_head=False),
             web.get("/v1/leases/{id}/log", self.log, allow_head=False),
             web.get("/v1/consumers", self.slots), web.put("/v1/consumers/{id}", self.register),
@@ -178,6 +179,32 @@ class Routes:
         lease, name, source = request.match_info["id"], request.match_info["name"], self._source
         return await self._send_file(request, lambda: source.attachment_size(lease, name),
                                      lambda at, length: source.read_attachment(lease, name, at, length))
+
+    async def blocks(self, request: web.Request) -> web.StreamResponse:
+        lease, name, source = request.match_info["id"], request.match_info["name"], self._source
+        offset, length, block_bytes, known = _read("a wish for blocks", wire.wish_from_wire,
+                                                   await self._server.body(request, "msgpack"))
+
+        def made() -> tuple[bytes, bytes]:
+            check_blocks(length, block_bytes, known)
+            data = source.read_image(lease, name, offset, length)
+            blocks = blocks_of(data, block_bytes, known)
+            lacked = [block.data for block in blocks if block.data is not None]
+            return (b"".join(block.digest for block in blocks),
+                    data if len(lacked) == len(blocks) else b"".join(lacked))
+
+        await self._server.turn(self._slots)
+        try:
+            digests, data = await self._server.blocking(made, self._server.streams)
+            response = self._stream(wire.BLOCKS_TYPE, 200)
+            response.content_length = len(digests) + len(data)
+            await response.prepare(request)
+            with _no_way_back():
+                await self._server.write(request, response, digests)
+                await self._server.write(request, response, data)
+            return response
+        finally:
+            self._slots.release()
 
     async def _send_file(self, request: web.Request, size_of: Callable[[], int],
                          read: Callable[[int, int], bytes]) -> web.StreamResponse:

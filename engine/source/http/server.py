@@ -28,7 +28,7 @@ import ssl
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
@@ -42,7 +42,7 @@ from . import discovery
 from .admission import Door
 from .limits import Counters, Limits
 from .routes import Routes
-from .wire import CHALLENGE_HEADER, DIGEST_HEADER, INSTANCE_HEADER, digest, error_to_wire
+from .wire import CHALLENGE_HEADER, DIGEST_HEADER, INSTANCE_HEADER, digest, error_to_wire, unpacked
 
 if TYPE_CHECKING:
     from ...env import Clock, Task
@@ -317,15 +317,15 @@ class SourceServer:
 
     # --- for the routes --------------------------------------------------------------------------------------------
 
-    async def body(self, request: web.Request) -> dict[str, Any]:
-        """The JSON object in a request's body. Raises `InvalidInput`."""
+    async def body(self, request: web.Request, form: Literal["JSON", "msgpack"] = "JSON") -> dict[str, Any]:
+        """The map in a request's body. Raises `InvalidInput`."""
         try:
             async with asyncio.timeout(self.limits.body_seconds):
-                data = json.loads(await request.read())
+                data = _LOADS[form](await request.read())
         except (ValueError, RecursionError, web.RequestPayloadError) as error:  # the last: its encoding is wrong
-            raise InvalidInput("the body is not JSON") from error
+            raise InvalidInput(f"the body is not {form}") from error
         if not isinstance(data, dict):
-            raise InvalidInput("the body is not a JSON object")
+            raise InvalidInput(f"the body is not a {form} map")
         return data
 
     async def write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
@@ -369,6 +369,7 @@ class SourceServer:
             raise SourceUnavailable("the source serves the most streams that it may", hint="try again later") from None
 
 
+_LOADS: dict[str, Callable[[bytes], Any]] = {"JSON": json.loads, "msgpack": unpacked}
 _SLICE = 1 << 20
 _DIRECT = 256 << 10
 _POLL_SECONDS = 0.25

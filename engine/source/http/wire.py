@@ -5,6 +5,11 @@ sent as raw bytes. A piece of a file of at most `CHUNK_BYTES` carries `Holdfast-
 bytes sent. They are read once, hashed, then sent. Reading twice would not do: even in a stable image, a page that is
 not in use may change between two reads.
 
+Whoever asks for blocks sends the digests that it has, in msgpack: a thousand of them in hex would be twice as long. The
+answer is the SHA-256 of every block, in order, then the bytes of those whose digest is not the one that was sent. So
+it needs no other checksum: a digest that changed on the way, in either direction, no longer fits the answer's length
+or its block.
+
 The record stream is a sequence of frames, each `u32 kind, u32 header length, u32 payload length`, little-endian, then
 header and payload:
 
@@ -32,6 +37,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import msgpack
 from xxhash import xxh3_128_hexdigest
 
 from ... import errors
@@ -43,13 +49,14 @@ from ...model.positions import ID_BYTES, Branch, History, Position
 from ...model.records import Attachment, Record
 from ...wal.attachments import NAME as ATTACHMENT_NAME
 from ...wal.format import MAX_RECORD_HEADER
-from ..interface import HEX_ID, Confirmation, Grant, MemberInfo, SlotState, SourceInfo
+from ..interface import CHUNK_BYTES, HEX_ID, LEAST_BLOCK, Confirmation, Grant, MemberInfo, SlotState, SourceInfo
 
 INSTANCE_HEADER = "Holdfast-Instance"
 DIGEST_HEADER = "Holdfast-Digest"
 CHALLENGE_HEADER = "Holdfast-Challenge"
 PROOF_HEADER = "Holdfast-Proof"
 RECORDS_TYPE = "application/vnd.holdfast.records"
+BLOCKS_TYPE = "application/vnd.holdfast.blocks"
 MAX_PAYLOAD = 1 << 30
 MAX_ERROR = 64 << 10
 MAX_FILES = 100_000
@@ -263,6 +270,30 @@ def slots_from_wire(data: Any) -> list[SlotState]:
     return [SlotState(id=_hex_name(c["id"]), name=_told(_text(c["name"])),
                       position=position_from_wire(c["position"]), seen_us=_time(c["seen_us"]),
                       held_bytes=_count(c["held_bytes"])) for c in data["consumers"]]
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+
+def wish_to_wire(offset: int, length: int, block_bytes: int, known: Sequence[bytes]) -> bytes:
+    """The request for blocks; the arguments are those of `Source.read_blocks`."""
+    packed: bytes = msgpack.packb({"offset": offset, "length": length, "block_bytes": block_bytes,
+                                   "known": list(known)})
+    return packed
+
+
+def unpacked(data: bytes) -> Any:
+    """What a body in msgpack holds. Raises `ValueError`. Its lists are bounded, since each is allocated by the length
+    that it claims, and lists may stand in lists."""
+    return msgpack.unpackb(data, max_array_len=CHUNK_BYTES // LEAST_BLOCK, max_map_len=16)
+
+
+def wish_from_wire(data: Any) -> tuple[int, int, int, list[bytes]]:
+    """Offset, length, bytes of a block, known digests."""
+    known = data["known"]
+    if not isinstance(known, list) or not all(isinstance(digest, bytes) for digest in known):
+        raise TypeError("a digest that is not bytes")
+    return _count(data["offset"]), _count(data["length"]), _count(data["block_bytes"]), known
 
 
 # --- the record stream -----------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def _take(source: HttpSource) -> None:
     for file in grant.files:
         for at in range(0, min(file.size, 3 * CHUNK_BYTES), CHUNK_BYTES):
             source.read_image(grant.id, file.name, at, min(CHUNK_BYTES, file.size - at))
+            source.read_blocks(grant.id, file.name, at, min(CHUNK_BYTES, file.size - at), 1 << 16, ())
     source.renew(grant.id)
     upto = source.confirm(grant.id).published
     last = Position(0, b"")
@@ -103,7 +104,7 @@ def without_end(first: bytes, part: bytes, pause: float = 0.05) -> Iterator[byte
         yield pause
 
 
-@pytest.mark.parametrize("where", ["/log?", "/v1/store", "/image/", "/confirm", "/v1/consumers"])
+@pytest.mark.parametrize("where", ["/log?", "/v1/store", "/image/", "/blocks/", "/confirm", "/v1/consumers"])
 @pytest.mark.parametrize("how", ["head", "header", "continue", "body", "chunks", "trailers", "silence"])
 def test_an_answer_without_end_is_not_waited_for(store: MemoryStore, where: str, how: str) -> None:
     """Each byte came in time. A record stream was waited for as long as anything came of it."""
