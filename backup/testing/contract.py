@@ -11,6 +11,7 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 
 from ...engine.contract.engine import BulkEngine
+from ...engine.source.local import LocalSource
 from ...engine.testing.support.contract import BULK, STABLE_IMAGE, Contract, check
 from ...engine.testing.support.machine import machine_for
 from ...engine.testing.support.workload import Operation, Workload
@@ -50,6 +51,38 @@ class BackupContract(Contract):
                 w.compare_restored(w.bounds().first)
 
         self.prove(claim, examples=5, before=histories(work), during=histories(work, 3))
+
+    @check()
+    def test_a_repository_restores_every_point(self, work: Workload) -> None:
+        """Two images are taken while the store changes, the second compared with the first, and the log between and
+        after them is archived. Every transaction from the first image on can be restored."""
+
+        def claim(during: Histories) -> None:
+            with world(work) as w, w.repository() as repository:
+                w.add(3)
+                w.store.checkpoint()
+
+                def change() -> None:
+                    w.commit_all(during)
+                    w.add()
+                    w.store.checkpoint()
+
+                first = repository.backup(w.busy_source(change, w.add)).consistent_from
+                archiver = repository.archiver(LocalSource(w.store))
+                load = w.load if issubclass(work.engine, BulkEngine) else w.add
+                for step in (w.add, w.store.checkpoint, load, w.add):
+                    step()
+                    archiver.step()
+                repository.backup(w.busy_source(w.add, w.store.checkpoint))
+                w.add()
+                archiver.step()
+                archiver.close()
+                for txid in range(first, w.last + 1):
+                    w.compare_repository(repository, txid)
+                report = repository.verify()
+                assert not report.damaged, f"the repository is damaged: {report.damaged[0]}"
+
+        self.prove(claim, examples=2, during=histories(work, 2))
 
     @check(STABLE_IMAGE)
     def test_a_stable_image_restores_to_its_own_position(self, work: Workload) -> None:

@@ -35,6 +35,7 @@ from ..connection import Connection
 from ..info import info
 from ..policy import Policy
 from ..report import Bounds, Report, RestoreReport, VerifyReport
+from ..repository.repository import Repository
 from ..restore import restore
 from ..run import run
 from ..verify import verify
@@ -140,6 +141,10 @@ class World(Modelled):
     def back_up_busily(self, *steps: Callable[[], object]) -> Report:
         """A backup during which the store changes, one step at a time (see `BusySource`). The remaining steps are done
         before the copy is confirmed."""
+        return self.back_up(source=self.busy_source(*steps))
+
+    def busy_source(self, *steps: Callable[[], object]) -> BusySource:
+        """The store as a source that changes meanwhile, one step at a time; the remaining ones before it confirms."""
         left = list(steps)
 
         def step() -> None:
@@ -152,7 +157,22 @@ class World(Modelled):
 
         source = BusySource(LocalSource(self.store), step)
         source.before = rest
-        return self.back_up(source=source)
+        return source
+
+    @contextmanager
+    def repository(self) -> Iterator[Repository]:
+        """A new repository, in a directory."""
+        with Repository.init(self.fresh("repository"), env=self.env) as made:
+            yield made
+
+    def compare_repository(self, repository: Repository, txid: int) -> None:
+        """Restore a transaction from a repository, and compare it with the model."""
+        place = self.fresh("restored")
+        report = repository.restore(place, to_txid=txid, engine=self.work.engine, options=self.work.options)
+        assert report.txid == txid, f"asked for {txid}, restored to {report.txid}"
+        with seen_in(f"the store that a repository restored to transaction {txid}"):
+            self.compare_closed(place, txid)
+        shutil.rmtree(place)
 
     def compact(self) -> Report:
         """An incremental, after which the log is compacted into the image however small it is."""

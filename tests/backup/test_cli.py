@@ -17,54 +17,14 @@ from typing import Any
 
 import pytest
 import trustme
-from backup_worlds import SMALL, digest, digest_at, open_store, write
-from typer.testing import CliRunner, Result
+from backup_worlds import digest, digest_at, open_store, write
+from cli_rig import COMMAND, holdfast, told
 
 from holdfast import backup
-from holdfast.backup import cli, terminal
+from holdfast.backup import terminal
 from holdfast.engine import GraphStore, errors
 from holdfast.engine.builtin.memory import MemoryEngine, MemoryView
-from holdfast.engine.source.http.service import BackupService
 from holdfast.engine.store.store import Store
-
-runner = CliRunner()
-
-
-def holdfast(*arguments: str | Path, code: int = 0) -> Result:
-    result = runner.invoke(cli.app, [str(a) for a in arguments])
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    return result
-
-
-def told(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
-    """The one JSON object on standard output."""
-    lines = holdfast(*arguments, "--json", code=code).stdout.splitlines()
-    assert len(lines) == 1
-    found: dict[str, Any] = json.loads(lines[0])
-    return found
-
-
-@pytest.fixture
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "runtime").mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
-    monkeypatch.delenv("HOLDFAST_TOKEN", raising=False)
-
-
-@pytest.fixture
-def store(tmp_path: Path, runtime: None) -> Iterator[Store[Any, Any]]:
-    service = BackupService(online_backup_server="127.0.0.1:0")
-    with Store.open(tmp_path / "store", MemoryEngine, plugins=[service], settings=SMALL) as opened:
-        write(opened, 1, 10)
-        opened.checkpoint()
-        yield opened
-
-
-@pytest.fixture
-def uri(store: Store[Any, Any]) -> str:
-    assert store.backup_uri is not None
-    return store.backup_uri
 
 
 def test_the_whole_way(store: Store[Any, Any], uri: str, tmp_path: Path) -> None:
@@ -212,9 +172,6 @@ def test_every_error_has_an_exit_code_that_is_not_zero() -> None:
     assert codes["SourceRestarted"] == codes["SourceUnavailable"] == codes["LeaseExpired"] == 3
     assert codes["ForeignStore"] == codes["NotAuthorized"] == codes["RestorePointOutOfRange"] == 4
     assert codes["InvalidInput"] == codes["SettingError"] == 2
-
-
-COMMAND = [sys.executable, "-c", "from holdfast.backup.cli import main; main()"]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from backup_worlds import digest, digest_at, write
-from test_cli import COMMAND, holdfast, runtime, store, told, uri  # noqa: F401  fixtures of the other commands, too
+from cli_rig import COMMAND, holdfast, told
 
 from holdfast.backup import Repository
 from holdfast.engine.builtin.memory import MemoryEngine
@@ -26,7 +26,7 @@ def repo(tmp_path: Path) -> Path:
     return tmp_path / "repo"
 
 
-def test_the_whole_way(store: Store[Any, Any], uri: str, repo: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_whole_way(store: Store[Any, Any], uri: str, repo: Path, tmp_path: Path) -> None:
     assert "is a repository now" in holdfast("repo", "init", repo).stdout
     assert "nothing was backed up" in holdfast("repo", "info", repo).stdout
     assert "nothing to compare with" in holdfast("repo", "backup", uri, repo).stdout
@@ -62,7 +62,7 @@ def test_the_whole_way(store: Store[Any, Any], uri: str, repo: Path, tmp_path: P
     assert any("catalog/" in line for line in holdfast("repo", "ls", repo).stdout.splitlines())
 
 
-def test_a_key_is_asked_for_and_never_ignored(uri: str, repo: Path, tmp_path: Path,  # noqa: F811
+def test_a_key_is_asked_for_and_never_ignored(uri: str, repo: Path, tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "key").write_text("a key of sixteen bytes\n")
     (tmp_path / "new").write_text("another key of sixteen bytes\n")
@@ -84,7 +84,7 @@ def test_a_key_is_asked_for_and_never_ignored(uri: str, repo: Path, tmp_path: Pa
     assert told("repo", "info", tmp_path / "plain", code=4)["error"] == "KeyNeedless"
 
 
-def test_exit_codes(store: Store[Any, Any], uri: str, repo: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_exit_codes(store: Store[Any, Any], uri: str, repo: Path, tmp_path: Path) -> None:
     holdfast("repo", "init", repo)
     holdfast("repo", "backup", uri, repo)
     for arguments, code, name in [
@@ -121,7 +121,7 @@ def test_exit_codes(store: Store[Any, Any], uri: str, repo: Path, tmp_path: Path
 
 
 @pytest.fixture
-def served(repo: Path, runtime: None, tmp_path: Path) -> Iterator[Any]:  # noqa: F811
+def served(repo: Path, runtime: None, tmp_path: Path) -> Iterator[Any]:
     running: list[subprocess.Popen[str]] = []
 
     def serve(directory: str, *more: str) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def served(repo: Path, runtime: None, tmp_path: Path) -> Iterator[Any]:  # noqa:
 
 def test_a_served_store_is_archived_and_its_twin_is_refused(repo: Path, served: Any, tmp_path: Path) -> None:
     holdfast("repo", "init", repo)
-    with Store.open(tmp_path / "store", MemoryEngine, create=True) as store:  # noqa: F811
+    with Store.open(tmp_path / "store", MemoryEngine, create=True) as store:
         write(store, 1, 5)
     ready = served("store")
     holdfast("repo", "backup", ready["backup_uri"], repo)
