@@ -21,6 +21,7 @@ from . import (
     workload_hops,
     workload_latency,
     workload_recovery,
+    workload_repository,
 )
 from .harness import Bench, Line, Scale
 
@@ -32,6 +33,7 @@ WORKLOADS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "latency": workload_latency.run,
     "recovery": workload_recovery.run,
     "cluster": workload_cluster.run,
+    "repository": workload_repository.run,
 }
 
 
