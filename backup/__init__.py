@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .limits import Limits
     from .policy import Policy
     from .report import Bounds, Info, Report, RestoreReport, VerifyReport
-    from .repository.archiving import ArchivePlugin
+    from .repository.archiving import ArchiveAckPlugin, ArchivePlugin
     from .repository.expiring import Keep
     from .repository.keys import Key
     from .repository.repository import Repository
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .verify import verify
 
 __all__ = [
+    "ArchiveAckPlugin",
     "ArchivePlugin",
     "BackupUri",
     "Bounds",
@@ -68,7 +69,7 @@ _MODULES = {
     ".limits": ("Limits",),
     ".policy": ("Policy",),
     ".report": ("Bounds", "Info", "Report", "RestoreReport", "VerifyReport"),
-    ".repository.archiving": ("ArchivePlugin",),
+    ".repository.archiving": ("ArchiveAckPlugin", "ArchivePlugin"),
     ".repository.expiring": ("Keep",),
     ".repository.keys": ("Key",),
     ".repository.repository": ("Repository",),

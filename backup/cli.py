@@ -371,11 +371,12 @@ def serve(
                                 token=_own_token(token_file), names=tuple(name or ()), insecure=insecure)
         plugins: list[Any] = [service]
         if archive is not None:
-            from .repository.archiving import ArchivePlugin
+            from .repository.archiving import ArchiveAckPlugin, ArchivePlugin
             from .repository.cli import key_of
 
-            plugins.append(ArchivePlugin(archive, interval=archive_interval, key=key_of(key_file), ack=archive_ack,
-                                         accept_branch=accept_branch))
+            plugin = ArchiveAckPlugin if archive_ack else ArchivePlugin
+            plugins.append(plugin(archive, interval=archive_interval, key=key_of(key_file),
+                                  accept_branch=accept_branch))
         elif archive_ack or key_file is not None:
             raise errors.InvalidInput("--archive-ack and --key-file need --archive")
         _serve(directory, kind, plugins, create, options_of(engine_option), as_json, lambda stop: stop.wait())

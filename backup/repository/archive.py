@@ -7,7 +7,7 @@ reading one after the other says which one is the last. So a list that is old do
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ...engine.errors import Damaged
@@ -41,10 +41,13 @@ class Tail:
 
 
 class Archive:
-    """See the module's text. `state` is the catalog's, as of now."""
+    """See the module's text. `state` is the catalog's, as of now. With `refresh`, which reads what came since, what was
+    merged and deleted while it is read is read from where it is now."""
 
-    def __init__(self, store: ObjectStore, seal: Seal, state: CatalogState) -> None:
-        self._store, self._seal, self.state = store, seal, state
+    def __init__(self, store: ObjectStore, seal: Seal, state: CatalogState,
+                 refresh: Callable[[], CatalogState] | None = None) -> None:
+        self._store, self._seal, self.state, self._refresh = store, seal, state, refresh
+        self._number = state.number
 
     def piece(self, branch: str, slot: int) -> tuple[Piece, Iterator[Record]]:
         """One piece. Raises `ObjectMissing`, `Damaged`."""
@@ -120,13 +123,23 @@ class Archive:
             if unit.first == slot:
                 slot, at = unit.last + 1, unit.end
                 if unit.end.txid > after:
-                    yield self._unit(unit)
+                    try:
+                        found = self._unit(unit)
+                    except Damaged:
+                        if not self._went_on():
+                            raise
+                        yield from self.read(branch, max(after, unit.after.txid), upto)
+                        return
+                    yield found
                     if unit.end.txid >= upto:
                         return
         while (run.last is None or slot <= run.last) and at.txid < upto:
             try:
                 piece, records = self.piece(branch, slot)
             except ObjectMissing as error:
+                if self._went_on():
+                    yield from self.read(branch, max(after, at.txid), upto)
+                    return
                 raise Damaged(f"is missing: the archived log of branch {branch[:8]} goes on to transaction {upto}",
                               path=f"{self._store.url}/{names.piece(branch, slot)}") from error
             if piece.after != at:
@@ -135,6 +148,14 @@ class Archive:
             slot, at = slot + 1, piece.end
             if piece.end.txid > after:
                 yield piece, records
+
+    def _went_on(self) -> bool:
+        """Whether the catalog has entries that were not known. They are from now on."""
+        if self._refresh is None:
+            return False
+        self.state, before = self._refresh(), self._number
+        self._number = self.state.number
+        return self._number != before
 
     def _unit(self, unit: Unit) -> tuple[Piece, Iterator[Record]]:
         try:

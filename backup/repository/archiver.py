@@ -26,7 +26,7 @@ from ...engine.source.interface import Source, SourceInfo
 from . import names, pieces
 from .archive import Archive, Tail
 from .attached import store_attachment
-from .catalog import Catalog
+from .catalog import Catalog, Decide
 from .errors import Fenced, ObjectExists, ObjectMissing, StorageUnavailable
 from .pieces import Batch, Piece, batches, complete_until
 from .sealed import Kind, Seal
@@ -88,33 +88,42 @@ class Archiver:
             Damaged, SourceUnavailable, StorageUnavailable.
         """
         self._writer = self._claim()
-        tail = self._catalog.settled(lambda state: self._archive().tail(self._branch))
-        runs = self._catalog.state.branches[self._branch].runs
-        self._check_alone()  # else what was read may come after the fence of a later writer, who would not see ours
-        if tail is None and runs:  # the run has no piece yet, or its pieces were dropped
-            tail = Tail(slot=runs[-1].first - 1, end=runs[-1].after, last_time_us=0, complete_until_us=0)
-        after = self._goes_on(tail, info)
-        if tail is None or after != tail.end:
-            tail = self._begin_run(1 if tail is None else tail.slot + 1, after, tail)
-        self._slot, self.end = tail.slot, tail.end
-        batch = Batch(self.end, [])
-        fence = batch.piece(self._history, tail.complete_until_us, self._writer, self._env, fence=True)
-        while not self._put(self._slot + 1, fence, batch):
-            found = self._archive().piece(self._branch, self._slot + 1)[0]
+        tail = self._place(info)
+        while True:
+            batch = Batch(tail.end, [])
+            fence = batch.piece(self._history, tail.complete_until_us, self._writer, self._env, fence=True)
+            if self._put(tail.slot + 1, fence, batch):
+                break
+            found = self._archive().piece(self._branch, tail.slot + 1)[0]
             if found.writer > self._writer:
                 raise self._fenced(found.writer)
-            self._slot += 1  # a piece of the writer before, which came at this moment
-            self.end = found.end
-            batch = Batch(self.end, [])
-            fence = batch.piece(self._history, found.complete_until_us, self._writer, self._env, fence=True)
-        self._slot += 1
+            # A piece of the writer before, which came at this moment. One of the two had begun a run here.
+            if found.after != tail.end:
+                tail = self._begin_run(tail.slot + 1, found.after, tail)
+            tail = Tail(slot=tail.slot + 1, end=found.end, last_time_us=found.last_time_us,
+                        complete_until_us=found.complete_until_us, writer=found.writer)
+        self._slot, self.end = tail.slot + 1, tail.end
         self.complete_until_us = fence.complete_until_us
-        self._settle_run()
         logger.info("archiving branch %s as writer %d from transaction %d on", self._branch[:8], self._writer,
                     self.end.txid)
 
     def _archive(self) -> Archive:
         return Archive(self._store, self._seal, self._catalog.state)
+
+    def _place(self, info: SourceInfo) -> Tail:
+        """The slot and the position after which this writer goes on. The catalog has an entry then that the writer
+        before did not know, so what that one is about to say of a run comes too late."""
+        while True:
+            tail = self._catalog.settled(lambda state: self._archive().tail(self._branch))
+            runs = self._catalog.state.branches[self._branch].runs
+            self._check_alone()  # else what was read may come after the fence of a later writer, who would not see ours
+            if tail is None and runs:  # the run has no piece yet, or its pieces were dropped
+                tail = Tail(slot=runs[-1].first - 1, end=runs[-1].after, last_time_us=0, complete_until_us=0)
+            after = self._goes_on(tail, info)
+            if tail is None or after != tail.end:
+                return self._begin_run(1 if tail is None else tail.slot + 1, after, tail)
+            if self._goes_on_in_run(tail):
+                return tail
 
     def _claim(self) -> int:
         """The next writer's number."""
@@ -190,30 +199,33 @@ class Archiver:
         return True
 
     def _begin_run(self, slot: int, after: Position, tail: Tail | None) -> Tail:
-        """Say in the catalog that the log begins anew here. Raises `Fenced`: what a later writer says there stands."""
-        ended = None if tail is None else list(tail.end)
-
-        def decide(state: CatalogState) -> Entry | None:
-            self._check_alone()
-            runs = state.branches[self._branch].runs
-            if runs and runs[-1].last is None and (runs[-1].first, runs[-1].after) == (slot, after):
-                return None
-            return {"do": "run", "branch": self._branch, "slot": slot, "after": list(after), "ended": ended,
-                    "until_us": 0 if tail is None else tail.complete_until_us}
-
-        self._catalog.append(decide)
+        """Say in the catalog that the log begins anew here."""
+        self._say(lambda _: {"do": "run", "branch": self._branch, "slot": slot, "after": list(after),
+                             "ended": None if tail is None else list(tail.end),
+                             "until_us": 0 if tail is None else tail.complete_until_us})
         return Tail(slot=slot - 1, end=after, last_time_us=0, complete_until_us=0)
 
-    def _settle_run(self) -> None:
-        """If the writer before put its first piece at the moment when this one began a run in the same slot, the piece
-        counts."""
-        run = self._catalog.state.branches[self._branch].runs[-1]
-        try:
-            first = self._archive().piece(self._branch, run.first)[0]
-        except ObjectMissing:  # a unit has it
-            return
-        if first.after != run.after:
-            self._begin_run(run.first, first.after, None)
+    def _goes_on_in_run(self, tail: Tail) -> bool:
+        """Say again where the newest run begins. False: another one was begun after `tail` at this moment."""
+        goes_on = False
+
+        def decide(state: CatalogState) -> Entry | None:
+            nonlocal goes_on
+            run = state.branches[self._branch].runs[-1]
+            goes_on = run.first <= tail.slot or run.after == tail.end
+            return {"do": "run", "branch": self._branch, "slot": run.first, "after": list(run.after), "ended": None,
+                    "until_us": 0} if goes_on else None
+
+        self._say(decide)
+        return goes_on
+
+    def _say(self, decide: Decide) -> None:
+        """Add an entry. Raises `Fenced`: what a later writer says stands."""
+        def alone(state: CatalogState) -> Entry | None:
+            self._check_alone()
+            return decide(state)
+
+        self._catalog.append(alone)
 
     # --- going on -------------------------------------------------------------------------------------------------
 

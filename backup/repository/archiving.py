@@ -21,9 +21,10 @@ from ...engine.errors import HoldfastError, StoreClosed
 from ...engine.model.records import LogRange, Record
 from ...engine.source.interface import Source
 from ...engine.source.local import LocalSource
+from ...engine.store.settings import check_duration
 from ..cluster import best_source
 from ..connection import Connection, Named
-from .errors import Fenced
+from .errors import Fenced, StorageUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,24 +89,20 @@ class Archiving:
 
 
 class ArchivePlugin(Plugin):
-    """Archives a store into a repository from the moment when it is opened.
+    """Archives a store into a repository from the moment when it is opened. If the repository cannot be reached then,
+    the store opens all the same; if it is another store's, or the key is wrong, it does not.
 
     Args:
         repository: the repository's URL, or a path.
         interval: seconds from one piece to the next.
         key: of an encrypted repository.
         accept_branch: id of a branch that is new to the repository.
-        ack: commits return once they are in the repository, at the latest after `ack_timeout` seconds; then they raise
-            `ConditionNotMet`.
     """
 
     def __init__(self, repository: str, *, interval: float = 1.0, key: Key | None = None,
-                 accept_branch: str | None = None, ack: bool = False, ack_timeout: float = 30.0) -> None:
+                 accept_branch: str | None = None) -> None:
+        check_duration("interval", interval)
         self._url, self._interval, self._key, self._accept = repository, interval, key, accept_branch
-        self._ack, self._ack_timeout = ack, ack_timeout
-        self._waiting: deque[tuple[int, Future[Any]]] = deque()
-        self._archived = 0
-        self._ended: Exception | None = None
         self._task: Task | None = None
         self._loop: Archiving | None = None
         self._repository: Repository | None = None
@@ -114,20 +111,23 @@ class ArchivePlugin(Plugin):
         from .repository import Repository
 
         env = store.env
-        self._repository = repository = Repository.open(self._url, key=self._key, env=env)
-        self._guard = env.scheduler.lock()
-        self._archived, self._ended = 0, None
         source: Source = LocalSource(store)  # type: ignore[arg-type]  # what it uses of a store, every store has
 
         def begin() -> Archiver:
-            return repository.archiver(source, accept_branch=self._accept)
+            if self._repository is None:
+                self._repository = Repository.open(self._url, key=self._key, env=env)
+            return self._repository.archiver(source, accept_branch=self._accept)
 
+        first: list[Archiver] = []
         try:
-            begin().close()  # another store's repository, a key that is wrong: the store is not opened
-        except BaseException:
-            repository.close()
+            first.append(begin())
+        except StorageUnavailable as error:
+            logger.warning("%s cannot be reached: %s. The store is archived once it can", self._url, error.message)
+        except BaseException:  # another store's repository, a key that is wrong: the store is not opened
+            self._end()
             raise
-        self._loop = Archiving(begin, self._interval, env, env.scheduler.event(), env.scheduler.event(), self._told)
+        self._loop = Archiving(lambda: first.pop() if first else begin(), self._interval, env, env.scheduler.event(),
+                               env.scheduler.event(), self.reached)
         self._task = env.scheduler.spawn("holdfast-archive", self._run)
 
     def _run(self) -> None:
@@ -136,31 +136,69 @@ class ArchivePlugin(Plugin):
             self._loop.run()
         except Fenced as error:
             logger.error("archiving has ended: %s", error)
-            self._refuse(error)
+            self.ended(error)
         except StoreClosed:
             pass
         except Exception as error:
             logger.exception("archiving has ended")
-            self._refuse(error)
+            self.ended(error)
 
-    def logged(self, batch: LogRange) -> Condition | None:
-        if not self._ack or self._loop is None:
-            return None
+    def reached(self, archiver: Archiver) -> None:
+        """After each step. In the archiver's thread."""
+
+    def ended(self, error: Exception) -> None:
+        """Nothing is archived any more, because of this. In the archiver's thread."""
+
+    def closing(self, store: StoreHandle) -> None:
+        """Archives what is published, if the repository can be reached, and stops."""
+        if self._loop is not None and self._task is not None:
+            self._loop.stop.set()
+            self._loop.wake.set()
+            self._task.join()
+        self._loop = None
+        self._end()
+
+    def _end(self) -> None:
+        repository, self._repository = self._repository, None
+        if repository is not None:
+            repository.close()
+
+
+class ArchiveAckPlugin(ArchivePlugin):
+    """As `ArchivePlugin`, and commits return once they are in the repository. A commit that is not there after
+    `ack_timeout` seconds raises `ConditionNotMet`; it is durable here, and views show it."""
+
+    def __init__(self, repository: str, *, ack_timeout: float = 30.0, interval: float = 1.0, key: Key | None = None,
+                 accept_branch: str | None = None) -> None:
+        super().__init__(repository, interval=interval, key=key, accept_branch=accept_branch)
+        check_duration("ack_timeout", ack_timeout)
+        self._timeout = ack_timeout
+        self._waiting: deque[tuple[int, Future[Any]]] = deque()
+        self._archived = 0
+        self._error: Exception | None = None
+
+    def opened(self, store: StoreHandle) -> None:
+        self._guard = store.env.scheduler.lock()
+        self._archived, self._error = 0, None
+        super().opened(store)
+
+    def logged(self, batch: LogRange) -> Condition:
         met: Future[Any] = Future()
         with self._guard:
-            if self._ended is not None:
-                met.set_exception(self._ended)
+            if self._error is not None:
+                met.set_exception(self._error)
             elif batch.last <= self._archived:
                 met.set_result(None)
             else:
                 self._waiting.append((batch.last, met))
-        return Condition(met=met, timeout=self._ack_timeout, gates_publication=False, name="archived")
+        return Condition(met=met, timeout=self._timeout, gates_publication=False, name="archived")
 
     def published(self, records: Sequence[Record]) -> None:
-        if self._ack and self._loop is not None:
+        """Archive at once."""
+        if self._loop is not None:
             self._loop.wake.set()
 
-    def _told(self, archiver: Archiver) -> None:
+    def reached(self, archiver: Archiver) -> None:
         met = []
         with self._guard:
             self._archived = archiver.end.txid
@@ -169,23 +207,13 @@ class ArchivePlugin(Plugin):
         for future in met:
             future.set_result(None)
 
-    def _refuse(self, error: Exception) -> None:
-        """Nothing is archived any more: commits that wait for it end now."""
+    def ended(self, error: Exception) -> None:
+        """Commits that wait end now."""
         with self._guard:
-            self._ended = error
-            refused, self._waiting = list(self._waiting), deque()
-        for _, future in refused:
+            self._error = error
+            waiting, self._waiting = list(self._waiting), deque()
+        for _, future in waiting:
             future.set_exception(error)
-
-    def closing(self, store: StoreHandle) -> None:
-        """Archives what is published, if the repository can be reached, and stops."""
-        loop, task, repository = self._loop, self._task, self._repository
-        self._loop = None
-        if loop is not None and task is not None and repository is not None:
-            loop.stop.set()
-            loop.wake.set()
-            task.join()
-            repository.close()
 
 
 def archive_source(repository: Repository, named: Named, connection: Connection, *, interval: float = 1.0,

@@ -17,10 +17,11 @@ from datetime import UTC, datetime
 from ...engine.env import Env
 from ...engine.env.shown import shown
 from ...engine.errors import RestorePointOutOfRange, SettingError
-from ..retention import FOR_EVER, cutoff_us
+from ..retention import cutoff_us
 from . import names
 from .archive import Archive, Tail
 from .catalog import Catalog
+from .errors import ObjectMissing
 from .plan import Reach, reach_of_txid, reaches
 from .reports import Expired
 from .restoring import tree_of
@@ -96,7 +97,7 @@ def plan(state: CatalogState, tails: Mapping[str, Tail], times: Mapping[str, int
     def stay_with_log(reach: Reach, upto: int, why: str) -> None:
         stay(reach.image, why)
         for stretch in reach.stretches:
-            after = max(stretch.after, reach.image.end.txid)
+            after = max(stretch.after, reach.own)
             if upto >= after:
                 needed[stretch.branch].append((after, min(upto, stretch.end)))
 
@@ -146,29 +147,31 @@ def plan(state: CatalogState, tails: Mapping[str, Tail], times: Mapping[str, int
 
 
 def _window(found: list[Reach], points: str) -> Iterator[Reach]:
-    """The images with which every point of the window can be restored: for each stretch of points the last image before
-    the window begins, and those after each gap."""
+    """The images with which every point of the window can be restored, as a transaction and as a time: for each stretch
+    of points the last image before the window begins, and those after each gap."""
     now_us = max((reach.complete_until_us for reach in found), default=0)
     cutoff = cutoff_us(points, now_us)
     recent = [reach for reach in found if max(reach.complete_until_us, reach.last_time_us) >= cutoff]
     base = 0
     for n, reach in enumerate(recent):
-        if cutoff != FOR_EVER and (reach.image.first_time_us or reach.image.complete_until_us) <= cutoff:
+        if 0 < reach.image.first_time_us <= cutoff:
             base = n
-    covered = -1
-    for reach in [*recent[base:], *(r for r in recent[:base] if r.last > recent[base].last)]:
-        if reach.last > covered or reach.first > covered:
-            covered = max(covered, reach.last)
+    covered, timed = -1, 0
+    for reach in [*recent[base:], *recent[:base]]:  # one that is older may lead further, if the newer one is cut off
+        known = reach.complete_until_us if reach.image.first_time_us else 0
+        if reach.last > covered or known > timed:
+            covered, timed = max(covered, reach.last), max(timed, known)
             yield reach
 
 
 def _unneeded(branch: str, units: list[Unit], needed: list[tuple[int, int]]) -> Iterator[tuple[str, Unit, Unit]]:
-    """Runs of neighbouring units in which no needed transaction lies: the first and the last unit of each."""
+    """Runs of neighbouring units in which no needed transaction lies: the first and the last unit of each. A unit that
+    ends with the last needed transaction stays, since it says up to when that is complete."""
     begun: Unit | None = None
     before: Unit | None = None
     for unit in units:
         wanted = any((after < unit.end.txid and unit.after.txid < end)
-                     or (unit.after == unit.end and after <= unit.end.txid <= end) for after, end in needed)
+                     or after <= unit.end.txid == end for after, end in needed)
         if begun is not None and before is not None and (wanted or unit.first != before.last + 1):
             yield branch, begun, before
             begun = None
@@ -200,16 +203,22 @@ def expire(store: ObjectStore, seal: Seal, catalog: Catalog, archive: Archive, k
                 for entry in over:
                     catalog.append(lambda state, entry=entry: entry if _holds(state, entry) else None)  # type: ignore[misc]
                 continue
+        number = state.number
         state = _after(state, over)  # a copy: what was dropped is known until it is deleted
         archive = Archive(store, seal, state)
-        tails = {branch: tail for branch in state.branches if (tail := archive.tail(branch)) is not None}
         times = {_session(listed): listed.modified_us for listed in stored
                  if listed.name == names.root(_session(listed))}
-        made = plan(state, tails, times, keep)
         live = set(state.sessions)
         used: set[str] = set()
-        for session in made.kept:
-            used |= tree_of(store, seal, state.images[session], env).root.packs.keys()
+        try:
+            tails = {branch: tail for branch in state.branches if (tail := archive.tail(branch)) is not None}
+            made = plan(state, tails, times, keep)
+            for session in made.kept:
+                used |= tree_of(store, seal, state.images[session], env).root.packs.keys()
+        except ObjectMissing:
+            if catalog.refresh().number == number:
+                raise
+            continue  # another expiry dropped it
         spared = live | set(made.kept)
         gone = [listed for listed in stored if (listed.name not in used and _session(listed) not in live
                                                 if listed.name.startswith(f"{names.PACKS}/")

@@ -25,6 +25,7 @@ from ...engine.errors import Damaged, SettingError
 from ...engine.model import document
 from .errors import KeyMissing, KeyWrong, ObjectExists, ObjectMissing
 from .storage.interface import ObjectStore
+from .storage.putting import put_own
 
 _MAGIC, _VERSION = b"HFRKEYS\0", 1
 _LEAST_BYTES = 16
@@ -94,7 +95,7 @@ class Keyring:
     def make(cls, store: ObjectStore, repository_id: bytes, key: Key, env: Env) -> Keyring:
         """The first data key, stored. Raises `ObjectExists`, `StorageUnavailable`."""
         made = cls({1: env.randomness.token(32)}, 1)
-        store.put(_name(1), made._wrapped(repository_id, key, env))
+        put_own(store, _name(1), made._wrapped(repository_id, key, env), env)
         return made
 
     @classmethod

@@ -13,6 +13,7 @@ it. All others have the random id of a session, so nobody else takes them.
     writers/BRANCH/N                  who archives a branch: the highest number
     attachments/BRANCH/NAME/N         files that records of archived log name; those of an image's own log are in
                                       images/SESSION/files
+    probes/ID                         with which the storage was tried
 
 Numbers have a folder for each ten thousand, so that no directory of a local disk grows large.
 """

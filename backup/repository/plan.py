@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ...engine.errors import InvalidInput, NotFound, RestorePointOutOfRange
 from ...engine.model.positions import History
 from ..report import Bounds, iso
-from .archive import Tail
+from .archive import Tail, run_with
 from .state import CatalogState, Image
 
 _FOREVER = 1 << 62
@@ -124,6 +124,22 @@ def reaches(state: CatalogState, branch: str, tails: Mapping[str, Tail]) -> list
                 used.append(stretch)
         found.append(Reach(image, own, image.consistent_from.txid, last, time_us, complete, tuple(used)))
     return sorted(found, key=lambda r: (r.first, r.image.order))
+
+
+def has_log(state: CatalogState, reach: Reach, upto: int) -> bool:
+    """Whether the archived log with which an image reaches a transaction is there still."""
+    at = reach.image.end.txid
+    for stretch in reach.stretches:
+        if at >= upto:
+            break
+        end = min(upto, stretch.end)
+        if end <= at:
+            continue
+        run = run_with(state.branches[stretch.branch], at)
+        if run is None or (run.end is not None and run.end.txid < end):
+            return False
+        at = end
+    return True
 
 
 def bounds(found: list[Reach]) -> list[Bounds]:

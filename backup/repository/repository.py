@@ -55,12 +55,13 @@ from .errors import (
     RepositoryMissing,
     StorageDenied,
 )
-from .plan import Point, bounds, branch_named, newest_branch, reach_of_time, reach_of_txid, reaches
+from .plan import Point, bounds, branch_named, has_log, newest_branch, reach_of_time, reach_of_txid, reaches
 from .reports import BranchInfo, ImageInfo, ImageReport, RepositoryInfo, RestorePlan
 from .sealed import Seal
 from .state import CatalogState, Entry, Image
 from .storage.interface import ObjectStore
 from .storage.probe import probe
+from .storage.putting import put_own
 from .storage.url import open_storage
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Repository:
             made: dict[str, Any] = {"id": env.randomness.token(ID_BYTES), "encrypted": key is not None,
                     "created_us": env.clock.now_us()}
             try:
-                store.put(names.REPOSITORY, document.encode(_MAGIC, _VERSION, made))
+                put_own(store, names.REPOSITORY, document.encode(_MAGIC, _VERSION, made), env)
             except ObjectExists as error:
                 made = _document(store)
                 if not made["encrypted"] or key is None or list(store.list("keys/")):
@@ -119,7 +120,11 @@ class Repository:
                 return cls(store, made["id"], None, env)
             from .keys import Keyring
 
-            return cls(store, made["id"], Keyring.make(store, made["id"], key, env), env)
+            try:
+                keyring = Keyring.make(store, made["id"], key, env)
+            except ObjectExists as error:
+                raise RepositoryExists(f"{store.url} was made by somebody else at this moment") from error
+            return cls(store, made["id"], keyring, env)
         except BaseException:
             store.close()
             raise
@@ -275,13 +280,12 @@ class Repository:
     # --- looking --------------------------------------------------------------------------------------------------
 
     def _archive(self) -> Archive:
-        return Archive(self._store, self._seal, self._catalog.refresh())
+        return Archive(self._store, self._seal, self._catalog.refresh(), self._catalog.refresh)
 
     def info(self) -> RepositoryInfo:
         """What the repository holds, and restores to. O(new catalog entries, images, branches)."""
-        archive = self._archive()
-        state = archive.state
-        tails, _ = _tails(archive, state.branches)
+        state = self._catalog.refresh()
+        tails, _ = self._catalog.settled(lambda state: _tails(self._archive(), state.branches))
         current = newest_branch(state) if state.branches else ""
         return RepositoryInfo(
             repository=self.url, id=self.id, encrypted=self.encrypted, engine=state.engine,
@@ -347,8 +351,10 @@ class Repository:
 
     def _point(self, to_txid: int | None, at: datetime | None, mark: str | None, branch: str | None) -> Point:
         check_point(to_txid, at)
-        archive = self._archive()
-        state = archive.state
+        return self._catalog.settled(lambda state: self._point_in(state, to_txid, at, mark, branch))
+
+    def _point_in(self, state: CatalogState, to_txid: int | None, at: datetime | None, mark: str | None,
+                  branch: str | None) -> Point:
         if mark is not None:
             if to_txid is not None or at is not None or branch is not None:
                 raise InvalidInput("a mark was given, and another point too", hint="give one of them")
@@ -357,7 +363,7 @@ class Repository:
             to_txid, branch = state.marks[mark]["txid"], state.marks[mark]["branch"]
         chosen = branch_named(state, branch)
         ids = [one.id.hex() for one in state.branches[chosen].history.branches]
-        tails, damaged = _tails(archive, [id for id in ids if id in state.branches])
+        tails, damaged = _tails(Archive(self._store, self._seal, state), [id for id in ids if id in state.branches])
         found = reaches(state, chosen, tails)
         if damaged and to_txid is None and at is None:
             raise damaged[0]
@@ -429,14 +435,16 @@ class Repository:
 
         id = self._env.randomness.token(8).hex()
         now = self._env.clock.now_us()
-        entry = {"do": "lease", "id": id, "who": who(what), "time_us": now,
-                 "until_us": now + int(LEASE_S * 1_000_000), "image": point.reach.image.session,
-                 "branch": point.branch, "txid": point.reach.last if point.txid is None else point.txid}
+        entry: Entry = {"do": "lease", "id": id, "who": who(what), "time_us": now,
+                        "until_us": now + int(LEASE_S * 1_000_000), "image": point.reach.image.session,
+                        "branch": point.branch, "txid": point.reach.last if point.txid is None else point.txid}
 
         def decide(state: CatalogState) -> Entry | None:
             if point.reach.image.session not in state.images:
                 raise NotFound(f"the image {point.reach.image.session[:8]} was dropped at this moment",
                                hint="run it again")
+            if not has_log(state, point.reach, entry["txid"]):
+                raise NotFound(f"log of branch {point.branch[:8]} was dropped at this moment", hint="run it again")
             return entry
 
         try:

@@ -19,7 +19,7 @@ from .errors import ObjectMissing
 from .reports import RepositoryVerified
 from .restoring import tree_of
 from .sealed import Seal
-from .state import BranchLog, Entry, Image
+from .state import CatalogState, Entry, Image, Run
 from .storage.interface import ObjectStore
 
 _WRONG = Damaged, ObjectMissing, UnsupportedFormat
@@ -138,8 +138,18 @@ class _Found:
         self.logs += 1
         return piece.end
 
-    def branch(self, archive: Archive, branch: str, log: BranchLog, tail: Tail | None) -> None:
-        for run in log.runs:
+    def branch(self, archive: Archive, branch: str, catalog: Catalog) -> None:
+        def look(_: CatalogState) -> tuple[Tail | None, list[Damaged]]:
+            noted: list[Damaged] = []
+            return archive.tail(branch, noted), noted
+
+        tail, noted = catalog.settled(look)
+        for error in noted:
+            self.wrong(error)
+        left, done = list(catalog.state.branches[branch].runs), list[Run]()
+        while left:
+            run = left.pop(0)
+            done.append(run)
             end = run.end if run.end is not None else tail.end if tail is not None else run.after
             at = run.after
             try:
@@ -149,7 +159,11 @@ class _Found:
                     raise Damaged(f"ends at {at}, and is said to end at {end}",
                                   path=f"{self.store.url}/{names.LOG}/{branch}")
             except _WRONG as error:
-                self.wrong(error)
+                now = catalog.refresh().branches[branch].runs
+                if run in now:
+                    self.wrong(error)
+                else:  # an expiry dropped some of it meanwhile, or all
+                    left = [one for one in now if one not in done]
 
 
 def verify(store: ObjectStore, seal: Seal, catalog: Catalog, archive: Archive, sample: float, env: Env,
@@ -161,13 +175,16 @@ def verify(store: ObjectStore, seal: Seal, catalog: Catalog, archive: Archive, s
     bad: dict[str, set[str]] = {}
     total = len(state.images) + len(state.branches)
     for done, image in enumerate(list(state.images.values()), 1):
-        bad[image.session] = found.image(image)
+        known, packs = len(found.damaged), found.image(image)
+        if (packs or len(found.damaged) > known) and image.session not in catalog.refresh().images:  # dropped meanwhile
+            del found.damaged[known:]
+            found.seen -= found.bad
+            found.bad.clear()
+        else:
+            bad[image.session] = packs
         progress("verify", done, total)
-    for done, (branch, log) in enumerate(state.branches.items(), 1 + len(state.images)):
-        noted: list[Damaged] = []
-        found.branch(archive, branch, log, archive.tail(branch, noted))
-        for error in noted:
-            found.wrong(error)
+    for done, branch in enumerate(list(state.branches), total - len(state.branches) + 1):
+        found.branch(archive, branch, catalog)
         progress("verify", done, total)
     for session, packs in bad.items():
         if sample < 1 and (before := state.proofs.get((session, "verify"))):  # it may not have been read this time
