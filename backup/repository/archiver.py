@@ -94,7 +94,7 @@ class Archiver:
             fence = batch.piece(self._history, tail.complete_until_us, self._writer, self._env, fence=True)
             if self._put(tail.slot + 1, fence, batch):
                 break
-            found = self._archive().piece(self._branch, tail.slot + 1)[0]
+            found = self._in_slot(tail.slot + 1)
             if found.writer > self._writer:
                 raise self._fenced(found.writer)
             # A piece of the writer before, which came at this moment. One of the two had begun a run here.
@@ -113,17 +113,25 @@ class Archiver:
     def _place(self, info: SourceInfo) -> Tail:
         """The slot and the position after which this writer goes on. The catalog has an entry then that the writer
         before did not know, so what that one is about to say of a run comes too late."""
+        damaged: list[Damaged] = []
         while True:
-            tail = self._catalog.settled(lambda state: self._archive().tail(self._branch))
+            tail = self._catalog.settled(lambda state: self._tail(damaged))
             runs = self._catalog.state.branches[self._branch].runs
             self._check_alone()  # else what was read may come after the fence of a later writer, who would not see ours
             if tail is None and runs:  # the run has no piece yet, or its pieces were dropped
                 tail = Tail(slot=runs[-1].first - 1, end=runs[-1].after, last_time_us=0, complete_until_us=0)
             after = self._goes_on(tail, info)
-            if tail is None or after != tail.end:
-                return self._begin_run(1 if tail is None else tail.slot + 1, after, tail)
+            if tail is None or after != tail.end or damaged:
+                for error in damaged:
+                    logger.warning("the archive goes on after a damaged piece: %s", error)
+                return self._begin_run((1 if tail is None else tail.slot + 1) + len(damaged), after, tail)
             if self._goes_on_in_run(tail):
                 return tail
+
+    def _tail(self, damaged: list[Damaged]) -> Tail | None:
+        """Where the archive ends, but for its last pieces that are `damaged`, which are still in their slots."""
+        damaged.clear()
+        return self._archive().tail(self._branch, damaged)
 
     def _claim(self) -> int:
         """The next writer's number."""
@@ -280,7 +288,7 @@ class Archiver:
                             self._env)
         ours = self._put(self._slot + 1, piece, batch)
         if not ours:
-            piece = self._archive().piece(self._branch, self._slot + 1)[0]
+            piece = self._in_slot(self._slot + 1)
             if piece.writer != self._writer:
                 raise self._fenced(piece.writer)
         self._check_alone()
@@ -302,13 +310,21 @@ class Archiver:
                 self._store.put(name, data)
                 return True
             except ObjectExists:
-                return self._archive().piece(self._branch, slot)[0].nonce == piece.nonce
+                return self._in_slot(slot).nonce == piece.nonce
             except StorageUnavailable as error:
                 lost = error
         try:
             return self._archive().piece(self._branch, slot)[0].nonce == piece.nonce
         except ObjectMissing:
             raise lost from None
+
+    def _in_slot(self, slot: int) -> Piece:
+        """The piece in a slot that is taken. Raises `Fenced` if a later writer has merged it, so that it has gone."""
+        try:
+            return self._archive().piece(self._branch, slot)[0]
+        except ObjectMissing:
+            self._check_alone()
+            raise
 
     def _register(self) -> None:
         """Have the source keep its log from here on. If that fails, the log is asked for in time, or there is a gap."""

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from ...engine.env import Env
 from ...engine.env.shown import shown
-from ...engine.errors import RestorePointOutOfRange, SettingError
+from ...engine.errors import Damaged, RestorePointOutOfRange, SettingError
 from ..retention import cutoff_us
 from . import names
 from .archive import Archive, Tail
@@ -211,10 +211,15 @@ def expire(store: ObjectStore, seal: Seal, catalog: Catalog, archive: Archive, k
         live = set(state.sessions)
         used: set[str] = set()
         try:
-            tails = {branch: tail for branch in state.branches if (tail := archive.tail(branch)) is not None}
+            damaged: list[Damaged] = []
+            tails = {branch: tail for branch in state.branches if (tail := archive.tail(branch, damaged)) is not None}
             made = plan(state, tails, times, keep)
             for session in made.kept:
-                used |= tree_of(store, seal, state.images[session], env).root.packs.keys()
+                try:
+                    used |= tree_of(store, seal, state.images[session], env).root.packs.keys()
+                except Damaged as error:  # nobody knows which packs the image uses
+                    damaged.append(error)
+                    used |= {listed.name for listed in stored}
         except ObjectMissing:
             if catalog.refresh().number == number:
                 raise
@@ -246,7 +251,8 @@ def expire(store: ObjectStore, seal: Seal, catalog: Catalog, archive: Archive, k
             store.delete(listed.name)
     return Expired(repository=store.url, dry_run=dry_run, kept=made.kept, images=tuple(made.images),
                    log=tuple((branch, first.after.txid + 1, last.end.txid) for branch, first, last in made.slots),
-                   objects=len(gone), bytes=sum(listed.size for listed in gone), aborted=tuple(told))
+                   objects=len(gone), bytes=sum(listed.size for listed in gone), aborted=tuple(told),
+                   damaged=tuple(error.message for error in damaged))
 
 
 def _over(state: CatalogState, keep: Keep, env: Env) -> list[Entry]:

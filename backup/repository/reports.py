@@ -209,6 +209,8 @@ class Expired(Told):
         images: ids of those that go. slots: archived log that goes: branch, first and last transaction.
         objects, bytes: that were deleted, as the list of the repository said.
         aborted: runs that were given up for dead.
+        damaged: what was found damaged on the way, each a sentence that names the object. If it is the root of an image
+            that is kept, no pack is deleted, since nobody knows which of them it uses.
     """
 
     repository: str
@@ -219,6 +221,7 @@ class Expired(Told):
     objects: int
     bytes: int
     aborted: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         would = "would be " if self.dry_run else ""
@@ -228,4 +231,5 @@ class Expired(Told):
         lines += [f"dropped  log of branch {branch[:8]}, transaction {first} to {last}"
                   for branch, first, last in self.log]
         lines += [f"given up {who}" for who in self.aborted]
+        lines += [f"damaged  {what}" for what in self.damaged]
         return "\n  ".join(lines)

@@ -9,7 +9,8 @@ An entry is a map. `do` names what it does:
     abort     session               it never will be: an entry `image` that comes later is refused
     run       branch, slot, after, ended, until_us
                                     from this slot on, the log of a branch begins anew after a position: the first time,
-                                    or after a gap. `ended`, `until_us`: where the run before it ends
+                                    or after a gap. `ended`, `until_us`: where the run before it ends. Who begins to
+                                    archive says the newest run again, so that the writer before cannot begin another
     merge     branch, first, last, …  pieces are in one object as well: see `Unit`
     drop      images, packs, merged, slots
                                     these objects may be deleted from now on
@@ -144,7 +145,7 @@ class BranchLog:
 
     def begin(self, run: Run, ended: Position | None, until_us: int) -> None:
         """A new run begins; the one before it ends where it began."""
-        while self.runs and self.runs[-1].first >= run.first:  # one that came to nothing
+        while self.runs and self.runs[-1].first >= run.first:  # one that came to nothing, or the same
             self.runs.pop()
         if self.runs and self.runs[-1].last is None and ended is not None:
             self.runs[-1] = replace(self.runs[-1], last=run.first - 1, end=ended, until_us=until_us)

@@ -124,10 +124,13 @@ class _Found:
 
     def _piece(self, name: str, piece: pieces.Piece, records: Iterator[Record], at: Position, folder: str
                ) -> Position:
-        if piece.after != at:
+        if piece.after != at and piece.after.txid >= at.txid:  # what was merged meanwhile has some of it again
             raise Damaged(f"begins after {piece.after}, and what is before it ends at {at}",
                           path=f"{self.store.url}/{name}")
         for record in records:
+            if record.txid == at.txid and record.position != at:
+                raise Damaged(f"has another transaction {at.txid} than what is before it",
+                              path=f"{self.store.url}/{name}")
             self.read += len(record.header) + len(record.payload)
             if record.attachment is not None:
                 size = sum(map(len, read_attachment(self.store, self.seal, record.attachment, folder)))

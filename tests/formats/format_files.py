@@ -55,7 +55,7 @@ def pattern(name: str) -> re.Pattern[str]:
     text = re.escape(name.strip("`"))
     text = re.sub(r"N{2,}", lambda m: f"[0-9]{{{len(m[0])}}}", text)
     text = re.sub(r"H{2,}", lambda m: f"[0-9a-f]{{{len(m[0])}}}", text)
-    text = re.sub(r"(?<=-)N(?=\\\.)|^P(?=\\-)", lambda m: "[0-9]+", text)
+    text = re.sub(r"(?<=-)N(?=\\\.)|(?<=/)N(?=\\-)|^P(?=\\-)", lambda m: "[0-9]+", text)
     return re.compile(text.replace("…", ".+"))
 
 

@@ -268,16 +268,26 @@ class Page:
             made = xxh3_64_intdigest(covered, seed).to_bytes(8, "little")[: 4 if row.type.endswith("/32") else 8]
         need(made == value, f"{where} does not match")
 
-    def pack(self, name: str, **values: int) -> bytes:
-        """The bytes of a layout that is integers only."""
+    def pack(self, name: str, /, **values: int | bytes) -> bytes:
+        """The bytes of a layout. Values that the page says need not be given, nor zeros."""
         packed = b""
         self.used.add(name)
+        given = dict(values)
         for row in self.layouts[name]:
-            kind = integer(row.type)
-            if kind is None or row.name not in values:
+            kind, length = integer(row.type), sized(row.type)
+            value = given.pop(row.name, None)
+            if kind is not None and isinstance(value, int):
+                packed += value.to_bytes(kind.size, kind.order)
+                continue
+            if length is None:
                 raise Misfit(f"{name}: {row.name}")
-            packed += values[row.name].to_bytes(kind.size, kind.order)
-        need(len(values) == len(self.layouts[name]), f"{name} lacks one of {sorted(values)}")
+            size = self._number(length[1], values)
+            if value is None:
+                value = bytes(size) if length[0] == "zeros" else _text(row.meaning).encode()
+            if not isinstance(value, bytes) or len(value) != size:
+                raise Misfit(f"{name}: {row.name} is {value!r}")
+            packed += value
+        need(not given, f"{name} lacks {sorted(given)}")
         return packed
 
     # --- msgpack and JSON --------------------------------------------------------------------------------------------
@@ -329,7 +339,7 @@ class Page:
         if table is None:
             raise Misfit(f"no type {kind!r}")
         need(type(value) is dict, f"{kind}: {value!r}")
-        rows = [row for row in table if row.kinds == "all" or value.get("kind") in row.kinds.split(", ")]
+        rows = self._rows_of(table, value)
         keys = {row.name for row in rows}
         optional = {row.name for row in rows if row.meaning.startswith("may be left out")}
         need(keys - optional <= value.keys() <= keys, f"{kind} has {sorted(value)}, and the page says {sorted(keys)}")
@@ -337,6 +347,19 @@ class Page:
             if row.name in value and row.meaning.startswith("`") and re.fullmatch(r"`[^`]+`", row.meaning):
                 need(value[row.name] == _text(row.meaning), f"{kind}: {row.name} is {value[row.name]!r}")
         return {row.name: self.value(row.type, value[row.name]) for row in rows if row.name in value}
+
+    def _rows_of(self, table: list[Row], value: dict[Any, Any]) -> list[Row]:
+        """The rows that are for this map: those whose cell `in` has the value of the first key. One with the key `…`
+        stands for the rows of its type."""
+        rows: list[Row] = []
+        for row in table:
+            if row.kinds == "all" or value.get(table[0].name) in row.kinds.split(", "):
+                if row.name == "…":
+                    self.used.add(row.type)
+                    rows += self.maps[row.type]
+                else:
+                    rows.append(row)
+        return rows
 
     # --- documents ---------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import threading
@@ -14,12 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 from backup_worlds import COMPACTING, NOT_COMPACTING
 from says_member import Says
 
 from holdfast import backup
+from holdfast.backup.repository.copying import copy
+from holdfast.backup.repository.expiring import Keep
+from holdfast.backup.repository.keys import Key
+from holdfast.backup.repository.repository import Repository
 from holdfast.backup.testing.fault_injection import WatchedSource
 from holdfast.engine.builtin.graph import BulkLoad, GraphEngine, GraphView
 from holdfast.engine.builtin.inplace.records import RecordsEngine
@@ -38,6 +44,7 @@ from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.quiet import SetClock
 
 SETTINGS = Settings(segment_bytes=128 << 10, heartbeat_s=0)
+SECRETS = b"the key of the encrypted repository", b"its key after the rotation"
 VALUES: dict[str, Any] = {
     "yes": True, "no": False, "small": 7, "negative": -3, "byte": 200, "short": -30_000, "word": 1 << 31,
     "least": -(1 << 63), "most": (1 << 63) - 1, "float": 0.1, "whole": 2.0, "text": "Größe", "long": "x" * 300,
@@ -80,12 +87,17 @@ def make_world(root: Path, patch: pytest.MonkeyPatch) -> World:
     made = World(root)
     patch.setenv("XDG_RUNTIME_DIR", str(root))
     patch.setattr("holdfast.engine.source.http.server.Limits", partial(Limits, heartbeat_seconds=0.05))
+    patch.setattr("holdfast.backup.repository.archiver.FAN_IN", 2)
+    patch.setattr("holdfast.backup.repository.catalog.CHECKPOINT_EVERY", 2)
     _make_small(made)
     _make_graph(made)
     _make_memory(made)
     _make_records(made)
     _make_pairs(made, "sqlite", SqliteEngine)
     _make_pairs(made, "rocksdb", RocksEngine)
+    _make_repository(made)
+    _make_encrypted_repository(made)
+    _make_large_repository(made)
     return made
 
 
@@ -299,6 +311,116 @@ def _make_pairs(made: World, name: str, engine: type[PairsEngine]) -> None:
         made.content[f"{name} target"] = made.content[name] = content(store)
 
 
+def _make_repository(made: World) -> None:
+    """A graph's, with attachments in an image's own log and in the archive; and a copy of it."""
+    with (Repository.init(made.path("repository")) as repository,
+          Store.open(made.path("repository, its store"), GraphEngine, settings=SETTINGS) as store):
+        def load(name: str) -> None:
+            store.bulk(BulkLoad(nodes=[("Person", {"name": name})], edge_type="TO", edges=[(1, 1, {"w": 1})]))
+
+        def busy(what: str) -> None:
+            if what == "confirm":
+                load("Bob")
+
+        with store.transaction() as tx:
+            tx.add_node("Person", name="Ada")
+            tx.create_index("Person", "name")
+        store.checkpoint()
+        repository.backup(WatchedSource(LocalSource(store), busy))
+        archiver = repository.archiver(LocalSource(store))
+        for name in ("Carl", "Dora"):
+            load(name)
+            archiver.step()
+        with store.transaction() as tx:
+            tx.add_node("Person", name="Emil")
+        archiver.step()
+        archiver.close()
+        repository.archiver(LocalSource(store)).close()
+        made.content["repository"] = _graph_content(store)
+    copy(made.path("repository"), made.path("repository, copied"))
+
+
+def _make_encrypted_repository(made: World) -> None:
+    """Of a store whose images move, with two branches, a gap, a run that died, every entry there is, and a new key."""
+    settings = Settings(segment_bytes=128 << 10, heartbeat_s=0, keep_logs="1 transactions")
+    url = made.path("repository, encrypted")
+
+    def write(store: Store[Any, Any], count: int = 1, size: int = 100) -> None:
+        for i in range(count):
+            with store.transaction() as tx:
+                tx.insert(bytes([i + 1]) * size)
+
+    def die(what: str) -> None:
+        if what == "confirm":
+            raise SourceUnavailable("gone")
+
+    with (Repository.init(url, key=Key(SECRETS[0])) as repository,
+          Store.open(made.path("its store"), RecordsEngine, settings=settings) as store):
+        def busy(what: str) -> None:
+            if what == "confirm":
+                write(store)
+                store.checkpoint()
+
+        def archived(slots: int) -> None:
+            archiver = repository.archiver(LocalSource(store))
+            for _ in range(slots):
+                write(store)
+                archiver.step()
+            archiver.close()
+
+        write(store, 3)
+        with pytest.raises(SourceUnavailable):
+            repository.backup(WatchedSource(LocalSource(store), die))
+        repository.backup(WatchedSource(LocalSource(store), busy))
+        archived(4)
+        repository.mark("kept", keep=True)
+        repository.mark("not kept")
+        repository.unmark("not kept")
+        repository.rotate(Key(SECRETS[1]))
+        LocalSource(store).drop(repository.id)
+        write(store, 60, size=6000)
+        store.checkpoint()
+        store.prune()
+        repository.backup(store)
+        archived(5)
+        repository.verify()
+        repository.rehearse()
+        repository.restore(made.path("repository, restored"))
+        write(store, 20, size=3000)
+        store.checkpoint()
+        repository.backup(store)
+        repository.unmark("kept")
+        repository.expire(Keep(points="none"))
+        repository.expire(Keep(points="none", abandoned="0 minutes"))
+    with (Repository.open(url, key=Key(SECRETS[1])) as repository,
+          Store.open(made.path("repository, restored"), RecordsEngine, settings=SETTINGS) as store):
+        write(store)
+        repository.backup(store, accept_branch=store.history.branch.id.hex())
+        archiver = repository.archiver(LocalSource(store))
+        write(store)
+        archiver.step()
+        archiver.close()
+        with store.snapshot() as view:
+            made.content["repository, encrypted"] = dict(view.items())
+
+
+def _make_large_repository(made: World) -> None:
+    """With a piece of several frames, and an attachment of several parts."""
+    with (Repository.init(made.path("repository, large")) as repository,
+          Store.open(made.path("large store"), GraphEngine, settings=SETTINGS) as store):
+        with store.transaction() as tx:
+            tx.add_node("Person", name="Ada")
+        repository.backup(store)
+        archiver = repository.archiver(LocalSource(store))
+        with store.transaction() as tx:
+            for _ in range(9):
+                tx.add_node("Large", value=b"x" * 1_000_000)
+        store.bulk(BulkLoad(nodes=[("Large", {"value": b"y" * 1_000_000})] * 9, edge_type="TO", edges=[(1, 1, {})]))
+        archiver.step()
+        archiver.close()
+        made.content["repository, large"] = _graph_content(store)
+
+
 def _converse(store: Store[Any, Any], made: World) -> None:
     """Ask for every resource of the service."""
     answers = made.answers
@@ -320,7 +442,8 @@ def _converse(store: Store[Any, Any], made: World) -> None:
     def ask(what: str, path: str, body: Any = None, token: str = entry["token"], **headers: str) -> Any:
         method = "GET" if what.startswith("error") and body is None else what.split()[0].replace("error", "POST")
         request = urllib.request.Request(f"http://127.0.0.1:{answers.port}{path}", method=method,
-                                         data=None if body is None else json.dumps(body).encode(),
+                                         data=None if body is None else
+                                         msgpack.packb(body) if "/blocks/" in path else json.dumps(body).encode(),
                                          headers={"Authorization": f"Bearer {token}", **headers})
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
@@ -340,6 +463,10 @@ def _converse(store: Store[Any, Any], made: World) -> None:
     image = ask("GET /v1/leases/{id}/image/{name}", f"/v1/leases/{lease['id']}/image/{lease['files'][0]['name']}")
     part = ask("GET /v1/leases/{id}/image/{name}", f"/v1/leases/{lease['id']}/image/data.mdb", Range="bytes=100-8299")
     assert part == image[100:8300]
+    known = [hashlib.sha256(image[at : at + 8192]).digest() for at in range(0, 8192 * 3, 8192)]
+    for digests in ([], [b"", known[1]], known):
+        ask("POST /v1/leases/{id}/blocks/{name}", f"/v1/leases/{lease['id']}/blocks/data.mdb",
+            {"offset": 0, "length": 20_000, "block_bytes": 8192, "known": digests})
     made.path("served").mkdir()
     (made.path("served") / lease["files"][0]["name"]).write_bytes(image)
     ask("POST /v1/leases/{id}/confirm", f"/v1/leases/{lease['id']}/confirm")

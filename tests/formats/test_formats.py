@@ -1,12 +1,13 @@
 """`docs/formats.md` is right: real files are taken apart by its tables alone, to the last byte; a wrong table fails.
 
-The stores, backups and answers here are made with the public API. What reads them (`format_page`, `format_files`,
-`format_lmdb`, `format_graph`) imports nothing of Holdfast. What states and transactions come to by the page is compared
-with what views show.
+The stores, backups, repositories and answers here are made with the public API. What reads them (`format_page`,
+`format_files`, `format_lmdb`, `format_graph`, `format_repository`) imports nothing of Holdfast. What states and
+transactions come to by the page is compared with what views show.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,10 +16,11 @@ from typing import Any
 
 import format_files as ff
 import format_graph as fg
+import format_repository as fr
 import pytest
 from format_lmdb import Lmdb
 from format_page import PAGE, Misfit, Page, need
-from format_world import World, make_world
+from format_world import SECRETS, World, make_world
 from xxhash import xxh3_128_hexdigest
 
 from holdfast.engine import errors
@@ -76,6 +78,26 @@ def check_partial(page: Page, world: World) -> None:
                    copy["chunk_bytes"])
 
 
+def check_repository(page: Page, world: World, name: str, secrets: tuple[bytes, ...]) -> fr.Repository:
+    """Every object of a repository, and what a restore to its end comes to."""
+    repository = fr.take_repository(page, world.path(name), secrets)
+    taken = fr.check_repository(repository)
+    need(plain(READERS[taken.engine](taken)) == world.content[name], f"{name} comes to something else than its store")
+    return repository
+
+
+def check_copy(page: Page, world: World) -> None:
+    """A copy has the same objects, and says that it is one."""
+    found = []
+    for root in map(world.path, ("repository", "repository, copied")):
+        names = {str(p.relative_to(root)): p for p in root.rglob("*") if p.is_file()}
+        found.append({name: path.read_bytes() for name, path in names.items()
+                      if ff.holds(page, "a repository", name) != "random"})
+    repository, copied = found
+    need(copied.pop("copy-of").decode() == world.path("repository").as_uri(), "a copy of something else")
+    need(copied == repository, "other objects")
+
+
 def check_answers(page: Page, world: World) -> None:
     """Every answer is as its row of the resources says; the streams and errors too."""
     resources = {row[0].strip("`"): (row[1], row[2]) for row in page.table("Resources")}
@@ -104,11 +126,13 @@ def check_answers(page: Page, world: World) -> None:
                 page.value(resources[what][0], body)
             if kind == "record stream":
                 _check_stream(page, world, ff.take_stream(page, data))
+            elif kind == "blocks":
+                _check_blocks(page, body, data, (world.path("served") / "data.mdb").read_bytes())
             elif kind in page.objects:
                 page.value(kind, json.loads(data))
             else:
                 need(kind.startswith(("bytes", "text", "HTML")), f"no way to read {kind!r}")
-        if kind != "record stream":
+        if kind not in ("record stream", "blocks"):
             need(headers["Holdfast-Digest"] == f"xxh3-128={xxh3_128_hexdigest(data)}", f"{what}: another digest")
     need({a for a in asked if not a.startswith("error")} == resources.keys(), "resources that were not asked for")
     for name, data in world.answers.runtime.items():
@@ -116,6 +140,17 @@ def check_answers(page: Page, world: World) -> None:
         entry = page.value(kind, json.loads(data))
         need(name == f"{entry['port']}-{entry['instance'].hex()}.json", f"{entry}")
         need(entry["path"] == str(world.path("graph")), f"{entry}")
+
+
+def _check_blocks(page: Page, wish: dict[str, Any], data: bytes, image: bytes) -> None:
+    """Every block has its digest, and those that are not known their bytes."""
+    end = wish["offset"] + wish["length"]
+    blocks = [image[at : min(at + wish["block_bytes"], end)] for at in range(wish["offset"], end, wish["block_bytes"])]
+    found = page.whole("blocks", data, count=len(blocks))
+    digests = [digest["sha256"] for digest in found["digests"]]
+    need(digests == [hashlib.sha256(block).digest() for block in blocks], "other digests")
+    lacked = [block for n, block in enumerate(blocks) if wish["known"][n : n + 1] != [digests[n]]]
+    need(found["data"] == b"".join(lacked), "other blocks")
 
 
 def _check_stream(page: Page, world: World, frames: list[tuple[str, Any, Any]]) -> None:
@@ -164,6 +199,26 @@ def test_a_copy_that_was_broken_off(page: Page, world: World) -> None:
     check_partial(page, world)
 
 
+REPOSITORIES: dict[str, tuple[bytes, ...]] = {"repository": (), "repository, encrypted": SECRETS}
+"""Each with its keys."""
+
+
+@pytest.mark.parametrize("name", REPOSITORIES)
+def test_every_byte_of_a_repository_is_as_the_page_says(page: Page, world: World, name: str) -> None:
+    check_repository(page, world, name, REPOSITORIES[name])
+
+
+def test_a_repository_with_records_and_attachments_of_many_frames(page: Page, world: World) -> None:
+    taken = check_repository(page, world, "repository, large", ())
+    records = [record for piece in taken.pieces.values() for record in piece.records]
+    assert max(len(record["payload"]) for record in records) > 2 * fr.PART_BYTES
+    assert [name[-1] for name in taken.parts] == ["1", "2", "3"]
+
+
+def test_a_copy_of_a_repository(page: Page, world: World) -> None:
+    check_copy(page, world)
+
+
 def test_what_a_source_sends(page: Page, world: World) -> None:
     check_answers(page, world)
     check_served(page, world)
@@ -176,7 +231,8 @@ def test_every_row_of_the_page_counts(world: World) -> None:
     checks: list[Callable[[Page], object]] = [
         *(partial(check_directory, world=world, name=name) for name in
           ("memory, new", "memory, small", "records", "graph, small and open", "records target", "memory target")),
-        partial(check_partial, world=world), partial(check_answers, world=world),
+        partial(check_partial, world=world), partial(check_answers, world=world), partial(check_copy, world=world),
+        *(partial(check_repository, world=world, name=name, secrets=secrets) for name, secrets in REPOSITORIES.items()),
         *(partial(check_directory, world=world, name=name) for name in
           ("graph promoted", "graph target", "graph, open", "sqlite, open", "rocksdb"))]
     uses = []

@@ -344,3 +344,28 @@ def test_what_is_too_large_to_be_merged_stops_nothing(rig: Rig, here: World, mon
     if most > 1:
         assert max(unit.level for unit in units if unit.first > 4) >= 2
     assert_archived(rig, here)
+
+
+def test_the_archive_goes_on_after_damaged_pieces(rig: Rig, here: World, tmp_path: Path,
+                                                  caplog: pytest.LogCaptureFixture) -> None:
+    """No archiver could begin, for ever, since where the archive ended was not known. What the damaged pieces had is
+    archived again, as long as the store has it."""
+    here.write(2)
+    rig.repository.backup(here.source)
+    archiver = here.archiver(rig.repository)
+    for _ in range(4):
+        here.write(1)
+        archiver.step()
+    archiver.close()
+    for name in sorted(name for name in rig.objects if name.startswith("log/"))[-2:]:
+        data, time_us = rig.objects[name]
+        rig.objects[name] = data[:60] + bytes(30) + data[90:], time_us
+    archiver = here.archiver(rig.opened())
+    here.write(1)
+    archiver.step()
+    archiver.close()
+    assert caplog.text.count("goes on after a damaged piece") == 2
+    repository = rig.opened()
+    for txid in range(2, here.txid + 1):
+        assert here.restored(repository, tmp_path / f"{txid}", to_txid=txid) == here.models[txid]
+    assert not repository.verify().damaged

@@ -422,7 +422,7 @@ def test_another_store_is_refused(rig: Rig, here: World, tmp_path: Path) -> None
 
 
 def test_an_archive_that_is_ahead_of_the_store_is_not_gone_on_with(rig: Rig, here: World, tmp_path: Path) -> None:
-    """The store was set back by copying old files over it, which is no restore."""
+    """The store was set back by copying old files over it, and not by a restore."""
     here.write(3)
     here.close()
     shutil.copytree(tmp_path / "store", tmp_path / "old")

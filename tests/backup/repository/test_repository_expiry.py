@@ -466,3 +466,16 @@ def test_a_run_that_died_is_gone_on_with(rig: Rig, here: World, tmp_path: Path) 
     assert_restores(rig, here, tmp_path)
     with pytest.raises(RestorePointOutOfRange):
         rig.opened().plan(at=moment(rig.clock.time_us + DAY_US))
+
+
+def test_an_expiry_beside_a_damaged_root_deletes_no_pack(rig: Rig, lived: World) -> None:
+    """Nobody knows which packs the image uses, and no expiry could be run any more."""
+    [*_, newest] = rig.repository.info().images
+    name = f"images/{newest.id}/root"
+    data, time_us = rig.objects[name]
+    rig.objects[name] = data[:50] + bytes(20) + data[70:], time_us
+    packs = {name for name in rig.objects if name.startswith("packs/")}
+    report = rig.repository.expire(Keep(last=1, points="none"))
+    assert name in report.damaged[0]
+    assert packs == {name for name in rig.objects if name.startswith("packs/")}
+    assert len(rig.repository.info().images) < 3
