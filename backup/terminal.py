@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine import errors
 from ..engine.env import REAL
-from .repository.errors import StorageUnavailable
 
 if TYPE_CHECKING:
     from ..replay.files import Progress
@@ -29,7 +28,7 @@ DAMAGED = 5
 EXIT_CODES: tuple[tuple[int, str, tuple[type[BaseException], ...]], ...] = (
     (3, "the source or the storage cannot be reached, went away, or a lease ran out: run it again",
      (errors.SourceUnavailable, errors.LeaseExpired, errors.TooManyLeases, errors.ClusterUnavailable,
-      StorageUnavailable)),
+      errors.StorageUnavailable)),
     (DAMAGED, "inconsistent or damaged", (errors.Inconsistent, errors.Damaged)),
     (6, "no room on the disk", (errors.DiskFull,)),
     (7, "not enough memory, open files, threads or rights, or the disk failed: no byte is known to be damaged",

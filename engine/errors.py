@@ -299,6 +299,12 @@ class NotAuthorized(SourceRefused):
     hint = "pass the source's token (token=, HOLDFAST_TOKEN), and use TLS off loopback"
 
 
+class StorageUnavailable(HoldfastError):
+    """The storage gave no usable answer. Whether a put happened is not known. Nothing was read."""
+
+    hint = "check the network and the storage; the call can be repeated"
+
+
 class LeaseExpired(HoldfastError):
     """The lease is no longer held, so what was copied under it cannot be used."""
 

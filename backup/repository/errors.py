@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...engine.errors import AccessDenied, HoldfastError, NotFound
+from ...engine.errors import StorageUnavailable as StorageUnavailable
 
 
 class ObjectExists(HoldfastError):
@@ -15,12 +16,6 @@ class ObjectMissing(NotFound):
     """There is no object with this name."""
 
     hint = "check that nobody else removed objects of this repository"
-
-
-class StorageUnavailable(HoldfastError):
-    """The storage gave no usable answer. Whether a put happened is not known. Nothing was read."""
-
-    hint = "check the network and the storage; the call can be repeated"
 
 
 class StorageUnsuitable(HoldfastError):
