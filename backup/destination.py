@@ -18,9 +18,18 @@ from pathlib import Path
 from xxhash import xxh3_64_hexdigest
 
 from ..engine.env import Env
-from ..engine.errors import DirectoryMoved, HoldfastError, StoreExists, TargetInvalid, Unsupported
+from ..engine.errors import (
+    DirectoryMoved,
+    HoldfastError,
+    StoreExists,
+    StoreLocked,
+    StoreNotFound,
+    TargetInvalid,
+    Unsupported,
+)
 from ..engine.model.positions import Position
-from ..engine.store.layout import Generation, Identity, Layout, bring_into_force
+from ..engine.store.layout import MEMBER, RESTORING, Generation, Identity, Layout, bring_into_force
+from ..engine.store.reader_leases import readers_in
 from ..engine.wal.log import Log
 from ..replay.roll import carry, history_at
 from .directories import Patience, held, locked, make_root, partials
@@ -47,7 +56,8 @@ def destination(final: Path, identity: Identity, force: bool, patience: Patience
         return
     if not force:
         raise StoreExists(f"{final} is not empty", hint="choose another directory, or replace it with force")
-    if not there.files.is_directory(final) or not (there.is_store() or there.is_empty()):
+    if not there.files.is_directory(final) or not (
+            there.is_store() or there.is_empty() or there.is_half_restored()):
         raise TargetInvalid(f"{final} is neither a store nor a backup, so it is not replaced",
                             hint="choose another directory")
     if foreign := there.foreign():
@@ -146,6 +156,68 @@ def _beside(there: Layout, identity: Identity, env: Env) -> Iterator[tuple[Gener
         if not swapped:
             files.remove_tree(made.root)
         raise
+
+
+@contextlib.contextmanager
+def written_over(final: Path, identity: Identity, patience: Patience, env: Env) -> Iterator[tuple[Generation, Env]]:
+    """The generation of the store at `final`, for a restore that writes only what differs. Its old state is not kept:
+    before the block there is durably no store any more, so nobody opens what is half old. At the end of the block there
+    is one again. If the block or the process dies, the next restore of this kind goes on, and one with `force` replaces
+    what is there.
+
+    Raises:
+        TargetInvalid: there is no store there, or another one, or it is a backup or a member of a cluster.
+        StoreLocked, DirectoryMoved.
+    """
+    there = Layout(final, env.files)
+    if not there.files.is_directory(final):
+        raise TargetInvalid(f"{final} is not a directory, and only a store can be written over",
+                            hint="leave out --delta")
+    with held(there, env) as (there, env), locked(there, "restore", patience):
+        with readers_in(there.root, "restore", env) as readers:
+            if readers:
+                raise StoreLocked(f"{final} is open for reading in {len(readers)} places", hint="close it there first")
+            place = _out_of_force(there, identity)
+        env.files.remove_tree(place.log)
+        yield place, env
+        bring_into_force(there, place)
+        env.files.unlink(there.root / RESTORING)
+        env.files.sync_directory(there.root)
+        there.sweep()
+
+
+def _out_of_force(there: Layout, identity: Identity) -> Generation:
+    """Take the generation of a store out of force, durably. If an earlier restore died, this is done already."""
+    files = there.files
+    try:
+        known = there.read_identity()
+    except StoreNotFound as error:
+        raise TargetInvalid(f"{there.root} holds no store that could be written over", hint="leave out --delta"
+                            ) from error
+    if (known.store_id, known.engine) != (identity.store_id, identity.engine):
+        raise TargetInvalid(f"{there.root} holds store {known.store_id.hex()} of the {known.engine} engine, and not "
+                            f"store {identity.store_id.hex()}", hint="choose the store's own directory")
+    if files.exists(there.root / MEMBER):
+        raise TargetInvalid(f"{there.root} belongs to a member of a cluster", hint="seed the member anew instead")
+    if there.is_store():
+        there.sweep()
+        if files.exists(there.current().manifest):
+            raise TargetInvalid(f"{there.root} is a backup", hint="choose a store's directory")
+        files.write_durably(there.root / RESTORING, b"")
+        files.unlink(there.root / "CURRENT")
+        files.sync_directory(there.root)
+    elif not there.is_half_restored():
+        raise TargetInvalid(f"{there.root} holds no store that could be written over", hint="leave out --delta")
+    found = [*partials(there), *there.generations()]
+    if len(found) != 1:
+        raise TargetInvalid(f"{there.root} has {len(found)} states, none of which is in force", hint="use --force")
+    [one] = found
+    if one.name.endswith(".partial"):
+        return one
+    place = Generation(one.path.with_name(f"{there.next_generation().name}.partial"))
+    files.rename(one.path, place.path)
+    files.sync_directory(there.root)
+    return place
 
 
 def begin_log(made: Generation, log: Log, state: Position, position: Position, branch: bytes, *, engine: AnyEngine,

@@ -210,6 +210,7 @@ class RestoreReport(Told):
         txid, time_us: the restore point, and its commit time; None if that is not known.
         branch: the new branch that the restored store is on.
         transactions: how many were replayed.
+        written_bytes: how many of the image's bytes were written, if only those that differed were; else None.
     """
 
     source: str
@@ -222,11 +223,14 @@ class RestoreReport(Told):
     image_bytes: int
     transactions: int
     seconds: float
+    written_bytes: int | None = None
 
     def __str__(self) -> str:
         when = f", committed {iso(self.time_us)}," if self.time_us is not None else ""
+        image = size_of(self.image_bytes) + ("" if self.written_bytes is None else
+                                             f" (of which {size_of(self.written_bytes)} differed)")
         return (f"restored {self.destination} to transaction {self.txid}{when} in {self.seconds:.2f} s: "
-                f"{size_of(self.image_bytes)} of image and {self.transactions:,} transactions replayed\n"
+                f"{image} of image and {self.transactions:,} transactions replayed\n"
                 f"  it is on a new branch, {self.branch[:8]}")
 
 

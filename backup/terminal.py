@@ -48,7 +48,8 @@ PROGRESS_S = 30.0
 
 _FLAGS = {
     "accept_branch": "--accept-branch", "check": "--check", "create": "--create", "expect_store": "--expect-store",
-    "fallback": "--fallback", "compact": "--compact", "force": "--force", "full": "--full", "insecure": "--insecure",
+    "fallback": "--fallback", "compact": "--compact", "delta": "--delta", "force": "--force",
+    "full": "--full", "insecure": "--insecure",
     "keep_points": "--keep-points", "lease_ttl": "--lease-ttl",
     "max_record_bytes": "--max-record-bytes", "names": "--name",
     "online_backup_server": "--listen", "register": "--register", "timeout": "--timeout",

@@ -175,6 +175,8 @@ def restore(
     dest: Annotated[Path, argument("Directory for the store, new or empty.")],
     txid: Txid = None, at: At = None, mark: Mark = None, branch: Branch = None, dry_run: DryRun = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the store or backup that is there.")] = False,
+    delta: Annotated[bool, typer.Option("--delta", help="Write only the blocks in which DEST, which is this store, "
+                                                        "differs. Its present state is not kept.")] = False,
     wait: Wait = 0.0, engine_option: EngineOptions = None, key_file: KeyFile = None, as_json: Json = False,
 ) -> None:
     """Restore a store: to a transaction, a time, a mark, or the end of a branch."""
@@ -184,7 +186,7 @@ def restore(
             return
         with progress_told(as_json) as progress:
             report = repository.restore(dest, to_txid=txid, at=_moment(at), mark=mark, branch=branch, force=force,
-                                        wait=wait, options=options_of(engine_option), progress=progress)
+                                        delta=delta, wait=wait, options=options_of(engine_option), progress=progress)
         tell(report, as_json)
 
 

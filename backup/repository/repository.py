@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from .expiring import Keep
     from .keys import Key, Keyring
     from .reports import Expired, Rehearsal, RepositoryVerified
+    from .restore_run import Restoring
 
 logger = logging.getLogger("holdfast.repository")
 
@@ -401,8 +402,8 @@ class Repository:
                            restores_to=tuple(bounds([point.reach])))
 
     def restore(self, dest: str | os.PathLike[str], *, to_txid: int | None = None, at: datetime | None = None,
-                mark: str | None = None, branch: str | None = None, force: bool = False, wait: float = 0.0,
-                engine: AnyEngine | None = None, options: Options | None = None,
+                mark: str | None = None, branch: str | None = None, force: bool = False, delta: bool = False,
+                wait: float = 0.0, engine: AnyEngine | None = None, options: Options | None = None,
                 progress: Progress | None = None) -> RestoreReport:
         """Restore into a directory. O(image and log).
 
@@ -413,6 +414,8 @@ class Repository:
             mark: restore to the point of this name.
             branch: id of the branch (its first digits will do). If None, that of the newest image.
             force, wait, engine, options: as for `holdfast.backup.restore`.
+            delta: `dest` is a closed store that was this one once: write only the blocks that differ. Its present state
+                is not kept. If this dies, there is no store until another restore has gone on with it.
             progress: called in this thread with (stage, done, total).
 
         Raises:
@@ -422,10 +425,19 @@ class Repository:
         """
         from .restore_run import restore_to
 
+        if force and delta:
+            raise InvalidInput("force and delta were both given", hint="give one of them")
         point = self._point(to_txid, at, mark, branch)
         with self.leased(point, f"restore to {os.fspath(dest)}"):
-            return restore_to(Path(dest), point, self._store, self._seal, self._archive(), self._env, force=force,
-                              wait=wait, engine=engine, options=options or {}, progress=progress or silent)
+            return restore_to(Path(dest), self._restoring(point, engine, options, progress), force=force, delta=delta,
+                              wait=wait)
+
+    def _restoring(self, point: Point, engine: AnyEngine | None, options: Options | None, progress: Progress | None
+                   ) -> Restoring:
+        from .restore_run import Restoring
+
+        return Restoring(point, self._store, self._seal, self._archive(), self._env, options or {}, progress or silent,
+                         engine)
 
     @contextmanager
     def leased(self, point: Point, what: str) -> Iterator[None]:
@@ -468,9 +480,8 @@ class Repository:
 
         point = self._point(to_txid, at, mark, branch)
         with self.leased(point, "rehearsal"):
-            return rehearse(point, self._store, self._seal, self._archive(), self._catalog, self._env,
-                            scratch=None if scratch is None else Path(scratch), engine=engine, options=options or {},
-                            progress=progress or silent)
+            return rehearse(self._restoring(point, engine, options, progress), self._catalog,
+                            None if scratch is None else Path(scratch))
 
     # --- keeping --------------------------------------------------------------------------------------------------
 

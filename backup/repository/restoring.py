@@ -7,7 +7,7 @@ goes into a scratch log beside them, and the engine replays it as it replays a b
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,12 @@ from typing import Any
 
 from ...engine.contract.engine import Context, Engine
 from ...engine.contract.image import ImageFile
-from ...engine.env import Env, File
+from ...engine.env import Env, File, Files
 from ...engine.env.pool import Pool
 from ...engine.errors import Damaged, DiskFull, UnsupportedFormat
 from ...engine.model.positions import History
 from ...engine.model.records import Record
+from ...engine.source.interface import block_digest
 from ...engine.wal.log import Log
 from ...replay.files import SPARE_BYTES, Progress, check_names
 from ...replay.roll import BATCH_BYTES, history_at
@@ -49,7 +50,9 @@ def tree_of(store: ObjectStore, seal: Seal, image: Image, env: Env) -> TreeReade
 
 
 def write_files(tree: TreeReader, into: Path, env: Env, progress: Progress) -> int:
-    """Write the files of an image below `into`, whole and durable. Returns their bytes. O(bytes).
+    """Write the files of an image below `into`, whole and durable. What is there already is read, and only blocks that
+    differ are fetched and written; files that the image does not have are removed. Returns the bytes that were written.
+    O(bytes).
 
     Raises:
         DiskFull: checked before the first byte. Damaged, ObjectMissing, StorageUnavailable.
@@ -57,24 +60,29 @@ def write_files(tree: TreeReader, into: Path, env: Env, progress: Progress) -> i
     files, listed = env.files, [file for file, _ in tree.root.files]
     check_names(listed)
     files.make_directory(into)
-    total, done = tree.root.bytes, 0
-    if (room := files.free(into)) < total + SPARE_BYTES:
-        raise DiskFull(f"the image needs {total + SPARE_BYTES:,} bytes in {into}, and its file system has {room:,} "
-                       "left")
+    _remove_others(files, into, {into / file.name for file in listed})
+    total, done, written = tree.root.bytes, 0, 0
+    there = sum(min(file.size, files.size(into / file.name)) for file in listed if files.exists(into / file.name))
+    if (room := files.free(into)) < total - there + SPARE_BYTES:
+        raise DiskFull(f"the image needs {total - there + SPARE_BYTES:,} bytes in {into}, and its file system has "
+                       f"{room:,} left")
     pool = Pool("holdfast-restore", WORKERS, env.scheduler)
     try:
         for entry, leaves in tree.root.files:
             path = into / entry.name
             if path.parent != into:
                 files.make_directory(path.parent)
-            file = files.open(path, "create")
+            file = files.open(path, "write" if files.exists(path) else "create")
             try:
+                old = min(file.size(), entry.size)
+                file.truncate(old)
                 file.reserve(entry.size)
-                parts = [pool.submit(_part(tree, file, entry, leaves[start // LEAF_BYTES], start))
+                parts = [pool.submit(_part(tree, file, entry, leaves[start // LEAF_BYTES], start, old))
                          for start in range(0, entry.size, PART_BYTES)]
                 try:
                     for part in parts:
-                        done += part.result()
+                        written += part.result()
+                        done = min(done + PART_BYTES, total)
                         progress("image", done, total)
                 except BaseException:
                     _settle(parts)
@@ -88,7 +96,21 @@ def write_files(tree: TreeReader, into: Path, env: Env, progress: Progress) -> i
         pool.close()
     for directory in {into, *(p for f in listed for p in (into / f.name).parents if p.is_relative_to(into))}:
         files.sync_directory(directory)
-    return total
+    return written
+
+
+def _remove_others(files: Files, directory: Path, kept: set[Path]) -> None:
+    """Remove what is below a directory and is neither kept nor on the way to it."""
+    ways = {parent for path in kept for parent in path.parents}
+    for name in files.list(directory):
+        path = directory / name
+        if path in ways and files.is_directory(path):
+            _remove_others(files, path, kept)
+        elif path not in kept or files.is_directory(path):
+            if files.is_directory(path):
+                files.remove_tree(path)
+            else:
+                files.unlink(path)
 
 
 def _settle(parts: Iterable[Future[int]]) -> None:
@@ -99,8 +121,9 @@ def _settle(parts: Iterable[Future[int]]) -> None:
                 part.result()
 
 
-def _part(tree: TreeReader, file: File, entry: ImageFile, place: Placed, start: int) -> Callable[[], int]:
-    """Write a part of what one leaf lists. Returns its bytes."""
+def _part(tree: TreeReader, file: File, entry: ImageFile, place: Placed, start: int, old: int) -> Callable[[], int]:
+    """Write a part of what one leaf lists. `old`: so many bytes of the file were there before. Returns the bytes that
+    were written."""
     def work() -> int:
         leaf, size, within = tree.leaf(place), tree.root.block_bytes, start % LEAF_BYTES
         length, listed = min(PART_BYTES, entry.size - start), min(LEAF_BYTES, entry.size - start + within)
@@ -108,11 +131,18 @@ def _part(tree: TreeReader, file: File, entry: ImageFile, place: Placed, start: 
             raise Damaged(f"has a leaf with {len(leaf.blocks)} blocks for {listed:,} bytes of {entry.name}",
                           path=place.pack)
         blocks = leaf.blocks[within // size : -(-(within + length) // size)]
-        for number, content in tree.read(blocks, leaf.headers):
-            if len(content) != min(size, length - number * size):
-                raise Damaged(f"has {len(content)} bytes for block {number} of {entry.name}", path=place.pack)
-            file.pwrite(content, start + number * size)
-        return length
+        numbers: Sequence[int] = range(len(blocks))
+        if start < old:
+            there = memoryview(file.pread(min(length, old - start), start))
+            numbers = [n for n in numbers if block_digest(there[n * size : (n + 1) * size]) != blocks[n].digest]
+        written = 0
+        for number, content in tree.read([blocks[n] for n in numbers], leaf.headers):
+            at = numbers[number]
+            if len(content) != min(size, length - at * size):
+                raise Damaged(f"has {len(content)} bytes for block {at} of {entry.name}", path=place.pack)
+            file.pwrite(content, start + at * size)
+            written += len(content)
+        return written
 
     return work
 
@@ -226,11 +256,12 @@ def _begin_branches(log: Log, history: History) -> None:
 
 @contextlib.contextmanager
 def opened_state(tree: TreeReader, image: Image, into: Path, engine: AnyEngine, options: Options, env: Env,
-                 progress: Progress) -> Iterator[Engine[Any, Any]]:
-    """Write the files of an image to `into`, and open them as a state to be replayed from its position."""
-    write_files(tree, into, env, progress)
+                 progress: Progress) -> Iterator[tuple[Engine[Any, Any], int]]:
+    """Write the files of an image to `into`, and open them as a state to be replayed from its position. Gives the bytes
+    that were written, too."""
+    written = write_files(tree, into, env, progress)
     opened = engine.open(into, Context(env, options, store_id=image.history.store_id), at=image.image_position)
     try:
-        yield opened
+        yield opened, written
     finally:
         opened.close()

@@ -8,6 +8,7 @@
         MANIFEST         in a backup target only: what the image is and what must be replayed (see `copied_image.py`)
         state/           the engine's durable state, or in a target the image
         log/             segments and attachments, and the list of slots
+      RESTORING          while a restore writes over the state here: empty
       member/            in a member of a cluster: its promise and identity
       scratch-…/         in a backup target only: a copy of an image that is being checked
 
@@ -36,6 +37,9 @@ STORE_MAGIC, STORE_VERSION = b"HFSTORE\0", 1
 _GENERATION = re.compile(r"gen-(\d{6})")
 _SCRATCH = re.compile("scratch-[0-9a-f]{16}")
 
+
+RESTORING = "RESTORING"
+"""There while a restore writes over a store in place. Nobody opens what is half old, or makes a new store of it."""
 
 MEMBER = "member"
 """What a member of a cluster keeps of itself. It outlives the store in the same directory, which may be seeded anew."""
@@ -107,6 +111,10 @@ class Layout:
         """Whether a whole store or target is here."""
         return self.files.exists(self.root / "STORE") and self.files.exists(self.root / "CURRENT")
 
+    def is_half_restored(self) -> bool:
+        """Whether a restore that writes over the store here has begun, and has not ended."""
+        return self.files.exists(self.root / RESTORING)
+
     def is_empty(self, *, or_finished: bool = False) -> bool:
         """Whether nothing is here, except perhaps a lock file and the remains of a store that was never finished. A
         store that has lost its `CURRENT` does not count as empty, because its log has records. `or_finished`: a
@@ -129,7 +137,7 @@ class Layout:
 
     def foreign(self) -> list[str]:
         """The names here that belong neither to a store nor to a target."""
-        ours = {"LOCK", "STORE", "STORE.new", "CURRENT", "CURRENT.new", READERS}
+        ours = {"LOCK", "STORE", "STORE.new", "CURRENT", "CURRENT.new", READERS, RESTORING}
         return [n for n in self.files.list(self.root) if n not in ours and not _SCRATCH.fullmatch(n)
                 and not _GENERATION.fullmatch(n.removesuffix(".partial"))]
 

@@ -36,6 +36,8 @@ def open_for_writing(root: Path, kind: type[Engine[Any, Any]], *, create: bool, 
     layout = Layout(root, env.files)
     undo = None
     if not layout.is_store():
+        if layout.is_half_restored():
+            raise StoreNotFound(f"the restore of the store in {root} has not ended", hint="run the restore again")
         if not create:
             raise StoreNotFound(f"no store in {root}")
         if not layout.is_empty():

@@ -137,7 +137,7 @@ def served(repo: Path, runtime: None, tmp_path: Path) -> Iterator[Any]:
     yield serve
     for process in running:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_a_served_store_is_archived_and_its_twin_is_refused(repo: Path, served: Any, tmp_path: Path) -> None:
