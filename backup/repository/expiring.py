@@ -10,6 +10,7 @@ Times are those of the storage and of the archived log, not of this machine. So 
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -320,4 +321,6 @@ def _log_garbage(store: ObjectStore, made: Plan, before: CatalogState) -> Iterat
 
 
 def _within(slot: int, ranges: list[tuple[int, int]]) -> bool:
-    return any(first <= slot <= last for first, last in ranges)
+    """Whether a slot lies in one of these ranges, which are in order and do not overlap. O(log ranges)."""
+    at = bisect_right(ranges, slot, key=lambda pair: pair[0]) - 1
+    return at >= 0 and slot <= ranges[at][1]
