@@ -20,7 +20,7 @@ sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("support", "f
 from porcupine_check import Porcupine  # noqa: E402  it is found now
 from store_kinds import KINDS, Kind  # noqa: E402
 
-pytest_plugins = ["holdfast.engine.testing.pytest_plugin"]
+pytest_plugins = ["holdfast.engine.testing.pytest_plugin", "served_store"]
 
 # How long an example takes is the machine's: nothing here is a timing test.
 settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])

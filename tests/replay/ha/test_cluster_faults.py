@@ -19,7 +19,7 @@ from wires import Links, Spaces
 
 from holdfast.engine.testing.support.profiles import current_profile, current_seed
 
-FAULTS = {"default": 3, "ci": 27, "nightly": 750}
+FAULTS = {"default": 3, "ci": 15, "nightly": 750}
 """For each of the four tests."""
 
 

@@ -1,4 +1,4 @@
-"""A store that is served, for the tests of the commands."""
+"""Fixtures: a store that is served, for the tests of the commands. Others have a `store` of their own."""
 
 from __future__ import annotations
 
