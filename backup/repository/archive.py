@@ -55,7 +55,7 @@ class Archive:
         return pieces.decode(self._seal, name, self._store.get(name))
 
     def tail(self, branch: str, damaged: list[Damaged] | None = None) -> Tail | None:
-        """Where the newest run of a branch ends; None if it has no piece. A list and a few reads.
+        """Where the newest run of a branch ends; None if there is none. A list and a few reads.
 
         Raises:
             Damaged: its last piece. With `damaged` it is noted there instead, and this is where the archive ends before
@@ -89,8 +89,8 @@ class Archive:
         if found is not None:
             return Tail(slot=last, end=found.end, last_time_us=found.last_time_us,
                         complete_until_us=found.complete_until_us, writer=found.writer)
-        if newest is None:
-            return None
+        if newest is None:  # its pieces were dropped, or it has none yet
+            return Tail(slot=run.first - 1, end=run.after, last_time_us=0, complete_until_us=0)
         return Tail(slot=newest.last, end=newest.end, last_time_us=newest.last_time_us,
                     complete_until_us=newest.complete_until_us)
 

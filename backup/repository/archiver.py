@@ -116,10 +116,7 @@ class Archiver:
         damaged: list[Damaged] = []
         while True:
             tail = self._catalog.settled(lambda state: self._tail(damaged))
-            runs = self._catalog.state.branches[self._branch].runs
             self._check_alone()  # else what was read may come after the fence of a later writer, who would not see ours
-            if tail is None and runs:  # the run has no piece yet, or its pieces were dropped
-                tail = Tail(slot=runs[-1].first - 1, end=runs[-1].after, last_time_us=0, complete_until_us=0)
             after = self._goes_on(tail, info)
             if tail is None or after != tail.end or damaged:
                 for error in damaged:

@@ -44,7 +44,8 @@ class ImageReport(Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BranchInfo(Told):
-    """A branch: the points it restores to, and how far its log is archived (None: not at all). `current`: it is the one
+    """A branch: the points it restores to, and how far its log is archived (None: not at all; a time
+    of 0 is not known). `current`: it is the one
     that is meant if none is named."""
 
     id: str
@@ -102,8 +103,9 @@ class RepositoryInfo(Told):
             lines.append(f"branch   {branch.id}, from transaction {branch.from_txid}"
                          f"{' (current)' if branch.current and len(self.branches) > 1 else ''}")
             lines += [f"  restores to {bounds}" for bounds in branch.restores_to] or ["  restores to nothing"]
-            if branch.archived_to is not None and branch.archived_until_us is not None:
-                lines.append(f"  log archived to transaction {branch.archived_to} ({iso(branch.archived_until_us)})")
+            if branch.archived_to is not None:
+                until = f" ({iso(branch.archived_until_us)})" if branch.archived_until_us else ""
+                lines.append(f"  log archived to transaction {branch.archived_to}{until}")
         for image in self.images:
             lines.append(f"image    {image.id[:8]}  {iso(image.created_us)}  transaction {image.consistent_from} to "
                          f"{image.to_txid}, {size_of(image.image_bytes)}, stored as {size_of(image.new_bytes)}"

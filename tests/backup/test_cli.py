@@ -22,6 +22,15 @@ from cli_rig import COMMAND, holdfast, told
 
 from holdfast import backup
 from holdfast.backup import terminal
+from holdfast.backup.repository.copying import CopyReport
+from holdfast.backup.repository.reports import (
+    Expired,
+    ImageReport,
+    Rehearsal,
+    RepositoryInfo,
+    RepositoryVerified,
+    RestorePlan,
+)
 from holdfast.engine import GraphStore, errors
 from holdfast.engine.builtin.memory import MemoryEngine, MemoryView
 from holdfast.engine.store.store import Store
@@ -273,7 +282,8 @@ def test_the_pages_and_the_program_agree() -> None:
     assert {int(code) for code in codes} == {0, terminal.POINTS_LOST, terminal.BRANCHED, terminal.INTERRUPTED,
                                               *(code for code, _, _ in terminal.EXIT_CODES)}
     listed = " ".join((docs / "json.md").read_text().split())
-    for report in (backup.Report, backup.RestoreReport, backup.VerifyReport, backup.Info):
+    of_repositories = (ImageReport, RepositoryInfo, RestorePlan, Rehearsal, RepositoryVerified, Expired, CopyReport)
+    for report in (backup.Report, backup.RestoreReport, backup.VerifyReport, backup.Info, *of_repositories):
         names = ", ".join(f.name.removesuffix("_us") for f in dataclasses.fields(report))
         assert f"`{report.__name__}`: {names} - `" in listed
     assert "`bounds` is: " + ", ".join(f.name.removesuffix("_us") for f in dataclasses.fields(backup.Bounds)) in listed

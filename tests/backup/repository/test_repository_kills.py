@@ -15,6 +15,7 @@ from repository_crashes import Life, archived, garbage, is_whole, live, restorab
 from s3_rig import BUCKET, credentials, use, versitygw
 from workloads import memory
 
+from holdfast.backup.repository import names
 from holdfast.backup.repository.expiring import Keep
 from holdfast.backup.repository.repository import Repository
 from holdfast.engine.store.store import Store
@@ -53,7 +54,8 @@ def kills(server: Server, place: Path, url: str, environ: Mapping[str, str]) -> 
         repository.expire(Keep(points="none", abandoned="none"))
         info = is_whole(repository)
         assert len(info.images) == 1
-        assert not garbage(repository)
+        # A unit whose entry was never made goes once later ones have passed it: until then, it might still be made.
+        assert not {name for name in garbage(repository) if not name.startswith(f"{names.MERGED}/")}
     return said
 
 
