@@ -137,9 +137,12 @@ def test_lmdb_writes_a_part(engine: str, runs: list[tuple[Traced, list[Call]]], 
         wanted = [call for call in calls if call.name in WRITES and call.path.endswith(LMDB_FILE) and call.result > 512]
         for call in chosen(wanted, drawn, every_sync=False):
             met, journal = traced.run(call, "retval=512")
+            if met is None:  # a background thread did something else than before
+                continue
             assert met == replace(call, result=512), f"{met} was cut short, not {call}"
             tried += 1
             assert journal.failures, f"nobody noticed, {traced}: cut short at {call}"
+    assert tried
     count("failing system calls", engine, tried)
 
 
