@@ -21,6 +21,7 @@ import pytest
 from repository_crashes import (
     BEGUN_US,
     BLOCK_BYTES,
+    DEST,
     Past,
     archived,
     garbage,
@@ -38,7 +39,8 @@ from holdfast.backup.repository.keys import Key
 from holdfast.backup.repository.reports import RepositoryInfo
 from holdfast.backup.repository.repository import Repository
 from holdfast.engine.env import Env
-from holdfast.engine.errors import InvalidInput, RestorePointOutOfRange
+from holdfast.engine.errors import InvalidInput, RestorePointOutOfRange, StoreNotFound
+from holdfast.engine.store.store import Store
 from holdfast.engine.testing import current_profile
 from holdfast.engine.testing.disks.quiet import SetClock, quiet_env
 from holdfast.engine.testing.disks.simdisk import SimDisk
@@ -349,3 +351,47 @@ def test_answers_do_not_come_while_a_repository_is_made(key: Key | None, fate: s
         storage[-1].fate = lambda what, name: None
         assert Repository.open("memory:", key=key, env=env).encrypted == (key is not None)
     assert made >= 3
+
+
+def test_a_restore_over_a_store_is_cut_off() -> None:
+    """Whatever is left is the old store, the new one, or none that anybody opens or makes anew; and the rerun ends with
+    the new one."""
+    cuts = Cuts(objects_at())
+    in_memory(cuts.where).backup(cuts.past.source, block_bytes=BLOCK_BYTES)
+    old = cuts.past.last
+    cuts.past.write(4)
+    cuts.past.checkpoint()
+    in_memory(cuts.where).backup(cuts.past.source, block_bytes=BLOCK_BYTES)
+    new, engine = cuts.past.last, cuts.past.run.work.engine
+
+    def restore(disk: SimDisk, txid: int, **how: Any) -> None:
+        repository = in_memory(cuts.where)
+        Repository(repository._store, bytes.fromhex(repository.id), None, cuts.env(disk)).restore(
+            DEST, to_txid=txid, engine=engine, **how)
+
+    start = SimDisk()
+    restore(start, old)
+    recording = start.copy()
+    restore(recording, new, delta=True)
+    found: Counter[str] = Counter()
+    seen: set[bytes] = set()
+    for ops, at in enumerate(start.points(recording.ops)):
+        for left in (at.killed(), *power_cuts(at, tries=4, salt=ops)):
+            if left.digest() in seen:
+                continue
+            seen.add(left.digest())
+            for create in (False, True):
+                opened = left.copy()
+                try:
+                    Store.open(DEST, engine, create=create, env=cuts.env(opened)).close()
+                except StoreNotFound as error:
+                    found["none" if "has not ended" in error.message else "lost"] += 1
+                else:
+                    shown = new if ops > len(recording.ops) // 2 else old
+                    cuts.past.shows(cuts.env(opened), DEST, shown)
+                    found["old" if shown == old else "new"] += 1
+            restore(left, new, delta=True)
+            cuts.past.shows(cuts.env(left.crashed(Dropped())), DEST, new)
+    assert found.keys() == {"old", "none", "new"}
+    assert min(found.values()) > 2
+    counters.count("crash states", "repository", len(seen))
