@@ -19,9 +19,12 @@ import pytest
 import trustme
 from backup_worlds import SMALL, digest, write
 from says_member import Says
+from store_kinds import until
 
 from holdfast import backup
+from holdfast.backup.repository.archiving import archive_source
 from holdfast.engine.builtin.memory import MemoryEngine
+from holdfast.engine.env import REAL
 from holdfast.engine.errors import (
     AheadOfSource,
     ClusterUnavailable,
@@ -332,3 +335,32 @@ def test_a_member_is_killed_in_the_middle_of_log(world: World) -> None:
         assert (report.to_txid, world.asked()) == (before + 200, other)
         assert any(dies in note and f"the log goes on from {other}" in note for note in report.notes)
     world.same()
+
+
+def test_a_repository_is_filled_from_any_member(world: World) -> None:
+    """Images and archive: a member goes away, and the next one goes on with both."""
+    repo = world.root / "repo"
+    world.grow()
+    first, lags = world.serve("a", "follower")
+    world.grow()
+    second, primary = world.serve("b", "primary")
+    uri, told = f"ha://{DEAD},{first},{second}", list[tuple[int, int]]()
+    stop = REAL.scheduler.event()
+    with backup.Repository.init(repo) as repository, backup.Repository.open(repo) as archive:
+        begun = repository.backup(uri).to_txid
+        assert begun == lags.published.txid
+        task = REAL.scheduler.spawn("archive", lambda: archive_source(
+            archive, uri, backup.Connection(), interval=0.02, stop=stop, told=lambda *said: told.append(said)))
+        until(lambda: repository.info().branches[0].archived_to == begun)
+        end = primary.published.txid
+        lags.close()
+        until(lambda: repository.info().branches[0].archived_to == end)
+        stop.set()
+        assert task.join(30)
+        assert told == [(end, end - begun)]
+        assert repository.backup(uri).to_txid == end
+        for txid in range(begun, end + 1):
+            repository.restore(world.root / f"{txid}", to_txid=txid, engine=MemoryEngine)
+        with (Store.open(world.root / f"{end}", MemoryEngine, settings=SMALL) as restored,
+              Store.open(world.copy("compared"), MemoryEngine, settings=SMALL) as whole):
+            assert digest(restored) == digest(whole)

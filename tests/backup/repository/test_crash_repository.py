@@ -356,16 +356,17 @@ def test_answers_do_not_come_while_a_repository_is_made(key: Key | None, fate: s
 def test_a_restore_over_a_store_is_cut_off() -> None:
     """Whatever is left is the old store, the new one, or none that anybody opens or makes anew; and the rerun ends with
     the new one."""
-    cuts = Cuts(objects_at())
-    in_memory(cuts.where).backup(cuts.past.source, block_bytes=BLOCK_BYTES)
+    objects = objects_at()
+    cuts = Cuts(objects)
+    in_memory(objects).backup(cuts.past.source, block_bytes=BLOCK_BYTES)
     old = cuts.past.last
     cuts.past.write(4)
     cuts.past.checkpoint()
-    in_memory(cuts.where).backup(cuts.past.source, block_bytes=BLOCK_BYTES)
+    in_memory(objects).backup(cuts.past.source, block_bytes=BLOCK_BYTES)
     new, engine = cuts.past.last, cuts.past.run.work.engine
 
     def restore(disk: SimDisk, txid: int, **how: Any) -> None:
-        repository = in_memory(cuts.where)
+        repository = in_memory(objects)
         Repository(repository._store, bytes.fromhex(repository.id), None, cuts.env(disk)).restore(
             DEST, to_txid=txid, engine=engine, **how)
 
