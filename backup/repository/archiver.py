@@ -32,6 +32,7 @@ from .pieces import Batch, Piece, batches, complete_until
 from .sealed import Kind, Seal
 from .state import BranchLog, CatalogState, Entry, Unit
 from .storage.interface import MAX_OBJECT_BYTES, ObjectStore
+from .storage.putting import put_contested
 
 logger = logging.getLogger("holdfast.repository")
 
@@ -40,7 +41,6 @@ FAN_IN = 32
 LEVELS = 3
 _MOST_UNIT = MAX_OBJECT_BYTES // 4
 """Bytes of parts that are merged into one object."""
-_TRIES, _PAUSE_S = 6, 0.2
 _LEASE_S = 60.0
 IDLE_S = 60.0
 """Seconds after which a piece says how far an idle store is complete."""
@@ -300,20 +300,7 @@ class Archiver:
         """Put a piece into a slot. Whether it is there, and not somebody else's."""
         name = names.piece(self._branch, slot)
         data = pieces.encode(self._seal, name, piece, batch.records)
-        for attempt in range(_TRIES):
-            if attempt:
-                self._env.clock.sleep(_PAUSE_S * attempt)
-            try:
-                self._store.put(name, data)
-                return True
-            except ObjectExists:
-                return self._in_slot(slot).nonce == piece.nonce
-            except StorageUnavailable as error:
-                lost = error
-        try:
-            return self._archive().piece(self._branch, slot)[0].nonce == piece.nonce
-        except ObjectMissing:
-            raise lost from None
+        return put_contested(self._store, name, data, lambda: self._in_slot(slot).nonce == piece.nonce, self._env)
 
     def _in_slot(self, slot: int) -> Piece:
         """The piece in a slot that is taken. Raises `Fenced` if a later writer has merged it, so that it has gone."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import msgpack
@@ -19,16 +20,16 @@ import msgpack
 from ...engine.env import Env
 from ...engine.errors import Damaged, HoldfastError
 from . import names
-from .errors import CopyReadOnly, ObjectExists, ObjectMissing, StorageDenied, StorageUnavailable
+from .errors import CopyReadOnly, ObjectExists, ObjectMissing, StorageDenied
 from .sealed import Kind, Seal
 from .state import CatalogState, Entry
 from .storage.interface import ObjectStore
+from .storage.putting import put_contested
 
 logger = logging.getLogger("holdfast.repository")
 
 CHECKPOINT_EVERY = 64
 """Entries from one checkpoint to the next."""
-_TRIES, _PAUSE_S = 6, 0.2
 Decide = Callable[[CatalogState], Entry | None]
 T = TypeVar("T")
 
@@ -105,7 +106,8 @@ class Catalog:
             number = state.number + 1
             name = names.numbered(names.CATALOG, number)
             body = msgpack.packb({**entry, "number": number, "nonce": nonce}, use_bin_type=True)
-            if self._put(name, self._seal.seal(Kind.CATALOG, name, body), nonce):
+            data = self._seal.seal(Kind.CATALOG, name, body)
+            if put_contested(self._store, name, data, partial(self._has, name, nonce), self._env):
                 self.refresh()
                 if number % CHECKPOINT_EVERY == 0:
                     self._checkpoint(number)
@@ -126,22 +128,8 @@ class Catalog:
             else:
                 raise CopyReadOnly(f"{self._store.url} is a copy of {of}")
 
-    def _put(self, name: str, data: bytes, nonce: bytes) -> bool:
-        """Whether the object at this name is ours."""
-        for attempt in range(_TRIES):
-            if attempt:
-                self._env.clock.sleep(_PAUSE_S * attempt)
-            try:
-                self._store.put(name, data)
-                return True
-            except ObjectExists:
-                return bool(self._read(Kind.CATALOG, name)["nonce"] == nonce)
-            except StorageUnavailable as error:
-                last = error
-                logger.info("%s: the answer to a put is not known: %s", self._where(name), error)
-        with contextlib.suppress(ObjectMissing):
-            return bool(self._read(Kind.CATALOG, name)["nonce"] == nonce)
-        raise last
+    def _has(self, name: str, nonce: bytes) -> bool:
+        return bool(self._read(Kind.CATALOG, name)["nonce"] == nonce)
 
     def _read(self, kind: Kind, name: str) -> dict[str, Any]:
         data = self._seal.open(kind, name, self._store.get(name))

@@ -1,5 +1,5 @@
-"""Calls that are repeated until the storage answers: those that may be repeated as they are, and a put whose name only
-its caller uses.
+"""Calls that are repeated until the storage answers: those that may be repeated as they are, a put whose name only its
+caller uses, and one whose name others may take.
 """
 
 from __future__ import annotations
@@ -67,3 +67,28 @@ def _put_or_compare(store: ObjectStore, name: str, data: bytes) -> None:
         if found != data:
             raise ObjectExists(f"{store.url}/{name} is there already, with other content",
                                hint="see who else puts objects into this repository's folders") from error
+
+
+def put_contested(store: ObjectStore, name: str, data: bytes, is_ours: Callable[[], bool], env: Env) -> bool:
+    """Put an object whose name others may take. Whether it is there, and the caller's: `is_ours` looks at what is
+    there, also if the answer to the last try was lost.
+
+    Raises:
+        StorageUnavailable: whether it was put is not known.
+        Others: as `ObjectStore.put` and `is_ours`.
+    """
+    def put() -> bool:
+        try:
+            store.put(name, data)
+        except ObjectExists:
+            return is_ours()
+        return True
+
+    try:
+        return repeated(put, env)
+    except StorageUnavailable:
+        try:
+            return is_ours()
+        except ObjectMissing:
+            pass
+        raise
