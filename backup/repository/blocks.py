@@ -1,8 +1,9 @@
 """Blocks, packs and trees: how the bytes of an image are stored.
 
-A file is cut into blocks of equal size. A block is named by its SHA-256, compressed, and stored as one frame of a pack:
-some MB of blocks that are put as one object. The last frame of a pack is its index, so that a pack says by itself which
-blocks it has.
+A file is cut into blocks of equal size. A block is named by its SHA-256. New blocks that lie close together share a
+frame, since compressing and reading some large frames costs a fraction of many small ones. Frames go into a pack: some
+MB of them that are put as one object. The last frame of a pack is its index, so that a pack says by itself which blocks
+it has.
 
 The blocks of 64 MiB of a file are listed in a *leaf*, which is stored as a block too. The *root* lists the leaves of
 all files, and how much of each pack the image uses. So a new image stores the blocks and leaves that differ from those
@@ -35,6 +36,8 @@ PACK_BYTES = 16 << 20
 LEAF_BYTES = 64 << 20
 """Bytes of a file that one leaf lists."""
 BLOCK_BYTES = 16 << 10
+GROUP_BYTES = 256 << 10
+"""The most bytes of blocks in one frame."""
 UPLOADS = 4
 """Packs that are put at the same time."""
 _TOGETHER = 256 << 10
@@ -44,22 +47,36 @@ _LEAVES = 8
 
 
 class Placed(NamedTuple):
-    """Where a block is: the frame of a pack, and its bytes there. `pack`: its name."""
+    """Where a block is: frame `frame` of a pack, which has `length` bytes from `offset` on; and `size` bytes from
+    `start` on of the frame's content. `pack`: its name."""
 
     digest: bytes
     pack: str
     frame: int
     offset: int
     length: int
+    start: int
+    size: int
+
+
+class Part(NamedTuple):
+    """A block in a frame that is to be stored: block `number` of `file`, or a leaf (then `number` is negative)."""
+
+    digest: bytes
+    file: str
+    number: int
+    start: int
+    size: int
 
 
 @dataclass(slots=True)
 class PackUse:
     """What an image uses of a pack. `header`: the pack's, for reading a frame alone. `size`: its bytes as stored.
-    `used`: how many of them are frames of this image."""
+    `content`: bytes of its blocks and leaves. `used`: how many of them are this image's."""
 
     header: bytes
-    size: int
+    size: int = 0
+    content: int = 0
     used: int = 0
 
 
@@ -71,18 +88,22 @@ class Root:
         block_bytes: the size of a block.
         files: names and sizes, each with its leaves in order.
         packs: by name, those that the image uses.
+        engine, image: the engine's name, and what the catalog says of the image: so it is found without the catalog.
     """
 
     block_bytes: int
     files: list[tuple[ImageFile, list[Placed]]] = field(default_factory=list)
     packs: dict[str, PackUse] = field(default_factory=dict)
+    engine: str = ""
+    image: dict[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         numbers = {name: n for n, name in enumerate(self.packs)}
         body: bytes = msgpack.packb({
             "block_bytes": self.block_bytes,
-            "packs": [[name, use.header, use.size, use.used] for name, use in self.packs.items()],
+            "packs": [[name, use.header, use.size, use.content, use.used] for name, use in self.packs.items()],
             "files": [[file.name, file.size, _wire(leaves, numbers)] for file, leaves in self.files],
+            "engine": self.engine, "image": self.image,
         }, use_bin_type=True)
         return body
 
@@ -91,10 +112,11 @@ class Root:
         """Raises `Damaged`."""
         try:
             body = msgpack.unpackb(data, strict_map_key=False)
-            packs = {name: PackUse(header, size, used) for name, header, size, used in body["packs"]}
+            packs = {name: PackUse(*use) for name, *use in body["packs"]}
             listed = list(packs)
             return cls(body["block_bytes"], [(ImageFile(name, size), _placed(leaves, listed))
-                                             for name, size, leaves in body["files"]], packs)
+                                             for name, size, leaves in body["files"]], packs, body["engine"],
+                       body["image"])
         except (KeyError, IndexError, TypeError, ValueError, msgpack.UnpackException) as error:
             raise Damaged(f"lacks or garbles a field: {error}", path=where) from error
 
@@ -108,13 +130,13 @@ def _wire(placed: Iterable[Placed], numbers: dict[str, int]) -> list[Any]:
     """Places as columns, which compress better."""
     rows = list(placed)
     return [b"".join(r.digest for r in rows), [numbers[r.pack] for r in rows], [r.frame for r in rows],
-            [r.offset for r in rows], [r.length for r in rows]]
+            [r.offset for r in rows], [r.length for r in rows], [r.start for r in rows], [r.size for r in rows]]
 
 
 def _placed(columns: list[Any], packs: Sequence[str]) -> list[Placed]:
-    digests, numbers, frames, offsets, lengths = columns
-    return [Placed(digests[32 * n : 32 * n + 32], packs[number], frame, offset, length)
-            for n, (number, frame, offset, length) in enumerate(zip(numbers, frames, offsets, lengths, strict=True))]
+    digests, numbers, *others = columns
+    each = [digests[at : at + 32] for at in range(0, len(digests), 32)]
+    return [Placed(*row) for row in zip(each, [packs[number] for number in numbers], *others, strict=True)]
 
 
 def encode_leaf(blocks: Sequence[Placed], headers: dict[str, bytes]) -> bytes:
@@ -149,7 +171,7 @@ class PackWriter:
     """Puts blocks into packs of one session. Packs are put by threads of its own. For one thread.
 
     Attributes:
-        sizes: bytes of the packs that were begun, as stored so far, by name. headers: theirs.
+        packs: those that were begun, by name, with what is in them; `size` is known once one is put.
         stored: bytes that were put.
     """
 
@@ -160,24 +182,25 @@ class PackWriter:
         self._numbers = itertools.count(1)
         self._pack: ObjectWriter | None = None
         self._index: list[list[Any]] = []
-        self.headers: dict[str, bytes] = {}
-        self.sizes: dict[str, int] = {}
+        self.packs: dict[str, PackUse] = {}
         self.stored = 0
 
-    def add(self, digest: bytes, body: Body, file: str, number: int) -> Placed:
-        """Store a block: block `number` of `file`, or a leaf (then `number` is negative). Raises what putting an
-        earlier pack raised."""
+    def add(self, body: Body, parts: Sequence[Part]) -> list[Placed]:
+        """Store a frame with these blocks. Returns where they are. Raises what putting an earlier pack raised."""
         if self._pack is None:
             name = names.pack(self._session, next(self._numbers))
             self._pack = self._seal.writer(Kind.PACK, name)
-            self.headers[name] = self._pack.header
+            self.packs[name] = PackUse(self._pack.header)
         pack = self._pack
         frame = pack.frames
         offset, length = pack.add(body)
-        self._index.append([file, number, digest, frame, offset, length])
+        places = [Placed(part.digest, pack.name, frame, offset, length, part.start, part.size) for part in parts]
+        self._index += [[part.file, part.number, part.digest, frame, offset, length, part.start, part.size]
+                        for part in parts]
+        self.packs[pack.name].content += sum(part.size for part in parts)
         if pack.size >= PACK_BYTES:
             self.flush()
-        return Placed(digest, pack.name, frame, offset, length)
+        return places
 
     def flush(self) -> None:
         """Have the pack that is under way put, if there is one."""
@@ -186,7 +209,7 @@ class PackWriter:
             return
         data = pack.finish(msgpack.packb(self._index, use_bin_type=True))
         self._pack, self._index = None, []
-        self.sizes[pack.name] = len(data)
+        self.packs[pack.name].size = len(data)
         self.stored += len(data)
         while len(self._uploads) >= UPLOADS:
             self._uploads.pop(0).result()
@@ -216,8 +239,8 @@ def pack_index(store: ObjectStore, seal: Seal, name: str, size: int) -> tuple[by
     header = store.get(name, 0, HEADER.size)
     frame, _ = seal.reader(Kind.PACK, name, header).frame(tail[-whole : -END.size], number, size - whole, last=True)
     try:
-        return header, [(file, number, Placed(digest, name, at, offset, size))
-                        for file, number, digest, at, offset, size in msgpack.unpackb(frame)]
+        return header, [(file, number, Placed(digest, name, *place))
+                        for file, number, digest, *place in msgpack.unpackb(frame)]
     except (TypeError, ValueError, msgpack.UnpackException) as error:
         raise Damaged(f"has an index that lacks or garbles a field: {error}", path=where) from error
 
@@ -241,7 +264,7 @@ class TreeReader:
                 self._leaves.move_to_end(place)
                 return found
         [(_, data)] = self.read([place], {place.pack: self.root.packs[place.pack].header})
-        leaf = Leaf.decode(data, f"{self._store.url}/{place.pack}")
+        leaf = Leaf.decode(bytes(data), f"{self._store.url}/{place.pack}")
         with self._lock:
             self._leaves[place] = leaf
             while len(self._leaves) > _LEAVES:
@@ -262,33 +285,39 @@ class TreeReader:
         leaf, size, within = self.leaf(place), self.root.block_bytes, offset % LEAF_BYTES
         return leaf.blocks[within // size : (within + length + size - 1) // size], leaf.headers
 
-    def read(self, places: Sequence[Placed], headers: dict[str, bytes]) -> Iterator[tuple[int, bytes]]:
+    def read(self, places: Sequence[Placed], headers: dict[str, bytes]) -> Iterator[tuple[int, memoryview]]:
         """The contents of blocks, each with its number in `places`, in the order in which they lie in their packs.
-        Compared with their digests. Frames that lie close together are one read.
+        Compared with their digests. Frames that lie close together are one read, and each is decompressed once.
 
         Raises:
             Damaged, ObjectMissing, StorageUnavailable.
         """
-        order = sorted(range(len(places)), key=lambda n: (places[n].pack, places[n].offset))
+        order = sorted(range(len(places)), key=lambda n: (places[n].pack, places[n].offset, places[n].start))
         for name, numbers in itertools.groupby(order, key=lambda n: places[n].pack):
             reader = self._seal.reader(Kind.PACK, name, headers[name])
             for together in _ranges([(n, places[n]) for n in numbers]):
                 start = together[0][1].offset
                 data = memoryview(self._store.get(name, start, together[-1][1].offset + together[-1][1].length - start))
-                for n, place in together:
-                    at = place.offset - start
-                    content, _ = reader.frame(data[at : at + place.length], place.frame, place.offset, last=False)
-                    if block_digest(content) != place.digest:
-                        raise Damaged("has another block than the image says", path=f"{self._store.url}/{name}",
-                                      offset=place.offset)
-                    yield n, content
+                for frame, blocks in itertools.groupby(together, key=lambda one: one[1].frame):
+                    content: memoryview | None = None
+                    for n, place in blocks:
+                        if content is None:
+                            at = place.offset - start
+                            content = memoryview(reader.frame(data[at : at + place.length], frame, place.offset,
+                                                              last=False)[0])
+                        block = content[place.start : place.start + place.size]
+                        if block_digest(block) != place.digest:
+                            raise Damaged("has another block than the image says", path=f"{self._store.url}/{name}",
+                                          offset=place.offset)
+                        yield n, block
 
 
 def _ranges(places: Sequence[tuple[int, Placed]]) -> Iterator[list[tuple[int, Placed]]]:
     """Frames of one pack, in order, in groups that are read at once."""
     group: list[tuple[int, Placed]] = []
     for n, place in places:
-        if group and (place.offset - group[-1][1].offset - group[-1][1].length > _TOGETHER
+        if group and group[-1][1].frame != place.frame and (
+                place.offset - group[-1][1].offset - group[-1][1].length > _TOGETHER
                       or place.offset + place.length - group[0][1].offset > _MOST_RANGE):
             yield group
             group = []
@@ -298,7 +327,7 @@ def _ranges(places: Sequence[tuple[int, Placed]]) -> Iterator[list[tuple[int, Pl
 
 
 def leaf_body(content: bytes) -> Body:
-    """A leaf as a block. It fits into a frame: 64 MiB in blocks of 4 KiB are 16,384 places of about 45 bytes."""
+    """A leaf as a frame. It fits: 64 MiB in blocks of 4 KiB are 16,384 places of about 55 bytes."""
     assert len(content) <= FRAME_BYTES
     [body] = compressed([content])
     return body

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import logging
 import socket  # noqa: TID251  for the machine's name
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ...engine.contract.image import ImageFile
 from ...engine.env import Env, Lock
@@ -30,9 +31,11 @@ from ...replay.files import Ahead, Progress, check_names
 from . import names
 from .attached import store_attachment
 from .blocks import (
+    GROUP_BYTES,
     LEAF_BYTES,
     PackUse,
     PackWriter,
+    Part,
     Placed,
     Root,
     TreeReader,
@@ -45,7 +48,7 @@ from .errors import BlocksDropped, ObjectMissing, SessionAborted
 from .pieces import batches, complete_until, encode
 from .restoring import tree_of
 from .sealed import Body, Kind, Seal, compressed
-from .state import CatalogState, Entry, Image
+from .state import CatalogState, Entry, Image, Synthetic
 from .storage.interface import ObjectStore
 from .storage.putting import put_own
 
@@ -60,6 +63,31 @@ _REMEMBERED = 1 << 16
 _INDEXES = 16
 
 
+class _Piece(NamedTuple):
+    """What was read of a piece of a file: its blocks; where those are that are known; and frames of those that are not,
+    compressed, each with its blocks."""
+
+    blocks: list[Block]
+    known: list[Placed | None]
+    frames: list[tuple[Body, list[Part]]]
+
+
+def _frames(file: str, new: Sequence[tuple[int, Block]]) -> list[tuple[Body, list[Part]]]:
+    """Blocks of a file, each with its number, as frames. From any thread."""
+    groups: list[tuple[list[bytes | memoryview], list[Part]]] = []
+    filled = GROUP_BYTES
+    for number, block in new:
+        assert block.data is not None
+        size = len(block.data)
+        if filled + size > GROUP_BYTES:
+            groups.append(([], []))
+            filled = 0
+        groups[-1][0].append(block.data)
+        groups[-1][1].append(Part(block.digest, file, number, filled, size))
+        filled += size
+    return list(zip(compressed([b"".join(data) for data, _ in groups]), [parts for _, parts in groups], strict=True))
+
+
 @dataclass(slots=True)
 class Known:
     """Blocks that are stored already: those of the last image, and of runs that died. Read as they are needed."""
@@ -69,8 +97,7 @@ class Known:
     lock: Lock
     load: Callable[[str], tuple[bytes, list[tuple[str, int, Placed]]]]
     resumed: dict[tuple[str, int], list[str]] = field(default_factory=dict)
-    headers: dict[str, bytes] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
+    packs: dict[str, PackUse] = field(default_factory=dict)
     _loaded: dict[str, dict[tuple[str, int], Placed]] = field(default_factory=dict)
 
     def blocks(self, file: str, offset: int, length: int, block_bytes: int) -> list[Placed | None]:
@@ -79,8 +106,7 @@ class Known:
         found: list[Placed | None] = [None] * (-(-length // block_bytes))
         try:
             if self.base is not None:
-                placed, headers = self.base.blocks_at(file, offset, length)
-                self.headers |= headers
+                placed, _ = self.base.blocks_at(file, offset, length)
                 for n, place in enumerate(placed):
                     if place.pack not in self.thin:
                         found[n] = place
@@ -95,23 +121,23 @@ class Known:
     def _index(self, pack: str) -> dict[tuple[str, int], Placed]:
         with self.lock:
             if (index := self._loaded.get(pack)) is None:
-                self.headers[pack], listed = self.load(pack)
+                self.packs[pack].header, listed = self.load(pack)
+                self.packs[pack].content = sum(place.size for _, _, place in listed)
                 if len(self._loaded) >= _INDEXES:
                     self._loaded.pop(next(iter(self._loaded)))
                 index = self._loaded[pack] = {(file, number): place for file, number, place in listed if number >= 0}
             return index
 
-    def size(self, pack: str) -> int:
-        """Bytes of a pack as stored."""
-        if self.base is not None and pack in self.base.root.packs:
-            return self.base.root.packs[pack].size
-        return self.sizes[pack]
+    def pack(self, name: str) -> PackUse:
+        """A pack that something known is in."""
+        return self.base.root.packs[name] if self.base is not None and name in self.base.root.packs else (
+            self.packs[name])
 
 
 @dataclass(slots=True)
 class Imaging:
     """One run. `who` names it to the source and in the catalog. `rate`: bytes of the image that are read in a second at
-    most; None: no bound."""
+    most; None: no bound. `synthetic`: of an image that is made in the repository."""
 
     store: ObjectStore
     seal: Seal
@@ -125,6 +151,7 @@ class Imaging:
     rate: float | None
     progress: Progress
     env: Env
+    synthetic: Synthetic | None = None
 
     def take(self) -> Image:
         """Take the image.
@@ -143,9 +170,9 @@ class Imaging:
             check_names(grant.files)
             with kept_alive(self.source, grant, self.env.scheduler):
                 root = self._files(grant, self._known(state, self._base(state)), packs)
-                entry = self._log(grant)
+                said = self._log(grant)
                 packs.finish()
-                return self._finish(root, entry, packs)
+                return self._finish(root, said, packs)
         finally:
             packs.close()
             self._release(grant)
@@ -160,7 +187,7 @@ class Imaging:
 
     def _base(self, state: CatalogState) -> TreeReader | None:
         """The last image that this one can be compared with: of the same format, in blocks of the same size."""
-        for image in reversed(state.images.values()):
+        for image in state.bases(self.synthetic.made_of if self.synthetic else ""):
             if image.state_format == self.info.state_format:
                 try:
                     tree = tree_of(self.store, self.seal, image, self.env)
@@ -173,18 +200,18 @@ class Imaging:
 
     def _known(self, state: CatalogState, base: TreeReader | None) -> Known:
         thin = set() if base is None else {name for name, use in base.root.packs.items()
-                                           if use.used < _LEAST_ALIVE * use.size or name in state.dropped}
+                                           if use.used < _LEAST_ALIVE * use.content or name in state.dropped}
         for proof in state.proofs.values():
             thin |= set(proof.get("damaged", ()))
         def load(pack: str) -> tuple[bytes, list[tuple[str, int, Placed]]]:
-            return pack_index(self.store, self.seal, pack, known.sizes[pack])
+            return pack_index(self.store, self.seal, pack, known.packs[pack].size)
 
         known = Known(base, thin, self.env.scheduler.lock(), load)
         for session, begun in state.sessions.items():
             if begun["who"] != self.who or session == self.session:
                 continue
             for listed in self.store.list(f"{names.PACKS}/{session}/"):
-                known.sizes[listed.name] = listed.size
+                known.packs[listed.name] = PackUse(b"", listed.size)
                 try:
                     _, index = load(listed.name)
                 except (Damaged, ObjectMissing) as error:
@@ -205,15 +232,15 @@ class Imaging:
         started = self.env.clock.monotonic()
         remembered: dict[bytes, Placed] = {}
 
-        def read(name: str, offset: int, length: int) -> list[tuple[Block, Placed | None, Body | None]]:
+        def read(name: str, offset: int, length: int) -> _Piece:
             there = known.blocks(name, offset, length, self.block_bytes)
             blocks = self.source.read_blocks(grant.id, name, offset, length, self.block_bytes,
                                              [b"" if place is None else place.digest for place in there])
-            new = [n for n, block in enumerate(blocks) if block.data is not None and block.digest not in remembered]
-            bodies: list[Body | None] = [None] * len(blocks)
-            for n, body in zip(new, compressed([bytes(blocks[n].data or b"") for n in new]), strict=True):
-                bodies[n] = body
-            return list(zip(blocks, there, bodies, strict=True))
+            new: dict[bytes, tuple[int, Block]] = {}
+            for number, block in enumerate(blocks, offset // self.block_bytes):
+                if block.data is not None and block.digest not in remembered:
+                    new.setdefault(block.digest, (number, block))
+            return _Piece(blocks, there, _frames(name, list(new.values())))
 
         pieces = [(file.name, offset, min(CHUNK_BYTES, file.size - offset)) for file in grant.files
                   for offset in range(0, file.size, CHUNK_BYTES)]
@@ -224,9 +251,7 @@ class Imaging:
                 for start in range(0, file.size, LEAF_BYTES):
                     blocks: list[Placed] = []
                     for offset in range(start, min(start + LEAF_BYTES, file.size), CHUNK_BYTES):
-                        number = offset // self.block_bytes
-                        for n, (block, place, body) in enumerate(ahead.take()):
-                            blocks.append(self._placed(block, place, body, file.name, number + n, packs, remembered))
+                        blocks += self._stored(ahead.take(), file.name, offset // self.block_bytes, packs, remembered)
                         done += min(CHUNK_BYTES, file.size - offset)
                         self.progress("image", done, total)
                         self._throttle(started, done)
@@ -236,28 +261,37 @@ class Imaging:
             ahead.close()
         packs.flush()
         for name, use in root.packs.items():
-            use.size = packs.sizes.get(name) or known.size(name)
+            stored = packs.packs.get(name) or known.pack(name)
+            use.size, use.content = stored.size, stored.content
         return root
 
-    def _placed(self, block: Block, place: Placed | None, body: Body | None, file: str, number: int,
-                packs: PackWriter, remembered: dict[bytes, Placed]) -> Placed:
-        if block.data is None:
-            assert place is not None
-            return place
-        found = remembered.get(block.digest)
-        if found is None:
-            if body is None:  # it was remembered when it was read, and has been forgotten since
-                [body] = compressed([bytes(block.data)])
-            found = packs.add(block.digest, body, file, number)
-            if len(remembered) >= _REMEMBERED:
-                del remembered[next(iter(remembered))]
-            remembered[block.digest] = found
-        return found
+    def _stored(self, piece: _Piece, file: str, first: int, packs: PackWriter, remembered: dict[bytes, Placed]
+                ) -> list[Placed]:
+        """Store the new blocks of a piece, whose first one has the number `first`. Returns where all of them are."""
+        def store(body: Body, parts: list[Part]) -> None:
+            for place in packs.add(body, parts):
+                if len(remembered) >= _REMEMBERED:
+                    del remembered[next(iter(remembered))]
+                remembered[place.digest] = place
+
+        for body, parts in piece.frames:
+            store(body, parts)
+        places = []
+        for number, (block, there) in enumerate(zip(piece.blocks, piece.known, strict=True), first):
+            if block.data is None:
+                assert there is not None
+                places.append(there)
+                continue
+            if block.digest not in remembered:  # it was when the piece was read, and has been forgotten since
+                for body, parts in _frames(file, [(number, block)]):
+                    store(body, parts)
+            places.append(remembered[block.digest])
+        return places
 
     def _leaf(self, file: ImageFile, start: int, blocks: list[Placed], known: Known, packs: PackWriter,
               root: Root) -> Placed:
         """Store the leaf of these blocks, unless the last image has the same one; and note what they use."""
-        headers = {block.pack: packs.headers.get(block.pack) or known.headers[block.pack] for block in blocks}
+        headers = {name: (packs.packs.get(name) or known.pack(name)).header for name in {b.pack for b in blocks}}
         content = encode_leaf(blocks, headers)
         digest = block_digest(content)
         place = None
@@ -266,11 +300,11 @@ class Imaging:
             if place is not None:
                 headers[place.pack] = known.base.root.packs[place.pack].header
         if place is None:
-            place = packs.add(digest, leaf_body(content), file.name, -1 - start // LEAF_BYTES)
-            headers[place.pack] = packs.headers[place.pack]
+            [place] = packs.add(leaf_body(content), [Part(digest, file.name, -1 - start // LEAF_BYTES, 0,
+                                                          len(content))])
+            headers[place.pack] = packs.packs[place.pack].header
         for used in {*blocks, place}:
-            use = root.packs.setdefault(used.pack, PackUse(headers[used.pack], 0))
-            use.used += used.length
+            root.packs.setdefault(used.pack, PackUse(headers[used.pack])).used += used.size
         return place
 
     def _throttle(self, started: float, done: int) -> None:
@@ -282,7 +316,7 @@ class Imaging:
     # --- log ------------------------------------------------------------------------------------------------------
 
     def _log(self, grant: Grant) -> Entry:
-        """Store the log that makes the image whole. Returns the entry for the catalog."""
+        """Store the log that makes the image whole. Returns what the catalog is to say of the image."""
         confirmed = self.source.confirm(grant.id)
         info = self.source.info()
         if not self.info.instance == grant.instance == info.instance:
@@ -324,16 +358,16 @@ class Imaging:
                       end=end, moving=grant.moving, image_time_us=grant.time_us, first_time_us=first_time,
                       last_time_us=last_time, complete_until_us=confirmed.complete_until_us, created_us=0,
                       bytes=sum(file.size for file in grant.files), new_bytes=0, log_bytes=log_bytes,
-                      log_objects=objects)
-        return {"do": "image", **image.to_wire()}
+                      log_objects=objects, synthetic=self.synthetic)
+        return image.to_wire()
 
-    def _finish(self, root: Root, entry: Entry, packs: PackWriter) -> Image:
+    def _finish(self, root: Root, said: Entry, packs: PackWriter) -> Image:
         """Put the root, and make the image real. It may be dropped again before this returns."""
         name = names.root(self.session)
-        data = self.seal.seal(Kind.IMAGE, name, root.encode())
-        put_own(self.store, name, data, self.env)
-        entry["new_bytes"] = packs.stored + len(data)
-        entry["created_us"] = self.env.clock.now_us()
+        root.engine = self.info.engine
+        root.image = said | {"new_bytes": packs.stored, "created_us": self.env.clock.now_us()}
+        put_own(self.store, name, self.seal.seal(Kind.IMAGE, name, root.encode()), self.env)
+        entry: Entry = {"do": "image", **root.image}
         order = 0
 
         def decide(state: CatalogState) -> Entry:

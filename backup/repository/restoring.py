@@ -7,7 +7,7 @@ goes into a scratch log beside them, and the engine replays it as it replays a b
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,16 +135,35 @@ def _part(tree: TreeReader, file: File, entry: ImageFile, place: Placed, start: 
         if start < old:
             there = memoryview(file.pread(min(length, old - start), start))
             numbers = [n for n in numbers if block_digest(there[n * size : (n + 1) * size]) != blocks[n].digest]
+        content = bytearray(length)
+        for number, block in tree.read([blocks[n] for n in numbers], leaf.headers):
+            at = numbers[number] * size
+            if len(block) != min(size, length - at):
+                raise Damaged(f"has {len(block)} bytes for block {numbers[number]} of {entry.name}", path=place.pack)
+            content[at : at + len(block)] = block
         written = 0
-        for number, content in tree.read([blocks[n] for n in numbers], leaf.headers):
-            at = numbers[number]
-            if len(content) != min(size, length - at * size):
-                raise Damaged(f"has {len(content)} bytes for block {at} of {entry.name}", path=place.pack)
-            file.pwrite(content, start + at * size)
-            written += len(content)
+        for first, last in _stretches(numbers):
+            there = memoryview(content)[first * size : (last + 1) * size]
+            file.pwrite(there, start + first * size)
+            written += len(there)
         return written
 
     return work
+
+
+def _stretches(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as stretches without a gap: first and last.
+
+    >>> list(_stretches([1, 2, 3, 7]))
+    [(1, 3), (7, 7)]
+    """
+    first: int | None = None
+    for at, number in enumerate(numbers):
+        if first is None:
+            first = number
+        if at + 1 == len(numbers) or numbers[at + 1] != number + 1:
+            yield first, number
+            first = None
 
 
 # --- log ----------------------------------------------------------------------------------------------------------
@@ -198,9 +217,12 @@ class LogSource:
             last = stretch.end
 
 
-def scratch_log(source: LogSource, history: History, place: Path, engine: AnyEngine, env: Env, *, upto: int | None,
-                until_us: int | None, progress: Progress) -> Log:
+def log_from_image(source: LogSource, history: History, place: Path, engine: str, env: Env, *,
+                   reads: Collection[int] | None, upto: int | None, until_us: int | None, progress: Progress) -> Log:
     """A log with the records from the image's position on, for replay. Open, and to be closed. O(log).
+
+    Args:
+        engine: its name. reads: the payload versions that it reads; None: any.
 
     Raises:
         Damaged: also if it does not reach `upto`.
@@ -209,14 +231,14 @@ def scratch_log(source: LogSource, history: History, place: Path, engine: AnyEng
     """
     image = source.reach.image
     begin = image.image_position
-    log = Log.create(place, history_at(history, begin), begin, engine=engine.name, last_time_us=image.image_time_us,
+    log = Log.create(place, history_at(history, begin), begin, engine=engine, last_time_us=image.image_time_us,
                      options=LOG, env=env)
     try:
         waiting = 0
         for record, folder in source.records(upto, until_us):
-            if not record.is_kit and record.payload_version not in engine.reads_payloads:
+            if reads is not None and not record.is_kit and record.payload_version not in reads:
                 raise UnsupportedFormat(f"transaction {record.txid} has payload version {record.payload_version}; the "
-                                        f"{engine.name} engine here reads {sorted(engine.reads_payloads)}")
+                                        f"{engine} engine here reads {sorted(reads)}")
             _begin_branches(log, history)
             if record.attachment is not None:
                 writer = log.import_attachment(record.attachment)

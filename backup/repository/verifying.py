@@ -1,7 +1,10 @@
-"""Verifying: every object that is needed is read, and compared with what names it. No engine is needed."""
+"""Verifying: every object that is needed is read, and compared with what names it. No engine is needed.
+
+Of the catalog everything is read, also what a checkpoint stands for: it is needed if that is damaged."""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -9,11 +12,12 @@ from ...engine.env import Env
 from ...engine.errors import Damaged, HoldfastError, UnsupportedFormat
 from ...engine.model.positions import Position
 from ...engine.model.records import Record
+from ...engine.source.interface import LEAST_BLOCK
 from ...replay.files import Progress
 from . import names, pieces
 from .archive import Archive, Tail
 from .attached import read_attachment
-from .blocks import Placed, TreeReader, pack_index
+from .blocks import GROUP_BYTES, Placed, TreeReader, pack_index
 from .catalog import Catalog
 from .errors import ObjectMissing
 from .reports import RepositoryVerified
@@ -24,11 +28,30 @@ from .storage.interface import ObjectStore
 
 _WRONG = Damaged, ObjectMissing, UnsupportedFormat
 _MOST_TOLD = 100
+assert GROUP_BYTES // LEAST_BLOCK <= 64, "_Seen has a bit for each block of a frame"
+
+
+class _Seen:
+    """Blocks that were read: images share them. A bit for each, in 8 bytes for a frame: 32 MiB for a terabyte."""
+
+    def __init__(self) -> None:
+        self._packs: dict[str, array[int]] = {}
+
+    def note(self, place: Placed) -> bool:
+        """Whether a block is new here. It is not from now on."""
+        seen, bit = self._packs.setdefault(place.pack, array("Q")), 1 << place.start // LEAST_BLOCK
+        seen.extend([0] * (place.frame + 1 - len(seen)))
+        new = not seen[place.frame] & bit
+        seen[place.frame] |= bit
+        return new
+
+    def forget(self, pack: str, frame: int) -> None:
+        self._packs[pack][frame] = 0
 
 
 @dataclass(slots=True)
 class _Found:
-    """What was read, and what is wrong. `seen`: blocks that were read, by pack and frame: images share them."""
+    """What was read, and what is wrong. `bad`: frames, by pack and number."""
 
     store: ObjectStore
     seal: Seal
@@ -36,7 +59,7 @@ class _Found:
     sample: float
     packs: set[str] = field(default_factory=set)
     indexes: set[str] = field(default_factory=set)
-    seen: set[tuple[str, int]] = field(default_factory=set)
+    seen: _Seen = field(default_factory=_Seen)
     bad: set[tuple[str, int]] = field(default_factory=set)
     damaged: list[str] = field(default_factory=list)
     blocks: int = 0
@@ -83,10 +106,9 @@ class _Found:
                     self.wrong(error)
 
     def _blocks(self, tree: TreeReader, blocks: list[Placed], headers: dict[str, bytes]) -> set[str]:
-        fresh = [place for place in dict.fromkeys(blocks)
-                 if (place.pack, place.frame) not in self.seen and self._drawn()]
-        bad = {place.pack for place in blocks if (place.pack, place.frame) in self.bad}
-        self.seen.update((place.pack, place.frame) for place in fresh)
+        drawn = {frame: self._drawn() for frame in dict.fromkeys((place.pack, place.frame) for place in blocks)}
+        fresh = [place for place in dict.fromkeys(blocks) if drawn[place.pack, place.frame] and self.seen.note(place)]
+        bad = {pack for pack, frame in drawn if (pack, frame) in self.bad}
         self.packs |= {place.pack for place in fresh}
         try:
             for _, content in tree.read(fresh, headers):
@@ -175,13 +197,15 @@ def verify(store: ObjectStore, seal: Seal, catalog: Catalog, archive: Archive, s
     stores their blocks anew."""
     started, state = env.clock.monotonic(), archive.state
     found = _Found(store, seal, env, sample)
+    catalog.verify(found.wrong)
     bad: dict[str, set[str]] = {}
     total = len(state.images) + len(state.branches)
     for done, image in enumerate(list(state.images.values()), 1):
         known, packs = len(found.damaged), found.image(image)
         if (packs or len(found.damaged) > known) and image.session not in catalog.refresh().images:  # dropped meanwhile
             del found.damaged[known:]
-            found.seen -= found.bad
+            for pack, frame in found.bad:
+                found.seen.forget(pack, frame)
             found.bad.clear()
         else:
             bad[image.session] = packs

@@ -76,6 +76,9 @@ class SourceInfo:
         engine, state_format, payload_version: name of the engine that opened the store; version of the state in its
             images; version of the payloads that it writes.
         durable, published: watermarks. Backups read up to `published`.
+        readable: the log can be read up to here, since nothing up to here is ever cut off again. In a single store that
+            is all that is durable, published or not: publication may wait for a reader of the log, such as an archiver.
+            In a member of a cluster it is what is published, since a new primary cuts off what is not.
         log_base: the position just before the first record that is still in its log.
         complete_until_us: every transaction committed up to this time is at or below `published`.
         path: where the store is, for people.
@@ -89,6 +92,7 @@ class SourceInfo:
     payload_version: int
     durable: Position
     published: Position
+    readable: Position
     log_base: Position
     complete_until_us: int
     path: str
@@ -202,7 +206,7 @@ class Source(ABC):
             InvalidInput; and as `read_image`.
         """
         check_blocks(length, block_bytes, known)
-        return blocks_of(self.read_image(lease_id, name, offset, length), block_bytes, known)
+        return blocks_of(lacking(self.read_image(lease_id, name, offset, length), block_bytes, known), known)
 
     @abstractmethod
     def confirm(self, lease_id: str) -> Confirmation: ...
@@ -211,7 +215,7 @@ class Source(ABC):
     def read_log(self, lease_id: str, after: Position, upto: int) -> Iterator[Record]:
         """Every record after `after`, up to and including `upto`, in order. Each is checked to continue the chain.
 
-        Raises `LogPruned`, `Diverged`, `Damaged`; `AheadOfSource` if `upto` is not published yet."""
+        Raises `LogPruned`, `Diverged`, `Damaged`; `AheadOfSource` if `upto` is beyond `SourceInfo.readable`."""
 
     @abstractmethod
     def read_attachment(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
@@ -251,14 +255,20 @@ def check_blocks(length: int, block_bytes: int, known: Sequence[bytes]) -> None:
                            hint=f"give one for each block at most: {BLOCK_DIGEST_BYTES} bytes, or none")
 
 
-def blocks_of(data: bytes, block_bytes: int, known: Sequence[bytes]) -> list[Block]:
-    """`data` as blocks, without the bytes of those that are known. Copies nothing, and hashes all of it."""
-    view, found = memoryview(data), []
+def lacking(data: bytes, block_bytes: int, known: Sequence[bytes]) -> list[memoryview | None]:
+    """`data` as blocks, with None for those that are known. Copies nothing, and hashes those that may be known."""
+    view, found = memoryview(data), list[memoryview | None]()
     for number, start in enumerate(range(0, len(data), block_bytes)):
         block = view[start : start + block_bytes]
-        digest = block_digest(block)
-        found.append(Block(digest, None if number < len(known) and digest == known[number] else block))
+        digest = known[number] if number < len(known) else b""
+        found.append(None if digest and block_digest(block) == digest else block)
     return found
+
+
+def blocks_of(lacked: Sequence[memoryview | None], known: Sequence[bytes]) -> list[Block]:
+    """Blocks, of those that are lacked and those that are known. Hashes the former."""
+    return [Block(known[number], None) if data is None else Block(block_digest(data), data)
+            for number, data in enumerate(lacked)]
 
 
 def compare(info: SourceInfo, history: History, end: Position, *, accept_branch: bytes | None = None) -> None:

@@ -27,6 +27,7 @@ from xxhash import xxh3_128_digest
 
 LEAF_BYTES = 64 << 20
 PART_BYTES = 4 << 20
+GROUP_BYTES = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,15 @@ class Frame:
 
     offset: int
     length: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Part:
+    """A block or a leaf in a frame of a pack."""
+
+    frame: int
+    start: int
     content: bytes
 
 
@@ -52,9 +62,9 @@ class Repository:
 
     Attributes:
         secrets: the repository's keys, one for each object `keys/N`.
-        frames: of the objects that are packs.
+        frames: of the objects that are packs. parts: their blocks and leaves.
         maps: of the objects that are one map: checkpoints, roots, writers.
-        parts: of attachments.
+        attached: parts of attachments.
         state: what the catalog's entries come to, as a checkpoint says it.
     """
 
@@ -68,9 +78,10 @@ class Repository:
     headers: dict[str, bytes] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     frames: dict[str, list[Frame]] = field(default_factory=dict)
+    parts: dict[str, list[Part]] = field(default_factory=dict)
     pieces: dict[str, Piece] = field(default_factory=dict)
     maps: dict[str, dict[str, Any]] = field(default_factory=dict)
-    parts: dict[str, bytes] = field(default_factory=dict)
+    attached: dict[str, bytes] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
 
 
@@ -147,21 +158,30 @@ def _take_object(taken: Repository, name: str, kind: int, holds: str, data: byte
         need(taken.entries[-1]["number"] == len(taken.entries) == _number(name), f"{name}: a number")
     elif match := re.fullmatch(r"joined: msgpack: (\w+)", holds):
         taken.maps[name] = page.unpack(match[1], joined)
-    elif match := re.fullmatch(r"a block, or a leaf, each; the last: msgpack: (\[.+\])", holds):
+    elif match := re.fullmatch(r"blocks, or a leaf, each; the last: msgpack: (\[.+\])", holds):
         listed = page.unpack(match[1], frames.pop().content)
-        need([(one["digest"], one["frame"], one["offset"], one["length"]) for one in listed]
-             == [(hashlib.sha256(f.content).digest(), n, f.offset, f.length) for n, f in enumerate(frames)],
-             f"{name}: another index")
-        taken.frames[name] = frames
-        for one, frame in zip(listed, frames, strict=True):
+        taken.frames[name], taken.parts[name] = frames, []
+        filled = [0] * len(frames)
+        for one in listed:
+            frame = frames[one["frame"]]
+            need((one["offset"], one["length"]) == (frame.offset, frame.length), f"{name}: a frame that is elsewhere")
+            need(one["start"] == filled[one["frame"]], f"{name}: blocks that do not follow each other")
+            filled[one["frame"]] += one["size"]
+            part = Part(one["frame"], one["start"], frame.content[one["start"] : filled[one["frame"]]])
+            need(hashlib.sha256(part.content).digest() == one["digest"], f"{name}: another block")
+            taken.parts[name].append(part)
             if one["number"] < 0:
-                page.unpack("leaf", frame.content)
+                need(part.content == frame.content, f"{name}: a leaf that shares its frame")
+                page.unpack("leaf", part.content)
+            else:
+                need(len(frame.content) <= GROUP_BYTES, f"{name}: a frame that is too large")
+        need(filled == [len(frame.content) for frame in frames], f"{name}: bytes that are of no block")
     elif match := re.fullmatch(r"the first: msgpack: (\w+); the others, joined: (.+)s, one after the other", holds):
         taken.pieces[name] = _piece(taken, name, page.unpack(match[1], frames[0].content), match[2],
                                     b"".join(frame.content for frame in frames[1:]))
     else:
         need(holds == "joined: 4 MiB of the attachment, the last part what is left", f"no way to read {holds!r}")
-        taken.parts[name] = joined
+        taken.attached[name] = joined
 
 
 def take_frames(taken: Repository, name: str, kind: int, data: bytes) -> list[Frame]:
@@ -351,20 +371,22 @@ def image_files(taken: Repository, session: bytes) -> dict[str, bytes]:
     packs = {one["name"]: one for one in root["packs"]}
     need(all(one["header"] == taken.headers[name] and one["size"] == taken.sizes[name] for name, one in packs.items()),
          "packs that are others than the root says")
+    need(all(one["content"] == sum(len(part.content) for part in taken.parts[name]) for name, one in packs.items()),
+         "packs with other blocks than the root says")
     used = dict.fromkeys(packs, 0)
     files = {}
     for file in root["files"]:
         data = b""
         leaves = list(_placed(taken, file["leaves"], list(packs)))
         need(len(leaves) == -(-file["size"] // LEAF_BYTES), f"{file['name']} has {len(leaves)} leaves")
-        for pack, leaf_frame in leaves:
-            leaf = page.unpack("leaf", leaf_frame.content)
+        for pack, leaf_part in leaves:
+            leaf = page.unpack("leaf", leaf_part.content)
             named = {one["name"]: one["header"] for one in leaf["packs"]}
             need(all(header == taken.headers[name] for name, header in named.items()), "a leaf names other packs")
             blocks = list(_placed(taken, leaf["blocks"], list(named)))
-            for name, frame in {(pack, leaf_frame), *blocks}:
-                used[name] += frame.length
-            contents = [frame.content for _, frame in blocks]
+            for name, part in {(pack, leaf_part), *blocks}:
+                used[name] += len(part.content)
+            contents = [part.content for _, part in blocks]
             need(all(len(content) == root["block_bytes"] for content in contents[:-1]), "a block of another size")
             data += b"".join(contents)
         need(len(data) == file["size"], f"{file['name']} has {len(data)} bytes")
@@ -373,14 +395,16 @@ def image_files(taken: Repository, session: bytes) -> dict[str, bytes]:
     return files
 
 
-def _placed(taken: Repository, places: dict[str, Any], packs: list[str]) -> Iterator[tuple[str, Frame]]:
-    """Frames, each with the name of its pack."""
-    columns = [places[name] for name in ("digests", "packs", "frames", "offsets", "lengths")]
-    for digest, number, frame, offset, length in zip(*columns, strict=True):
+def _placed(taken: Repository, places: dict[str, Any], packs: list[str]) -> Iterator[tuple[str, Part]]:
+    """Blocks or leaves, each with the name of its pack."""
+    columns = [places[name] for name in ("digests", "packs", "frames", "offsets", "lengths", "starts", "sizes")]
+    for digest, number, frame, offset, length, start, size in zip(*columns, strict=True):
         found = taken.frames[packs[number]][frame]
         need((found.offset, found.length) == (offset, length), f"frame {frame} of {packs[number]} is elsewhere")
-        need(hashlib.sha256(found.content).digest() == digest["sha256"], f"{packs[number]} has another block")
-        yield packs[number], found
+        part = Part(frame, start, found.content[start : start + size])
+        need(part in taken.parts[packs[number]], f"{packs[number]} has no such block")
+        need(hashlib.sha256(part.content).digest() == digest["sha256"], f"{packs[number]} has another block")
+        yield packs[number], part
 
 
 def image_log(taken: Repository, image: dict[str, Any]) -> list[Piece]:
@@ -449,7 +473,7 @@ def _check_writers(taken: Repository, branch: bytes) -> None:
 def attachment(taken: Repository, folder: str, reference: dict[str, Any]) -> dict[str, Any]:
     """An attachment in a folder, by a record's reference."""
     count = -(-reference["size"] // PART_BYTES)
-    parts = [taken.parts[numbered(f"{folder}/{reference['name']}", number)] for number in range(1, count + 1)]
+    parts = [taken.attached[numbered(f"{folder}/{reference['name']}", number)] for number in range(1, count + 1)]
     need(all(len(part) == PART_BYTES for part in parts[:-1]), "a part of another size")
     data = b"".join(parts)
     need((len(data), xxh3_128_digest(data)) == (reference["size"], reference["digest"]), f"{reference['name']}")

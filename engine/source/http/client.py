@@ -44,7 +44,6 @@ from ...errors import (
 from ...model.positions import Position
 from ...model.records import Record
 from ..interface import (
-    BLOCK_DIGEST_BYTES,
     CHUNK_BYTES,
     HEX_ID,
     Block,
@@ -53,7 +52,7 @@ from ..interface import (
     SlotState,
     Source,
     SourceInfo,
-    block_digest,
+    blocks_of,
     check_blocks,
 )
 from . import discovery, wire
@@ -475,29 +474,24 @@ def _check_piece(offset: int, length: int) -> None:
 
 
 def _blocks(answer: http.client.HTTPResponse, length: int, block_bytes: int, known: Sequence[bytes]) -> list[Block]:
-    """The blocks of a whole answer, each compared with its digest."""
+    """The blocks of a whole answer. Their digests are made here, so no source can give a block another one's."""
     starts = range(0, length, block_bytes)
     said = answer.length
-    if said is None or not 0 <= said - len(starts) * BLOCK_DIGEST_BYTES <= length:
+    if said is None or not 0 <= said - len(starts) <= length:
         raise wire.Garbled(f"the answer has {said} bytes, which are not {len(starts)} blocks of {length} bytes")
     data = answer.read(said)
-    if answer.length:
-        raise http.client.IncompleteRead(data, answer.length)
-    blocks, at = [], len(starts) * BLOCK_DIGEST_BYTES
+    _check(answer, data)
+    lacked, at = list[memoryview | None](), len(starts)
     view = memoryview(data)
     for number, start in enumerate(starts):
-        digest = data[number * BLOCK_DIGEST_BYTES : (number + 1) * BLOCK_DIGEST_BYTES]
-        if number < len(known) and digest == known[number]:
-            blocks.append(Block(digest, None))
-            continue
-        block = view[at : at + min(block_bytes, length - start)]
-        at += len(block)
-        if block_digest(block) != digest:
-            raise wire.Garbled(f"{len(block)} bytes changed on the way")
-        blocks.append(Block(digest, block))
+        if data[number] > 1 or (data[number] and not known[number : number + 1]):
+            raise wire.Garbled(f"the answer calls block {number} known")
+        size = 0 if data[number] else min(block_bytes, length - start)
+        lacked.append(None if data[number] else view[at : at + size])
+        at += size
     if at != said:
         raise wire.Garbled(f"the answer has {said} bytes, and the blocks in it {at}")
-    return blocks
+    return blocks_of(lacked, known)
 
 
 def _load(answer: http.client.HTTPResponse) -> Any:

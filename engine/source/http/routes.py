@@ -40,7 +40,7 @@ from ...errors import HoldfastError, InvalidInput
 from ...model.positions import Position
 from ...model.records import Record
 from ...store.store import Store
-from ..interface import CHUNK_BYTES, MemberInfo, SourceInfo, blocks_of, check_blocks
+from ..interface import CHUNK_BYTES, MemberInfo, SourceInfo, check_blocks, lacking
 from ..local import LocalSource
 from . import status, wire
 from .limits import Counters, Limits
@@ -185,22 +185,20 @@ class Routes:
         offset, length, block_bytes, known = _read("a wish for blocks", wire.wish_from_wire,
                                                    await self._server.body(request, "msgpack"))
 
-        def made() -> tuple[bytes, bytes]:
+        def made() -> tuple[bytes, str]:
             check_blocks(length, block_bytes, known)
-            data = source.read_image(lease, name, offset, length)
-            blocks = blocks_of(data, block_bytes, known)
-            lacked = [block.data for block in blocks if block.data is not None]
-            return (b"".join(block.digest for block in blocks),
-                    data if len(lacked) == len(blocks) else b"".join(lacked))
+            blocks = lacking(source.read_image(lease, name, offset, length), block_bytes, known)
+            data = b"".join((bytes(block is None for block in blocks), *(b for b in blocks if b is not None)))
+            return data, wire.digest(data)
 
         await self._server.turn(self._slots)
         try:
-            digests, data = await self._server.blocking(made, self._server.streams)
+            data, digest = await self._server.blocking(made, self._server.streams)
             response = self._stream(wire.BLOCKS_TYPE, 200)
-            response.content_length = len(digests) + len(data)
+            response.content_length = len(data)
+            response.headers[wire.DIGEST_HEADER] = digest
             await response.prepare(request)
             with _no_way_back():
-                await self._server.write(request, response, digests)
                 await self._server.write(request, response, data)
             return response
         finally:

@@ -16,7 +16,7 @@ from repository_rig import Objects, Rig, World, world
 from store_kinds import until
 
 from holdfast.backup.repository import archiver as archiving
-from holdfast.backup.repository import blocks, expiring
+from holdfast.backup.repository import blocks, expiring, imaging
 from holdfast.backup.repository.errors import SessionAborted
 from holdfast.backup.repository.expiring import Keep, Plan
 from holdfast.backup.repository.plan import Reach, bounds, reach_of_time, reaches
@@ -447,6 +447,7 @@ def test_a_run_that_died_is_gone_on_with(rig: Rig, here: World, tmp_path: Path) 
     """Its packs are used, also if one of them is damaged or was not put."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "PACK_BYTES", 16 << 10)
+        patch.setattr(imaging, "GROUP_BYTES", 16 << 10)
         with here.store.transaction() as tx:
             for n in range(40):
                 tx.put(b"%d" % n, rig.env.randomness.token(4000))

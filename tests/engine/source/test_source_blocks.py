@@ -29,13 +29,13 @@ from holdfast.engine.source.http.limits import Limits
 from holdfast.engine.source.http.server import SourceServer
 from holdfast.engine.source.http.service import BackupService
 from holdfast.engine.source.interface import (
-    BLOCK_DIGEST_BYTES,
     CHUNK_BYTES,
     LEAST_BLOCK,
     MOST_BLOCK,
     Block,
     Source,
     blocks_of,
+    lacking,
 )
 from holdfast.engine.source.local import LocalSource
 from holdfast.engine.store.store import Store
@@ -93,6 +93,10 @@ def state_of(store: MemoryStore) -> bytes:
     return data
 
 
+def digested(data: bytes, block_bytes: int) -> list[Block]:
+    return blocks_of(lacking(data, block_bytes, ()), ())
+
+
 def fits(blocks: list[Block], data: bytes, block_bytes: int, known: Iterable[bytes]) -> None:
     """The blocks are those of the data, and have their bytes unless they are known."""
     cut = [data[at : at + block_bytes] for at in range(0, len(data), block_bytes)]
@@ -115,7 +119,7 @@ def test_blocks_are_the_bytes_of_the_image_whatever_is_known(stores: dict[str, M
     offset = drawn.draw(st.sampled_from((0, 1, 8192, len(state) - length)), "offset")
     block_bytes = drawn.draw(st.sampled_from((LEAST_BLOCK, 5000, 16384, 65536, 1 << 20, MOST_BLOCK)), "block_bytes")
     data = state[offset : offset + length]
-    digests = [block.digest for block in blocks_of(data, block_bytes, ())]
+    digests = [block.digest for block in digested(data, block_bytes)]
     random = Random(drawn.draw(st.integers(0, 1 << 16), "seed"))
     often = random.choice((0.0, 0.1, 0.9, 1.0))
     known = [digest if random.random() < often else random.choice((b"", bytes(32), random.randbytes(32)))
@@ -128,7 +132,7 @@ def test_blocks_are_the_bytes_of_the_image_whatever_is_known(stores: dict[str, M
 
 
 def test_what_is_known_is_not_sent(store: MemoryStore) -> None:
-    """Only the digests cross, and the bytes of the one block that differs."""
+    """Only what is known crosses, and the bytes of the one block that differs."""
     answered: list[int] = []
 
     def look(answer: Answer) -> None:
@@ -136,13 +140,13 @@ def test_what_is_known_is_not_sent(store: MemoryStore) -> None:
             answered.append(len(answer.body))
 
     data = state_of(store)[:CHUNK_BYTES]
-    known = [block.digest for block in blocks_of(data, 65536, ())]
+    known = [block.digest for block in digested(data, 65536)]
     with Liar(port_of(store), look) as liar, connect("127.0.0.1", liar.port, token=token_of(store)) as source:
         grant = source.lease("test", image=True)
         for sent in (known, [*known[:7], bytes(32), *known[8:]], NOTHING_KNOWN):
             fits(source.read_blocks(grant.id, "state", 0, CHUNK_BYTES, 65536, sent), data, 65536, sent)
         source.release(grant.id)
-    assert answered == [64 * BLOCK_DIGEST_BYTES + n * 65536 for n in (0, 1, 64)]
+    assert answered == [64 + n * 65536 for n in (0, 1, 64)]
 
 
 def test_an_older_source_is_asked_for_blocks_once(stores: dict[str, MemoryStore]) -> None:
@@ -382,15 +386,14 @@ def through_a_liar(store: MemoryStore, lie: Lie, known: Iterable[bytes], length:
 @pytest.mark.parametrize("always", [False, True])
 @pytest.mark.parametrize("seed", range(12))
 def test_a_byte_that_changes_on_the_way_is_found(store: MemoryStore, seed: int, always: bool) -> None:
-    """In a digest or in a block, of a block that is known or that is not: it is asked for again, and then refused."""
+    """In what says which blocks are known, or in a block: it is asked for again, and then refused."""
     random, asked = Random(seed), count(1)
     data = state_of(store)[:100_000]
-    known = [block.digest if random.random() < 0.5 else b"" for block in blocks_of(data, 4096, ())]
+    known = [block.digest if random.random() < 0.5 else b"" for block in digested(data, 4096)]
 
     def lie(answer: Answer) -> None:
         if "/blocks/" in answer.path and (next(asked) == 1 or always):
-            digests = len(known) * BLOCK_DIGEST_BYTES
-            at = random.randrange(digests) if seed % 2 else random.randrange(digests, len(answer.body))
+            at = random.randrange(len(known)) if seed % 2 else random.randrange(len(known), len(answer.body))
             answer.body = answer.body[:at] + bytes([answer.body[at] ^ 1 << seed % 8]) + answer.body[at + 1 :]
 
     if always:
@@ -402,11 +405,12 @@ def test_a_byte_that_changes_on_the_way_is_found(store: MemoryStore, seed: int, 
         assert next(asked) == 3
 
 
-@pytest.mark.parametrize("how", ["short", "long", "unsent", "sent", "swapped", "empty", "endless", "cut", "chunked"])
+@pytest.mark.parametrize("how", ["short", "long", "unsent", "sent", "unknown", "flag", "empty", "endless", "cut",
+                                 "chunked"])
 def test_an_answer_that_is_not_the_blocks_is_refused(store: MemoryStore, how: str) -> None:
     data = state_of(store)[:100_000]
-    digests = [block.digest for block in blocks_of(data, 4096, ())]
-    head = len(digests) * BLOCK_DIGEST_BYTES
+    digests = [block.digest for block in digested(data, 4096)]
+    head = len(digests)
     known = [*digests[:3], b"", *digests[4:20]]
 
     def lie(answer: Answer) -> Iterable[bytes | float] | None:
@@ -424,8 +428,8 @@ def test_an_answer_that_is_not_the_blocks_is_refused(store: MemoryStore, how: st
             return [answer.head(), b"%x\r\n" % len(body), body, b"\r\n0\r\n\r\n"]
         answer.body = {"short": body[:-1], "long": body + b"x", "unsent": body[:head] + body[head + 4096 :],
                        "sent": body[:head] + data[:4096] + body[head:], "empty": b"",
-                       "swapped": body[:head] + body[head + 4096 : head + 8192] + body[head : head + 4096]
-                                  + body[head + 8192 :]}[how]
+                       "unknown": body[: head - 1] + b"\1" + body[head : -(len(data) % 4096)],
+                       "flag": b"\2" + body[1:]}[how]
         answer.digested()
         return None
 
@@ -441,11 +445,11 @@ def test_blocks_are_made_where_streams_are_and_wait_for_their_turn(store: Memory
     """The event loop hashes nothing, and no more pieces are in memory than streams may be."""
     where: list[str] = []
 
-    def watched(*args: Any) -> list[Block]:
+    def watched(*args: Any) -> list[memoryview | None]:
         where.append(threading.current_thread().name)
-        return blocks_of(*args)
+        return lacking(*args)
 
-    monkeypatch.setattr(routes, "blocks_of", watched)
+    monkeypatch.setattr(routes, "lacking", watched)
     sock = socket.create_server(("127.0.0.1", 0))
     port = sock.getsockname()[1]
     server = SourceServer(store, sock, token="t", limits=Limits(streams=1, busy_seconds=0.2))
