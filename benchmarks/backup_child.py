@@ -1,8 +1,9 @@
-"""Full backups in a separate process, one after the other, until they are stopped.
+"""Backups in a separate process, one after the other, until they are stopped.
 
-`go` starts them, and answers `going` once the first is running. `halt` waits for the one that runs to end, and answers
-`halted` with their number. Each goes into a new directory below the given one, which is removed at once. The copy is
-not checked: what is measured is the cost of copying for the store that is copied.
+`full` starts full backups, each into a new directory below the given one, which is removed at once. `image` starts
+images into a repository there, at the bytes a second that follow the word. Either answers `going` once the first runs.
+`halt` waits for the one that runs to end, and answers `halted` with their number. Copies are not checked: what is
+measured is the cost of copying for the store that is copied.
 """
 
 from __future__ import annotations
@@ -11,27 +12,27 @@ import argparse
 import shutil
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .. import backup
 from . import child
 
 
-class Backups:
-    """Full backups in a thread, until halted."""
+class Repeated:
+    """Does one thing again and again, in a thread, until halted."""
 
-    def __init__(self, uri: str, directory: Path) -> None:
-        self._uri, self._directory = uri, directory
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
         self._halt = threading.Event()
         self.made = 0
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
-        target = self._directory / "target"
         while not self._halt.is_set():
-            backup.run(self._uri, target, policy=backup.Policy(verify=False))
-            shutil.rmtree(target)
+            self._work()
             self.made += 1
 
     def halt(self) -> int:
@@ -40,20 +41,37 @@ class Backups:
         return self.made
 
 
+def full(uri: str, target: Path) -> None:
+    backup.run(uri, target, policy=backup.Policy(verify=False))
+    shutil.rmtree(target)
+
+
+def image(uri: str, place: Path, rate: float) -> None:
+    with backup.Repository.init(place) as repository:
+        repository.backup(uri, rate=rate)
+    shutil.rmtree(place)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("uri")
     parser.add_argument("directory", type=Path)
     arguments = parser.parse_args()
-    under_way: Backups | None = None
+    under_way: Repeated | None = None
     child.say("ready")
     for line in sys.stdin:
-        if line.strip() == "go":
-            under_way = Backups(arguments.uri, arguments.directory)
-            child.say("going")
-        elif under_way is not None:
-            child.say("halted", backups=under_way.halt())
+        word, _, rate = line.strip().partition(" ")
+        if word == "halt" and under_way is not None:
+            child.say("halted", made=under_way.halt())
             under_way = None
+        elif word == "full":
+            under_way = Repeated(partial(full, arguments.uri, arguments.directory / "target"))
+            child.say("going")
+        elif word == "image":
+            under_way = Repeated(partial(image, arguments.uri, arguments.directory / "repository", float(rate)))
+            child.say("going")
+        else:
+            raise ValueError(f"no such command: {line!r}")
     if under_way is not None:
         under_way.halt()
 

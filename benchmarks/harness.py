@@ -113,7 +113,7 @@ class Scale:
         graph: the graph that commits and hops work on; its first `graph_edges` edges.
         load_rounds: rounds of a bulk load, a backup or a recovery, each of which takes its own time.
         overlay_edges: how many edges the overlay holds in the second half of the hops.
-        window: seconds of one latency window; `windows`: how many pairs of them.
+        window: seconds of one latency window; `windows`: how many of each kind.
         rate: commits per second that a latency window asks for.
         incremental: transactions of the incremental backup; `recovery`: of the log that is recovered and replayed.
         large_edges: edges of the generated graph whose backup's memory is measured.
@@ -128,8 +128,8 @@ class Scale:
     graph_edges: int | None = None
     load_rounds: int = 5
     overlay_edges: int = 100_000
-    window: float = 10.0
-    windows: int = 5
+    window: float = 4.0
+    windows: int = 20
     rate: int = 250
     incremental: int = 1000
     recovery: int = 100_000

@@ -1,4 +1,5 @@
-"""How much memory a full backup takes. Store and backup are both in this process, so that all of it is counted.
+"""How much memory a full backup, or an image into a repository, takes. Store and backup are both in this process, so
+that all of it is counted.
 
 Says `memory`, in bytes. `before`: what the process held with the store open and used. `peak`: the most that it held
 while a backup ran, by the kernel's high-water mark, which is reset just before. `peak_own`: the same without pages of
@@ -36,11 +37,20 @@ class Peak:
         return self.kib
 
 
+def _image(uri: str, target: Path, *, repository: bool, verify: bool) -> int:
+    """Back up. Returns the bytes of the image."""
+    if not repository:
+        return backup.run(uri, target, policy=backup.Policy(verify=verify)).image_bytes
+    with backup.Repository.init(target) as made:
+        return made.backup(uri).image_bytes
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--no-verify", action="store_true", help="leave the check of the copy out")
+    parser.add_argument("--repository", action="store_true", help="take an image into a new repository")
     arguments = parser.parse_args()
     with GraphStore.open(arguments.store) as store:
         if store.backup_uri is None:
@@ -49,10 +59,11 @@ def main() -> None:
         before = child.memory_kib()
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from now
         peak = Peak()
-        report = backup.run(store.backup_uri, arguments.target, policy=backup.Policy(verify=not arguments.no_verify))
+        image = _image(store.backup_uri, arguments.target, repository=arguments.repository,
+                       verify=not arguments.no_verify)
         own = peak.end()
         child.say("memory", before=before["VmRSS"] << 10, peak=child.memory_kib()["VmHWM"] << 10,
-                  before_own=before["RssAnon"] << 10, peak_own=own << 10, image=report.image_bytes)
+                  before_own=before["RssAnon"] << 10, peak_own=own << 10, image=image)
     child.until_parent_ends()
 
 

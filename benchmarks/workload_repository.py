@@ -1,8 +1,9 @@
-"""Repositories: a first image, a later one, archived log, a restore, and a long archive.
+"""Repositories: a first image, a later one, archived log, restores, memory, and a long archive.
 
 The store runs in a process of its own and serves HTTP on loopback; everything is on one file system, and the page cache
 holds what is read. The limits are `cp` of the image's files plus fsync, and reading, hashing and compressing them with
-zstd in as many threads as there are processors. The peer is restic, if it is installed, on a copy of the same files.
+zstd in as many threads as there are processors. Peers are restic, on a copy of the same files, and Litestream, on the
+same graph in SQLite; each if it is installed.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 
 from ..backup import Keep, Repository
+from ..backup.connection import Connection
 from ..backup.repository import archiver as archiving
-from ..engine import MemoryEngine, Store
+from ..engine import GraphStore, MemoryEngine, Store
 from ..engine.source.local import LocalSource
+from . import graphs, litestream_peer
 from .child import Child
 from .harness import Bench, Line, Samples
 from .large_store import large_store, size_of
@@ -37,6 +41,10 @@ def run(bench: Bench) -> Iterator[Line]:
             raise RuntimeError("the backup service found no free port from 6362 to 6372")
         yield from _images(bench, place, uri, server)
         server.stop()
+    yield from _memory(bench, store)
+    if litestream_peer.is_there():
+        with bench.scratch("litestream") as place:
+            yield from _litestream(bench, place)
     with bench.scratch("pieces") as place:
         yield from _pieces(bench, place)
 
@@ -121,7 +129,82 @@ def _images(bench: Bench, place: Path, uri: str, server: Child) -> Iterator[Line
     yield Line(workload=f"restore of {size / MIB:,.0f} MiB", figure=figures["ours"], unit="MiB/s", target=0.8,
                peer="cp + fsync of the same files", peer_figure=figures["cp"],
                note="blocks compared with their digests; opening checks every page of the graph")
+
+    def whole() -> float:
+        shutil.rmtree(restored)
+        began = perf_counter()
+        repository.restore(restored)
+        return perf_counter() - began
+
+    def delta() -> float:
+        began = perf_counter()
+        repository.restore(restored, delta=True)
+        return perf_counter() - began
+
+    figures = bench.interleave("restore over what is there", {"whole": whole, "delta": delta},
+                               rounds=bench.scale.load_rounds)
+    yield Line(workload="restore over an equal directory (--delta)", figure=figures["delta"], unit="s", better="less",
+               peer="the whole restore", peer_figure=figures["whole"], target=0.3)
+    yield from _archived(bench, repository, uri, server, first.seconds)
     repository.close()
+
+
+def _archived(bench: Bench, repository: Repository, uri: str, server: Child, image: float) -> Iterator[Line]:
+    """The log of some transactions, archived from the running store. `image`: seconds that the first image took."""
+    count, figures = bench.scale.incremental, list[float]()
+    with Connection().opened(uri) as source:
+        archiver = repository.archiver(source)
+        archiver.step()
+        for number in range(bench.scale.load_rounds):
+            bench.say(f"archiving: round {number + 1} of {bench.scale.load_rounds}")
+            server.tell(f"commit {count}")
+            server.hear("committed")
+            began = perf_counter()
+            done = archiver.step()
+            figures.append(perf_counter() - began)
+            if done.transactions != count:
+                raise RuntimeError(f"{done.transactions} transactions were archived, not {count}")
+        archiver.close()
+    yield Line(workload=f"archiving {count:,} transactions", figure=Samples(tuple(figures)), unit="s", better="less",
+               peer="the first image", peer_figure=Samples((image,) * len(figures)), target=0.01)
+
+
+def _memory(bench: Bench, store: Path) -> Iterator[Line]:
+    with bench.scratch("memory") as place, Child(f"{__package__}.memory_child", str(store), str(place / "repository"),
+                                                 "--repository") as child:
+        said = child.hear("memory", timeout=600)
+    yield Line(workload=f"memory of an image of {said['image'] / MIB:,.0f} MiB, store and backup in one process",
+               figure=Samples(((said["peak_own"] - said["before_own"]) / MIB,)), unit="MiB", better="less",
+               target=100.0, note="above what the process held before, without pages of mapped files")
+
+
+def _litestream(bench: Bench, place: Path) -> Iterator[Line]:
+    edges = graphs.real(bench.scale.graph)
+    with GraphStore.open(place / "store", online_backup_enabled=False) as store:
+        graphs.load(store, edges)
+        with Repository.init(place / "repository") as repository:
+            repository.backup(store)
+    theirs = litestream_peer.Litestream(place / "litestream", edges)
+
+    def ours() -> float:
+        began = perf_counter()
+        subprocess.run([sys.executable, "-m", "holdfast.backup.cli", "repo", "restore", str(place / "repository"),
+                        str(place / "restored")], check=True, capture_output=True)
+        seconds = perf_counter() - began
+        shutil.rmtree(place / "restored")
+        return seconds
+
+    def litestream() -> float:
+        began = perf_counter()
+        theirs.restore()
+        return perf_counter() - began
+
+    figures = bench.interleave("restore beside Litestream", {"ours": ours, "litestream": litestream},
+                               rounds=bench.scale.load_rounds)
+    stored = [size_of(path) / MIB for path in (place / "repository", theirs.replica)]
+    yield Line(workload=f"restore of {bench.scale.graph}, as a command", figure=figures["ours"], unit="s",
+               better="less", peer="litestream restore of the same graph in SQLite", peer_figure=figures["litestream"],
+               note=f"stored {stored[0]:,.1f} MiB, Litestream {stored[1]:,.1f}; it checks nothing")
 
 
 def _read(path: Path) -> bytes:
