@@ -1,7 +1,11 @@
 """The interface to a coordinator: one small document for each cluster, which is replaced by comparing its version.
 
-That is all a cluster needs, and an object store can offer it too. Who is primary, the epoch, the counter of renewals
-and the voters stand in this one document, so one swap changes them together. Here it is opaque bytes.
+That is all a cluster needs, and a bucket can offer it too. Who is primary, the epoch, the counter of renewals and the
+voters stand in this one document, so one swap changes them together. Here it is opaque bytes.
+
+A coordinator of your own is a subclass of `Coordinator`. `CoordinatorContract` in `holdfast.replay.testing.coordinator`
+tries it. To open it by address, register the class under its scheme in the entry-point group `holdfast.coordinators`:
+see `coordinators/url.py`.
 """
 
 from __future__ import annotations
@@ -65,6 +69,7 @@ class Coordinator(ABC):
             SwapConflict: the document has another version.
             SwapUnknown: it may have been replaced. If it was not, it still may be, until another swap succeeds.
             CoordinatorUnavailable: it was not replaced, and will not be.
+            Unsupported: what keeps the document does not compare versions, and cannot be a coordinator.
             InvalidInput: `data` is too large, or not bytes.
         """
 
@@ -73,7 +78,8 @@ class Coordinator(ABC):
         """Wait until the document has another version than `version`, and return both. None if it has the same version
         for `timeout` seconds. An outage of the last half second of a wait may go unseen.
 
-        Changes are seen within 0.1 s, plus the time of a read. Several changes may be seen as one.
+        Changes are seen within 0.1 s, plus the time of a read, unless the coordinator was opened with another interval.
+        Several changes may be seen as one.
 
         Raises:
             CoordinatorUnavailable: there was no answer. It may be raised at once, so pause before you call again.

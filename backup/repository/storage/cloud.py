@@ -1,26 +1,20 @@
-"""Objects in a bucket of S3, Google Cloud Storage or Azure, or of anything that speaks one of their languages, through
-obstore (`pip install 'holdfast[s3]'`).
-
-Credentials, region and endpoint come from the environment variables that obstore knows, such as AWS_ACCESS_KEY_ID,
-AWS_REGION and AWS_ENDPOINT_URL, or from the machine's own identity in its cloud. So the URL holds no secret.
+"""Objects in a bucket of S3, Google Cloud Storage or Azure: see `bucket.py`.
 
 A put is one request with the condition that the name is free. It is not repeated here: after a lost answer, the second
 request would meet the object of the first, and say that somebody else has the name. Reads and removals are repeated, by
-`repeated`. obstore itself repeats nothing.
+`repeated`.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from ....engine.env import REAL, Env
-from ....engine.env.shown import shown
-from ....engine.errors import HoldfastError, InvalidInput, Unsupported
+from ....engine.errors import HoldfastError
 from ..errors import ObjectExists, ObjectMissing, StorageDenied, StorageUnavailable, StorageUnsuitable
+from .bucket import NO_BUCKET, Bucket, refusal
 from .interface import ObjectStore, StoredObject, check_name, check_object, check_prefix, check_range, too_short
 from .putting import PAUSE_S, TRIES, repeated
 
@@ -32,14 +26,6 @@ STALL_S = 30
 
 REQUEST_S = 300
 """How long a request may take altogether: `MAX_OBJECT_BYTES` at 2 Mbit/s."""
-
-_PREFIXES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}
-_OF_THE_ENVIRONMENT = ("allow_http", "proxy_url", "proxy_ca_certificate", "proxy_excludes")
-_URL = re.compile(r"(?P<scheme>[a-z0-9]+)://(?P<bucket>[A-Za-z0-9._-]+)(?P<prefix>(?:/[A-Za-z0-9._=+-]+)*)/?")
-_STATUS = re.compile(r"status code: (\d{3})")
-_SAID = re.compile(r"<Code>(\w+)</Code>(?:\s*<Message>([^<]*))?")
-_NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
-_FREE, _CONFLICT, _OUT_OF_RANGE = 412, 409, 416
 
 
 class CloudObjectStore(ObjectStore):
@@ -60,25 +46,13 @@ class CloudObjectStore(ObjectStore):
             Unsupported: obstore is not installed.
             StorageUnsuitable: obstore refuses the configuration.
         """
-        match = _URL.fullmatch(url)
-        if match is None or match["scheme"] not in _PREFIXES:
-            what = "this" if "@" in url else shown(url)  # it may have a password
-            raise InvalidInput(f"{what} is not the URL of a bucket",
-                               hint="write s3://bucket/prefix, gs://… or az://…, with letters, digits and . _ = + - in "
-                                    "the prefix; credentials come from the environment")
-        self.url = f"{match['scheme']}://{match['bucket']}{match['prefix']}"
+        bucket = Bucket(url)
+        self.url = bucket.url
         self._env = env
-        self._obstore = _obstore()
-        options = _client_options(_PREFIXES[match["scheme"]], os.environ)
-        self._puts = self._client(options)  # the time-out for reads would count the time that a put takes to send
-        self._reads = self._client({**options, "read_timeout": f"{STALL_S}s"})
-
-    def _client(self, options: dict[str, Any]) -> Any:
-        try:
-            return self._obstore.store.from_url(self.url, client_options=options, retry_config={"max_retries": 0})
-        except (self._obstore.exceptions.BaseError, ValueError, TypeError) as error:
-            raise StorageUnsuitable(f"{self.url} cannot be opened: {_first_line(error)}",
-                                    hint="check the variables of the environment that configure it") from error
+        self._obstore = bucket.obstore
+        timeouts = {"connect_timeout": f"{CONNECT_S}s", "timeout": f"{REQUEST_S}s"}
+        self._puts = bucket.client(**timeouts)  # the time-out for reads would count the time that a put takes to send
+        self._reads = bucket.client(**timeouts, read_timeout=f"{STALL_S}s")
 
     def put(self, name: str, data: bytes) -> None:
         check_object(name, data)
@@ -163,35 +137,46 @@ class CloudObjectStore(ObjectStore):
         with self._told("delete", name):
             self._obstore.delete(self._reads, name)
 
+    def replaceable(self, name: str, data: bytes) -> bool:
+        check_object(name, data)
+
+        def put() -> bool:
+            try:
+                with self._told("replace", name):
+                    self._obstore.put(self._puts, name, data, mode="overwrite", use_multipart=False)
+            except (StorageDenied, ObjectExists, _Conflict):  # a policy asks for the condition, or the object is locked
+                return False
+            return True
+
+        return repeated(put, self._env)
+
     @contextmanager
     def _told(self, doing: str, name: str) -> Iterator[None]:
-        """Turn obstore's errors into those of a repository. What they say is only text."""
-        told = self._obstore.exceptions
+        """Turn obstore's errors into those of a repository."""
         try:
             yield
         except HoldfastError:
             raise
         except Exception as error:
-            text = str(error)
-            status = int(found[1]) if (found := _STATUS.search(text)) else 0
-            code, message = found.groups() if (found := _SAID.search(text)) else ("", None)
-            said = f"{code}: {message}" if message else code or (f"status {status}" if status else _first_line(error))
-            doing = f"cannot {doing} {self.url}/{name}: {said}"
-            if code in _NO_BUCKET:
+            refused = refusal(error)
+            doing = f"cannot {doing} {self.url}/{name}: {refused.said}"
+            if refused.code in NO_BUCKET:
                 raise StorageUnsuitable(doing, hint="check the bucket's name, or make it first") from error
-            if isinstance(error, (told.PermissionDeniedError, told.UnauthenticatedError)) or status in (401, 403):
-                raise StorageDenied(doing) from error
-            if status == _CONFLICT:
-                raise _Conflict(doing) from error
-            if status == _OUT_OF_RANGE:
-                raise _OutOfRange(doing) from error
-            if status == _FREE or isinstance(error, (told.AlreadyExistsError, told.PreconditionError)):
-                raise ObjectExists(f"{self.url}/{name} is there already") from error
-            if isinstance(error, (told.NotFoundError, FileNotFoundError)):
-                raise ObjectMissing(f"{self.url}/{name} is not there") from error
-            if isinstance(error, (told.NotSupportedError, NotImplementedError)):
-                raise StorageUnsuitable(doing) from error
-            raise StorageUnavailable(doing) from error
+            match refused.status:
+                case 401 | 403:
+                    raise StorageDenied(doing) from error
+                case 404:
+                    raise ObjectMissing(f"{self.url}/{name} is not there") from error
+                case 409:
+                    raise _Conflict(doing) from error
+                case 412:
+                    raise ObjectExists(f"{self.url}/{name} is there already") from error
+                case 416:
+                    raise _OutOfRange(doing) from error
+                case 501:
+                    raise StorageUnsuitable(doing) from error
+                case _:
+                    raise StorageUnavailable(doing) from error
 
 
 class _Conflict(StorageUnavailable):
@@ -200,25 +185,3 @@ class _Conflict(StorageUnavailable):
 
 class _OutOfRange(HoldfastError):
     """Status 416."""
-
-
-def _obstore() -> Any:
-    """The module obstore. Raises `Unsupported` if it is not installed."""
-    try:
-        import obstore
-        import obstore.store
-    except ImportError as error:
-        raise Unsupported("buckets need obstore, which is not installed",
-                          hint="pip install 'holdfast[s3]'") from error
-    return obstore
-
-
-def _client_options(prefix: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """What obstore would take from the environment if it were given no options, and the time-outs."""
-    found = {key: environ[f"{prefix}{key.upper()}"] for key in _OF_THE_ENVIRONMENT
-             if f"{prefix}{key.upper()}" in environ}
-    return {"connect_timeout": f"{CONNECT_S}s", "timeout": f"{REQUEST_S}s", **found}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

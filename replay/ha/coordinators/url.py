@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ....engine.contract.registry import find
 from ....engine.env import REAL, Env
 from ....engine.env.shown import shown
 from ....engine.errors import InvalidInput, SettingError
@@ -16,8 +17,13 @@ from ..coordinator import Coordinator
 from .etcd import EtcdCoordinator
 from .file import FileCoordinator
 
+GROUP = "holdfast.coordinators"
+"""The entry-point group of further coordinators, by scheme. A class is called as `Class(address, cluster, env=env)`."""
+
 DEFAULT_PORT = 2379
-_HINT = "write etcd://host:port,host:port or etcds://… (TLS), or file:DIRECTORY"
+_HINT = "write etcd://host:port,host:port or etcds://… (TLS), s3://bucket/prefix, or file:DIRECTORY"
+_OWN = ("etcd", "etcds", "file")
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\]"
                        r"|(?P<host>[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?))(?::(?P<port>[0-9]{1,5}))?")
 _CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -25,7 +31,7 @@ _CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorAddress:
-    """A parsed address.
+    """A parsed address of etcd or a directory.
 
     >>> parse("etcd://etcd-1,[::1]:23790").endpoints
     (('etcd-1', 2379), ('::1', 23790))
@@ -44,7 +50,7 @@ class CoordinatorAddress:
 
 
 def parse(address: str) -> CoordinatorAddress:
-    """The parsed address. Raises `InvalidInput`."""
+    """The parsed address of etcd or a directory. Raises `InvalidInput`."""
     if not isinstance(address, str):
         raise InvalidInput(f"{shown(address)} is not a coordinator's address", hint=_HINT)
     scheme, colon, rest = address.partition(":")
@@ -65,25 +71,34 @@ def parse(address: str) -> CoordinatorAddress:
 def open_coordinator(address: str, cluster: str, *, ca: str | Path | None = None, cert: str | Path | None = None,
                      key: str | Path | None = None, user: str | None = None, password: str | None = None,
                      env: Env = REAL) -> Coordinator:
-    """The coordinator at an address, for one cluster. Nothing is asked of etcd before the first call.
+    """The coordinator at an address, for one cluster. Nothing is asked of etcd or a bucket before the first call.
 
     Args:
-        address: `etcd://host:port,host:port`, `etcds://…` with TLS, or `file:DIRECTORY`.
+        address: `etcd://host:port,host:port`, `etcds://…` with TLS, `file:DIRECTORY`, or what is installed in the
+            entry-point group `holdfast.coordinators`: `s3://bucket/prefix`, `gs://…` and `az://…` come with Holdfast.
         cluster: the cluster's name: up to 63 letters, digits, `_`, `.` or `-`. Clusters do not see each other.
         ca: file with the certificate authority of etcd's certificate. If None, the system's authorities.
         cert, key: files with a certificate that is shown to etcd, and its key.
         user, password: for an etcd with authentication. Off loopback they need `etcds://`.
-        env: files, clock and threads.
+        env: files, clock, threads and randomness.
 
     Raises:
-        InvalidInput: the address or the name is not valid.
+        InvalidInput: the address or the name is not valid, or nothing is installed for its scheme.
         SettingError: the other arguments do not fit, or a file cannot be used.
-        Unsupported: the directory is on a network file system.
+        Unsupported: the directory is on a network file system, or a package that a bucket needs is not installed.
+        HoldfastError: the directory cannot be made, or the environment configures a bucket wrongly.
     """
-    parsed = parse(address)
+    scheme = _SCHEME.match(address) if isinstance(address, str) else None
+    parsed = None if scheme is not None and scheme[1] not in _OWN else parse(address)
     if not isinstance(cluster, str) or not _CLUSTER.fullmatch(cluster):
         raise InvalidInput(f"{shown(cluster)} is not a cluster's name",
                            hint="use up to 63 letters, digits, _, . or -, and begin with a letter or a digit")
+    if parsed is None:
+        if any(given is not None for given in (ca, cert, key, user, password)):
+            raise SettingError("ca, cert, key, user and password are for etcd, and the address begins with "
+                               f"{address.partition(':')[0]}:",
+                               hint="leave them out; credentials of a bucket come from the environment")
+        return _installed(address, cluster, env)
     if parsed.scheme != "etcds" and (ca is not None or cert is not None or key is not None):
         raise SettingError(f"ca, cert and key are for TLS, and the address begins with {parsed.scheme}:",
                            hint="write etcds://")
@@ -98,6 +113,16 @@ def open_coordinator(address: str, cluster: str, *, ca: str | Path | None = None
         raise SettingError(f"the password would be sent to {far[0]} in the clear", hint="write etcds://")
     tls = _context(ca, cert, key) if parsed.scheme == "etcds" else None
     return EtcdCoordinator(parsed.endpoints, cluster, tls=tls, user=user, password=password, env=env)
+
+
+def _installed(address: str, cluster: str, env: Env) -> Coordinator:
+    scheme = address.partition(":")[0]
+    try:
+        made: Coordinator = find(GROUP, scheme, Coordinator)(address, cluster, env=env)
+    except SettingError as error:
+        raise InvalidInput(f"there is no coordinator for {shown(scheme)} addresses",
+                           hint=f"{_HINT}; {error.hint}") from error
+    return made
 
 
 def _endpoint(part: str) -> tuple[str, int]:
