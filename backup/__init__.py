@@ -7,8 +7,9 @@
 `run` takes a backup of a running store: full the first time, incremental afterwards. `restore` makes a store from it,
 as of its end, a transaction or a time. `verify` proves that it is whole. `info` tells what a directory is. `Policy`
 says what a run checks and keeps, `Connection` how a source is reached. `Repository` keeps a store's whole past; `Keep`
-says what its expiry keeps, `Key` opens an encrypted one, `ArchivePlugin` archives a store into it. `slots` lists the
-slots that a store keeps log for; `drop_slot` drops one.
+says what its expiry keeps, `Key` opens an encrypted one, `ArchivePlugin` archives a store into it,
+`MemberArchivePlugin` a cluster, and a `RepositoryPlugin` is told what was done and may veto an expiry. `slots` lists
+the slots that a store keeps log for; `drop_slot` drops one.
 
 A name is imported when it is first used. `run`, `restore`, `verify`, `info` and `slots` are functions here, and their
 modules have the same names. Importing such a module does not hide the function.
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from .report import Bounds, Info, Report, RestoreReport, VerifyReport
     from .repository.archiving import ArchiveAckPlugin, ArchivePlugin
     from .repository.expiring import Keep
+    from .repository.hooks import RepositoryPlugin
     from .repository.keys import Key
+    from .repository.member_archiving import MemberArchiveAckPlugin, MemberArchivePlugin
     from .repository.repository import Repository
     from .restore import restore
     from .run import run
@@ -47,9 +50,12 @@ __all__ = [
     "Keep",
     "Key",
     "Limits",
+    "MemberArchiveAckPlugin",
+    "MemberArchivePlugin",
     "Policy",
     "Report",
     "Repository",
+    "RepositoryPlugin",
     "RestoreReport",
     "VerifyReport",
     "drop_slot",
@@ -71,7 +77,9 @@ _MODULES = {
     ".report": ("Bounds", "Info", "Report", "RestoreReport", "VerifyReport"),
     ".repository.archiving": ("ArchiveAckPlugin", "ArchivePlugin"),
     ".repository.expiring": ("Keep",),
+    ".repository.hooks": ("RepositoryPlugin",),
     ".repository.keys": ("Key",),
+    ".repository.member_archiving": ("MemberArchiveAckPlugin", "MemberArchivePlugin"),
     ".repository.repository": ("Repository",),
     ".restore": ("restore",),
     ".run": ("run",),

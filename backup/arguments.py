@@ -14,6 +14,7 @@ from .terminal import say_done
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from .engines import AnyEngine
     from .report import Told
 
 
@@ -29,12 +30,22 @@ def argument(help: str, **more: Any) -> Any:
     return typer.Argument(parser=path_of, help=help, **more)
 
 
+def backup_of(text: str) -> Path | str:
+    """A path as it was given, or the URL of a repository."""
+    return text if "://" in text else path_of(text)
+
+
+def backup_argument(help: str) -> Any:
+    return typer.Argument(parser=backup_of, help=help)
+
+
 def file_option(help: str) -> Any:
     return typer.Option(parser=path_of, help=help)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
-EngineName = Annotated[str | None, typer.Option("--engine", help="Engine, by its registered name.", metavar="NAME")]
+EngineName = Annotated[str | None, typer.Option("--engine", metavar="ENGINE",
+                                                help="The engine's registered name, or module:Class.")]
 TokenFile = Annotated[Path | None, file_option(
     "File with the credential of the source. Default: what a service of this user here has published, else "
          "HOLDFAST_TOKEN of the environment. It is not an argument, since every user can see those.")]
@@ -52,6 +63,13 @@ EngineOptions = Annotated[list[str] | None, typer.Option(help="Option of the eng
 
 def tell(report: Told, as_json: bool) -> None:
     say_done(report.to_json() if as_json else str(report))
+
+
+def engine_of(given: str | None) -> AnyEngine | None:
+    """The engine that --engine names. Raises `SettingError`."""
+    from .engines import engine_given
+
+    return engine_given(given)
 
 
 def options_of(given: list[str] | None) -> dict[str, Any]:

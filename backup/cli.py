@@ -1,4 +1,5 @@
-"""The command line: `holdfast backup`, `restore`, `verify`, `info`, `log`, `slots`, `serve`, `cluster`, `repo`.
+"""The command line: `holdfast backup`, `restore`, `verify`, `info`, `log`, `slots`, `serve`, `check`, `cluster`, and
+`repo`.
 
 Thin: each command calls the library function of its name, which it imports only then. With `--json`, standard output
 holds one JSON object (JSON lines for `log`), also for an error or wrong usage: `{"error": class, "message": ...,
@@ -17,13 +18,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..engine import errors
-from .terminal import EXIT_CODES, INTERRUPTED, POINTS_LOST, complain, errors_told, plain, progress_told, say, say_done
+from .terminal import (
+    DAMAGED,
+    EXIT_CODES,
+    INTERRUPTED,
+    POINTS_LOST,
+    complain,
+    errors_told,
+    plain,
+    progress_told,
+    say,
+    say_done,
+)
 
 if TYPE_CHECKING:
     import typer
     from typer.core import TyperGroup
 
-    from ..engine.contract.engine import Engine
+    from .engines import AnyEngine
 else:
     try:
         import typer
@@ -42,12 +54,15 @@ from .arguments import (
     Uri,
     Wait,
     argument,
+    backup_argument,
+    engine_of,
     file_option,
     options_of,
     tell,
     time_of,
     token_of,
 )
+from .check_cli import check
 from .cluster_cli import cluster_app
 from .repository.cli import repo_app
 
@@ -64,7 +79,7 @@ class _Commands(TyperGroup):
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
              standalone_mode: bool = True, windows_expand_args: bool = True, **extra: Any) -> Any:
         given = args = _by_new_names(sys.argv[1:] if args is None else args)
-        as_json = standalone_mode and "--json" in given
+        as_json = standalone_mode and "--json" in given and "check" not in given[:1]
         try:
             done = super().main(args, prog_name, complete_var, standalone_mode and not as_json, windows_expand_args,
                                 **extra)
@@ -94,6 +109,8 @@ def _by_new_names(args: Sequence[str]) -> list[str]:
     return found
 
 
+ARCHIVE_KEEP = "14 days, 16 GiB"
+"""What `archiving.KEEP` is. That module is not loaded to show the help."""
 _NAMES = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   rich_markup_mode=None, context_settings=_NAMES, epilog=_HELP)
@@ -122,8 +139,10 @@ def _holdfast(
 
 @app.command()
 def backup(
+    context: typer.Context,
     uri: Uri,
-    target: Annotated[Path, argument("New or empty, or an earlier backup to bring up to date.")],
+    target: Annotated[Any, backup_argument("New or empty, or an earlier backup to bring up to date; or the URL of a "
+                                           "repository, which is made if there is none.")],
     verify: Annotated[bool, typer.Option(help="Replay and check the copy after a full backup.")] = True,
     fallback: Annotated[bool, typer.Option(help="Take a full backup if the log for an incremental is gone.")] = True,
     incremental_only: Annotated[bool, typer.Option(
@@ -147,6 +166,7 @@ def backup(
                                                        "store's own bound is larger.")] = 64 << 20,
     lease_ttl: Annotated[float, typer.Option(help="Seconds in which a run that died can be resumed.")] = 300.0,
     wait: Wait = 0.0,
+    engine: EngineName = None,
     engine_option: EngineOptions = None,
     as_json: Json = False,
 ) -> None:
@@ -156,18 +176,40 @@ def backup(
         from .policy import Policy
         from .run import run
 
+        connection = Connection(token=token_of(token_file), tls=tls, ca=ca, timeout=timeout,
+                                max_record_bytes=max_record_bytes)
+        if isinstance(target, str):
+            _refuse_options_of_targets(context)
+            from .repository import as_target
+
+            with progress_told(as_json) as progress:
+                image = as_target.backup(uri, target, connection=connection, accept_branch=accept_branch,
+                                         lease_ttl=lease_ttl, progress=progress)
+            tell(image, as_json)
+            return
         if incremental_only:
             _refuse_first(target)
         policy = Policy(verify=verify, fallback=fallback and not incremental_only, check=check, register=register,
                         keep_points=keep_points, compact=None if no_compact else compact, lease_ttl=lease_ttl)
-        connection = Connection(token=token_of(token_file), tls=tls, ca=ca, timeout=timeout,
-                                max_record_bytes=max_record_bytes)
         with progress_told(as_json) as progress:
             report = run(uri, target, full=full, policy=policy, connection=connection, expect_store=expect_store,
-                         accept_branch=accept_branch, wait=wait, options=options_of(engine_option), progress=progress)
+                         accept_branch=accept_branch, wait=wait, engine=engine_of(engine),
+                         options=options_of(engine_option), progress=progress)
         tell(report, as_json)
         if report.lost:
             raise SystemExit(POINTS_LOST)
+
+
+_OF_TARGETS = ("verify", "fallback", "incremental_only", "expect_store", "compact", "no_compact", "keep_points", "full",
+               "check", "register", "wait", "engine", "engine_option")
+
+
+def _refuse_options_of_targets(context: typer.Context) -> None:
+    """Raise `InvalidInput` if an option was given that a repository does not have."""
+    for name in _OF_TARGETS:
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE":
+            raise errors.InvalidInput(f"--{name.replace('_', '-')} is for a target in a directory, and this is a "
+                                      "repository", hint="see holdfast repo --help for what a repository has instead")
 
 
 def _refuse_first(target: Path) -> None:
@@ -185,13 +227,14 @@ def _refuse_first(target: Path) -> None:
 
 @app.command()
 def restore(
-    target: Annotated[Path, argument("The backup.")],
+    target: Annotated[Any, backup_argument("The backup, or the URL of a repository.")],
     dest: Annotated[Path, argument("Where the store is to be; new or empty.")],
     txid: Annotated[int | None, typer.Option(help="Restore to this transaction.")] = None,
     at: Annotated[str | None, typer.Option(help="Restore to the last transaction at or before this time, with its time "
                                                 "zone: 2026-03-01T12:00:00Z.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the store at DEST, once there is a new one.")] = False,
     wait: Wait = 0.0,
+    engine: EngineName = None,
     engine_option: EngineOptions = None,
     as_json: Json = False,
 ) -> None:
@@ -199,31 +242,48 @@ def restore(
     with errors_told(as_json):
         from .restore import restore as restore_to
 
+        if isinstance(target, str):
+            from .repository.as_target import restore as restore_to  # type: ignore[assignment]
         when = time_of(at) if at is not None else None
         with progress_told(as_json) as progress:
             report = restore_to(target, dest, to_txid=txid, at=when, force=force, wait=wait,
-                                options=options_of(engine_option), progress=progress)
+                                engine=engine_of(engine), options=options_of(engine_option), progress=progress)
         tell(report, as_json)
 
 
 @app.command()
-def verify(target: Annotated[Path, argument("The backup.")], wait: Wait = 0.0,
-           engine_option: EngineOptions = None, as_json: Json = False) -> None:
+def verify(target: Annotated[Any, backup_argument("The backup, or the URL of a repository, of which nothing is "
+                                                  "replayed.")],
+           wait: Wait = 0.0, engine: EngineName = None, engine_option: EngineOptions = None,
+           as_json: Json = False) -> None:
     """Read every byte of a backup, replay it in a scratch place, and check the state that it gives."""
     with errors_told(as_json):
+        if isinstance(target, str):
+            from .repository.as_target import verify as verify_repository
+
+            with progress_told(as_json) as progress:
+                found = verify_repository(target, progress=progress)
+            tell(found, as_json)
+            if found.damaged:
+                raise SystemExit(DAMAGED)
+            return
         from .verify import verify as verify_whole
 
         with progress_told(as_json) as progress:
-            report = verify_whole(target, wait=wait, options=options_of(engine_option), progress=progress)
+            report = verify_whole(target, wait=wait, engine=engine_of(engine), options=options_of(engine_option),
+                                  progress=progress)
         tell(report, as_json)
 
 
 @app.command()
-def info(path: Annotated[Path, argument("A store or a backup.")], as_json: Json = False) -> None:
-    """Say what a directory is, and to which points it can be restored."""
+def info(path: Annotated[Any, backup_argument("A store, a backup, or the URL of a repository.")],
+         as_json: Json = False) -> None:
+    """Say what a directory or a repository is, and to which points it can be restored."""
     with errors_told(as_json):
         from .info import info as info_of
 
+        if isinstance(path, str):
+            from .repository.as_target import info as info_of  # type: ignore[assignment]
         found = info_of(path)
         say(found.to_json() if as_json else str(found))
 
@@ -309,8 +369,9 @@ def serve(
         "--insecure", help="Listen off loopback without TLS, or without a credential of your own.")] = False,
     cluster: Annotated[str | None, typer.Option(help="Serve the store as a member of this cluster.")] = None,
     member: Annotated[str | None, typer.Option(help="The member's name within the cluster.")] = None,
-    coordinator: Annotated[str | None, typer.Option(help="etcd://host:port,host:port, etcds://… with TLS, or "
-                                                         "file:DIRECTORY.", metavar="URI")] = None,
+    coordinator: Annotated[str | None, typer.Option(help="etcd://host:port,host:port, etcds://… with TLS, "
+                                                         "s3://bucket/prefix, or file:DIRECTORY.",
+                                                    metavar="URI")] = None,
     coordinator_ca: Annotated[str | None, typer.Option(help="File of authorities for etcds://.")] = None,
     advertise: Annotated[str | None, typer.Option(help="host:port where the other members reach this one, if that is "
                                                        "not --listen.")] = None,
@@ -335,9 +396,19 @@ def serve(
     branches: Annotated[str, typer.Option(help="What is kept of transactions that are cut from this member's log: "
                                                "keep_all, keep_last or keep_none.")] = "keep_all",
     archive: Annotated[str | None, typer.Option(metavar="REPO", help="Archive the log into this repository, from now "
-                                                                     "on. Clusters: holdfast repo archive.")] = None,
+                                                                     "on. Of a cluster, its primary does.")] = None,
     archive_interval: Annotated[float, typer.Option(help="Seconds from one archived piece to the next.")] = 1.0,
+    archive_idle: Annotated[float, typer.Option(help="Seconds after which a piece says how far an idle store is "
+                                                     "complete.")] = 60.0,
+    archive_keep: Annotated[str, typer.Option(
+        metavar="BOUND", help='How much log may wait for the archive: "10 GiB", "3 days, 10 GiB", "for ever".'
+        )] = ARCHIVE_KEEP,
+    archive_overrun: Annotated[str | None, typer.Option(
+        help="What happens if more waits. hold: transactions wait. drop: what is not archived is given up by name. "
+             "Default: drop; with --archive-ack: hold.")] = None,
     archive_ack: Annotated[bool, typer.Option("--archive-ack", help="Commits return once they are archived.")] = False,
+    archive_gate: Annotated[bool, typer.Option("--archive-gate", help="With --archive-ack: readers see only what is "
+                                                                      "archived.")] = False,
     accept_branch: Annotated[str | None, typer.Option(help="Accept a branch that is new to the repository.")] = None,
     key_file: Annotated[Path | None, file_option("With --archive: file with the repository's key.")] = None,
     engine_option: EngineOptions = None,
@@ -346,27 +417,32 @@ def serve(
     """Open a store and serve backups of it, or be a member of a cluster, until SIGTERM or SIGINT."""
     with errors_told(as_json):
         if cluster is not None:
-            from .cluster_cli import serve_member
+            from .cluster_cli import archive_of_member, serve_member
 
-            if archive is not None:
-                raise errors.InvalidInput("a member does not archive by itself",
-                                          hint="run: holdfast repo archive ha://host:port,host:port REPO")
+            if archive_overrun is not None or archive_gate or archive_keep != ARCHIVE_KEEP:
+                raise errors.InvalidInput("--archive-keep, --archive-overrun and --archive-gate are for a single store",
+                                          hint="leave them out")
+            if archive is None and (archive_ack or key_file is not None):
+                raise errors.InvalidInput("--archive-ack and --key-file need --archive")
+            members: list[Any] = [] if archive is None else [archive_of_member(
+                archive, ack=archive_ack, key_file=key_file, interval=archive_interval, idle=archive_idle,
+                accept_branch=accept_branch)]
             if member is None or coordinator is None or listen is None:
                 raise errors.InvalidInput("--cluster needs --member, --listen and --coordinator",
                                           hint="see holdfast serve --help")
-            serve_member(directory, _engine_of_member(directory, engine), create, options_of(engine_option), as_json,
-                         coordinator_ca, cluster=cluster, name=member, listen=listen, advertise=advertise,
-                         coordinator=coordinator, ack=ack, floor=int(floor) if floor.isdigit() else floor, ttl=ttl,
+            serve_member(directory, engine_of(engine) or _engine_of_member(directory), create,
+                         options_of(engine_option), as_json, coordinator_ca, cluster=cluster, name=member,
+                         listen=listen, advertise=advertise, coordinator=coordinator, ack=ack,
+                         floor=int(floor) if floor.isdigit() else floor, ttl=ttl,
                          failsafe=failsafe, no_failover=no_failover, no_sync=no_sync, clone_from=clone_from,
                          priority=priority, delay=delay, on_role_change=on_role_change, branches=branches,
                          token=token_of(cluster_token_file), backup_token=_own_token(token_file),
                          tls_certificate=tls_certificate, tls_key=tls_key, ca=ca,
-                         insecure=insecure)
+                         insecure=insecure, plugins=members)
             return
-        from ..engine.contract.registry import find_engine
         from ..engine.source.http.service import BackupService
 
-        kind = find_engine(_engine_to_serve(directory, engine, create, promote))
+        kind = _engine_to_serve(directory, engine_of(engine), create, promote)
         service = BackupService(online_backup_server=listen, tls_certificate=tls_certificate, tls_key=tls_key,
                                 token=_own_token(token_file), names=tuple(name or ()), insecure=insecure)
         plugins: list[Any] = [service]
@@ -374,28 +450,38 @@ def serve(
             from .repository.archiving import ArchiveAckPlugin, ArchivePlugin
             from .repository.cli import key_of
 
-            plugin = ArchiveAckPlugin if archive_ack else ArchivePlugin
-            plugins.append(plugin(archive, interval=archive_interval, key=key_of(key_file),
-                                  accept_branch=accept_branch))
-        elif archive_ack or key_file is not None:
-            raise errors.InvalidInput("--archive-ack and --key-file need --archive")
+            how: dict[str, Any] = {"interval": archive_interval, "idle": archive_idle, "keep": archive_keep,
+                                   "key": key_of(key_file), "accept_branch": accept_branch}
+            if not archive_ack:
+                if archive_gate:
+                    raise errors.InvalidInput("--archive-gate needs --archive-ack")
+                how["overrun"] = archive_overrun or "drop"
+                plugins.append(ArchivePlugin(archive, **how))
+            elif archive_overrun not in (None, "hold"):
+                raise errors.InvalidInput("with --archive-ack, transactions are held at the bound, never given up",
+                                          hint="leave out --archive-overrun")
+            else:
+                plugins.append(ArchiveAckPlugin(archive, gates_publication=archive_gate, **how))
+        elif archive_ack or archive_gate or archive_overrun is not None or key_file is not None:
+            raise errors.InvalidInput("--archive-ack, --archive-gate, --archive-overrun and --key-file need --archive")
         _serve(directory, kind, plugins, create, options_of(engine_option), as_json, lambda stop: stop.wait())
 
 
-def _engine_of_member(directory: Path, engine: str | None) -> str:
-    """The name of the engine of a member: what its store says, or what was given; graph for an empty directory."""
-    if engine is not None:
-        return engine
+def _engine_of_member(directory: Path) -> AnyEngine:
+    """The engine of a member, if none is given: what its store says; graph for an empty directory."""
+    from ..engine.contract.registry import find_engine
     from .info import info as info_of
 
     try:
-        return info_of(directory).engine
+        name = info_of(directory).engine
     except errors.StoreNotFound:
-        return "graph"
+        name = "graph"
+    found: AnyEngine = find_engine(name)
+    return found
 
 
-def _engine_to_serve(directory: Path, engine: str | None, create: bool, promote: bool) -> str:
-    """The name of the engine to open a directory with.
+def _engine_to_serve(directory: Path, engine: AnyEngine | None, create: bool, promote: bool) -> AnyEngine:
+    """The engine to open a directory with: the one that is given, or what is in the directory says.
 
     Raises:
         InvalidInput: a store should be made, but no engine was named.
@@ -403,6 +489,7 @@ def _engine_to_serve(directory: Path, engine: str | None, create: bool, promote:
     """
     if create and engine is None:
         raise errors.InvalidInput("--create needs the name of an engine", hint="name it: --engine graph")
+    from ..engine.contract.registry import find_engine
     from .info import info as info_of
 
     try:
@@ -415,7 +502,10 @@ def _engine_to_serve(directory: Path, engine: str | None, create: bool, promote:
     if found.kind == "backup" and not promote:
         raise errors.StoreNotFound(f"{directory} is a backup, not a store", hint="restore it and serve the restored "
                                    "store; or pass --promote: then it becomes a store and takes no more backups")
-    return engine or found.engine
+    if engine is not None:
+        return engine
+    named: AnyEngine = find_engine(found.engine)
+    return named
 
 
 def _own_token(file: Path | None) -> str | None:
@@ -423,7 +513,7 @@ def _own_token(file: Path | None) -> str | None:
     return token_of(file) if file is not None else os.environ.get("HOLDFAST_TOKEN") or None
 
 
-def _serve(directory: Path, kind: type[Engine[Any, Any]], plugins: list[Any], create: bool,
+def _serve(directory: Path, kind: AnyEngine, plugins: list[Any], create: bool,
            options: dict[str, Any], as_json: bool, wait: Callable[[Any], Any]) -> None:
     from ..engine.env import REAL
     from ..engine.store.store import Store
@@ -437,6 +527,9 @@ def _serve(directory: Path, kind: type[Engine[Any, Any]], plugins: list[Any], cr
         say_done(json.dumps(ready) if as_json else
                  f"serving {directory} ({kind.name}) at {store.backup_uri or 'no port: the backup service is off'}")
         wait(stop)
+
+
+app.command()(check)
 
 
 class _Plain(logging.Formatter):

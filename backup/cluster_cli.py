@@ -16,15 +16,18 @@ from .arguments import Json, token_of
 from .terminal import BRANCHED, errors_told, say, say_done
 
 if TYPE_CHECKING:
+    from ..engine.contract.plugin import Plugin
     from ..replay.ha.admin import Admin, ClusterStatus
     from ..replay.ha.coordinator import Coordinator
+    from .engines import AnyEngine
 
 cluster_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None,
                           context_settings={"help_option_names": ["-h", "--help"]},
                           help="See and steer a cluster of members.")
 
 CoordinatorUri = Annotated[str, typer.Option("--coordinator", metavar="URI",
-                                             help="etcd://host:port,host:port, etcds://… with TLS, or file:DIRECTORY.")]
+                                             help="etcd://host:port,host:port, etcds://… with TLS, "
+                                                  "s3://bucket/prefix, or file:DIRECTORY.")]
 CoordinatorCa = Annotated[str | None, typer.Option("--coordinator-ca", help="File of authorities for etcds://.")]
 Cluster = Annotated[str, typer.Argument(help="The cluster's name.", metavar="CLUSTER")]
 PeerCa = Annotated[str | None, typer.Option("--ca", help="File of the authorities of the members, if they use TLS.")]
@@ -252,10 +255,17 @@ def demo(as_json: Json = False) -> None:
         say_done(json.dumps(run_demo(lambda line: None)) if as_json else run_demo(say)["summary"])
 
 
-def serve_member(directory: Path, engine: str, create: bool, options: dict[str, Any], as_json: bool,
+def archive_of_member(repository: str, *, ack: bool, key_file: Path | None, **how: Any) -> Plugin:
+    """The plugin that archives while its member is primary. `how`: as it takes them."""
+    from .repository.cli import key_of
+    from .repository.member_archiving import MemberArchiveAckPlugin, MemberArchivePlugin
+
+    return (MemberArchiveAckPlugin if ack else MemberArchivePlugin)(repository, key=key_of(key_file), **how)
+
+
+def serve_member(directory: Path, engine: AnyEngine, create: bool, options: dict[str, Any], as_json: bool,
                  coordinator_ca: str | None, on_role_change: str | None, **how: Any) -> None:
     """Run a member until SIGTERM or SIGINT, or until it cannot go on."""
-    from ..engine.contract.registry import find_engine
     from ..engine.env import REAL
     from ..replay.ha.service import Member
 
@@ -269,12 +279,12 @@ def serve_member(directory: Path, engine: str, create: bool, options: dict[str, 
     stop = REAL.scheduler.event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with ending, Member.open(directory, find_engine(engine), create=create, options=options, **how) as member:
+    with ending, Member.open(directory, engine, create=create, options=options, **how) as member:
         found = member.status()
-        ready = {"member": member.name, "cluster": member.cluster, "directory": str(directory), "engine": engine,
+        ready = {"member": member.name, "cluster": member.cluster, "directory": str(directory), "engine": engine.name,
                  "address": member.address}
         say_done(json.dumps({**ready, "role": found["role"]}) if as_json else
-                 f"member {member.name} of {member.cluster} ({engine}) at {member.address}: {found['role']}"
+                 f"member {member.name} of {member.cluster} ({engine.name}) at {member.address}: {found['role']}"
                  + (f", waits for {found['waits_for']}" if found.get("waits_for") else ""))
         while not stop.wait(0.5):
             member.check()

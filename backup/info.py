@@ -63,7 +63,9 @@ def _look(layout: Layout, path: str, env: Env) -> Info:
             log_bytes=tree_bytes(generation.log, env.files), log_clean=segments[-1].sealed, segments=len(segments),
             times_since=since if (since := log.status()["times_since"]) > log.base.txid + 1 else None,
             clock_behind=max(0, log.complete_us - env.clock.now_us()) / 1e6,
-            clock_doubted=layout.doubted_s() if kind != "backup" else None, **facts)
+            clock_doubted=layout.doubted_s() if kind != "backup" else None,
+            slots=tuple({"id": slot.id, "name": slot.name, "txid": slot.position.txid, "seen_us": slot.seen_us,
+                         "held_bytes": log.size_after(slot.position.txid)} for slot in log.slots.list()), **facts)
     finally:
         log.close()
 

@@ -255,6 +255,8 @@ class Info(Told):
         clock_behind: seconds by which this machine's clock is behind the log's last time. One of the two is wrong.
         clock_doubted: seconds by which the open store thinks that the clock is ahead; meanwhile it deletes nothing for
             its age. None: the store is not open, or that cannot be known.
+        slots: for whom the log is kept, the one that is farthest behind first: id, name, the transaction that it has,
+            when it registered last, and the bytes of log after that. An archive's name is `archive in URL`.
     """
 
     kind: str
@@ -280,6 +282,7 @@ class Info(Told):
     times_since: int | None = None
     clock_behind: float = 0.0
     clock_doubted: int | None = None
+    slots: tuple[dict[str, Any], ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.path} is a {self.kind} of the {self.engine} engine",
@@ -304,6 +307,8 @@ class Info(Told):
                      f"{self.segments} segments ({self.generation})")
         lines += [f"kept     {one['generation']}, for transaction {one['first']} to {one['last']}"
                   f"{', damaged: ' + one['damage'] if one['damage'] else ''}" for one in self.older]
+        lines += [f"slot     {one['name']}: has up to transaction {one['txid']}, at {iso(one['seen_us'])}; "
+                  f"{size_of(one['held_bytes'])} of log are kept for it" for one in self.slots]
         if self.promoted_us is not None:
             lines.append(f"opened for writing at {iso(self.promoted_us)}: no longer a backup")
         shown = self.runs[-10:]

@@ -48,11 +48,11 @@ PROGRESS_S = 30.0
 
 _FLAGS = {
     "accept_branch": "--accept-branch", "check": "--check", "create": "--create", "expect_store": "--expect-store",
-    "fallback": "--fallback", "compact": "--compact", "delta": "--delta", "force": "--force",
+    "fallback": "--fallback", "compact": "--compact", "delta": "--delta", "engine": "--engine", "force": "--force",
     "full": "--full", "insecure": "--insecure",
     "keep_points": "--keep-points", "lease_ttl": "--lease-ttl",
     "max_record_bytes": "--max-record-bytes", "names": "--name",
-    "online_backup_server": "--listen", "register": "--register", "timeout": "--timeout",
+    "online_backup_server": "--listen", "profile": "--profile", "register": "--register", "timeout": "--timeout",
     "tls_certificate": "--tls-certificate", "tls_key": "--tls-key", "tls": "--tls", "to_txid": "--txid",
     "token": "--token-file", "verify": "--verify", "wait": "--wait", "ca": "--ca", "at": "--at",
 }
@@ -115,6 +115,12 @@ def say_done(text: str) -> None:
             _write(sys.stderr, f"holdfast: cannot write to standard output: {error.strerror}\n")
 
 
+def say_aside(text: str) -> None:
+    """Print to standard error how things go on. If that fails, nobody needs to know."""
+    with suppress(OSError):
+        _write(sys.stderr, f"holdfast: {plain(text)}\n")
+
+
 def _write(stream: Any, text: str) -> None:
     if stream is None:  # it was closed before the program began
         return
@@ -147,7 +153,7 @@ def complain(kind: str, message: str, hint: str, findings: tuple[str, ...], as_j
             _write(sys.stdout, json.dumps({"error": kind, "message": message, "hint": hint,
                                            "findings": list(findings)}) + "\n")
         else:
-            lines = [message, *findings, *([hint] if hint else [])]
+            lines = [message, *findings, *(hint.split("\n") if hint else ())]
             first, *rest = (plain(line).replace("\n", "\\n") for line in lines)
             _write(sys.stderr, "\n".join([f"holdfast: {first}", *(f"  {line}" for line in rest)]) + "\n")
 
@@ -196,23 +202,54 @@ def progress_told(as_json: bool) -> Iterator[Progress]:
 def _shown(stage: str, done: int, total: int) -> str:
     from .report import size_of
 
-    if stage in ("log", "replay"):
-        return f"{done:,} of {total:,} transactions"
+    if stage in _COUNTED:
+        return f"{done:,} of {total:,} {_COUNTED[stage]}"
     return f"{size_of(done)} of {size_of(total)}"
 
 
+_COUNTED = {"log": "transactions", "replay": "transactions", "images": "images and branches"}
+"""Stages that do not count bytes, and what they count."""
+
+
+class _Pace:
+    """How fast the stages go on, from their first report on."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[float, int]] = {}
+
+    def of(self, stage: str, done: int) -> float:
+        """What is done in a second; 0.0 if it is not known yet."""
+        now = REAL.clock.monotonic()
+        since, before = self._begun.setdefault(stage, (now, done))
+        return (done - before) / (now - since) if now > since else 0.0
+
+
+def _rate(stage: str, rate: float) -> str:
+    from .report import size_of
+
+    if not rate:
+        return ""
+    return f"{rate:,.0f}/s" if stage in _COUNTED else f"{size_of(int(rate))}/s"
+
+
 def _lines(as_json: bool) -> Callable[[str, int, int], None]:
-    clock = REAL.clock
+    clock, pace = REAL.clock, _Pace()
     told = clock.monotonic()
 
     def progress(stage: str, done: int, total: int) -> None:
         nonlocal told
-        now = clock.monotonic()
+        rate, now = pace.of(stage, done), clock.monotonic()
         if now - told >= PROGRESS_S:
             told = now
+            left = round((total - done) / rate, 1) if rate else None
+            if as_json:
+                line = json.dumps({"progress": stage, "done": done, "total": total, "per_second": round(rate, 1),
+                                   "seconds_left": left})
+            else:
+                line = f"holdfast: {stage}: {_shown(stage, done, total)}" + (
+                    f", {_rate(stage, rate)}, {left:,.0f} s left" if left is not None else "")
             with suppress(OSError):
-                _write(sys.stderr, json.dumps({"progress": stage, "done": done, "total": total}) + "\n" if as_json
-                       else f"holdfast: {stage}: {_shown(stage, done, total)}\n")
+                _write(sys.stderr, line + "\n")
 
     return progress
 
@@ -224,13 +261,15 @@ def _bars() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     with Bars(TextColumn("{task.description:<14}"), BarColumn(), TaskProgressColumn(),
-              TextColumn("{task.fields[shown]}"), TimeRemainingColumn(), console=Console(stderr=True),
-              transient=True) as bars:
+              TextColumn("{task.fields[shown]}"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+              console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
+        pace = _Pace()
 
         def progress(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, shown="", total=total)
-            bars.update(tasks[stage], completed=done, total=total, shown=_shown(stage, done, total))
+                tasks[stage] = bars.add_task(stage, shown="", rate="", total=total)
+            bars.update(tasks[stage], completed=done, total=total, shown=_shown(stage, done, total),
+                        rate=_rate(stage, pace.of(stage, done)))
 
         yield progress

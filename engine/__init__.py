@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .contract.engine import Abilities, BulkEngine, Context, Engine, StagingEngine
     from .contract.image import Image, ImageFile
     from .contract.options import Option
-    from .contract.plugin import Condition, Plugin, StoreHandle
+    from .contract.plugin import Condition, Fact, Obstacle, Plugin, StoreHandle
     from .contract.transaction import Transaction
     from .contract.view import View
     from .errors import ConditionNotMet, DiskFull, HoldfastError, OutcomeUnknown, RolledBack
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Abilities", "BackupService", "Branch", "BulkEngine", "BulkLoad", "Condition", "ConditionNotMet", "Context",
-    "DiskFull", "Edge", "Engine", "GraphEngine", "GraphStore", "GraphTransaction", "GraphView", "History",
-    "HoldfastError", "Image", "ImageFile", "LogRange", "MemoryEngine", "Node", "Option", "OutcomeUnknown", "Plugin",
-    "Position", "Positions", "Record", "RecordsEngine", "Recovery", "RolledBack", "Settings", "StagingEngine",
-    "Store", "StoreHandle", "Transaction", "View", "errors",
+    "DiskFull", "Edge", "Engine", "Fact", "GraphEngine", "GraphStore", "GraphTransaction", "GraphView", "History",
+    "HoldfastError", "Image", "ImageFile", "LogRange", "MemoryEngine", "Node", "Obstacle", "Option", "OutcomeUnknown",
+    "Plugin", "Position", "Positions", "Record", "RecordsEngine", "Recovery", "RolledBack", "Settings",
+    "StagingEngine", "Store", "StoreHandle", "Transaction", "View", "errors",
 ]
 
 _MODULES = {
@@ -54,8 +54,8 @@ _MODULES = {
     ".builtin.graph.store": ("GraphStore",),
     ".builtin.inplace.records": ("RecordsEngine",),
     ".builtin.memory": ("MemoryEngine",),
-    ".contract": ("Abilities", "BulkEngine", "Condition", "Context", "Engine", "Image", "ImageFile", "Option",
-                  "Plugin", "StagingEngine", "StoreHandle", "Transaction", "View"),
+    ".contract": ("Abilities", "BulkEngine", "Condition", "Context", "Engine", "Fact", "Image", "ImageFile", "Obstacle",
+                  "Option", "Plugin", "StagingEngine", "StoreHandle", "Transaction", "View"),
     ".errors": ("ConditionNotMet", "DiskFull", "HoldfastError", "OutcomeUnknown", "RolledBack"),
     ".model.positions": ("Branch", "History", "Position"),
     ".model.records": ("LogRange", "Record"),

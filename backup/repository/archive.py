@@ -52,7 +52,7 @@ class Archive:
     def piece(self, branch: str, slot: int) -> tuple[Piece, Iterator[Record]]:
         """One piece. Raises `ObjectMissing`, `Damaged`."""
         name = names.piece(branch, slot)
-        return pieces.decode(self._seal, name, self._store.get(name))
+        return pieces.decode(self._seal, name, self._store.get(name), self._store)
 
     def tail(self, branch: str, damaged: list[Damaged] | None = None) -> Tail | None:
         """Where the newest run of a branch ends; None if there is none. A list and a few reads.
@@ -110,7 +110,7 @@ class Archive:
         which must be archived. Whoever takes the next one must have read the records of the one before.
 
         Raises:
-            Damaged: one is missing, or does not follow.
+            Damaged: one that is needed is missing, or does not follow.
         """
         log = self.state.branches[branch]
         run = run_with(log, after)
@@ -124,42 +124,60 @@ class Archive:
                 slot, at = unit.last + 1, unit.end
                 if unit.end.txid > after:
                     try:
-                        found = self._unit(unit)
+                        found = self.unit(unit)
                     except Damaged:
-                        if not self._went_on():
+                        if not self.went_on():
                             raise
                         yield from self.read(branch, max(after, unit.after.txid), upto)
                         return
                     yield found
                     if unit.end.txid >= upto:
                         return
+        unread: Damaged | None = None
         while (run.last is None or slot <= run.last) and at.txid < upto:
+            where = f"{self._store.url}/{names.piece(branch, slot)}"
             try:
                 piece, records = self.piece(branch, slot)
             except ObjectMissing as error:
-                if self._went_on():
+                if self.went_on():
                     yield from self.read(branch, max(after, at.txid), upto)
                     return
-                raise Damaged(f"is missing: the archived log of branch {branch[:8]} goes on to transaction {upto}",
-                              path=f"{self._store.url}/{names.piece(branch, slot)}") from error
-            if piece.after != at:
-                raise Damaged(f"begins after {piece.after}, and the piece before it ends at {at}",
-                              path=f"{self._store.url}/{names.piece(branch, slot)}")
-            slot, at = slot + 1, piece.end
-            if piece.end.txid > after:
+                if unread is not None:
+                    raise unread from error
+                unread = Damaged(f"is missing: the archived log of branch {branch[:8]} goes on to transaction {upto}",
+                                 path=where)
+                slot += 1
+                continue
+            except Damaged as error:
+                unread, slot = unread or error, slot + 1
+                continue
+            known = max(after, at.txid)
+            if unread is not None and piece.after.txid > known:
+                raise unread
+            if unread is None and piece.after != at and piece.end.txid > after:
+                raise Damaged(f"begins after {piece.after}, and the piece before it ends at {at}", path=where)
+            slot, at, unread = slot + 1, piece.end, None
+            if piece.end.txid > known:
                 yield piece, records
+        if unread is not None:
+            raise unread
 
-    def _went_on(self) -> bool:
-        """Whether the catalog has entries that were not known. They are from now on."""
+    def went_on(self) -> bool:
+        """Look whether the catalog has entries that were not known. They are from now on."""
         if self._refresh is None:
             return False
         self.state, before = self._refresh(), self._number
         self._number = self.state.number
         return self._number != before
 
-    def _unit(self, unit: Unit) -> tuple[Piece, Iterator[Record]]:
+    def unit_with(self, branch: str, slot: int) -> Unit | None:
+        """The largest unit that has a slot; None: only its piece has it. O(units)."""
+        return next((u for u in self.state.branches[branch].largest() if u.first <= slot <= u.last), None)
+
+    def unit(self, unit: Unit) -> tuple[Piece, Iterator[Record]]:
+        """One unit. Raises `Damaged`."""
         try:
-            piece, records = pieces.decode(self._seal, unit.name, self._store.get(unit.name))
+            piece, records = pieces.decode(self._seal, unit.name, self._store.get(unit.name), self._store)
         except ObjectMissing as error:
             raise Damaged(f"is missing: it has the transactions {unit.after.txid + 1} to {unit.end.txid}",
                           path=f"{self._store.url}/{unit.name}") from error

@@ -12,13 +12,14 @@ dozens of reads. """
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgpack
 
 from ...engine.env import Env
+from ...engine.env.shown import printable
 from ...engine.errors import AheadOfSource, Damaged, Diverged, HoldfastError, LogPruned
 from ...engine.model.positions import Position
 from ...engine.model.records import Record
@@ -43,7 +44,14 @@ _MOST_UNIT = MAX_OBJECT_BYTES // 4
 """Bytes of parts that are merged into one object."""
 _LEASE_S = 60.0
 IDLE_S = 60.0
-"""Seconds after which a piece says how far an idle store is complete."""
+"""Seconds after which a piece says how far an idle store is complete, if nothing else is asked for."""
+_MOST_SLOT_NAME = 300
+
+
+def slot_name(url: str) -> str:
+    """The name of the slot with which a source keeps log for the archive in a repository. For people, and to find the
+    slot while the repository, whose id is the slot's, cannot be reached."""
+    return printable(f"archive in {url}")[:_MOST_SLOT_NAME]
 
 
 @dataclass(slots=True)
@@ -56,26 +64,34 @@ class Step:
 
 
 class Archiver:
-    """Archives one branch of one source. For one thread.
+    """Archives one branch of one source. For one thread; its attributes can be read from any.
+
+    What is archived is what the source calls readable: log that is never cut off again, published or not, since
+    publication may wait for the archive.
 
     Attributes:
+        writer: its number.
         end: where the archive ends.
         complete_until_us: every transaction committed up to this time is archived.
+        put_us: when the last piece was put, or this archiver began.
     """
 
     def __init__(self, store: ObjectStore, seal: Seal, catalog: Catalog, source: Source, info: SourceInfo, who: str,
-                 slot_id: str, env: Env, *, piece_bytes: int = pieces.PIECE_BYTES) -> None:
+                 slot_id: str, env: Env, *, idle: float = IDLE_S, skip: bool = False,
+                 piece_bytes: int = pieces.PIECE_BYTES) -> None:
+        """`skip`: the log up to what is published now was given up, and is not archived even if it is still there."""
         self._store, self._seal, self._catalog, self._source, self._env = store, seal, catalog, source, env
+        self._idle, self._skip = idle, skip
         self._history, self._who, self._slot_id = info.history, who, slot_id
         self._branch = info.history.branch.id.hex()
         self._piece_bytes = piece_bytes
-        self._writer = 0
+        self.writer = 0
         self._slot = 0
         self._said_at = float("-inf")
         self._lease: str | None = None
         self._leased_at = 0.0
         self.end = Position(0, b"")
-        self.complete_until_us = 0
+        self.complete_until_us = self.put_us = 0
 
     # --- beginning ------------------------------------------------------------------------------------------------
 
@@ -87,15 +103,15 @@ class Archiver:
             Diverged: the archive has another past than the source.
             Damaged, SourceUnavailable, StorageUnavailable.
         """
-        self._writer = self._claim()
+        self.writer = self._claim()
         tail = self._place(info)
         while True:
             batch = Batch(tail.end, [])
-            fence = batch.piece(self._history, tail.complete_until_us, self._writer, self._env, fence=True)
+            fence = batch.piece(self._history, tail.complete_until_us, self.writer, self._env, fence=True)
             if self._put(tail.slot + 1, fence, batch):
                 break
             found = self._in_slot(tail.slot + 1)
-            if found.writer > self._writer:
+            if found.writer > self.writer:
                 raise self._fenced(found.writer)
             # A piece of the writer before, which came at this moment. One of the two had begun a run here.
             if found.after != tail.end:
@@ -104,8 +120,16 @@ class Archiver:
                         complete_until_us=found.complete_until_us, writer=found.writer)
         self._slot, self.end = tail.slot + 1, tail.end
         self.complete_until_us = fence.complete_until_us
-        logger.info("archiving branch %s as writer %d from transaction %d on", self._branch[:8], self._writer,
+        self.put_us = self._env.clock.now_us()
+        self._register()
+        logger.info("archiving branch %s as writer %d from transaction %d on", self._branch[:8], self.writer,
                     self.end.txid)
+
+    @property
+    def proved_us(self) -> int | None:
+        """When the newest proof of an image was left, as far as the catalog was read; None: there is none."""
+        proofs = self._catalog.state.proofs.values()
+        return max((proof["time_us"] for proof in proofs if proof["good"]), default=None)
 
     def _archive(self) -> Archive:
         return Archive(self._store, self._seal, self._catalog.state)
@@ -162,25 +186,28 @@ class Archiver:
     def _check_alone(self) -> None:
         """Raise `Fenced` if there is a later writer."""
         try:
-            self._told(self._writer + 1)
+            self._told(self.writer + 1)
         except ObjectMissing:
             return
-        raise self._fenced(self._writer + 1)
+        raise self._fenced(self.writer + 1)
 
     def _fenced(self, number: int) -> Fenced:
         told = self._told(number)
         return Fenced(f"branch {self._branch[:8]} is archived by writer {number} by now, {told['who']}; this one was "
-                      f"writer {self._writer}")
+                      f"writer {self.writer}")
 
     def _goes_on(self, tail: Tail | None, info: SourceInfo) -> Position:
         """The position after which the archive goes on: where it ends, if the source still has the log from there. Else
         where the newest image of this branch ends, or where the branch left the one before it, whose past leads there.
         Else what is published now: then only a later image makes use of the archive."""
         if tail is not None:
-            if self._reaches(tail.end):
+            if self._reaches(tail.end) and (not self._skip or tail.end.txid >= info.published.txid):
                 return tail.end
-            logger.warning("the source no longer has the log after transaction %d: the archive has a gap, and the "
-                           "points after it need a new image", tail.end.txid)
+            logger.warning("%s the log after transaction %d: the archive has a gap, and the points after it need a new "
+                           "image", "it was given up to archive" if self._skip else "the source no longer has",
+                           tail.end.txid)
+        if self._skip:
+            return info.published
         for image in reversed(self._catalog.state.images.values()):
             if image.history == self._history and (tail is None or image.end.txid > tail.end.txid) and (
                     self._reaches(image.end)):
@@ -234,9 +261,12 @@ class Archiver:
 
     # --- going on -------------------------------------------------------------------------------------------------
 
-    def step(self) -> Step:
-        """Archive what the source has published since. An idle store costs nothing but the question, and a piece now
-        and then that says how far it is complete. O(new log).
+    def step(self, told: Callable[[Archiver], None] | None = None) -> Step:
+        """Archive what can be read of the source's log since. An idle store costs nothing but the question, and a piece
+        now and then that says how far it is complete. O(new log).
+
+        Args:
+            told: called after each piece, with this archiver. What it raises ends the step; the piece counts.
 
         Raises:
             Fenced: another archiver has taken over. This one must not be used any more.
@@ -248,13 +278,16 @@ class Archiver:
             raise Diverged(f"the source is on branch {info.history.branch.id.hex()[:8]} now")
         done = Step(self.end)
         now = self._env.clock.monotonic()
-        if info.published.txid > self.end.txid:
-            for batch in batches(self.end, self._records(info.published.txid), self._piece_bytes):
-                if not self._store_batch(batch, info, done):
+        if info.readable.txid > self.end.txid:
+            for batch in batches(self.end, self._records(info.readable.txid), self._piece_bytes):
+                ours = self._store_batch(batch, info, done)
+                if told is not None:
+                    told(self)
+                if not ours:
                     break
             self._said_at = now
             self._register()
-        elif info.complete_until_us > self.complete_until_us and now - self._said_at >= IDLE_S:
+        elif info.complete_until_us > self.complete_until_us and now - self._said_at >= self._idle:
             self._store_batch(Batch(self.end, []), info, done)
             self._said_at = now
         done.end = self.end
@@ -280,17 +313,18 @@ class Archiver:
                 assert self._lease is not None
                 done.bytes += store_attachment(self._store, self._seal, self._source, self._lease, record.attachment,
                                                names.branch_files(self._branch))
-        is_last = not batch.records or batch.end == info.published
-        piece = batch.piece(info.history, complete_until(batch, is_last, info.complete_until_us), self._writer,
-                            self._env)
+        is_last = not batch.records or batch.end == info.readable
+        said = max(info.complete_until_us, self.complete_until_us)  # what is not published is later than what is said
+        piece = batch.piece(info.history, complete_until(batch, is_last, said), self.writer, self._env)
         ours = self._put(self._slot + 1, piece, batch)
         if not ours:
             piece = self._in_slot(self._slot + 1)
-            if piece.writer != self._writer:
+            if piece.writer != self.writer:
                 raise self._fenced(piece.writer)
         self._check_alone()
         self._slot += 1
         self.end, self.complete_until_us = piece.end, piece.complete_until_us
+        self.put_us = self._env.clock.now_us()
         done.transactions += piece.records
         done.bytes += batch.bytes if ours else 0
         self._merge()
@@ -299,6 +333,7 @@ class Archiver:
     def _put(self, slot: int, piece: Piece, batch: Batch) -> bool:
         """Put a piece into a slot. Whether it is there, and not somebody else's."""
         name = names.piece(self._branch, slot)
+        pieces.store_payloads(self._store, self._seal, name, batch.records)
         data = pieces.encode(self._seal, name, piece, batch.records)
         return put_contested(self._store, name, data, lambda: self._in_slot(slot).nonce == piece.nonce, self._env)
 
@@ -313,7 +348,7 @@ class Archiver:
     def _register(self) -> None:
         """Have the source keep its log from here on. If that fails, the log is asked for in time, or there is a gap."""
         try:
-            self._source.register(self._slot_id, self._who, self.end)
+            self._source.register(self._slot_id, slot_name(self._store.url), self.end)
         except HoldfastError as error:
             logger.warning("the source was not told to keep its log for the archive: %s", error)
 
@@ -347,13 +382,14 @@ def merge_due(store: ObjectStore, seal: Seal, catalog: Catalog, branch: str, slo
     size, last = 0, 0
     for part in parts:
         data = store.get(part.name)
-        if found and size + len(data) > _MOST_UNIT:
+        piece, content = pieces.decode(seal, part.name, data, store)
+        bytes_here = len(data) + piece.large_bytes
+        if found and size + bytes_here > _MOST_UNIT:
             break
-        piece, content = pieces.decode(seal, part.name, data)
         if found and piece.after != found[-1].end:
             raise Damaged(f"begins after {piece.after}, and what is merged with it ends at {found[-1].end}",
                           path=f"{store.url}/{part.name}")
-        size, last = size + len(data), part.last
+        size, last = size + bytes_here, part.last
         found.append(piece)
         records += content
     first = parts[0].first
@@ -363,7 +399,7 @@ def merge_due(store: ObjectStore, seal: Seal, catalog: Catalog, branch: str, slo
     store.put(name, data)
     unit = Unit(name=name, level=level, first=first, last=last, after=whole.after, end=whole.end,
                 first_time_us=whole.first_time_us, last_time_us=whole.last_time_us,
-                complete_until_us=whole.complete_until_us, bytes=len(data),
+                complete_until_us=whole.complete_until_us, bytes=len(data) + whole.large_bytes,
                 attachments=tuple(one.name for one in whole.attachments))
 
     def decide(state: CatalogState) -> Entry | None:

@@ -1,4 +1,5 @@
-"""Attachments in a repository: the files that records name, stored before the record is.
+"""Attachments in a repository: the files that records name, and payloads that are too large for a piece. They are
+stored before the piece with the record is.
 
 A file is cut into chunks, each an object. Chunks never change, so whoever finds one there compares it and goes on. Each
 image and the archive of each branch have a folder of their own. So when one drops its files, nobody else needs them.
@@ -6,7 +7,7 @@ image and the archive of each branch have a folder of their own. So when one dro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ...engine.errors import Damaged
 from ...engine.model.records import Attachment
@@ -27,11 +28,20 @@ def store_attachment(store: ObjectStore, seal: Seal, source: Source, lease_id: s
         Damaged: another file is there under this name.
         LeaseExpired, SourceUnavailable, StorageUnavailable.
     """
+    return _store(store, seal, attachment, folder,
+                  lambda offset, length: source.read_attachment(lease_id, attachment.name, offset, length))
+
+
+def store_payload(store: ObjectStore, seal: Seal, file: Attachment, payload: bytes, folder: str) -> int:
+    """Store a payload as such a file. Returns and raises as `store_attachment`."""
+    return _store(store, seal, file, folder, lambda offset, length: payload[offset : offset + length])
+
+
+def _store(store: ObjectStore, seal: Seal, file: Attachment, folder: str, read: Callable[[int, int], bytes]) -> int:
     put = 0
-    for number, offset in enumerate(range(0, attachment.size, CHUNK_BYTES), 1):
-        name = names.attachment(folder, attachment.name, number)
-        content = source.read_attachment(lease_id, attachment.name, offset,
-                                         min(CHUNK_BYTES, attachment.size - offset))
+    for number, offset in enumerate(range(0, file.size, CHUNK_BYTES), 1):
+        name = names.attachment(folder, file.name, number)
+        content = read(offset, min(CHUNK_BYTES, file.size - offset))
         data = seal.seal(Kind.ATTACHMENT, name, content)
         try:
             store.put(name, data)

@@ -31,15 +31,15 @@ from .sealed import END, FRAME_BYTES, HEADER, OVERHEAD, Body, Kind, ObjectWriter
 from .storage.interface import ObjectStore
 from .storage.putting import put_own
 
-PACK_BYTES = 16 << 20
+PACK_BYTES = 8 << 20
 """A pack is put once it has this many bytes."""
 LEAF_BYTES = 64 << 20
 """Bytes of a file that one leaf lists."""
 BLOCK_BYTES = 16 << 10
 GROUP_BYTES = 256 << 10
 """The most bytes of blocks in one frame."""
-UPLOADS = 4
-"""Packs that are put at the same time."""
+UPLOADS = 3
+"""Packs that are put at the same time. With a pack that is begun and one that is made whole, they hold 40 MiB."""
 _TOGETHER = 256 << 10
 """Frames of a pack that lie this close are read as one range."""
 _MOST_RANGE = 16 << 20
@@ -207,13 +207,14 @@ class PackWriter:
         pack = self._pack
         if pack is None:
             return
+        while len(self._uploads) >= UPLOADS:  # first, since a whole pack is in memory twice for a moment
+            self._uploads.pop(0).result()
         data = pack.finish(msgpack.packb(self._index, use_bin_type=True))
         self._pack, self._index = None, []
         self.packs[pack.name].size = len(data)
         self.stored += len(data)
-        while len(self._uploads) >= UPLOADS:
-            self._uploads.pop(0).result()
-        self._uploads.append(self._pool.submit(lambda: put_own(self._store, pack.name, data, self._env)))
+        name = pack.name  # a thread that had the pack itself would keep all its parts, too
+        self._uploads.append(self._pool.submit(lambda: put_own(self._store, name, data, self._env)))
 
     def finish(self) -> None:
         """Put what is left, and wait until everything is stored."""

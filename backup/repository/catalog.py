@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import msgpack
 
 from ...engine.env import Env
-from ...engine.errors import Damaged, HoldfastError
+from ...engine.errors import Damaged, HoldfastError, UnsupportedFormat
 from . import names
-from .errors import CopyReadOnly, ObjectExists, ObjectMissing, StorageDenied
+from .errors import CatalogReadOnly, CopyReadOnly, ObjectExists, ObjectMissing, StorageDenied
 from .sealed import Kind, Seal
 from .state import CatalogState, Entry
 from .storage.interface import ObjectStore
@@ -31,7 +31,11 @@ logger = logging.getLogger("holdfast.repository")
 CHECKPOINT_EVERY = 64
 """Entries from one checkpoint to the next."""
 Decide = Callable[[CatalogState], Entry | None]
+Noted = Callable[[HoldfastError], None]
+"""Is told what is wrong with an object."""
 T = TypeVar("T")
+_BEGUN = names.CATALOG, names.PACKS, names.IMAGES, names.LOG
+_HINT = "what it holds can be restored without its catalog: --salvage, or salvage=True"
 
 
 class Catalog:
@@ -47,7 +51,15 @@ class Catalog:
         self._is_none = False  # a copy: known before the first entry is added
 
     def refresh(self) -> CatalogState:
-        """Read the entries that came since. The first time, from the newest checkpoint on. O(new entries)."""
+        """Read the entries that came since. The first time, from the newest checkpoint on. O(new entries). Raises
+        `Damaged`, also if there are no entries any more."""
+        try:
+            return self._refreshed()
+        except Damaged as error:
+            error.hint = _HINT
+            raise
+
+    def _refreshed(self) -> CatalogState:
         first = not self.state.number
         if first:
             self._begin_at_checkpoint()
@@ -62,16 +74,29 @@ class Catalog:
             self.state.apply(entry, self._where(name))
 
     def _goes_on(self, name: str) -> bool:
-        """Whether the entry came at this moment. Raises `Damaged` if it is missing and later ones are there."""
+        """Whether the entry came at this moment. Raises `Damaged` if it is missing, and something is there that is put
+        only after it."""
         number = names.number_of(name)
-        later = names.numbered(names.CATALOG, number + 1)[:-2]  # a hundred of them
-        if all(names.number_of(listed.name) <= number for listed in self._store.list(later)):
-            return False
+        why = "the catalog goes on after it"
+        if all(names.number_of(listed.name) <= number for listed in self._store.list(_hundred(number + 1))):
+            if number > 1 or not self._is_begun():
+                return False
+            why = "there are images or log"
         try:
             self._store.get(name)
         except ObjectMissing as error:
-            raise Damaged("is missing, and the catalog goes on after it", path=self._where(name)) from error
+            raise Damaged(f"is missing, and {why}", path=self._where(name)) from error
         return True
+
+    def _is_begun(self) -> bool:
+        """Whether there is anything that the first entries allow. The first copy into a place brings entries last."""
+        if not any(True for folder in _BEGUN for _ in self._store.list(f"{folder}/")):
+            return False
+        try:
+            self._store.get(names.COPY_OF)
+        except ObjectMissing:
+            return True
+        return False
 
     def settled(self, look: Callable[[CatalogState], T]) -> T:
         """What `look` finds in the storage by the state. If entries came meanwhile, it looks again: what it looked for
@@ -93,11 +118,11 @@ class Catalog:
 
         Raises:
             StorageUnavailable: whether the entry was added is not known.
-            CopyReadOnly: this is a copy.
+            CatalogReadOnly: this is a copy, or is read without its catalog.
             Damaged.
         """
         nonce = self._env.randomness.token(16)
-        self.refuse_copy()
+        self.refuse_read_only()
         while True:
             state = self.refresh()
             entry = decide(state)
@@ -115,11 +140,11 @@ class Catalog:
 
     def note(self, entry: Entry) -> None:
         """Add a proof of an image, unless the image has gone or nothing can be put here."""
-        with contextlib.suppress(CopyReadOnly, StorageDenied):
+        with contextlib.suppress(CatalogReadOnly, StorageDenied):
             self.append(lambda state: entry if entry["of"] in state.images else None)
 
-    def refuse_copy(self) -> None:
-        """Raise `CopyReadOnly` if this is a copy."""
+    def refuse_read_only(self) -> None:
+        """Raise `CatalogReadOnly` if nothing can be added here."""
         if not self._is_none:
             try:
                 of = self._store.get(names.COPY_OF).decode()
@@ -127,6 +152,34 @@ class Catalog:
                 self._is_none = True
             else:
                 raise CopyReadOnly(f"{self._store.url} is a copy of {of}")
+
+    def verify(self, noted: Noted) -> None:
+        """Read every entry and every checkpoint, also those that no reader needs any more, and compare the checkpoints
+        with what the entries come to. O(entries)."""
+        upto, state = self.refresh().number, CatalogState()
+        checkpoints = {names.number_of(listed.name) for listed in self._store.list(f"{names.CHECKPOINTS}/")}
+        for number in range(1, upto + 1):
+            name = names.numbered(names.CATALOG, number)
+            try:
+                entry = self._read(Kind.CATALOG, name)
+                if state.number == number - 1:  # else one before is damaged
+                    state.apply(entry, self._where(name))
+            except ObjectMissing:
+                noted(Damaged("is missing", path=self._where(name)))
+            except (Damaged, UnsupportedFormat) as error:
+                noted(error)
+            if number in checkpoints:
+                self._verify_checkpoint(number, state if state.number == number else None, noted)
+
+    def _verify_checkpoint(self, number: int, state: CatalogState | None, noted: Noted) -> None:
+        name = names.numbered(names.CHECKPOINTS, number)
+        try:
+            said = CatalogState.from_wire(self._read(Kind.CHECKPOINT, name), self._where(name))
+        except (Damaged, UnsupportedFormat) as error:
+            noted(error)
+        else:
+            if state is not None and said != state:
+                noted(Damaged("is another state than the entries come to", path=self._where(name)))
 
     def _has(self, name: str, nonce: bytes) -> bool:
         return bool(self._read(Kind.CATALOG, name)["nonce"] == nonce)
@@ -164,3 +217,8 @@ class Catalog:
             pass
         except HoldfastError as error:  # readers begin at an earlier one
             logger.info("no checkpoint of the catalog was put: %s", error)
+
+
+def _hundred(number: int) -> str:
+    """How the names of a hundred entries begin, from this one or an earlier one on."""
+    return names.numbered(names.CATALOG, number)[:-2]

@@ -14,6 +14,7 @@ import typer
 from ...engine import errors
 from ..arguments import (
     Ca,
+    EngineName,
     EngineOptions,
     Json,
     Timeout,
@@ -22,6 +23,7 @@ from ..arguments import (
     Uri,
     Wait,
     argument,
+    engine_of,
     file_option,
     options_of,
     tell,
@@ -31,6 +33,7 @@ from ..arguments import (
 from ..terminal import DAMAGED, errors_told, progress_told, say, say_done
 
 if TYPE_CHECKING:
+    from .hooks import RepositoryPlugin
     from .keys import Key
     from .repository import Repository
 
@@ -47,6 +50,12 @@ At = Annotated[str | None, typer.Option(help="The point: a time, with a zone: 20
 Mark = Annotated[str | None, typer.Option("--mark", help="The point: a mark.")]
 Branch = Annotated[str | None, typer.Option(help="Branch, by the first digits of its id. Default: the newest image's.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+OnEvent = Annotated[str | None, typer.Option(
+    "--on-event", metavar="PROGRAM", help="Run it as PROGRAM done or PROGRAM failed afterwards, with what was done as "
+                                          "JSON on its standard input. Before an expiry it is run as PROGRAM expiring, "
+                                          "and vetoes it by an exit code other than 0.")]
+Salvage = Annotated[bool, typer.Option("--salvage", help="Do not read the catalog, because it is lost or damaged.")]
+Scratch = Annotated[Path | None, file_option("Directory in which to restore. Default: that for temporary files.")]
 Accept = Annotated[str | None, typer.Option(help="Accept a branch that is new to the repository, by its id.")]
 
 
@@ -58,11 +67,26 @@ def key_of(file: Path | None) -> Key | None:
 
 
 @contextmanager
-def _opened(url: str, key_file: Path | None) -> Iterator[Repository]:
+def _opened(url: str, key_file: Path | None, on_event: str | None = None, *, salvage: bool = False
+            ) -> Iterator[Repository]:
+    from .hooks import tell_failed
     from .repository import Repository
 
-    with Repository.open(url, key=key_of(key_file)) as repository:
+    programs = _programs(on_event, url)
+    try:
+        repository = Repository.open(url, key=key_of(key_file), salvage=salvage)
+    except errors.HoldfastError as error:
+        tell_failed(programs, "open", error)
+        raise
+    with repository:
+        repository.plugins += programs
         yield repository
+
+
+def _programs(on_event: str | None, url: str) -> list[RepositoryPlugin]:
+    from .hooks import Program
+
+    return [] if on_event is None else [Program(on_event, url)]
 
 
 def _moment(text: str | None) -> datetime | None:
@@ -80,8 +104,11 @@ def init(repo: Url,
         from .repository import Repository
 
         with Repository.init(repo, key=None if encrypt is None else Key.from_file(encrypt)) as made:
-            say(json.dumps({"repository": made.url, "id": made.id, "encrypted": made.encrypted}) if as_json else
-                f"{made.url} is a repository now{', encrypted' if made.encrypted else ''}")
+            rights = made.rights
+            assert rights is not None
+            say(json.dumps({"repository": made.url, "id": made.id, "encrypted": made.encrypted,
+                            "rights": rights.to_dict()}) if as_json else
+                f"{made.url} is a repository now{', encrypted' if made.encrypted else ''}\n  {rights}")
 
 
 @repo_app.command()
@@ -90,19 +117,27 @@ def backup(
     repo: Url,
     rate: Annotated[float | None, typer.Option(help="Megabytes per second that are read of the image at most.")] = None,
     block_bytes: Annotated[int, typer.Option(help="Size of a block: 4096 to 65536.")] = 16384,
-    accept_branch: Accept = None,
-    token_file: TokenFile = None, tls: Tls = None, ca: Ca = None, timeout: Timeout = 30.0, key_file: KeyFile = None,
+    digest: Annotated[bool, typer.Option("--digest", help="Have the source compute the digest of its content, for "
+                                                          "rehearsals to compare with. It reads all of it.")] = False,
+    accept_branch: Accept = None, dry_run: DryRun = False,
+    token_file: TokenFile = None, tls: Tls = None, ca: Ca = None, timeout: Timeout = 30.0, on_event: OnEvent = None,
+    key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
     """Take an image: whole to restore, and only what changed since the last one is sent and stored."""
     with errors_told(as_json):
         from ..connection import Connection
 
-        with _opened(repo, key_file) as repository, progress_told(as_json) as progress:
-            report = repository.backup(
-                uri, connection=Connection(token=token_of(token_file), tls=tls, ca=ca, timeout=timeout),
-                accept_branch=accept_branch, block_bytes=block_bytes,
-                rate=None if rate is None else rate * 1_000_000, progress=progress)
+        connection = Connection(token=token_of(token_file), tls=tls, ca=ca, timeout=timeout)
+        with _opened(repo, key_file, on_event) as repository:
+            if dry_run:
+                tell(repository.plan_backup(uri, connection=connection, accept_branch=accept_branch,
+                                            block_bytes=block_bytes), as_json)
+                return
+            with progress_told(as_json) as progress:
+                report = repository.backup(
+                    uri, connection=connection, accept_branch=accept_branch, block_bytes=block_bytes,
+                    rate=None if rate is None else rate * 1_000_000, digest=digest, progress=progress)
         tell(report, as_json)
 
 
@@ -111,6 +146,8 @@ def archive(
     uri: Uri,
     repo: Url,
     interval: Annotated[float, typer.Option(help="Seconds from one piece to the next.")] = 1.0,
+    idle: Annotated[float, typer.Option(help="Seconds after which a piece says how far an idle store is complete."
+                                        )] = 60.0,
     once: Annotated[bool, typer.Option("--once", help="Archive what there is, and end.")] = False,
     accept_branch: Accept = None,
     token_file: TokenFile = None, tls: Tls = None, ca: Ca = None, timeout: Timeout = 30.0, key_file: KeyFile = None,
@@ -127,15 +164,31 @@ def archive(
                 say(json.dumps({"archived_to": txid, "transactions": transactions}) if as_json else
                     f"archived {transactions:,} transactions, to transaction {txid}")
 
-            archive_source(repository, uri, connection, interval=interval, once=once, accept_branch=accept_branch,
-                           told=told)
+            archive_source(repository, uri, connection, interval=interval, idle=idle, once=once,
+                           accept_branch=accept_branch, told=told)
 
 
 @repo_app.command()
-def info(repo: Url, key_file: KeyFile = None, as_json: Json = False) -> None:
+def synthesize(repo: Url, txid: Txid = None, at: At = None, mark: Mark = None, branch: Branch = None,
+               scratch: Scratch = None, engine: EngineName = None, engine_option: EngineOptions = None,
+               on_event: OnEvent = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Make an image of the last image and the archived log after it, without the source."""
+    with errors_told(as_json), _opened(repo, key_file, on_event) as repository:
+        with progress_told(as_json) as progress:
+            report = repository.synthesize(to_txid=txid, at=_moment(at), mark=mark, branch=branch, scratch=scratch,
+                                           engine=engine_of(engine), options=options_of(engine_option),
+                                           progress=progress)
+        tell(report, as_json)
+
+
+@repo_app.command()
+def info(repo: Url, salvage: Salvage = False,
+         rights: Annotated[bool, typer.Option("--rights", help="Try whether these credentials could overwrite and "
+                                                               "delete what is there.")] = False,
+         key_file: KeyFile = None, as_json: Json = False) -> None:
     """Show what a repository restores to, its images, branches, marks and proofs."""
-    with errors_told(as_json), _opened(repo, key_file) as repository:
-        tell(repository.info(), as_json)
+    with errors_told(as_json), _opened(repo, key_file, salvage=salvage) as repository:
+        tell(repository.info(rights=rights), as_json)
 
 
 @repo_app.command("ls")
@@ -177,29 +230,40 @@ def restore(
     force: Annotated[bool, typer.Option("--force", help="Replace the store or backup that is there.")] = False,
     delta: Annotated[bool, typer.Option("--delta", help="Write only the blocks in which DEST, which is this store, "
                                                         "differs. Its present state is not kept.")] = False,
-    wait: Wait = 0.0, engine_option: EngineOptions = None, key_file: KeyFile = None, as_json: Json = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Write the image's files and the log, without the engine: DEST "
+                                                    "becomes a backup, of which a store can be made later.")] = False,
+    salvage: Salvage = False, wait: Wait = 0.0, engine: EngineName = None, engine_option: EngineOptions = None,
+    on_event: OnEvent = None, key_file: KeyFile = None, as_json: Json = False,
 ) -> None:
     """Restore a store: to a transaction, a time, a mark, or the end of a branch."""
-    with errors_told(as_json), _opened(repo, key_file) as repository:
+    with errors_told(as_json), _opened(repo, key_file, on_event, salvage=salvage) as repository:
+        when = _moment(at)
+        if raw and (delta or engine or engine_option):
+            raise errors.InvalidInput("--raw takes no --delta, no --engine and no --engine-option",
+                                      hint="leave them out: no engine is used, and DEST does not become a store")
         if dry_run:
-            tell(repository.plan(to_txid=txid, at=_moment(at), mark=mark, branch=branch), as_json)
+            tell(repository.plan(to_txid=txid, at=when, mark=mark, branch=branch), as_json)
             return
         with progress_told(as_json) as progress:
-            report = repository.restore(dest, to_txid=txid, at=_moment(at), mark=mark, branch=branch, force=force,
-                                        delta=delta, wait=wait, options=options_of(engine_option), progress=progress)
+            report = (
+                repository.restore_raw(dest, to_txid=txid, at=when, mark=mark, branch=branch, force=force, wait=wait,
+                                       progress=progress) if raw else
+                repository.restore(dest, to_txid=txid, at=when, mark=mark, branch=branch, force=force, delta=delta,
+                                   wait=wait, engine=engine_of(engine), options=options_of(engine_option),
+                                   progress=progress))
         tell(report, as_json)
 
 
 @repo_app.command()
 def rehearse(repo: Url, txid: Txid = None, at: At = None, mark: Mark = None, branch: Branch = None,
-             scratch: Annotated[Path | None, file_option("Directory in which to restore. Default: that for temporary "
-                                                         "files.")] = None,
-             engine_option: EngineOptions = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+             scratch: Scratch = None, engine: EngineName = None, engine_option: EngineOptions = None,
+             on_event: OnEvent = None, key_file: KeyFile = None, as_json: Json = False) -> None:
     """Restore into a scratch place, open and check it, and note the result in the repository."""
-    with errors_told(as_json), _opened(repo, key_file) as repository:
+    with errors_told(as_json), _opened(repo, key_file, on_event) as repository:
         with progress_told(as_json) as progress:
             report = repository.rehearse(to_txid=txid, at=_moment(at), mark=mark, branch=branch, scratch=scratch,
-                                         options=options_of(engine_option), progress=progress)
+                                         engine=engine_of(engine), options=options_of(engine_option),
+                                         progress=progress)
         tell(report, as_json)
 
 
@@ -215,10 +279,10 @@ def expire(
                                                   "ever\", \"none\".", metavar="PERIOD")] = "14 days",
     abandoned: Annotated[str, typer.Option(help="When a backup that is not whole is given up for dead.",
                                            metavar="PERIOD")] = "1 day",
-    dry_run: DryRun = False, key_file: KeyFile = None, as_json: Json = False,
+    dry_run: DryRun = False, on_event: OnEvent = None, key_file: KeyFile = None, as_json: Json = False,
 ) -> None:
     """Remove what no kept restore point needs."""
-    with errors_told(as_json), _opened(repo, key_file) as repository:
+    with errors_told(as_json), _opened(repo, key_file, on_event) as repository:
         from .expiring import Keep
 
         tell(repository.expire(Keep(last=keep_last, daily=keep_daily, weekly=keep_weekly, monthly=keep_monthly,
@@ -229,9 +293,9 @@ def expire(
 @repo_app.command()
 def verify(repo: Url,
            sample: Annotated[str, typer.Option(help="Share of the blocks that are read: 5%, or all.")] = "all",
-           key_file: KeyFile = None, as_json: Json = False) -> None:
+           salvage: Salvage = False, on_event: OnEvent = None, key_file: KeyFile = None, as_json: Json = False) -> None:
     """Read what images and log need, and compare it with its digests. Needs no engine."""
-    with errors_told(as_json), _opened(repo, key_file) as repository:
+    with errors_told(as_json), _opened(repo, key_file, on_event, salvage=salvage) as repository:
         with progress_told(as_json) as progress:
             report = repository.verify(sample=_share(sample), progress=progress)
         tell(report, as_json)
@@ -252,13 +316,15 @@ def _share(text: str) -> float:
 def copy(repo: Url, to: Annotated[str, typer.Argument(help="Nothing yet, or an earlier copy.", metavar="TO")],
          remove: Annotated[bool, typer.Option("--remove", help="Remove from the copy what the repository has dropped."
                                               )] = False,
-         as_json: Json = False) -> None:
+         dry_run: DryRun = False, on_event: OnEvent = None, as_json: Json = False) -> None:
     """Copy a repository, or bring its copy up to date. Needs no key."""
     with errors_told(as_json):
+        from . import hooks
         from .copying import copy as copy_repository
 
         with progress_told(as_json) as progress:
-            report = copy_repository(repo, to, remove=remove, progress=progress)
+            report = hooks.told(_programs(on_event, repo), "copy",
+                                lambda: copy_repository(repo, to, remove=remove, dry_run=dry_run, progress=progress))
         tell(report, as_json)
 
 

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from ...engine.env import REAL, Env
 from ...engine.env.pool import Pool
 from ...engine.errors import Diverged, ForeignStore, InvalidInput
-from ...replay.files import Progress, silent
+from ...replay.files import SPARE_BYTES, Progress, silent
 from ..report import Told, size_of
 from . import names
 from .errors import ObjectExists, ObjectMissing, RepositoryMissing
+from .storage.early import check_room, tell_skew
 from .storage.interface import ObjectStore, StoredObject
 from .storage.probe import probe
 from .storage.putting import put_own
@@ -35,15 +36,19 @@ _FOLDERS = (names.KEYS, names.PACKS, names.IMAGES, names.ATTACHMENTS, names.MERG
             names.CHECKPOINTS)
 """In this order: what names something is copied after it."""
 _AT_ONCE = 8
+_MOST_BYTES = 48 << 20
+"""Of objects that are in memory at once, unless one alone is larger."""
 _TRIES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyReport(Told):
-    """What a copy did: objects and bytes that were copied, objects that were removed, and the last catalog entry."""
+    """What a copy did, or would do (`dry_run`): objects and bytes that were copied, objects that were removed, and the
+    last catalog entry."""
 
     repository: str
     copy: str
+    dry_run: bool
     objects: int
     bytes: int
     removed: int
@@ -51,12 +56,16 @@ class CopyReport(Told):
     seconds: float
 
     def __str__(self) -> str:
+        if self.dry_run:
+            gone = f", and {self.removed:,} removed" if self.removed else ""
+            return (f"{self.objects:,} objects, {size_of(self.bytes)}, would be copied from {self.repository} to "
+                    f"{self.copy}{gone}")
         gone = f", {self.removed:,} removed" if self.removed else ""
         return (f"{self.copy} is {self.repository} up to entry {self.entry}: {self.objects:,} objects copied, "
                 f"{size_of(self.bytes)}{gone}, in {self.seconds:.2f} s")
 
 
-def copy(url: str | os.PathLike[str], to: str | os.PathLike[str], *, remove: bool = False,
+def copy(url: str | os.PathLike[str], to: str | os.PathLike[str], *, remove: bool = False, dry_run: bool = False,
          progress: Progress | None = None, env: Env = REAL) -> CopyReport:
     """Copy a repository, or bring its copy up to date. O(objects listed, and bytes that the copy lacks).
 
@@ -64,6 +73,7 @@ def copy(url: str | os.PathLike[str], to: str | os.PathLike[str], *, remove: boo
         url: the repository.
         to: where to: nothing, or an earlier copy.
         remove: remove what the repository has dropped since. Without it, the copy only grows.
+        dry_run: only say what that would be.
         progress: called in this thread with (stage, done, total), in bytes.
         env: files, clock and threads.
 
@@ -77,7 +87,12 @@ def copy(url: str | os.PathLike[str], to: str | os.PathLike[str], *, remove: boo
     with open_storage(url, env) as source, open_storage(to, env) as dest:
         if source.url == dest.url:
             raise InvalidInput(f"{source.url} cannot be copied into itself")
-        _same_repository(source, dest, env)
+        _same_repository(source, dest, env, begin=not dry_run)
+        if dry_run:
+            lacking, gone = _all_lacking(source, dest), list(_gone(source, dest)) if remove else []
+            return CopyReport(repository=source.url, copy=dest.url, dry_run=True, objects=len(lacking),
+                              bytes=sum(listed.size for listed in lacking), removed=len(gone),
+                              entry=_last_entry(source), seconds=env.clock.monotonic() - started)
         copied, size = 0, 0
         for attempt in range(_TRIES):
             last = _last_entry(source)
@@ -91,12 +106,15 @@ def copy(url: str | os.PathLike[str], to: str | os.PathLike[str], *, remove: boo
             copied, size = copied + count, size + more
             break
         _entries(source, dest, last, env)
-        removed = _remove(source, dest) if remove else 0
-        return CopyReport(repository=source.url, copy=dest.url, objects=copied, bytes=size, removed=removed, entry=last,
-                          seconds=env.clock.monotonic() - started)
+        removed = 0
+        for listed in _gone(source, dest) if remove else ():
+            dest.delete(listed.name)
+            removed += 1
+        return CopyReport(repository=source.url, copy=dest.url, dry_run=False, objects=copied, bytes=size,
+                          removed=removed, entry=last, seconds=env.clock.monotonic() - started)
 
 
-def _same_repository(source: ObjectStore, dest: ObjectStore, env: Env) -> None:
+def _same_repository(source: ObjectStore, dest: ObjectStore, env: Env, *, begin: bool) -> None:
     try:
         document = source.get(names.REPOSITORY)
     except ObjectMissing as error:
@@ -104,7 +122,9 @@ def _same_repository(source: ObjectStore, dest: ObjectStore, env: Env) -> None:
     try:
         there = dest.get(names.REPOSITORY)
     except ObjectMissing:
-        probe(dest, env, delete=False)
+        if not begin:
+            return
+        tell_skew(dest, probe(dest, env).ahead_us)
         put_own(dest, names.COPY_OF, source.url.encode(), env)  # first: without it, this would be a repository
         put_own(dest, names.REPOSITORY, document, env)
         return
@@ -149,13 +169,15 @@ def _last_entry(source: ObjectStore) -> int:
 
 def _objects(source: ObjectStore, dest: ObjectStore, env: Env, progress: Progress) -> tuple[int, int]:
     """Copy the objects that `dest` lacks. Returns their number and bytes. Raises `ObjectMissing` if one has gone."""
-    lacking = [listed for folder in _FOLDERS for listed in _lacking(source, dest, folder)]
+    lacking = _all_lacking(source, dest)
     total, done = sum(listed.size for listed in lacking), 0
+    check_room(dest, total + SPARE_BYTES)
     pool = Pool("holdfast-copy", _AT_ONCE, env.scheduler)
     under_way: deque[tuple[int, Future[None]]] = deque()
     try:
         for listed in lacking:
-            if len(under_way) >= _AT_ONCE:
+            while under_way and (len(under_way) >= _AT_ONCE
+                                 or sum(size for size, _ in under_way) + listed.size > _MOST_BYTES):
                 size, before = under_way.popleft()
                 before.result()
                 done += size
@@ -169,6 +191,11 @@ def _objects(source: ObjectStore, dest: ObjectStore, env: Env, progress: Progres
     finally:
         pool.close()
     return len(lacking), total
+
+
+def _all_lacking(source: ObjectStore, dest: ObjectStore) -> list[StoredObject]:
+    """The objects that `dest` lacks, but for the entries of the catalog, in the order in which they are copied."""
+    return [listed for folder in _FOLDERS for listed in _lacking(source, dest, folder)]
 
 
 def _lacking(source: ObjectStore, dest: ObjectStore, folder: str) -> Iterator[StoredObject]:
@@ -193,14 +220,11 @@ def _entries(source: ObjectStore, dest: ObjectStore, last: int, env: Env) -> Non
                        hint="check which of the two is the copy")
 
 
-def _remove(source: ObjectStore, dest: ObjectStore) -> int:
-    """Remove the objects that the source no longer has. Returns their number."""
-    removed = 0
+def _gone(source: ObjectStore, dest: ObjectStore) -> Iterator[StoredObject]:
+    """The objects that the source no longer has."""
     for folder in (names.PACKS, names.IMAGES, names.ATTACHMENTS, names.MERGED, names.LOG):
         for listed in dest.list(f"{folder}/"):
             try:
                 source.get(listed.name, 0, 1)
             except ObjectMissing:
-                dest.delete(listed.name)
-                removed += 1
-    return removed
+                yield listed

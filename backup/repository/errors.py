@@ -78,7 +78,23 @@ class BlocksDropped(HoldfastError):
     hint = "run it again; those blocks are stored anew"
 
 
-class CopyReadOnly(HoldfastError):
+class ExpiryVetoed(HoldfastError):
+    """A plugin wants to keep what an expiry was to remove. Nothing was removed."""
+
+    hint = "find out why it does, or run the expiry without it"
+
+
+class CatalogReadOnly(HoldfastError):
+    """Nothing can be added to the catalog here."""
+
+
+class SalvageReadOnly(CatalogReadOnly):
+    """The repository was opened without its catalog, so nothing is added to it."""
+
+    hint = "restore what you need, and back up into a new repository"
+
+
+class CopyReadOnly(CatalogReadOnly):
     """This is a copy of a repository, and only the next copy changes it."""
 
     hint = "use the repository that it is a copy of; or if that is lost, promote the copy: holdfast repo promote"

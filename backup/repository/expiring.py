@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from ...engine.env import Env
@@ -102,9 +102,9 @@ def plan(state: CatalogState, tails: Mapping[str, Tail], times: Mapping[str, int
             if upto >= after:
                 needed[stretch.branch].append((after, min(upto, stretch.end)))
 
-    images = list(state.images.values())
-    if images:
-        stay(images[-1], "the newest")
+    images, newest = list(state.images.values()), state.newest
+    if newest is not None:
+        stay(newest, "the newest")
     for image in images[len(images) - keep.last:] if keep.last else ():
         stay(image, f"one of the last {keep.last}")
     trusted = []
@@ -134,7 +134,7 @@ def plan(state: CatalogState, tails: Mapping[str, Tail], times: Mapping[str, int
                 if lease["branch"] == branch and lease["image"] == reach.image.session:
                     stay_with_log(reach, lease["txid"], f"{lease['who']} is running")
         for reach in found:
-            if reach.image is images[-1]:
+            if reach.image is newest:
                 stay_with_log(reach, reach.last, "")
         if state.sessions:  # an image that is under way may go on where no image leads to yet
             needed[branch].append((max((reach.last for reach in found), default=-1), _FOREVER))
@@ -190,50 +190,112 @@ class _Changed(Exception):
     """The catalog has changed in what the plan rests on."""
 
 
-def expire(store: ObjectStore, seal: Seal, catalog: Catalog, archive: Archive, keep: Keep, env: Env, *, dry_run: bool
-           ) -> Expired:
-    """See `Repository.expire`."""
+@dataclass(slots=True)
+class _Facts:
+    """What one round knows.
+
+    Attributes:
+        stored: packs and images' objects, listed before the state was read.
+        state: of the catalog, without what is given up for dead.
+        used: the packs of each image that is kept.
+        damaged: what was found damaged on the way.
+    """
+
+    store: ObjectStore
+    keep: Keep
+    stored: list[StoredObject]
+    state: CatalogState
+    tails: dict[str, Tail] = field(default_factory=dict)
+    used: dict[str, set[str]] = field(default_factory=dict)
+    damaged: list[Damaged] = field(default_factory=list)
+    _listed: dict[str, list[StoredObject]] = field(default_factory=dict)
+
+    def planned(self, seal: Seal, env: Env) -> Plan:
+        """The plan. Raises `ObjectMissing` if another expiry was faster."""
+        archive = Archive(self.store, seal, self.state)
+        self.tails = {branch: tail for branch in self.state.branches
+                      if (tail := archive.tail(branch, self.damaged)) is not None}
+        made = self._plan(self.state)
+        for session in made.kept:
+            try:
+                self.used[session] = set(tree_of(self.store, seal, self.state.images[session], env).root.packs)
+            except Damaged as error:  # nobody knows which packs the image uses
+                self.damaged.append(error)
+                self.used[session] = {listed.name for listed in self.stored}
+        return made
+
+    def _plan(self, state: CatalogState) -> Plan:
+        times = {_session(listed): listed.modified_us for listed in self.stored
+                 if listed.name == names.root(_session(listed))}
+        return plan(state, self.tails, times, self.keep)
+
+    def unused(self, made: Plan) -> list[StoredObject]:
+        """Packs and images' objects that go."""
+        live = set(self.state.sessions)
+        packs = set[str]().union(*(self.used[session] for session in made.kept))
+        return [listed for listed in self.stored if _session(listed) not in live
+                and (listed.name not in packs if listed.name.startswith(f"{names.PACKS}/")
+                     else _session(listed) not in made.kept)]
+
+    def going(self, made: Plan) -> list[StoredObject]:
+        """All objects that would go now."""
+        def lists(prefix: str) -> list[StoredObject]:
+            if prefix not in self._listed:
+                self._listed[prefix] = list(self.store.list(prefix))
+            return self._listed[prefix]
+
+        return [*self.unused(made), *_log_garbage(lists, made, self.state)]
+
+    def costs(self) -> dict[str, int]:
+        """Bytes that would go, too, if it were not for a mark: by its name. A plan for each mark with `keep`."""
+        marks = self.state.marks
+
+        def bytes_without(name: str | None) -> int:
+            others = {other: mark for other, mark in marks.items() if other != name}
+            return sum(listed.size for listed in self.going(self._plan(replace(self.state, marks=others))))
+
+        kept = [name for name, mark in marks.items() if mark["keep"]]
+        least = bytes_without(None) if kept else 0
+        return {name: bytes_without(name) - least for name in kept}
+
+
+def expire(store: ObjectStore, seal: Seal, catalog: Catalog, keep: Keep, env: Env, *, dry_run: bool,
+           allow: Callable[[Expired], None] | None) -> Expired:
+    """See `Repository.expire`. `allow` is called with what would be removed before anything is, and raises to veto it;
+    again if the plan changes."""
     told: list[str] = []
+    allowed: Plan | None = None
     while True:
         # Listed first: whatever is listed belongs to a session that the state has.
         stored = [*store.list(f"{names.PACKS}/"), *store.list(f"{names.IMAGES}/")]
         state = catalog.refresh()
-        if over := _over(state, keep, env):
-            told += [state.sessions[entry["session"]]["who"] for entry in over if entry["do"] == "abort"]
-            if not dry_run:
-                for entry in over:
-                    catalog.append(lambda state, entry=entry: entry if _holds(state, entry) else None)  # type: ignore[misc]
-                continue
+        over = _over(state, keep, env)
+        dead = [state.sessions[entry["session"]]["who"] for entry in over if entry["do"] == "abort"]
         number = state.number
-        state = _after(state, over)  # a copy: what was dropped is known until it is deleted
-        archive = Archive(store, seal, state)
-        times = {_session(listed): listed.modified_us for listed in stored
-                 if listed.name == names.root(_session(listed))}
-        live = set(state.sessions)
-        used: set[str] = set()
+        # A copy of the state: what was dropped is known until it is deleted.
+        facts = _Facts(store, keep, stored, _after(state, over))
         try:
-            damaged: list[Damaged] = []
-            tails = {branch: tail for branch in state.branches if (tail := archive.tail(branch, damaged)) is not None}
-            made = plan(state, tails, times, keep)
-            for session in made.kept:
-                try:
-                    used |= tree_of(store, seal, state.images[session], env).root.packs.keys()
-                except Damaged as error:  # nobody knows which packs the image uses
-                    damaged.append(error)
-                    used |= {listed.name for listed in stored}
+            made = facts.planned(seal, env)
         except ObjectMissing:
             if catalog.refresh().number == number:
                 raise
             continue  # another expiry dropped it
-        spared = live | set(made.kept)
-        gone = [listed for listed in stored if (listed.name not in used and _session(listed) not in live
-                                                if listed.name.startswith(f"{names.PACKS}/")
-                                                else _session(listed) not in spared)]
-        packs = [listed.name for listed in gone if listed.name.startswith(f"{names.PACKS}/")]
-        entry = _entry(made, packs)
-        if dry_run:
-            break
-        rests_on = _rests_on(state)
+        costs = facts.costs()
+        if dry_run or (allow is not None and made != allowed):
+            would = _report(facts, made, facts.going(made), [*told, *dead], costs, dry_run=dry_run)
+            if allow is not None:
+                allow(would)
+                allowed = made
+            if dry_run:
+                return would
+        if over:
+            told += dead
+            for entry in over:
+                catalog.append(lambda state, entry=entry: entry if _holds(state, entry) else None)  # type: ignore[misc]
+            continue
+        gone = facts.unused(made)
+        entry = _entry(made, [listed.name for listed in gone if listed.name.startswith(f"{names.PACKS}/")])
+        rests_on = _rests_on(facts.state)
 
         def decide(state: CatalogState, entry: Entry = entry, rests_on: object = rests_on) -> Entry | None:
             if _rests_on(state) != rests_on:
@@ -246,14 +308,18 @@ def expire(store: ObjectStore, seal: Seal, catalog: Catalog, archive: Archive, k
         except _Changed:
             continue
         break
-    gone += _log_garbage(store, made, state)
-    if not dry_run:
-        for listed in gone:
-            store.delete(listed.name)
-    return Expired(repository=store.url, dry_run=dry_run, kept=made.kept, images=tuple(made.images),
+    gone += _log_garbage(store.list, made, facts.state)
+    for listed in gone:
+        store.delete(listed.name)
+    return _report(facts, made, gone, told, costs, dry_run=False)
+
+
+def _report(facts: _Facts, made: Plan, gone: list[StoredObject], dead: list[str], costs: dict[str, int], *,
+            dry_run: bool) -> Expired:
+    return Expired(repository=facts.store.url, dry_run=dry_run, kept=made.kept, images=tuple(made.images),
                    log=tuple((branch, first.after.txid + 1, last.end.txid) for branch, first, last in made.slots),
-                   objects=len(gone), bytes=sum(listed.size for listed in gone), aborted=tuple(told),
-                   damaged=tuple(error.message for error in damaged))
+                   objects=len(gone), bytes=sum(listed.size for listed in gone), aborted=tuple(dead), marks=costs,
+                   damaged=tuple(error.message for error in facts.damaged))
 
 
 def _over(state: CatalogState, keep: Keep, env: Env) -> list[Entry]:
@@ -298,9 +364,10 @@ def _session(listed: StoredObject) -> str:
     return listed.name.split("/")[1]
 
 
-def _log_garbage(store: ObjectStore, made: Plan, before: CatalogState) -> Iterator[StoredObject]:
+def _log_garbage(lists: Callable[[str], Iterable[StoredObject]], made: Plan, before: CatalogState
+                 ) -> Iterator[StoredObject]:
     """What may be deleted of archived log: what was dropped, what is in larger units, and what earlier runs that died
-    have left. `before`: the state that was planned with."""
+    have left. `lists`: the objects by prefix. `before`: the state that was planned with."""
     for branch, log in before.branches.items():
         dropped = [(first.first, last.last) for of, first, last in made.slots if of == branch]
         kept = [unit for unit in log.largest() if not _within(unit.first, dropped)]
@@ -308,16 +375,16 @@ def _log_garbage(store: ObjectStore, made: Plan, before: CatalogState) -> Iterat
         in_units = [(unit.first, unit.last) for unit in kept]
         in_runs = [(run.first, _FOREVER if run.last is None else run.last) for run in log.runs]
         files = {name for unit in log.units for name in unit.attachments if unit.name in named}
-        for listed in store.list(f"{names.LOG}/{branch}/"):
+        for listed in lists(f"{names.LOG}/{branch}/"):
             slot = names.number_of(listed.name)
             if _within(slot, in_units) or _within(slot, dropped) or (in_runs and not _within(slot, in_runs)):
                 yield listed
-        for listed in store.list(f"{names.MERGED}/{branch}/"):
-            level, first = names.merged_range(listed.name)
+        for listed in lists(f"{names.MERGED}/{branch}/"):
+            level, first, _ = names.merged_range(listed.name)
             if listed.name not in named and first <= log.reached.get(level, 0):
                 yield listed
         for name in sorted({name for unit in log.units for name in unit.attachments} - files):
-            yield from store.list(f"{names.branch_files(branch)}/{name}/")
+            yield from lists(f"{names.branch_files(branch)}/{name}/")
 
 
 def _within(slot: int, ranges: list[tuple[int, int]]) -> bool:

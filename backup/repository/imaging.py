@@ -16,18 +16,18 @@ from __future__ import annotations
 import logging
 import socket  # noqa: TID251  for the machine's name
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ...engine.contract.image import ImageFile
 from ...engine.env import Env, Lock
 from ...engine.env.shown import printable
-from ...engine.errors import Damaged, Diverged, SourceRestarted
+from ...engine.errors import Damaged, Diverged, SourceRestarted, Unsupported
 from ...engine.model.records import Record
 from ...engine.source.interface import CHUNK_BYTES, Block, Grant, Source, SourceInfo, block_digest
 from ...engine.store.leases import MAX_OWNER
 from ...replay.copy import kept_alive
-from ...replay.files import Ahead, Progress, check_names
+from ...replay.files import SPARE_BYTES, Ahead, Progress, check_names
 from . import names
 from .attached import store_attachment
 from .blocks import (
@@ -45,10 +45,11 @@ from .blocks import (
 )
 from .catalog import Catalog
 from .errors import BlocksDropped, ObjectMissing, SessionAborted
-from .pieces import batches, complete_until, encode
+from .pieces import batches, complete_until, encode, store_payloads
 from .restoring import tree_of
 from .sealed import Body, Kind, Seal, compressed
-from .state import CatalogState, Entry, Image, Synthetic
+from .state import CatalogState, Entry, Image, SourceDigest, Synthetic
+from .storage.early import check_room, tell_clock, tell_room
 from .storage.interface import ObjectStore
 from .storage.putting import put_own
 
@@ -61,6 +62,9 @@ _REMEMBERED = 1 << 16
 
 
 _INDEXES = 16
+WHOLE = "whole image"
+"""The stage of `progress` in which all blocks are sent, because there is no image to compare with. Else it is `image`.
+"""
 
 
 class _Piece(NamedTuple):
@@ -137,7 +141,8 @@ class Known:
 @dataclass(slots=True)
 class Imaging:
     """One run. `who` names it to the source and in the catalog. `rate`: bytes of the image that are read in a second at
-    most; None: no bound. `synthetic`: of an image that is made in the repository."""
+    most; None: no bound. `synthetic`: of an image that is made in the repository. `digest`: ask the source for the
+    digest of its content, too. `base`: the image that this one was compared with; None: none."""
 
     store: ObjectStore
     seal: Seal
@@ -152,6 +157,8 @@ class Imaging:
     progress: Progress
     env: Env
     synthetic: Synthetic | None = None
+    digest: bool = False
+    base: Image | None = field(default=None, init=False)
 
     def take(self) -> Image:
         """Take the image.
@@ -162,14 +169,21 @@ class Imaging:
             SessionAborted: an expiry gave this run up for dead.
             Damaged, LeaseExpired, SourceUnavailable, SourceRestarted, TooManyLeases, DiskFull, StorageUnavailable.
         """
+        check_room(self.store, SPARE_BYTES)
+        begun_us = self.env.clock.now_us()
         state = self.catalog.append(lambda _: {"do": "begin", "session": self.session, "who": self.who,
                                                "time_us": self.env.clock.now_us()})
+        if begun := state.sessions.get(self.session):  # else an expiry gave it up at this moment: told at the end
+            tell_clock(self.store, names.numbered(names.CATALOG, begun["number"]), begun_us, self.env)
         grant = self.source.lease(self.who, image=True, ttl=self.lease_ttl)
         packs = PackWriter(self.store, self.seal, self.session, self.env)
         try:
             check_names(grant.files)
             with kept_alive(self.source, grant, self.env.scheduler):
-                root = self._files(grant, self._known(state, self._base(state)), packs)
+                base = self._base(state)
+                if base is None:
+                    self._tell_whole(sum(file.size for file in grant.files), not state.images)
+                root = self._files(grant, self._known(state, base), packs)
                 said = self._log(grant)
                 packs.finish()
                 return self._finish(root, said, packs)
@@ -186,17 +200,19 @@ class Imaging:
     # --- what is stored already -----------------------------------------------------------------------------------
 
     def _base(self, state: CatalogState) -> TreeReader | None:
-        """The last image that this one can be compared with: of the same format, in blocks of the same size."""
-        for image in state.bases(self.synthetic.made_of if self.synthetic else ""):
-            if image.state_format == self.info.state_format:
-                try:
-                    tree = tree_of(self.store, self.seal, image, self.env)
-                except (Damaged, ObjectMissing) as error:
-                    logger.warning("%s: image %s is not compared with", error, image.session[:8])
-                    continue
-                if tree.root.block_bytes == self.block_bytes:
-                    return tree
-        return None
+        found = base_of(self.store, self.seal, state, self.info, self.block_bytes, self.env,
+                        self.synthetic.made_of if self.synthetic else "")
+        if found is None:
+            return None
+        self.base, tree = found
+        return tree
+
+    def _tell_whole(self, total: int, first: bool) -> None:
+        """Say before the first block that there is nothing to compare with. It is expected of the first image."""
+        logger.log(logging.INFO if first else logging.WARNING, "there is no image in %s that this one can be compared "
+                   "with: all %s bytes are sent, but what a run that died has stored", self.store.url, f"{total:,}")
+        tell_room(self.store, total)
+        self.progress(WHOLE, 0, total)
 
     def _known(self, state: CatalogState, base: TreeReader | None) -> Known:
         thin = set() if base is None else {name for name, use in base.root.packs.items()
@@ -253,7 +269,7 @@ class Imaging:
                     for offset in range(start, min(start + LEAF_BYTES, file.size), CHUNK_BYTES):
                         blocks += self._stored(ahead.take(), file.name, offset // self.block_bytes, packs, remembered)
                         done += min(CHUNK_BYTES, file.size - offset)
-                        self.progress("image", done, total)
+                        self.progress("image" if known.base else WHOLE, done, total)
                         self._throttle(started, done)
                     leaves.append(self._leaf(file, start, blocks, known, packs, root))
                 root.files.append((file, leaves))
@@ -318,6 +334,9 @@ class Imaging:
     def _log(self, grant: Grant) -> Entry:
         """Store the log that makes the image whole. Returns what the catalog is to say of the image."""
         confirmed = self.source.confirm(grant.id)
+        content = self._content(grant) if self.digest else None
+        if content is not None:  # the image's own log is to reach it
+            confirmed = replace(self.source.confirm(grant.id), consistent_from=confirmed.consistent_from)
         info = self.source.info()
         if not self.info.instance == grant.instance == info.instance:
             raise SourceRestarted(f"the source of store {self.info.history.store_id.hex()} has been restarted, or "
@@ -346,6 +365,7 @@ class Imaging:
             piece = batch.piece(info.history, complete_until(batch, end == confirmed.published,
                                                              confirmed.complete_until_us), 0, self.env)
             name = names.image_log(self.session, objects)
+            log_bytes += store_payloads(self.store, self.seal, name, batch.records)
             data = encode(self.seal, name, piece, batch.records)
             put_own(self.store, name, data, self.env)
             log_bytes += len(data)
@@ -358,14 +378,24 @@ class Imaging:
                       end=end, moving=grant.moving, image_time_us=grant.time_us, first_time_us=first_time,
                       last_time_us=last_time, complete_until_us=confirmed.complete_until_us, created_us=0,
                       bytes=sum(file.size for file in grant.files), new_bytes=0, log_bytes=log_bytes,
-                      log_objects=objects, synthetic=self.synthetic)
+                      log_objects=objects, synthetic=self.synthetic, source_digest=content,
+                      source="" if self.synthetic else lineage(self.info))
         return image.to_wire()
+
+    def _content(self, grant: Grant) -> SourceDigest | None:
+        try:
+            content = self.source.content_digest(grant.id)
+        except Unsupported as error:
+            logger.warning("%s: a rehearsal will have nothing to compare with", error.message)
+            return None
+        return SourceDigest(content.position.txid, content.digest)
 
     def _finish(self, root: Root, said: Entry, packs: PackWriter) -> Image:
         """Put the root, and make the image real. It may be dropped again before this returns."""
         name = names.root(self.session)
         root.engine = self.info.engine
-        root.image = said | {"new_bytes": packs.stored, "created_us": self.env.clock.now_us()}
+        root.image = said | {"content_bytes": sum(pack.content for pack in packs.packs.values()),
+                             "new_bytes": packs.stored, "created_us": self.env.clock.now_us()}
         put_own(self.store, name, self.seal.seal(Kind.IMAGE, name, root.encode()), self.env)
         entry: Entry = {"do": "image", **root.image}
         order = 0
@@ -382,6 +412,27 @@ class Imaging:
 
         self.catalog.append(decide)
         return Image.from_wire(entry, order)
+
+
+def lineage(info: SourceInfo) -> str:
+    """Whose files a source has. Each member of a cluster lays out its own, and a restart changes nothing."""
+    return printable(info.path if info.member is None else f"member {info.member.name}")
+
+
+def base_of(store: ObjectStore, seal: Seal, state: CatalogState, info: SourceInfo, block_bytes: int, env: Env,
+            made_of: str = "") -> tuple[Image, TreeReader] | None:
+    """The image with which a new one of this source is compared: of the same format, in blocks of the same size. None:
+    there is none. A get for each image that is looked at."""
+    for image in state.bases(lineage(info), made_of):
+        if image.state_format == info.state_format:
+            try:
+                tree = tree_of(store, seal, image, env)
+            except (Damaged, ObjectMissing) as error:
+                logger.warning("%s: image %s is not compared with", error, image.session[:8])
+                continue
+            if tree.root.block_bytes == block_bytes:
+                return image, tree
+    return None
 
 
 def who(what: str) -> str:

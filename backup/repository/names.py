@@ -11,8 +11,8 @@ it. All others have the random id of a session, so nobody else takes them.
     log/BRANCH/N                      pieces of log, slot by slot
     merged/BRANCH/LEVEL-FIRST-LAST-ID several pieces as one
     writers/BRANCH/N                  who archives a branch: the highest number
-    attachments/BRANCH/NAME/N         files that records of archived log name; those of an image's own log are in
-                                      images/SESSION/files
+    attachments/BRANCH/NAME/N         files that records of archived log name, and payloads that are too large for a
+                                      piece; those of an image's own log are in images/SESSION/files
     probes/ID                         with which the storage was tried
 
 Numbers have a folder for each ten thousand, so that no directory of a local disk grows large.
@@ -58,10 +58,10 @@ def merged(branch: str, level: int, first: int, last: int, id: str) -> str:
     return f"{MERGED}/{branch}/{level}-{first:010d}-{last:010d}-{id}"
 
 
-def merged_range(name: str) -> tuple[int, int]:
-    """Level and first slot of a unit, from its name."""
-    level, first, _, _ = name.rpartition("/")[2].split("-")
-    return int(level), int(first)
+def merged_range(name: str) -> tuple[int, int, int]:
+    """Level, first and last slot of a unit, from its name."""
+    level, first, last, _ = name.rpartition("/")[2].split("-")
+    return int(level), int(first), int(last)
 
 
 def writer(branch: str, number: int) -> str:
@@ -76,6 +76,16 @@ def image_files(session: str) -> str:
 def branch_files(branch: str) -> str:
     """The folder of the attachments of a branch's archived log."""
     return f"{ATTACHMENTS}/{branch}"
+
+
+def files_of(piece: str) -> str:
+    """The folder of the attachments of what a piece, a unit or an image's own log has, by its name.
+
+    >>> files_of("log/ab/000000/0000000001"), files_of("images/cd/log/000000/0000000001")
+    ('attachments/ab', 'images/cd/files')
+    """
+    kind, whose, *_ = piece.split("/")
+    return image_files(whose) if kind == IMAGES else branch_files(whose)
 
 
 def attachment(folder: str, name: str, number: int) -> str:

@@ -7,8 +7,9 @@ the newer one, too, up to where they part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from ...engine.errors import InvalidInput, NotFound, RestorePointOutOfRange
 from ...engine.model.positions import History
@@ -16,7 +17,8 @@ from ..report import Bounds, iso
 from .archive import Tail, run_with
 from .state import CatalogState, Image
 
-_FOREVER = 1 << 62
+FOREVER = 1 << 62
+"""A transaction beyond all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,14 @@ class Point:
     at_us: int | None
 
 
+def complete_until(point: Point, txid: int, time_us: int) -> int:
+    """Up to when nothing is missing of what was committed, if a restore to a point ends at a transaction that was
+    committed at `time_us`."""
+    if point.at_us is not None:
+        return max(point.at_us, time_us)
+    return max(point.reach.complete_until_us if txid == point.reach.last else 0, time_us)
+
+
 def branch_named(state: CatalogState, named: str | None) -> str:
     """The id of a branch: the one whose id begins so, or the newest. Raises `NotFound`, `InvalidInput`."""
     if not state.branches:
@@ -72,14 +82,13 @@ def branch_named(state: CatalogState, named: str | None) -> str:
 
 def newest_branch(state: CatalogState) -> str:
     """The branch of the newest image, or if there is none, the one that was accepted last."""
-    for image in reversed(state.images.values()):
-        return image.history.branch.id.hex()
-    return next(reversed(state.branches))
+    newest = state.newest
+    return next(reversed(state.branches)) if newest is None else newest.history.branch.id.hex()
 
 
 def _ends(history: History, number: int) -> int:
     """The last transaction of a history's branch that counts for the branches after it."""
-    return history.branches[number + 1].start.txid if number + 1 < len(history.branches) else _FOREVER
+    return history.branches[number + 1].start.txid if number + 1 < len(history.branches) else FOREVER
 
 
 def _stretches(state: CatalogState, history: History, tails: Mapping[str, Tail]) -> Iterator[Stretch]:
@@ -186,3 +195,56 @@ def reach_of_time(found: list[Reach], time_us: int) -> Reach:
     raise RestorePointOutOfRange(
         f"{iso(time_us)} is {'after the end of' if late else 'not in'} the repository, which restores to {told(found)}",
         hint="take a backup first, or ask for an earlier time" if late else "ask for another time")
+
+
+@dataclass(slots=True)
+class Damage:
+    """What is known to be damaged.
+
+    Attributes:
+        images: by session, the last transaction to which an image restores all the same; -1: to none.
+        log: by branch, stretches of its archived log, in order: the last transaction before the damage that can be
+            read, and the last one that is in the same object; `FOREVER` if that is the last object of all, so that
+            nobody knows.
+    """
+
+    images: dict[str, int] = field(default_factory=dict)
+    log: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+
+    def restores_to(self, reach: Reach) -> int:
+        """The last transaction to which this image and log restore in spite of it."""
+        own = self.images.get(reach.image.session, FOREVER)
+        if own < reach.own:
+            return own
+        at = reach.own
+        for stretch in reach.stretches:
+            for before, end in self.log.get(stretch.branch, ()):
+                if end > at and before < stretch.end:
+                    return max(before, at)
+            at = stretch.end
+        return reach.last
+
+
+def lost(state: CatalogState, branch: str, tails: Mapping[str, Tail], damage: Damage
+         ) -> list[tuple[int, int | None]]:
+    """The restore points of a branch, first and last transaction, to which nothing restores because of a damage. None:
+    nobody knows how far. A point is restored from the newest image that it can be restored from, as `reach_of_txid`
+    says. O(images²)."""
+    found = reaches(state, branch, tails)
+    unknown = {id: replace(tail, end=tail.end._replace(txid=FOREVER)) for id, tail in tails.items()
+               if any(end == FOREVER for _, end in damage.log.get(id, ()))}
+    once = reaches(state, branch, {**tails, **unknown})
+    marks = sorted({txid for reach in (*found, *once)
+                    for txid in (reach.first, damage.restores_to(reach) + 1, reach.last + 1)})
+    gone: list[tuple[int, int | None]] = []
+    for first, after in pairwise(marks):
+        if _restores(found, first, damage) or not any(reach.first <= first <= reach.last for reach in once):
+            continue
+        last = None if after > FOREVER else after - 1
+        gone[-1:] = [(gone[-1][0], last)] if gone and gone[-1][1] == first - 1 else [*gone[-1:], (first, last)]
+    return gone
+
+
+def _restores(found: Sequence[Reach], txid: int, damage: Damage) -> bool:
+    chosen = next((reach for reach in reversed(found) if reach.first <= txid <= reach.last), None)
+    return chosen is not None and txid <= damage.restores_to(chosen)

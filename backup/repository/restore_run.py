@@ -1,16 +1,18 @@
-"""Runs a restore, or the rehearsal of one."""
+"""Runs a restore: into a store, a view, a rehearsal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import InitVar, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ...engine.contract.engine import Engine
+from ...engine.contract.view import View
 from ...engine.env import Env
 from ...engine.env.system import system_errors
+from ...engine.errors import Inconsistent
 from ...engine.model.positions import ID_BYTES
 from ...engine.store.layout import Identity
 from ...engine.wal.log import Log
@@ -24,9 +26,10 @@ from ..target.scratch import check
 from .archive import Archive
 from .blocks import TreeReader
 from .catalog import Catalog
+from .imaging import who
 from .plan import Point
 from .reports import Rehearsal
-from .restoring import LogSource, opened_state, scratch_log, tree_of
+from .restoring import LogSource, log_from_image, opened_state, tree_of
 from .sealed import Seal
 from .storage.interface import ObjectStore
 
@@ -45,6 +48,9 @@ class Rolling:
     def time_us(self) -> int | None:
         txid = self.rolled.position.txid
         return (self.log.time_of(txid) or None) if txid else None
+
+
+OnWay = tuple[int, Callable[[Engine[Any, Any]], None]]
 
 
 @dataclass(slots=True)
@@ -74,8 +80,9 @@ class Restoring:
         self.tree = tree_of(self.store, self.seal, image, self.env)
 
     @contextmanager
-    def rolled(self, place: Path, state: Path, env: Env) -> Iterator[Rolling]:
-        """Write image and log into `state` and `place`, and replay to the point. The log in `place` goes at the end."""
+    def rolled(self, place: Path, state: Path, env: Env, on_way: OnWay | None = None) -> Iterator[Rolling]:
+        """Write image and log into `state` and `place`, and replay to the point. The log in `place` goes at the end.
+        `on_way`: a transaction, and what is called with the engine there, if the replay comes to it."""
         point, image = self.point, self.point.reach.image
         history = self.archive.state.branches[point.branch].history
         source = LogSource(self.store, self.seal, self.archive, point.reach)
@@ -84,11 +91,16 @@ class Restoring:
         try:
             with opened_state(self.tree, image, state, self.engine, self.options, env, self.progress) as (opened,
             written):
-                log = scratch_log(source, history, scratch, self.engine, env, upto=point.txid, until_us=point.at_us,
-                                  progress=self.progress)
+                log = log_from_image(source, history, scratch, self.engine.name, env,
+                                     reads=self.engine.reads_payloads, upto=point.txid, until_us=point.at_us,
+                                     progress=self.progress)
                 try:
-                    yield Rolling(opened, log, roll(opened, log, log.end.txid, durable=True, progress=self.progress),
-                                  written)
+                    before = 0
+                    if on_way is not None and image.consistent_from.txid <= on_way[0] <= log.end.txid:
+                        before = roll(opened, log, on_way[0], durable=True, progress=self.progress).records
+                        on_way[1](opened)
+                    rolled = roll(opened, log, log.end.txid, durable=True, progress=self.progress)
+                    yield Rolling(opened, log, replace(rolled, records=before + rolled.records), written)
                 finally:
                     log.abandon()
         finally:
@@ -117,30 +129,68 @@ def restore_to(dest: Path, restoring: Restoring, *, force: bool, delta: bool, wa
         seconds=env.clock.monotonic() - started, written_bytes=written if delta else None)
 
 
+@contextmanager
+def scratch_place(scratch: Path | None, what: str, env: Env) -> Iterator[Path]:
+    """A new directory in `scratch`, or in that for temporary files. It is removed at the end of the block."""
+    if scratch is None:
+        place = env.files.make_scratch_directory()
+    else:
+        place = env.files.resolve(scratch) / f"{what}-{env.randomness.token(8).hex()}"
+    try:
+        env.files.make_directory(place)
+        yield place
+    finally:
+        env.files.remove_tree(place)
+
+
+@contextmanager
+def viewed(restoring: Restoring, scratch: Path | None) -> Iterator[View]:
+    """See `Repository.view`."""
+    with ExitStack() as stack:
+        with system_errors("cannot open a past state in a scratch place"):
+            place = stack.enter_context(scratch_place(scratch, "view", restoring.env))
+            at = stack.enter_context(restoring.rolled(place, place / "state", restoring.env))
+        yield stack.enter_context(at.opened.view())
+
+
 def rehearse(restoring: Restoring, catalog: Catalog, scratch: Path | None) -> Rehearsal:
     """See `Repository.rehearse`. The result is noted, good or bad."""
     env, point, image = restoring.env, restoring.point, restoring.point.reach.image
     started = env.clock.monotonic()
-    if scratch is None:
-        place = env.files.make_scratch_directory()
-    else:
-        place = env.files.resolve(scratch) / f"rehearsal-{env.randomness.token(8).hex()}"
-    good, digest, txid = False, b"", 0
+    good, digest, txid, compared_at, aside = False, b"", 0, 0, 0.0
+    noted = image.noted
+    by = "" if noted is None else "repository" if image.synthetic is not None else "source"
+
+    def compare(opened: Engine[Any, Any]) -> None:
+        nonlocal txid, digest, compared_at, aside
+        assert noted is not None
+        begun = env.clock.monotonic()
+        txid = compared_at = noted.txid
+        with opened.view() as view:
+            digest = view.digest()
+        if digest != noted.digest:
+            raise Inconsistent(f"the restored state of transaction {txid} has the digest {digest.hex()}, and had "
+                               f"{noted.digest.hex()} when the {by} computed it")
+        aside = env.clock.monotonic() - begun
+
     try:
-        env.files.make_directory(place)
-        with restoring.rolled(place, place / "state", env) as at:
+        with scratch_place(scratch, "rehearsal", env) as place, restoring.rolled(
+                place, place / "state", env, None if noted is None else (noted.txid, compare)) as at:
             restored = env.clock.monotonic()
             txid, time_us, count = at.rolled.position.txid, at.time_us, at.rolled.records
             check(at.opened, f"the restored state of transaction {txid}")
-            with at.opened.view() as view:
-                digest = view.digest()
+            if txid != compared_at:
+                with at.opened.view() as view:
+                    digest = view.digest()
             good = True
     finally:
-        env.files.remove_tree(place)
         if good or txid:
             catalog.note({"do": "proof", "of": image.session, "kind": "rehearsal", "good": good, "txid": txid,
-                          "digest": digest.hex(), "time_us": env.clock.now_us()})
+                          "branch": point.branch, "digest": digest.hex(), "compared": bool(compared_at),
+                          "compared_at": compared_at, "digest_from": by if compared_at else "",
+                          "key": restoring.seal.generation, "who": who("rehearsal"), "time_us": env.clock.now_us()})
     return Rehearsal(repository=restoring.store.url, image=image.session, branch=point.branch,
                      engine=restoring.engine.name, txid=txid, time_us=time_us, image_bytes=image.bytes,
-                     transactions=count, digest=digest.hex(), seconds=restored - started,
-                     check_seconds=env.clock.monotonic() - restored)
+                     transactions=count, digest=digest.hex(), compared=bool(compared_at), compared_at=compared_at,
+                     digest_from=by if compared_at else "", seconds=restored - started - aside,
+                     check_seconds=env.clock.monotonic() - restored + aside)

@@ -196,6 +196,10 @@ class LogSource:
                     raise Damaged(f"the archived log has transaction {record.txid} after {last.txid}")
                 last = record.position
                 yield record, folder
+                if record.txid == upto:  # what comes after is not read: it may be damaged
+                    return
+                if record.txid == counts:
+                    break
 
     def _pieces(self, upto: int | None) -> Iterator[tuple[str, int, Iterator[Record]]]:
         """Folder of attachments, the last transaction that counts, and records."""
@@ -204,10 +208,12 @@ class LogSource:
         for number in range(1, image.log_objects + 1):
             name = names.image_log(image.session, number)
             try:
-                _, records = pieces.decode(self.seal, name, self.store.get(name))
+                piece, records = pieces.decode(self.seal, name, self.store.get(name), self.store)
             except ObjectMissing as error:
                 raise Damaged("is missing: it is part of an image", path=f"{self.store.url}/{name}") from error
             yield names.image_files(image.session), self.reach.own, records
+            if piece.end.txid >= self.reach.own:
+                break
         last = self.reach.own
         for stretch in self.reach.stretches:
             if last >= wanted:
@@ -255,6 +261,7 @@ def log_from_image(source: LogSource, history: History, place: Path, engine: str
                 log.writer.sync()
                 waiting = 0
                 progress("log", record.txid - begin.txid, (upto or source.reach.last) - begin.txid)
+        _begin_branches(log, history)
         log.writer.sync()
         if upto is not None and log.end.txid < upto:
             raise Damaged(f"the archived log ends at transaction {log.end.txid}, and was to go to {upto}")
@@ -269,11 +276,11 @@ def log_from_image(source: LogSource, history: History, place: Path, engine: str
 
 
 def _begin_branches(log: Log, history: History) -> None:
-    """Begin the branches that leave the one before where the log ends."""
-    count = len(log.history.branches)
-    if count < len(history.branches) and history.branches[count].start == log.end:
+    """Begin the branches that leave the one before where the log ends, with what waits to be synced."""
+    known, end = len(log.history.branches), log.writer.appended
+    if begun := [branch for branch in history.branches[known:] if branch.start == end]:
         log.writer.sync()
-        log.writer.extend_history(History(history.store_id, history.branches[: count + 1]))
+        log.writer.extend_history(History(history.store_id, history.branches[: known + len(begun)]))
 
 
 @contextlib.contextmanager

@@ -217,6 +217,11 @@ class Seal:
     def encrypts(self) -> bool:
         return self._keyring is not None
 
+    @property
+    def generation(self) -> int:
+        """Number of the object `keys/N` that was opened; 0: it is not encrypted."""
+        return 0 if self._keyring is None else self._keyring.generation
+
     def writer(self, kind: Kind, name: str) -> ObjectWriter:
         """Begin an object."""
         if self._keyring is None:

@@ -28,13 +28,30 @@ An entry is a map. `do` names what it does:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any
 
 from ...engine.errors import Damaged, InvalidInput, UnsupportedFormat
 from ...engine.model.positions import History, Position
 
 Entry = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Synthetic:
+    """How an image came to be that was made in the repository: of the image of session `made_of`, and archived log.
+    `digest`: of the content at the image's end, as the engine's view said it then."""
+
+    made_of: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDigest:
+    """The digest of the content at transaction `txid`, as the source computed it when the image was taken."""
+
+    txid: int
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +71,11 @@ class Image:
         last_time_us: of the one at `end`; 0 if it is not known.
         complete_until_us: every transaction committed up to this time is at or below `end`.
         created_us: when it was whole, by the clock of whoever made it.
-        bytes: of the image's files. new_bytes: of what was stored for it. log_bytes, log_objects: of its own log, as
-            stored.
+        bytes: of the image's files. content_bytes: of the blocks and leaves that had to be stored for it, before they
+            were compressed. new_bytes: what they take as stored. log_bytes, log_objects: of its own log, as stored.
+        synthetic: None: it was taken of a source.
+        source_digest: None: the source was not asked for one.
+        source: whose files these are: see `lineage`.
     """
 
     session: str
@@ -76,19 +96,31 @@ class Image:
     new_bytes: int
     log_bytes: int
     log_objects: int
+    synthetic: Synthetic | None = None
+    source_digest: SourceDigest | None = None
+    content_bytes: int = 0
+    source: str = ""
+
+    @property
+    def noted(self) -> SourceDigest | None:
+        """The digest that was noted when the image was made, by the source or in the repository."""
+        return self.source_digest if self.synthetic is None else SourceDigest(self.end.txid, self.synthetic.digest)
 
     def to_wire(self) -> Entry:
         return {**{name: getattr(self, name) for name in self.__slots__ if name != "order"},
                 "history": self.history.to_wire(), "payloads": list(self.payloads),
                 "image_position": list(self.image_position), "consistent_from": list(self.consistent_from),
-                "end": list(self.end)}
+                "end": list(self.end), "synthetic": self.synthetic and list(astuple(self.synthetic)),
+                "source_digest": self.source_digest and list(astuple(self.source_digest))}
 
     @classmethod
     def from_wire(cls, body: Mapping[str, Any], order: int) -> Image:
         fields = {name: body[name] for name in cls.__slots__ if name != "order"}
         return cls(**{**fields, "history": History.from_wire(body["history"]), "payloads": tuple(body["payloads"]),
                       "image_position": Position(*body["image_position"]), "order": order,
-                      "consistent_from": Position(*body["consistent_from"]), "end": Position(*body["end"])})
+                      "consistent_from": Position(*body["consistent_from"]), "end": Position(*body["end"]),
+                      "synthetic": body["synthetic"] and Synthetic(*body["synthetic"]),
+                      "source_digest": body["source_digest"] and SourceDigest(*body["source_digest"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +248,26 @@ class CatalogState:
         except (KeyError, TypeError, ValueError, InvalidInput) as error:
             raise Damaged(f"lacks or garbles a field: {error}", path=where) from error
         self.number += 1
+
+    @property
+    def newest(self) -> Image | None:
+        """The image that shows most of the store's past: the last one that was taken, or a synthetic one that was made
+        after it, of the same history, and goes as far. One that was made of an earlier point shows nothing new."""
+        found: Image | None = None
+        for image in self.images.values():
+            if found is None or image.synthetic is None or (image.history == found.history
+                                                            and image.end.txid >= found.end.txid):
+                found = image
+        return found
+
+    def bases(self, source: str, made_of: str = "") -> list[Image]:
+        """The images in the order in which a new one is best compared with them. A synthetic one: first with what it
+        is made of. Others: first with those of the same source, the last one first, then with those of other sources,
+        and then with synthetic ones: an engine that replays log may lay out its files in another way than the one that
+        it has the log of, so nearly all blocks of another member may differ."""
+        return sorted(self.images.values(), reverse=True,
+                      key=lambda image: (image.session == made_of, image.synthetic is None, image.source == source,
+                                         image.order))
 
     def _store(self, entry: Entry) -> None:
         self.store_id, self.engine = entry["id"], entry["engine"]

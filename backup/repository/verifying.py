@@ -20,7 +20,8 @@ from .attached import read_attachment
 from .blocks import GROUP_BYTES, Placed, TreeReader, pack_index
 from .catalog import Catalog
 from .errors import ObjectMissing
-from .reports import RepositoryVerified
+from .plan import FOREVER, Damage, lost
+from .reports import LostPoints, RepositoryVerified
 from .restoring import tree_of
 from .sealed import Seal
 from .state import CatalogState, Entry, Image, Run
@@ -51,7 +52,8 @@ class _Seen:
 
 @dataclass(slots=True)
 class _Found:
-    """What was read, and what is wrong. `bad`: frames, by pack and number."""
+    """What was read, and what is wrong. `bad`: frames, by pack and number. `good`: the last transaction of the log that
+    is read now and can be read. `tails`: where the archived log of the branches ends."""
 
     store: ObjectStore
     seal: Seal
@@ -62,6 +64,9 @@ class _Found:
     seen: _Seen = field(default_factory=_Seen)
     bad: set[tuple[str, int]] = field(default_factory=set)
     damaged: list[str] = field(default_factory=list)
+    damage: Damage = field(default_factory=Damage)
+    tails: dict[str, Tail] = field(default_factory=dict)
+    good: int = 0
     blocks: int = 0
     logs: int = 0
     read: int = 0
@@ -91,9 +96,10 @@ class _Found:
                 bad |= self._blocks(tree, leaf.blocks, leaf.headers)
         if self.sample == 1:
             self._indexes(tree)
-        if not self._log(image):
-            bad.add("")
-        return bad
+        good = self._log(image)
+        if good is not None and not bad:
+            self.damage.images[image.session] = good
+        return bad if good is None else {*bad, ""}
 
     def _indexes(self, tree: TreeReader) -> None:
         """Read the indexes of packs. No restore needs them, so an image is not bad without."""
@@ -127,25 +133,28 @@ class _Found:
     def _drawn(self) -> bool:
         return self.sample == 1 or int.from_bytes(self.env.randomness.token(4), "big") < self.sample * (1 << 32)
 
-    def _log(self, image: Image) -> bool:
+    def _log(self, image: Image) -> int | None:
+        """Read an image's own log. Returns up to which transaction it is good; None: it is whole."""
         at = image.image_position
         for number in range(1, image.log_objects + 1):
-            name = names.image_log(image.session, number)
+            name, self.good = names.image_log(image.session, number), at.txid
             try:
-                piece, records = pieces.decode(self.seal, name, self.store.get(name))
+                piece, records = pieces.decode(self.seal, name, self.store.get(name), self.store)
                 at = self._piece(name, piece, records, at, names.image_files(image.session))
             except _WRONG as error:
                 self.wrong(error)
-                return False
-        if at != image.end:
-            self.wrong(Damaged(f"ends at {at}, and the catalog says {image.end}",
-                               path=f"{self.store.url}/{names.IMAGES}/{image.session}/log"))
-        return at == image.end
+                return self.good
+        if at == image.end:
+            return None
+        self.wrong(Damaged(f"ends at {at}, and the catalog says {image.end}",
+                           path=f"{self.store.url}/{names.IMAGES}/{image.session}/log"))
+        return min(at.txid, image.end.txid - 1)
 
     # --- log ------------------------------------------------------------------------------------------------------
 
     def _piece(self, name: str, piece: pieces.Piece, records: Iterator[Record], at: Position, folder: str
                ) -> Position:
+        self.good = min(at.txid, piece.after.txid)
         if piece.after != at and piece.after.txid >= at.txid:  # what was merged meanwhile has some of it again
             raise Damaged(f"begins after {piece.after}, and what is before it ends at {at}",
                           path=f"{self.store.url}/{name}")
@@ -160,6 +169,7 @@ class _Found:
                     raise Damaged(f"has {size:,} bytes, and transaction {record.txid} says "
                                   f"{record.attachment.size:,}", path=f"{self.store.url}/{record.attachment.name}")
                 self.read += size
+            self.good = record.txid
         self.logs += 1
         return piece.end
 
@@ -171,24 +181,59 @@ class _Found:
         tail, noted = catalog.settled(look)
         for error in noted:
             self.wrong(error)
+        if tail is not None:
+            self.tails[branch] = tail
+        unreadable = self.damage.log.setdefault(branch, [])
         left, done = list(catalog.state.branches[branch].runs), list[Run]()
         while left:
             run = left.pop(0)
             done.append(run)
-            end = run.end if run.end is not None else tail.end if tail is not None else run.after
-            at = run.after
+            stretches = self._run(archive, branch, run, tail)
+            if stretches is None:
+                left = [one for one in archive.state.branches[branch].runs if one not in done]
+            else:
+                unreadable += stretches
+        if noted and tail is not None:
+            unreadable.append((tail.end.txid, FOREVER))
+
+    def _run(self, archive: Archive, branch: str, run: Run, tail: Tail | None) -> list[tuple[int, int]] | None:
+        """Read the slots of a run. What comes after a damage is read, too. Returns what cannot be read, as `Damage.log`
+        says it; None: an expiry dropped some of the run meanwhile, or all."""
+        last, end = run.last or run.first - 1, run.end or run.after
+        if run.last is None and tail is not None:
+            last, end = tail.slot, tail.end
+        at, slot, unreadable = run.after, run.first, list[tuple[int, int]]()
+        after_damage = False  # of which nobody knows where it ends
+        while slot <= last and at.txid < end.txid:  # an archiver that found damaged pieces after it put them anew
+            unit, piece = archive.unit_with(branch, slot), None
+            name = names.piece(branch, slot) if unit is None else unit.name
             try:
-                for piece, records in archive.read(branch, run.after.txid, end.txid):
-                    at = self._piece(f"{names.LOG}/{branch}", piece, records, at, names.branch_files(branch))
-                if at.txid < end.txid:
-                    raise Damaged(f"ends at {at}, and is said to end at {end}",
-                                  path=f"{self.store.url}/{names.LOG}/{branch}")
+                piece, records = archive.piece(branch, slot) if unit is None else archive.unit(unit)
+                if after_damage and piece.after.txid > at.txid:
+                    unreadable.append((at.txid, piece.after.txid))
+                    at = piece.after
+                after_damage = False
+                at = self._piece(name, piece, records, at, names.branch_files(branch))
             except _WRONG as error:
-                now = catalog.refresh().branches[branch].runs
-                if run in now:
-                    self.wrong(error)
-                else:  # an expiry dropped some of it meanwhile, or all
-                    left = [one for one in now if one not in done]
+                if archive.went_on():
+                    if run not in archive.state.branches[branch].runs:
+                        return None
+                    continue
+                self.wrong(Damaged("is missing: the archived log goes on after it", path=f"{self.store.url}/{name}")
+                           if piece is None and isinstance(error, ObjectMissing) else error)
+                ends = piece.end if piece is not None else None if unit is None else unit.end
+                if ends is None:
+                    after_damage = True
+                elif ends.txid > at.txid:
+                    unreadable.append((at.txid if piece is None else self.good, ends.txid))
+                    at = ends
+            slot = slot + 1 if unit is None else unit.last + 1
+        if at.txid < end.txid:
+            if not after_damage:
+                self.wrong(Damaged(f"ends at {at}, and is said to end at {end}",
+                                   path=f"{self.store.url}/{names.LOG}/{branch}"))
+            unreadable.append((at.txid, end.txid))
+        return unreadable
 
 
 def verify(store: ObjectStore, seal: Seal, catalog: Catalog, archive: Archive, sample: float, env: Env,
@@ -209,17 +254,23 @@ def verify(store: ObjectStore, seal: Seal, catalog: Catalog, archive: Archive, s
             found.bad.clear()
         else:
             bad[image.session] = packs
-        progress("verify", done, total)
+        progress("images", done, total)
     for done, branch in enumerate(list(state.branches), total - len(state.branches) + 1):
         found.branch(archive, branch, catalog)
-        progress("verify", done, total)
+        progress("images", done, total)
+    state = catalog.refresh()
     for session, packs in bad.items():
         if sample < 1 and (before := state.proofs.get((session, "verify"))):  # it may not have been read this time
             packs |= set(before["damaged"])
+        if packs:
+            found.damage.images.setdefault(session, -1)
         entry: Entry = {"do": "proof", "of": session, "kind": "verify", "good": not packs, "sample": sample,
                         "damaged": sorted(packs), "time_us": env.clock.now_us()}
         catalog.note(entry)
+    gone = tuple(LostPoints(branch=branch, first=first, last=last) for branch in state.branches
+                 for first, last in lost(state, branch, found.tails, found.damage))
     return RepositoryVerified(
-        repository=store.url, images=len(state.images), packs=len(found.packs), blocks=found.blocks,
+        repository=store.url, images=len(bad), packs=len(found.packs), blocks=found.blocks,
         pieces=found.logs, bytes=found.read, sample=sample, damaged=tuple(found.damaged),
-        bad_images=tuple(session for session, packs in bad.items() if packs), seconds=env.clock.monotonic() - started)
+        bad_images=tuple(session for session, packs in bad.items() if packs), lost=gone,
+        seconds=env.clock.monotonic() - started)

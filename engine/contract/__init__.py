@@ -19,6 +19,8 @@ from .image import Image as Image
 from .image import ImageFile as ImageFile
 from .options import Option as Option
 from .plugin import Condition as Condition
+from .plugin import Fact as Fact
+from .plugin import Obstacle as Obstacle
 from .plugin import Plugin as Plugin
 from .plugin import StoreHandle as StoreHandle
 from .transaction import Durability as Durability

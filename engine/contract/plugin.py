@@ -9,6 +9,8 @@ moment                  may                                                     
 ======================  ==================================================================  ===========================
 opened, closing         start and stop what it runs; *closing* is called only if *opened*   the open fails, cleanly;
                         returned, so an *opened* that raises must clean up                  closing continues
+beginning               return an `Obstacle`: the transaction waits until there is none, at rolled back
+                        most `Settings.wait_s`, and is then rolled back. No lock is held
 committing(tx)          look, make changes through `tx`, or refuse; with a bulk load        rolled back; the caller
                         (`tx.bulk`), only look or refuse. The writer lock is held: be       gets `RolledBack`
                         quick (`Settings.hook_s`), and do not commit from here
@@ -33,7 +35,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..env import Env
 from ..model.positions import History, Position
@@ -59,6 +61,32 @@ class Condition:
     timeout: float
     gates_publication: bool
     name: str
+
+
+class Obstacle(NamedTuple):
+    """Why a transaction cannot begin now, for the message of the error that its caller gets if that lasts; and what to
+    do about it."""
+
+    why: str
+    hint: str
+
+
+class Fact(NamedTuple):
+    """One thing that a plugin shows of itself.
+
+    Attributes:
+        name: lower-case words with underscores, which begin with what the plugin does: `archive_lag_bytes`.
+        value: a number, which is a metric too; a text; or None: it is not known now.
+        text: what it is, in a few words.
+        kind: of the metric: `gauge` or `counter`.
+        of: what it is about, if a store may have several such plugins. It is the metric's label `of`.
+    """
+
+    name: str
+    value: float | str | None
+    text: str
+    kind: str = "gauge"
+    of: str = ""
 
 
 class LogCursor(Protocol):
@@ -138,6 +166,11 @@ class Plugin:
         """The store is about to close; called only if `opened` returned. Others may still commit for a moment, and a
         checkpoint follows, so observing moments may still come. On the closing thread."""
 
+    def beginning(self) -> Obstacle | None:
+        """A transaction is about to begin. If it must not yet, return why: it is asked again every few milliseconds. On
+        the thread that begins it, without a lock; so several may pass at once. Be quick: every transaction asks."""
+        return None
+
     def committing(self, tx: Transaction) -> None:
         """A transaction is about to be logged. If it is a bulk load, `tx.bulk` has the load, and the transaction takes
         no changes. On the committing thread."""
@@ -173,6 +206,11 @@ class Plugin:
     def role_changed(self, role: str, epoch: int) -> None:
         """The store's member of a cluster is `primary`, `candidate` or `follower` now. A member that is deposed closes
         its store and opens it again: `closing` and `opened` come before. On a thread of the member's: be quick."""
+
+    def facts(self) -> Sequence[Fact]:
+        """What `Store.status`, the metrics and the page of the backup service show of this plugin. It keeps to its own
+        memory: no I/O. From any thread."""
+        return ()
 
     def forked(self) -> None:
         """This is a forked child. The store stayed with the parent."""

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from ..contract.image import ImageFile
-from ..errors import AheadOfSource, Diverged, ForeignStore, InvalidInput, OtherBranch
+from ..errors import AheadOfSource, Diverged, ForeignStore, InvalidInput, OtherBranch, Unsupported
 from ..model.positions import History, Position
 from ..model.records import Record
 
@@ -140,6 +140,14 @@ class Confirmation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContentDigest:
+    """What the source's content was at a position: `View.digest`, by a full walk."""
+
+    position: Position
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotState:
     """A registered slot, and what it costs.
 
@@ -210,6 +218,11 @@ class Source(ABC):
 
     @abstractmethod
     def confirm(self, lease_id: str) -> Confirmation: ...
+
+    def content_digest(self, lease_id: str) -> ContentDigest:
+        """The digest of what is published now, so that a restore to its position can be compared with it. O(content).
+        Raises `Unsupported` if this kind of source has none."""
+        raise Unsupported("this source computes no digest of its content", hint="go without it")
 
     @abstractmethod
     def read_log(self, lease_id: str, after: Position, upto: int) -> Iterator[Record]:

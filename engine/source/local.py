@@ -29,7 +29,7 @@ from ..errors import (
 from ..model.positions import Position
 from ..model.records import Record
 from ..wal.attachments import NAME as ATTACHMENT_NAME
-from .interface import CHUNK_BYTES, HEX_ID, Confirmation, Grant, SlotState, Source, SourceInfo
+from .interface import CHUNK_BYTES, HEX_ID, Confirmation, ContentDigest, Grant, SlotState, Source, SourceInfo
 
 if TYPE_CHECKING:
     from ..env import File
@@ -66,8 +66,13 @@ class LocalSource(Source):
         complete = store.complete_until_us()  # before `published`, which only grows and must cover it
         return SourceInfo(instance=store.instance, history=store.history, engine=store.engine.name,
                           state_format=store.state_format, payload_version=store.payload_version,
-                          durable=store.durable, published=store.published, log_base=store.log.base,
+                          durable=store.durable, published=store.published, readable=self._readable(),
+                          log_base=store.log.base,
                           complete_until_us=complete, path=printable(str(store.directory)))
+
+    def _readable(self) -> Position:
+        """See `SourceInfo.readable`. Asked after `published`, it is not below it: both only grow."""
+        return self._store.durable if self._store.replica is None else self._store.published
 
     def chain_at(self, txid: int) -> bytes:
         return self._store.log.chain_at(txid)
@@ -201,6 +206,13 @@ class LocalSource(Source):
             self._leases.renew(lease_id)  # it held to this moment
             return Confirmation(consistent_from=consistent_from, published=published, complete_until_us=complete)
 
+    def content_digest(self, lease_id: str) -> ContentDigest:
+        with self._leases.using(lease_id):
+            published = self._store.published  # after the last transaction that a view shows there may be kit records
+            with self._store.snapshot() as view:
+                txid = max(view.txid, published.txid)
+                return ContentDigest(position=Position(txid, self._store.log.chain_at(txid)), digest=view.digest())
+
     def _wait_published(self, txid: int) -> None:
         """Wait until `txid` is published. The engine gets records a moment earlier, so an image may hold one that is
         not published yet. If publication is stalled, the copy cannot be confirmed."""
@@ -221,9 +233,9 @@ class LocalSource(Source):
             if cursor is None or (cursor.txid, cursor.chain) != after:
                 self._match(after)
                 cursor = self._store.log.cursor(after.txid)
-            if upto > self._store.published.txid:
-                raise AheadOfSource(f"log up to transaction {upto} is asked for, and {self._store.published.txid} is "
-                                    "published")
+            if upto > (readable := self._readable()).txid:
+                raise AheadOfSource(f"log up to transaction {upto} is asked for, and {readable.txid} is the last one "
+                                    "that can be read")
             for record in cursor.read(upto):
                 self._leases.renew(lease_id)
                 yield record

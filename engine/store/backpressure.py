@@ -1,9 +1,10 @@
-"""Backpressure: two bounds that slow writers down.
+"""Backpressure: two bounds that slow writers down, and what plugins have against another transaction.
 
 Two things are held in memory: records appended but not yet written (or not yet answered by a plugin that listens), and
 changes applied but not yet checkpointed. If either is too much, a new writer waits, at most `Settings.wait_s`. The
 writers and maintenance share this object: writers ask here for a checkpoint, and maintenance says here that one was
-made, or why none can be made.
+made, or why none can be made. A plugin may have a bound of its own, such as how much log is not archived yet: then the
+transaction waits as long for it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..contract.engine import Engine
+from ..contract.plugin import Obstacle
 from ..env import Env
 from ..errors import DirectoryMoved, DiskFull, LimitReached, RolledBack, rolled_back
 from ..wal.log import Log
@@ -87,6 +89,36 @@ class Backpressure:
                                      hint="try again; a slower load or a larger checkpoint_hard_bytes avoids this")
                 self.wanted.set()
                 self._changed.wait(0.05)
+
+    def admit(self, plugins: tuple[Callable[[], Obstacle | None], ...], usable: Callable[[], bool]) -> None:
+        """Wait until no plugin is against another transaction. Returns early as `wait` does.
+
+        Raises:
+            RolledBack: a plugin was still against it after `wait_s`, or failed.
+        """
+        deadline: float | None = None
+        while (obstacle := self._obstacle(plugins)) is not None:
+            if not usable() or self._group_commit.poison is not None:
+                return
+            now = self._clock.monotonic()
+            if deadline is None:
+                self.delayed += 1
+                deadline = now + self._settings.wait_s
+            elif now >= deadline:
+                raise RolledBack(f"after {self._settings.wait_s} s, {obstacle.why}", hint=obstacle.hint)
+            with self._changed:
+                self._changed.wait(0.05)
+
+    def _obstacle(self, plugins: tuple[Callable[[], Obstacle | None], ...]) -> Obstacle | None:
+        for hook in plugins:
+            try:
+                obstacle = hook()
+            except Exception as error:
+                raise RolledBack(f"a plugin failed as the transaction began: {error}", hint="see the plugin's own error"
+                                 ) from error
+            if obstacle is not None:
+                return obstacle
+        return None
 
     def _few_wait(self) -> bool:
         most = self._settings.unwritten_bytes

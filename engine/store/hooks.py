@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..contract.plugin import Condition, Plugin, StoreHandle
+from ..contract.plugin import Condition, Fact, Obstacle, Plugin, StoreHandle
 from ..contract.transaction import Transaction
 from ..env import Scheduler
 from ..env.shown import shown
@@ -17,8 +17,8 @@ from ..model.records import Attachment, LogRange, Record, SegmentInfo
 logger = logging.getLogger("holdfast.plugins")
 
 
-_MOMENTS = ("committing", "final", "attached", "logged", "published", "checkpointed", "sealed", "pruning", "fault",
-            "forked", "role_changed")
+_MOMENTS = ("beginning", "committing", "final", "attached", "logged", "published", "checkpointed", "sealed", "pruning",
+            "fault", "facts", "forked", "role_changed")
 
 
 class Hooks:
@@ -26,6 +26,7 @@ class Hooks:
     only those of plugins whose *opened* returned."""
 
     closing: tuple[Callable[[StoreHandle], None], ...]
+    beginning: tuple[Callable[[], Obstacle | None], ...]
     committing: tuple[Callable[[Transaction], None], ...]
     final: tuple[Callable[[Transaction], None], ...]
     attached: tuple[Callable[[Attachment], None], ...]
@@ -35,6 +36,7 @@ class Hooks:
     sealed: tuple[Callable[[SegmentInfo], None], ...]
     pruning: tuple[Callable[[Sequence[SegmentInfo]], str | None], ...]
     fault: tuple[Callable[[BaseException], None], ...]
+    facts: tuple[Callable[[], Sequence[Fact]], ...]
     forked: tuple[Callable[[], None], ...]
     role_changed: tuple[Callable[[str, int], None], ...]
 
@@ -68,3 +70,13 @@ class Hooks:
                 if not isinstance(error, Exception) and self._scheduler.is_main():
                     raise  # it may be from a signal handler; raising in a thread of the kit would leave others waiting
                 logger.exception("plugin hook %s raised", getattr(hook, "__qualname__", hook))
+
+    def shown(self) -> list[Fact]:
+        """What the plugins show of themselves. What they raise is logged and not passed on."""
+        facts: list[Fact] = []
+        for hook in self.facts:
+            try:
+                facts += hook()
+            except Exception:
+                logger.exception("plugin hook %s raised", getattr(hook, "__qualname__", hook))
+        return facts

@@ -231,8 +231,12 @@ class Maintenance:
         if leased is not None:
             floors.append(leased)
         floors += [reader.after for reader in readers if reader not in lagging]
-        plan = plan_pruning(log.oldest(), size=log.size(), base=log.base.txid, newest=log.end.txid, held=log.size_after,
-                            keep=self._keep.within(most), floor=min(floors), slots=log.slots.list(),
+        base, slots = log.base.txid, log.slots.list()
+        minded = [slot for slot in slots if slot.id in log.slots.minded and slot.position.txid >= base]
+        floors += [slot.position.txid for slot in minded]
+        plan = plan_pruning(log.oldest(), size=log.size(), base=base, newest=log.end.txid, held=log.size_after,
+                            keep=self._keep.within(most), floor=min(floors),
+                            slots=[slot for slot in slots if slot not in minded],
                             slot_bytes=lag, slot_hours=settings.slot_days * 24,
                             now_us=self.calendar.now_us())
         return plan, lagging

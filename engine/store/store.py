@@ -257,6 +257,7 @@ class Store(Generic[TxT, ViewT]):
                       for c in self.log.slots.list()],
             "clock_doubted_us": self.clock_doubted_us,
             "backup_uri": self.backup_uri, "read_only": self.read_only,
+            "plugins": [{"name": fact.name, "of": fact.of, "value": fact.value} for fact in self.hooks.shown()],
         }
 
     # --- reading ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ the lock is released at once and the next writer builds on what is appended, so 
 engine does not stage, or for a bulk load, the record is a *barrier*: the lock is held until the record may be
 published and the committing thread has applied it to the engine.
 
-Two bounds slow writers down: bytes appended and not yet written, and bytes applied and not yet checkpointed.
+Two bounds slow writers down: bytes appended and not yet written, and bytes applied and not yet checkpointed. A plugin
+may have further ones.
 """
 
 from __future__ import annotations
@@ -138,6 +139,8 @@ class WritePath(Generic[TxT]):
         usability, pressure = self.usability, self._backpressure
         if usability.ended is not None or usability.no_writes:
             raise usability.error()
+        if self.hooks.beginning:
+            pressure.admit(self.hooks.beginning, lambda: usability.ended is None)
         slow = pressure.slow
         if (self.engine.pending_bytes() >= slow or self._log_writer.waiting_bytes >= slow
                 or self.group_commit.unheard_bytes >= slow):

@@ -48,10 +48,10 @@ class KeepLogs:
     transactions: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> KeepLogs:
-        """Parse the text of the setting `keep_logs`. Raises `SettingError`."""
+    def parse(cls, text: str, what: str = "keep_logs") -> KeepLogs:
+        """Parse the text of the setting `what`. Raises `SettingError`."""
         if not isinstance(text, str):
-            raise SettingError(f"keep_logs must be a string, not {shown(text)}", hint=_HINT)
+            raise SettingError(f"{what} must be a string, not {shown(text)}", hint=_HINT)
         said = text.strip().lower()
         if said in ("for ever", "forever"):
             return cls()
@@ -59,7 +59,7 @@ class KeepLogs:
         for part in said.split(","):
             match = _PART.fullmatch(part.strip())
             if match is None:
-                raise SettingError(f"keep_logs: {part.strip()!r} is not understood", hint=_HINT)
+                raise SettingError(f"{what}: {part.strip()!r} is not understood", hint=_HINT)
             amount, unit = float(match[1]), match[2]
             if unit in _UNITS:
                 values["bytes"] = amount * _UNITS[unit]
@@ -68,7 +68,7 @@ class KeepLogs:
             elif unit in ("transaction", "transactions"):
                 values["transactions"] = amount
             else:
-                raise SettingError(f"keep_logs: {unit!r} is not a unit",
+                raise SettingError(f"{what}: {unit!r} is not a unit",
                                    hint="units are KiB, MiB, GiB, hours, days, transactions")
         return cls(bytes=int(values["bytes"]) if "bytes" in values else None, hours=values.get("hours"),
                    transactions=int(values["transactions"]) if "transactions" in values else None)

@@ -1,7 +1,8 @@
 """Slots: each keeps log for somebody who holds no lease now, such as a backup target between two runs.
 
 Slots are in the document `CONSUMERS` beside the segments, so they survive a restart. A slot that lags beyond its bounds
-is dropped, and the log names it.
+is dropped, and the log names it. A slot whose owner is in this process may be *minded*: then the owner has bounds of
+its own, and drops it.
 
 The document holds no data, so a store opens even if it is damaged. A damaged document is set aside. The slots in it are
 then unknown, so one new slot stands for all of them and keeps all the log that is there. It is listed, can be dropped,
@@ -42,7 +43,12 @@ class Slot:
 
 class Slots:
     """The slots of one log. Thread-safe. A change is durable when the call returns, except a drop on a full disk. That
-    takes effect at once, because it makes room, and is written when there is room (`write_postponed`)."""
+    takes effect at once, because it makes room, and is written when there is room (`write_postponed`).
+
+    Attributes:
+        minded: ids of slots whose owners in this process see to it that they do not lag too far. The store does not
+            drop them as long as it has their log.
+    """
 
     def __init__(self, directory: Path, base: Position, env: Env, *, read_only: bool) -> None:
         """
@@ -58,6 +64,7 @@ class Slots:
         self._env = env
         self._lock = env.scheduler.lock()
         self._all: dict[str, Slot] = {}
+        self.minded: set[str] = set()
         self._unwritten = False
         if env.files.exists(self._path):
             data = env.files.read(self._path)

@@ -30,22 +30,32 @@ class MustSeed(HoldfastError):
         self.branched = branched
 
 
-class Log(Protocol):
-    """What is needed of the store here. `Follower` calls it from one thread at a time."""
+class Comparable(Protocol):
+    """The log here, for comparing it."""
 
     def end(self) -> Position: ...
     def published(self) -> int: ...
     def base(self) -> int: ...
     def chain_at(self, txid: int) -> bytes: ...
+
+
+class Log(Comparable, Protocol):
+    """What is needed of the store here. `Follower` calls it from one thread at a time."""
+
     def cut(self, after: Position) -> None: ...
     def adopt(self, history: History) -> None: ...
 
 
-class Peer(Protocol):
+class OtherLog(Protocol):
+    """A log that is compared with the one here."""
+
+    def chain_at(self, txid: int, epoch: int | None = None) -> bytes: ...
+
+
+class Peer(OtherLog, Protocol):
     """What is needed of the leader."""
 
     def status(self) -> dict[str, Any]: ...
-    def chain_at(self, txid: int, epoch: int | None = None) -> bytes: ...
 
 
 class PeerLog(NamedTuple):
@@ -74,7 +84,7 @@ def history_of(status: dict[str, Any]) -> History:
         raise SourceUnavailable(f"a member's status lacks or garbles its branches: {error}") from error
 
 
-def common_position(log: Log, peer: Peer, peer_end: int, epoch: int | None = None) -> Position:
+def common_position(log: Comparable, peer: OtherLog, peer_end: int, epoch: int | None = None) -> Position:
     """The last position that the log here and the peer's have in common, by comparing chains. O(log n) requests, and
     one if the peer's log continues the one here.
 
@@ -102,7 +112,7 @@ def common_position(log: Log, peer: Peer, peer_end: int, epoch: int | None = Non
         raise MustSeed(f"the leader no longer has the log from here on: {error.message}", branched=False) from error
 
 
-def _last_common(log: Log, peer: Peer, low: int, high: int, epoch: int | None) -> Position:
+def _last_common(log: Comparable, peer: OtherLog, low: int, high: int, epoch: int | None) -> Position:
     """The last position in common, of those from `low`, which is one, to `high`."""
     while low < high:
         middle = (low + high + 1) // 2

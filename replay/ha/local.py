@@ -32,6 +32,8 @@ logger = logging.getLogger("holdfast.cluster")
 
 DRAIN_S = 5.0
 """How long a hand-over waits for the transaction that is open."""
+LOOK_S = 0.05
+"""How often who waits for the lock looks whether the store is being closed."""
 
 
 class LocalStore(Generic[TxT, ViewT]):
@@ -69,7 +71,7 @@ class LocalStore(Generic[TxT, ViewT]):
         self._not_primary = not_primary
         self._on_open = on_open
         self._lock = env.scheduler.lock()
-        self._closed = False
+        self._closed = self._leaving = False
         self.accepting = False
         self.reopened = -1
         self.store: Store[TxT, ViewT]
@@ -83,6 +85,7 @@ class LocalStore(Generic[TxT, ViewT]):
                                 replica=self._state.watermark)
         self._replica().refuse(self._not_primary)
         self.reopened += 1
+        self._leaving = False
         self._on_open(self.store)
 
     def _replica(self) -> Replica:
@@ -178,11 +181,16 @@ class LocalStore(Generic[TxT, ViewT]):
         if self.accepting:
             shipping.publish(upto)
             return
-        with self._lock:
+        while not self._lock.acquire(timeout=LOOK_S):
+            if self._leaving:  # this may be a thread of the store's, and whoever closes it waits for that
+                return
+        try:
             if self.accepting:
                 shipping.publish(upto)
             elif not self.store.closed and allowed():
                 self._replica().publish(upto)
+        finally:
+            self._lock.release()
 
     def adopt(self, history: History, allowed: Callable[[], bool]) -> bool:
         """Continue on the branches of a log that has all that is here. Whether that was allowed. Raises `Diverged`."""
@@ -263,7 +271,7 @@ class LocalStore(Generic[TxT, ViewT]):
                 self._open()
 
     def _close(self) -> None:
-        self.accepting = False
+        self._leaving, self.accepting = True, False
         self.shipping.end("this member has stepped down")
         if not self.store.closed:  # else another state may be in force
             self._keep_watermark()

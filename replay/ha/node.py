@@ -31,6 +31,7 @@ from ...engine.errors import (
 from ...engine.model.positions import Position
 from ...engine.model.records import Attachment, Record
 from ...engine.source.interface import CHUNK_BYTES
+from ...engine.store.store import Store
 from . import quorum
 from .coordinator import Coordinator
 from .driver import Driver, passes
@@ -43,6 +44,7 @@ from .local import LocalStore
 from .member import State, StateMachine
 from .peer.interface import Peer
 from .peer.wire import RECORDS
+from .plugin import MemberPlugin
 from .set_aside import Kept, kept
 from .shipping import Shipping
 from .state import StoredState
@@ -52,7 +54,19 @@ logger = logging.getLogger("holdfast.cluster")
 BEATS = 10
 """Heartbeats within a ttl."""
 REOPEN_S = 2.0
-"""Between two attempts to open a store again that could not be opened."""
+"""Between two attempts to open a store again that could not be opened, or to do what a plugin must do first."""
+
+
+class _LogToBranch(LogHere):
+    """See `LogToBranch`."""
+
+    @property
+    def store(self) -> Store[Any, Any]:
+        return self._local.store
+
+    def append(self, records: Sequence[Record]) -> None:
+        if self._local.append(records, self._allowed) is None:
+            raise SourceUnavailable("nothing is appended, since this member does not lead any more")
 
 
 class Node:
@@ -68,7 +82,8 @@ class Node:
     def __init__(self, machine: StateMachine, state: StoredState, coordinator: Coordinator, env: Env, *,
                  local: Callable[[Callable[[], Shipping], Callable[[], HoldfastError]], LocalStore[Any, Any]],
                  peer: Callable[[str], Peer], seed: Callable[[str], Callable[[], None]],
-                 on_failure: Callable[[BaseException], None], on_role: Callable[[str, int], None]) -> None:
+                 plugins: Sequence[MemberPlugin], on_failure: Callable[[BaseException], None],
+                 on_role: Callable[[str, int], None]) -> None:
         """
         Args:
             machine, state, coordinator, env: what it is made of.
@@ -76,6 +91,7 @@ class Node:
             peer: makes a client for the member at an address. From any thread.
             seed: copies the state of the member at an address beside the present one, and returns what brings it into
                 force. Slow.
+            plugins: those of the store that are a member's.
             on_failure: as the driver's.
             on_role: told of each change of role, with the epoch, on the thread that brought it.
         """
@@ -87,8 +103,10 @@ class Node:
         self._env = env
         self.peer = peer
         self._seed = seed
+        self._plugins = plugins
         self._on_role = on_role
         self._role = "follower"
+        self._telling = env.scheduler.lock()  # so that changes of role are told in their order
         self._closing = False
         self._idle = (0, env.clock.monotonic())  # the log's end, and since when
         self._delay = Delay(machine.entry.delay, env, lambda: self.local.store) if machine.entry.delay else None
@@ -181,7 +199,30 @@ class Node:
         return reached
 
     def start_epoch(self, epoch: int, branch: str) -> End:
+        if all(known.id.hex() != branch for known in self.local.store.history.branches):
+            for plugin in self._plugins:
+                self._before_branch(plugin, epoch)
         return self.local.start_epoch(epoch, branch)
+
+    def _before_branch(self, plugin: MemberPlugin, epoch: int) -> None:
+        """Let a plugin do what it must do first. Raises `StoreClosed` if this member does not lead this epoch any more.
+        """
+        machine = self.machine
+
+        def leads() -> bool:
+            return machine.state is State.STARTING and machine.epoch == epoch and not self._closing
+
+        while leads():
+            try:
+                plugin.branching(_LogToBranch(self, leads))
+            except HoldfastError as error:
+                self.driver.hinder("branching", error)
+                self._beating.wait(REOPEN_S)
+            else:
+                self.driver.unhinder("branching")
+                return
+        self.driver.unhinder("branching")
+        raise StoreClosed(f"{machine.name} does not lead epoch {epoch} any more")
 
     def accept(self, watermark: int) -> None:
         try:
@@ -373,12 +414,13 @@ class Node:
         return "candidate" if role == "primary" and not self.local.accepting else role
 
     def _tell_role(self) -> None:
-        role = self.role
-        if role != self._role:
-            self._role = role
-            epoch = self.machine.epoch or self.machine.promised
-            self._on_role(role, epoch)
-            self.local.store.hooks.tell("role_changed", role, epoch)
+        with self._telling:
+            role = self.role
+            if role != self._role:
+                self._role = role
+                epoch = self.machine.epoch or self.machine.promised
+                self._on_role(role, epoch)
+                self.local.store.hooks.tell("role_changed", role, epoch)
 
     def not_primary(self) -> HoldfastError:
         """The error for a transaction that this member does not take."""

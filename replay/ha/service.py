@@ -53,6 +53,7 @@ from .local import LocalStore
 from .member import StateMachine
 from .node import Node
 from .peer.interface import Transport
+from .plugin import MemberPlugin
 from .set_aside import BranchPolicy
 from .shipping import Shipping
 from .state import StoredState
@@ -177,7 +178,7 @@ class Member(Generic[TxT, ViewT]):
             engine, plugins, options, settings, env: as for `Store.open`.
             cluster, name: of the cluster, and of this member within it: letters, digits, dots and dashes.
             listen: "host:port" for its service.
-            coordinator: "etcd://host:port,host:port" or "file:DIRECTORY", or an object.
+            coordinator: "etcd://host:port,host:port", "s3://bucket/prefix" or "file:DIRECTORY", or an object.
             advertise: "host:port" where others reach it, if that is not `listen`.
             create: begin the cluster if the coordinator has none of this name.
             ack: when a commit returns, if the transaction does not say: "quorum", "all", "local", or how many members
@@ -270,7 +271,8 @@ class Member(Generic[TxT, ViewT]):
                               not_primary=refusal, on_open=self._transport.show)
 
         node = Node(machine, state, self._coordinator, env, local=local, peer=self._transport.peer,
-                    seed=self._joining.seed, on_failure=self._fail, on_role=self._tell_role)
+                    seed=self._joining.seed, plugins=[p for p in self._plugins if isinstance(p, MemberPlugin)],
+                    on_failure=self._fail, on_role=self._tell_role)
         self._transport.start(Answers(node, env))
         with self._lock:
             self._node = node

@@ -24,6 +24,7 @@ from holdfast import backup
 from holdfast.backup import terminal
 from holdfast.backup.repository.copying import CopyReport
 from holdfast.backup.repository.reports import (
+    BackupPlan,
     Expired,
     ImageReport,
     Rehearsal,
@@ -282,7 +283,8 @@ def test_the_pages_and_the_program_agree() -> None:
     assert {int(code) for code in codes} == {0, terminal.POINTS_LOST, terminal.BRANCHED, terminal.INTERRUPTED,
                                               *(code for code, _, _ in terminal.EXIT_CODES)}
     listed = " ".join((docs / "json.md").read_text().split())
-    of_repositories = (ImageReport, RepositoryInfo, RestorePlan, Rehearsal, RepositoryVerified, Expired, CopyReport)
+    of_repositories = (ImageReport, BackupPlan, RepositoryInfo, RestorePlan, Rehearsal, RepositoryVerified, Expired,
+                       CopyReport)
     for report in (backup.Report, backup.RestoreReport, backup.VerifyReport, backup.Info, *of_repositories):
         names = ", ".join(f.name.removesuffix("_us") for f in dataclasses.fields(report))
         assert f"`{report.__name__}`: {names} - `" in listed

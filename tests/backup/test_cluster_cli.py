@@ -119,6 +119,42 @@ def test_an_operators_day(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
+def test_members_archive_and_the_next_primary_goes_on(tmp_path: Path) -> None:
+    where, repo = ("--coordinator", f"file:{tmp_path / 'co'}", "social"), tmp_path / "repo"
+    archives = ("--archive", repo, "--archive-interval", 0.1, "--archive-idle", 0.1)
+    told("repo", "init", repo)
+    writers: set[str] = set()
+
+    def archived() -> dict[str, Any]:
+        [branch] = told("repo", "info", repo)["branches"]
+        writers.update(path.name for path in (repo / "writers").rglob("*") if path.is_file())
+        found: dict[str, Any] = branch
+        return found
+
+    with member(tmp_path, "a", "--create", "--ttl", 2, *archives) as a, member(tmp_path, "b", *archives) as b:
+        addresses = f"{a['address']},{b['address']}"
+        until(lambda: sum(m["voter"] for m in told("cluster", "status", *where)["members"]) == 2)
+        told("repo", "backup", f"ha://{addresses}", repo)
+        until(lambda: archived()["archived_to"] >= 1)
+        before = archived()["archived_to"]
+        told("cluster", "switchover", *where, "--to", "b")
+        until(lambda: archived()["archived_to"] > before)  # the first record of b's epoch
+        assert len(writers) == 2
+        assert len(archived()["restores_to"]) == 1
+        slot = told("slots", "list", f"ha://{addresses}")
+        assert slot["name"].startswith("archive in ")
+
+
+def test_options_of_an_archive_that_a_member_does_not_have_are_refused(tmp_path: Path) -> None:
+    serve = ("serve", tmp_path / "a.db", "--cluster", "social", "--member", "a", "--listen", "127.0.0.1:0",
+             "--coordinator", f"file:{tmp_path / 'co'}", "--engine", "memory")
+    for more in (("--archive-keep", "1 GiB"), ("--archive-overrun", "hold"), ("--archive-gate",)):
+        assert "single store" in told(*serve, "--archive", tmp_path / "repo", *more, code=2)["message"]
+    assert "need --archive" in told(*serve, "--archive-ack", code=2)["message"]
+    assert told(*serve, "--create", "--archive", tmp_path / "none", code=4)["error"] == "RepositoryMissing"
+
+
+@pytest.mark.timeout(120)
 def test_the_demo_runs_and_finds_everything() -> None:
     done = told("cluster", "demo")
     assert done["acknowledged"] == 250

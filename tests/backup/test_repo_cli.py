@@ -27,15 +27,23 @@ def repo(tmp_path: Path) -> Path:
 
 
 def test_the_whole_way(store: Store[Any, Any], uri: str, repo: Path, tmp_path: Path) -> None:
-    assert "is a repository now" in holdfast("repo", "init", repo).stdout
+    made = holdfast("repo", "init", repo).stdout
+    assert "is a repository now" in made
+    assert "can overwrite and delete what is there: they are not append-only" in made
     assert "nothing was backed up" in holdfast("repo", "info", repo).stdout
+    assert "would read" in holdfast("repo", "backup", uri, repo, "--dry-run").stdout
+    assert told("repo", "info", repo)["store_id"] == "", "a dry run adds nothing"
     assert "nothing to compare with" in holdfast("repo", "backup", uri, repo).stdout
     write(store, 2, 5)
+    plan = told("repo", "backup", uri, repo, "--dry-run")
     report = told("repo", "backup", uri, repo)
+    assert (plan["base"], plan["rights"]["append_only"]) == (report["base"], False)
     assert (report["to_txid"], bool(report["base"])) == (15, True)
     write(store, 3, 5)
     assert "to transaction 20" in holdfast("repo", "archive", uri, repo, "--once").stdout
-    info = told("repo", "info", repo)
+    assert told("repo", "info", repo)["rights"] is None
+    info = told("repo", "info", repo, "--rights")
+    assert info["rights"] == {"append_only": False, "overwrite": True, "delete": True}
     [branch] = info["branches"]
     assert [(b["first"], b["last"]) for b in branch["restores_to"]] == [(10, 20)]
     assert branch["archived_to"] == 20
@@ -68,7 +76,8 @@ def test_a_key_is_asked_for_and_never_ignored(uri: str, repo: Path, tmp_path: Pa
     (tmp_path / "new").write_text("another key of sixteen bytes\n")
     (tmp_path / "short").write_text("short\n")
     holdfast("repo", "init", repo, "--encrypt", tmp_path / "short", code=2)
-    assert told("repo", "init", repo, "--encrypt", tmp_path / "key")["encrypted"]
+    made = told("repo", "init", repo, "--encrypt", tmp_path / "key")
+    assert (made["encrypted"], made["rights"]["overwrite"]) == (True, True)
     assert told("repo", "backup", uri, repo, code=4)["error"] == "KeyMissing"
     assert told("repo", "backup", uri, repo, "--key-file", tmp_path / "new", code=4)["error"] == "KeyWrong"
     holdfast("repo", "backup", uri, repo, "--key-file", tmp_path / "key")
@@ -117,6 +126,7 @@ def test_exit_codes(store: Store[Any, Any], uri: str, repo: Path, tmp_path: Path
     report = told("repo", "verify", repo, code=5)
     assert len(report["damaged"]) >= 1
     assert str(pack.relative_to(repo)) in report["damaged"][0]
+    assert report["lost"] == [{"branch": store.history.branch.id.hex(), "first": 10, "last": 10}]
     assert told("repo", "rehearse", repo, code=5)["error"] == "Damaged"
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -146,16 +147,43 @@ def test_no_secret_is_an_argument() -> None:
 
 def test_long_runs_say_how_far_they_are_off_a_terminal(monkeypatch: pytest.MonkeyPatch,
                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    """With rate and time left, from the second report of a stage on."""
+    seconds = iter(range(0, 100, 5))
+    monkeypatch.setattr(terminal, "REAL", SimpleNamespace(clock=SimpleNamespace(monotonic=lambda: next(seconds))))
     with terminal.progress_told(False) as progress:
-        progress("copy", 1, 2)
+        progress("copy", 0, 2)
         assert capsys.readouterr().err == ""
         monkeypatch.setattr(terminal, "PROGRESS_S", 0.0)
-        progress("copy", 1_500_000, 3_000_000)
-        assert capsys.readouterr().err == "holdfast: copy: 1.5 MB of 3.0 MB\n"
+        progress("copy", 1_500_000, 3_500_000)
+        assert capsys.readouterr().err == "holdfast: copy: 1.5 MB of 3.5 MB, 150.0 kB/s, 13 s left\n"
+        progress("images", 1, 3)
+        assert capsys.readouterr().err == "holdfast: images: 1 of 3 images and branches\n"
     with terminal.progress_told(True) as progress:
-        time.sleep(0.001)
         progress("log", 1, 2)
-        assert json.loads(capsys.readouterr().err) == {"progress": "log", "done": 1, "total": 2}
+        assert json.loads(capsys.readouterr().err) == {"progress": "log", "done": 1, "total": 2, "per_second": 0.0,
+                                                       "seconds_left": None}
+        progress("log", 21, 31)
+        assert json.loads(capsys.readouterr().err) == {"progress": "log", "done": 21, "total": 31, "per_second": 2.0,
+                                                       "seconds_left": 5.0}
+
+
+def test_on_a_terminal_there_are_rate_and_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+                                                    ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with terminal.progress_told(False) as progress:
+        progress("copy", 0, 90_000_000)
+        time.sleep(0.3)
+        progress("copy", 3_000_000, 90_000_000)
+        time.sleep(0.3)
+        progress("copy", 6_000_000, 90_000_000)
+        time.sleep(0.3)
+    shown = capsys.readouterr().err
+    assert "6.0 MB of 90.0 MB" in shown
+    assert re.search(r"\d MB/s", shown)
+    assert re.search(r"0:00:\d\d", shown)
 
 
 def test_hints_speak_of_options_and_not_of_arguments() -> None:

@@ -227,23 +227,39 @@ def _piece(taken: Repository, name: str, said: dict[str, Any], kind: str, data: 
     unpacker = msgpack.Unpacker()
     unpacker.feed(data)
     records: list[dict[str, Any]] = []
+    named: list[dict[str, Any]] = []
     txid, chain = said["after"]["txid"], said["after"]["chain"]
     for one in unpacker:
         record = page.value(kind, one)
         head = page.unpack("record header", record["header"])
+        beside = None
+        if isinstance(record["payload"], str):
+            beside = record["payload"]
+            record["payload"] = b"".join(_parts(taken, _files_of(name), beside, head["payload_length"]))
         need((head["txid"], head["payload_length"]) == (txid + 1, len(record["payload"])), f"{name}: {head}")
         txid, chain = head["txid"], xxh3_128_digest(chain + record["header"] + record["payload"])
         records.append({**head, "payload": record["payload"], "chain": chain})
+        if head["attachment"] is not None:
+            named.append(head["attachment"])
+        if beside is not None:
+            need(beside == f"{chain.hex()}.payload", f"{name} has a payload in {beside}")
+            named.append({"name": beside, "size": len(record["payload"]), "digest": xxh3_128_digest(record["payload"])})
     need(unpacker.tell() == len(data), f"{name} has bytes behind its records")
     of = {
         "end": {"txid": txid, "chain": chain}, "records": len(records),
         "first_time_us": records[0]["time_us"] if records else 0,
         "last_time_us": records[-1]["time_us"] if records else 0,
         "payloads": sorted({r["payload_version"] for r in records if r["payload_version"]}),
-        "attachments": [r["attachment"] for r in records if r["attachment"] is not None]}
+        "attachments": named}
     need({key: said[key] for key in of} == of, f"{name} says {said}, and has {of}")
     need(said["history"]["branches"][-1]["txid"] <= said["after"]["txid"], f"{name} has records of another branch")
     return Piece(said, records)
+
+
+def _files_of(piece: str) -> str:
+    """The folder of what a piece's records name."""
+    kind, whose, *_ = piece.split("/")
+    return f"images/{whose}/files" if kind == "images" else f"attachments/{whose}"
 
 
 def _number(name: str) -> int:
@@ -452,7 +468,8 @@ def _check_units(taken: Repository, log: dict[str, Any]) -> None:
         level, first, last, _ = unit["name"].removeprefix(f"merged/{branch}/").split("-")
         need([int(level), int(first), int(last)] == [unit["level"], unit["first"], unit["last"]], f"{unit}")
         of = {key: said[key] for key in ("after", "end", "first_time_us", "last_time_us", "complete_until_us")}
-        of |= {"bytes": taken.sizes[unit["name"]], "attachments": [one["name"] for one in said["attachments"]]}
+        beside = sum(one["size"] for one in said["attachments"] if one["name"].endswith(".payload"))
+        of |= {"bytes": taken.sizes[unit["name"]] + beside, "attachments": [one["name"] for one in said["attachments"]]}
         need({key: unit[key] for key in of} == of, f"{unit['name']} is said to be {unit}")
 
 
@@ -472,12 +489,15 @@ def _check_writers(taken: Repository, branch: bytes) -> None:
 
 def attachment(taken: Repository, folder: str, reference: dict[str, Any]) -> dict[str, Any]:
     """An attachment in a folder, by a record's reference."""
-    count = -(-reference["size"] // PART_BYTES)
-    parts = [taken.attached[numbered(f"{folder}/{reference['name']}", number)] for number in range(1, count + 1)]
-    need(all(len(part) == PART_BYTES for part in parts[:-1]), "a part of another size")
-    data = b"".join(parts)
+    data = b"".join(_parts(taken, folder, reference["name"], reference["size"]))
     need((len(data), xxh3_128_digest(data)) == (reference["size"], reference["digest"]), f"{reference['name']}")
     return taken.page.whole("attachment", data)
+
+
+def _parts(taken: Repository, folder: str, name: str, size: int) -> list[bytes]:
+    parts = [taken.attached[numbered(f"{folder}/{name}", number)] for number in range(1, -(-size // PART_BYTES) + 1)]
+    need(all(len(part) == PART_BYTES for part in parts[:-1]), "a part of another size")
+    return parts
 
 
 def check_repository(taken: Repository) -> Directory:
@@ -488,6 +508,8 @@ def check_repository(taken: Repository) -> Directory:
     attachments: dict[str, dict[str, Any]] = {}
     for one in state["images"]:
         image = one["image"]
+        root = taken.maps[f"images/{image['session'].hex()}/root"]
+        need((root["engine"], root["image"]) == (state["engine"], image), "a root says another image than the catalog")
         files[one["number"]] = image_files(taken, image["session"])
         logs[one["number"]] = image_log(taken, image)
         need(sum(map(len, files[one["number"]].values())) == image["bytes"], "an image of another size")
@@ -495,7 +517,8 @@ def check_repository(taken: Repository) -> Directory:
         stored = sum(map(len, (b"".join(_raw(taken, folder)), b"".join(_raw(taken, folder.replace("/files", "/log"))))))
         need(stored == image["log_bytes"], "the image's log has another size")
         for piece in logs[one["number"]]:
-            attachments |= {ref["name"]: attachment(taken, folder, ref) for ref in piece.said["attachments"]}
+            attachments |= {ref["name"]: attachment(taken, folder, ref) for ref in piece.said["attachments"]
+                            if not ref["name"].endswith(".payload")}
     for log in state["branches"]:
         branch = log["history"]["branches"][-1]["id"]
         _check_units(taken, log)
@@ -503,7 +526,7 @@ def check_repository(taken: Repository) -> Directory:
         for run in log["runs"]:
             for piece in run_log(taken, log, run):
                 attachments |= {ref["name"]: attachment(taken, f"attachments/{branch.hex()}", ref)
-                                for ref in piece.said["attachments"]}
+                                for ref in piece.said["attachments"] if not ref["name"].endswith(".payload")}
     newest = state["images"][-1]
     image = newest["image"]
     records = [record for piece in logs[newest["number"]] for record in piece.records]

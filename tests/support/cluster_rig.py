@@ -130,9 +130,9 @@ class MemberProcess:
 
 
 class Cluster:
-    """Three members. `kind`: "memory" or "graph"."""
+    """Three members. `kind`: "memory" or "graph". `archive`: URL of a repository that they archive into."""
 
-    def __init__(self, root: Path, kind: str, wires: Links | Spaces) -> None:
+    def __init__(self, root: Path, kind: str, wires: Links | Spaces, archive: str | None = None) -> None:
         self.root = root
         self.wires = wires
         self.members: dict[str, MemberProcess] = {}
@@ -141,6 +141,7 @@ class Cluster:
         self.primary = "a"
         self.acknowledged_at = 0.0  # when the last write that was acknowledged had begun
         self._kind = kind
+        self._archive = [] if archive is None else [archive]
         self._lives: Counter[str] = Counter()
         self._numbers = itertools.count()
         self._stopping = threading.Event()
@@ -174,7 +175,8 @@ class Cluster:
         wires = self.wires
         self.members[name] = MemberProcess(f"{name}{self._lives[name]}", wires.inside(name, [
             sys.executable, str(_WORKER), str(self.root / name), name, wires.listens(name), wires.address(name),
-            wires.coordinator(name), "create" if create else "join", str(TTL), self._kind]), self.root / f"{name}.log")
+            wires.coordinator(name), "create" if create else "join", str(TTL), self._kind,
+            *self._archive]), self.root / f"{name}.log")
 
     def send(self, name: str, number: signal.Signals) -> None:
         self.members[name].process.send_signal(number)

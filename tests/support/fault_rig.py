@@ -31,8 +31,8 @@ import pytest
 from workloads import WORKLOADS
 
 from holdfast.engine.testing import Contract, Operation
-from holdfast.engine.testing.engine.process_kills import Kills, how, told
-from holdfast.engine.testing.support.children import Child, Journal, Server
+from holdfast.engine.testing.engine.process_kills import Kills, told
+from holdfast.engine.testing.support.children import Child, Journal, Server, ended
 from holdfast.engine.testing.support.contract import scratch
 from holdfast.engine.testing.support.worker import QUIET, drive
 
@@ -68,8 +68,9 @@ def served(engine: str, **how: Any) -> Server:
 
 def goes_on(server: Server, directory: Path, journal: Journal, script: Sequence[list[Operation]]) -> None:
     """The store opens as one of the states that the journal allows, and goes on."""
-    code = server.start(drive, journal.plan(directory, script, 3)).end(journal)
-    assert code == 0, how(code)
+    child = server.start(drive, journal.plan(directory, script, 3))
+    code = child.end(journal)
+    assert code == 0, child.how(code)
 
 
 # --- system calls ----------------------------------------------------------------------------------------------------
@@ -173,7 +174,7 @@ class Traced:
             if "SIGKILL" in fault and code == -signal.SIGKILL:
                 met = call  # or its like in another thread: of a process that is gone, strace cannot say
             else:
-                assert code == 0, how(code)
+                assert code == 0, ended("the process", code)
             goes_on(self.server, directory, journal, self.script)
         shutil.rmtree(directory)
         return met, journal

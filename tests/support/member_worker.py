@@ -2,7 +2,8 @@
 
     {"id": 7, "do": "append", "number": 12}   ->   {"id": 7, "txid": 31}
 
-Orders are carried out in threads, so a commit that waits holds up nobody. The process ends when its input does.
+If a repository's URL is given last, the member archives. Orders are carried out in threads, so a commit that waits
+holds up nobody. The process ends when its input does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from holdfast.backup.repository.member_archiving import MemberArchivePlugin
 from holdfast.engine import MemoryEngine
 from holdfast.engine.builtin.graph import GraphEngine
 from holdfast.engine.errors import HoldfastError
@@ -59,7 +61,7 @@ class _Nodes:
 
 
 def main() -> None:
-    directory, name, listen, advertise, coordinator, create, ttl, kind = sys.argv[1:]
+    directory, name, listen, advertise, coordinator, create, ttl, kind, *archive = sys.argv[1:]
     logging.basicConfig(stream=sys.stderr, level=logging.INFO,
                         format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
@@ -71,8 +73,10 @@ def main() -> None:
             print(json.dumps(answer), flush=True)
 
     settings = Settings(wait_s=3, segment_bytes=128 << 10, checkpoint_soft_bytes=100_000)
+    plugins = [MemberArchivePlugin(url, interval=0.1) for url in archive]
     with Member.open(Path(directory), lists.engine, cluster="faults", name=name, listen=listen, advertise=advertise,
                      coordinator=coordinator, create=create == "create", ttl=float(ttl), settings=settings,
+                     plugins=plugins,
                      insecure=True) as member:  # off loopback, in a network namespace that nothing leaves
         say(started=True)
 

@@ -2,25 +2,26 @@
 every object that the catalog's state needs, archived log without a gap, and every promised point.
 
 What takes several threads elsewhere is done in the caller's thread here, so that each run is the same, and a run can be
-cut off, or others can take their turns, at any call to the storage.
+cut off, or others can take their turns (`orders.py`), at any call to the storage.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import orders
 import pytest
+from orders import BEGUN_US, Turns
 from repository_rig import Objects
-from workloads import memory
+from workloads import staging
 
 from holdfast.backup.repository import archiver as archiving
 from holdfast.backup.repository import names
@@ -44,8 +45,6 @@ from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.testing.support.forks import Say
 from holdfast.engine.testing.support.simulated_run import SETTINGS, Run
 
-BEGUN_US = 1_000_000_000
-"""What the clock of repositories says first. A simulated disk's times are small numbers, and within an hour of it."""
 DEST = Path("/stores/restored")
 BLOCK_BYTES = 4096
 _ID = bytes(range(16))
@@ -87,7 +86,9 @@ def in_one_thread(patch: pytest.MonkeyPatch) -> None:
     """Backups and restores do everything in the caller's thread from now on, and in small parts: packs have two blocks
     or so, and two pieces are merged into one."""
     for name, attribute, value in (("blocks", "Pool", _InTheCaller), ("restoring", "Pool", _InTheCaller),
+                                   ("copying", "Pool", _InTheCaller),
                                    ("imaging", "Ahead", _WhenAsked), ("blocks", "PACK_BYTES", 2 * BLOCK_BYTES),
+                                   ("imaging", "GROUP_BYTES", BLOCK_BYTES),
                                    ("archiver", "FAN_IN", 2)):
         patch.setattr(f"holdfast.backup.repository.{name}.{attribute}", value)
 
@@ -127,10 +128,10 @@ class Past:
     """
 
     def __init__(self) -> None:
-        self.run = Run(memory())
+        self.run = Run(staging())
         self.run.do(("open",))
         self.source = self.upto(0)
-        self._random = Random(5)
+        self._random = Random(5 + orders.draw)
 
     @property
     def last(self) -> int:
@@ -145,6 +146,10 @@ class Past:
         for _ in range(count):
             key = b"key %d" % (self.last % 6)
             self.run.do(("commit", [("put", key, self._random.randbytes(_VALUE_BYTES))]))
+
+    def load(self) -> None:
+        """A bulk load."""
+        self.run.do(("load", self.last))
 
     def checkpoint(self) -> None:
         self.run.do(("checkpoint",))
@@ -167,6 +172,15 @@ class Past:
         return reached
 
 
+def begun() -> Past:
+    """A store with six transactions, of which four are checkpointed."""
+    made = Past()
+    made.write(4)
+    made.checkpoint()
+    made.write(2)
+    return made
+
+
 # --- what must be there ---------------------------------------------------------------------------------------------
 
 
@@ -176,7 +190,7 @@ def needs(repository: Repository) -> set[str]:
     found = {names.numbered(names.CATALOG, number + 1) for number in range(state.number)}
 
     def with_files(name: str, folder: str) -> Piece:
-        piece, _ = decode(seal, name, store.get(name))
+        piece, _ = decode(seal, name, store.get(name), store)
         found.add(name)
         for one in piece.attachments:
             found.update(listed.name for listed in store.list(names.attachment(folder, one.name, 1)[:-10]))
@@ -315,7 +329,7 @@ def shows_a_life(content: Mapping[bytes, bytes]) -> int:
     return last
 
 
-# --- in memory, and taking turns ----------------------------------------------------------------------------------
+# --- in memory ----------------------------------------------------------------------------------------------------
 
 
 _seeds = itertools.count()
@@ -323,100 +337,10 @@ _seeds = itertools.count()
 
 def in_memory(store: ObjectStore, *, now_us: int = BEGUN_US) -> Repository:
     """A repository in storage, as a new process opens it."""
-    env = quiet_env(SimDisk(), clock=SetClock(now_us), seed=next(_seeds))
+    seed = store.next_seed() if isinstance(store, Turns) else next(_seeds)
+    env = quiet_env(SimDisk(), clock=SetClock(now_us), seed=seed)
     return Repository(store, _ID, None, env)
 
 
 def objects_at(clock_us: int = BEGUN_US) -> Objects:
     return Objects(SetClock(clock_us))
-
-
-class Turns(Objects):
-    """Storage of one of several, who take turns: before each call, somebody else may go on."""
-
-    def __init__(self, objects: dict[str, tuple[bytes, int]], table: Table, seat: int) -> None:
-        super().__init__(SetClock(BEGUN_US), objects)
-        self._table, self._seat = table, seat
-
-    def _ask(self, what: str, name: str, answer: Callable[[], Any]) -> Any:
-        self._table.before_call(self._seat)
-        self._table.story.append(f"{self._seat}: {what} {name}")
-        return super()._ask(what, name, answer)
-
-
-Choose = Callable[[int, int, Sequence[int]], int]
-"""(number of the call, who makes it, who has not ended) -> who goes on."""
-Act = Callable[[ObjectStore], Any]
-
-
-class Table:
-    """Runs some acts in threads, one at a time, over one storage. `choose` says before each call who goes on.
-
-    Attributes:
-        objects: what is stored.
-        calls: to the storage so far.
-        story: who made each of them, and which.
-        results: what each act returned or raised.
-    """
-
-    def __init__(self, objects: dict[str, tuple[bytes, int]], acts: Sequence[Act], choose: Choose) -> None:
-        self.objects, self.calls = objects, 0
-        self.story: list[str] = []
-        self._choose, self._acts = choose, acts
-        self._gates = [threading.Semaphore(0) for _ in acts]
-        self._over = threading.Semaphore(0)
-        self._left = list(range(len(acts)))
-        self.results: list[Any] = [None] * len(acts)
-
-    def run(self) -> list[Any]:
-        threads = [threading.Thread(target=self._act, args=(seat,), daemon=True) for seat in self._left]
-        for thread in threads:
-            thread.start()
-        self._gates[self._choose(0, 0, self._left)].release()
-        assert self._over.acquire(timeout=60), "an act never ends"
-        for thread in threads:
-            thread.join()
-        return self.results
-
-    def _act(self, seat: int) -> None:
-        self._gates[seat].acquire()
-        try:
-            self.results[seat] = self._acts[seat](Turns(self.objects, self, seat))
-        except Exception as error:
-            self.results[seat] = error
-        self._left.remove(seat)
-        if self._left:
-            self._gates[self._choose(self.calls, self._left[0], self._left)].release()
-        else:
-            self._over.release()
-
-    def before_call(self, seat: int) -> None:
-        self.calls += 1
-        chosen = self._choose(self.calls, seat, self._left)
-        if chosen != seat:
-            self._gates[chosen].release()
-            self._gates[seat].acquire()
-
-
-def preempted(first: int, at: Sequence[int]) -> Choose:
-    """`first` begins, and before each of the calls `at` the next one takes the turn."""
-    def choose(call: int, who: int, left: Sequence[int]) -> int:
-        if not call:
-            return first
-        return left[(left.index(who) + 1) % len(left)] if call in at else who
-
-    return choose
-
-
-def by_lot(seed: int) -> Choose:
-    """Anybody, at each call."""
-    random = Random(seed)
-    return lambda call, who, left: random.choice(left)
-
-
-def interleavings(calls: int, seats: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """All orders with at most two preemptions, as `preempted` takes them, of acts that make so many calls together."""
-    for first in range(seats):
-        for count in range(3):
-            for at in itertools.combinations(range(1, calls + 1), count):
-                yield first, at

@@ -86,7 +86,8 @@ class ObjectStore(ABC):
         """The objects whose names begin with `prefix`, in the order of their names. A prefix need not end with a part:
         `a/b` finds `a/b1` and `a/b/c`. An empty one finds all.
 
-        The list is a hint. It may miss objects that were put while it was made, and may show removed ones.
+        The list is a hint. It may miss objects that were put while it was made, and may show removed ones. What it
+        shows is durable, as with `get`: whoever copies a repository does not put again what is there.
 
         Raises:
             InvalidInput: no name begins like this.
@@ -100,6 +101,19 @@ class ObjectStore(ABC):
         Raises:
             InvalidInput: the name is not valid.
         """
+
+    def replaceable(self, name: str, data: bytes) -> bool | None:
+        """Whether these credentials may put something over an object, which a repository never does: it is tried. Only
+        a probe asks, of an object that means nothing. None: it is not known.
+
+        Raises:
+            InvalidInput: as `put`.
+        """
+        return None
+
+    def room(self) -> int | None:
+        """Bytes that can still be stored; None if there is no such bound, or it is not known."""
+        return None
 
     def close(self) -> None:  # noqa: B027  most hold nothing
         """Release what it holds. May be called twice."""

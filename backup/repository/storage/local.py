@@ -80,17 +80,20 @@ class LocalObjectStore(ObjectStore):
         if files.exists(path):
             self._refuse(files, path)
         try:
-            file = files.open(temporary, "create")
-            try:
-                file.pwrite(data, 0)
-                file.sync()
-            finally:
-                file.close()
+            self._write(files, temporary, data)
             self._link(files, temporary, path)
         finally:
             with contextlib.suppress(OSError, HoldfastError):  # if it stays, it is a leftover
                 files.unlink(temporary, missing_ok=True)
         self._sync_name(files, path)
+
+    def _write(self, files: Files, path: Path, data: bytes) -> None:
+        file = files.open(path, "create")
+        try:
+            file.pwrite(data, 0)
+            file.sync()
+        finally:
+            file.close()
 
     def _link(self, files: Files, temporary: Path, path: Path) -> None:
         try:
@@ -166,6 +169,7 @@ class LocalObjectStore(ObjectStore):
             names = [f"{folder}/{part}" if folder else part for part in files.list(self._root / folder)]
         except _NO_OBJECT:
             return
+        self._believe(files, self._root / folder)
         # With its `/`, a folder stands where the objects in it do.
         for name in sorted(f"{name}/" if files.is_directory(self._root / name) else name for name in names):
             if not (name.startswith(prefix) or prefix.startswith(name)) or not _is_name(name.removesuffix("/")):
@@ -188,6 +192,28 @@ class LocalObjectStore(ObjectStore):
             with contextlib.suppress(OSError):  # an empty folder goes, too; most are not empty
                 while (path := path.parent) != self._root:
                     files.remove_directory(path)
+
+    def replaceable(self, name: str, data: bytes) -> bool:
+        """Whoever may make files in a directory may also replace those in it, except on a file system that forbids it.
+        """
+        check_object(name, data)
+        path, temporary = self._root / name, self._root / TEMPORARY / self._env.randomness.token(16).hex()
+        with self._told(f"cannot replace {self.url}/{name}"):
+            files = self._made(temporary.parent)
+            self._write(files, temporary, data)
+            try:
+                files.rename(temporary, path)
+            except PermissionError:
+                files.unlink(temporary)
+                return False
+            return True
+
+    def room(self) -> int | None:
+        with self._told(f"cannot look at {self.url}"):
+            place = self._root
+            while not self._env.files.exists(place):
+                place = place.parent
+            return self._env.files.free(place)
 
     def close(self) -> None:
         if self._anchored is not None:

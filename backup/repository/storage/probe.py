@@ -1,13 +1,15 @@
-"""Whether storage keeps the promises that a repository rests on, tried before anything is stored."""
+"""Whether storage keeps the promises that a repository rests on, tried before anything is stored; and whether the
+credentials allow more than a repository needs."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ....engine.env import Env
-from ....engine.errors import Damaged, HoldfastError
-from ..errors import ObjectExists, ObjectMissing, StorageUnsuitable
+from ....engine.errors import AccessDenied, Damaged, HoldfastError
+from ..errors import ObjectExists, ObjectMissing, StorageUnavailable, StorageUnsuitable
 from .interface import ObjectStore, StoredObject
 from .putting import put_own
 
@@ -21,25 +23,24 @@ class Probed:
 
     Attributes:
         name: of the probe's object.
-        removed: whether it was removed again.
+        replaced: whether it could be put again over the first one, without a condition. None: it is not known.
+        removed: whether it could be removed again. If not, it stays. None: it is not known.
         ahead_us: how far the storage's clock is ahead of this machine's; negative if it is behind. Microseconds. Right
             to a second or two and the length of a put.
     """
 
     name: str
-    removed: bool
+    replaced: bool | None
+    removed: bool | None
     ahead_us: int
 
 
-def probe(store: ObjectStore, env: Env, *, delete: bool) -> Probed:
-    """Try storage with one small object, in six requests or so.
-
-    Args:
-        delete: whether to remove the object again, and to try that. If not, it stays.
+def probe(store: ObjectStore, env: Env) -> Probed:
+    """Try storage with one small object, in eight requests or so.
 
     Raises:
         StorageUnsuitable: a promise was broken; the message says which one.
-        StorageDenied: these credentials may not do all of it.
+        StorageDenied: these credentials may not put, get or list.
         Others: as the methods of `ObjectStore`.
     """
     name = f"{FOLDER}/{env.randomness.token(16).hex()}"
@@ -50,15 +51,29 @@ def probe(store: ObjectStore, env: Env, *, delete: bool) -> Probed:
     try:
         listed = _kept(store, name, first, second)
     except BaseException:
-        if delete:
-            with contextlib.suppress(HoldfastError):  # what was found is told, not this
-                store.delete(name)
+        with contextlib.suppress(HoldfastError):  # what was found is told, not this
+            store.delete(name)
         raise
-    if delete:
-        store.delete(name)
-        if _is_there(store, name):
-            raise StorageUnsuitable(f"{store.url} still has an object that was removed")
-    return Probed(name=name, removed=delete, ahead_us=listed.modified_us - (begun_us + ended_us) // 2)
+    replaced = _tried(lambda: store.replaceable(name, second))
+    return Probed(name=name, replaced=replaced, removed=_tried(lambda: _removed(store, name)),
+                  ahead_us=listed.modified_us - (begun_us + ended_us) // 2)
+
+
+def _tried(call: Callable[[], bool | None]) -> bool | None:
+    """Whether something is allowed that a backup does not need, so that it may as well fail."""
+    try:
+        return call()
+    except AccessDenied:
+        return False
+    except StorageUnavailable:
+        return None
+
+
+def _removed(store: ObjectStore, name: str) -> bool:
+    store.delete(name)
+    if _is_there(store, name):
+        raise StorageUnsuitable(f"{store.url} still has an object that was removed")
+    return True
 
 
 def _kept(store: ObjectStore, name: str, first: bytes, second: bytes) -> StoredObject:

@@ -40,6 +40,7 @@ from ...errors import (
     SourceRefused,
     SourceRestarted,
     SourceUnavailable,
+    Unsupported,
 )
 from ...model.positions import Position
 from ...model.records import Record
@@ -48,6 +49,7 @@ from ..interface import (
     HEX_ID,
     Block,
     Confirmation,
+    ContentDigest,
     Grant,
     SlotState,
     Source,
@@ -159,6 +161,15 @@ class HttpSource(Source):
     def confirm(self, lease_id: str) -> Confirmation:
         return self._json("POST", f"/v1/leases/{_id(lease_id)}/confirm", "a confirmation", wire.confirmation_from_wire,
                           lease=lease_id, first=min(CONFIRM_TIMEOUT, AT_WORK * self._timeout))
+
+    def content_digest(self, lease_id: str) -> ContentDigest:
+        """As `Source.content_digest`. The walk may take ten time-outs."""
+        try:
+            return self._json("POST", f"/v1/leases/{_id(lease_id)}/content", "a digest", wire.content_from_wire,
+                              lease=lease_id, first=AT_WORK * self._timeout)
+        except _NoSuchRoute as error:
+            raise Unsupported("the source is older, and computes no digest of its content",
+                              hint="go without it, or update the source") from error
 
     def read_image(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
         return self._piece(lease_id, f"image/{quote(name)}", offset, length)

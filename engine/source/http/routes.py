@@ -8,6 +8,7 @@ GET /v1/store/chain/{txid}                   the position at a transaction
 GET, POST /v1/leases                         list them; take one: {"owner", "image", "after", "ttl"}
 PUT, DELETE /v1/leases/{id}                  renew, release
 POST /v1/leases/{id}/confirm                 whether it held throughout, and how far the copy must be replayed
+POST /v1/leases/{id}/content                 the digest of what is published now, by a full walk
 GET /v1/leases/{id}/image/{name}             a file of the image, whole or by Range
 GET /v1/leases/{id}/attachments/{name}       a bulk load's file, whole or by Range
 GET /v1/leases/{id}/log?after=&chain=&upto=  the records after a position
@@ -98,7 +99,7 @@ class Routes:
             web.get("/v1/store", self.info), web.get("/v1/store/chain/{txid}", self.chain),
             web.get("/v1/leases", self.leases), web.post("/v1/leases", self.lease),
             web.put("/v1/leases/{id}", self.renew), web.delete("/v1/leases/{id}", self.release),
-            web.post("/v1/leases/{id}/confirm", self.confirm),
+            web.post("/v1/leases/{id}/confirm", self.confirm), web.post("/v1/leases/{id}/content", self.content),
             web.get("/v1/leases/{id}/image/{name:.+}", self.image, allow_head=False),
             web.post("/v1/leases/{id}/blocks/{name:.+}", self.blocks),
             web.get("/v1/leases/{id}/attachments/{name}", self.attachment, allow_head=False),
@@ -167,6 +168,11 @@ class Routes:
         made = await self._server.blocking(lambda: self._source.confirm(request.match_info["id"]),
                                            self._server.patient)
         return web.json_response(wire.confirmation_to_wire(made))
+
+    async def content(self, request: web.Request) -> web.Response:
+        made = await self._server.blocking(lambda: self._source.content_digest(request.match_info["id"]),
+                                           self._server.patient)
+        return web.json_response(wire.content_to_wire(made))
 
     # --- bytes -----------------------------------------------------------------------------------------------------
 

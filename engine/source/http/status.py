@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ...contract.plugin import Fact
     from ...store.store import Store
     from ..local import LocalSource
     from .limits import Counters
@@ -36,8 +37,21 @@ def metrics(source: LocalSource, store: Store[Any, Any], counters: Counters) -> 
         ("source_refused_total", "counter", "requests and connections refused", counters.refused),
         ("source_sent_bytes_total", "counter", "bytes of images, attachments and log sent", counters.sent_bytes),
     ]
-    return "".join(f"# HELP holdfast_{name} {text}\n# TYPE holdfast_{name} {kind}\nholdfast_{name} {value}\n"
+    shown = "".join(f"# HELP holdfast_{name} {text}\n# TYPE holdfast_{name} {kind}\nholdfast_{name} {value}\n"
                    for name, kind, text, value in rows)
+    return shown + _of_plugins(store.hooks.shown())
+
+
+def _of_plugins(facts: list[Fact]) -> str:
+    """The figures of plugins, those of one name together."""
+    lines: dict[str, str] = {}
+    for fact in facts:
+        if isinstance(fact.value, int | float):
+            name, of = f"holdfast_{fact.name}", fact.of.replace("\\", "\\\\").replace('"', '\\"')
+            label = f'{{of="{of}"}}' if of else ""
+            begun = lines.get(name, f"# HELP {name} {fact.text}\n# TYPE {name} {fact.kind}\n")
+            lines[name] = f"{begun}{name}{label} {fact.value}\n"
+    return "".join(lines.values())
 
 
 def page(source: LocalSource, store: Store[Any, Any]) -> str:
@@ -50,6 +64,8 @@ def page(source: LocalSource, store: Store[Any, Any]) -> str:
     ]
     if doubted_us := store.clock_doubted_us:
         facts.append(("clock", f"doubted: it is {doubted_us / 3.6e9:.1f} hours ahead of the last known time"))
+    facts += [(f"{fact.name.replace('_', ' ')} {fact.of}", fact.value) for fact in store.hooks.shown()
+              if fact.value is not None]
     leases = "".join(f"<tr><td>{escape(s.owner)}<td>{s.txid}<td>{s.age:.0f} s<td>{s.remaining:.0f} s"
                      for s in source.leases())
     slots = "".join(f"<tr><td>{escape(c.name)}<td>{c.id}<td>{c.position.txid}<td>{c.held_bytes:,}"

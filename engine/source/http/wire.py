@@ -49,7 +49,17 @@ from ...model.positions import ID_BYTES, Branch, History, Position
 from ...model.records import Attachment, Record
 from ...wal.attachments import NAME as ATTACHMENT_NAME
 from ...wal.format import MAX_RECORD_HEADER
-from ..interface import CHUNK_BYTES, HEX_ID, LEAST_BLOCK, Confirmation, Grant, MemberInfo, SlotState, SourceInfo
+from ..interface import (
+    CHUNK_BYTES,
+    HEX_ID,
+    LEAST_BLOCK,
+    Confirmation,
+    ContentDigest,
+    Grant,
+    MemberInfo,
+    SlotState,
+    SourceInfo,
+)
 
 INSTANCE_HEADER = "Holdfast-Instance"
 DIGEST_HEADER = "Holdfast-Digest"
@@ -192,7 +202,8 @@ def info_to_wire(info: SourceInfo) -> dict[str, Any]:
         "branches": [{"id": b.id.hex(), "start": position_to_wire(b.start)} for b in history.branches],
         "engine": info.engine, "state_format": info.state_format,
         "payload_version": info.payload_version, "durable": position_to_wire(info.durable),
-        "published": position_to_wire(info.published), "log_base": position_to_wire(info.log_base),
+        "published": position_to_wire(info.published), "readable": position_to_wire(info.readable),
+        "log_base": position_to_wire(info.log_base),
         "complete_until_us": info.complete_until_us, "path": info.path,
         **({} if member is None else
            {"member": {"name": member.name, "role": member.role, "healthy": member.healthy}}),
@@ -205,6 +216,7 @@ def info_from_wire(data: Any) -> SourceInfo:
     branches = tuple(Branch(_id(b["id"]), position_from_wire(b["start"])) for b in data["branches"])
     if not branches:
         raise ValueError("a history without a branch")
+    published = position_from_wire(data["published"])
     said = data.get("member")
     member = None if said is None else MemberInfo(name=_name(said["name"]), role=_name(said["role"]),
                                                   healthy=said["healthy"] is True)
@@ -212,7 +224,8 @@ def info_from_wire(data: Any) -> SourceInfo:
         instance=_hex_name(data["instance"]), history=History(_id(data["store_id"]), branches),
         engine=_name(data["engine"]), state_format=_count(data["state_format"]),
         payload_version=_count(data["payload_version"]),
-        durable=position_from_wire(data["durable"]), published=position_from_wire(data["published"]),
+        durable=position_from_wire(data["durable"]), published=published,
+        readable=position_from_wire(data["readable"]) if "readable" in data else published,  # older services lack it
         log_base=position_from_wire(data["log_base"]), complete_until_us=_time(data["complete_until_us"]),
         path=_told(_text(data["path"])), member=member)
 
@@ -257,6 +270,17 @@ def confirmation_to_wire(c: Confirmation) -> dict[str, Any]:
 def confirmation_from_wire(data: Any) -> Confirmation:
     return Confirmation(consistent_from=position_from_wire(data["p1"]), published=position_from_wire(data["published"]),
                         complete_until_us=_time(data["complete_until_us"]))
+
+
+def content_to_wire(c: ContentDigest) -> dict[str, Any]:
+    return {"position": position_to_wire(c.position), "digest": c.digest.hex()}
+
+
+def content_from_wire(data: Any) -> ContentDigest:
+    digest = bytes.fromhex(data["digest"])
+    if len(digest) != ID_BYTES:
+        raise ValueError(f"a digest of {len(digest)} bytes")
+    return ContentDigest(position=position_from_wire(data["position"]), digest=digest)
 
 
 def slots_to_wire(slots: Sequence[SlotState]) -> dict[str, Any]:

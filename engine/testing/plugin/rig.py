@@ -83,7 +83,7 @@ class Rig:
             self._everyone.append(watch)
             plugins.append(watch)
         self.store = WatchedStore.open(self.directory, self.work.engine, plugins=[*plugins, *self._last],
-                                       options=self.work.options, settings=self._settings, env=self._env)
+                                       options=self.work.opened_with, settings=self._settings, env=self._env)
 
     def close(self) -> None:
         self.catch_up()

@@ -158,7 +158,7 @@ class TransactionChecks(PluginChecks):
             without = Rig(history.work, directory / "killed", None, has_model=False)
             with without, without.view() as view:
                 assert history.work.content(view) == content, "opened without the plugin, the store shows other content"
-            engine_type, context = history.work.engine, Context(options=history.work.options)
+            engine_type, context = history.work.engine, Context(options=history.work.opened_with)
             (directory / "replayed").mkdir()
             engine_type.create(directory / "replayed", origin(bytes(16)), context)
             engine = engine_type.open(directory / "replayed", context)

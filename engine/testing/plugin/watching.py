@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...contract.plugin import Condition, Plugin, StoreHandle
+from ...contract.plugin import Condition, Fact, Obstacle, Plugin, StoreHandle
 from ...contract.transaction import Durability, Transaction
 from ...errors import InvalidInput
 from ...model.positions import Position
@@ -209,6 +209,14 @@ class Watch(Plugin):
 
     def fault(self, error: BaseException) -> None:
         self._hand_on("fault", error)
+
+    def beginning(self) -> Obstacle | None:
+        obstacle: Obstacle | None = self._hand_on("beginning")
+        return obstacle
+
+    def facts(self) -> Sequence[Fact]:
+        facts: Sequence[Fact] = self._hand_on("facts")
+        return facts
 
     def attached(self, attachment: Attachment) -> None:
         self._hand_on("attached", attachment)

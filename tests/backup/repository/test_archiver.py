@@ -198,14 +198,19 @@ def archives_whatever_happens(rig: Rig, here: World, fate: Fate) -> None:
 def test_a_crash_before_the_source_is_told_loses_nothing(rig: Rig, here: World, tmp_path: Path) -> None:
     class Dies(LocalSource):
         def register(self, slot_id: str, name: str, position: Position) -> None:
-            raise KeyboardInterrupt
+            if self.slots():
+                raise KeyboardInterrupt
+            super().register(slot_id, name, position)
 
     rig.repository.backup(here.source)
     here.write(5)
     dying = rig.opened().archiver(Dies(here.store))
+    begun = dying.end
     with pytest.raises(KeyboardInterrupt):
         dying.step()
-    assert here.source.slots() == []
+    [slot] = here.source.slots()
+    assert (slot.id, slot.position) == (rig.repository.id, begun)
+    assert begun.txid == here.txid - 5  # the log after it is kept from the first moment on
     here.write(5)
     after = here.archiver(rig.repository)
     assert after.end.txid == here.txid - 5

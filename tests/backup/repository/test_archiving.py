@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from archive_rig import archived, cut_off, put, until
 
 from holdfast.backup import ArchiveAckPlugin, ArchivePlugin, Repository
 from holdfast.backup.connection import Connection
 from holdfast.backup.repository.archiving import archive_source
-from holdfast.backup.repository.errors import Fenced, StorageUnavailable
-from holdfast.backup.repository.storage.local import LocalObjectStore
+from holdfast.backup.repository.errors import Fenced
 from holdfast.engine import MemoryEngine, Store
 from holdfast.engine.env import REAL
 from holdfast.engine.errors import ConditionNotMet, ForeignStore, SettingError
 from holdfast.engine.source.local import LocalSource
-
-
-def put(store: Store[Any, Any], count: int = 1) -> None:
-    for _ in range(count):
-        with store.transaction() as tx:
-            tx.put(b"%d" % store.published.txid, b"")
-
-
-def archived(repo: Path) -> int | None:
-    with Repository.open(repo) as repository:
-        return next((branch.archived_to for branch in repository.info().branches), None)
-
-
-def until(happened: Any) -> None:
-    deadline = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -46,17 +26,8 @@ def repo(tmp_path: Path) -> Path:
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """What makes the storage unavailable while it has something in it."""
-    off: list[bool] = []
-    for name in ("put", "get"):
-        real = getattr(LocalObjectStore, name)
-
-        def call(self: Any, *given: Any, real: Any = real) -> Any:
-            if off:
-                raise StorageUnavailable("the network is down")
-            return real(self, *given)
-
-        monkeypatch.setattr(LocalObjectStore, name, call)
-    return off
+    monkeypatch.setattr("holdfast.backup.repository.archiving._PAUSE_S", 0.01)
+    return cut_off(monkeypatch)
 
 
 def test_what_is_committed_is_archived_and_closing_archives_the_rest(repo: Path, tmp_path: Path) -> None:
@@ -75,9 +46,7 @@ def test_a_commit_returns_once_it_is_archived(repo: Path, tmp_path: Path) -> Non
             assert archived(repo) == n
 
 
-def test_an_outage_is_waited_for_and_gone_on_after(repo: Path, tmp_path: Path, cut: list[bool],
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.backup.repository.archiving._PAUSE_S", 0.01)
+def test_an_outage_is_waited_for_and_gone_on_after(repo: Path, tmp_path: Path, cut: list[bool]) -> None:
     plugin = ArchiveAckPlugin(str(repo), interval=60, ack_timeout=0.1)
     with Store.open(tmp_path / "s", MemoryEngine, create=True, plugins=[plugin]) as s:
         put(s)

@@ -187,6 +187,16 @@ def test_what_was_read_stays() -> None:
     assert read >= 4
 
 
+def test_what_was_listed_stays() -> None:
+    """As what was read."""
+    listed = 0
+    for left, _ in crashes(with_other(), put, tries=1):
+        if NAME in [found.name for found in opened(left).list("")]:
+            listed += 1
+            assert content(left.crashed(Dropped())) == MINE
+    assert listed >= 2
+
+
 def test_a_reader_that_is_open_sees_to_what_comes_later() -> None:
     """It has read in this folder before. Then somebody links an object, and is killed."""
     disk = with_other()

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from orders import BEGUN_US
 from repository_crashes import (
-    BEGUN_US,
     BLOCK_BYTES,
     DEST,
-    Past,
     archived,
+    begun,
     garbage,
     in_memory,
     in_one_thread,
@@ -33,6 +33,7 @@ from repository_crashes import (
 )
 from repository_rig import Objects
 
+from holdfast.backup.repository.copying import copy
 from holdfast.backup.repository.errors import RepositoryExists, RepositoryMissing, StorageUnavailable
 from holdfast.backup.repository.expiring import Keep
 from holdfast.backup.repository.keys import Key
@@ -47,7 +48,7 @@ from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.testing.disks.simfates import Dropped, power_cuts
 from holdfast.engine.testing.support import counters
 
-ROOT = Path("/backups/repository")
+ROOT, COPY = Path("/backups/repository"), Path("/elsewhere/copy")
 PROFILE = current_profile()
 FEW = 40
 """Of a run with fewer operations, each is tried."""
@@ -76,12 +77,9 @@ class Cuts:
     """
 
     def __init__(self, where: Where, key: Key | None = None) -> None:
-        self.past, self.key, self.where = Past(), key, where
+        self.past, self.key, self.where = begun(), key, where
         self.told: list[tuple[int, str, Any]] = []
         self.recorded: Where | None = None
-        self.past.write(4)
-        self.past.checkpoint()
-        self.past.write(2)
 
     def env(self, disk: SimDisk) -> Env:
         """Of a new process."""
@@ -117,6 +115,15 @@ class Cuts:
                 source.limit = limit
                 self.returned(where, "archived", archiver.step().end.txid)
 
+    def synthesize(self, where: Where) -> None:
+        """The scratch place is not part of what is cut off."""
+        with self.opened(where) as repository:
+            env = replace(repository._env, files=SimDisk())
+            report = Repository(repository._store, bytes.fromhex(repository.id), repository._keyring, env).synthesize(
+                scratch=Path("/scratch"), engine=self.past.run.work.engine)
+        self.returned(where, "image", report.image)
+        self.returned(where, "restorable", report.to_txid)
+
     def mark(self, where: Where) -> None:
         with self.opened(where) as repository, suppress(InvalidInput):  # it is there already
             repository.mark("release", to_txid=5, keep=True)
@@ -134,12 +141,17 @@ class Cuts:
         with self.opened(where) as repository:
             assert not repository.verify().damaged
 
+    def copy(self, where: SimDisk) -> None:
+        copy(ROOT, COPY, env=self.env(where))
+
     def goes_on(self, verb: str) -> set[int]:
-        """The store goes on. Returns the transactions to which the repository restores still, whatever is done to it:
-        an expiry that keeps no points keeps the last one."""
+        """The store goes on, also with a bulk load, whose content is an attachment. Returns the transactions to which
+        the repository restores still, whatever is done to it: an expiry that keeps no points keeps the last one."""
         with self.opened(self.where) as repository:
             had = restorable(repository.info())
-        self.past.write(3)
+        self.past.write(1)
+        self.past.load()
+        self.past.write(1)
         self.past.checkpoint()
         return {max(had)} if verb == "an expiry" else had
 
@@ -206,6 +218,7 @@ VERBS: dict[str, tuple[Callable[[Cuts], None], Callable[[Cuts, Where], None]]] =
     "the second backup": (log, Cuts.back_up),
     "archiving": (image, Cuts.archive),
     "archiving again": (log, Cuts.archive),
+    "a synthetic image": (log, Cuts.synthesize),
     "a mark": (log, Cuts.mark),
     "a restore": (log, Cuts.restore),
     "an expiry": (two_images, Cuts.expire),
@@ -254,6 +267,43 @@ def test_what_is_done_is_cut_off(verb: str) -> None:
         info = cuts.is_right(after, ops, rerun=True, restore=False)
         assert had <= restorable(info)
     assert restored >= 8
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["the first", "the next"])
+def test_a_copy_is_cut_off(again: bool) -> None:
+    """What is left is the repository as it was at some moment, or no copy yet. The rerun brings the rest."""
+    cuts = Cuts(SimDisk())
+    assert isinstance(cuts.where, SimDisk)
+    log(cuts)
+    had: set[int] = set()
+    if again:
+        cuts.copy(cuts.where)
+        with cuts.opened(cuts.where) as repository:
+            had = restorable(repository.info())
+    cuts.past.load()
+    cuts.past.checkpoint()
+    cuts.back_up(cuts.where)
+    cuts.archive(cuts.where)
+    with cuts.opened(cuts.where.copy()) as repository:
+        wanted = restorable(repository.info())
+    assert had < wanted
+    missing = 0
+    for left, ops, done in cuts.crashes(cuts.copy):
+        disk = left.copy()
+        try:
+            found = Repository.open(COPY, env=cuts.env(disk))
+        except RepositoryMissing:
+            assert not done
+            assert not again
+            missing += 1
+        else:
+            shown = restorable(is_right(found, cuts.past, restore=ops % 4 == 0))
+            assert had <= shown <= wanted
+            assert shown == wanted or not done
+        cuts.copy(left)
+        after = left.crashed(Dropped())
+        assert restorable(is_right(Repository.open(COPY, env=cuts.env(after)), cuts.past, restore=False)) == wanted
+    assert missing or again
 
 
 def test_the_rerun_is_cut_off_too() -> None:

@@ -136,5 +136,5 @@ def test_a_body_that_is_always_cut_is_never_an_object(faulty: Faults, store: Obj
 
 def test_a_probe_gets_over_a_lost_answer(faulty: Faults, store: ObjectStore) -> None:
     faulty.begin({1: "answer lost"})
-    assert probe(store, NO_TIME, delete=True).removed
+    assert probe(store, NO_TIME).removed
     assert list(store.list("")) == []

@@ -194,7 +194,7 @@ class NoLinks(FaultyFiles):
 
 def test_a_file_system_without_links_is_refused(tmp_path: Path) -> None:
     with LocalObjectStore(tmp_path, env=Env(NoLinks())) as store, pytest.raises(StorageUnsuitable, match="hard links"):
-        probe(store, REAL, delete=True)
+        probe(store, REAL)
     assert os.listdir(tmp_path / TEMPORARY) == []
 
 

@@ -66,7 +66,7 @@ def test_wrong_credentials_are_denied(of_versitygw: int, monkeypatch: pytest.Mon
     use(monkeypatch, of_versitygw, secret="wrong")
     with open_storage(f"s3://{BUCKET}/denied") as store:
         for call in (lambda: store.put("a", b""), lambda: store.get("a"), lambda: list(store.list("")),
-                     lambda: store.delete("a"), lambda: probe(store, REAL, delete=True)):
+                     lambda: store.delete("a"), lambda: probe(store, REAL)):
             with pytest.raises(StorageDenied, match="SignatureDoesNotMatch") as caught:
                 call()
             assert isinstance(caught.value, AccessDenied)
@@ -97,7 +97,7 @@ def test_a_server_that_ignores_conditions_is_refused(monkeypatch: pytest.MonkeyP
         use(monkeypatch, server.server_address[1])
         with open_storage(f"s3://{BUCKET}/prefix") as store:
             with pytest.raises(StorageUnsuitable, match="If-None-Match"):
-                probe(store, REAL, delete=True)
+                probe(store, REAL)
             assert objects == {}
             store.put("a", b"first")
             store.put("a", b"second")
@@ -108,7 +108,7 @@ def test_conditions_that_the_environment_turns_off_are_missed(of_moto: int, monk
     use(monkeypatch, of_moto)
     monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
     with open_storage(f"s3://{BUCKET}/off") as store, pytest.raises(StorageUnsuitable):
-        probe(store, REAL, delete=True)
+        probe(store, REAL)
 
 
 @pytest.mark.fault("versitygw")

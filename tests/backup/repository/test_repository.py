@@ -442,6 +442,10 @@ def test_an_archive_that_is_ahead_of_the_store_is_not_gone_on_with(rig: Rig, her
 
 @pytest.fixture
 def small(rig: Rig, here: World, monkeypatch: pytest.MonkeyPatch) -> tuple[Rig, World]:
+    return lived_a_little(rig, here, monkeypatch)
+
+
+def lived_a_little(rig: Rig, here: World, monkeypatch: pytest.MonkeyPatch) -> tuple[Rig, World]:
     """Two images, a unit, pieces before and after it, attachments in both kinds of log, and checkpoints of the catalog.
     """
     monkeypatch.setattr(archiving, "FAN_IN", 3)

@@ -75,6 +75,24 @@ def test_chain_at(source: Source, store: MemoryStore) -> None:
         source.chain_at(4)
 
 
+def test_the_digest_of_the_content_is_that_of_the_last_transaction(source: Source, store: MemoryStore) -> None:
+    """Also if a record of the kit came after it, of which views do not know."""
+    put(store, 3)
+    grant = source.lease("a test", image=False, after=store.log.base)
+    with store.snapshot() as view:
+        before = view.digest()
+    store.write_path.mark()
+    told = source.content_digest(grant.id)
+    assert (told.digest, told.position) == (before, store.published)
+    assert told.position.txid == 4
+    put(store, 1, b"another value")
+    told = source.content_digest(grant.id)
+    assert (told.digest != before, told.position) == (True, store.published)
+    source.release(grant.id)
+    with pytest.raises(LeaseExpired):
+        source.content_digest(grant.id)
+
+
 def test_an_image_stays_as_it_was_while_the_store_goes_on(source: Source, store: MemoryStore) -> None:
     put(store, 20, VALUE)
     image_position = store.checkpoint()

@@ -18,7 +18,7 @@ from holdfast.engine.errors import Damaged, HoldfastError, LeaseExpired, LogPrun
 from holdfast.engine.model.positions import Branch, History, Position, origin
 from holdfast.engine.model.records import Attachment, Record
 from holdfast.engine.source.http import wire
-from holdfast.engine.source.interface import Confirmation, Grant, MemberInfo, SourceInfo
+from holdfast.engine.source.interface import Confirmation, ContentDigest, Grant, MemberInfo, SourceInfo
 
 START = origin(bytes(16))
 
@@ -151,7 +151,8 @@ def test_anything_may_come_as_an_answer(data: Any) -> None:
 def test_forms_come_back() -> None:
     history = History(bytes(16), (Branch(b"\1" * 16, START), Branch(b"\2" * 16, Position(7, b"\3" * 16))))
     info = SourceInfo(instance="ab" * 16, history=history, engine="memory", state_format=1, payload_version=1,
-                      durable=START, published=START, log_base=START, complete_until_us=5, path="/somewhere")
+                      durable=START, published=START, readable=START, log_base=START, complete_until_us=5,
+                      path="/somewhere")
     assert wire.info_from_wire(wire.info_to_wire(info)) == info
     member = replace(info, member=MemberInfo(name="a", role="follower", healthy=True))
     assert wire.info_from_wire(wire.info_to_wire(member)) == member
@@ -160,6 +161,10 @@ def test_forms_come_back() -> None:
     assert wire.grant_from_wire(wire.grant_to_wire(grant)) == grant
     confirmation = Confirmation(consistent_from=START, published=Position(1, bytes(16)), complete_until_us=3)
     assert wire.confirmation_from_wire(wire.confirmation_to_wire(confirmation)) == confirmation
+    content = ContentDigest(position=Position(1, bytes(16)), digest=b"\5" * 16)
+    assert wire.content_from_wire(wire.content_to_wire(content)) == content
+    with pytest.raises(SourceRefused):
+        wire.parse("an answer", wire.content_from_wire, {**wire.content_to_wire(content), "digest": "05"})
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "a//b", ".", "a/.", "a\\..\\b", "a\0b",
@@ -188,7 +193,7 @@ def test_a_source_cannot_send_what_no_file_or_calendar_holds(form: str, field: s
         "grant": wire.grant_to_wire(Grant(id="cd" * 16, instance="ab" * 16, ttl=5.0, position=START)),
         "info": wire.info_to_wire(SourceInfo(
             instance="ab" * 16, history=History(bytes(16), (Branch(b"\1" * 16, START),)), engine="memory",
-            state_format=1, payload_version=1, durable=START, published=START,
+            state_format=1, payload_version=1, durable=START, published=START, readable=START,
             log_base=START, complete_until_us=5, path="/somewhere")),
         "confirmation": wire.confirmation_to_wire(
             Confirmation(consistent_from=START, published=START, complete_until_us=3)),

@@ -6,6 +6,7 @@ events is shown by the simulation; what processes and sockets add, by the tests 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ from holdfast.engine.errors import (
     StoreLocked,
     TooManyLeases,
 )
+from holdfast.engine.model.records import Record
 from holdfast.engine.store.store import Store
 from holdfast.replay.ha import joining
 from holdfast.replay.ha.admin import Admin
@@ -41,6 +43,8 @@ from holdfast.replay.ha.coordinator import Version
 from holdfast.replay.ha.coordinators.memory import Fault, MemoryCoordinator
 from holdfast.replay.ha.errors import CoordinatorUnavailable, MemberRefused, NotPrimary, PeerUnavailable
 from holdfast.replay.ha.member import State
+from holdfast.replay.ha.node import Node
+from holdfast.replay.ha.plugin import LogToBranch, MemberPlugin
 from holdfast.replay.ha.seed import seed
 from holdfast.replay.ha.service import Member
 from holdfast.replay.testing.members import LinkedPeer, until
@@ -269,6 +273,88 @@ def test_nothing_is_opened_or_begun_after_a_member_was_closed(cluster: Cluster) 
     before = threading.active_count()
     node.follow("a", "a", 1)
     assert threading.active_count() == before
+
+
+def test_a_primary_is_closed_while_a_commit_becomes_durable(cluster: Cluster) -> None:
+    """A primary that is the only voter publishes in a thread of its store. That waited for the lock of whoever closed
+    the store, who waited for the thread."""
+    a = cluster.start("a", create=True)
+    local = a._running().local
+    durable, tell = threading.Event(), local.shipping._on_durable
+
+    def tell_late() -> None:
+        durable.set()
+        until(lambda: not local.accepting)
+        tell()
+
+    local.shipping._on_durable = tell_late
+
+    def write() -> None:
+        with contextlib.suppress(HoldfastError):
+            put(a, b"k")
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    assert durable.wait(PATIENCE)
+    closer = threading.Thread(target=a.close, daemon=True)
+    closer.start()
+    for thread in (closer, writer):
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def test_a_forced_primary_lets_plugins_append_before_it_begins_its_branch(cluster: Cluster) -> None:
+    asked: list[tuple[int, bytes]] = []
+
+    class Late(MemberPlugin):
+        def branching(self, log: LogToBranch) -> None:
+            asked.append((log.end().txid, log.store.history.branch.id))
+            if len(asked) == 1:
+                raise SourceUnavailable("what it looks at is away")
+            end = log.end()
+            log.append([Record.make(end.chain, end.txid + 1, c.status()["end"][0],
+                                    log.store.env.clock.now_us(), 0, b"")])
+
+    cluster.start("a", create=True)
+    cluster.start("b")
+    c = cluster.start("c", plugins=[Late()])
+    cluster.voting("a", "b", "c")
+    old = c.store.history.branch.id
+    for name in "ab":
+        cluster.stop(name)
+    c._running().driver.tell(lambda m: m.take_over(time.monotonic(), force=True))
+    until(lambda: "is away" in (c.status()["trouble"] or ""))
+    until(lambda: c.role == "primary")
+    end = asked[0][0]
+    assert asked == [(end, old)] * 2
+    assert c.store.history.branch.start.txid == end + 1
+    assert c.status()["trouble"] is None
+
+
+def test_changes_of_role_are_told_in_their_order(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin that was told last that it is primary, and is not, archived beside the one that is."""
+    role, told, begun, go = ["primary"], list[str](), threading.Event(), threading.Event()
+
+    class Listens(Plugin):
+        def role_changed(self, role: str, epoch: int) -> None:
+            told.append(role)
+
+    def on_role(role: str, epoch: int) -> None:
+        if role == "earlier":
+            begun.set()
+            go.wait(PATIENCE)
+
+    monkeypatch.setattr(Node, "role", property(lambda self: role[0]))
+    a = cluster.start("a", create=True, plugins=[Listens()], on_role=on_role)
+    role[0] = "earlier"
+    assert begun.wait(PATIENCE)
+    role[0] = "later"
+    teller = threading.Thread(target=a._running()._tell_role)
+    teller.start()
+    teller.join(0.2)
+    go.set()
+    teller.join(PATIENCE)
+    assert told[-2:] == ["earlier", "later"]
 
 
 def test_a_change_of_role_is_told_to_plugins_and_to_the_caller(cluster: Cluster) -> None:
