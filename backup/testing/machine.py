@@ -53,7 +53,7 @@ class BackupMachine(StoreMachine):
     @property
     def _how(self) -> dict[str, Any]:
         """What every call of the kit is told about the engine."""
-        return {"engine": self.engine, "options": self.work.options}
+        return {"engine": self.engine, "options": self.work.opened_with}
 
     # --- taking them -----------------------------------------------------------------------------------------------
 

@@ -132,7 +132,7 @@ class World(Modelled):
         """Run a backup that keeps no restore points for their age and compacts nothing, unless its policy says so. The
         restore points that it reports are those of the target."""
         report = run(source or self.store, target or self.target, engine=engine or self.work.engine,
-                     options=self.work.options, env=env or self.env, accept_branch=accept_branch,
+                     options=self.work.opened_with, env=env or self.env, accept_branch=accept_branch,
                      connection=connection, policy=Policy(**{"keep_points": "none", "compact": None, **policy}))
         said, found = report.bounds, self.bounds(target)
         assert said == found, f"a run says that the target restores to {said}, and it restores to {found}"
@@ -168,7 +168,7 @@ class World(Modelled):
     def compare_repository(self, repository: Repository, txid: int) -> None:
         """Restore a transaction from a repository, and compare it with the model."""
         place = self.fresh("restored")
-        report = repository.restore(place, to_txid=txid, engine=self.work.engine, options=self.work.options)
+        report = repository.restore(place, to_txid=txid, engine=self.work.engine, options=self.work.opened_with)
         assert report.txid == txid, f"asked for {txid}, restored to {report.txid}"
         with seen_in(f"the store that a repository restored to transaction {txid}"):
             self.compare_closed(place, txid)
@@ -188,21 +188,24 @@ class World(Modelled):
         return place, self.restore(place, target=target, to_txid=txid, at=at)
 
     def restore(self, place: Path, *, target: Path | None = None, **how: Any) -> RestoreReport:
-        return restore(target or self.target, place, engine=self.work.engine, options=self.work.options,
+        return restore(target or self.target, place, engine=self.work.engine, options=self.work.opened_with,
                        env=self.env, **how)
 
     def verify(self, target: Path | None = None) -> VerifyReport:
-        return verify(target or self.target, engine=self.work.engine, options=self.work.options, env=self.env)
+        return verify(target or self.target, engine=self.work.engine, options=self.work.opened_with, env=self.env)
 
     # --- comparing -------------------------------------------------------------------------------------------------
 
     def compare_restored(self, txid: int | None = None, *, target: Path | None = None,
-                         at: datetime | None = None) -> int:
-        """Restore, and compare with the model of the point that the report names; that point."""
+                         at: datetime | None = None, goes_on: bool = False) -> int:
+        """Restore, and compare with the model of the point that the report names; that point. Afterwards the store
+        that was restored takes a transaction, if it `goes_on`."""
         place, report = self.restored(txid, target=target, at=at)
         assert txid is None or report.txid == txid, f"asked for {txid}, restored to {report.txid}"
         with seen_in(f"the store that was restored to transaction {report.txid}"):
             self.compare_closed(place, report.txid)
+            if goes_on:
+                self.recovered(place, report.txid)
         shutil.rmtree(place)
         return report.txid
 
@@ -222,7 +225,7 @@ class World(Modelled):
         assert last == txid, f"the backup ends at transaction {last}, not {txid}"
         with seen_in("the backup, opened read-only"):
             self.compare_closed(target, txid)
-        restored = self.compare_restored(target=target)
+        restored = self.compare_restored(target=target, goes_on=True)
         assert restored == txid, f"a backup that ends at {txid} was restored to {restored}"
 
     def compare_points(self) -> Bounds:

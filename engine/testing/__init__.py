@@ -19,13 +19,15 @@ from .support.contract import (
     Need,
     check,
 )
+from .support.kept import keep
 from .support.profiles import PROFILES, Profile, current_profile
 from .support.report import Fault, Report, check_engine
 from .support.workload import KeyValues, Operation, Workload
 
 __all__ = ["ABOVE_ENV", "BACKGROUND_CHECKPOINT", "BULK", "CHECKSUMS", "PROFILES", "READ_ONLY_REPLAY", "STABLE_IMAGE",
            "STAGING", "Contract", "EngineContract", "Fault", "KeyValues", "Need", "Operation", "PluginContract",
-           "Profile", "Report", "Workload", "check", "check_engine", "current_profile"]
+           "Profile", "Report", "Workload", "check", "check_engine", "current_profile",
+           "keep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -63,6 +63,19 @@ def read_state(context: Context, path: Path, magic: bytes, version: int) -> tupl
     return Position(txid, chain), body
 
 
+def with_version(data: bytes, version: int) -> bytes | None:
+    """The bytes of a state file, as they would be if it were of another format version; None if these are not those of
+    a state file. For tests of how a state of another version is met."""
+    if len(data) < _HEAD.size + ID_BYTES or version < 0:
+        return None
+    magic, _, layout, store_id, txid, chain, length = _HEAD.unpack_from(data)
+    head, body = data[: _HEAD.size], data[_HEAD.size : -ID_BYTES]
+    if layout != _LAYOUT or _seal(head, body) != data[-ID_BYTES:]:
+        return None
+    head = _HEAD.pack(magic, version, layout, store_id, txid, chain, length)
+    return b"".join((head, body, _seal(head, body)))
+
+
 def _seal(head: bytes, body: bytes) -> bytes:
     # Hash the body's digest, not the body, so that a large body is not copied to be joined with the head.
     return xxh3_128_digest(head + xxh3_128_digest(body))

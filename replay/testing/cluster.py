@@ -179,7 +179,7 @@ class ModelledMembers(MemberCluster):
     """
 
     def __init__(self, work: Workload, root: Path) -> None:
-        super().__init__(root, work.engine, options=work.options, settings=SETTINGS, ttl=TTL)
+        super().__init__(root, work.engine, options=work.opened_with, settings=SETTINGS, ttl=TTL)
         self.work = work
         self.models: list[Any] = [work.new_model()]
         self.copy_from = "a"

@@ -82,7 +82,7 @@ class ReplayContract(RedoChecks):
                 for txid in range(seeded.image_position.txid, kept.last + 1):
                     copied = kept.fresh("state")
                     copy_running(seeded.generation.state, copied)
-                    engine = kept.engine.open(copied, Context(options=work.options), at=seeded.image_position)
+                    engine = kept.engine.open(copied, Context(options=work.opened_with), at=seeded.image_position)
                     middle = (seeded.image_position.txid + txid) // 2
                     roll(engine, log, middle, durable=True)
                     rolled = roll(engine, log, txid, durable=txid % 2 == 0)

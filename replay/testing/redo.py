@@ -161,7 +161,7 @@ def _begin_again(it: Driver, path: Path, image_position: Position, reached: int)
 
 def _look_after_cut(it: Driver, cut: SimDisk, least: int, upto: int, what: str) -> None:
     """Check what a power cut left, if a checkpoint had returned at `least`, and `upto` was applied."""
-    context, it.context = it.context, Context(quiet_env(cut), it.work.options)
+    context, it.context = it.context, Context(quiet_env(cut), it.work.opened_with)
     try:
         found = it.opened(it.directory)
         at = found.position.txid

@@ -95,7 +95,7 @@ class Seeded:
 
     def engine(self) -> Engine[Any, Any]:
         """Opened as a copy that was taken from the image's position on."""
-        context = Context(options=self._kept.work.options)
+        context = Context(options=self._kept.work.opened_with)
         return self._kept.engine.open(self.generation.state, context, at=self.image_position)
 
     def release(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.benchmarks import __main__ as command
-from holdfast.benchmarks import demo, demo_writer, graphs, harness, report
+from holdfast.benchmarks import demo, demo_writer, graphs, harness, report, workload_engine
 from holdfast.benchmarks.harness import Bench, Line, Samples, Scale
 from holdfast.benchmarks.peers import LeaderLoop, PlainLoop, SyncerLoop, Waiter, copy_and_sync, pipelined
 from holdfast.benchmarks.terminal import Terminal
@@ -210,3 +210,27 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     (tmp_path / "taken").mkdir()
     assert demo.main(["--keep", str(tmp_path / "taken")]) == 2
     assert "exists already" in capsys.readouterr().out
+
+
+def test_an_engine_of_ones_own_is_measured_beside_the_kits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "my_engine_to_measure.py").write_text(
+        "from holdfast.engine.builtin.memory import MemoryEngine\n"
+        "class Mine(MemoryEngine):\n    name = 'mine'\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(harness, "QUICK", TINY)
+    monkeypatch.setattr(workload_engine, "KEYS", 50)
+    given = ["--engine", "my_engine_to_measure:Mine", "--directory", str(tmp_path), "--quick"]
+    assert command.main([*given, "--json", str(tmp_path / "figures.json")]) == 0, capsys.readouterr().err
+    lines = json.loads((tmp_path / "figures.json").read_text())["lines"]
+    whats = {line["workload"] for line in lines}
+    for word in ("1 thread", "3 threads", "pipelined", "checkpoint", "opening", "full", "incremental", "restore"):
+        assert any(word in what for what in whats), word
+    assert {line["peer"] for line in lines} == {"memory", "sqlite", "rocksdb"}
+    assert all(line["figure"]["median"] > 0 and line["peer_figure"]["median"] > 0 for line in lines)
+    for wrong, said in (([*given, "--only", "commits"], "leave out --only"),
+                        (["--engine", "my_engine_to_measure:Nothing"], "has no 'Nothing'"),
+                        (["--engine", "workloads:RecordsWorkload"], "does not lead to a KeyValues")):
+        with pytest.raises(SystemExit):
+            command.main(wrong)
+        assert said in capsys.readouterr().err

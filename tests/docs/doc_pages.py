@@ -1,9 +1,9 @@
 """Writes what the documents say of the contract suites and what can be made from these: `python
 tests/docs/doc_pages.py`.
 
-That is docs/checks.md, every check with what it proves; docs/commands.md, every option of each command; and in each
-guide what the mistake that it shows leads to, as text, and how that is shown again. `tests/docs/test_docs.py` holds
-them in step.
+That is docs/checks.md, every check with what it proves; docs/commands.md and docs/commands-repository.md, every option
+of each command; and in each guide what the mistake that it shows leads to, as text, and how that is shown again.
+`tests/docs/test_docs.py` holds them in step.
 
 In a guide, a Python block whose first line is `# name.py` belongs to that file, together with the others of that name;
 the rest are a script of their own, `page.py`. The block of kind `diff` is the mistake.
@@ -30,7 +30,7 @@ from holdfast.replay.testing import ClusterContract, ReplayContract
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 CHECKS = DOCS / "checks.md"
-COMMANDS = DOCS / "commands.md"
+COMMANDS, REPOSITORY_COMMANDS = DOCS / "commands.md", DOCS / "commands-repository.md"
 GUIDES = {DOCS / "writing-an-engine.md": "test_a_snapshot_stays_as_it_is",
           DOCS / "writing-a-plugin.md": "test_closing_lets_go_of_everything"}
 """The guides, and the check by which each shows its mistake."""
@@ -46,7 +46,14 @@ COMMANDS_HEAD = """# Every command, and its options
 
 Written by `tests/docs/doc_pages.py` from the program itself. [backup.md](backup.md) says what it is for, and what the
 exit codes mean; [json.md](json.md) what is printed with `--json`. `holdfast --version` says which version this is, and
-`-h` after any command what stands here.
+`-h` after any command what stands here. The commands of repositories, `holdfast repo …`, have a page of their own:
+[commands-repository.md](commands-repository.md).
+"""
+REPOSITORY_COMMANDS_HEAD = """# Every command of a repository, and its options
+
+Written by `tests/docs/doc_pages.py` from the program itself. [repository.md](repository.md) is the guide; the other
+commands are in [commands.md](commands.md), exit codes in [backup.md](backup.md), and what is printed with `--json` in
+[json.md](json.md).
 """
 CONTRACTS: list[tuple[type[Contract], str, str]] = [
     (EngineContract, "holdfast.engine.testing", "An engine: alone, under a store, on a simulated disk, and killed."),
@@ -60,10 +67,11 @@ CONTRACTS: list[tuple[type[Contract], str, str]] = [
 
 def checks_page() -> str:
     rows = [f"| `{p.name}` | {p.times} | {p.steps} | {p.crash_states} | {p.kills} | {p.power_cuts} | "
-            f"{p.mutations} | {p.stride} |" for p in PROFILES.values()]
+            f"{p.mutations} | {p.transactions} | {p.changes} | {p.stride} |" for p in PROFILES.values()]
     parts = [HEAD, "\n".join(["| profile | times as many examples | steps of a history | crash states at a point | "
-                              "processes killed | power cuts | mutations of a store | of places, one in |",
-                              "| --- | --- | --- | --- | --- | --- | --- | --- |", *rows, ""])]
+                              "processes killed | power cuts | mutations of a store | small transactions | "
+                              "changes of one | of places, one in |",
+                              "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |", *rows, ""])]
     for contract, module, about in CONTRACTS:
         said = {check: contract.statement(check).replace("|", "\\|") for check in contract.checks()}
         rows = [f"| `{check}` | {statement} |" for check, statement in said.items()]
@@ -74,14 +82,23 @@ def checks_page() -> str:
 
 
 def commands_page() -> str:
-    return "\n".join([COMMANDS_HEAD, *_commands("holdfast", get_command(app))])
+    return "\n".join([COMMANDS_HEAD, *_commands("holdfast", get_command(app), leaving_out="repo")])
 
 
-def _commands(name: str, command: Any) -> Iterator[str]:
-    inner = getattr(command, "commands", None)
-    if inner is not None:
-        for word, one in inner.items():
-            yield from _commands(f"{name} {word}", one)
+def repository_commands_page() -> str:
+    [repo] = [command for name, command in _inner(get_command(app)) if name == "repo"]
+    return "\n".join([REPOSITORY_COMMANDS_HEAD, *_commands("holdfast repo", repo)])
+
+
+def _inner(command: Any) -> list[tuple[str, Any]]:
+    return list(getattr(command, "commands", {}).items())
+
+
+def _commands(name: str, command: Any, leaving_out: str = "") -> Iterator[str]:
+    if inner := _inner(command):
+        for word, one in inner:
+            if word != leaving_out:
+                yield from _commands(f"{name} {word}", one)
         return
     own = [p for p in command.params if p.name != "help"]
     arguments = [p for p in own if p.param_type_name == "argument"]
@@ -151,14 +168,14 @@ def what_fails(folder: Path, test: str, check: str, *, seed: int | None = None, 
 
 def again(guide: Path, shown: str) -> str:
     """How what a guide shows is shown again."""
-    test = next(re.finditer(r"# (test_\w+\.py)\n", guide.read_text()))[1]
-    line = re.search(r"(HOLDFAST_REPRODUCE=\S+)", shown)
-    return f"$ {line[1]} pytest {test}\n" if line else f"$ pytest {test} -k {GUIDES[guide]}\n"
+    line = re.search(r"to see it again: (.*)", shown)
+    return f"$ {line[1]}\n" if line else ""
 
 
 def _main() -> None:
     CHECKS.write_text(checks_page())
     COMMANDS.write_text(commands_page())
+    REPOSITORY_COMMANDS.write_text(repository_commands_page())
     for guide, check in GUIDES.items():
         with tempfile.TemporaryDirectory() as name:
             shown = what_fails(Path(name), make_mistake(guide, Path(name)), check, seed=1)

@@ -20,12 +20,19 @@ REFRESH = "run: python tests/docs/doc_pages.py"
 QUICK = {"writing-an-engine.md": "held_view or redo or snapshot or digest or position or says_what_it_is or clean",
          "writing-a-plugin.md": ""}
 """Which checks of a guide's test file are run, as pytest's -k; all where the profile is not the default one."""
+EXHIBITS = {"engine-bitcask.md": ("held_view or redo or snapshot or digest or position or without_room", ""),
+            "engine-duckdb.md": ("read_only or whose or image_outlives or only_a_checkpoint",
+                                 "position or image or opening or clos or mutated or redo or whose or backup_during")}
+"""The worked examples, and which checks of each are run: in the default profile, and in any other. An opening of
+DuckDB takes so long that all of them would take minutes."""
+CODE_LINES = 250
+"""A worked example has fewer lines of code than this, its test file included."""
 
 guides = pytest.mark.parametrize("guide", GUIDES, ids=[guide.stem for guide in GUIDES])
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "graph.md", DOCS / "cluster.md", DOCS / "repository.md",
-                                  *GUIDES],
+                                  *GUIDES, *(DOCS / page for page in EXHIBITS)],
                          ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs_in_an_empty_folder(page: Path, tmp_path: Path) -> None:
     assert "page.py" in doc_pages.write_out(page, tmp_path)
@@ -46,6 +53,17 @@ def test_a_guides_test_file_is_short_and_passes(guide: Path, tmp_path: Path) -> 
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed
     assert int(passed[1]) >= 10
+
+
+@pytest.mark.parametrize("exhibit", EXHIBITS)
+def test_a_worked_example_is_short_and_passes(exhibit: str, tmp_path: Path) -> None:
+    files = doc_pages.write_out(DOCS / exhibit, tmp_path)
+    lines = [line for name in files for line in (tmp_path / name).read_text().split("\n")]
+    assert sum(bool(line.strip()) and not re.fullmatch(r"# \w+\.py", line) for line in lines) < CODE_LINES
+    [test] = [name for name in files if name.startswith("test_")]
+    usual = (os.environ.get("HOLDFAST_PROFILE") or "default") == "default"
+    done = doc_pages.run_pytest(tmp_path, test, "-k", EXHIBITS[exhibit][not usual], "-W", "error")
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def without_blob(text: str) -> str:
@@ -80,10 +98,12 @@ def test_every_check_is_listed_with_what_it_proves() -> None:
 def test_every_command_and_option_is_listed_with_what_it_does() -> None:
     """Pages left out options that were added later: --wait of restore and verify, --token-file, the slots."""
     assert doc_pages.COMMANDS.read_text() == doc_pages.commands_page(), REFRESH
+    assert doc_pages.REPOSITORY_COMMANDS.read_text() == doc_pages.repository_commands_page(), REFRESH
 
 
 def test_the_pages_name_no_option_that_is_not_there() -> None:
-    known = {*re.findall(r"--[a-z][a-z-]*", doc_pages.commands_page()), "--help"}
+    pages = doc_pages.commands_page() + doc_pages.repository_commands_page()
+    known = {*re.findall(r"--[a-z][a-z-]*", pages), "--help"}
     for page in (ROOT / "README.md", DOCS / "backup.md", DOCS / "json.md", DOCS / "graph.md",
                  DOCS / "repository.md"):
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text())) <= known, page.name

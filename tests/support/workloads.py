@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -22,27 +24,31 @@ from holdfast.engine.contract.view import View
 from holdfast.engine.testing import KeyValues, Operation, Workload
 from holdfast.engine.testing.support.workload import pick, text_of
 
+KEPT = Path(__file__).parents[1] / "kept"
+"""States of these engines, each made by `python -m holdfast.engine.testing keep` when a format was new."""
+
 
 def keyed(engine: type[Engine[Any, Any]], **more: Any) -> Workload:
     """Of an engine whose calls are the memory engine's."""
     return KeyValues(engine, put=lambda tx, key, value: tx.put(key, value), items=lambda view: view.items(),
-                     get=lambda tx, key: tx.get(key), delete=lambda tx, key: tx.delete(key), **more)
+                     get=lambda tx, key: tx.get(key), delete=lambda tx, key: tx.delete(key),
+                     find=lambda view, key: view.get(key), **{"tiny": {}, **more})
 
 
 def memory() -> Workload:
-    return keyed(MemoryEngine)
+    return keyed(MemoryEngine, kept=KEPT / "memory")
 
 
 def staging() -> Workload:
-    return keyed(StagingMemory, bulk=dict)
+    return keyed(StagingMemory, bulk=dict, kept=KEPT / "staging")
 
 
 def sqlite() -> Workload:
-    return keyed(SqliteEngine, above_env=False)
+    return keyed(SqliteEngine, above_env=False, kept=KEPT / "sqlite")
 
 
 def rocksdb() -> Workload:
-    made = keyed(RocksEngine, above_env=False)
+    made = keyed(RocksEngine, above_env=False, kept=KEPT / "rocksdb")
     made.fragile = ("MANIFEST-*",)  # on one in thousands of damaged ones RocksDB opens for ever
     return made
 
@@ -58,6 +64,8 @@ class RecordsModel:
 
 class RecordsWorkload(Workload):
     engine = RecordsEngine
+    kept = KEPT / "records"
+    tiny: Mapping[str, Any] = {}
 
     def operations(self) -> st.SearchStrategy[list[Operation]]:
         index = st.integers(0, 9)
@@ -100,8 +108,21 @@ class RecordsWorkload(Workload):
     def numbered(self, number: int) -> list[Operation]:
         return [("insert", _long(number))]
 
+    def sized(self, size: int, seed: int) -> list[Operation]:
+        return [("insert", drawn) for drawn in _drawn(size, seed)]
+
+    def walks(self, view: View) -> dict[str, Iterator[Any]]:
+        assert isinstance(view, RecordsView)
+        return {"items()": iter(view.items())}
+
     def shows(self, content: dict[int, bytes], number: int) -> bool:
         return _long(number) in content.values()
+
+
+def _drawn(size: int, seed: int) -> list[bytes]:
+    """Values of this size in all."""
+    draw = random.Random(seed)
+    return [draw.randbytes(min(2000, size - at)) for at in range(0, size, 2000)]
 
 
 def _long(number: int) -> bytes:
@@ -144,6 +165,8 @@ class JournalWorkload(Workload):
     model that is not that of the state which the transaction sees is an error here, where it would be none of a map."""
 
     engine = JournalEngine
+    kept = KEPT / "journal"
+    tiny: Mapping[str, Any] = {}
 
     def operations(self) -> st.SearchStrategy[list[Operation]]:
         lines = st.builds(text_of, st.integers(0, 255), st.sampled_from((0, 5, 2000)))
@@ -177,6 +200,13 @@ class JournalWorkload(Workload):
     def numbered(self, number: int) -> list[Operation]:
         return [("append", b"number %d" % number)]
 
+    def sized(self, size: int, seed: int) -> list[Operation]:
+        return [("append", drawn) for drawn in _drawn(size, seed)]
+
+    def walks(self, view: View) -> dict[str, Iterator[Any]]:
+        assert isinstance(view, MemoryView)
+        return {"items()": iter(view.items())}
+
     def shows(self, content: dict[int, bytes], number: int) -> bool:
         return b"number %d" % number in content.values()
 
@@ -208,6 +238,8 @@ class GraphWorkload(Workload):
     """Numbers are nodes with a loop; both bear the number."""
 
     engine = GraphEngine
+    kept = KEPT / "graph"
+    tiny: Mapping[str, Any] = {}
     above_env = False
 
     def operations(self) -> st.SearchStrategy[list[Operation]]:
@@ -340,6 +372,13 @@ class GraphWorkload(Workload):
 
     def numbered(self, number: int) -> list[Operation]:
         return [("add_node", (NUMBERED,), {"n": number}), ("add_edge", -1, TYPES[0], -1, {"n": number})]
+
+    def sized(self, size: int, seed: int) -> list[Operation]:
+        return [("add_node", LABELS[:1], {"q": drawn}) for drawn in _drawn(size, seed)]
+
+    def walks(self, view: View) -> dict[str, Iterator[Any]]:
+        assert isinstance(view, GraphView)
+        return {"nodes()": iter(view.nodes()), "all_edges()": iter(view.all_edges())}
 
     def shows(self, content: Any, number: int) -> bool:
         return number in content["numbered"]

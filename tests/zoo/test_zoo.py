@@ -115,6 +115,8 @@ def test_the_page_is_in_step() -> None:
     text = PAGE.read_text(encoding="utf-8")
     messages = zoo_page.messages_in(text)
     assert text == zoo_page.page(messages), "run: python tests/zoo/zoo_page.py"
+    of_all = zoo_page.TABLE_PAGE.read_text(encoding="utf-8")
+    assert of_all == zoo_page.table(), "run: python tests/zoo/zoo_page.py"
     assert set(messages) == set(zoo_page.STORIES)
     assert all(messages.values()), "a message is empty: run: python tests/zoo/zoo_page.py"
 

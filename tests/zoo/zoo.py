@@ -35,7 +35,8 @@ CONTRACTS = {"EngineContract": "holdfast.engine.testing", "ReplayContract": "hol
              "BackupContract": "holdfast.backup.testing", "PluginContract": "holdfast.engine.testing",
              "KitContract": "holdfast.backup.testing.kit"}
 CAGES = ("zoo_views", "zoo_payloads", "zoo_states", "zoo_crashes", "zoo_images", "zoo_logs", "zoo_stores",
-         "zoo_backups", "zoo_wrapped", "zoo_clusters", "zoo_plugins")
+         "zoo_backups", "zoo_wrapped", "zoo_clusters", "zoo_plugins", "zoo_sizes",
+         "zoo_growth", "zoo_across")
 MAX_LINES = 20
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -132,7 +133,8 @@ def _code(broken: Any) -> str:
 ANIMALS: list[Animal] = []
 
 
-def animal(*, caught_by: str, also: Sequence[str] = (), on: str | None = None, **declares: Any) -> Callable[[T], T]:
+def animal(*, caught_by: str, also: Sequence[str] = (), on: str | Callable[[], Workload] | None = None,
+           **declares: Any) -> Callable[[T], T]:
     """Registers a broken engine, or a broken plugin."""
 
     def register(broken: T) -> T:

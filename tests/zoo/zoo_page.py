@@ -1,4 +1,4 @@
-"""Writes `docs/zoo.md`: a dozen animals with story, code and message, and one table of them all.
+"""Writes `docs/zoo.md`, a dozen animals with story, code and message, and `docs/zoo-animals.md`, a table of them all.
 
     python tests/zoo/zoo_page.py
 
@@ -24,13 +24,14 @@ sys.path.append(str(Path(__file__).parents[1] / "support"))  # as a script, it h
 from zoo import CAGES, MAX_LINES, Animal, all_animals, hunt
 
 PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
+TABLE_PAGE = PAGE.with_name("zoo-animals.md")
 WIDTH = 116
 MESSAGE_LINES = 12
 
 STORIES = (
     "LostUpdate", "DeletesNotRedone", "PositionInMemory", "UnsyncedState", "ImageInBetween", "damage_is_a_torn_tail",
     "SilentGap", "CallsBackAtOnce", "ConfirmsTooEarly", "SameBranchAfterRestore", "CopiesTheFileAlone",
-    "WritesOnItsOwn", "BlocksInLogged",
+    "WritesOnItsOwn", "BlocksInLogged", "ScanToHighest", "CountsFromTheBeginning", "HashedDigest",
 )
 """The animals that are told of in full, by their names, in the order of the cages."""
 TITLES = {
@@ -39,6 +40,8 @@ TITLES = {
     "zoo_images": "Images", "zoo_logs": "Log, leases and replay", "zoo_stores": "The store",
     "zoo_backups": "Backup and restore", "zoo_wrapped": "Around another's database",
     "zoo_clusters": "Members of a cluster", "zoo_plugins": "Plugins",
+    "zoo_sizes": "Sizes, refusals and ways of reading", "zoo_growth": "What grows, and what is not given back",
+    "zoo_across": "Other processes, other times, and threads that die",
 }
 _INTRODUCTION = """# The zoo
 
@@ -48,7 +51,7 @@ Each animal is caught, in the default profile, by the check that is named with i
 animal, since a check that catches nothing could hold by accident: a check that authors run catches a broken engine or
 plugin, and a check of `KitContract` a broken part of the kit.
 
-Below, {told} animals are shown in full, and [a table](#all-animals) lists them all. Story and code of each stand in
+Below, {told} animals are shown in full, and [a table](zoo-animals.md) lists them all. Story and code of each stand in
 `tests/zoo/`. `python tests/zoo/zoo_page.py` writes this page from them.
 
 ## Stories
@@ -58,10 +61,10 @@ author would get. If a message of yours looks like one of these, the story above
 message are left out here: the property in words, which [checks.md](checks.md) has, and the line that shows the
 failure again.
 """
-_TABLE = """
-## All animals
+_TABLE = """# All animals of the zoo
 
-What is wrong is the first sentence of the story. A row in bold names the file in which the animals below it stand.
+[zoo.md](zoo.md) says what the zoo is for, and shows some of these in full, with what their authors would read. What is
+wrong is the first sentence of the story. A row in bold names the file in which the animals below it stand.
 [checks.md](checks.md) says what each check proves.
 
 | animal | what is wrong | caught by |
@@ -91,19 +94,25 @@ def _wrapped(line: str) -> list[str]:
 
 
 def page(messages: Mapping[str, str]) -> str:
-    """The page's text.
+    """The text of `zoo.md`.
 
     Args:
         messages: by the names of the animals in `STORIES`; without one, its place stays empty.
 
     Raises:
-        KeyError: a name in `STORIES` is not that of an animal, or a cage has no title.
+        KeyError: a name in `STORIES` is not that of an animal.
     """
     animals = all_animals()
     count = Counter(animal.kind for animal in animals)
     parts = [_INTRODUCTION.format(**count, told=len(STORIES), most=MAX_LINES)]
     parts += [_entry(animal, messages.get(animal.name, "")) for animal in told_in_full()]
-    parts.append(_TABLE)
+    return "".join(parts)
+
+
+def table() -> str:
+    """The text of `zoo-animals.md`. Raises `KeyError` if a cage has no title."""
+    animals = all_animals()
+    parts = [_TABLE]
     for cage in CAGES:
         parts.append(f"| **{TITLES[cage]}**: `tests/zoo/{cage}.py` | | |\n")
         parts += [_row(animal) for animal in animals if animal.broken.__module__ == cage]
@@ -131,7 +140,7 @@ def _row(animal: Animal) -> str:
     _, _, check = animal.caught_by.partition(".")
     name = f"`{animal.name}`"
     if animal.name in STORIES:
-        name = f"[{name}](#{animal.name.lower()})"
+        name = f"[{name}](zoo.md#{animal.name.lower()})"
     wrong = _first_sentence(animal.story).replace("|", "\\|")
     return f"| {name} | {wrong} | `{check}` |\n"
 
@@ -150,6 +159,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     messages = {animal.name: _shortened(told(hunt(animal))) for animal in told_in_full()}
     PAGE.write_text(page(messages), encoding="utf-8")
+    TABLE_PAGE.write_text(table(), encoding="utf-8")
 
 
 if __name__ == "__main__":

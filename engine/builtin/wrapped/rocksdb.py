@@ -144,6 +144,13 @@ class RocksSnapshot(Snapshot):
             self._iterator: Any = database.iter()
 
     def get(self, key: bytes) -> bytes | None:
+        return None if key == _POSITION else self._value(key)
+
+    def document(self) -> bytes | None:
+        """The document of the position, which no pair is."""
+        return self._value(_POSITION)
+
+    def _value(self, key: bytes) -> bytes | None:
         with self._lock, self._told():
             found = self._run(key, 1)
         return found[0][1] if found and found[0][0] == key else None
@@ -241,7 +248,7 @@ class RocksEngine(PairsEngine):
         """The position of what RocksDB holds now, in its memory too."""
         snapshot = self._snapshot()
         try:
-            document = snapshot.get(_POSITION)
+            document = snapshot.document()
         finally:
             snapshot.close()
         if document is None:

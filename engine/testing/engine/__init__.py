@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from .abilities import AbilityChecks
+from .across import AcrossChecks
+from .growth import GrowthChecks
+from .leaks import LeakChecks
 from .mutated_files import MutationChecks
 from .power_cuts import PowerCutChecks
 from .process_kills import KillChecks
+from .reading import ReadingChecks
+from .sizes import SizeChecks
 from .states import StateChecks
 from .store import StoreChecks
 from .transactions import TransactionChecks
 
 
 # The last base's checks come first: what fails without a store is not the store's fault.
-class EngineContract(MutationChecks, KillChecks, PowerCutChecks, StoreChecks, AbilityChecks, StateChecks,
-                     TransactionChecks):
+class EngineContract(AcrossChecks, MutationChecks, KillChecks, PowerCutChecks, StoreChecks, GrowthChecks, LeakChecks,
+                     AbilityChecks, SizeChecks, ReadingChecks, StateChecks, TransactionChecks):
     """Properties of an engine. Subclass it and set `workload`, or pass it to `check_engine`."""

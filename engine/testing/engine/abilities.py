@@ -205,9 +205,10 @@ class AbilityChecks(Contract):
             it.commit(work.numbered(4))
             held.take(it.engine.view(), "a view at a checkpoint's beginning")
             left, other, upto = list(beside), Beside(), it.published
+            here = threading.current_thread()
 
             def during(op: Op) -> None:
-                if threading.current_thread() is threading.main_thread():
+                if threading.current_thread() is here:
                     other.run(in_the_middle)
 
             def in_the_middle() -> None:

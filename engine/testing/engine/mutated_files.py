@@ -150,7 +150,7 @@ def tried(contract: Contract, work: Workload, what: str,
             assert kind != "broken", rest[0]
             wrong += filter(None, rest)
         code = child.discard()
-        assert code == 0, f"the process that mutates ended with {code}"
+        assert code == 0, child.how(code)
         count(what, work.engine.name, mutations)
         more = f"\nand {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         assert not wrong, "\n".join(wrong[:SHOWN]) + more
@@ -220,7 +220,7 @@ def look_at_store(work: Workload, path: Path, case: Case, mutation: Mutation, *,
 
 def _opened(work: Workload, path: Path, **how: Any) -> Store[Any, Any]:
     engine: type[Engine[Any, Any]] = work.engine
-    return Store.open(path, engine, options=work.options, settings=SETTINGS, create=False, **how)
+    return Store.open(path, engine, options=work.opened_with, settings=SETTINGS, create=False, **how)
 
 
 def shown(work: Workload, store: Store[Any, Any]) -> tuple[int, Any] | None:

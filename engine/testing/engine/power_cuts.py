@@ -8,8 +8,9 @@ once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from random import Random
 
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from ..disks.simops import Op
 from ..support.contract import ABOVE_ENV, Contract, check
 from ..support.counters import count
 from ..support.scripts import AFTER_FULL, full_segments, long_script, short_script, steps_of
+from ..support.shrinking import shortest
 from ..support.simulated_run import Run, Step
 from ..support.workload import Workload
 
@@ -34,22 +36,26 @@ class PowerCutChecks(Contract):
     def test_a_power_cut_anywhere_leaves_a_prefix(self, work: Workload) -> None:
         """Wherever the power is cut, and whatever it leaves of the unsynced bytes, the store opens with exactly
         transactions 1 to n, n at least the last one acknowledged, and goes on from there."""
-        for run, since in _recorded(work):
+
+        def cut(run: Run, since: int) -> None:
             for ops, at in _points(run, since):
                 for left in power_cuts(at, tries=self.effort.crash_states, salt=ops):
                     run.survives(left, ops)
-            self._count(run)
+
+        self._on_recorded(work, cut)
 
     @check(ABOVE_ENV)
     def test_a_power_cut_in_recovery_takes_nothing_back(self, work: Workload) -> None:
         """The power is cut again while the store recovers from a power cut, at any point and with any result. The next
         opening finds what the first one found, or would have found."""
-        for run, since in _recorded(work):
+
+        def cut(run: Run, since: int) -> None:
             for ops in _telling(run.disk.ops, since, (2 if since else 4) * self.effort.times):
                 at = _after(run.disk.ops[:ops])
                 for left in (at.crashed(Fate()), at.crashed(Drawn(Random(ops)))):
                     self._cut_recovery(run, left, ops)
-            self._count(run)
+
+        self._on_recorded(work, cut)
 
     def _cut_recovery(self, run: Run, left: SimDisk, ops: int) -> None:
         recovering = left.copy()
@@ -62,14 +68,16 @@ class PowerCutChecks(Contract):
     def test_a_kill_and_then_a_power_cut(self, work: Workload) -> None:
         """A killed process leaves its writes in the page cache and its new names in memory. The next process finds them
         and builds on them. A power cut after that does not take them back."""
-        for run, since in _recorded(work):
+
+        def kill_and_cut(run: Run, since: int) -> None:
             for ops, at in _points(run, since):
                 if ops and run.disk.ops[ops - 1].kind in _CHANGES:
                     disk = at.killed()
                     found = run.recovers(disk, ops, "prune")
                     for fate in (Dropped(), Dropped(data_kept=True)):
                         run.survives(disk.crashed(fate), ops, least=found)
-            self._count(run)
+
+        self._on_recorded(work, kill_and_cut)
 
     @check(ABOVE_ENV)
     def test_power_cuts_in_any_history(self, work: Workload) -> None:
@@ -130,7 +138,7 @@ class PowerCutChecks(Contract):
         clean.disk.opening = opening
         clean.do(*script)
         with _unsaid():
-            tried = sum(_fails(Run(work, empty.copy()), script, fault)
+            tried = sum(self._with_fault(work, script, empty, fault)
                         for fault in self.effort.some(lacks_of(clean.disk.ops, openings)))
         count("crash states", work.engine.name, tried)
 
@@ -141,12 +149,41 @@ class PowerCutChecks(Contract):
         clean.do(*script)
         starts = [done for done, _ in clean.told[since:][: steps + 1]]
         end = starts[-1] if len(starts) > steps else len(clean.disk.ops)
-        return sum(_fails(Run(work, disk and disk.copy()), script, fault)
+        return sum(self._with_fault(work, script, disk, fault)
                    for fault in self.effort.some(faults_of(clean.disk.ops))
                    if starts[0] <= fault.at < end)
 
-    def _count(self, run: Run) -> None:
-        count("crash states", run.work.engine.name, run.states)
+    def _with_fault(self, work: Workload, script: list[Step], disk: SimDisk | None, fault: DiskFault) -> int:
+        """One run with a fault; how many different disks it left."""
+        run = Run(work, disk and disk.copy())
+        try:
+            return _fails(run, script, fault)
+        except Exception as error:
+            step = _step_at(run, fault)
+            raise self._shortest(script, error, lambda steps: _first(work, steps, disk, fault, step)) from None
+
+    def _on_recorded(self, work: Workload, survives: Callable[[Run, int], None]) -> None:
+        """Call `survives` with runs, and the number of operations after which crashes are tried."""
+
+        def fails(steps: list[Step]) -> Exception | None:
+            run = Run(work)
+            try:
+                run.do(*steps)
+            except Exception:  # no such run, or another fault
+                return None
+            return _raised(lambda: survives(run, run.told[-1][0]))
+
+        for run, since in _recorded(work):
+            try:
+                survives(run, since)
+            except Exception as error:
+                cut_off = [step for done, step in run.told if done < max(run.failed_at, 1)]
+                raise self._shortest(cut_off, error, fails) from None
+            count("crash states", work.engine.name, run.states)
+
+    def _shortest(self, steps: list[Step], error: Exception, fails: Callable[[list[Step]], Exception | None],
+                  ) -> Exception:
+        return shortest(steps, error, fails) if self.shrinks else error
 
 
 @contextmanager
@@ -182,16 +219,56 @@ def _after(ops: list[Op]) -> SimDisk:
 
 
 def _telling(ops: list[Op], since: int, number: int) -> list[int]:
-    """Some points after changes, spread over a run, the last one among them."""
+    """Some points after changes, spread over a run, the last one among them; none if nothing was changed."""
     points = [at + 1 for at, op in enumerate(ops) if op.kind in _CHANGES and at >= since]
-    return sorted({points[-1 - i * (len(points) - 1) // number] for i in range(number)})
+    return sorted({points[-1 - i * (len(points) - 1) // number] for i in range(number)}) if points else []
+
+
+def _raised(call: Callable[[], object]) -> Exception | None:
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
+
+
+def _step_at(run: Run, fault: DiskFault) -> str:
+    """The kind of the step that a fault strikes; empty if it is counted by openings."""
+    if fault.kind == "EMFILE":
+        return ""
+    kinds: list[str] = [step[0] for done, step in run.told if done <= fault.at]
+    return kinds[-1]
+
+
+def _first(work: Workload, steps: list[Step], disk: SimDisk | None, like: DiskFault, step: str) -> Exception | None:
+    """What the earliest fault leads to that leads to an error, of those of a kind in steps of a kind."""
+    clean, openings = Run(work, disk and disk.copy()), 0
+
+    def opening(name: str) -> None:
+        nonlocal openings
+        openings += 1
+
+    clean.disk.opening = opening
+    if _raised(lambda: clean.do(*steps)) is not None:  # no such run, or another fault
+        return None
+    faults = (*faults_of(clean.disk.ops), *lacks_of(clean.disk.ops, openings))
+    for fault in faults:
+        if (fault.kind, fault.lasting, _step_at(clean, fault)) == (like.kind, like.lasting, step):
+            error = _raised(partial(_fails, Run(work, disk and disk.copy()), steps, fault))
+            if error is not None:
+                return error
+    return None
 
 
 def _fails(run: Run, steps: list[Step], fault: DiskFault) -> int:
     """One run with a fault; how many different disks it left."""
     injected = Injected(run.disk, fault)
     try:
-        run.endure(injected, *steps)
+        try:
+            run.endure(injected, *steps)
+        except Exception as error:
+            error.add_note(run.story(len(run.disk.ops) + 1))
+            raise
         injected.heal()
         ops, acked = len(run.disk.ops), run.last_acknowledged
         for left in (run.disk.crashed(Dropped()), run.disk.killed()):

@@ -117,7 +117,7 @@ class Kills:
         for message in child.messages(within=delay):
             journal.note(message)
         code = self.strike(child, journal)
-        assert code in (0, -signal.SIGKILL), how(code)
+        assert code in (0, -signal.SIGKILL), child.how(code)
         self.killed += code != 0
         self._learn(child)
         return f"one was killed while {aim}, {delay * 1000:.1f} ms after it had said {kind!r} (time {times})"
@@ -144,7 +144,7 @@ class Kills:
         """Let one live to its end."""
         child = self._start(directory, journal, count)
         code = child.end(journal)
-        assert code == 0, how(code)
+        assert code == 0, child.how(code)
         self._learn(child)
 
     def _start(self, directory: Path, journal: Journal, count: int) -> Child:
@@ -157,8 +157,3 @@ class Kills:
             took = child.seen.get(last, 0) - child.seen.get(first, 0)
             if took > 0:
                 self._took[aim] = max(took, 0.8 * self._took[aim])
-
-
-def how(code: int) -> str:
-    """How a process ended that should not have ended so."""
-    return f"the process ended by {signal.Signals(-code).name}" if code < 0 else f"the process ended with {code}"

@@ -10,17 +10,22 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import os
+import re
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from unittest import SkipTest
+from unittest.mock import patch
 
 from hypothesis import strategies as st
 
 from ...contract.image import Image
-from ...errors import DiskFull, ForeignStore, StoreClosed, UnsupportedFormat, UpgradeRequired
+from ...errors import DiskFull, ForeignStore, HoldfastError, StoreClosed, UnsupportedFormat, UpgradeRequired
 from ...model.positions import ID_BYTES, Position
+from ...toolkit.state_file import with_version
 from ..disks.quiet import quiet_env
 from ..disks.simdisk import SimDisk
 from ..disks.simfaults import DiskFault, Injected
@@ -28,12 +33,18 @@ from ..support.contract import ABOVE_ENV, READ_ONLY_REPLAY, Contract, check
 from ..support.crash_images import read_image, tree
 from ..support.driver import ORIGIN, Driver, driven
 from ..support.leak_detection import descriptors
+from ..support.not_tried import not_tried
 from ..support.workload import Operation, Workload
 from .transactions import Step, begun, histories, several, take
 
 _OPENINGS = 30
+_LONG_AGO = 10**18
 _SPARE = 8
 """Descriptors and threads that may come and go."""
+
+
+_OTHER = (UpgradeRequired, UnsupportedFormat)
+_FORMAT_NAME = re.compile(r"^(?!.*PAYLOAD).*(FORMAT|VERSION)", re.IGNORECASE)
 
 
 class StateChecks(Contract):
@@ -169,7 +180,7 @@ class StateChecks(Contract):
                     it.commit(operations)
                 it.checkpoint()
                 it.close()
-                before = tree(it.directory)
+                before = _aged(it)
                 with contextlib.closing(it.opened(it.directory, read_only=True)) as engine:
                     it.compare_state(engine, what="a view of a state opened read-only")
                 _same_files(it, before, "a read-only opening")
@@ -188,7 +199,7 @@ class StateChecks(Contract):
                 for operations in [*after, work.numbered(70)]:
                     it.commit(operations)
                 it.close()
-                found = tree(it.directory)
+                found = _aged(it)
                 with contextlib.closing(it.recovered(it.directory, read_only=True)) as engine:
                     it.compare_state(engine, what="a view of a state opened read-only, and replayed,")
                 _same_files(it, found, "a replay into a read-only opening")
@@ -304,27 +315,32 @@ class StateChecks(Contract):
         `UnsupportedFormat`, as it is and as a copied image. If a version is written and never compared, code of another
         format reads bytes that it does not know."""
         with driven(work) as it:
-            mine = work.engine.state_format
-
-            def made(version: int, name: str) -> Path:
-                place = it.directory.with_name(name)
-                it.context.env.files.make_directory(place)
-                other: Any = type("Other", (work.engine,), {"state_format": version})
-                other.create(place, ORIGIN, it.context)
-                return place
-
-            ours = tree(made(mine, "ours"))
-            for version in (mine - 1, mine + 1):
-                place = made(version, f"format {version}")
-                if tree(place) == ours or tree(made(mine, f"ours, not {version}")) != ours:
-                    raise SkipTest(f"{work.engine.name}: its bytes do not show whether its state says the state_format "
-                                   "of the class that made it")
-                for how in ({}, {"at": ORIGIN}, {"read_only": True}):
-                    try:
-                        work.engine.open(place, it.context, **how).close()
-                    except (UpgradeRequired, UnsupportedFormat):
+            begun(it)
+            mine, shown = work.engine.state_format, False
+            for constants, written in itertools.product((False, True), (False, True)):
+                ours = _of_format(it, mine, written=written)
+                alike = ours == _of_format(it, mine, written=written)
+                for version in (mine - 1, mine + 1, mine + 256):
+                    theirs = _of_format(it, version, written=written, constants=constants)
+                    if theirs is None or theirs == ours:
                         continue
-                    raise AssertionError(f"a state of format {version} was opened with {how}, by code for {mine}")
+                    try:
+                        kinds = HoldfastError if constants else _OTHER
+                        _is_refused(it, theirs, f"a state of format {version}", kinds)
+                    except AssertionError:
+                        if alike:  # otherwise they may differ in something else
+                            raise
+                    else:
+                        shown = True
+            for version in (mine - 1, mine + 1):
+                if relabelled := _with_version(it, version):
+                    shown = True
+                    _is_refused(it, relabelled, f"a state whose files say that their format is {version}", _OTHER)
+            if not shown:
+                why = ("its bytes do not show the state_format of the class that made it (write cls.state_format into "
+                       "the state, and not a number)")
+                not_tried("states of another format", why)
+                raise SkipTest(f"{work.engine.name}: {why}")
 
     @check()
     def test_closing_lets_go(self, work: Workload) -> None:
@@ -356,6 +372,53 @@ class StateChecks(Contract):
             it.compare_state(what=f"a view after {_OPENINGS} openings")
 
 
+def _of_format(it: Driver, version: int, *, written: bool, constants: bool = False) -> dict[str, bytes] | None:
+    """The files of a state that is made by a class of another `state_format`, or of this one: an empty state, or one
+    that was written to. None if the class cannot make it.
+
+    Args:
+        constants: the numbers of the engine's module that seem to be its format change too.
+    """
+    engine, place = it.work.engine, it.directory.with_name("of another format")
+    other: Any = type("Other", (engine,), {"state_format": version})
+    module = sys.modules.get(engine.__module__)
+    with contextlib.ExitStack() as stack:
+        stack.callback(it.context.env.files.remove_tree, place)
+        it.context.env.files.make_directory(place)
+        for name, value in vars(module).items() if constants and module is not None else ():
+            if _FORMAT_NAME.search(name) and type(value) is int and value == engine.state_format:
+                stack.enter_context(patch.object(module, name, version))
+        try:
+            other.create(place, ORIGIN, it.context)
+            if written:
+                with contextlib.closing(other.open(place, it.context)) as made:
+                    it.feed(made, it.records)
+                    made.checkpoint(it.end)
+        except Exception:  # a number that is too large, say
+            return None
+        return tree(place)
+
+
+def _with_version(it: Driver, version: int) -> dict[str, bytes] | None:
+    """The files of a state of the engine, in which those that the toolkit's `write_state` made say another version.
+    None if there are none."""
+    found = _of_format(it, it.work.engine.state_format, written=True) or {}
+    relabelled = {name: changed for name, data in found.items() if (changed := with_version(data, version)) is not None}
+    return {**found, **relabelled} if relabelled else None
+
+
+def _is_refused(it: Driver, contents: dict[str, bytes], what: str, kinds: Any) -> None:
+    position: Position | None
+    for position, read_only in ((None, False), (it.end, False), (None, True)):
+        place = it.copied(contents)
+        how = f"at={position}, read_only={read_only}"
+        try:
+            it.work.engine.open(place, it.context, at=position, read_only=read_only).close()
+        except kinds:
+            continue
+        raise AssertionError(f"{what} was opened ({how}) by code for {it.work.engine.state_format}")
+
+
 def _look_at_files(it: Driver, what: str, at: Position | None = None) -> None:
     """Open the files as they are, without any log, and compare. `at`: where a closed engine said that it was."""
     at = it.engine.position if at is None else at
@@ -369,11 +432,22 @@ def _look_at_files(it: Driver, what: str, at: Position | None = None) -> None:
         it.compare_state(recovered, it.published, f"{what}, recovered from its position,")
 
 
+def _aged(it: Driver) -> dict[str, bytes]:
+    """The files of the state, after its directories were made to look as if nothing had changed in them for long."""
+    for place in (it.directory, *it.directory.rglob("*/")):
+        os.utime(place, ns=(_LONG_AGO, _LONG_AGO))
+    return tree(it.directory)
+
+
 def _same_files(it: Driver, before: dict[str, bytes], what: str) -> None:
     after = tree(it.directory)
     made, gone = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
     changed = [name for name in before if name in after and before[name] != after[name]]
     assert after == before, f"{what} made the files {made}, removed {gone} and changed {changed}"
+    for place in (it.directory, *it.directory.rglob("*/")):
+        assert place.stat().st_mtime_ns == _LONG_AGO, (
+            f"{what} made a file in {place.relative_to(it.directory.parent)} and removed or renamed it, since the "
+            "directory's time of change is another one: on a read-only file system this fails")
 
 
 def _read_in_pieces(image: Image, piece: int = 1000) -> dict[str, bytes]:

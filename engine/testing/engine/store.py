@@ -185,7 +185,7 @@ class StoreChecks(Contract):
         """Replay the log into a new state. At each transaction that a view has shown, it must be the same."""
         seen = sorted(txid for txid in kept.digests if txid)
         start = kept.store.history.branches[0].start
-        context = Context(Env(), kept.work.options)
+        context = Context(Env(), kept.work.opened_with)
         directory.mkdir()
         kept.engine.create(directory, start, context)
         engine = kept.engine.open(directory, context)

@@ -6,6 +6,8 @@ keeps a model of every transaction. The durable state is checked in `states`.
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -51,6 +53,12 @@ def take(it: Driver, step: Step) -> None:
 def begun(it: Driver, count: int = 3) -> None:
     """Something to change, in one transaction."""
     it.commit([operation for n in range(count) for operation in it.work.numbered(n)])
+
+
+def _goes_on(it: Driver, copied: Path, operations: list[Operation]) -> None:
+    """Have a copy of an image take the records after it, and then a transaction of its own."""
+    with closing(it.recovered(copied, at=it.engine.position)) as copy, closing(copy.begin()) as tx:
+        it.work.run(tx, it.models[-1].copy(), operations)
 
 
 class Held:
@@ -101,7 +109,7 @@ class TransactionChecks(Contract):
         assert not undeclared, f"the option {undeclared[0]!r} is not an Option"
         writes, reads = engine.payload_version, engine.reads_payloads
         assert writes in reads, f"it writes payloads of version {writes} and reads {sorted(reads)}"
-        strange = Context(options={**work.options, "no such option": 1})
+        strange = Context(options={**work.opened_with, "no such option": 1})
         with driven(work) as it:
             it.close()
             empty = it.directory.with_name("empty")
@@ -220,7 +228,8 @@ class TransactionChecks(Contract):
     @check()
     def test_ids_of_durable_transactions_never_return(self, work: Workload) -> None:
         """An id that a durable transaction gave out is never given out again: not after its object was deleted, not
-        after a checkpoint, a recovery or a rolled-back transaction. The workload asserts this for each id."""
+        after a checkpoint, a recovery or a rolled-back transaction, and not by a copy of an image. The workload asserts
+        this for each id."""
         def claim(todo: list[tuple[list[Operation], str]]) -> None:
             with driven(work) as it:
                 it.commit(work.numbered(0))
@@ -229,6 +238,7 @@ class TransactionChecks(Contract):
                     it.roll_back(work.numbered(n))
                     for step in then.split():
                         take(it, step)
+                    _goes_on(it, it.copied(it.image()), [*operations, *work.numbered(n)])
                     it.commit(work.numbered(n))
                 it.compare_state()
 

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,19 +27,24 @@ from types import TracebackType
 from typing import Any, Self
 
 from ...errors import SettingError
+from .attended import doing
 from .contract import Contract
-from .forks import framed, receive
+from .forks import framed, receive, refused
 from .worker import Failure, Plan, State
 from .workload import Operation, Workload
 
-SILENCE_S = 120
+SILENCE_S = 50
 """A child that says nothing for this many seconds hangs."""
+_SHOWN = 3000
 _WITHIN = "HOLDFAST_WITHIN_CHILD"
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Libraries that start threads when they are imported: the server must have one when it forks."""
+_GUARD = 'the checks are run when the module is imported: run them only under if __name__ == "__main__"'
 _START = """
-import json, sys
-sys.path[:], sys.argv[:], control = json.loads(sys.argv[1])
+import faulthandler, json, sys
+faulthandler.enable()
+path, whole, sys.argv[:], control = json.loads(sys.argv[1])
+sys.path[:] = path if whole else [*sys.path, *path]
 from holdfast.engine.testing.support.forks import serve
 serve(control)
 """
@@ -80,6 +86,13 @@ def _by_itself(made: Any) -> Workload:
 
 def _by_name(module: str, name: str) -> Workload:
     return _by_itself(getattr(sys.modules[module], name))
+
+
+def _own_path() -> list[str]:
+    """Where this process looks for modules, without what belongs to its interpreter: an author's own places."""
+    theirs = {str(Path(place).resolve()) for place in (sys.prefix, sys.base_prefix)}
+    return [place for place in map(str, map(Path.resolve, map(Path, sys.path)))
+            if place not in theirs and not any(place.startswith(f"{of}{os.sep}") for of in theirs)]
 
 
 def _modules(pickled: list[bytes]) -> list[tuple[str, str]]:
@@ -157,6 +170,7 @@ class Child:
         self._server = server
         self._fd = fd
         self._heard = bytearray()
+        self._printed = server.printed_bytes
 
     def messages(self, *, within: float | None = None) -> Iterator[tuple[Any, ...]]:
         """What it says, until its end, or for at most `within` seconds. Raises `AssertionError` if it hangs."""
@@ -164,6 +178,7 @@ class Child:
         while True:
             while message := self._whole():
                 self.seen[message[0]] = time.monotonic()
+                doing("wait for a child process, which said", message[0])
                 yield message
             wait = SILENCE_S if until is None else until - time.monotonic()
             if wait <= 0 or not select.select((self._fd,), (), (), wait)[0]:
@@ -185,6 +200,10 @@ class Child:
             return None
         del self._heard[: heard.tell()]
         return message
+
+    def how(self, code: int) -> str:
+        """How it ended that should not have ended so, and what it printed."""
+        return ended("the process", code, self._server.printed(self._printed))
 
     def kill(self) -> None:
         """Kill it, unless it has ended."""
@@ -215,35 +234,53 @@ class Server:
     Args:
         contract: whose workload the children have.
         environment: added to its environment.
+        python: the interpreter; this one if None. Another one has libraries of its own.
 
-    Raises (when made):
+    Raises:
         NotFoundElsewhere: another process cannot make the workload.
-        SettingError: it cannot start, because of what the author's module does when it is imported.
+        SettingError: (when it is entered) it cannot start: it lacks a module, or the author's does something else when
+            it is imported.
     """
 
-    def __init__(self, contract: Contract, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, contract: Contract, *, environment: Mapping[str, str] | None = None,
+                 python: str | None = None) -> None:
         if _WITHIN in os.environ:
-            raise SettingError("the checks are run when the module is imported",
-                               hint='run them only under if __name__ == "__main__"')
+            refused.append(_GUARD)
+            raise SettingError(_GUARD)
         pickled = makers(contract)
         self._child: Child | None = None
         self._control, theirs = socket.socketpair()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  it is closed in `close`
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, json.dumps([sys.path, sys.argv, theirs.fileno()])],
-                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
+                [python or sys.executable, "-c", _START,
+                 json.dumps([sys.path if python is None else _own_path(), python is None, sys.argv, theirs.fileno()])],
+                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
                 env={**os.environ, **_ONE_THREAD, _WITHIN: "1", **(environment or {})})
         try:
             self._control.settimeout(SILENCE_S)
             self._control.sendall(framed(_modules(pickled), pickled))
-            said, *rest = receive(self._control.recv)
         except BaseException:
             self.close()
             raise
-        if said != "ready":
-            self.close()
-            raise SettingError(f"another process cannot make the workload:\n{rest[0]}",
-                               hint="the module must be importable twice")
+
+    def _receive(self) -> tuple[Any, ...]:
+        try:
+            return receive(self._control.recv)
+        except (EOFError, ConnectionError) as error:
+            code = self._process.wait(SILENCE_S)
+            raise AssertionError(ended("the process that forks the children", code, self.printed(0))) from error
+        except TimeoutError as error:
+            raise AssertionError(f"the process that forks the children said nothing for {SILENCE_S} s") from error
+
+    @property
+    def printed_bytes(self) -> int:
+        return os.fstat(self._output.fileno()).st_size
+
+    def printed(self, since: int) -> str:
+        """What it and its children printed after so many bytes, without the middle if it is long."""
+        text = os.pread(self._output.fileno(), self.printed_bytes - since, since).decode(errors="replace").strip()
+        return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}\n…\n{text[-_SHOWN // 2 :]}"
 
     def start(self, job: Callable[..., None], *arguments: Any) -> Child:
         """Fork a child for `job(work, say, *arguments)`, which is of some module; all pickled. One at a time:
@@ -254,7 +291,7 @@ class Server:
         try:
             socket.send_fds(self._control, [b"!"], [theirs])
             self._control.sendall(framed(job, arguments))
-            _, pid = receive(self._control.recv)
+            _, pid = self._receive()
         except BaseException:
             os.close(ours)
             raise
@@ -265,7 +302,7 @@ class Server:
 
     def _ended(self) -> int:
         """Wait for the end of the child that was started last: its code."""
-        _, code = receive(self._control.recv)
+        _, code = self._receive()
         return int(code)
 
     def close(self) -> None:
@@ -276,10 +313,30 @@ class Server:
             self._process.wait(SILENCE_S)
         finally:
             self._process.kill()
+            self._output.close()
 
     def __enter__(self) -> Self:
+        try:
+            said, *rest = self._receive()
+        except AssertionError as error:  # the engine has not been asked for anything yet
+            self.close()
+            raise SettingError(f"another process does not start: {error}",
+                               hint="it imports the kit and the module of the workload") from error
+        except BaseException:
+            self.close()
+            raise
+        if said != "ready":
+            self.close()
+            raise SettingError(f"another process cannot make the workload:\n{rest[0]}",
+                               hint="the module must be importable twice")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self.close()
+
+
+def ended(process: str, code: int, printed: str = "") -> str:
+    """How a process ended that should not have ended so."""
+    said = f"{process} ended by {signal.Signals(-code).name}" if code < 0 else f"{process} ended with {code}"
+    return f"{said}, and printed:\n{printed}" if printed else said

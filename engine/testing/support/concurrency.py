@@ -14,12 +14,13 @@ from functools import partial
 
 from ...contract.transaction import Durability
 from .modelled import Modelled
+from .whereabouts import whereabouts
 from .workload import Operation
 
 WRITERS, READERS, WRITES, THINGS, BURST = 2, 3, 40, 3, 5
 WRITE_S = 0.2
 """A writer ends after this many writes, or seconds."""
-JOIN_S = 60
+JOIN_S = 40
 
 
 class Crowd:
@@ -44,8 +45,9 @@ class Crowd:
             deadline = time.monotonic() + JOIN_S
             for thread in threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
-            if any(thread.is_alive() for thread in threads):  # noted as an error, so that the threads that can end do
-                self.errors.append(AssertionError(f"some threads are not done after {JOIN_S} s"))
+            if hung := next((thread for thread in threads if thread.is_alive()), None):
+                said = f"some threads are not done after {JOIN_S} s\n{whereabouts(hung)}"
+                self.errors.append(AssertionError(said))  # so that the threads that can end do
         finally:
             sys.setswitchinterval(interval)
         if self.errors:

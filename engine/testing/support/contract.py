@@ -11,8 +11,10 @@ import functools
 import os
 import random
 import re
+import shlex
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,14 +24,23 @@ from unittest import SkipTest
 
 from hypothesis import HealthCheck, Phase, given, reproduce_failure, seed, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from ...contract.engine import BulkEngine
 from ...errors import SettingError
-from .profiles import REPRODUCE_VARIABLE, Profile, current_profile, current_seed
+from .attended import Deaths, Hangs, ThreadDied, attended, deaths, doing
+from .leak_detection import nothing_left
+from .never_ran import watch
+from .profiles import PROFILE_VARIABLE, REPRODUCE_VARIABLE, Profile, current_profile, current_seed
+from .trial import stands_trial
 from .workload import Workload
 
 _BLOB = re.compile(r"@reproduce_failure\('([^']+)', b'([^']*)'\)")
+_NOTHING = "draws-nothing"
+_HUNG_AT_MOST = 2
+"""Checks of one engine: each takes the whole of its time."""
+_hung: Counter[str] = Counter()
 _MEMORY = Path("/dev/shm")
 _MEMORY_NEEDED = 512 << 20
 
@@ -66,16 +77,28 @@ def check(*needs: Need) -> Callable[[Callable[[Any, Workload], None]], CheckMeth
 
     def decorate(function: Callable[[Any, Workload], None]) -> CheckMethod:
         def run(self: Contract) -> None:
+            asked = asked_example()
+            if asked is not None and asked.check != run.__name__:
+                raise SkipTest(f"{REPRODUCE_VARIABLE} asks for {asked.check} alone")
             work = self.work()
-            for need in needs:
-                if not need.met(work):
-                    name = getattr(work.engine, "name", work.engine.__name__)
-                    raise SkipTest(f"the {name} engine does not declare {need.name!r}: {need.why}")
-            asked_example()  # here, so that a wrong one is reported and not ignored
-            self.running, self.drew = run.__name__, False
-            try:
+            self.running, self.drew, self.examples, self._drawn_from = run.__name__, False, 0, None
+
+            def tried() -> None:
+                doing("try the workload")
+                stands_trial(self.workload, work)
+                for need in needs:
+                    if not need.met(work):
+                        name = getattr(work.engine, "name", work.engine.__name__)
+                        raise SkipTest(f"the {name} engine does not declare {need.name!r}: {need.why}")
+                if not self.quiet:
+                    watch(work.engine)
+                with nothing_left():
+                    doing("begin")
                 function(self, work)
-            except SkipTest:
+
+            try:
+                self._attend(tried, f"{type(self).__qualname__} on {work.engine.__qualname__}")
+            except (SkipTest, SettingError):
                 raise
             except Exception as error:
                 self._explain(error, run.__doc__ or "")
@@ -110,6 +133,10 @@ class Contract:
     quiet: ClassVar[bool] = False
     running = ""
     drew = False
+    examples = 0
+    """How many examples the running check was tried on."""
+    _drawn_from: int | None = None
+    _died: Deaths
 
     def work(self) -> Workload:
         """A workload for one check."""
@@ -134,31 +161,55 @@ class Contract:
         """The property that a check proves, in words."""
         return _statement(getattr(cls, name).__doc__ or "")
 
+    def _attend(self, tried: Callable[[], None], of: str) -> None:
+        """Try a check to its end, or until it hangs, or a thread dies."""
+        if _hung[of] >= _HUNG_AT_MOST:
+            raise SkipTest(f"{_HUNG_AT_MOST} checks of {of} hung before, and this one was not tried: mend those first")
+        with deaths() as died:
+            self._died = died
+            try:
+                attended(tried, self.effort.still_s)
+            except Exception as error:
+                _hung[of] += isinstance(error, Hangs)
+                if died and isinstance(error, (SkipTest, Flaky)):
+                    raise ThreadDied(died.told()) from error
+                if died and not isinstance(error, ThreadDied):
+                    error.add_note(f"meanwhile {died.told()}")
+                raise
+            if died:
+                raise ThreadDied(died.told())
+
     def _explain(self, error: Exception, doc: str) -> None:
         """Adds to an error which property it breaks, and how to see it again."""
         notes: list[str] = getattr(error, "__notes__", [])
         blobs = [match for note in notes for match in _BLOB.findall(note)]
         notes[:] = [note for note in notes if not _BLOB.search(note)]
         error.add_note(f"\nwhat is broken: {self.running}\n    {_statement(doc)}")
-        if blobs:
-            version, blob = blobs[0]
-            error.add_note(f"to see it again: {REPRODUCE_VARIABLE}={self.running}@{version}@{blob} "
-                           "with the same command")
-        elif not self.drew:
-            error.add_note(f"to see it again: pytest -k {self.running} (it draws nothing)")
+        drew = "@".join(blobs[0]) if blobs else f"seed={self._number()}" if self.drew else _NOTHING
+        error.add_note(f"to see it again: {_command(f'{self.running}@{drew}')}")
 
     @property
     def effort(self) -> Profile:
         return self.profile or current_profile()
 
+    @property
+    def shrinks(self) -> bool:
+        """Whether a shorter history is looked for if a check fails."""
+        return Phase.shrink in self._settings(1).phases
+
     def number(self) -> int:
         """What a check that draws without Hypothesis draws from: the seed if there is one, else another each time."""
         self.drew = True
-        number = 0 if self.quiet else self._seed()
-        return random.randrange(1 << 32) if number is None else number
+        return self._number()
 
-    def _seed(self) -> int | None:
-        return current_seed() if self.seed is None else self.seed
+    def _number(self) -> int:
+        """What this check draws from."""
+        if self._drawn_from is None:
+            asked, given = asked_example(), current_seed() if self.seed is None else self.seed
+            given = asked.number if asked is not None and asked.number is not None else given
+            drawn = 0 if self.quiet else random.randrange(1 << 32)
+            self._drawn_from = drawn if given is None else given
+        return self._drawn_from
 
     def prove(self, claim: Callable[..., None], *, examples: int, **strategies: st.SearchStrategy[Any]) -> None:
         """Call `claim` with what `strategies` draw, `examples` times (in the default profile). It raises if the
@@ -170,13 +221,23 @@ class Contract:
     def prove_machine(self, machine: type[RuleBasedStateMachine], *, examples: int) -> None:
         """Run a state machine, `examples` times (in the default profile)."""
         self.drew = True
-        self._configured(machine, None)
-        run_state_machine_as_test(machine, settings=self._settings(examples))
+
+        @functools.wraps(machine, updated=())
+        def once() -> RuleBasedStateMachine:
+            self.examples += 1
+            return machine()
+
+        run_state_machine_as_test(self._configured(once, None), settings=self._settings(examples))
 
     def _once(self, claim: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(claim)
         def once(**drawn: Any) -> None:
+            doing("an example", drawn)
+            self.examples += 1
+            before = self._died.count
             claim(**drawn)
+            if self._died.count > before:
+                raise ThreadDied(self._died.told(before))
 
         # Each engine's failures are remembered separately.
         once.__qualname__ = f"{type(self).__qualname__}.{self.running}"
@@ -188,42 +249,62 @@ class Contract:
                           deadline=None, print_blob=True, report_multiple_bugs=False, phases=phases,
                           suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large,
                                                  HealthCheck.large_base_example])
-        return settings(common, derandomize=True, database=None) if self.quiet else common
+        if self.quiet:
+            return settings(common, derandomize=True, database=None)
+        return common if asked_example() is None else settings(common, database=None)
 
     def _configured(self, test: Any, how: settings | None) -> Any:
         """`test` with the settings, and with the seed or the example that is asked for."""
         if how is not None:
             test = how(test)
-        number = self._seed()
-        if number is not None:
-            test = seed(number)(test)
-        example = asked_example()
-        if example is not None and example.check == self.running:
-            test = reproduce_failure(example.version, example.blob)(test)
+        if not self.quiet or self.seed is not None:
+            test = seed(self._number())(test)
+        asked = asked_example()
+        if asked is not None and asked.blob:
+            test = reproduce_failure(asked.version, asked.blob)(test)
         return test
 
 
 class Example(NamedTuple):
-    """An example that a check failed on: the check's name, and the version of Hypothesis that knows the blob."""
+    """What a check failed on.
+
+    Attributes:
+        check: its name.
+        version: of Hypothesis, which made the blob.
+        blob: the example; empty if the check failed on none of Hypothesis.
+        number: what it drew from, if it did.
+    """
 
     check: str
-    version: str
-    blob: bytes
+    version: str = ""
+    blob: bytes = b""
+    number: int | None = None
 
 
 def asked_example() -> Example | None:
-    """The one example that the environment asks to see again, if any. Raises `SettingError` if the text is malformed,
-    or names a check that does not exist."""
+    """What the environment asks to see again, if anything: no other check is run. Raises `SettingError` if the text is
+    malformed, or names a check that does not exist."""
     text = os.environ.get(REPRODUCE_VARIABLE)
     if not text:
         return None
     name, version, blob = (*text.split("@", 2), "", "")[:3]
     hint = f"copy the whole of what a failure has printed after {REPRODUCE_VARIABLE}="
-    if not version or not blob:
-        raise SettingError(f"{REPRODUCE_VARIABLE} is {text!r}, and not CHECK@VERSION@EXAMPLE", hint=hint)
+    number = re.fullmatch(r"seed=(\d+)", version)
+    if not blob and not number and version != _NOTHING:
+        raise SettingError(f"{REPRODUCE_VARIABLE} is {text!r}, and not CHECK@VERSION@EXAMPLE, CHECK@seed=NUMBER, or "
+                           f"CHECK@{_NOTHING}", hint=hint)
     if not any(hasattr(contract, name) for contract in _contracts()):
         raise SettingError(f"{REPRODUCE_VARIABLE} names {name!r}, and no contract has such a check", hint=hint)
-    return Example(name, version, blob.encode())
+    return Example(name, version, blob.encode()) if blob else Example(name, number=number and int(number[1]))
+
+
+def _command(example: str) -> str:
+    """The command that shows an example again: it runs one check, and needs nothing that an earlier run has left."""
+    variables = f"{REPRODUCE_VARIABLE}={example}"
+    if (profile := current_profile().name) != "default":
+        variables += f" {PROFILE_VARIABLE}={profile}"
+    test, _, _ = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")
+    return f"{variables} pytest {shlex.quote(test)}" if test else f"{variables} with the same command"
 
 
 def _contracts(base: type[Contract] = Contract) -> Iterator[type[Contract]]:

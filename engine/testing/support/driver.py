@@ -19,6 +19,7 @@ from ...env import REAL, Env, Files
 from ...model.positions import Position, origin
 from ...model.records import Attachment, Record
 from ...wal.attachments import AttachmentWriter
+from .attended import doing
 from .contract import scratch
 from .crash_images import copy_running, read_image
 from .modelled import difference
@@ -44,11 +45,12 @@ class Driver:
         """Makes the state in `directory`, which is made if it is missing, and opens it."""
         self.work = work
         self.directory = directory
-        self.context = Context(env, work.options)
+        self.context = Context(env, work.opened_with)
         self.records: list[Record] = []
         self.models: list[Any] = [work.new_model()]
         self.published = 0
         env.files.make_directory(directory)
+        doing("create and open")
         work.engine.create(directory, ORIGIN, self.context)
         self.engine: Engine[Any, Any] = work.engine.open(directory, self.context)
         self.is_open = True
@@ -58,6 +60,7 @@ class Driver:
         """Close the engine. May be called twice."""
         if self.is_open:
             self.is_open = False
+            doing("close")
             self.engine.close()
 
     @property
@@ -79,6 +82,7 @@ class Driver:
 
     def tx(self, operations: list[Operation], *, stage: bool = False) -> Record | None:
         """Run one transaction to its record, and stage it if asked to; None if it wrote nothing."""
+        doing("stage" if stage else "run", "a transaction of", operations)
         model = self.models[-1].copy()
         tx = self.engine.begin()
         try:
@@ -112,6 +116,7 @@ class Driver:
 
     def feed(self, engine: Engine[Any, Any], records: Sequence[Record], pieces: int = 1) -> None:
         """Have an engine apply records in this many batches, bulk loads by themselves."""
+        doing("apply", len(records), "records")
         cuts = [len(records) * i // pieces for i in range(pieces + 1)]
         for start, stop in pairwise(cuts):
             batch: list[Record] = []
@@ -164,6 +169,7 @@ class Driver:
 
     def roll_back(self, operations: list[Operation]) -> None:
         """Run a transaction up to its payload, and drop it."""
+        doing("roll back", operations)
         tx = self.engine.begin()
         self.work.run(tx, self.models[-1].copy(), operations)
         tx.payload()
@@ -175,6 +181,7 @@ class Driver:
         """Checkpoint what is published, or at least up to `upto`."""
         wanted = self.position(self.published if upto is None else upto)
         before = self.engine.position
+        doing("checkpoint")
         reached = self.engine.checkpoint(wanted)
         say = f"checkpoint({wanted}) of a state at {before}, with transaction {self.published} published,"
         assert reached.txid >= wanted.txid, f"{say} says that it reached {reached}, which is less than it was asked for"
@@ -196,6 +203,7 @@ class Driver:
 
     def opened(self, directory: Path, *, at: Position | None = None, read_only: bool = False) -> Engine[Any, Any]:
         """Open what is in `directory`, without any log."""
+        doing("open")
         engine = self.work.engine.open(directory, self.context, at=at, read_only=read_only)
         try:
             found = engine.position
@@ -223,6 +231,7 @@ class Driver:
 
     def image(self) -> dict[str, bytes]:
         """Every byte of an image made now, by name."""
+        doing("make and read an image")
         image = self.engine.image()
         try:
             return read_image(image)
@@ -253,6 +262,7 @@ class Driver:
 
     def compare(self, view: View, what: str = "the view", txid: int | None = None) -> None:
         """Compare a view with the model at a transaction: the one that it must show, and says that it shows."""
+        doing("read", what)
         at = view.txid if txid is None else txid
         assert view.txid == at, f"{what} says that it shows transaction {view.txid}, and should be at {at}"
         assert 0 <= at <= len(self.records), f"{what} says that it shows transaction {at} of {len(self.records)}"

@@ -26,6 +26,9 @@ from .workload import Workload
 Say = Callable[..., None]
 """Says one message: its kind, then what it is about."""
 
+refused: list[str] = []
+"""Why the checks were not run in this process, which is there for others'."""
+
 _LENGTH = struct.Struct("<Q")
 
 
@@ -37,6 +40,9 @@ def serve(control_fd: int) -> None:
         make = _maker(*receive(control.recv))
     except BaseException:
         control.sendall(framed("failed", traceback.format_exc()))
+        return
+    if refused:
+        control.sendall(framed("failed", refused[0]))
         return
     control.sendall(framed("ready"))
     child = 0

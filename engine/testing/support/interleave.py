@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from .whereabouts import whereabouts
+
 MOMENT_S = 0.2
-LIMIT_S = 60.0
+LIMIT_S = 40.0
 """A call in a check that takes this many seconds never ends."""
 LINES = 200
 """How many lines of a block are tried."""
@@ -60,7 +62,9 @@ class Beside:
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.join(LIMIT_S)
-            assert not thread.is_alive(), "a call in another thread never ended: two sides wait for each other"
+            if thread.is_alive():
+                raise AssertionError("a call in another thread never ended: two sides wait for each other\n"
+                                     + whereabouts(thread))
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -109,6 +113,19 @@ def lines_of(call: Callable[[], object]) -> int:
     with _traced(count):
         call()
     return lines
+
+
+@contextmanager
+def at_lines(numbers: Container[int], call: Callable[[], object]) -> Iterator[None]:
+    """Call `call` in this thread before the lines of Python with these numbers, from 0, that it comes to within the
+    block. What it raises is raised there."""
+
+    def look(line: int) -> None:
+        if line in numbers:
+            call()
+
+    with _traced(look):
+        yield
 
 
 @contextmanager

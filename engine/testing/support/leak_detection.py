@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import select
 import socket
 import stat
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 _DESCRIPTORS = "/dev/fd"  # Linux and macOS
 
@@ -33,8 +39,32 @@ class Leftovers:
                 return found
             time.sleep(0.005)
 
+    @property
+    def some(self) -> bool:
+        """Whether anything came since, at a glance: nobody may refer to it any more."""
+        return self.threads_came or bool(self.new_descriptors())
+
+    @property
+    def threads_came(self) -> bool:
+        return not self._threads.issuperset(threading.enumerate())
+
     def new_descriptors(self) -> dict[int, str]:
         return {fd: what for fd, what in descriptors().items() if self._descriptors.get(fd) != what}
+
+
+_SCRATCH = "/holdfast-"
+"""In the paths of all that the suites make."""
+
+
+@contextmanager
+def nothing_left(wait_s: float = 1.0) -> Iterator[None]:
+    """Threads that are started in the block, and descriptors that are opened in it of files that the suites made, must
+    be gone soon after its end. Raises `AssertionError`, unless the block raises. Quick if nothing is left."""
+    before = Leftovers()
+    yield
+    if before.threads_came or any(_SCRATCH in what for what in before.new_descriptors().values()):
+        left = [what for what in before.new(wait_s) if _SCRATCH in what or not what.startswith("descriptor")]
+        assert not left, f"at the end of the check all is closed, and there is still {', '.join(left)}"
 
 
 def descriptors() -> dict[int, str]:
@@ -72,3 +102,51 @@ def network_sockets(fds: dict[int, str]) -> dict[int, str]:
         except OSError:  # closed meanwhile
             continue
     return found
+
+
+class Memory(NamedTuple):
+    """What is in use.
+
+    Attributes:
+        objects: blocks of Python's allocator: each small object is one.
+        library: bytes that the C library has given out, to large objects and to code in C. 0 if it does not tell.
+        process: bytes that the process has of the machine's memory. 0 if the system does not tell.
+    """
+
+    objects: int
+    library: int
+    process: int
+
+
+def memory_in_use() -> Memory:
+    """When nobody refers to it any more, nothing counts. Use it within `collected`."""
+    gc.collect()
+    tell = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    library = 0
+    if tell is not None:
+        tell.restype = _Allocated
+        told = tell()
+        library = told.uordblks + told.hblkhd
+    try:
+        pages = int(Path("/proc/self/statm").read_bytes().split()[1])
+    except OSError:
+        pages = 0
+    return Memory(sys.getallocatedblocks(), library, pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+@contextmanager
+def collected() -> Iterator[None]:
+    """In the block, the garbage collector looks only at what is made in it, so that it is quick."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+class _Allocated(ctypes.Structure):
+    """What glibc tells of its heaps (`struct mallinfo2`)."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]

@@ -23,6 +23,7 @@ from ...env import REAL, Env
 from ...store.recovery_report import Recovery
 from ...store.settings import Settings
 from ...store.store import Store
+from .attended import doing
 from .contract import scratch
 from .crash_images import copy_running, log_of, tree
 from .workload import Operation, Workload
@@ -89,10 +90,12 @@ class Modelled:
 
     def opened(self, path: Path, **how: Any) -> Store[Any, Any]:
         """A store of the workload's engine."""
-        return Store.open(path, self.engine, options=self.work.options, settings=self.settings, **how)
+        doing("open the store")
+        return Store.open(path, self.engine, options=self.work.opened_with, settings=self.settings, **how)
 
     def reopen(self) -> None:
         """Close and open; everything must be there."""
+        doing("close the store")
         self.store.close()
         self.open()
         self.found(self.last)
@@ -110,6 +113,7 @@ class Modelled:
 
     def transact(self, operations: list[Operation], durability: Durability | None = "synced") -> Transaction:
         """Run one transaction. What the commit raises goes to the caller; `tried` is the model as if it had not."""
+        doing("commit", operations)
         model = self.tried = self.models[-1].copy()
         tx: Transaction
         with self.store.transaction(durability) as tx:
@@ -135,6 +139,7 @@ class Modelled:
 
     def bulk(self, number: int) -> int:
         """One bulk load. `tried` is its model, as with `transact`."""
+        doing("load in bulk")
         model = self.tried = self.models[-1].copy()
         txid = self.store.bulk(self.work.bulk_load(number, model))
         assert txid == len(self.models), f"the bulk load {txid} came after {self.last}"
@@ -145,6 +150,7 @@ class Modelled:
 
     def compare(self, view: View, models: list[Any] | None = None) -> None:
         """A view, with the model of its transaction: this store's, or that of a twin's `models`."""
+        doing("read a view")
         of = self.models if models is None else models
         txid = view.txid
         assert txid < len(of), f"a view is at transaction {txid}, and the last one is {len(of) - 1}"

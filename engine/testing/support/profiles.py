@@ -3,9 +3,9 @@
 `default` is for every run of an author's tests, `ci` for every commit, `nightly` for as long as it takes. A check
 states its own number of examples for `default`; the others multiply it.
 
-The seed is Hypothesis's own, pytest's `--hypothesis-seed`: one seed, one history. `HOLDFAST_REPRODUCE` replays the one
-example that a failure has printed. Hypothesis has only a decorator for that, `@reproduce_failure`, and you cannot
-decorate a check that you inherit.
+The seed is Hypothesis's own, pytest's `--hypothesis-seed`: one seed, one history. `HOLDFAST_REPRODUCE` runs the one
+check that has failed, on the example that it printed, or from the number that it drew from. Hypothesis has only a
+decorator for that, `@reproduce_failure`, and you cannot decorate a check that you inherit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Profile:
         power_cuts: of a real file system, for each engine that writes below the environment; a quarter for others.
         mutations: of the files of a store, and half as many of a backup's, for each engine.
         crash_states: of a simulated disk, how many are tried at a point that has too many to try all.
+        transactions: small ones, one after the other in one state.
+        changes: of one transaction.
         stride: one in this many is tried of the faults that cost a run each (an error of the disk, a crash).
+        still_s: a check hangs that has not got on for so many seconds: it began no example, transaction, or opening.
     """
 
     name: str
@@ -47,7 +50,10 @@ class Profile:
     power_cuts: int
     mutations: int
     crash_states: int
+    transactions: int
+    changes: int
     stride: int
+    still_s: float = 60.0
 
     def examples(self, count: int) -> int:
         """How many examples of a check that states `count`."""
@@ -60,9 +66,12 @@ class Profile:
 
 
 PROFILES = {profile.name: profile for profile in (
-    Profile("default", times=1, steps=30, kills=6, power_cuts=4, mutations=40, crash_states=6, stride=8),
-    Profile("ci", times=1, steps=40, kills=30, power_cuts=28, mutations=2000, crash_states=12, stride=3),
-    Profile("nightly", times=100, steps=80, kills=2000, power_cuts=2000, mutations=20_000, crash_states=500, stride=1),
+    Profile("default", times=1, steps=30, kills=6, power_cuts=4, mutations=40, crash_states=6, transactions=300,
+            changes=1000, stride=8),
+    Profile("ci", times=1, steps=40, kills=30, power_cuts=28, mutations=2000, crash_states=12,
+            transactions=70_000, changes=10_000, stride=3),
+    Profile("nightly", times=100, steps=80, kills=2000, power_cuts=2000, mutations=20_000, crash_states=500,
+            transactions=70_000, changes=10_000, stride=1),
 )}
 
 

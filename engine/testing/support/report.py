@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import entry_points
+from typing import Any, Literal
 from unittest import SkipTest
 
 from ...errors import SettingError
+from .circumstances import Circumstances, circumstances
 from .contract import Contract, asked_example
 from .counters import taken
-from .profiles import PROFILES
+from .growth import Growth, measured
+from .never_ran import never_ran, said
+from .not_tried import untried
+from .profiles import PROFILES, current_seed
+from .trial import tried
 from .workload import Workload
 
 GROUP = "holdfast.contracts"
@@ -39,23 +47,53 @@ class Fault:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One check, as it went.
+
+    Attributes:
+        check: its name, with its contract's.
+        property: what it proves, in words.
+        outcome: what came out.
+        examples: how many were drawn for it; 0 if it draws none.
+        seconds: how long it took.
+    """
+
+    check: str
+    property: str
+    outcome: Literal["holds", "does not apply", "broken"]
+    examples: int
+    seconds: float
+
+
 @dataclass(slots=True)
 class Report:
     """What `check_engine` found.
 
     Attributes:
         engine: the engine's name.
+        circumstances: under which it was found: versions, machine, time, profile, seed.
+        tried: every check, in the order in which they ran.
         passed: names of the checks that hold.
         skipped: names of those that do not apply, with why.
         faults: those that do not hold.
         figures: how much was tried of what is counted, such as crash states.
+        untried: what was not tried, with why.
+        growth: how what the engine's calls cost grows.
+        never_ran: by the files of the engine's own code, the first and last lines of each stretch that never ran.
+            Empty if only some of the checks were asked for.
     """
 
     engine: str
+    circumstances: Circumstances
+    tried: list[Tried] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     figures: dict[str, int] = field(default_factory=dict)
+    untried: dict[str, str] = field(default_factory=dict)
+    growth: list[Growth] = field(default_factory=list)
+    never_ran: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -66,10 +104,19 @@ class Report:
                  f"{len(self.faults)} are broken"]
         lines += [f"  does not apply: {name}: {why}" for name, why in self.skipped.items()]
         lines += [f"  {what} tried: {number:,}" for what, number in self.figures.items()]
+        lines += [f"  {grown}" for grown in self.growth]
+        lines += [f"  NOT TRIED: {what}: {why}" for what, why in self.untried.items()]
+        lines += [f"  NEVER RAN: {file}: lines {said(stretches)}" for file, stretches in self.never_ran.items()]
         for fault in self.faults:
             lines += ["", f"broken: {fault.check}", f"  {fault.property}"]
             lines += [f"  {line}" for line in fault.message.split("\n")]
         return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as `json.dumps` takes it."""
+        return {**asdict(replace(self, faults=[])), "ok": self.ok,
+                "faults": [{"check": fault.check, "property": fault.property, "error": type(fault.error).__name__,
+                            "message": fault.message} for fault in self.faults]}
 
 
 def _told(error: Exception, work: Workload) -> str:
@@ -84,11 +131,34 @@ def _told(error: Exception, work: Workload) -> str:
     return "".join([said, *notes]).strip()
 
 
-def installed_contracts() -> list[type[Contract]]:
-    """Every contract that is registered: the kit's from the lowest layer up, then others by name."""
+def named_contracts() -> dict[str, type[Contract]]:
+    """Every contract that is registered, by name: the kit's from the lowest layer up, then others by name."""
     layers = ["engine", "replay", "cluster", "backup"]
     found = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
-    return [entry.load() for entry in sorted(found, key=lambda e: layers.index(e.name) if e.name in layers else 4)]
+    found.sort(key=lambda entry: layers.index(entry.name) if entry.name in layers else len(layers))
+    return {entry.name: entry.load() for entry in found}
+
+
+def installed_contracts() -> list[type[Contract]]:
+    """The same without the names."""
+    return list(named_contracts().values())
+
+
+def chosen(contracts: Iterable[type[Contract]], only: str | None = None) -> list[tuple[type[Contract], list[str]]]:
+    """Each contract with its checks, or with those whose name a pattern fits: `*snapshot*`, `ReplayContract.*`. If the
+    environment asks for an example, only with the check that it is of.
+
+    Raises:
+        SettingError: no check fits.
+    """
+    asked, pattern, suites = asked_example(), only or "*", []
+    for contract in contracts:
+        names = [name for name in contract.checks() if asked is None or asked.check == name]
+        suites.append((contract, [name for name in names if fnmatch.fnmatchcase(name, pattern)
+                                  or fnmatch.fnmatchcase(f"{contract.__name__}.{name}", pattern)]))
+    if only is not None and not any(names for _, names in suites):
+        raise SettingError(f"no check fits the pattern {only!r}", hint="*snapshot* fits all that have the word in them")
+    return suites
 
 
 @contextmanager
@@ -104,8 +174,9 @@ def _unheard() -> Iterator[None]:
 
 
 def check_engine(factory: Workload | Callable[[], Workload], contracts: Iterable[type[Contract]] | None = None, *,
-                 profile: str | None = None, seed: int | None = None,
-                 tell: Callable[[str], None] = lambda name: None) -> Report:
+                 profile: str | None = None, seed: int | None = None, only: str | None = None,
+                 tell: Callable[[str], None] = lambda name: None,
+                 told: Callable[[Tried], None] = lambda check: None) -> Report:
     """Check an engine by every property of the contracts.
 
     Args:
@@ -113,41 +184,55 @@ def check_engine(factory: Workload | Callable[[], Workload], contracts: Iterable
         contracts: which; all that are installed (engine, replay, cluster, backup) if None.
         profile: `default`, `ci` or `nightly`; the environment's if None.
         seed: what the draws start from: one seed, one history. Another each time if None.
+        only: a pattern, such as `*snapshot*`: only the checks that it fits.
         tell: called with the name of each check before it runs.
+        told: called with each check after it ran.
 
     Returns:
         What holds, what does not apply and why, and every fault with the shortest history that shows it.
 
     Raises:
-        SettingError: there is no such profile, `factory` makes no workload, or the environment asks for an example that
-            no check can be tried on.
+        SettingError: there is no such profile, `factory` makes no workload, or one that is not right, or the
+            environment asks for an example that no check can be tried on, or `only` fits no check.
     """
     if profile is not None and profile not in PROFILES:
         raise SettingError(f"profile={profile!r}", hint=f"use one of {', '.join(PROFILES)}")
-    suites = installed_contracts() if contracts is None else list(contracts)
-    asked_example()
     report: Report | None = None
-    for contract in suites:
+    for contract, names in chosen(installed_contracts() if contracts is None else contracts, only):
         members = {"workload": factory if isinstance(factory, Workload) else staticmethod(factory),
                    "profile": contract.profile if profile is None else PROFILES[profile],
                    "seed": contract.seed if seed is None else seed}
         suite = type(contract.__name__, (contract,), members)()
-        report = report or Report(suite.work().engine.name)
-        for name in suite.checks():
+        if (wrong := tried(suite.workload, work := suite.work())) is not None:
+            raise wrong
+        report = report or Report(work.engine.name, circumstances(
+            work.engine, suite.effort.name, current_seed() if suite.seed is None else suite.seed))
+        for name in names:
             full = f"{contract.__name__}.{name}"
             tell(full)
             taken()  # what others have counted is not ours
+            outcome: Literal["holds", "does not apply", "broken"] = "holds"
+            began = time.monotonic()
             try:
                 with _unheard():
                     getattr(suite, name)()
             except SkipTest as skip:
+                outcome = "does not apply"
                 report.skipped[full] = str(skip)
             except Exception as error:
+                outcome = "broken"
                 report.faults.append(Fault(full, suite.statement(name), error, _told(error, suite.work())))
             else:
                 report.passed.append(full)
+            ran = Tried(full, suite.statement(name), outcome, suite.examples, round(time.monotonic() - began, 3))
+            report.tried.append(ran)
+            told(ran)
             for (what, _), number in taken().items():
                 report.figures[what] = report.figures.get(what, 0) + number
+            report.growth += [grown for _, grown in measured()]
+            report.untried |= {noted.what: noted.why for noted in untried()}
+        if only is None and asked_example() is None:  # else most lines did not, and that says nothing
+            report.never_ran = never_ran(work.engine)
     if report is None:
         raise SettingError("there is no contract to check by", hint="install holdfast[testing], or pass contracts=")
     return report

@@ -22,6 +22,7 @@ from ..disks.quiet import QuietScheduler, quiet_env
 from ..disks.simdisk import SimDisk
 from ..disks.simfates import Dropped
 from ..disks.simfaults import Injected
+from .attended import doing
 from .modelled import Modelled, difference
 from .workload import Operation, Workload
 
@@ -43,6 +44,7 @@ class Run(Modelled):
         made: how many operations it took to make the store; None until it is made.
         told: (operations done, step) before each step.
         states: how many different disks were opened after a crash.
+        failed_at: how many operations had been done before the crash that was not survived.
     """
 
     def __init__(self, work: Workload, disk: SimDisk | None = None) -> None:
@@ -55,7 +57,7 @@ class Run(Modelled):
         self.acknowledged: list[tuple[int, int]] = []
         self.made = None if disk is None else 0
         self.told: list[tuple[int, Step]] = []
-        self.states = 0
+        self.states = self.failed_at = 0
         self._found: dict[tuple[bytes, bool], int] = {}
         self._contents: dict[int, Any] = {}
 
@@ -64,6 +66,7 @@ class Run(Modelled):
     def do(self, *steps: Step) -> None:
         """Do steps. Raises what the store raises."""
         for kind, *rest in steps:
+            doing(kind, *rest)
             self.told.append((len(self.disk.ops), (kind, *rest)))
             getattr(self, f"_{kind}")(*rest)
 
@@ -220,7 +223,8 @@ class Run(Modelled):
 
     def _reopened(self, disk: SimDisk, create: bool = False, clock: int = 5) -> Store[Any, Any]:
         try:
-            return Store.open(self.path, self.engine, create=create, options=self.work.options, settings=SETTINGS,
+            doing("open the store after a crash")
+            return Store.open(self.path, self.engine, create=create, options=self.work.opened_with, settings=SETTINGS,
                               env=quiet_env(disk, seed=clock))
         except Exception as error:
             raise AssertionError(f"the store does not open any more: {error!r}") from error
@@ -267,15 +271,21 @@ class Run(Modelled):
         try:
             yield
         except Exception as error:
-            short = reprlib.Repr()
-            short.maxother = short.maxstring = 40
-            short.maxtuple, short.maxlist = 4, 3
-            lines = [f"  {short.repr(step)}" for done, step in self.told if done < max(ops, 1)]
+            self.failed_at = ops
+            lines = [self.story(ops)]
             lines.append(f"  cut off after operation {ops} of the disk"
                          + (f", the {self.disk.ops[ops - 1]}" if 0 < ops <= len(self.disk.ops) else ""))
             lines += [f"    lost: {_shortened(what)}" for what in disk.lost]
-            error.add_note("what had been done:\n" + "\n".join(lines))
+            error.add_note("\n".join(lines))
             raise
+
+    def story(self, ops: int) -> str:
+        """The steps that were begun before this many operations had been done."""
+        short = reprlib.Repr()
+        short.maxother = short.maxstring = 40
+        short.maxtuple, short.maxlist = 4, 3
+        return "\n".join(["what had been done:", *(
+            f"  {short.repr(step)}" for done, step in self.told if done < max(ops, 1))])
 
 
 def _shortened(text: str) -> str:

@@ -27,7 +27,7 @@ from .modelled import difference
 from .workload import Operation, Workload
 
 _TRACED_WITHIN_S = 30
-STILL_S = 60
+STILL_S = 40
 """Threads hang if none ends a transaction for this many seconds. (Checkpoints go on beside them, so the listener would
 hear something for ever.)"""
 _BETWEEN_CHECKPOINTS_S = 0.008
@@ -111,7 +111,7 @@ def drive(work: Workload, say: Say, plan: Plan) -> None:
         _wait_for_tracer(say)
         logging.getLogger("holdfast").addHandler(_Heard(say))
     try:
-        store = Store.open(plan.directory, work.engine, create=plan.states is None, options=work.options,
+        store = Store.open(plan.directory, work.engine, create=plan.states is None, options=work.opened_with,
                            settings=plan.settings)
     except (OSError, HoldfastError) as error:
         if not plan.faults:

@@ -51,7 +51,7 @@ class LeaseChecks(Contract):
             for contents in (first, again):
                 state = kept.fresh("state")
                 put_files(REAL.files, state, contents)
-                engine = work.engine.open(state, Context(options=work.options), at=image_position)
+                engine = work.engine.open(state, Context(options=work.opened_with), at=image_position)
                 roll(engine, kept.store.log, last, durable=True)
                 compare_rolled(kept, engine, last, "a copy made under a lease")
                 engine.close()

@@ -22,7 +22,7 @@ from workloads import WORKLOADS
 
 from holdfast.engine.builtin.wrapped.overlay import PairsEngine
 from holdfast.engine.contract.engine import Context
-from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, StoreClosed, UnsupportedFormat
+from holdfast.engine.errors import Damaged, DiskFull, InvalidInput, NotFound, StoreClosed, UnsupportedFormat
 from holdfast.engine.model.positions import Position
 from holdfast.engine.testing.support.contract import scratch
 from holdfast.engine.testing.support.driver import ORIGIN, Driver
@@ -106,6 +106,21 @@ def test_views_and_transactions_outlive_checkpoints(it: Driver) -> None:
     for held in (view, later, tx, view):
         held.close()
     assert len(engine._bases) == 1
+
+
+def test_no_pair_is_the_document_of_the_position(it: Driver) -> None:
+    """The RocksDB engine has it under the empty key. Transactions read it as a value, and could delete it."""
+    it.commit([("put", b"a", b"1")])
+    it.checkpoint()
+    tx = it.engine.begin()
+    assert tx.get(b"") is None
+    with pytest.raises(NotFound):
+        tx.delete(b"")
+    tx.close()
+    with it.engine.view() as view:
+        assert view.get(b"") is None
+    it.reopen()
+    it.compare_state()
 
 
 def test_closed_views_and_views_of_a_closed_engine_say_so(it: Driver) -> None:

@@ -135,8 +135,9 @@ def test_a_script_without_a_guard_is_told(tmp_path: Path) -> None:
 
 
 def test_a_workload_that_cannot_be_made_again_is_told() -> None:
-    with pytest.raises(SettingError, match=r"(?s)another process cannot make .*RuntimeError: not in another process"):
-        Server(checks(staticmethod(_only_here)))
+    with (pytest.raises(SettingError, match=r"(?s)another process cannot make .*RuntimeError: not in another process"),
+          Server(checks(staticmethod(_only_here)))):
+        pass
 
 
 def _only_here() -> Workload:

@@ -1,0 +1,133 @@
+"""Ways of reading a view: all of them show one content, also of awkward keys, and also while others write."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import Any
+from unittest import SkipTest
+
+from ..support.contract import Contract, check
+from ..support.driver import Driver, driven
+from ..support.neighbours import neighbours
+from ..support.not_tried import not_tried
+from ..support.ways import short
+from ..support.workload import AWKWARD_KEYS, KeyValues, Operation, Workload, sampled
+from .sizes import of_pairs
+from .transactions import begun, several
+
+_DRAWN = 12
+_BEGUN = 3
+"""Pieces of a walk that are read before others write."""
+_WALKED = 40
+
+
+class ReadingChecks(Contract):
+    """See the module's text."""
+
+    @check()
+    def test_every_way_of_reading_shows_one_content(self, work: Workload) -> None:
+        """All pairs, single keys, prefixes, ranges and the count show the same, of keys that are prefixes of one
+        another, that differ in a NUL, a blank or a capital, that are empty, and that begin or end with the highest
+        byte: as they are put, in one transaction and in several, overwritten and deleted, after a checkpoint, a kill,
+        and in a copy."""
+        pairs = of_pairs(work)
+        lacking = [f"{name}=" for name in ("find", "scan", "range", "count") if getattr(pairs.ways, name) is None]
+        if lacking:
+            not_tried("ways of reading a view", f"the workload does not give {', '.join(lacking)}")
+        keys = _awkward(pairs)
+        with driven(work) as it:
+            _compare(it, pairs, "a view of an empty state")
+            it.commit([("try", key, pairs.number(n)[1]) for n, key in enumerate(keys)])
+            _everywhere(it, pairs, "one transaction")
+            for n, key in enumerate(keys):
+                it.commit([("try", key, pairs.number(n + 1)[1])])
+            _everywhere(it, pairs, "transactions that overwrite")
+            if pairs.delete is not None:
+                there = len(it.models[-1])
+                it.commit([("delete", index) for index in range(there // 2)])
+                _everywhere(it, pairs, "a transaction that deletes")
+                it.commit([("try", key, pairs.number(n)[1]) for n, key in enumerate(keys)])
+                it.commit([("delete", -1)])
+                _compare(it, pairs, "a view after the last key was deleted")
+                it.commit([("delete", 0)] * len(it.models[-1]))
+                _everywhere(it, pairs, "everything was deleted")
+
+    @check()
+    def test_a_walk_goes_on_while_others_write(self, work: Workload) -> None:
+        """A walk over a view that is begun before transactions and a checkpoint, and read to its end after them, gives
+        what the view showed when it was made. The transactions overwrite, delete and add keys before and behind where
+        the walk is."""
+        def claim(todo: list[list[Operation]]) -> None:
+            with driven(work) as it:
+                begun(it, _WALKED)
+                for operations in todo:
+                    it.commit(operations)
+                for checkpointed, number in itertools.product((False, True), range(2)):
+                    if checkpointed:
+                        it.checkpoint()
+                    with it.engine.view() as view:
+                        it.compare(view)
+                        whole = {way: list(walk) for way, walk in work.walks(view).items()}
+                        if not whole:
+                            why = "the workload has no walks()"
+                            not_tried("walks that are read while others write", why)
+                            raise SkipTest(f"{why}, so the suite cannot begin one and go on later")
+                        walks = work.walks(view)
+                        first = {way: list(itertools.islice(walk, _BEGUN)) for way, walk in walks.items()}
+                        _write(it, todo, 100 * (number + 2 * checkpointed))
+                        for way, walk in walks.items():
+                            _is_whole(way, whole[way], first[way] + list(walk))
+                        it.compare(view, "a view that was walked while others wrote")
+
+        self.prove(claim, examples=3, todo=several(work, 4, at_least=2))
+
+
+def _awkward(work: KeyValues) -> list[Any]:
+    """Awkward keys of the kind that the workload draws: some of them, and their neighbours."""
+    drawn = sorted(set(sampled(work.keys, 3 * _DRAWN)))[:_DRAWN]
+    own = AWKWARD_KEYS if type(drawn[0]) is bytes else ()
+    near = (key for one in drawn[:3] for key in neighbours(one))
+    numbers = {work.number(n)[0] for n in range(100)}
+    return [key for key in dict.fromkeys([*own, *drawn, *near]) if key not in numbers]
+
+
+def _compare(it: Driver, work: KeyValues, what: str, engine: Any = None) -> None:
+    with (engine or it.engine).view() as view:
+        it.compare(view, what, it.published)
+        work.ways.content(view, every_key=True)
+
+
+def _everywhere(it: Driver, work: KeyValues, after: str) -> None:
+    """Compare every way of reading now, after a checkpoint, after an opening, and in a copy."""
+    _compare(it, work, f"a view after {after}")
+    it.checkpoint()
+    _compare(it, work, f"a view after {after} and a checkpoint")
+    it.reopen()
+    _compare(it, work, f"a view after {after}, a checkpoint and an opening")
+    with contextlib.closing(it.recovered(it.copied(it.image()), at=it.engine.position)) as copy:
+        _compare(it, work, f"a copy after {after}", copy)
+
+
+def _write(it: Driver, todo: list[list[Operation]], number: int) -> None:
+    """Transactions that overwrite, delete, and add before and behind what is there, with a checkpoint among them."""
+    for operations in todo:
+        it.commit(operations)
+        it.commit(it.work.numbered(number + len(it.records)))
+    if isinstance(it.work, KeyValues):
+        it.commit([("set", index, it.work.number(number)[1]) for index in range(0, len(it.models[-1]), 2)])
+        if it.work.delete is not None:
+            it.commit([("delete", index) for index in range(len(it.models[-1]) // 3)])
+    it.checkpoint()
+    for operations in todo:
+        it.commit(operations)
+    it.commit(it.work.numbered(number + 99))
+
+
+def _is_whole(way: str, whole: list[Any], found: list[Any]) -> None:
+    told = f"a walk by {way}, begun before others wrote and read to its end after them,"
+    missing = [piece for piece in whole if piece not in found]
+    assert not missing, f"{told} leaves out {short(missing[0])}"
+    more = [piece for piece in found if piece not in whole]
+    assert not more, f"{told} gives {short(more[0])}, which was not there"
+    assert len(found) == len(whole), f"{told} gives something twice"
