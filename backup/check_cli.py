@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine.contract.engine import Engine
 from ..engine.env import REAL
 from ..engine.errors import InvalidInput, SettingError
 from .arguments import path_of
-from .engines import named
 from .terminal import PROGRESS_S, errors_told, say, say_aside
 
 if TYPE_CHECKING:
@@ -96,8 +94,10 @@ def check(
 
 def _target(text: str) -> _Target:
     """What an argument names. Raises `SettingError`."""
+    from ..engine.contract.engine import Engine
     from ..engine.testing import Contract, Workload
     from ..engine.testing.support.guessed import guess, workload_of, written
+    from .engines import named
 
     found = named(text)
     if isinstance(found, type) and issubclass(found, Contract):

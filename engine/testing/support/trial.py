@@ -113,7 +113,7 @@ def _try_engine(work: Workload) -> None:
             checked(engine.options, given)
         except InvalidInput as error:
             raise SettingError(f"{name}= of the workload: {error.message}", hint=error.hint) from error
-        except AttributeError:  # what the engine declares is no Option, which its checks will tell
+        except AttributeError:  # the engine declares something else than an Option, which its checks will tell
             continue
 
 
