@@ -223,9 +223,9 @@ def test_an_engine_of_ones_own_is_measured_beside_the_kits(tmp_path: Path, monke
     given = ["--engine", "my_engine_to_measure:Mine", "--directory", str(tmp_path), "--quick"]
     assert command.main([*given, "--json", str(tmp_path / "figures.json")]) == 0, capsys.readouterr().err
     lines = json.loads((tmp_path / "figures.json").read_text())["lines"]
-    whats = {line["workload"] for line in lines}
+    words = {line["workload"] for line in lines}
     for word in ("1 thread", "3 threads", "pipelined", "checkpoint", "opening", "full", "incremental", "restore"):
-        assert any(word in what for what in whats), word
+        assert any(word in what for what in words), word
     assert {line["peer"] for line in lines} == {"memory", "sqlite", "rocksdb"}
     assert all(line["figure"]["median"] > 0 and line["peer_figure"]["median"] > 0 for line in lines)
     for wrong, said in (([*given, "--only", "commits"], "leave out --only"),

@@ -22,7 +22,8 @@ QUICK = {"writing-an-engine.md": "held_view or redo or snapshot or digest or pos
 """Which checks of a guide's test file are run, as pytest's -k; all where the profile is not the default one."""
 EXHIBITS = {"engine-bitcask.md": ("held_view or redo or snapshot or digest or position or without_room", ""),
             "engine-duckdb.md": ("read_only or whose or image_outlives or only_a_checkpoint",
-                                 "position or image or opening or clos or mutated or redo or whose or backup_during")}
+                                 "position or image or opening or closed or closing or mutated or redo or whose or "
+                                 "backup_during")}
 """The worked examples, and which checks of each are run: in the default profile, and in any other. An opening of
 DuckDB takes so long that all of them would take minutes."""
 CODE_LINES = 250
