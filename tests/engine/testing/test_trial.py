@@ -256,7 +256,7 @@ def test_all_ways_show_one_content() -> None:
     ({"range": lambda view, low, high: list(view.range(low, high))[::-1]}, "is not by ascending keys"),
     ({"range": lambda view, low, high: view.range(low, high + b"\0")}, "which is not in it"),
     ({"range": lambda view, low, high: [(key, b"") for key, _ in view.range(low, high)]}, r"gives b'a' with b''"),
-], ids=str)
+], ids=lambda given: given if isinstance(given, str) else str(*given))
 def test_two_ways_that_differ(way: dict[str, Any], said: str) -> None:
     with pytest.raises(AssertionError, match=said):
         ways(**way).content(VIEW)
