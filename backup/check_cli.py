@@ -5,7 +5,6 @@ The suites are loaded only when the command runs: they need what `holdfast[testi
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import sys
@@ -25,7 +24,7 @@ from .terminal import PROGRESS_S, errors_told, say, say_aside
 
 if TYPE_CHECKING:
     from ..engine.testing import Contract, Workload
-    from ..engine.testing.support.report import Report, Tried
+    from ..engine.testing.support.report import Tried
 
 
 _WHAT = "name an engine's class, a workload or a function that makes one, or a test class of contracts"
@@ -67,6 +66,7 @@ def check(
     Exits with 1 if a check is broken."""
     with errors_told(False):
         try:
+            from ..engine.testing.support.html_report import save
             from ..engine.testing.support.report import check_engine, chosen
         except ModuleNotFoundError as error:
             raise SettingError(f"the checks need {error.name}, which is not installed",
@@ -87,7 +87,7 @@ def check(
         report.faults = [replace(fault, message=fault.message.replace("with the same command", shlex.join(again)))
                          for fault in report.faults]
         say(str(report))
-        _save(report, json_file, html_file)
+        save(report, json_file, html_file)
     if not report.ok:
         raise SystemExit(1)
 
@@ -192,13 +192,3 @@ def _in_words(check: str) -> str:
     'a held view stays the same'
     """
     return check.rpartition(".")[2].removeprefix("test_").replace("_", " ")
-
-
-def _save(report: Report, json_file: Path | None, html_file: Path | None) -> None:
-    """Raises `OSError`."""
-    from ..engine.testing.support.html_report import page
-
-    if json_file is not None:
-        json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
-    if html_file is not None:
-        html_file.write_text(page(report), encoding="utf-8")

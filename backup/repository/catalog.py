@@ -133,10 +133,10 @@ class Catalog:
             body = msgpack.packb({**entry, "number": number, "nonce": nonce}, use_bin_type=True)
             data = self._seal.seal(Kind.CATALOG, name, body)
             if put_contested(self._store, name, data, partial(self._has, name, nonce), self._env):
-                self.refresh()
-                if number % CHECKPOINT_EVERY == 0:
+                state.apply(msgpack.unpackb(body), self._where(name))
+                if number % CHECKPOINT_EVERY == 0:  # before what others have added since is read: it is of this entry
                     self._checkpoint(number)
-                return self.state
+                return self.refresh()
 
     def note(self, entry: Entry) -> None:
         """Add a proof of an image, unless the image has gone or nothing can be put here."""

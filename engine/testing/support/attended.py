@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from .whereabouts import whereabouts
@@ -84,7 +85,9 @@ def attended(check: Callable[[], None], limit_s: float) -> None:
             if still < limit_s or _debugged(thread):
                 thread.join(max(1.0, limit_s - still) if still < limit_s else limit_s)
                 continue
+            faulthandler.cancel_dump_traceback_later()  # this thread runs, so nothing keeps the interpreter to itself
             said = _said(state, limit_s, thread)
+            faulthandler.dump_traceback_later(2 * limit_s + 5, exit=True, file=_stderr())
             _abandon(thread)
             raise Hangs(said)
     except KeyboardInterrupt:
@@ -112,11 +115,23 @@ def _debugged(thread: threading.Thread) -> bool:
 
 
 def _abandon(thread: threading.Thread) -> None:
-    """Ask a thread to end, which it does if it runs Python. One that waits is left behind."""
+    """Ask a thread to end, which it does if it runs Python. One that waits is left behind, and not asked: in CPython
+    3.11, an exception that waits for its thread keeps a traced thread, as under coverage, from getting on."""
     deadline = time.monotonic() + _UNWIND_S
-    while thread.is_alive() and time.monotonic() < deadline:
+    while thread.is_alive() and time.monotonic() < deadline and _runs(thread):
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Abandoned))
         thread.join(0.1)
+
+
+def _runs(thread: threading.Thread) -> bool:
+    """Whether a thread uses processor time now. If the system does not tell, it counts as if it did."""
+    times = Path(f"/proc/self/task/{thread.native_id}/schedstat")
+    try:
+        before = times.read_text().split()[0]
+        time.sleep(0.05)
+        return times.read_text().split()[0] != before
+    except OSError:
+        return True
 
 
 def tell_on(descriptor: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
 from html import escape
 from itertools import groupby
+from pathlib import Path
 
 from .growth import Growth
 from .never_ran import said
@@ -58,6 +60,14 @@ svg text { fill: var(--dim); font: 11px system-ui, sans-serif; }
 _MEASURES = {"lines": "lines of Python", "memory": "memory, bytes", "moved": "files, bytes", "seconds": "CPU, seconds"}
 _COUNTED = {"history": "transactions", "size": "things"}
 _WIDTH, _HEIGHT, _LEFT, _BELOW, _TOP = 280, 150, 46, 20, 14
+
+
+def save(report: Report, json_file: Path | None, html_file: Path | None) -> None:
+    """Write a report to files, which may be pipes. Raises `OSError`."""
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    if html_file is not None:
+        html_file.write_text(page(report), encoding="utf-8")
 
 
 def page(report: Report) -> str:

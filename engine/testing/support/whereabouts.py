@@ -23,8 +23,10 @@ from typing import Any
 _FRAMES = 12
 _LIBRARY = frozenset({"threading", "queue", "concurrent.futures._base", "contextlib", "contextvars"})
 """Modules that wait on behalf of others."""
-_AROUND = ("hypothesis", "_pytest", "pluggy", "unittest")
-"""Modules whose frames say nothing: they call the check."""
+_AROUND = ("hypothesis", "_pytest", "pluggy", "unittest", "xdist", "execnet")
+"""Modules whose frames say nothing: they call the check. They hold no lock of an engine either, and to read their
+source takes seconds."""
+_READ = ast.With, ast.Call, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda
 _WAITS = frozenset({"acquire", "wait", "wait_for", "join", "get", "put", "result"})
 _OWNER = re.compile(r"owner=(\d+)")
 _MISSING = object()
@@ -88,6 +90,8 @@ def _holders(lock: Any, frames: dict[int, FrameType]) -> list[tuple[int, str]]:
     found = {}
     for ident, top in frames.items():
         for frame, line in traceback.walk_stack(top):
+            if _module(frame).startswith(_AROUND):
+                continue
             for expression in _entered(frame, line):
                 if _lock(_value(frame, expression)) is lock:
                     found[ident] = f", since {_place(frame, expression.lineno)}"
@@ -102,7 +106,7 @@ def _holders(lock: Any, frames: dict[int, FrameType]) -> list[tuple[int, str]]:
 @lru_cache(maxsize=200)
 def _parsed(file: str) -> list[ast.AST]:
     try:
-        return list(ast.walk(ast.parse("".join(linecache.getlines(file)))))
+        return [node for node in ast.walk(ast.parse("".join(linecache.getlines(file)))) if isinstance(node, _READ)]
     except (SyntaxError, ValueError, SystemError):  # the last one if another thread parses, too (CPython 3.11)
         return []
 

@@ -14,6 +14,8 @@ import pytest
 from repository_crashes import BLOCK_BYTES, archived, begun, in_memory, in_one_thread, is_right, restorable
 from repository_rig import Objects, Rig, World, world
 
+from holdfast.backup.repository import names
+from holdfast.backup.repository.catalog import CHECKPOINT_EVERY
 from holdfast.backup.repository.expiring import Keep
 from holdfast.backup.repository.storage.interface import StoredObject
 from holdfast.engine.errors import Damaged
@@ -120,3 +122,28 @@ def test_an_entry_that_is_missing_is_not_the_end(rig: Rig, here: World) -> None:
         del copy.objects[name]
         with pytest.raises(Damaged, match=name):
             copy.repository.info()
+
+
+class SomebodyIsFaster(Objects):
+    """Storage in which somebody else adds an entry as soon as one that is to have a checkpoint is there."""
+
+    def __init__(self, of: Rig) -> None:
+        super().__init__(of.clock, of.objects)
+        self._of = of
+
+    def put(self, name: str, data: bytes) -> None:
+        super().put(name, data)
+        if name == names.numbered(names.CATALOG, CHECKPOINT_EVERY):
+            self._of.opened().mark("meanwhile")
+
+
+def test_a_checkpoint_is_of_its_own_entry_also_if_others_came_since(rig: Rig, here: World) -> None:
+    """It was once of what its writer read after the entry, which had more. Whoever began there missed nothing, and
+    `verify` called it damage. A process that was killed while another one archived showed it."""
+    rig.repository.backup(here.source)
+    hasty = rig.opened(SomebodyIsFaster(rig))
+    for number in range(CHECKPOINT_EVERY):
+        hasty.mark(f"mark {number}")
+    assert "meanwhile" in {mark["name"] for mark in rig.opened().info().marks}
+    assert any(name.startswith(f"{names.CHECKPOINTS}/") for name in rig.objects)
+    assert rig.opened().verify().damaged == ()

@@ -291,7 +291,7 @@ def test_each_request_of_a_verb_goes_wrong(port: int, verb: Callable[[Bucket], N
         faults.begin()
         verb(bucket)
         cases = list(itertools.product(range(1, len(faults.requests) + 1), FAULTS, (1, IN_A_ROW)))
-        struck, had = 0, bucket.reached()
+        struck, too_few, had = 0, 0, bucket.reached()
         tried = list(replace(PROFILE, stride=max(1, len(cases) // MOST)).some(cases))
         for first, fault, count in tried:
             if expires:  # there must be something to drop
@@ -301,11 +301,13 @@ def test_each_request_of_a_verb_goes_wrong(port: int, verb: Callable[[Bucket], N
             with suppress(StorageUnavailable):
                 verb(bucket)
             struck += faults.struck > 0
+            too_few += len(faults.requests) < first  # what there is to do differs from run to run, by a request or two
             faults.begin()
             verb(bucket)
             had, before = bucket.reached(), had
             assert had >= before
         bucket.verify()
         bucket.restore()
-        assert struck == len(tried)
+        assert struck == len(tried) - too_few
+        assert too_few < len(tried) / 5
         counters.count("spoiled requests", "repository", struck)
