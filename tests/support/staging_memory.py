@@ -27,8 +27,10 @@ from holdfast.engine.wal.attachments import TRAILER
 _MAGIC, _FILE = b"TESTSTAG", "state"
 
 
-def _changed(state: Mapping[bytes, bytes], record: Record) -> dict[bytes, bytes]:
-    changed = {**state, **dict(changes_of(record))}
+def _changed(state: Mapping[bytes, bytes], *records: Record) -> dict[bytes, bytes]:
+    changed: dict[bytes, bytes | None] = {**state}
+    for record in records:
+        changed.update(changes_of(record))
     return {key: value for key, value in changed.items() if value is not None}
 
 
@@ -79,10 +81,8 @@ class StagingMemory(StagingEngine[MemoryTransaction, MemoryView], BulkEngine[Mem
         self._published = state, reached
 
     def apply(self, records: Sequence[Record]) -> None:
-        state = self._published[0]
-        for record in records:
-            state = _changed(state, record)
-            self._pending += len(record.payload)
+        state = _changed(self._published[0], *records)
+        self._pending += sum(len(record.payload) for record in records)
         self._published = self._newest = state, records[-1].position
 
     def checkpoint(self, upto: Position) -> Position:

@@ -266,7 +266,7 @@ VERBS = [Bucket.init, Bucket.backup, Bucket.archive, Bucket.mark, Bucket.restore
 IN_A_ROW = 6
 """More than a call is tried, so that some verbs fail."""
 PROFILE = current_profile()
-MOST = {"default": 4, "ci": 60, "nightly": 100_000}[PROFILE.name]
+MOST = {"default": 4, "ci": 15, "nightly": 100_000}[PROFILE.name]
 """For each verb."""
 
 
