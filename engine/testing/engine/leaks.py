@@ -16,7 +16,7 @@ from typing import Any
 from ...contract.engine import Context, Engine
 from ...model.positions import ID_BYTES
 from ..support.contract import Contract, check, scratch
-from ..support.crash_images import read_image, tree
+from ..support.crash_images import copy_running, read_image, tree
 from ..support.driver import Driver, driven
 from ..support.growth import Life
 from ..support.interleave import at_lines
@@ -94,7 +94,7 @@ class LeakChecks(Contract):
             for crash, line in enumerate(points):
                 it.commit(work.numbered(100 + crash))
                 image = it.directory.with_name(f"crash-{crash}")
-                with at_lines({line}, partial(shutil.copytree, it.directory, image)):
+                with at_lines({line}, partial(copy_running, it.directory, image)):
                     it.checkpoint()
                 if image.exists():
                     it.close()
