@@ -243,7 +243,7 @@ def restore(
         from .restore import restore as restore_to
 
         if isinstance(target, str):
-            from .repository.as_target import restore as restore_to  # type: ignore[assignment]
+            from .repository.as_target import restore as restore_to  # type: ignore[assignment]  # same arguments
         when = time_of(at) if at is not None else None
         with progress_told(as_json) as progress:
             report = restore_to(target, dest, to_txid=txid, at=when, force=force, wait=wait,
@@ -283,7 +283,7 @@ def info(path: Annotated[Any, backup_argument("A store, a backup, or the URL of 
         from .info import info as info_of
 
         if isinstance(path, str):
-            from .repository.as_target import info as info_of  # type: ignore[assignment]
+            from .repository.as_target import info as info_of  # type: ignore[assignment]  # of the same use
         found = info_of(path)
         say(found.to_json() if as_json else str(found))
 

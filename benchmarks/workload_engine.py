@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -171,8 +172,8 @@ def _measure(bench: Bench, name: str, stores: Mapping[str, Contestant]) -> Itera
 
     def lines(what: str, unit: str, measured: Callable[[Contestant], float], rounds: int | None = None
               ) -> Iterator[Line]:
-        figures = bench.interleave(f"engine, {what}", {of: lambda store=store: measured(store)  # type: ignore[misc]
-                                                       for of, store in stores.items()}, rounds=rounds)
+        figures = bench.interleave(f"engine, {what}", {of: partial(measured, store) for of, store in stores.items()},
+                                   rounds=rounds)
         for of in stores:
             if of != name:
                 yield Line(workload=f"{name}: {what}", figure=figures[name], unit=unit, peer=of,

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from ...engine.env import Env
 from ...engine.env.shown import shown
@@ -291,7 +292,7 @@ def expire(store: ObjectStore, seal: Seal, catalog: Catalog, keep: Keep, env: En
         if over:
             told += dead
             for entry in over:
-                catalog.append(lambda state, entry=entry: entry if _holds(state, entry) else None)  # type: ignore[misc]
+                catalog.append(partial(_if_it_holds, entry))
             continue
         gone = facts.unused(made)
         entry = _entry(made, [listed.name for listed in gone if listed.name.startswith(f"{names.PACKS}/")])
@@ -320,6 +321,10 @@ def _report(facts: _Facts, made: Plan, gone: list[StoredObject], dead: list[str]
                    log=tuple((branch, first.after.txid + 1, last.end.txid) for branch, first, last in made.slots),
                    objects=len(gone), bytes=sum(listed.size for listed in gone), aborted=tuple(dead), marks=costs,
                    damaged=tuple(error.message for error in facts.damaged))
+
+
+def _if_it_holds(entry: Entry, state: CatalogState) -> Entry | None:
+    return entry if _holds(state, entry) else None
 
 
 def _over(state: CatalogState, keep: Keep, env: Env) -> list[Entry]:

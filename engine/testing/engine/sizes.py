@@ -10,6 +10,7 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import SkipTest
 
@@ -201,6 +202,10 @@ class _Series:
         return f"a {self.of} of {size:,} {unit[self.kind]}" if self.is_long else f"the {self.of} {size:,}"
 
 
+def _first(of: Any, size: int) -> Any:
+    return of[:size]
+
+
 def _series(work: KeyValues) -> Iterator[_Series]:
     keys, values = {type(work.number(0)[0])}, {type(work.number(0)[1])}
     values |= {type(value) for value in sampled(work.values, 30)}
@@ -213,11 +218,11 @@ def _series(work: KeyValues) -> Iterator[_Series]:
                 yield _Series(work, of, kind, int, NUMBERS)
                 continue
             long = sized_like(kind(), SIZES[-1] + 1, random.Random(1))
-            yield _Series(work, of, kind, lambda size, long=long: long[:size], SIZES)  # type: ignore[misc]
+            yield _Series(work, of, kind, partial(_first, long), SIZES)
             if kind is str:
                 letters = "".join(random.Random(1).choices(_LETTERS, k=70_000))
                 sizes = tuple(size for size in SIZES if 0 < size <= 65_537)
-                yield _Series(work, of, kind, lambda size, letters=letters: letters[:size], sizes)  # type: ignore[misc]
+                yield _Series(work, of, kind, partial(_first, letters), sizes)
 
 
 class _Tried:
@@ -340,6 +345,10 @@ def _run_on(it: Driver, count: int) -> None:
     it.compare_state(what=f"a view after {count + 300:,} transactions, a checkpoint and a kill")
 
 
+def _put(work: KeyValues, key: Any, value: Any, tx: Transaction) -> None:
+    work.put(tx, key, value)
+
+
 def _refusals(work: KeyValues, it: Driver) -> dict[str, Callable[[Transaction], object]]:
     """Calls that an engine refuses: those that are named, and keys and values that it was found not to take."""
     calls: dict[str, Callable[[Transaction], object]] = {
@@ -348,8 +357,7 @@ def _refusals(work: KeyValues, it: Driver) -> dict[str, Callable[[Transaction], 
         for size in (series.sizes[0], series.sizes[-1]):
             key, value = series.pair(size, 999)
             if not would_take(it.engine, work.takes, key, value):
-                calls[f"put() of {series.told(size)}"] = (
-                    lambda tx, key=key, value=value: work.put(tx, key, value))  # type: ignore[misc]
+                calls[f"put() of {series.told(size)}"] = partial(_put, work, key, value)
     return calls
 
 
