@@ -26,8 +26,10 @@ from ..support.workload import Operation, Workload
 from .transactions import begun
 
 _TIMES, _ROUNDS, _CHANGES = 40, 10, 7
-_LEAKED_IN_C, _LEAKED_PAGES = 250, 16 << 10
-"""Bytes that each call may leave: of what the C library counts, and of what the system does."""
+_LEAKED_IN_C, _LEAKED_PAGES = 1 << 10, 16 << 10
+"""Bytes that each call may leave: of what the C library counts, and of what the system does. A call reads all of a
+small state, which may be a hundred queries of a library. DuckDB 2.0.1 leaves some bytes behind for each, which is not
+the engine's doing. A view that is kept takes more."""
 _CRASHES = 12
 _LINES = 2000
 """Of a checkpoint that are looked at."""
