@@ -17,7 +17,7 @@ from .. import backup
 from .child import Child
 from .harness import Bench, Line, Samples
 from .large_store import large_store, size_of
-from .peers import copy_and_sync
+from .limits import copy_and_sync
 
 MIB = 1 << 20
 

@@ -19,7 +19,7 @@ from ..engine import GraphStore
 from ..engine.wal.format import FRAME, GROUP_HEADER
 from . import graphs
 from .harness import Bench, Line, Samples
-from .peers import CommitLoop, LeaderLoop, PlainLoop, SyncerLoop, Waiter, pipelined
+from .limits import CommitLoop, LeaderLoop, PlainLoop, SyncerLoop, Waiter, pipelined
 from .sqlite_peer import SqliteGraph
 from .traffic import Commit, Pairs, edge_commits, many_threads, one_thread
 

@@ -3,6 +3,7 @@
 Each engine is driven through the workload that the contract suites drive it through, and holds the same number of keys,
 which the commits set again in turn. So a state does not grow while it is measured. An engine that keeps its state in a
 dictionary pays for its size with each commit, and one on disk does not: the figures of one machine say which is which.
+Beside them stand libraries that are used plainly: what a commit costs that is neither logged nor backed up.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ..engine.store.store import Store
 from ..engine.testing import KeyValues
 from ..engine.testing.support.guessed import workload_of
 from .harness import Bench, Line
+from .peers.key_values import KeyValuePeer, key_value_peers
 from .store_child import NEVER_CHECKPOINT
 from .traffic import Commit, many_threads, one_thread
 from .workload_commits import IN_FLIGHT
@@ -78,6 +80,13 @@ class Contestant:
                 put(tx, *number(next(numbers)))
 
         return commit
+
+    def reads(self, seconds: float) -> float:
+        """Values per second, by key, in a view that stays open, if the workload says how to find one."""
+        find, number, numbers = self.work.ways.find, self.work.number, self._numbers
+        assert find is not None
+        with self.store.snapshot() as view:
+            return one_thread(lambda: find(view, number(next(numbers))[0]), seconds)
 
     def pipelined(self, seconds: float) -> float:
         """Commits per second of one thread that waits for a commit only when `IN_FLIGHT` others came after it."""
@@ -157,7 +166,25 @@ def run(bench: Bench, work: KeyValues) -> Iterator[Line]:
             (place / name).mkdir()
             stores[name] = Contestant(one, place / name)
             closing.callback(stores[name].close)
-        yield from _measure(bench, work.engine.name, stores)
+        peers = key_value_peers(place)
+        for peer in peers.values():
+            closing.callback(peer.close)
+            peer.fill([_plain(number) for number in range(KEYS)])
+        yield from _measure(bench, work.engine.name, stores, peers)
+
+
+def _plain(number: int) -> tuple[bytes, bytes]:
+    return b"key %08d" % number, b"value %d" % number
+
+
+def _puts(peer: KeyValuePeer) -> Commit:
+    numbers = itertools.cycle(range(KEYS))
+    return lambda: peer.put(*_plain(next(numbers)))
+
+
+def _gets(peer: KeyValuePeer, seconds: float) -> float:
+    numbers = itertools.cycle(range(KEYS))
+    return one_thread(lambda: peer.get(_plain(next(numbers))[0]), seconds)
 
 
 def _own(name: str) -> KeyValues:
@@ -167,24 +194,34 @@ def _own(name: str) -> KeyValues:
     return work
 
 
-def _measure(bench: Bench, name: str, stores: Mapping[str, Contestant]) -> Iterator[Line]:
+def _measure(bench: Bench, name: str, stores: Mapping[str, Contestant],
+             peers: Mapping[str, KeyValuePeer]) -> Iterator[Line]:
     scale = bench.scale
 
-    def lines(what: str, unit: str, measured: Callable[[Contestant], float], rounds: int | None = None
-              ) -> Iterator[Line]:
-        figures = bench.interleave(f"engine, {what}", {of: partial(measured, store) for of, store in stores.items()},
-                                   rounds=rounds)
-        for of in stores:
+    def lines(what: str, unit: str, measured: Callable[[Contestant], float], rounds: int | None = None,
+              plainly: Callable[[KeyValuePeer], float] | None = None,
+              only: Callable[[Contestant], bool] = lambda it: True) -> Iterator[Line]:
+        contestants = {of: partial(measured, store) for of, store in stores.items() if only(store)}
+        if name not in contestants:
+            return
+        if plainly is not None:
+            contestants |= {of: partial(plainly, peer) for of, peer in peers.items()}
+        figures = bench.interleave(f"engine, {what}", contestants, rounds=rounds)
+        for of in contestants:
             if of != name:
-                yield Line(workload=f"{name}: {what}", figure=figures[name], unit=unit, peer=of,
+                yield Line(workload=f"{name}: {what}", figure=figures[name], unit=unit, ours=name, peer=of,
                            peer_figure=figures[of], better="less" if unit == "ms" else "more")
 
     few, count = scale.load_rounds, scale.incremental
-    yield from lines("durable commits, 1 thread", "commits/s", lambda it: one_thread(it.commits(), scale.seconds))
+    yield from lines("durable commits, 1 thread", "commits/s", lambda it: one_thread(it.commits(), scale.seconds),
+                     plainly=lambda peer: one_thread(_puts(peer), scale.seconds))
     yield from lines(f"durable commits, {scale.threads} threads", "commits/s",
-                     lambda it: many_threads(scale.threads, lambda n: it.commits(), seconds=scale.seconds))
+                     lambda it: many_threads(scale.threads, lambda n: it.commits(), seconds=scale.seconds),
+                     plainly=lambda peer: many_threads(scale.threads, lambda n: _puts(peer), seconds=scale.seconds))
     yield from lines(f"durable commits, pipelined, {IN_FLIGHT} in flight", "commits/s",
                      lambda it: it.pipelined(scale.seconds))
+    yield from lines("values by key, in a view", "values/s", lambda it: it.reads(scale.seconds),
+                     plainly=lambda peer: _gets(peer, scale.seconds), only=lambda it: it.work.ways.find is not None)
     yield from lines(f"checkpoint after {count:,} transactions", "ms", lambda it: it.checkpoint(count), few)
     yield from lines(f"opening {KEYS:,} keys", "ms", lambda it: it.opening(), few)
     yield from lines(f"full backup of {KEYS:,} keys", "ms", lambda it: it.full_backup(), few)

@@ -27,7 +27,7 @@ from . import graphs, litestream_peer
 from .child import Child
 from .harness import Bench, Line, Samples
 from .large_store import large_store, size_of
-from .peers import copy_and_sync
+from .limits import copy_and_sync
 
 MIB = 1 << 20
 _CHUNK = 4 << 20
@@ -188,7 +188,7 @@ def _litestream(bench: Bench, place: Path) -> Iterator[Line]:
 
     def ours() -> float:
         began = perf_counter()
-        subprocess.run([sys.executable, "-m", "holdfast.backup.cli", "repo", "restore", str(place / "repository"),
+        subprocess.run([Path(sys.executable).with_name("holdfast"), "repo", "restore", str(place / "repository"),
                         str(place / "restored")], check=True, capture_output=True)
         seconds = perf_counter() - began
         shutil.rmtree(place / "restored")

@@ -5,38 +5,49 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 import pytest
 
 from holdfast.benchmarks import __main__ as command
-from holdfast.benchmarks import demo, demo_writer, graphs, harness, report, workload_engine
+from holdfast.benchmarks import demo, demo_writer, graphs, harness, workload_engine
 from holdfast.benchmarks.harness import Bench, Line, Samples, Scale
-from holdfast.benchmarks.peers import LeaderLoop, PlainLoop, SyncerLoop, Waiter, copy_and_sync, pipelined
+from holdfast.benchmarks.limits import LeaderLoop, PlainLoop, SyncerLoop, Waiter, copy_and_sync, pipelined
+from holdfast.benchmarks.report import html, saved, text
+from holdfast.benchmarks.report.saved import Run
 from holdfast.benchmarks.terminal import Terminal
 from holdfast.benchmarks.traffic import many_threads
 from holdfast.benchmarks.workload_cluster import lags
 
 TINY = Scale(rounds=1, seconds=0.05, threads=3, bulk=("soc-Epinions1",), graph_edges=2000, load_rounds=1,
              overlay_edges=300, window=0.2, windows=1, rate=200, incremental=20, recovery=200, large_edges=3000,
-             kills=1, switches=1)
+             kills=1, switches=1, committing=(1, 3), days=2, churn=50, peers=("SQLite",), load_curve=(200, 400),
+             growing_edges=(500, 1000), growing_segments=(3, 5))
 
 
 def test_every_workload_gives_lines_that_can_be_shown_and_saved(tmp_path: Path) -> None:
     said: list[str] = []
-    lines, failed = command.run(TINY, tmp_path, list(command.WORKLOADS), said.append)
+    results, failed = command.run(TINY, tmp_path, list(command.WORKLOADS), said.append)
     assert not failed, said[-1]
     assert not list(tmp_path.iterdir())
+    assert list(results) == list(command.WORKLOADS)
+    assert all(results.values())
     shown = io.StringIO()
-    report.show(harness.machine(tmp_path), lines, shown)
-    for word in ("1 thread", "3 threads", "pipelined", "SQLite", "bulk load", "one hop", "two hops", "in the overlay",
-                 "full backup", "cp + fsync", "memory", "p50", "p99.9", "incremental", "recovery", "replay",
-                 "ack=quorum", "ack=all", "ack=local", "replication lag", "fail-over", "switch-over", "seeding"):
+    run = Run(machine=harness.machine(tmp_path), scale=saved.plain(TINY), seconds=1.0, results=results)
+    text.show(run, shown)
+    for word in ("1 thread", "3 threads", "pipelined", "SQLite", "bulk load", "one hop", "two hops", "a transaction",
+                 "properties of a node", "breadth-first", "while as many edges come as go", "opening", "full backup",
+                 "cp + fsync", "memory", "p50", "p99.9", "incremental", "recovery", "replay", "ack=quorum", "ack=all",
+                 "ack=local", "replication lag", "fail-over", "switch-over", "seeding"):
         assert word in shown.getvalue(), word
-    report.save(tmp_path / "figures.json", harness.machine(tmp_path), lines)
-    saved = json.loads((tmp_path / "figures.json").read_text())
-    assert [line["workload"] for line in saved["lines"]] == [line.workload for line in lines]
-    assert all(line.figure.median > 0 for line in lines if line.unit != "MiB")
+    saved.save(tmp_path / "figures.json", run)
+    assert saved.load(tmp_path / "figures.json") == run
+    page = html.page(run)
+    for name, found in results.items():
+        for one in found:
+            assert escape(one.workload) in page, name
+            assert not isinstance(one, Line) or one.unit == "MiB" or one.figure.median > 0, one
 
 
 def test_lag_counts_each_transaction_from_its_sync_to_when_it_is_shown() -> None:
@@ -207,6 +218,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit) as refused:
         command.main(["--only", "nonsense"])
     assert refused.value.code == 2
+    assert "there is no workload 'nonsense'" in capsys.readouterr().err
     (tmp_path / "taken").mkdir()
     assert demo.main(["--keep", str(tmp_path / "taken")]) == 2
     assert "exists already" in capsys.readouterr().out
@@ -222,11 +234,12 @@ def test_an_engine_of_ones_own_is_measured_beside_the_kits(tmp_path: Path, monke
     monkeypatch.setattr(workload_engine, "KEYS", 50)
     given = ["--engine", "my_engine_to_measure:Mine", "--directory", str(tmp_path), "--quick"]
     assert command.main([*given, "--json", str(tmp_path / "figures.json")]) == 0, capsys.readouterr().err
-    lines = json.loads((tmp_path / "figures.json").read_text())["lines"]
+    lines = json.loads((tmp_path / "figures.json").read_text())["results"]
     words = {line["workload"] for line in lines}
     for word in ("1 thread", "3 threads", "pipelined", "checkpoint", "opening", "full", "incremental", "restore"):
         assert any(word in what for what in words), word
-    assert {line["peer"] for line in lines} == {"memory", "sqlite", "rocksdb"}
+    assert {line["ours"] for line in lines} == {"mine"}
+    assert {line["peer"] for line in lines} >= {"memory", "sqlite", "rocksdb"}
     assert all(line["figure"]["median"] > 0 and line["peer_figure"]["median"] > 0 for line in lines)
     for wrong, said in (([*given, "--only", "commits"], "leave out --only"),
                         (["--engine", "my_engine_to_measure:Nothing"], "has no 'Nothing'"),
