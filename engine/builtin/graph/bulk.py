@@ -6,8 +6,11 @@ the log (`bulk_columns`); the record that names the file holds the new tokens an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -15,10 +18,10 @@ import numpy.typing as npt
 
 from ...env.shown import shown, type_name
 from ...errors import InvalidInput
-from .bulk_columns import Loaded, packed_map
+from .bulk_columns import Loaded, packed_maps
 from .overlay import Marks
-from .tokens import TYPE
-from .values import check_id, check_labels, check_name, check_properties
+from .tokens import KEY, TYPE
+from .values import check_column, check_id, check_labels, check_mapping, check_name, encode_maps
 from .walk import labels_of
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 MAX_ITEMS = 1 << 40
 """Of nodes, and of edges, in one load."""
+_BATCH = 4096
+"""So many nodes have their properties checked and encoded together."""
 
 Properties = Mapping[str, Any]
 NodeItem = tuple[str | Sequence[str], Properties]
@@ -92,7 +97,7 @@ def encode(load: object, tx: GraphTransaction, out: BinaryIO, reserve: Callable[
         if load.edge_type is None:
             raise InvalidInput("a load with edges needs an edge_type")
         kind = tx.token(TYPE, check_name(load.edge_type, "edge type"))
-    edge_props = b"".join(_maps(maps, before.next_edge, tx))
+    edge_props = _maps([before.next_edge + at for at, _ in maps], [properties for _, properties in maps], tx)
     uniform = 0
     if sets is None and count:
         uniform = tx.label_set(shared)
@@ -118,26 +123,30 @@ def _nodes(load: BulkLoad, shared: tuple[str, ...], tx: GraphTransaction,
     if isinstance(load.nodes, (str, bytes, bool, Mapping)) or not isinstance(load.nodes, Iterable):
         raise InvalidInput(f"nodes must be a number or an iterable, not {type_name(load.nodes)}")
     sets: list[int] = []
-    maps: list[tuple[int, Properties]] = []
+    parts: list[bytes] = []
     known: dict[Any, int] = {}
-    uniform = True
-    for at, item in enumerate(load.nodes):
-        if isinstance(item, Mapping):
-            labels: Any = shared
-            properties = item
-        elif isinstance(item, tuple) and len(item) == 2:
-            labels, properties = item
-            labels = _several(labels)
-            uniform = False
-        else:
-            raise InvalidInput(f"node {at} of the load is neither a mapping nor (labels, properties)")
-        token = known.get(labels)
-        if token is None:
-            token = known[labels] = tx.label_set(check_labels(labels))
-        sets.append(token)
-        if properties:
-            maps.append((at, properties))
-    return len(sets), None if uniform else np.array(sets, np.uint32), b"".join(_maps(maps, first, tx))
+    items = iter(load.nodes)
+    while batch := list(islice(items, _BATCH)):
+        count = len(sets)
+        maps: Sequence[Any] = batch
+        having: Sequence[Any] = [shared] * len(batch)
+        if set(map(type, batch)) != {dict}:
+            having, maps = zip(*[_node(at, item, shared) for at, item in enumerate(batch, count)], strict=True)
+        for labels in dict.fromkeys(having):
+            if labels not in known:
+                known[labels] = tx.label_set(check_labels(labels))
+        sets += map(known.__getitem__, having)
+        parts.append(_maps(range(first + count, first + len(sets)), maps, tx))
+    return len(sets), None if {shared}.issuperset(known) else np.array(sets, np.uint32), b"".join(parts)
+
+
+def _node(at: int, item: Any, shared: tuple[str, ...]) -> tuple[tuple[Any, ...], Properties]:
+    """The labels and the properties of one node. Raises `InvalidInput`."""
+    if isinstance(item, Mapping):
+        return shared, item
+    if isinstance(item, tuple) and len(item) == 2:
+        return _several(item[0]), item[1]
+    raise InvalidInput(f"node {at} of the load is neither a mapping nor (labels, properties)")
 
 
 def _several(labels: Any) -> tuple[Any, ...]:
@@ -152,9 +161,30 @@ def _several(labels: Any) -> tuple[Any, ...]:
     return several
 
 
-def _maps(maps: list[tuple[int, Properties]], first: int, tx: GraphTransaction) -> Iterator[bytes]:
-    for at, properties in maps:
-        yield packed_map(first + at, tx.property_map(check_properties(properties)))
+def _maps(items: Sequence[int], maps: Sequence[Properties], tx: GraphTransaction) -> bytes:
+    """The property maps of some nodes or edges, as the load's file holds them. Those that have the same keys are
+    checked and encoded together, column by column."""
+    if set(map(type, maps)) != {dict}:
+        maps = [dict(check_mapping(properties)) if properties else {} for properties in maps]
+    if set(map(type, chain.from_iterable(maps))) != {str}:  # equal keys of another type would be taken for the same
+        for key in chain.from_iterable(maps):
+            check_name(key, "property key")
+    by_keys: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for at, keys in enumerate(map(tuple, maps)):
+        by_keys[keys].append(at)
+    by_keys.pop((), None)
+    found: list[tuple[int, bytes]] = []
+    for keys, places in by_keys.items():
+        rows = maps if len(places) == len(maps) else [maps[at] for at in places]
+        columns = {}
+        for key in keys:
+            column = list(map(itemgetter(key), rows))
+            check_column(check_name(key, "property key"), column)
+            columns[tx.token(KEY, key)] = column
+        found += zip([items[at] for at in places], encode_maps(columns), strict=True)
+    if len(by_keys) > 1:
+        found.sort()
+    return packed_maps(found)
 
 
 def _edges(edges: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[tuple[int, Properties]]]:

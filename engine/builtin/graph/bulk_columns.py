@@ -12,8 +12,9 @@ node properties and edge properties: id u64, length u32, property map, and so on
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,12 +46,11 @@ from .values import decode_map, value_digest
 _MAGIC, _VERSION = b"HFGBULK\0", 1
 _HEAD = struct.Struct("<8sIIII6Q")
 _MAP = struct.Struct("<QI")
-_BATCH = 256
 
-
-def packed_map(item: int, packed: bytes) -> bytes:
-    """A property map as the columns of nodes' and edges' properties hold it."""
-    return _MAP.pack(item, len(packed)) + packed
+def packed_maps(maps: Iterable[tuple[int, bytes]]) -> bytes:
+    """Property maps, given with their ids, as the columns of nodes' and edges' properties hold them."""
+    head = _MAP.pack
+    return b"".join([part for item, packed in maps for part in (head(item, len(packed)), packed)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Loaded:
         out.write(_HEAD.pack(_MAGIC, _VERSION, self.uniform, self.kind, 0, self.first_node, nodes, self.first_edge,
                              edges, len(self.node_props), len(self.edge_props)))
         sets = [] if self.uniform else [self.label_sets.astype("<u4")]
-        for column in (*sets, self.sources.astype("<u8"), self.targets.astype("<u8")):
+        for column in (*sets, self.sources.astype("<i8", copy=False), self.targets.astype("<i8", copy=False)):
             for at in range(0, len(column), 1 << 18):
                 out.write(column[at : at + (1 << 18)].tobytes())
         out.write(self.node_props)
@@ -133,8 +133,8 @@ def read(files: Files, path: Path, payload: bytes) -> Loaded:
         else:
             sets = np.frombuffer(data, "<u4", nodes, at).astype(np.uint32)
             at += 4 * nodes
-        sources = np.frombuffer(data, "<i8", edges, at).astype(np.int64)
-        targets = np.frombuffer(data, "<i8", edges, at + 8 * edges).astype(np.int64)
+        sources = np.frombuffer(data, "<i8", edges, at).astype(np.int64, copy=False)
+        targets = np.frombuffer(data, "<i8", edges, at + 8 * edges).astype(np.int64, copy=False)
         at += 16 * edges
         if len(data) < at + node_bytes + edge_bytes:  # the kit's trailer follows
             raise Damaged("has the wrong length", path=str(path), offset=len(data))
@@ -151,10 +151,10 @@ def apply(loaded: Loaded, writer: StateWriter, indexes: Indexes, tokens: Tokens)
     if len(loaded.label_sets):
         _write_nodes(loaded, writer, tokens)
     rows: list[bytes] = []
-    writer.write("node_props", _props(loaded.node_props, loaded, indexes, tokens, rows))
+    writer.append("node_props", _props(loaded.node_props, loaded, indexes, tokens, rows))
     writer.write("index", ((row, b"") for row in sorted(rows)))
     edge_ids = np.array([edge for edge, _ in _read_maps(loaded.edge_props)], np.int64)
-    writer.write("edge_props", ((id_key(edge), packed) for edge, packed in _read_maps(loaded.edge_props)))
+    writer.append("edge_props", ((id_key(edge), packed) for edge, packed in _read_maps(loaded.edge_props)))
     if len(loaded.sources):
         _write_edges(loaded, writer, edge_ids)
         _write_adjacency(loaded, writer)
@@ -162,12 +162,11 @@ def apply(loaded: Loaded, writer: StateWriter, indexes: Indexes, tokens: Tokens)
 
 
 def _read_maps(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at < len(data):
-        item, length = _MAP.unpack_from(data, at)
-        at += _MAP.size
-        yield item, data[at : at + length]
-        at += length
+    head, skipped, at, end = _MAP.unpack_from, _MAP.size, 0, len(data)
+    while at < end:
+        item, length = head(data, at)
+        at += skipped + length
+        yield item, data[at - length : at]
 
 
 def _props(data: bytes, loaded: Loaded, indexes: Indexes, tokens: Tokens,
@@ -192,8 +191,15 @@ def _parts(per: int, first: int, column: Any) -> Iterator[tuple[int, int, Any]]:
         number += 1
 
 
+def _write_blocks(writer: StateWriter, db: str, per: int, first: int, column: Any) -> None:
+    """Consecutive items, which come after all others, as blocks of `per`. The first is merged into the last block."""
+    blocks = _blocks(writer, db, per, first, column)
+    if first % per:
+        writer.write(db, islice(blocks, 1))
+    writer.append(db, blocks)
+
+
 def _blocks(writer: StateWriter, db: str, per: int, first: int, column: Any) -> Iterator[tuple[bytes, bytes]]:
-    """Consecutive items as blocks of `per`. The first is merged into the block that exists."""
     for number, skip, part in _parts(per, first, column):
         block = part
         if len(part) < per:
@@ -207,7 +213,7 @@ def _blocks(writer: StateWriter, db: str, per: int, first: int, column: Any) -> 
 
 def _write_nodes(loaded: Loaded, writer: StateWriter, tokens: Tokens) -> None:
     first, sets = loaded.first_node, loaded.label_sets
-    writer.write("nodes", _blocks(writer, "nodes", NODE_BLOCK, first, sets.astype("<u4", copy=False)))
+    _write_blocks(writer, "nodes", NODE_BLOCK, first, sets.astype("<u4", copy=False))
     by_label: dict[int, list[int]] = {}
     for label_set in loaded.sets():
         for label in tokens.label_tokens(label_set):
@@ -237,7 +243,7 @@ def _write_edges(loaded: Loaded, writer: StateWriter, with_props: Any) -> None:
     table["type"] = loaded.kind
     table["flags"] = PRESENT
     table["flags"][with_props - loaded.first_edge] |= HAS_PROPS
-    writer.write("edges", _blocks(writer, "edges", EDGE_BLOCK, loaded.first_edge, table))
+    _write_blocks(writer, "edges", EDGE_BLOCK, loaded.first_edge, table)
 
 
 def _write_adjacency(loaded: Loaded, writer: StateWriter) -> None:
@@ -245,30 +251,23 @@ def _write_adjacency(loaded: Loaded, writer: StateWriter) -> None:
     but the last makes the lists."""
     n = len(loaded.sources)
     order = _order(loaded.sources, loaded.targets)
-    place = order % n
+    owner = np.concatenate((loaded.sources, loaded.targets))[order]
+    neighbours = np.concatenate((loaded.targets, loaded.sources))[order]
     inward = order >= n
-    owner = np.where(inward, loaded.targets[place], loaded.sources[place])
-    neighbours = np.where(inward, loaded.sources[place], loaded.targets[place])
+    edges = order + loaded.first_edge
+    edges[inward] -= n
     starts = np.flatnonzero(np.concatenate(([True], (owner[1:] != owner[:-1]) | (inward[1:] != inward[:-1]))))
     counts = np.diff(np.concatenate((starts, [2 * n])))
-    # All lists one after the other, each as it is stored: its neighbours, then its edges.
-    data = np.empty(4 * n, "<i8")
-    at = np.arange(2 * n) + np.repeat(starts, counts)
-    data[at] = neighbours
-    data[at + np.repeat(counts, counts)] = place + loaded.first_edge
     keys = np.empty(len(starts), np.dtype([("node", ">u8"), ("lane", ">u4")]))
     keys["node"] = owner[starts]
     keys["lane"] = loaded.kind << 1 | np.where(inward[starts], IN, 0)
     cursor = writer.txn.cursor(writer.dbs["adjacency"])
     if not cursor.last() or cursor.key() < keys[0].tobytes():
-        _append(cursor, writer, keys, starts, counts, data)
+        writer.append("adjacency", _lists(keys, starts, counts, neighbours, edges))
         return
-    lists = []
-    raw, packed = keys.tobytes(), data.tobytes()
-    for i, (start, count) in enumerate(zip(starts.tolist(), counts.tolist(), strict=True)):
-        column = np.frombuffer(packed, "<i8", 2 * count, 16 * start).tolist()
-        lists.append((raw[12 * i : 12 * i + 12], list(zip(column[count:], column[:count], strict=True))))
-    writer.write_lists(lists)
+    raw, pairs = keys.tobytes(), list(zip(edges.tolist(), neighbours.tolist(), strict=True))
+    writer.write_lists((raw[12 * i : 12 * i + 12], pairs[start : start + count])
+                       for i, (start, count) in enumerate(zip(starts.tolist(), counts.tolist(), strict=True)))
 
 
 def _order(sources: Any, targets: Any) -> Any:
@@ -285,28 +284,15 @@ def _order(sources: Any, targets: Any) -> Any:
     return np.argsort(nodes, kind="stable")
 
 
-def _append(cursor: Any, writer: StateWriter, keys: Any, starts: Any, counts: Any, data: Any) -> None:
-    """Append lists that come after all existing ones."""
-    raw, packed = keys.tobytes(), data.tobytes()
-    puts: list[tuple[bytes, bytes]] = []
-    block = adjacency.BLOCK
-    sealed, tally = writer.sealers["adjacency"].sealed, writer.tallies["adjacency"]
-
-    def put_all() -> None:
-        stored = [(key, sealed(key, value)) for key, value in puts]
-        for _, value in stored:
-            tally.add(value)
-        cursor.putmulti(stored, append=True)
-        puts.clear()
-
-    for i, (start, count) in enumerate(zip((16 * starts).tolist(), counts.tolist(), strict=True)):
-        key = raw[12 * i : 12 * i + 12]
-        value = packed[start : start + 16 * count]
+def _lists(keys: Any, starts: Any, counts: Any, neighbours: Any, edges: Any) -> Iterator[tuple[bytes, bytes]]:
+    """The entries of new lists."""
+    raw, near, far = (keys.tobytes(), *(column.astype("<i8", copy=False).tobytes() for column in (edges, neighbours)))
+    block, at = adjacency.BLOCK, 0
+    for start, count in zip((8 * starts).tolist(), counts.tolist(), strict=True):
+        key, end = raw[at : at + 12], start + 8 * count
+        at += 12
+        value = far[start:end] + near[start:end]
         if count <= block:
-            puts.append((key, value))
+            yield key, value
         else:
-            puts += adjacency.long_list(key, value)
-        if len(puts) >= _BATCH:
-            put_all()
-            writer.pace()
-    put_all()
+            yield from adjacency.long_list(key, value)

@@ -13,11 +13,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
+from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from ...env import Clock
+from ...errors import Damaged
 from ...model.positions import Position
 from ...toolkit.checksums import Tally
 from . import adjacency
@@ -40,23 +43,27 @@ from .overlay import Event, Indexes, Layer, Marks, list_changes, newest
 from .tokens import Tokens
 from .values import decode_map, value_digest
 
-_BATCH = 64
+_BATCH, _APPENDED = 64, 256
 _WORK_SECONDS, _REST_SECONDS = 400e-6, 60e-6
+_LOAD_SECONDS = 2e-3
+"""The same of a bulk load: somebody waits for that, and nobody for a checkpoint."""
 _NODE_BYTES, _EDGE_BYTES, _LABEL_BYTES = 4 * NODE_BLOCK, EDGE_BLOCK * EDGE_ENTRY.size, LABEL_WINDOW // 8
 Cells = Callable[[Layer], dict[int, Event]]
 
 
 class Pace:
-    """Called now and then by long work: sleeps for a moment if the work has run for a while since the last time."""
+    """Called now and then by long work: sleeps for a moment if the work has run for `work` seconds since the last
+    time."""
 
-    __slots__ = ("_clock", "_since")
+    __slots__ = ("_clock", "_since", "_work")
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, work: float = _WORK_SECONDS) -> None:
         self._clock = clock
+        self._work = work
         self._since = clock.monotonic()
 
     def __call__(self) -> None:
-        if self._clock.monotonic() - self._since > _WORK_SECONDS:
+        if self._clock.monotonic() - self._since > self._work:
             self._clock.sleep(_REST_SECONDS)
             self._since = self._clock.monotonic()
 
@@ -136,6 +143,22 @@ class StateWriter:
         cursor.putmulti(puts)
         cursor.close()
         read.clear()
+
+    def append(self, db: str, writes: Iterable[tuple[bytes, bytes]]) -> None:
+        """Put values after all that the database has; in key order, in batches. Nothing is looked up, and pages are
+        filled. Raises `Damaged` if the database has a key that does not come before."""
+        cursor = self.txn.cursor(self.dbs[db])
+        sealer, tally = self.sealers[db], self.tallies[db]
+        tag, digest, seed, items = sealer.tag, xxh3_64_digest, xxh3_64_intdigest, iter(writes)
+        while puts := list(islice(items, _APPENDED)):
+            # `Sealer.sealed` inlined: most of a bulk load's entries pass here.
+            seals = [digest(value, seed(key, tag)) for key, value in puts]
+            tally.add_seals(seals)
+            _, added = cursor.putmulti([(key, value + seal) for (key, value), seal in zip(puts, seals, strict=True)],
+                                       append=True)
+            if added < len(puts):
+                raise Damaged(f"{db} has an entry that nothing wrote", path=str(sealer.path))
+            self.pace()
 
     def newest(self, cells: Cells, key: int) -> Event | None:
         """The event of a cell that must be written, or None."""
@@ -405,7 +428,8 @@ def write_state(state: LmdbState, base: Base, layers: Sequence[Layer], upto: Pos
         lmdb.Error: LMDB failed; the environment must not be written again.
     """
     with state.environment.begin(write=True) as txn:
-        writer = StateWriter(state, txn, layers, base.txid, upto.txid, tokens, Pace(clock), base.tallies)
+        pace = Pace(clock, _WORK_SECONDS if more is None else _LOAD_SECONDS)
+        writer = StateWriter(state, txn, layers, base.txid, upto.txid, tokens, pace, base.tallies)
         indexes = writer.write_all(base.indexes)
         marks = writer.marks(base.marks) if more is None else more(writer, indexes)
         document = encode_meta(state.context.store_id, upto, marks, indexes, writer.tallies)

@@ -46,8 +46,8 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         "map_size": Option(1 << 40 if sys.maxsize > 1 << 32 else 1 << 30, "the most bytes that the state may ever take "
                            "(address space, not disk)", least=1 << 20, most=1 << 46),
         "cache_bytes": Option(64 << 20, "about how many bytes of memory may keep adjacency lists that were read, for "
-                              "each edge type and direction; a view with an overlay keeps a quarter as much of its own",
-                              least=0),
+                              "each edge type and direction, and as many properties of nodes; a view with an overlay "
+                              "keeps a quarter as much of its own", least=0),
     }
 
     @classmethod
@@ -108,7 +108,7 @@ class GraphEngine(StagingEngine[GraphTransaction, GraphView], BulkEngine[GraphTr
         if changes.txid != self._staged + 1 or record.txid < changes.txid:
             raise ValueError(f"a transaction made for transaction {changes.txid} cannot be transaction {record.txid}")
         changes.txid = record.txid  # higher if there are kit records between; no view has a bound there
-        marks = tx.marks()
+        marks = changes.after()
         with self._lock:
             self._state[1][0].add(changes, marks, len(record.payload))
         self._marks = marks

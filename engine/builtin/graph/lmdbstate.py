@@ -31,7 +31,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lmdb
 import msgpack
@@ -76,8 +76,9 @@ LEAST_MAP_SIZE = 64 << 20
 _FIRST_ROOM = 1 << 20
 _SPARE_ROOM = 16 << 20
 _KEPT_BYTES = 160
-"""About how many bytes a kept list takes besides its content."""
+"""About how many bytes a kept list or dict takes besides its content."""
 _MAX_BLOCKS = 1024
+_Value = TypeVar("_Value")
 
 
 def sealers(path: Path) -> dict[str, Sealer]:
@@ -85,10 +86,10 @@ def sealers(path: Path) -> dict[str, Sealer]:
     return {name: Sealer(name, number, path) for number, name in enumerate(DATABASES)}
 
 
-class KeptLists(dict[int, bytes]):
-    """A cache of adjacency lists by node: only the neighbours, packed. A base does not change, so entries stay valid.
-    When the room is used up, all are dropped; lists that are read often soon come back. Several threads may use it at
-    once, without a lock; then the room is only approximate."""
+class Kept(dict[int, _Value]):
+    """A cache by node: of one adjacency list, only the neighbours, packed; or of properties. A base does not change, so
+    entries stay valid. When the room is used up, all are dropped; what is read often soon comes back. Several threads
+    may use it at once, without a lock; then the room is only approximate."""
 
     __slots__ = ("_limit", "_room")
 
@@ -96,13 +97,18 @@ class KeptLists(dict[int, bytes]):
         super().__init__()
         self._limit = self._room = limit
 
-    def keep(self, node: int, packed: bytes) -> None:
-        self._room -= len(packed) + _KEPT_BYTES
+    def keep(self, node: int, value: _Value, size: int) -> None:
+        """Keep what takes about so many bytes."""
+        self._room -= size + _KEPT_BYTES
         if self._room < 0:
             self.clear()
-            self._room = self._limit - len(packed) - _KEPT_BYTES
+            self._room = self._limit - size - _KEPT_BYTES
         if self._room >= 0:
-            self[node] = packed
+            self[node] = value
+
+
+KeptLists = Kept[bytes]
+KeptProperties = Kept[dict[str, Any]]
 
 
 class Base:
@@ -111,6 +117,7 @@ class Base:
     Attributes:
         txn: LMDB's.
         get: gives a list's value in adjacency, its seal opened, or None. Raises `lmdb.Error`, `Damaged`.
+        get_props: the same of a node's property map.
         dbs: the databases by name.
         position: of this state; if it was opened with `at`, that position.
         txid: the last transaction that it holds. Overlay entries of earlier transactions are in it too.
@@ -122,17 +129,19 @@ class Base:
         node_blocks, edge_blocks: a cache of blocks by number, checked when they were read. Whether a node exists is
             asked more often than anything else, and LMDB releases the interpreter lock for each read.
         lists: a cache of adjacency lists, by lane.
+        properties: a cache of properties.
         sound: whether all of it was verified.
     """
 
-    __slots__ = ("dbs", "edge_blocks", "edge_props", "get", "indexes", "lists", "marks", "meta", "node_blocks",
-                 "node_props", "position", "sound", "state", "tallies", "txid", "txn")
+    __slots__ = ("dbs", "edge_blocks", "edge_props", "get", "get_props", "indexes", "lists", "marks", "meta",
+                 "node_blocks", "node_props", "position", "properties", "sound", "state", "tallies", "txid", "txn")
 
     def __init__(self, state: LmdbState, at: Position | None = None) -> None:
         self.state = state
         self.txn, self.meta = state.begin_known()
-        self.get = _opening(self.txn.get, state.sealers["adjacency"])
         self.dbs = state.dbs
+        self.get, self.get_props = (_opening(self.txn.get, self.dbs[name], state.sealers[name])
+                                    for name in ("adjacency", "node_props"))
         for db in self.dbs.values():
             self.txn.stat(db)
         held, self.marks, self.indexes, self.tallies = state.read_meta(self.txn.get(b"state", None, self.dbs["meta"]))
@@ -143,6 +152,7 @@ class Base:
         self.node_blocks: dict[int, bytes] = {}
         self.edge_blocks: dict[int, bytes] = {}
         self.lists: dict[int, KeptLists] = {}
+        self.properties = KeptProperties(state.cache_bytes)
         self.node_props, self.edge_props = (self.tallies[name].count > 0 for name in ("node_props", "edge_props"))
         self.sound = False
 
@@ -229,12 +239,13 @@ class Base:
                           path=str(self.state.path))
 
 
-def _opening(get: Callable[..., bytes | None], sealer: Sealer) -> Callable[[bytes], bytes | None]:
-    """`get` that opens the seal of what it finds. It is `Sealer.opened` inlined, because every hop runs it."""
+def _opening(get: Callable[..., bytes | None], db: Any, sealer: Sealer) -> Callable[[bytes], bytes | None]:
+    """`get` of one database that opens the seal of what it finds. It is `Sealer.opened` inlined, because every hop runs
+    it."""
     tag, digest, seed = sealer.tag, xxh3_64_digest, xxh3_64_intdigest
 
     def opening(key: bytes) -> bytes | None:
-        sealed = get(key)
+        sealed = get(key, None, db)
         if sealed is None:
             return None
         value = sealed[:-SEAL]
@@ -428,13 +439,14 @@ class LmdbState:
         return int(info["map_size"] // self.page_size - info["last_pgno"] - 1)
 
     def trim(self) -> None:
-        """Give back room that was reserved and not used, except for a little. The caller makes sure that nothing writes
-        meanwhile. Nothing reads after the last page."""
+        """Give back room that was reserved and not used, except for a little: 1 MiB to 16 MiB, as the state is small
+        or large. The caller makes sure that nothing writes meanwhile. Nothing reads after the last page."""
         used = (self.environment.info()["last_pgno"] + 1) * self.page_size
         file = self.files.open(self.path, "write")
         try:
-            if file.size() > used + 2 * _SPARE_ROOM:
-                file.truncate(used + _SPARE_ROOM)
+            spare = min(max(used // 64, _FIRST_ROOM), _SPARE_ROOM)
+            if file.size() > used + 2 * spare:
+                file.truncate(used + spare)
         finally:
             file.close()
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Literal
 
 import lmdb
@@ -28,6 +30,7 @@ from .lmdbstate import (
     ROW_KEY,
     Base,
     KeptLists,
+    KeptProperties,
     id_key,
 )
 from .overlay import IN, OUT, Indexes, Layer, Marks, list_changes, newest
@@ -41,6 +44,12 @@ _first = struct.Struct("<q").unpack_from
 _pack_key = adjacency.pack_key
 _label_u32 = struct.Struct("<I").unpack_from
 Plan = tuple[int, KeptLists]
+NOTHING: Any = MappingProxyType({})
+"""The cache of a reader that has none, or has not read any properties yet."""
+_UNCHANGING = frozenset((bool, int, float, str, bytes, datetime))
+"""Types of values that nobody can change. A dict of these can be kept, and copies of it handed out."""
+_ENTRY_BYTES = 100
+"""About how many bytes of memory a key and a value take besides the value's own."""
 _SEVERAL = -1
 _FEW = 4
 """With at most so many edge types, reading the list of each is faster than finding out which ones a node has."""
@@ -57,6 +66,8 @@ class Lookups:
     _tokens: Tokens
     _get: Callable[..., bytes | None]
     _plans: dict[tuple[str | None, str], Plan]
+    _kept: Mapping[int, dict[str, Any]] = NOTHING
+    """The properties that were read, by node; a view has its own from its first read on."""
     _keeps: bool
     """Whether what was read can be cached: not in a transaction, which changes."""
 
@@ -106,11 +117,41 @@ class Lookups:
 
     def _props(self, node: int) -> bytes:
         for layer in self._layers:
-            event = newest(layer.props.get(node), self._bound)
-            if event is not None:
-                packed: bytes = event[1]
-                return packed
-        return self._stored("node_props", id_key(node)) or b"" if self._base.node_props else b""
+            if node in layer.props:
+                event = newest(layer.props[node], self._bound)
+                if event is not None:
+                    packed: bytes = event[1]
+                    return packed
+        base = self._base
+        if not base.node_props:
+            return b""
+        try:
+            return base.get_props(id_key(node)) or b""
+        except (struct.error, lmdb.Error) as error:
+            raise self._failed(node, error) from error
+
+    def _properties(self, node: int) -> dict[str, Any]:
+        """A node's properties, as a new dict; a view caches them. Raises `NotFound`."""
+        kept = self._kept
+        if kept is NOTHING and self._keeps:
+            # As for adjacency: with an overlay, a view has its own cache. A layer without properties gets none that
+            # this view shows.
+            base, overlaid = self._base, any(layer.props for layer in self._layers)
+            kept = KeptProperties(base.state.cache_bytes // 4) if overlaid else base.properties
+            self._kept = kept  # type: ignore[misc]  # a view has the slot
+            if (known := kept.get(node)) is not None:
+                return known.copy()
+        packed = self._props(node)
+        if not packed and not self._labels(node):  # a node that was deleted has no properties
+            raise NotFound(f"no node {shown(node)}")
+        found = self._named(packed)
+        if kept is NOTHING:
+            return found
+        for value in found.values():
+            if type(value) not in _UNCHANGING:
+                return found
+        kept.keep(node, found, len(packed) + _ENTRY_BYTES * len(found))  # type: ignore[attr-defined]
+        return found.copy()
 
     def _edge(self, edge: int) -> tuple[int, int, int] | None:
         """(source, target, type token), or None."""
@@ -137,8 +178,8 @@ class Lookups:
         return self._stored("edge_props", id_key(edge)) or b"" if self._base.edge_props else b""
 
     def _named(self, packed: bytes) -> dict[str, Any]:
-        name = self._tokens.name
-        return {name(token): value for token, value in decode_map(packed).items()} if packed else {}
+        names = self._tokens.names
+        return {names[token]: value for token, value in decode_map(packed).items()} if packed else {}
 
     def _column(self, node: int, lane: int, kept: KeptLists) -> bytes:
         """The neighbours in one list, packed; a view caches it. Raises `NotFound`."""
@@ -156,7 +197,7 @@ class Lookups:
         if not column and not self._labels(node):
             raise NotFound(f"no node {shown(node)}")
         if self._keeps:
-            kept.keep(node, column)
+            kept.keep(node, column, len(column))
         return column
 
     def _plan(self, type: str | None, direction: Direction) -> Plan:

@@ -156,6 +156,7 @@ that sets one property map, 550 for one that adds an edge."""
 
 _SUMMED = 128
 """The most bytes of a sum of additions. It is bounded because each event of a chain holds a sum of its own."""
+_tuple = tuple.__new__  # costs a third of calling the named tuple, and every commit does it
 _pack_one = struct.Struct("<q").pack
 _pack_two = struct.Struct("<qq").pack
 _EMPTY: Any = MappingProxyType({})
@@ -174,9 +175,11 @@ class Changes(Layer):
     frozen meanwhile, its events will be in two layers. Readers see no difference.
     """
 
-    __slots__ = ("below", "txid")
+    __slots__ = ("below", "next_edge", "next_node", "next_token", "number_of_edges", "number_of_nodes", "txid")
 
-    def __init__(self, txid: int, below: Layer) -> None:
+    def __init__(self, txid: int, below: Layer, marks: Marks) -> None:
+        """`marks`: before the transaction."""
+        self.next_node, self.next_edge, self.next_token, self.number_of_nodes, self.number_of_edges = marks
         # A transaction touches few of these. The others are one empty dict that all transactions share and none can
         # write to. To make them anew would cost as much as everything else that a small transaction does.
         self.nodes = self.props = self.edges = self.edge_props = _NO_EVENTS
@@ -187,6 +190,11 @@ class Changes(Layer):
         self.indexes = None
         self.txid = txid
         self.below = below
+
+    def after(self) -> Marks:
+        """The marks after the transaction."""
+        return _tuple(Marks, (self.next_node, self.next_edge, self.next_token, self.number_of_nodes,
+                              self.number_of_edges))
 
     def set_node(self, node: int, labels: int, tokens: tuple[int, ...]) -> None:
         """Give `node` the label set `labels`, which consists of `tokens`. 0: the node does not exist."""
@@ -226,11 +234,12 @@ class Changes(Layer):
         new = False
         adjacency, under = self.adjacency, below.adjacency
         for lane, node, neighbour in ((kind << 1, source, target), (kind << 1 | IN, target, source)):
-            lists = adjacency.get(lane)
-            if lists is None:
-                lists = adjacency[lane] = {}
-                new = True
-            older = lists.get(node)
+            if lane in adjacency:
+                lists = adjacency[lane]
+                older = lists.get(node)
+            else:
+                lists, older, new = {}, None, True
+                adjacency[lane] = lists
             if older is None and lane in under:
                 older = under[lane].get(node)
             there: Any = present

@@ -35,12 +35,12 @@ _EDGE = struct.Struct("<QQQII")
 _ROW = struct.Struct("<I8sQ")
 
 
-def encode(changes: Changes, marks: tuple[int, ...]) -> bytes:
+def encode(changes: Changes) -> bytes:
     pack_edge = _EDGE.pack
     edges = changes.edges
     indexes = changes.indexes
     packed: bytes = _pack((
-        marks,
+        changes.after(),
         [change[1:] for change in changes.tokens] if changes.tokens else (),
         b"".join([_NODE.pack(node, event[1]) for node, event in changes.nodes.items()]) if changes.nodes else b"",
         _cells(changes.props) if changes.props else (),
@@ -63,9 +63,10 @@ def decode(txid: int, payload: bytes, below: Layer, tokens: Tokens) -> tuple[Cha
     Raises:
         Damaged: it is not a payload of this engine.
     """
-    changes = Changes(txid, below)
     try:
-        marks, new, nodes, props, edges, edge_props, rows, indexes = msgpack.unpackb(payload, use_list=True)
+        counts, new, nodes, props, edges, edge_props, rows, indexes = msgpack.unpackb(payload, use_list=True)
+        marks = Marks(*counts)
+        changes = Changes(txid, below, marks)
         for token, kind, value in new:
             add_token(changes, tokens, token, kind, value)
         for node, labels in _NODE.iter_unpack(nodes):
@@ -80,7 +81,7 @@ def decode(txid: int, payload: bytes, below: Layer, tokens: Tokens) -> tuple[Cha
             changes.set_row(index, digest, node)
         if indexes is not None:
             changes.set_indexes({(label, key): index for label, key, index in indexes})
-        return changes, Marks(*marks)
+        return changes, marks
     except (ValueError, TypeError, KeyError, struct.error, msgpack.UnpackException) as error:
         raise Damaged(f"transaction {txid} holds no payload of the graph engine: {error!r}") from error
 

@@ -61,7 +61,14 @@ class Reads(Lookups):
         labels = self._labels(node)
         if not labels:
             raise NotFound(f"no node {shown(node)}")
-        return Node(node, self._tokens.label_names(labels), self._named(self._props(node)))
+        return Node(node, self._tokens.label_names(labels), self.properties(node))
+
+    def properties(self, node: int) -> dict[str, Any]:
+        """The properties of the node with this id: a new dict. Faster than `node`, which also finds its labels."""
+        if node.__class__ is not int:
+            node = check_id(node, "a node")
+        kept = self._kept.get(node)
+        return self._properties(node) if kept is None else kept.copy()
 
     def has_node(self, node: int) -> bool:
         if node.__class__ is not int:

@@ -19,21 +19,25 @@ class Tokens:
     Attributes:
         ids: (kind, value) to token. The value is the name; for a set of labels, their tokens, ascending.
         values: token to (kind, value).
+        names: token to name, of everything but sets of labels.
         highest: the highest token in the table; 0 if it is empty.
         types: the tokens of edge types; replaced, never changed.
     """
 
-    __slots__ = ("_names", "highest", "ids", "types", "values")
+    __slots__ = ("_sets", "highest", "ids", "names", "types", "values")
 
     def __init__(self) -> None:
         self.ids: dict[tuple[str, Value], int] = {}
         self.values: dict[int, tuple[str, Value]] = {}
+        self.names: dict[int, str] = {}
         self.highest = 0
         self.types: list[int] = []
-        self._names: dict[int, tuple[str, ...]] = {}
+        self._sets: dict[int, tuple[str, ...]] = {}
 
     def add(self, token: int, kind: str, value: Value) -> None:
         self.values[token] = (kind, value)
+        if kind != LABELS:
+            self.names[token] = value  # type: ignore[assignment]
         self.highest = max(self.highest, token)
         if kind == TYPE and token not in self.types:
             self.types = [*self.types, token]
@@ -44,16 +48,14 @@ class Tokens:
         if self.highest >= end:
             for token in [token for token in self.values if token >= end]:
                 del self.ids[self.values.pop(token)]
-                self._names.pop(token, None)
+                self.names.pop(token, None)
+                self._sets.pop(token, None)
             self.types = [token for token in self.types if token < end]
             self.highest = end - 1
 
     def name(self, token: int) -> str:
         """The name of a label, type or key. Raises `KeyError` if there is none."""
-        kind, value = self.values[token]
-        if kind == LABELS:
-            raise KeyError(token)
-        return value  # type: ignore[return-value]
+        return self.names[token]
 
     def label_tokens(self, labels: int) -> tuple[int, ...]:
         """The labels in a set of labels. Raises `KeyError` if there is no such set."""
@@ -64,9 +66,9 @@ class Tokens:
 
     def label_names(self, labels: int) -> tuple[str, ...]:
         """The names in a set of labels, sorted. Raises `KeyError`."""
-        names = self._names.get(labels)
+        names = self._sets.get(labels)
         if names is None:
-            names = self._names[labels] = tuple(sorted(self.name(token) for token in self.label_tokens(labels)))
+            names = self._sets[labels] = tuple(sorted(self.name(token) for token in self.label_tokens(labels)))
         return names
 
     def of_kind(self, kind: str) -> list[int]:

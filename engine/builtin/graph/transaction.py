@@ -21,7 +21,6 @@ from .tokens import KEY, LABEL, LABELS, TYPE, Tokens, Value
 from .values import check_id, check_labels, check_name, check_properties, decode_map, encode_map, value_digest
 
 _EVERYTHING = 1 << 63
-_tuple = tuple.__new__
 _MAX_TOKEN = (1 << 31) - 1
 
 
@@ -41,11 +40,6 @@ class GraphTransaction(Reads, Transaction):
         "_bound",
         "_get",
         "_layers",
-        "_next_edge",
-        "_next_node",
-        "_next_token",
-        "_number_of_edges",
-        "_number_of_nodes",
         "_plans",
         "_tokens",
         "changes",
@@ -54,14 +48,13 @@ class GraphTransaction(Reads, Transaction):
 
     def __init__(self, base: Base, layers: tuple[Layer, ...], txid: int, marks: Marks, tokens: Tokens) -> None:
         Transaction.__init__(self)
-        self.changes = changes = Changes(txid, layers[0])
+        self.changes = changes = Changes(txid, layers[0], marks)
         self._base = base
         self._get = base.get
         self._layers = (changes, *layers)
         self._bound = _EVERYTHING
         self._tokens = tokens
         self._plans = {}
-        self._next_node, self._next_edge, self._next_token, self._number_of_nodes, self._number_of_edges = marks
 
     # --- nodes -------------------------------------------------------------------------------------------------------
 
@@ -69,13 +62,14 @@ class GraphTransaction(Reads, Transaction):
         """Add a node. Returns its id."""
         names = check_labels(labels)
         packed, cells = self._merged(b"", properties, more) if properties or more else (b"", {})
-        node = self._next_node
-        self._next_node = node + 1
-        self._number_of_nodes += 1
+        changes = self.changes
+        node = changes.next_node
+        changes.next_node = node + 1
+        changes.number_of_nodes += 1
         label_set, tokens = self._label_set(names)
-        self.changes.set_node(node, label_set, tokens)
+        changes.set_node(node, label_set, tokens)
         if packed:
-            self.changes.set_props(node, packed)
+            changes.set_props(node, packed)
             self._note_rows(node, tokens, cells)
         return node
 
@@ -92,7 +86,7 @@ class GraphTransaction(Reads, Transaction):
         if self._props(node):
             self.changes.set_props(node, b"")
         self.changes.set_node(node, 0, ())
-        self._number_of_nodes -= 1
+        self.changes.number_of_nodes -= 1
 
     def add_label(self, node: int, *labels: str) -> None:
         """Give a node these labels as well."""
@@ -150,13 +144,14 @@ class GraphTransaction(Reads, Transaction):
         packed = self._merged(b"", properties, more)[0] if properties or more else b""
         if kind is None:
             kind = self.token(TYPE, type)
-        edge = self._next_edge
-        self._next_edge = edge + 1
-        self._number_of_edges += 1
-        if self.changes.set_edge(edge, source, target, kind, True):
+        changes = self.changes
+        edge = changes.next_edge
+        changes.next_edge = edge + 1
+        changes.number_of_edges += 1
+        if changes.set_edge(edge, source, target, kind, True) and self._plans:
             self._plans.clear()
         if packed:
-            self.changes.set_edge_props(edge, packed)
+            changes.set_edge_props(edge, packed)
         return edge
 
     def delete_edge(self, edge: int) -> None:
@@ -169,7 +164,7 @@ class GraphTransaction(Reads, Transaction):
             self.changes.set_edge_props(edge, b"")
         if self.changes.set_edge(edge, *found, False):
             self._plans.clear()
-        self._number_of_edges -= 1
+        self.changes.number_of_edges -= 1
 
     def set_edge_properties(self, edge: int, properties: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Set some properties of an edge. The others do not change."""
@@ -201,9 +196,10 @@ class GraphTransaction(Reads, Transaction):
         if (self._known(LABEL, label), self._known(KEY, key)) in indexes:
             raise InvalidInput(f"there is an index on {label}.{key} already", hint="use it, or drop it first")
         where = (self.token(LABEL, label), self.token(KEY, key))
-        indexes[where] = self._next_token
-        self._next_token += 1
-        self.changes.set_indexes(indexes)
+        changes = self.changes
+        indexes[where] = changes.next_token
+        changes.next_token += 1
+        changes.set_indexes(indexes)
 
     def drop_index(self, label: str, key: str) -> None:
         """Drop a property index."""
@@ -234,22 +230,19 @@ class GraphTransaction(Reads, Transaction):
         see it, since nothing that they read uses it. After a rollback the next transaction removes it (see `cut`)."""
         token = self._tokens.ids.get((kind, value))
         if token is None:
-            token = self._next_token
+            changes = self.changes
+            token = changes.next_token
             if token > _MAX_TOKEN:
                 raise InvalidInput("this store has used all of its 2,147,483,647 names")
-            self._next_token = token + 1
+            changes.next_token = token + 1
             self._tokens.add(token, kind, value)
-            self.changes.add_token(token, kind, value)
+            changes.add_token(token, kind, value)
             self._plans.clear()
         return token
 
     def label_set(self, names: tuple[str, ...]) -> int:
         """The token of a set of checked labels."""
         return self._label_set(names)[0]
-
-    def property_map(self, properties: Mapping[str, Any]) -> bytes:
-        """The bytes of checked properties. Raises `InvalidInput` if they are too large."""
-        return self._merged(b"", properties, {})[0]
 
     def _label_set(self, names: tuple[str, ...]) -> tuple[int, tuple[int, ...]]:
         """The token of a set of labels, and the tokens of the labels."""
@@ -272,7 +265,7 @@ class GraphTransaction(Reads, Transaction):
         for key, value in changed.items():
             token = self._known(KEY, key)
             if token < 0:
-                token = self._next_token + len(new)
+                token = self.changes.next_token + len(new)
                 new.append(key)
             cells[token] = value
         packed = encode_map(cells)
@@ -284,24 +277,25 @@ class GraphTransaction(Reads, Transaction):
 
     def marks(self) -> Marks:
         """Allocation marks and counts after this transaction."""
-        return _tuple(Marks, [get(self) for get in _MARKS])
+        return self.changes.after()
 
     def _marks(self) -> Marks:
-        return self.marks()
+        return self.changes.after()
 
     def payload(self) -> bytes:
         changes = self.changes
         if changes.edges or changes.nodes or changes.props or changes.edge_props or changes.indexes is not None:
-            return payload.encode(changes, self.marks())
+            return payload.encode(changes)
         return b""
 
     def close(self) -> None:
-        for put in _LET_GO:
-            put(self, None)
+        _put_base(self, None)
+        _put_get(self, None)
+        _put_layers(self, None)
+        _put_plans(self, None)
 
 
-_MARKS = [GraphTransaction.__dict__[name].__get__ for name in ("_next_node", "_next_edge", "_next_token",
-                                                               "_number_of_nodes", "_number_of_edges")]
-_LET_GO = [GraphTransaction.__dict__[name].__set__ for name in ("_base", "_get", "_layers", "_plans")]
-"""The slots' own getters and setters, past the check of who uses the transaction. Here nothing else can use it, and
-every commit would pay for the check."""
+_put_base, _put_get, _put_layers, _put_plans = [GraphTransaction.__dict__[name].__set__
+                                                for name in ("_base", "_get", "_layers", "_plans")]
+"""The slots' own setters, past the check of who uses the transaction. Here nothing else can use it, and every commit
+would pay for the check."""

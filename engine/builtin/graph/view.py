@@ -7,8 +7,9 @@ from typing import Any
 
 from ...contract.view import View
 from . import check, walk
+from .csr import Csr, csr
 from .lmdbstate import Base
-from .lookups import Closed, Int64
+from .lookups import NOTHING, Closed, Direction, Int64
 from .overlay import Layer
 from .reads import Edge, Reads
 from .tokens import TYPE, Tokens
@@ -21,7 +22,8 @@ class GraphView(Reads, View):
     what was deleted since is not reused. If open views hold the states of some 2,000 checkpoints, no further checkpoint
     is possible. `Reads` has the calls."""
 
-    __slots__ = ("_base", "_bound", "_get", "_layers", "_plans", "_tokens")
+    __slots__ = ("_base", "_bound", "_get", "_kept", "_layers", "_plans", "_tokens")
+    __networkx_backend__ = "holdfast"
     _keeps = True
 
     def __init__(self, base: Base, layers: tuple[Layer, ...], bound: int, tokens: Tokens) -> None:
@@ -31,6 +33,7 @@ class GraphView(Reads, View):
         self._bound = bound
         self._tokens = tokens
         self._plans = {}
+        self._kept = NOTHING
 
     @property
     def txid(self) -> int:
@@ -45,6 +48,19 @@ class GraphView(Reads, View):
         """Every edge, or every one of a type, by id: new arrays of sources, targets and edge ids. O(edges)."""
         return walk.edge_arrays(self, self._type(type))
 
+    def csr(self, type: str | None = None, direction: Direction = "out", *, edges: bool = False) -> Csr:
+        """All nodes, and every edge or every one of a type, in compressed sparse rows: new arrays. `edges`: with the
+        ids of the edges. O(nodes + edges log edges), at nearly the speed of memory."""
+        return csr(self, self._type(type), direction, edges)
+
+    def is_directed(self) -> bool:
+        """NetworkX asks this of every graph."""
+        return True
+
+    def is_multigraph(self) -> bool:
+        """NetworkX asks this of every graph."""
+        return True
+
     def _type(self, type: str | None) -> int:
         return 0 if type is None else self._tokens.ids.get((TYPE, type), -1)
 
@@ -55,4 +71,4 @@ class GraphView(Reads, View):
         return check.check(self, self._bound)
 
     def close(self) -> None:
-        self._base = self._get = self._layers = self._plans = _CLOSED
+        self._base = self._get = self._kept = self._layers = self._plans = _CLOSED

@@ -20,6 +20,7 @@ from holdfast.engine.builtin.graph import (
     GraphEngine,
     GraphView,
     adjacency,
+    bulk,
     bulk_columns,
 )
 from holdfast.engine.env import Files
@@ -300,3 +301,64 @@ def test_what_is_no_load(rig: Rig) -> None:
     path.write_bytes(whole)
     rig.engine.apply_bulk(rig.record(payload), path)
     rig.sound()
+
+
+_KEYS = st.sampled_from(("a", "b", "c", "d"))
+_ITEMS = st.lists(st.dictionaries(_KEYS, st.integers(-(1 << 63), (1 << 63) - 1) | st.booleans() | st.text(max_size=3)
+                                  | st.floats(allow_nan=False) | st.lists(st.integers(0, 9), max_size=2), max_size=4),
+                  max_size=12)
+
+
+@settings(deadline=None, max_examples=30)
+@given(_ITEMS, st.lists(st.booleans(), min_size=12, max_size=12), st.sampled_from((3, 4096)))
+def test_properties_of_many_shapes(items: list[dict[str, Any]], labelled: list[bool], batch: int) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "_BATCH", batch)
+        rig = Rig(Path(directory))
+        tx = rig.engine.begin()
+        tx.add_node(d=1)
+        rig.commit(tx)
+        nodes = [("L", item) if with_label else item for item, with_label in zip(items, labelled, strict=False)]
+        edges = [(0, len(items) - 1, item) for item in items]
+        rig.load(BulkLoad(nodes=nodes, labels="M", edges=edges, edge_type="T", relative=True))
+        with rig.engine.view() as view:
+            for at, (item, with_label) in enumerate(zip(items, labelled, strict=False)):
+                found, edge = view.node(2 + at), view.edge(1 + at)
+                assert found.labels == (("L",) if with_label else ("M",))
+                assert found.properties == edge.properties == item
+                assert all(type(found.properties[key]) is type(value) for key, value in item.items())
+        rig.sound()
+        rig.engine.close()
+
+
+class _Text(str):
+    pass
+
+
+@pytest.mark.parametrize("key", [_Text("k"), _Text("l"), 1, ""])
+def test_a_key_that_is_no_text_is_refused_wherever_it_comes(rig: Rig, key: Any) -> None:
+    for nodes in ([{"k": 1}, {key: 1}], [{key: 1}, {"k": 1}], [{"l": 1}, {key: 1, "m": 2}]):
+        with pytest.raises(InvalidInput, match="property key"):
+            rig.engine.write_bulk(BulkLoad(nodes=nodes), io.BytesIO())
+
+
+def test_an_entry_after_all_others_is_damage(rig: Rig) -> None:
+    """LMDB leaves out what it is told to append and what does not come last."""
+    rig.load(BulkLoad(nodes=[{"k": 1}]))
+    state = rig.engine._lmdb
+    with state.environment.begin(write=True) as txn:
+        txn.put(bytes(7) + b"\x09", b"stray", db=state.dbs["node_props"])
+    with pytest.raises(Damaged, match="node_props has an entry that nothing wrote"):
+        rig.load(BulkLoad(nodes=[{"k": 2}, {"k": 3}]))
+
+
+def test_a_loaded_state_leaves_little_room_unused(rig: Rig) -> None:
+    rig.load(BulkLoad(nodes=[{"k": n} for n in range(50_000)]))
+    state = rig.engine._lmdb
+    used = (state.environment.info()["last_pgno"] + 1) * state.page_size
+    assert used <= state.files.size(state.path) <= used + (2 << 20)
+    leaves = rig.engine.view()._base.txn.stat(state.dbs["node_props"])["leaf_pages"]
+    entry = 2 + 8 + 8 + 6 + 8  # its place, LMDB's header, the key, a map of one number, the seal
+    assert leaves <= 1.05 * 50_000 * entry / state.page_size

@@ -35,6 +35,35 @@ def test_what_passes_comes_back_equal(properties: dict[int, Any]) -> None:
     assert values.encode_map(dict(reversed(properties.items()))) == packed
 
 
+@given(st.dictionaries(st.integers(1, 1000), st.none(), min_size=1, max_size=20), st.data())
+def test_many_maps_are_encoded_as_each_one_is(keys: dict[int, None], data: st.DataObject) -> None:
+    rows = [{key: data.draw(_scalars) for key in keys} for _ in range(3)]
+    assert values.encode_maps({key: [row[key] for row in rows] for key in keys}) == [*map(values.encode_map, rows)]
+
+
+@pytest.mark.parametrize("count", [7, 8, 15, 16, 17, 40_000])
+def test_headers_of_all_sizes(count: int) -> None:
+    row = dict.fromkeys(range(1, count + 1), "x")
+    assert values.encode_maps({key: ["x", "x"] for key in row}) == [values.encode_map(row)] * 2
+
+
+_odd = st.one_of(st.sampled_from(("\ud800", "\udc00", "\u00e9", 1 << 63, -(1 << 63) - 1, None, (1,), np.int64(1),
+                                  [None], datetime(2000, 1, 1), "x" * (values.MAX_VALUE_BYTES - 4),
+                                  "\u00e9" * (values.MAX_VALUE_BYTES // 2))), _values)
+
+
+@given(st.lists(_odd, min_size=1, max_size=3) | st.lists(st.sampled_from(("\ud800", "\udc00", "x")), min_size=1))
+def test_a_column_is_refused_if_one_of_it_is(column: list[Any]) -> None:
+    def refused(check: Callable[..., None], *given: Any) -> bool:
+        try:
+            check("key", *given)
+        except InvalidInput:
+            return True
+        return False
+
+    assert refused(values.check_column, column) == any(refused(values.check_value, value) for value in column)
+
+
 @given(_values, _values)
 def test_digests_tell_values_apart_by_type_and_not_by_order(a: Any, b: Any) -> None:
     if values.encode_value(a) == values.encode_value(b):
