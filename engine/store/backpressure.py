@@ -51,6 +51,13 @@ class Backpressure:
         with self._changed:
             self._changed.notify_all()
 
+    def admits(self) -> bool:
+        """Whether `wait` would return at once. Asks for a checkpoint as `wait` does."""
+        pending = self._engine.pending_bytes()
+        if pending >= self._settings.checkpoint_soft_bytes:
+            self.wanted.set()
+        return pending < self._settings.checkpoint_hard_bytes and self._few_wait()
+
     def wait(self, usable: Callable[[], bool]) -> None:
         """Wait until neither bound is reached. Returns early if the store is poisoned or no longer `usable`; the caller
         checks that. Call it if `slow` bytes are pending or waiting.

@@ -76,9 +76,13 @@ class Outcome(Future[int]):
 
     def __init__(self, callbacks: Callbacks) -> None:
         super().__init__()
+        self._state = "RUNNING"  # so it cannot be cancelled; nobody else has it yet, so this needs no lock
         self._callbacks = callbacks
         self._ended: Event | None = None  # when somebody waits
-        self.set_running_or_notify_cancel()
+
+    def done(self) -> bool:
+        """Whether the commit has ended. Takes no lock: the state is set after the result, and only once."""
+        return self._state == "FINISHED"
 
     def add_done_callback(self, fn: Callable[[Future[int]], Any]) -> None:
         """Call `fn` with this future when it is done, in the store's thread for callbacks."""
@@ -86,7 +90,7 @@ class Outcome(Future[int]):
 
     def result(self, timeout: float | None = None) -> int:
         self._wait(timeout)
-        return super().result(0)
+        return super().result(0) if self._result is None else self._result
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         self._wait(timeout)

@@ -1,7 +1,7 @@
 """The line: the tickets of commits that wait for acknowledgement. No I/O.
 
-Joining, leaving from the front, and leaving because a condition failed each cost O(k log n), for k tickets added or
-removed and n in line, in whatever order they joined.
+Joining costs O(1). Leaving from the front costs O(transactions that are acknowledged by it), and each transaction is
+passed once, so that is O(1) per transaction too, in whatever order the tickets joined.
 
 Signal safety: a signal handler may raise in the middle of any of this. So a ticket is recorded in `woken` before it is
 removed from the line, and `CommitTicket.wake` may be called twice.
@@ -9,17 +9,20 @@ removed from the line, and `CommitTicket.wake` may be called twice.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
-from itertools import count
 from typing import Protocol
 
 from ..env import Lock
 from ..errors import HoldfastError
 from .callbacks import Outcome
 
-_SPARE = 64
-"""The heap of txids is rid of those that are gone when they are more than those still there, and this many."""
+
+class Told(Protocol):
+    """Who is told how a commit ended, by quick calls on the thread that learned it. For instance an `Outcome`."""
+
+    def done(self) -> bool: ...
+    def set_result(self, txid: int, /) -> None: ...
+    def set_exception(self, error: HoldfastError, /) -> None: ...
 
 
 class Acknowledging(Protocol):
@@ -28,6 +31,7 @@ class Acknowledging(Protocol):
     def wait(self, ticket: CommitTicket) -> None: ...
     def wait_publishable(self, ticket: CommitTicket) -> None: ...
     def future(self, ticket: CommitTicket) -> Outcome: ...
+    def tell(self, ticket: CommitTicket, outcome: Told) -> None: ...
     def drop(self, ticket: CommitTicket) -> None: ...
 
 
@@ -38,7 +42,7 @@ class CommitTicket:
     Attributes:
         txid: the transaction.
         thread, gate: the thread that waits, and the locked lock it waits on; or None.
-        outcome: the future to resolve, or None.
+        outcome: who is to be told, or None.
         done: the ticket has left the line: it is acknowledged, or ended with `error`, or its thread must lead.
         error: why the transaction is not acknowledged, or None.
     """
@@ -50,7 +54,7 @@ class CommitTicket:
         self._commits = commits
         self.thread: int | None = None
         self.gate: Lock | None = None
-        self.outcome: Outcome | None = None
+        self.outcome: Told | None = None
         self.error: HoldfastError | None = None
         self.done = False
 
@@ -70,6 +74,10 @@ class CommitTicket:
         """A future that is done, with the txid or an error, when the transaction is acknowledged. Its callbacks run in
         the store's callback thread."""
         return self._commits.future(self)
+
+    def tell(self, outcome: Told) -> None:
+        """Tell `outcome` when the transaction is acknowledged, or why it is not. Perhaps at once."""
+        self._commits.tell(self, outcome)
 
     def drop(self) -> None:
         """Nobody will wait for it. Then nothing is kept for it, however long a condition on it stays open."""
@@ -106,37 +114,33 @@ def wake_all(woken: list[CommitTicket]) -> None:
 
 
 class Line:
-    """See the module's text. Not thread-safe: group commit's mutex guards it."""
+    """See the module's text. A transaction has at most one ticket. Not thread-safe: group commit's mutex guards it."""
 
-    __slots__ = ("_at", "_gated", "_number", "_txids")
+    __slots__ = ("_at", "_first", "_gated")
 
     def __init__(self) -> None:
-        self._at: dict[int, list[CommitTicket]] = {}
-        self._txids: list[int] = []  # a heap of the keys of `_at`; may also hold keys that were removed
-        self._gated: list[tuple[int, int, CommitTicket]] = []  # a heap of tickets with threads; some may be done
-        self._number = count()
+        self._at: dict[int, CommitTicket] = {}
+        self._first = 0  # no ticket is for an earlier transaction
+        self._gated: dict[int, CommitTicket] = {}  # those with threads, in the order in which they joined
 
     def join(self, ticket: CommitTicket) -> None:
         """Add a ticket. Call it again if the ticket gets a gate later."""
         txid = ticket.txid
-        there = self._at.get(txid)
-        if there is None:
-            self._at[txid] = [ticket]
-            heapq.heappush(self._txids, txid)
-        elif ticket not in there:
-            there.append(ticket)
+        if txid < self._first or not self._at:
+            self._first = txid
+        self._at[txid] = ticket
         if ticket.gate is not None:
-            heapq.heappush(self._gated, (txid, next(self._number), ticket))
+            self._gated[txid] = ticket
 
     def take_upto(self, txid: int, woken: list[CommitTicket]) -> None:
-        """Move the tickets for `txid` and earlier to `woken`."""
-        txids = self._txids
-        while txids and txids[0] <= txid:
-            self._take(txids[0], None, woken)
-            heapq.heappop(txids)
-        gated = self._gated
-        while gated and gated[0][2].done:  # `next_thread` removes them too, but may not be called for long
-            heapq.heappop(gated)
+        """Move the tickets for `txid` and earlier to `woken`, in the order of their transactions."""
+        at = self._at
+        if at:
+            for number in range(self._first, txid + 1):
+                if number in at:
+                    self._take(at[number], woken)
+            if txid >= self._first:
+                self._first = txid + 1
 
     def take_between(self, first: int, last: int, why: Callable[[int], HoldfastError],
                      woken: list[CommitTicket]) -> None:
@@ -144,58 +148,32 @@ class Line:
         O(length of the line) if that is less."""
         at = self._at
         for txid in range(first, last + 1) if last - first < len(at) else [t for t in at if first <= t <= last]:
-            self._take(txid, why, woken)
-        self._thin()
+            if txid in at:
+                at[txid].error = why(txid)
+                self._take(at[txid], woken)
 
-    def drop(self, ticket: CommitTicket) -> None:
-        """One that nobody waits for leaves."""
-        self._remove(ticket)
-        self._thin()
+    def _take(self, ticket: CommitTicket, woken: list[CommitTicket]) -> None:
+        ticket.done = True
+        woken.append(ticket)
+        self.drop(ticket)
 
-    def _thin(self) -> None:
-        """Forget the txids that are gone, if they are the most."""
-        if len(self._txids) > 2 * len(self._at) + _SPARE:
-            txids = list(self._at)
-            heapq.heapify(txids)
-            self._txids = txids
-
-    def _take(self, txid: int, why: Callable[[int], HoldfastError] | None, woken: list[CommitTicket]) -> None:
-        leaving = self._at.get(txid)
-        if leaving is not None:
-            for ticket in leaving:
-                if why is not None:
-                    ticket.error = why(txid)
-                ticket.done = True
-            woken.extend(leaving)
-            del self._at[txid]
-
-    def next_thread(self, after: int, woken: list[CommitTicket]) -> CommitTicket | None:
-        """Move the first ticket after `after` that has a thread to `woken`, and return it: its thread will lead."""
-        gated = self._gated
-        while gated:
-            txid, _, ticket = gated[0]
-            if not ticket.done and txid > after:
-                ticket.done = True
-                woken.append(ticket)
-                self._remove(ticket)
-                heapq.heappop(gated)
-                return ticket
-            heapq.heappop(gated)
+    def next_thread(self, woken: list[CommitTicket]) -> CommitTicket | None:
+        """Move the first ticket that has a thread to `woken`, and return it: its thread will lead."""
+        for ticket in self._gated.values():
+            self._take(ticket, woken)
+            return ticket
         return None
 
     def leave(self, thread: int) -> None:
         """Remove the tickets of a thread whose wait was interrupted."""
-        for ticket in [w for _, _, w in self._gated if w.thread == thread and not w.done]:
+        for ticket in [ticket for ticket in self._gated.values() if ticket.thread == thread]:
             ticket.done = True
-            self._remove(ticket)
+            self.drop(ticket)
 
-    def _remove(self, ticket: CommitTicket) -> None:
-        there = self._at.get(ticket.txid)
-        if there is not None:
-            if there == [ticket]:
-                del self._at[ticket.txid]
-            else:
-                there.remove(ticket)
+    def drop(self, ticket: CommitTicket) -> None:
+        """One that nobody waits for leaves."""
+        self._gated.pop(ticket.txid, None)  # first: if a signal's handler raises between, it is still in line
+        self._at.pop(ticket.txid, None)
 
     def __len__(self) -> int:
-        return sum(map(len, self._at.values()))
+        return len(self._at)

@@ -37,9 +37,9 @@ from ..model.positions import Position
 from ..model.records import Attachment, LogRange, Record
 from ..wal.log import Log
 from ..wal.preallocation import RoomNeeded
-from ..wal.writer import Batch
+from ..wal.segment import Batch
 from .callbacks import Callbacks, Outcome
-from .commit_queue import CommitTicket, Line, wake_all
+from .commit_queue import CommitTicket, Line, Told, wake_all
 from .hooks import Hooks
 from .watermarks import Watermarks
 
@@ -212,7 +212,7 @@ class GroupCommit:
             finally:
                 wake_all(woken)
 
-    def _stand_in_line(self, ticket: CommitTicket, thread: int | None, outcome: Outcome | None = None) -> bool:
+    def _stand_in_line(self, ticket: CommitTicket, thread: int | None, outcome: Told | None = None) -> bool:
         """Put a thread or an outcome in line; False if there is nothing to wait for. The mutex is held. Raises
         `ConditionNotMet`, `OutcomeUnknown`."""
         txid = ticket.txid
@@ -238,6 +238,11 @@ class GroupCommit:
     def future(self, ticket: CommitTicket) -> Outcome:
         """A future that is done, with the txid or an error, when the ticket is acknowledged."""
         outcome = Outcome(self.callbacks)
+        self.tell(ticket, outcome)
+        return outcome
+
+    def tell(self, ticket: CommitTicket, outcome: Told) -> None:
+        """Tell `outcome` when the ticket is acknowledged, or why it is not."""
         try:
             with self.mutex:
                 waits = self._stand_in_line(ticket, None, outcome)
@@ -246,7 +251,6 @@ class GroupCommit:
         else:
             if not waits:
                 outcome.set_result(ticket.txid)
-        return outcome
 
     def drop(self, ticket: CommitTicket) -> None:
         """Nobody will wait for it: it is synced within the bound for relaxed commits."""
@@ -334,9 +338,8 @@ class GroupCommit:
 
     def _hand_over(self, woken: list[CommitTicket]) -> None:
         """Pass the lead to a thread in line, which is added to `woken`, or to the syncer. The mutex is held."""
-        durable = self.watermarks.durable.txid
         if self._direct and self._log_waits():
-            ticket = self._line.next_thread(durable, woken)
+            ticket = self._line.next_thread(woken)
             if ticket is not None:
                 self._leader = ticket.thread
                 return

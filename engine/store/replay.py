@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..contract.engine import BulkEngine, Engine
 from ..errors import UnsupportedFormat
 from ..model.positions import Position
 from ..model.records import Record
 from ..wal.attachments import verify_attachment
 from ..wal.cursor import Cursor
 from ..wal.log import Log
+
+if TYPE_CHECKING:
+    from ..contract.engine import Engine
 
 REPLAY_RECORDS = 1000
 REPLAY_BYTES = 256 << 10
@@ -49,6 +51,8 @@ def replay(engine: Engine[Any, Any], log: Log, cursor: Cursor, upto: int, soft_b
             if batch:
                 engine.apply(batch)
                 batch, size = [], 0
+            from ..contract.engine import BulkEngine
+
             if not isinstance(engine, BulkEngine):
                 raise UnsupportedFormat(f"transaction {record.txid} is a bulk load, which {engine.name} does not take")
             path = log.attachment_path(record.attachment.name)

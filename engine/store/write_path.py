@@ -47,6 +47,9 @@ from .usability import Usability
 
 logger = logging.getLogger("holdfast.store")
 
+_LARGE = 64 << 10
+"""A larger payload may need a segment of its own, whose room takes long to make, bytes."""
+
 
 class TransactionScope(Generic[TxT]):
     """What `Store.transaction` returns: a context manager that yields the engine's transaction, commits it at the end
@@ -65,7 +68,7 @@ class TransactionScope(Generic[TxT]):
         if self._hold.held:  # its lock would be taken for the second block too, and released by whichever ends first
             raise InvalidInput("this block has begun already", hint="ask for each with store.transaction()")
         try:
-            self._tx = tx = self._path._begin(self._hold)
+            self._tx = tx = self._path.begin(self._hold)
         except BaseException:
             self._hold.release()
             raise
@@ -79,7 +82,7 @@ class TransactionScope(Generic[TxT]):
             if kind is None:
                 self._path._commit(tx, self._durability, self._hold)
             else:
-                self._path._roll_back(tx, self._hold)
+                self._path.roll_back(tx, self._hold)
         finally:
             if self._hold.held:
                 self._end_stranded()
@@ -90,7 +93,7 @@ class TransactionScope(Generic[TxT]):
         hold, tx = self._hold, self._tx
         if hold.held:
             if tx is not None and tx._kit_state is None:
-                self._path._roll_back(tx, hold)
+                self._path.roll_back(tx, hold)
             hold.release()
 
 
@@ -135,16 +138,28 @@ class WritePath(Generic[TxT]):
             raise InvalidInput(f"durability must be 'synced', 'pipelined' or 'relaxed', not {shown(durability)}")
         return OpenScope(self, durability, owner)
 
-    def _begin(self, hold: Hold) -> TxT:
+    def admits(self, hold: Hold) -> bool:
+        """Take the writer lock, if neither that nor a bound nor a plugin makes a transaction wait now. Otherwise call
+        `begin` on a thread that may wait."""
+        slow = self._backpressure.slow
+        if (self.engine.pending_bytes() >= slow or self._log_writer.waiting_bytes >= slow
+                or self.group_commit.unheard_bytes >= slow) and not self._backpressure.admits():
+            return False
+        return not self.hooks.beginning and hold.try_take()
+
+    def begin(self, hold: Hold, *, admitted: bool = False) -> TxT:
+        """Begin a transaction under the writer lock. `admitted`: `admits` has taken the lock; then nothing is waited
+        for. Raises as `Store.transaction`; then the lock is released, unless `admitted`."""
         usability, pressure = self.usability, self._backpressure
         if usability.ended is not None or usability.no_writes:
             raise usability.error()
-        if self.hooks.beginning:
-            pressure.admit(self.hooks.beginning, lambda: usability.ended is None)
-        slow = pressure.slow
-        if (self.engine.pending_bytes() >= slow or self._log_writer.waiting_bytes >= slow
-                or self.group_commit.unheard_bytes >= slow):
-            pressure.wait(lambda: usability.ended is None)
+        if not admitted:
+            if self.hooks.beginning:
+                pressure.admit(self.hooks.beginning, lambda: usability.ended is None)
+            slow = pressure.slow
+            if (self.engine.pending_bytes() >= slow or self._log_writer.waiting_bytes >= slow
+                    or self.group_commit.unheard_bytes >= slow):
+                pressure.wait(lambda: usability.ended is None)
         try:
             if not hold.try_take():
                 if self.lock.held_here():
@@ -164,23 +179,48 @@ class WritePath(Generic[TxT]):
                 raise rolled_back(error, "no transaction could be begun") from error
             raise
 
-    def _roll_back(self, tx: TxT, hold: Hold) -> None:
+    def roll_back(self, tx: TxT, hold: Hold) -> None:
         try:
             end(tx, "rolled back")
         finally:
             hold.release()
 
     def _commit(self, tx: TxT, durability: Durability, hold: Hold) -> None:
+        logged = self.commit(tx, hold)
+        if isinstance(logged, int):
+            self._wait_published(logged)
+        elif durability == "synced" or self._at_barriers:
+            logged.wait()
+            if durability == "pipelined":
+                tx.outcome = logged.future()
+        elif durability == "pipelined":
+            tx.outcome = logged.future()
+        else:
+            logged.drop()
+
+    def commit(self, tx: TxT, hold: Hold, payload: bytes | None = None) -> CommitTicket | int:
+        """Log the transaction, end it, and release the writer lock. If it is a barrier, first wait until it may be
+        published, and apply it.
+
+        Args:
+            tx, hold: the transaction, and the lock under which it was begun.
+            payload: what `payload_at_once` returned on this thread.
+
+        Returns:
+            Its ticket. If it changes nothing: the last transaction that it may have read, which must be published
+            before its caller is told that it has ended.
+
+        Raises:
+            As `Store.transaction`.
+        """
         try:
-            if self.hooks.committing or self.hooks.final:
-                self._ask_plugins(tx)
-            freeze(tx, "being committed")  # a change added by another thread from here on would be staged, not logged
-            payload = _payload(tx)
+            if payload is None:
+                if self.hooks.committing or self.hooks.final:
+                    self._ask_plugins(tx)
+                freeze(tx, "being committed")  # a change added by another thread from here on would not be logged
+                payload = _payload(tx)
             if not payload:
-                seen = self._watermarks.appended.txid
-                hold.release()
-                self._wait_published(seen)
-                return
+                return self._watermarks.appended.txid
             if self.usability.ended is not None:
                 raise RolledBack(f"{self.usability.directory} {self.usability.ended}")
             barrier = self._at_barriers
@@ -209,12 +249,18 @@ class WritePath(Generic[TxT]):
                 end(tx, "ended")
             finally:
                 hold.release()
-        if barrier or durability == "synced":
-            ticket.wait()
-        if durability == "pipelined":
-            tx.outcome = ticket.future()
-        elif durability == "relaxed":
-            ticket.drop()
+        return ticket
+
+    def payload_at_once(self, tx: TxT) -> bytes | None:
+        """Freeze the transaction, and return its payload for `commit`, if that needs no wait then. None if it may have
+        to wait: for a plugin, for publication, or for room in the log. Raises as `Store.transaction`."""
+        if self._at_barriers or self.hooks.committing or self.hooks.final:
+            return None
+        freeze(tx, "being committed")
+        payload = _payload(tx)
+        if len(payload) > _LARGE or self._log_writer.wants_spare:
+            return None
+        return payload
 
     def _ask_plugins(self, tx: TxT) -> None:
         """Call the hooks for *committing* and *final*. Raises `RolledBack` if a plugin raises, is too slow, or changes
@@ -252,11 +298,15 @@ class WritePath(Generic[TxT]):
             return
         self.group_commit.sync_within(0.0)
         if not self.group_commit.wait_until(lambda: self._watermarks.published.txid >= txid, self.settings.wait_s):
-            if self.group_commit.poison is not None:
-                raise RolledBack("what this transaction read may never have been committed: the store is poisoned",
-                                 hint="reopen the store and read again")
-            raise RolledBack(f"what this transaction read (transaction {txid}) was not published in time",
-                             hint="a condition on acknowledgement is open; read again later")
+            raise self.unpublished(txid)
+
+    def unpublished(self, txid: int) -> RolledBack:
+        """What ends a transaction that only read, if what it read was not published in time."""
+        if self.group_commit.poison is not None:
+            return RolledBack("what this transaction read may never have been committed: the store is poisoned",
+                              hint="reopen the store and read again")
+        return RolledBack(f"what this transaction read (transaction {txid}) was not published in time",
+                          hint="a condition on acknowledgement is open; read again later")
 
     def _finish_barrier(self, record: Record, ticket: CommitTicket, path: Path | None, hold: Hold) -> None:
         """Wait until the record at the barrier may be published, apply it, lift the barrier, and release the writer
@@ -329,7 +379,7 @@ class WritePath(Generic[TxT]):
         return txid
 
     def _load(self, engine: BulkEngine[TxT, Any], load: Any, hold: Hold) -> int:
-        tx = self._begin(hold)
+        tx = self.begin(hold)
         try:
             tx.bulk = load
             freeze(tx, "a bulk load")

@@ -40,14 +40,14 @@ JOIN_BYTES = 1 << 20
 """After an opening, the log continues in a last segment with no more data than this, so openings leave no files."""
 MAX_ATTACHMENTS = 100
 _ZEROS = bytes(1 << 20)
-Patiently = Callable[[Callable[[], object]], object]
-"""Does a step, and retries it if memory is lacking. The step must not be a sync: after a failed sync, the next one may
-succeed without having written anything."""
+Patiently = Callable[..., object]
+"""Does a step, called with the arguments that follow it, and retries it if memory is lacking. The step must not be a
+sync: after a failed sync, the next one may succeed without having written anything."""
 
 
-def once(step: Callable[[], object]) -> object:
+def once(step: Callable[..., object], *args: object) -> object:
     """A `Patiently` that does not retry, for steps before any record is numbered: a lack of memory is raised."""
-    return step()
+    return step(*args)
 
 
 def segment_name(ordinal: int) -> str:
@@ -219,6 +219,23 @@ def digest_of(file: File, end: int) -> xxh3_128:
     return digest
 
 
+class Batch:
+    """Records that will be one group of one segment. A heartbeat has no records, and `last` is None.
+
+    `frames`: what follows the group's header, in pieces; `length` bytes together.
+    """
+
+    __slots__ = ("first", "first_time_us", "frames", "last", "length", "time_us", "writer")
+
+    def __init__(self, writer: SegmentWriter, first: int, time_us: int) -> None:
+        self.writer = writer
+        self.first = first
+        self.first_time_us = self.time_us = time_us
+        self.frames: list[bytes] = []
+        self.length = 0
+        self.last: Record | None = None
+
+
 class SegmentWriter:
     """The open end of a segment. `reserved` exceeds `segment.data_end` by the bytes appended and not yet written.
 
@@ -235,7 +252,7 @@ class SegmentWriter:
             joins: the present content of `segment`, to continue it; None to begin it.
         """
         self.segment = segment
-        self.seed = segment.header.seed
+        self.seed, self.epoch, self.era_txid = segment.header.seed, segment.header.epoch, segment.header.era_txid
         self.limit = capacity - FOOTER_ROOM
         self.reserved = segment.data_end
         self.attachments = len(segment.attachments)
@@ -263,26 +280,26 @@ class SegmentWriter:
         segment.size = self._file.size()
         self.started = True
 
-    def put_group(self, frames: list[bytes], length: int, records: int, first: int, time_us: int,
-                  patiently: Patiently) -> bytes:
-        """Write one group, and return its bytes. Retrying is safe: the same bytes go to the same place, and nothing was
-        reported as written yet."""
-        offset = self.segment.data_end
-        fields = GROUP_FIELDS.pack(GROUP_MAGIC, records, length, 0, first, first - 1, offset, time_us)
-        data = b"".join((fields, xxh3_64_intdigest(fields, self.seed).to_bytes(8, "little"), *frames))
-        patiently(lambda: self._file.pwrite(data, offset))
+    def put_group(self, batch: Batch, patiently: Patiently) -> bytes:
+        """Write a batch as one group, and return its bytes. Retrying is safe: the same bytes go to the same place, and
+        nothing was reported as written yet."""
+        offset, first, last = self.segment.data_end, batch.first, batch.last
+        fields = GROUP_FIELDS.pack(GROUP_MAGIC, 0 if last is None else last.txid - first + 1, batch.length, 0, first,
+                                   first - 1, offset, batch.time_us)
+        data = b"".join((fields, xxh3_64_intdigest(fields, self.seed).to_bytes(8, "little"), *batch.frames))
+        patiently(self._file.pwrite, data, offset)
         return data
 
-    def sync_group(self, data: bytes, first: int, first_time_us: int, last: Record | None, time_us: int) -> None:
+    def sync_group(self, data: bytes, batch: Batch) -> None:
         """Sync the group that `put_group` wrote. When this returns, the group is durable."""
         segment = self.segment
         offset = segment.data_end
         self._file.datasync()
         self._digest.update(data)
-        if last is not None:
-            segment.note_records(offset, first, first_time_us, last)
+        if batch.last is not None:
+            segment.note_records(offset, batch.first, batch.first_time_us, batch.last)
         segment.data_end = offset + len(data)
-        segment.complete_us = time_us
+        segment.complete_us = batch.time_us
 
     def seal(self, patiently: Patiently, *, followed: bool) -> None:
         """Write the footer, truncate the file after it, sync, close. `followed`: the next segment has begun."""

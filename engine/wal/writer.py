@@ -32,7 +32,16 @@ from ..model.records import Attachment, Record, SegmentInfo
 from .format import FRAME, GROUP_HEADER, SegmentHeader
 from .listing import SegmentSet
 from .preallocation import RoomNeeded, Rooms
-from .segment import FOOTER_ROOM, JOIN_BYTES, MAX_ATTACHMENTS, Segment, SegmentWriter, note_followed, segment_name
+from .segment import (
+    FOOTER_ROOM,
+    JOIN_BYTES,
+    MAX_ATTACHMENTS,
+    Batch,
+    Segment,
+    SegmentWriter,
+    note_followed,
+    segment_name,
+)
 from .slots import Slots
 
 _frame = FRAME.pack
@@ -65,21 +74,6 @@ class LogOptions:
         if not MIN_SEGMENT <= self.segment_bytes <= MAX_SEGMENT:
             raise SettingError(f"segment_bytes must be {MIN_SEGMENT:,} to {MAX_SEGMENT:,}, "
                                f"not {shown(self.segment_bytes)}")
-
-
-class Batch:
-    """Records that will be one group of one segment. A heartbeat has no records, and `last` is None."""
-
-    __slots__ = ("first", "first_time_us", "frames", "last", "length", "records", "time_us", "writer")
-
-    def __init__(self, writer: SegmentWriter, first: int, time_us: int) -> None:
-        self.writer = writer
-        self.first = first
-        self.first_time_us = self.time_us = time_us
-        self.frames: list[bytes] = []
-        self.length = 0
-        self.records = 0
-        self.last: Record | None = None
 
 
 class LogWriter:
@@ -180,17 +174,18 @@ class LogWriter:
         self._enqueue(record, at_once=False)
 
     def _enqueue(self, record: Record, at_once: bool) -> None:
-        header, payload = record.header, record.payload
-        body = header + payload
-        size = _FRAME + len(body)
+        header = record.header
+        body = header + record.payload
+        length = len(body)
+        size = _FRAME + length
         writer = self._writer
         if (writer is None or writer.reserved + _GROUP + size > writer.limit
-                or writer.segment.header.epoch != record.epoch or writer.segment.header.era_txid != self._era
+                or writer.epoch != record.epoch or writer.era_txid != self._era
                 or (record.attachment is not None and writer.attachments >= MAX_ATTACHMENTS)):
             writer = self._next_writer(_GROUP + size, at_once)
         batches = self._batches
         batch = batches[-1] if batches else None
-        frame = _frame(len(header), len(payload), xxh3_64_intdigest(body, writer.seed))
+        frame = _frame(len(header), length - len(header), xxh3_64_intdigest(body, writer.seed))
         fresh = batch is None or batch.writer is not writer or batch.length + size > self.options.group_bytes
         if fresh:
             batch = Batch(writer, record.txid, record.time_us)
@@ -199,7 +194,6 @@ class LogWriter:
         # between. If it did, two records could get the same place, or a segment could be skipped.
         batch.frames += (frame, body)
         batch.length += size
-        batch.records += 1
         batch.last = record
         batch.time_us = record.time_us
         writer.reserved += size + _GROUP if fresh else size
@@ -318,8 +312,7 @@ class LogWriter:
         writer, last = batch.writer, batch.last
         if writer is not self._written:
             self._start(writer)
-        data = writer.put_group(batch.frames, batch.length, batch.records, batch.first, batch.time_us, self._patiently)
-        writer.sync_group(data, batch.first, batch.first_time_us, last, batch.time_us)
+        writer.sync_group(writer.put_group(batch, self._patiently), batch)
         if last is not None:
             self._segments.end = last.position
         return self._segments.end
@@ -349,13 +342,13 @@ class LogWriter:
             self._written = None
             self.on_sealed(info)
 
-    def _patiently(self, step: Callable[[], object]) -> object:
+    def _patiently(self, step: Callable[..., object], *args: object) -> object:
         """Do a step, and retry it while memory is lacking: a numbered record cannot be taken back, so it must wait. No
         descriptor can be lacking, because all are opened before a record is numbered. Never pass a sync."""
         pause, deadline = 0.01, 0.0
         while True:
             try:
-                return step()
+                return step(*args)
             except (OSError, MemoryError) as error:
                 now = self._env.clock.monotonic()
                 deadline = deadline or now + PATIENCE_S
