@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import locale
+import os
+import random
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, ClassVar
 
 from zoo import animal
 
 from holdfast.engine.builtin.memory import MemoryEngine, MemoryTransaction, MemoryView
 from holdfast.engine.contract.engine import Context
+from holdfast.engine.contract.image import Image
 from holdfast.engine.contract.plugin import Plugin, StoreHandle
 from holdfast.engine.errors import UpgradeRequired
 from holdfast.engine.model.positions import Position
@@ -121,3 +126,64 @@ class SenderDies(Plugin):
     def closing(self, store: StoreHandle) -> None:
         self.queue.put(None)
         self.thread.join()
+
+
+@animal(caught_by="EngineContract.test_the_process_stays_as_it_is")
+class SetsTheUmask(MemoryEngine):
+    """The state is to be read by the group, so the umask is set before it is written. From then on, every file that the
+    application makes can be read by the group."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        os.umask(0o022)
+        return super().checkpoint(upto)
+
+
+@animal(caught_by="EngineContract.test_the_process_stays_as_it_is")
+class DrawsTheSame(MemoryEngine):
+    """An opening seeds the module `random`, so that its tests are the same each time. The application's tokens are,
+    too."""
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
+        random.seed(1)
+        return super().open(directory, context, **how)
+
+
+@animal(caught_by="EngineContract.test_the_process_stays_as_it_is")
+class LeavesTemporaryFiles(MemoryEngine):
+    """An image begins with a temporary file, in the directory where all programs have theirs. Nobody removes it."""
+
+    def image(self) -> Image:
+        handle, _ = tempfile.mkstemp(prefix="image-")
+        os.close(handle)
+        return super().image()
+
+
+class EncodedView(MemoryView):
+    def digest(self) -> bytes:
+        encoding = locale.getpreferredencoding(False)
+        keys = {key.decode("latin-1").encode(encoding, "replace"): value for key, value in self._state.items()}
+        return MemoryView(keys, 0).digest()
+
+
+@animal(caught_by="EngineContract.test_other_processes_read_and_write_the_same")
+class EncodesAsTheUserDoes(MemoryEngine):
+    """The digest is over keys in the encoding that the user's environment asks for. A service that the system starts
+    has another one."""
+
+    def view(self) -> MemoryView:
+        return EncodedView({**self._state, "\xe9".encode(): b""}, self._applied.txid)
+
+
+@animal(caught_by="EngineContract.test_two_engines_share_nothing")
+class CachedByPath(MemoryEngine):
+    """What was read is kept in the class, by path and transaction, so that opening again is quick. Who restores another
+    state to the same path, of the same length, opens the old one."""
+
+    read: ClassVar[dict[tuple[Path, int], Any]] = {}
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
+        engine = super().open(directory, context, **how)
+        engine._state = dict(cls.read.setdefault((directory, engine.position.txid), engine._state))
+        return engine

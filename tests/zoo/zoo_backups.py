@@ -53,7 +53,7 @@ class ConfirmsTooEarly(LocalSource):
 
 
 @part(
-    "holdfast.backup.run.take_full", caught_by="KitContract.test_a_full_disk_leaves_a_backup_to_go_on_with",
+    "holdfast.backup.target.full.take_full", caught_by="KitContract.test_a_full_disk_leaves_a_backup_to_go_on_with",
     also=["KitContract.test_a_source_that_dies_leaves_a_backup_to_go_on_with"])
 def deletes_the_old_one_first(job: Job, before: Target | None, why: str) -> Report:
     """Where an incremental is not possible, the old backup is deleted and a full one begun. Neo4j did so; if the full
@@ -224,7 +224,7 @@ def never_looks(layout: Layout, env: Env) -> Target | None:
 
 
 @part(
-    "holdfast.backup.run.take_full",
+    "holdfast.backup.target.full.take_full",
     caught_by="KitContract.test_where_log_was_pruned_the_backup_is_a_new_full_one")
 def says_nothing(job: Job, before: Target | None, why: str) -> Report:
     """Where an incremental is not possible a full one is taken, and nobody is told why every night takes five

@@ -118,3 +118,21 @@ class Remembered(Image):
 
     def close(self) -> None:
         self._found.close()
+
+
+class OnePlace(ReadByName):
+    """An image that is read as a file is: it goes to the place, and reads from there."""
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        self._at = offset
+        data: bytes = self._read(self._path)
+        return data[self._at : self._at + length]
+
+
+@animal(caught_by="EngineContract.test_an_image_is_read_by_several_at_once")
+class OnePlaceInTheFile(MemoryEngine):
+    """An image goes to a place in its file and reads from there, in two steps. Two streams of one backup get each
+    other's bytes."""
+
+    def image(self) -> Image:
+        return OnePlace(self, "state")

@@ -161,8 +161,8 @@ class NumberedBeforeRoom(LogWriter):
 class PoisonedByALimit(LogWriter):
     """Memory that is lacking for a moment is taken for a disk that fails: the store takes no more writes."""
 
-    def _patiently(self, step: Any) -> Any:
-        return step()
+    def _patiently(self, step: Any, *args: Any) -> Any:
+        return step(*args)
 
 
 @part(

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from time import strftime
 from typing import Any, BinaryIO
 
 import msgpack
@@ -309,3 +310,30 @@ class LoadNotRedone(StagingMemory):
         else:
             self._published = self._newest = self._published[0], record.position
             self.checkpoint(record.position)
+
+
+@animal(caught_by="EngineContract.test_the_same_operations_make_the_same_payloads")
+class StampedWithTheDay(MemoryEngine):
+    """A payload begins with the day, by the machine's own clock and zone, for whoever looks at a log. Two members make
+    two payloads of one transaction at midnight."""
+
+    class Tx(MemoryTransaction):
+        def payload(self) -> bytes:
+            day = (b"day", strftime("%Y-%m-%d").encode())
+            return msgpack.packb([day, *self.changes.items()]) if self.changes else b""
+
+    def begin(self) -> MemoryTransaction:
+        return self.Tx(self._state)
+
+    def apply(self, records: Sequence[Record]) -> None:
+        super().apply([altered(record, changes_of(record)[1:]) for record in records])
+
+
+@animal(caught_by="EngineContract.test_applying_in_batches_is_applying_one_by_one")
+class EmptiesTheBatch(MemoryEngine):
+    """`apply` takes the records out of the list that it is given, one by one. The list is the kit's."""
+
+    def apply(self, records: Sequence[Record]) -> None:
+        assert isinstance(records, list)
+        while records:
+            super().apply([records.pop(0)])

@@ -387,3 +387,46 @@ class OpensTheFuture(MemoryEngine):
         (version,) = struct.unpack_from("<I", data, 8)
         newer = type(cls.__name__, (MemoryEngine,), {"state_format": max(version, cls.state_format)})
         return newer.open.__func__(newer, directory, context, **how)  # type: ignore[attr-defined]
+
+
+# --- keys and values that are more than their size --------------------------------------------------------------------
+
+
+@animal(caught_by="EngineContract.test_awkward_keys_and_values_are_what_they_were")
+class TranslatesLineEnds(MemoryEngine):
+    """The state file is opened as a text by a library that makes the ends of lines what they should be. Until the next
+    opening, everything is as it was put."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        kept = self._state
+        self._state = {key.replace(b"\r\n", b"\n"): value for key, value in kept.items()}
+        reached = super().checkpoint(upto)
+        self._state = kept
+        return reached
+
+
+@animal(caught_by="EngineContract.test_awkward_keys_and_values_are_what_they_were")
+class FixedWidth(MemoryEngine):
+    """Values are in an array of NumPy, whose type for bytes fills them with NULs, and cannot tell these from their
+    own."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        kept = self._state
+        self._state = {key: value.rstrip(b"\0") for key, value in kept.items()}
+        reached = super().checkpoint(upto)
+        self._state = kept
+        return reached
+
+
+@animal(caught_by="EngineContract.test_what_was_given_is_not_changed_from_outside")
+class KeepsWhatItWasGiven(MemoryEngine):
+    """A `bytearray` is as good as bytes, and is kept until the commit. Its owner reads the next block of a file into it
+    meanwhile."""
+
+    class Tx(MemoryTransaction):
+        def put(self, key: bytes, value: bytes) -> None:
+            super().put(key, bytes(value))
+            self.changes[key] = value
+
+    def begin(self) -> MemoryTransaction:
+        return self.Tx(self._state)

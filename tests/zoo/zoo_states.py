@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import msgpack
 from staging_memory import StagingMemory
+from workloads import keyed
 from zoo import animal
 
 from holdfast.engine.builtin import memory
@@ -18,10 +19,12 @@ from holdfast.engine.builtin.inplace.records import RecordsEngine
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.contract.engine import Context
 from holdfast.engine.contract.image import Image
+from holdfast.engine.contract.options import Option
 from holdfast.engine.env import Env, File, Files
 from holdfast.engine.errors import Damaged
-from holdfast.engine.model.positions import Position
+from holdfast.engine.model.positions import Position, origin
 from holdfast.engine.model.records import Record
+from holdfast.engine.testing import Workload
 from holdfast.engine.toolkit import state_file
 from holdfast.engine.toolkit.file_image import FileImage
 from holdfast.engine.toolkit.state_file import read_state, write_state
@@ -332,3 +335,87 @@ class TrustsItsFile(MemoryEngine):
             raise Damaged(f"cannot be read: {error}") from error
         position = Position(int.from_bytes(data[16:24], "little"), data[24:40])
         return cls(directory, context, state, at or position)
+
+
+# --- openings --------------------------------------------------------------------------------------------------------
+
+
+@animal(caught_by="EngineContract.test_a_state_that_is_gone_does_not_open")
+class EmptyIfGone(MemoryEngine):
+    """A state that is not there is made, as `sqlite3.connect` makes a database. One day a disk is not mounted, and a
+    service goes on with nothing."""
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
+        if not context.env.files.exists(directory / "state"):
+            cls.create(directory, origin(context.store_id), context)
+        return super().open(directory, context, **how)
+
+
+@animal(caught_by="EngineContract.test_numbers_may_be_large")
+class NumbersOf32Bits(MemoryEngine):
+    """The number of a transaction has 32 bits in the file. At ten thousand a second, that is enough for five days."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        applied = self._applied
+        self._applied = Position(applied.txid & 0xFFFFFFFF, applied.chain)
+        super().checkpoint(upto)
+        self._applied = applied
+        self._position = applied if upto.txid > self._position.txid else self._position
+        return self._position
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
+        return super().open(directory, context, **how)
+
+
+def chosen() -> Workload:
+    return keyed(CipheredByOption, tiny={"key": 3})
+
+
+@animal(caught_by="EngineContract.test_options_may_be_others_at_each_opening", on=chosen)
+class CipheredByOption(MemoryEngine):
+    """Values are written with what an option says, and read with what it says then. Nothing in the file remembers."""
+
+    options: ClassVar[Mapping[str, Option]] = {"key": Option(0, "what bytes are changed with", least=0, most=255)}
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
+        engine = super().open(directory, context, **how)
+        engine._state = ciphered(engine._state, context)
+        return engine
+
+    def checkpoint(self, upto: Position) -> Position:
+        kept, self._state = self._state, ciphered(self._state, self._context)
+        reached = super().checkpoint(upto)
+        self._state = kept
+        return reached
+
+
+def ciphered(state: Mapping[bytes, bytes], context: Context) -> dict[bytes, bytes]:
+    return {key: bytes(byte ^ context.options["key"] for byte in value) for key, value in state.items()}
+
+
+@animal(caught_by="EngineContract.test_many_transactions_lose_nothing")
+class TwoDigits(MemoryEngine):
+    """Each checkpoint has a file, by its number with two digits, and the one whose name is the last counts. The last
+    two are kept, and the hundredth stands before the 99th."""
+
+    made: int
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, **how: Any) -> Any:
+        names = [name for name in context.env.files.list(directory) if name.startswith("state-")]
+        if names:
+            context.env.files.write_durably(directory / "state", context.env.files.read(directory / names[-1]))
+        engine = super().open(directory, context, **how)
+        engine.made = int(names[-1][6:]) if names else 0
+        return engine
+
+    def checkpoint(self, upto: Position) -> Position:
+        files, before = self._env.files, self._position
+        if super().checkpoint(upto) != before:
+            self.made += 1
+            files.write_durably(self._directory / f"state-{self.made:02}", files.read(self._directory / "state"))
+            files.unlink(self._directory / f"state-{self.made - 2:02}", missing_ok=True)
+        return self._position

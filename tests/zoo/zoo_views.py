@@ -307,3 +307,74 @@ class DeletesForEver(MemoryEngine):
 
     def begin(self) -> MemoryTransaction:
         return self.Tx(self._state)
+
+
+@animal(caught_by="EngineContract.test_what_differs_a_little_has_another_digest")
+class DigestOfHeads(MemoryEngine):
+    """The digest takes the first 64 bytes of each value, to be quick with large ones, and its author has none."""
+
+    class View(MemoryView):
+        def digest(self) -> bytes:
+            return MemoryView({key: value[:64] for key, value in self._state.items()}, 0).digest()
+
+    def view(self) -> MemoryView:
+        view = super().view()
+        return self.View(view._state, view.txid)
+
+
+@animal(caught_by="EngineContract.test_what_differs_a_little_has_another_digest")
+class DigestWithoutMark(MemoryEngine):
+    """The digest is over key and value, one behind the other, and does not say where the one ends. `ab` with `c` is `a`
+    with `bc`."""
+
+    class View(MemoryView):
+        def digest(self) -> bytes:
+            return MemoryView({key + value: b"" for key, value in self._state.items()}, 0).digest()
+
+    def view(self) -> MemoryView:
+        view = super().view()
+        return self.View(view._state, view.txid)
+
+
+@animal(caught_by="EngineContract.test_a_view_in_the_middle_of_a_checkpoint_is_whole")
+class EmptiedTooEarly(MemoryEngine):
+    """A checkpoint takes what has come since the last one, to write it and to merge it with the rest, and puts the
+    whole back when it is done. Readers are not writers, so its author has not thought of them."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        recent, self._state = self._state, {}
+        try:
+            self._state = recent if upto.txid <= self._position.txid else dict(recent)
+            return super().checkpoint(upto)
+        finally:
+            self._state = recent
+
+
+class OneCursorView(MemoryView):
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        self.cursor = iter(self._state.items())
+        while (pair := next(self.cursor, None)) is not None:
+            yield pair
+
+
+@animal(caught_by="EngineContract.test_a_walk_goes_on_while_others_write")
+class OneCursor(MemoryEngine):
+    """A view has one cursor, as a connection to a database has, and a second walk takes it from the first."""
+
+    def view(self) -> MemoryView:
+        view = super().view()
+        return OneCursorView(view._state, view.txid)
+
+
+class EmptiedView(MemoryView):
+    def close(self) -> None:
+        self._state = {}
+
+
+@animal(caught_by="EngineContract.test_closing_lets_go")
+class ClosedAndEmpty(MemoryEngine):
+    """A view that is closed drops its content, and who still reads it finds an empty store."""
+
+    def view(self) -> MemoryView:
+        view = super().view()
+        return EmptiedView(view._state, view.txid)

@@ -6,6 +6,7 @@ As in `transactions`, the engine runs without a store. Checks of abilities that 
 from __future__ import annotations
 
 import io
+import itertools
 import sys
 import threading
 import time
@@ -36,6 +37,7 @@ _MANY, _LARGE = 40, 10
 """Transactions that are applied while others look, and numbers in each."""
 _PAUSE_S = 0.0005
 _AT_ONCE = 6
+_PIECE = 64
 
 
 class AbilityChecks(Contract):
@@ -144,6 +146,58 @@ class AbilityChecks(Contract):
                     it.compare_state(replica)
 
         self.prove(claim, examples=4, first=work.operations(), second=work.operations())
+
+    @check()
+    def test_a_view_in_the_middle_of_a_checkpoint_is_whole(self, work: Workload) -> None:
+        """A view that another thread makes while a checkpoint is made shows all that was applied, and a view that was
+        made before it shows what it did. This is tried at about 200 lines of the checkpoint, including the last
+        100."""
+        def claim(before: list[Operation], after: list[Operation]) -> None:
+            with driven(work) as first, driven(work) as it:
+                for here in (first, it):
+                    begun(here)
+                    here.commit(before)
+                    here.checkpoint()
+                    here.commit(after)
+                    here.commit(work.numbered(23))
+                lines = lines_of(partial(first.engine.checkpoint, first.end))
+                held = it.engine.view()
+
+                def look() -> None:
+                    with it.engine.view() as view:
+                        it.compare(view, "a view made in the middle of a checkpoint", it.published)
+                    it.compare(held, "a view made before a checkpoint, and read in its middle,", it.published)
+
+                with at_each_line(look, among=lines):
+                    it.checkpoint()
+                it.compare_state()
+                held.close()
+
+        self.prove(claim, examples=2, before=work.operations(), after=work.operations())
+
+    @check()
+    def test_an_image_is_read_by_several_at_once(self, work: Workload) -> None:
+        """While one thread reads a piece of an image, another one reads other pieces, and each gets its own."""
+        with driven(work) as it:
+            begun(it, 40)
+            it.checkpoint()
+            image = it.engine.image()
+            with closing(image):
+                whole = read_image(image)
+                large = sorted(whole, key=lambda name: len(whole[name]))[-2:]
+                pieces = [(name, at, min(_PIECE, len(whole[name]) - at)) for name in large
+                          for at in range(0, len(whole[name]), len(whole[name]) // 4 + 1)]
+                others = itertools.cycle(pieces[::-1])
+
+                def read(piece: tuple[str, int, int]) -> None:
+                    name, at, length = piece
+                    assert image.read(*piece) == whole[name][at : at + length], (
+                        f"{length} bytes at {at} of the image's {name}, read while another thread read others, are "
+                        "not what they are when one thread reads them alone: do readers share a place in the file?")
+
+                for piece in pieces:
+                    with at_each_line(lambda: read(next(others))):
+                        read(piece)
 
     @check()
     def test_views_and_images_in_other_threads(self, work: Workload) -> None:

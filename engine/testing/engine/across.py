@@ -33,14 +33,17 @@ _FIRST_VISIT = 10**6
 class AcrossChecks(Contract):
     """See the module's text."""
 
-    hashing: ClassVar[tuple[int, ...]] = (1, 2)
-    """What other processes salt `hash()` with."""
+    elsewhere: ClassVar[tuple[Mapping[str, str], ...]] = (
+        {"PYTHONHASHSEED": "1", "TZ": "Asia/Kathmandu", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONHASHSEED": "2", "TZ": "America/St_Johns"})
+    """The environments of other processes: what `hash()` is salted with, time zones, and the plainest encoding."""
 
     @check()
     def test_other_processes_read_and_write_the_same(self, work: Workload) -> None:
         """A store that one process wrote, closed or killed, shows the same content in others, and has the same digest
-        there, although `hash()` gives other numbers. Each of them goes on from there, and what it wrote shows the same
-        in the next one, and here. Other versions of Python take part if `HOLDFAST_PYTHONS` names them."""
+        there, although `hash()` gives other numbers, and time zone, locale and encoding are others. Each of them goes
+        on from there, and what it wrote shows the same in the next one, and here. Other versions of Python take part if
+        `HOLDFAST_PYTHONS` names them."""
         with ExitStack() as stack:
             others = {name: stack.enter_context(server) for name, server in _started(self).items()}
             root = stack.enter_context(scratch())
@@ -98,8 +101,8 @@ def _started(contract: AcrossChecks) -> dict[str, Server]:
                   f"{PYTHONS_VARIABLE} names none, as in {PYTHONS_VARIABLE}=/usr/bin/python3")
     named = {_version(python): python for python in pythons}
     try:
-        return {f"a process with PYTHONHASHSEED={salt}": Server(contract, environment={"PYTHONHASHSEED": str(salt)})
-                for salt in contract.hashing} | {
+        return {"a process with " + " ".join(f"{name}={value}" for name, value in environment.items()):
+                Server(contract, environment=environment) for environment in contract.elsewhere} | {
             name: Server(contract, python=python) for name, python in named.items()}
     except NotFoundElsewhere as error:
         not_tried("other processes", str(error))
@@ -142,7 +145,7 @@ def _go_round(work: Workload, path: Path, kept: Modelled, others: Mapping[str, S
 def _same(first: bytes, second: bytes, txid: int, here: str, there: str) -> None:
     assert first == second, (
         f"the digest at transaction {txid} is {first.hex()} in {here}, and {second.hex()} in {there}, although both "
-        "show the same content: a digest must not come from hash(), from the order of a set, or from an address")
+        "show the same content: a digest must not come from hash(), the order of a set, an address, or the environment")
 
 
 def visited(work: Workload, say: Say, path: Path, state: State, number: int) -> None:

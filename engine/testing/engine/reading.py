@@ -57,7 +57,7 @@ class ReadingChecks(Contract):
     def test_a_walk_goes_on_while_others_write(self, work: Workload) -> None:
         """A walk over a view that is begun before transactions and a checkpoint, and read to its end after them, gives
         what the view showed when it was made. The transactions overwrite, delete and add keys before and behind where
-        the walk is."""
+        the walk is. Another walk over the same view is begun and ended meanwhile, and does not disturb it."""
         def claim(todo: list[list[Operation]]) -> None:
             with driven(work) as it:
                 begun(it, _WALKED)
@@ -75,9 +75,12 @@ class ReadingChecks(Contract):
                             raise SkipTest(f"{why}, so the suite cannot begin one and go on later")
                         walks = work.walks(view)
                         first = {way: list(itertools.islice(walk, _BEGUN)) for way, walk in walks.items()}
+                        for way, walk in work.walks(view).items():
+                            _is_whole(way, whole[way], list(walk), "while another one was half-way,")
                         _write(it, todo, 100 * (number + 2 * checkpointed))
                         for way, walk in walks.items():
-                            _is_whole(way, whole[way], first[way] + list(walk))
+                            _is_whole(way, whole[way], first[way] + list(walk),
+                                      "begun before others wrote and read to its end after them,")
                         it.compare(view, "a view that was walked while others wrote")
 
         self.prove(claim, examples=3, todo=several(work, 4, at_least=2))
@@ -124,8 +127,8 @@ def _write(it: Driver, todo: list[list[Operation]], number: int) -> None:
     it.commit(it.work.numbered(number + 99))
 
 
-def _is_whole(way: str, whole: list[Any], found: list[Any]) -> None:
-    told = f"a walk by {way}, begun before others wrote and read to its end after them,"
+def _is_whole(way: str, whole: list[Any], found: list[Any], when: str) -> None:
+    told = f"a walk by {way}, {when}"
     missing = [piece for piece in whole if piece not in found]
     assert not missing, f"{told} leaves out {short(missing[0])}"
     more = [piece for piece in found if piece not in whole]

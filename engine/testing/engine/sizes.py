@@ -21,6 +21,7 @@ from ..support.crash_images import read_image
 from ..support.driver import Driver, driven
 from ..support.limits import sized_like, would_take
 from ..support.not_tried import not_tried
+from ..support.tried import Tried
 from ..support.ways import short
 from ..support.workload import KeyValues, Workload, sampled
 
@@ -34,7 +35,10 @@ _LARGE = 3 * _MIB // 2
 _TIMES = 3
 _PIECES = (4 * _MIB, _MIB + 1, 100_003)
 """Bytes of an image that are read at a time: as backups do, and so that pieces begin anywhere."""
-_BATCH, _AT_ONCE = 1000, 5000
+_CHECKPOINTS = 260
+_OPENED = (*range(5, 12), *range(94, 102), *range(251, _CHECKPOINTS + 1))
+"""After which of them a copy of the state is opened: 9, 10, 99, 100, 255 and 256, wherever the engine counts from."""
+_BATCH, _AT_ONCE = 1000, 70_000
 """Transactions that are applied at once, and the keys that they write, one after the other."""
 
 
@@ -48,9 +52,13 @@ class SizeChecks(Contract):
         transaction is as it was. The largest size that is taken is found by trying, and is shown whole too."""
         pairs = of_pairs(work)
         with driven(work) as it:
-            tried = _Tried(it, pairs)
+            tried = Tried(it, pairs)
+
+            def taken_at(series: _Series, size: int) -> bool:
+                return tried.put(partial(series.pair, size), series.told(size))
+
             for series in _series(pairs):
-                taken = [n for n, size in enumerate(series.sizes) if tried.put(series, size)]
+                taken = [n for n, size in enumerate(series.sizes) if taken_at(series, size)]
                 if not series.is_long or not taken or taken[-1] == len(series.sizes) - 1:
                     continue
                 low, high = series.sizes[taken[-1]], series.sizes[taken[-1] + 1]
@@ -60,8 +68,8 @@ class SizeChecks(Contract):
                         low = middle
                     else:
                         high = middle
-                assert tried.put(series, low), f"{series.told(low)} is taken, and refused in another transaction"
-                assert not tried.put(series, high), f"{series.told(high)} is refused, and taken in another transaction"
+                assert taken_at(series, low), f"{series.told(low)} is taken, and refused in another transaction"
+                assert not taken_at(series, high), f"{series.told(high)} is refused, and taken in another transaction"
             tried.look()
             tried.change()
             tried.look()
@@ -103,8 +111,8 @@ class SizeChecks(Contract):
 
     @check()
     def test_a_transaction_of_many_changes_is_whole(self, work: Workload) -> None:
-        """A transaction that makes a thousand changes (10,000 in `ci`) shows each of them, before and after a kill, a
-        checkpoint and a copy."""
+        """A transaction that makes five thousand changes (10,000 in `ci`) shows each of them, before and after a kill,
+        a checkpoint and a copy."""
         changes = self.effort.changes
         with driven(work) as it:
             it.commit(work.numbered(0))
@@ -123,8 +131,9 @@ class SizeChecks(Contract):
     @check()
     def test_many_transactions_lose_nothing(self, work: Workload) -> None:
         """After 300 small transactions, one by one, everything is there: also where a kill or a checkpoint comes before
-        and after the 255th, the 256th and the 257th. In `ci`, 70,000 more follow in batches, with a kill in their
-        middle."""
+        and after the 255th, the 256th and the 257th. So it is after 260 checkpoints. About the 10th, the 100th and
+        the 256th of them, the state is at the last one without any log. In `ci`, 70,000 more transactions come in
+        batches, with a kill in their middle."""
         with driven(work) as it:
             for n in range(300):
                 it.commit(work.numbered(n))
@@ -134,6 +143,14 @@ class SizeChecks(Contract):
                     it.compare_state(what=f"a view after {n + 1} transactions and a kill")
                 if n in (254, 256, 298):
                     it.checkpoint()
+            for n in range(1, _CHECKPOINTS + 1):
+                it.commit([*work.examples[n % len(work.examples)], *work.numbered(300 + n)])
+                it.checkpoint()
+                if n in _OPENED:
+                    with contextlib.closing(it.opened(it.killed())) as killed:
+                        at = killed.position
+                        assert at == it.end, f"after {n} checkpoints, the last one at {it.end}, the state opens at {at}"
+                        it.compare_state(killed, what=f"the state after {n} checkpoints, opened without any log,")
             _run_on(it, self.effort.transactions - 300)
 
     @check()
@@ -223,82 +240,6 @@ def _series(work: KeyValues) -> Iterator[_Series]:
                 letters = "".join(random.Random(1).choices(_LETTERS, k=70_000))
                 sizes = tuple(size for size in SIZES if 0 < size <= 65_537)
                 yield _Series(work, of, kind, partial(_first, letters), sizes)
-
-
-class _Tried:
-    """What was put into an engine, and how it is called in messages."""
-
-    def __init__(self, it: Driver, work: KeyValues) -> None:
-        self._it, self._work = it, work
-        self._told: dict[Any, str] = {}
-        self.number = 0
-
-    def put(self, series: _Series, size: int) -> bool:
-        """A transaction that puts a key or value of a size, beside something else, which is all that is left of it if
-        that is refused. Whether it was taken."""
-        it, work, what = self._it, self._work, series.told(size)
-        self.number += 2
-        model = it.models[-1].copy()
-        tx = it.engine.begin()
-        work.run(tx, model, work.numbered(self.number))
-        before = tx.payload()
-        key, value = series.pair(size, self.number + 1)
-        doing = "put() of"
-        try:
-            taken = work.takes(tx, key, value)
-            if taken:
-                model[key] = value
-                self._told[key] = what
-                doing = "payload() after put() took"
-            payload = tx.payload()
-            same = taken or payload == before
-            assert same, f"{what} was refused, and the transaction's payload is another one than before"
-            doing = "apply() of a transaction with"
-            it.apply(it.note(payload, model))
-        except AssertionError:
-            raise
-        except Exception as error:
-            raise AssertionError(f"{doing} {what} raises {type(error).__name__}: {error}. An engine takes it, or "
-                                 "refuses it with InvalidInput when it is put") from error
-        finally:
-            tx.close()
-        return taken
-
-    def look(self) -> None:
-        """Compare all of it, now and as it is after what happens to a state."""
-        it = self._it
-        self._compare("a view")
-        it.checkpoint()
-        self._compare("a view after a checkpoint")
-        it.reopen()
-        self._compare("a view after a checkpoint and an opening")
-        with contextlib.closing(it.recovered(it.copied(it.image()), at=it.engine.position)) as copy:
-            self._compare("a copy of the image", copy)
-
-    def change(self) -> None:
-        """Delete half of it, if the engine deletes, and give the rest other values."""
-        it, work = self._it, self._work
-        for n, key in enumerate(self._told):
-            if work.delete is not None and n % 2:
-                index = sorted(it.models[-1]).index(key)
-                it.commit([("delete", index)])
-            else:
-                it.commit([("put", key, work.number(n)[1])])
-                self._told[key] += ", given another value,"
-
-    def _compare(self, where: str, engine: Any = None) -> None:
-        it = self._it
-        expected = it.expected(it.published)
-        with (engine or it.engine).view() as view:
-            shown = dict(self._work.ways.items(view))
-            for key, what in self._told.items():
-                if key not in expected:
-                    continue
-                assert key in shown, f"{what} was put, and {where} does not show it"
-                same = shown[key] == expected[key]
-                assert same, f"{what} was put, and {where} shows {short(shown[key])} and not {short(expected[key])}"
-            it.compare(view, where, it.published)
-            self._work.ways.content(view, every_key=True)
 
 
 def _read_in_pieces(image: Image, piece: int) -> Iterator[tuple[str, bytes]]:

@@ -23,6 +23,7 @@ from unittest.mock import patch
 from hypothesis import strategies as st
 
 from ...contract.image import Image
+from ...contract.view import View
 from ...errors import DiskFull, ForeignStore, HoldfastError, StoreClosed, UnsupportedFormat, UpgradeRequired
 from ...model.positions import ID_BYTES, Position
 from ...toolkit.state_file import with_version
@@ -137,8 +138,9 @@ class StateChecks(Contract):
     @check(ABOVE_ENV)
     def test_a_checkpoint_without_room_can_be_made_later(self, work: Workload) -> None:
         """If a checkpoint finds no room, at any operation of the disk, and raises `DiskFull`, it has moved nothing.
-        Views go on, and once there is room a checkpoint reaches what it is asked for, in the files too. If it raises
-        anything else, the engine is not used any more, and is right when it is opened again."""
+        Views go on, and once there is room an image is that of the position, and a checkpoint reaches what it is asked
+        for, in the files too. If it raises anything else, the engine is not used any more, and is right when it is
+        opened again."""
         for number in itertools.count():
             disk = SimDisk()
             it = Driver(work, Path("/state"), quiet_env(disk))
@@ -150,10 +152,14 @@ class StateChecks(Contract):
             full = Injected(disk, DiskFault(number, "ENOSPC", lasting=False))
             what = f"a checkpoint without room at its operation {number}"
             try:
-                it.engine.checkpoint(it.end)
+                reached = it.engine.checkpoint(it.end)
+                assert reached == it.end, f"{what} was to reach {it.end}, and returned {reached}: raise DiskFull"
             except DiskFull:
                 assert full.struck, "a checkpoint says DiskFull, and there is room"
                 assert it.engine.position == before, f"{what} moved the position to {it.engine.position}"
+                full.heal()
+                with contextlib.closing(it.recovered(it.copied(it.image()), at=before)) as copy:
+                    it.compare_state(copy, what=f"a copy of the image after {what}")
             except OSError:  # which poisons the store
                 full.heal()
                 it.reopen()
@@ -161,6 +167,7 @@ class StateChecks(Contract):
             last = len(disk.ops) - done <= number
             it.compare_state(what=f"a view after {what}")
             it.checkpoint()
+            it.image()
             it.engine.close()
             it.engine = it.opened(it.directory)
             assert it.engine.position == it.end, f"{what}, made later, left its files at {it.engine.position}"
@@ -345,31 +352,39 @@ class StateChecks(Contract):
     @check()
     def test_closing_lets_go(self, work: Workload) -> None:
         """A closed engine holds neither descriptors nor threads, and its directory can be opened again at once. Views
-        that are still open then go on or raise `StoreClosed`."""
+        that are still open then, and views that were closed, show what they showed or raise `StoreClosed`."""
         with driven(work) as it:
             begun(it)
             it.checkpoint()
             counts: list[tuple[int, int]] = []
             for n in range(_OPENINGS):
                 it.reopen()
-                view = it.engine.view()
+                view, shown = it.engine.view(), it.published
                 it.compare(view)
                 it.commit(work.numbered(n + 10))
                 it.image()
                 it.checkpoint()
+                newest = it.engine.view()
                 if n % 2:
-                    view.close()
+                    for each, at in ((view, shown), (newest, it.published)):
+                        each.close()
+                        _reads_on_or_is_closed(it, each, at, "a view that was closed")
                 it.close()
                 if n % 2 == 0:
-                    with contextlib.suppress(StoreClosed):
-                        work.content(view)
-                    view.close()
+                    for each, at in ((view, shown), (newest, it.published)):
+                        _reads_on_or_is_closed(it, each, at, "a view that was open when its engine was closed")
+                        each.close()
                 gc.collect(0)
                 counts.append((len(descriptors()), threading.active_count()))
             for what, first, last in zip(("file descriptors", "threads"), counts[2], counts[-1], strict=True):
                 assert last < first + _SPARE, f"{_OPENINGS - 3} openings and closings left {last - first} {what} open"
             it.reopen()
             it.compare_state(what=f"a view after {_OPENINGS} openings")
+
+
+def _reads_on_or_is_closed(it: Driver, view: View, shown: int, what: str) -> None:
+    with contextlib.suppress(StoreClosed):
+        it.compare(view, what, shown)
 
 
 def _of_format(it: Driver, version: int, *, written: bool, constants: bool = False) -> dict[str, bytes] | None:

@@ -6,7 +6,7 @@ keeps a model of every transaction. The durable state is checked in `states`.
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ...contract.transaction import end, freeze
 from ...contract.view import View
 from ...errors import HoldfastError
 from ..disks.quiet import quiet_env
+from ..support.another_time import another_time
 from ..support.contract import Contract, check, scratch
 from ..support.driver import ORIGIN, Driver, driven
 from ..support.raising import raises, refuses_changes
@@ -306,11 +307,11 @@ class TransactionChecks(Contract):
     @check()
     def test_the_same_operations_make_the_same_payloads(self, work: Workload) -> None:
         """One seed, one history, byte for byte: the same operations on the same state, in the same environment, make
-        the same payloads. So a failure can be shown again."""
+        the same payloads, on another day and in another time zone too. So a failure can be shown again."""
         def claim(todo: list[list[Operation]]) -> None:
             payloads = []
-            for _ in range(2):
-                with scratch() as place:
+            for when in (nullcontext(), another_time(work.engine.__module__)):
+                with when, scratch() as place:
                     it = Driver(work, place / "state", quiet_env(Context().env.files))
                     begun(it)
                     for operations in todo:
@@ -324,7 +325,7 @@ class TransactionChecks(Contract):
     @check()
     def test_two_engines_share_nothing(self, work: Workload) -> None:
         """Two engines of one kind, open at once in one process, do not see each other's transactions, and closing one
-        does not affect the other."""
+        does not affect the other. If their directories are exchanged, each path opens with what is there now."""
         def claim(here: list[list[Operation]], there: list[list[Operation]]) -> None:
             with driven(work) as it, driven(work) as other:
                 begun(it, 1)
@@ -340,8 +341,33 @@ class TransactionChecks(Contract):
                 it.checkpoint()
                 it.reopen()
                 it.compare_state(what="a view of one of two engines, after the other was closed")
+                it.close()
+                _as_many(it, other)
+                it.directory, other.directory = _exchanged(it.directory, other.directory)
+                for one in (it, other):
+                    one.reopen()
+                    one.compare_state(what="a view of a state at the path where another one, as long, was before")
 
         self.prove(claim, examples=12, here=several(work, 2), there=several(work, 2))
+
+
+def _as_many(one: Driver, other: Driver) -> None:
+    """Let two drivers have as many transactions, all checkpointed, and be closed."""
+    for here, there in ((one, other), (other, one)):
+        here.reopen()
+        while len(here.records) < len(there.records):
+            here.commit(here.work.numbered(100 + len(here.records)))
+        here.checkpoint()
+        here.close()
+
+
+def _exchanged(one: Path, other: Path) -> tuple[Path, Path]:
+    """Exchange two directories. Where each of them is now."""
+    between = one.with_name("between")
+    one.rename(between)
+    other.rename(one)
+    between.rename(other)
+    return other, one
 
 
 def _swapped(operations: list[Operation]) -> list[Operation]:

@@ -125,14 +125,14 @@ class Driver:
                     batch.append(record)
                     continue
                 if batch:
-                    engine.apply(batch)
+                    _applied(engine, batch)
                     batch = []
                 assert isinstance(engine, BulkEngine)
                 engine.apply_bulk(record, self._attachments / record.attachment.name)
                 say = f"apply_bulk of transaction {record.txid} left the position at {engine.position}"
                 assert engine.position.txid >= record.txid, say
             if batch:
-                engine.apply(batch)
+                _applied(engine, batch)
 
     def publish(self, txid: int) -> None:
         """Publish up to a transaction, if the engine stages."""
@@ -284,6 +284,12 @@ class Driver:
         assert type(digest) is bytes, f"digest() gives {type(digest).__name__}, not bytes"
         assert len(digest) == 16, f"digest() gives {len(digest)} bytes, not 16"
         return digest
+
+
+def _applied(engine: Engine[Any, Any], records: Sequence[Record]) -> None:
+    given = list(records)
+    engine.apply(given)
+    assert given == records, "apply() changed the list of records that it was given, which the kit goes on using"
 
 
 @contextmanager

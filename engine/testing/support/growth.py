@@ -31,6 +31,7 @@ from .workload import Operation, Workload
 
 _IO = Path("/proc/self/io")
 _SUITES = __name__.rpartition(".support.")[0]
+_ORIGIN = origin(b"a store's own id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,26 +175,28 @@ class Life:
 
     Attributes:
         directory: the state's.
+        context: what it is opened with.
         engine: the engine, open.
         model: of the last transaction.
-        txid: of the last transaction.
+        txid, end: the last transaction's number, and its position.
         written: bytes in the payloads of all transactions.
     """
 
-    def __init__(self, work: Workload, directory: Path) -> None:
+    def __init__(self, work: Workload, directory: Path, begins: Position = _ORIGIN) -> None:
+        """Makes a state that begins at a position, and opens it."""
         self._work = work
         self.directory = directory
-        self._context = Context(REAL, work.opened_with)
+        self.context = Context(REAL, work.opened_with)
         self.model: Any = work.new_model()
-        self._end: Position = origin(b"a store's own id")
+        self.end = begins
         self.written = 0
         directory.mkdir(parents=True)
-        work.engine.create(directory, self._end, self._context)
-        self.engine: Engine[Any, Any] = work.engine.open(directory, self._context)
+        work.engine.create(directory, begins, self.context)
+        self.engine: Engine[Any, Any] = work.engine.open(directory, self.context)
 
     @property
     def txid(self) -> int:
-        return self._end.txid
+        return self.end.txid
 
     def commit(self, operations: list[Operation]) -> None:
         """One transaction, as the kit does it, the log left out."""
@@ -205,8 +208,8 @@ class Life:
             if not payload:
                 return
             txid = self.txid + 1
-            record = Record.make(self._end.chain, txid, 0, txid, engine.payload_version, payload, None)
-            self._end = record.position
+            record = Record.make(self.end.chain, txid, 0, txid, engine.payload_version, payload, None)
+            self.end = record.position
             self.written += len(payload)
             if isinstance(engine, StagingEngine):
                 engine.stage(record, tx)
@@ -226,7 +229,7 @@ class Life:
             tx.close()
 
     def checkpoint(self) -> None:
-        self.engine.checkpoint(self._end)
+        self.engine.checkpoint(self.end)
 
     def view(self) -> None:
         """A view, opened and closed."""
@@ -239,7 +242,7 @@ class Life:
     def reopen(self) -> None:
         """Close and open."""
         self.engine.close()
-        self.engine = self._work.engine.open(self.directory, self._context)
+        self.engine = self._work.engine.open(self.directory, self.context)
 
     def close(self) -> None:
         self.engine.close()

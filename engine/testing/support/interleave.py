@@ -17,6 +17,7 @@ from typing import Any
 from .whereabouts import whereabouts
 
 MOMENT_S = 0.2
+_TURN_S = 0.0005
 LIMIT_S = 40.0
 """A call in a check that takes this many seconds never ends."""
 LINES = 200
@@ -42,7 +43,9 @@ class Beside:
         """Begin `call`, unless an earlier one still waits, and give it a moment to end. Raises what an earlier one
         raised, or this one."""
         if self._thread is not None and self._thread.is_alive():
-            return
+            self._thread.join(_TURN_S)  # what it waits for may be free just now, and not for long
+            if self._thread.is_alive():
+                return
         self.finish()
 
         def work() -> None:

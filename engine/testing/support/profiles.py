@@ -67,7 +67,7 @@ class Profile:
 
 PROFILES = {profile.name: profile for profile in (
     Profile("default", times=1, steps=30, kills=6, power_cuts=4, mutations=40, crash_states=6, transactions=300,
-            changes=1000, stride=8),
+            changes=5000, stride=8),
     Profile("ci", times=1, steps=40, kills=30, power_cuts=28, mutations=2000, crash_states=12,
             transactions=70_000, changes=10_000, stride=3),
     Profile("nightly", times=100, steps=80, kills=2000, power_cuts=2000, mutations=20_000, crash_states=500,

@@ -80,7 +80,7 @@ def test_other_pythons_take_part_if_they_are_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOLDFAST_PYTHONS", sys.executable)
     with pytest.raises(AssertionError, match=f"in this process, and .* in Python 3.* at {sys.executable}"):
         suite = checks(hashed)
-        suite.hashing = ()  # type: ignore[misc]  # so that it is the only other process
+        suite.elsewhere = ()  # type: ignore[misc]  # so that it is the only other process
         getattr(suite, OTHERS)()
     assert "other versions of Python" not in [noted.what for noted in untried()]
     bare = tmp_path / "python"
