@@ -139,6 +139,17 @@ class InvalidInput(HoldfastError, ValueError):
     hint = "correct the argument"
 
 
+class BadRows(InvalidInput):
+    """Tables or files have rows that cannot be loaded. Nothing was changed. `findings`: the first of them, each with
+    its table and row."""
+
+    hint = "mend these rows and load again"
+
+    def __init__(self, message: str, *, findings: tuple[str, ...] = (), hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.findings = findings
+
+
 class NotFound(HoldfastError, KeyError):
     """There is nothing with this id or name."""
 
