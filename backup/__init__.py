@@ -9,7 +9,8 @@ as of its end, a transaction or a time. `verify` proves that it is whole. `info`
 says what a run checks and keeps, `Connection` how a source is reached. `Repository` keeps a store's whole past; `Keep`
 says what its expiry keeps, `Key` opens an encrypted one, `ArchivePlugin` archives a store into it,
 `MemberArchivePlugin` a cluster, and a `RepositoryPlugin` is told what was done and may veto an expiry. `slots` lists
-the slots that a store keeps log for; `drop_slot` drops one.
+the slots that a store keeps log for; `drop_slot` drops one. `import_files` makes a graph store of CSV and Parquet
+files.
 
 A name is imported when it is first used. `run`, `restore`, `verify`, `info` and `slots` are functions here, and their
 modules have the same names. Importing such a module does not hide the function.
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .importing import ImportReport, import_files
     from .info import info, transactions
     from .limits import Limits
     from .policy import Policy
@@ -46,6 +48,7 @@ __all__ = [
     "BackupUri",
     "Bounds",
     "Connection",
+    "ImportReport",
     "Info",
     "Keep",
     "Key",
@@ -59,6 +62,7 @@ __all__ = [
     "RestoreReport",
     "VerifyReport",
     "drop_slot",
+    "import_files",
     "info",
     "parse",
     "restore",
@@ -70,6 +74,7 @@ __all__ = [
 
 _MODULES = {
     ".connection": ("Connection",),
+    ".importing": ("ImportReport", "import_files"),
     ".slots": ("slots", "drop_slot"),
     ".info": ("info", "transactions"),
     ".limits": ("Limits",),

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from ..engine import errors
+from .command_line import Argument, Option
 from .terminal import say_done
 
 if TYPE_CHECKING:
@@ -22,12 +21,12 @@ def path_of(text: str) -> Path:
     """A path as it was given; the command checks whether it can be used. An empty path is refused: most likely it is a
     shell variable that is not set, and does not mean the current directory."""
     if not text:
-        raise typer.BadParameter("the path is empty")
+        raise errors.InvalidInput("the path is empty")
     return Path(text)
 
 
 def argument(help: str, **more: Any) -> Any:
-    return typer.Argument(parser=path_of, help=help, **more)
+    return Argument(parser=path_of, help=help, **more)
 
 
 def backup_of(text: str) -> Path | str:
@@ -36,29 +35,29 @@ def backup_of(text: str) -> Path | str:
 
 
 def backup_argument(help: str) -> Any:
-    return typer.Argument(parser=backup_of, help=help)
+    return Argument(parser=backup_of, help=help)
 
 
 def file_option(help: str) -> Any:
-    return typer.Option(parser=path_of, help=help)
+    return Option(parser=path_of, help=help)
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
-EngineName = Annotated[str | None, typer.Option("--engine", metavar="ENGINE",
-                                                help="The engine's registered name, or module:Class.")]
+Json = Annotated[bool, Option("--json", help="Print JSON instead of words.")]
+EngineName = Annotated[str | None, Option("--engine", metavar="ENGINE",
+                                          help="The engine's registered name, or module:Class.")]
 TokenFile = Annotated[Path | None, file_option(
     "File with the credential of the source. Default: what a service of this user here has published, else "
          "HOLDFAST_TOKEN of the environment. It is not an argument, since every user can see those.")]
-Tls = Annotated[bool | None, typer.Option("--tls/--no-tls", show_default=False,
-                                          help="Default: TLS off loopback. --no-tls sends the token in the clear.")]
+Tls = Annotated[bool | None, Option("--tls/--no-tls", help="Default: TLS off loopback. --no-tls sends the "
+                                                           "token in the clear.")]
 Ca = Annotated[Path | None, file_option("File of certificate authorities for TLS.")]
-Timeout = Annotated[float, typer.Option(help="Seconds that one answer may take; ten times as long if the source must "
-                                             "make an image first.")]
-Wait = Annotated[float, typer.Option(help="Seconds to wait if another process uses the target.")]
-Uri = Annotated[str, typer.Argument(help="Of the running store: single://host[:port], or "
-                                                "ha://host:port,host:port for a cluster.", metavar="URI")]
-EngineOptions = Annotated[list[str] | None, typer.Option(help="Option of the engine; may be repeated.",
-                                                         metavar="NAME=VALUE")]
+Timeout = Annotated[float, Option(help="Seconds that one answer may take; ten times as long if the source must "
+                                       "make an image first.")]
+Wait = Annotated[float, Option(help="Seconds to wait if another process uses the target.")]
+Uri = Annotated[str, Argument(help="Of the running store: single://host[:port], or "
+                                   "ha://host:port,host:port for a cluster.", metavar="URI")]
+EngineOptions = Annotated[list[str] | None, Option(help="Option of the engine; may be repeated.",
+                                                   metavar="NAME=VALUE")]
 
 
 def tell(report: Told, as_json: bool) -> None:

@@ -15,11 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from ..engine.env import REAL
 from ..engine.errors import InvalidInput, SettingError
 from .arguments import path_of
+from .command_line import Argument, Option
 from .terminal import PROGRESS_S, errors_told, say, say_aside
 
 if TYPE_CHECKING:
@@ -48,19 +47,19 @@ class _Target:
 
 
 def check(
-    target: Annotated[str, typer.Argument(metavar="MODULE:CLASS", help="An engine, a workload or a function that makes "
-                                                                       "one, or a test class of contracts.")],
-    profile: Annotated[str | None, typer.Option(help="How much is tried: default, ci or nightly.")] = None,
-    seed: Annotated[int | None, typer.Option(help="What the draws start from. Default: another number each time; the "
-                                                  "report says which.")] = None,
-    only: Annotated[str | None, typer.Option(metavar="PATTERN", help="Only the checks whose names fit: "
-                                                                     "'*snapshot*'.")] = None,
-    contract: Annotated[list[str] | None, typer.Option(help="Only this contract: engine, replay, cluster, backup, or "
-                                                            "another that is installed; may be repeated.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", parser=path_of,
-                                                   help="Also write the report there, as JSON.")] = None,
-    html_file: Annotated[Path | None, typer.Option("--html", metavar="FILE", parser=path_of,
-                                                   help="Also write it there as a page to hand on.")] = None,
+    target: Annotated[str, Argument(metavar="MODULE:CLASS", help="An engine, a workload or a function that makes "
+                                                                 "one, or a test class of contracts.")],
+    profile: Annotated[str | None, Option(help="How much is tried: default, ci or nightly.")] = None,
+    seed: Annotated[int | None, Option(help="What the draws start from. Default: another number each time; the "
+                                            "report says which.")] = None,
+    only: Annotated[str | None, Option(metavar="PATTERN", help="Only the checks whose names fit: "
+                                                               "'*snapshot*'.")] = None,
+    contract: Annotated[list[str] | None, Option(help="Only this contract: engine, replay, cluster, backup, or "
+                                                      "another that is installed; may be repeated.")] = None,
+    json_file: Annotated[Path | None, Option("--json", metavar="FILE", parser=path_of,
+                                             help="Also write the report there, as JSON.")] = None,
+    html_file: Annotated[Path | None, Option("--html", metavar="FILE", parser=path_of,
+                                             help="Also write it there as a page to hand on.")] = None,
 ) -> None:
     """Try all that the contracts demand on an engine, and report what holds, what is broken, and what was not tried.
     Exits with 1 if a check is broken."""

@@ -9,10 +9,9 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from ..engine import errors
 from .arguments import Json, token_of
+from .command_line import Argument, Commands, Option
 from .terminal import BRANCHED, errors_told, say, say_done
 
 if TYPE_CHECKING:
@@ -21,17 +20,15 @@ if TYPE_CHECKING:
     from ..replay.ha.coordinator import Coordinator
     from .engines import AnyEngine
 
-cluster_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None,
-                          context_settings={"help_option_names": ["-h", "--help"]},
-                          help="See and steer a cluster of members.")
+cluster_app = Commands(help="See and steer a cluster of members.")
 
-CoordinatorUri = Annotated[str, typer.Option("--coordinator", metavar="URI",
-                                             help="etcd://host:port,host:port, etcds://… with TLS, "
-                                                  "s3://bucket/prefix, or file:DIRECTORY.")]
-CoordinatorCa = Annotated[str | None, typer.Option("--coordinator-ca", help="File of authorities for etcds://.")]
-Cluster = Annotated[str, typer.Argument(help="The cluster's name.", metavar="CLUSTER")]
-PeerCa = Annotated[str | None, typer.Option("--ca", help="File of the authorities of the members, if they use TLS.")]
-MemberToken = Annotated[str | None, typer.Option(
+CoordinatorUri = Annotated[str, Option("--coordinator", metavar="URI",
+                                       help="etcd://host:port,host:port, etcds://… with TLS, "
+                                            "s3://bucket/prefix, or file:DIRECTORY.")]
+CoordinatorCa = Annotated[str | None, Option("--coordinator-ca", help="File of authorities for etcds://.")]
+Cluster = Annotated[str, Argument(help="The cluster's name.", metavar="CLUSTER")]
+PeerCa = Annotated[str | None, Option("--ca", help="File of the authorities of the members, if they use TLS.")]
+MemberToken = Annotated[str | None, Option(
     "--cluster-token-file", help="File with the token of the members, if they were given one. Default: the one in the "
                                  "cluster's document.")]
 
@@ -54,10 +51,10 @@ def _admin(uri: str, cluster: str, coordinator_ca: str | None, ca: str | None, t
                  lambda address, token: PeerClient(address, given or token, tls=tls))
 
 
-@cluster_app.command()
+@cluster_app.command("status")
 def status(coordinator: CoordinatorUri, cluster: Cluster, coordinator_ca: CoordinatorCa = None, ca: PeerCa = None,
            token_file: MemberToken = None,
-           watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until interrupted.")] = False,
+           watch: Annotated[bool, Option("--watch", help="Again every two seconds, until interrupted.")] = False,
            as_json: Json = False) -> None:
     """Show members, roles, lag and what was set aside. Exits with 1 if there is no primary, and with 9 if a member had
     shown transactions that the cluster does not have."""
@@ -97,7 +94,7 @@ def _shown(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
-@cluster_app.command()
+@cluster_app.command("history")
 def history(coordinator: CoordinatorUri, cluster: Cluster, coordinator_ca: CoordinatorCa = None,
             as_json: Json = False) -> None:
     """List the last changes of primary, with times and reasons."""
@@ -113,9 +110,9 @@ def history(coordinator: CoordinatorUri, cluster: Cluster, coordinator_ca: Coord
                     say(f"{iso(change.at_us)}  epoch {change.epoch:>5}  {change.leader}  ({change.reason})")
 
 
-@cluster_app.command()
+@cluster_app.command("switchover")
 def switchover(coordinator: CoordinatorUri, cluster: Cluster,
-               to: Annotated[str | None, typer.Option(help="The next primary. Default: the voter with most.")] = None,
+               to: Annotated[str | None, Option(help="The next primary. Default: the voter with most.")] = None,
                coordinator_ca: CoordinatorCa = None, ca: PeerCa = None, token_file: MemberToken = None,
                as_json: Json = False) -> None:
     """Hand over from the primary to another voter, without losing anything."""
@@ -131,11 +128,11 @@ def switchover(coordinator: CoordinatorUri, cluster: Cluster,
         say_done(json.dumps({"primary": to}) if as_json else f"{to} is the primary")
 
 
-@cluster_app.command()
+@cluster_app.command("failover")
 def failover(coordinator: CoordinatorUri, cluster: Cluster,
-             to: Annotated[str, typer.Option(help="The next primary.")],
-             force: Annotated[bool, typer.Option("--force", help="Do without the promises of the other voters. What "
-                                                 "the next primary lacks is lost to the cluster.")] = False,
+             to: Annotated[str, Option(help="The next primary.")],
+             force: Annotated[bool, Option("--force", help="Do without the promises of the other voters. What "
+                                           "the next primary lacks is lost to the cluster.")] = False,
              coordinator_ca: CoordinatorCa = None, ca: PeerCa = None, token_file: MemberToken = None,
              as_json: Json = False) -> None:
     """Make a voter primary although the present one may not answer. It succeeds only if enough voters promise, so
@@ -153,10 +150,10 @@ def failover(coordinator: CoordinatorUri, cluster: Cluster,
         say_done(json.dumps({"primary": to, "not_asked": silent}) if as_json else f"{to} is the primary{lost}")
 
 
-@cluster_app.command()
+@cluster_app.command("recreate")
 def recreate(coordinator: CoordinatorUri, cluster: Cluster,
-             source: Annotated[Path, typer.Option("--from", metavar="DIRECTORY", help="Of a member of the cluster.")],
-             force: Annotated[bool, typer.Option("--force", help="Do it; else only say what would be done.")] = False,
+             source: Annotated[Path, Option("--from", metavar="DIRECTORY", help="Of a member of the cluster.")],
+             force: Annotated[bool, Option("--force", help="Do it; else only say what would be done.")] = False,
              coordinator_ca: CoordinatorCa = None, ca: PeerCa = None, token_file: MemberToken = None,
              as_json: Json = False) -> None:
     """Give a coordinator that has lost its data the cluster's document again. So many members must answer as are needed
@@ -201,14 +198,14 @@ def _wait_for(admin: Admin, name: str) -> None:
         pause.wait(0.1)
 
 
-@cluster_app.command()
+@cluster_app.command("pause")
 def pause(coordinator: CoordinatorUri, cluster: Cluster, coordinator_ca: CoordinatorCa = None,
           as_json: Json = False) -> None:
     """Let nobody be promoted without being asked. Members log what they would have done."""
     _set_paused(coordinator, cluster, coordinator_ca, True, as_json)
 
 
-@cluster_app.command()
+@cluster_app.command("resume")
 def resume(coordinator: CoordinatorUri, cluster: Cluster, coordinator_ca: CoordinatorCa = None,
            as_json: Json = False) -> None:
     """End a pause."""
@@ -223,9 +220,9 @@ def _set_paused(coordinator: str, cluster: str, coordinator_ca: str | None, paus
                  f"{cluster} is not paused")
 
 
-@cluster_app.command()
+@cluster_app.command("remove")
 def remove(coordinator: CoordinatorUri, cluster: Cluster,
-           member: Annotated[str, typer.Argument(help="Its name.", metavar="MEMBER")],
+           member: Annotated[str, Argument(help="Its name.", metavar="MEMBER")],
            coordinator_ca: CoordinatorCa = None, ca: PeerCa = None, token_file: MemberToken = None,
            as_json: Json = False) -> None:
     """Let a member leave the cluster. Its directory stays as it is."""
@@ -234,9 +231,9 @@ def remove(coordinator: CoordinatorUri, cluster: Cluster,
         say_done(json.dumps({"leaving": member}) if as_json else f"{member} leaves {cluster}")
 
 
-@cluster_app.command()
+@cluster_app.command("reinit")
 def reinit(coordinator: CoordinatorUri, cluster: Cluster,
-           member: Annotated[str, typer.Argument(help="Its name.", metavar="MEMBER")],
+           member: Annotated[str, Argument(help="Its name.", metavar="MEMBER")],
            coordinator_ca: CoordinatorCa = None, ca: PeerCa = None, token_file: MemberToken = None,
            as_json: Json = False) -> None:
     """Have a follower copy its state anew from the primary."""
@@ -245,7 +242,7 @@ def reinit(coordinator: CoordinatorUri, cluster: Cluster,
         say_done(json.dumps({"seeding": member}) if as_json else f"{member} copies its state anew")
 
 
-@cluster_app.command()
+@cluster_app.command("demo")
 def demo(as_json: Json = False) -> None:
     """Run three members and a coordinator as real processes, kill the primary while it writes, and check that nothing
     acknowledged is lost."""

@@ -6,18 +6,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..engine.env.shown import shown
 from ..engine.errors import InvalidInput, SettingError
 from ..engine.source.http.client import MAX_RECORD, connect
 from ..engine.source.interface import Source
-from ..engine.source.local import LocalSource
 from ..engine.store.settings import check_duration
-from ..engine.store.store import Store
 from .uri import parse
 
-Named = str | Store[Any, Any] | Source
+if TYPE_CHECKING:
+    from ..engine.store.store import Store
+
+Named: TypeAlias = "str | Store[Any, Any] | Source"
+
+
+def store_in(source: Named) -> Store[Any, Any] | None:
+    """The source if it is an open store. What an open store needs is imported only if it may be one."""
+    if isinstance(source, str | Source):
+        return None
+    from ..engine.store.store import Store
+
+    return source if isinstance(source, Store) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +66,10 @@ class Connection:
         `cluster.py`."""
         if isinstance(source, Source):
             yield source
-        elif isinstance(source, Store):
-            with LocalSource(source) as local:
+        elif (store := store_in(source)) is not None:
+            from ..engine.source.local import LocalSource
+
+            with LocalSource(store) as local:
                 yield local
         elif isinstance(source, str):
             uri = parse(source)

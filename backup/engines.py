@@ -10,13 +10,15 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..engine.contract.engine import Engine
 from ..engine.contract.registry import find_engine
 from ..engine.errors import SettingError, UnsupportedFormat, UpgradeRequired, WrongEngine
 
-AnyEngine = type[Engine[Any, Any]]
+if TYPE_CHECKING:
+    from ..engine.contract.engine import Engine
+
+AnyEngine: TypeAlias = "type[Engine[Any, Any]]"
 Options = Mapping[str, Any]
 """Options of the engine, used whenever a copy is opened."""
 
@@ -56,6 +58,8 @@ def engine_given(given: str | None) -> AnyEngine | None:
     """
     if given is None or ":" not in given:
         return None if given is None else find_engine(given)
+    from ..engine.contract.engine import Engine
+
     found = named(given)
     if not (isinstance(found, type) and issubclass(found, Engine)):
         raise SettingError(f"{given} is not a subclass of holdfast.engine.Engine",

@@ -8,7 +8,6 @@ else is refused before a byte is changed.
 from __future__ import annotations
 
 import os
-import socket  # noqa: TID251  for the machine's name
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,15 @@ from ..engine.errors import ForeignStore, InvalidInput, LogPruned
 from ..engine.source.interface import SourceInfo, compare
 from ..engine.store.layout import Layout
 from ..engine.store.leases import MAX_OWNER
-from ..engine.store.store import Store
 from ..replay.files import Progress, silent
 from ..replay.roll import SourceDamaged
-from .connection import Connection, Named
+from .connection import Connection, Named, store_in
 from .directories import held, locked, make_root, waited
 from .engines import AnyEngine, Options
 from .keywords import given, refuse
 from .policy import Policy
 from .report import Report
 from .retention import cutoff_us
-from .target.full import take_full
 from .target.incremental import take_incremental
 from .target.job import Job
 from .target.target import Target, detect, finish_switch
@@ -94,10 +91,11 @@ def run(source: Named, target: str | os.PathLike[str], *, full: bool = False, po
         if expect_store is not None:
             _expect(info, expect_store)
         origin = source if isinstance(source, str) else info.path
-        if engine is None and isinstance(source, Store):
-            engine = type(source.engine)  # so it need not be registered
+        store = store_in(source)
+        if engine is None and store is not None:
+            engine = type(store.engine)  # so it need not be registered
         if options is None:
-            options = source.options if isinstance(source, Store) else {}
+            options = {} if store is None else store.options
         with system_errors(f"cannot back up to {layout.root}"):
             make_root(layout)
             with held(layout, env) as (layout, env), locked(layout, "backup", patience):
@@ -115,22 +113,29 @@ def _run(job: Job) -> Report:
     if finish_switch(layout):
         target = Target.open(layout, job.env)
     if target is None:
-        return take_full(job, None, "")
+        return _full(job, None, "")
     layout.sync_names(target.generation)
     if job.asked:
         compare(job.info, target.manifest.history, target.manifest.noted_end, accept_branch=job.accept_branch)
-        return take_full(job, target, "it was asked for")
+        return _full(job, target, "it was asked for")
     try:
         return take_incremental(job, target)
     except (LogPruned, SourceDamaged) as error:
         if not job.policy.fallback:
             raise
-        return take_full(job, target, f"the source no longer has the log for an incremental: {error.message}")
+        return _full(job, target, f"the source no longer has the log for an incremental: {error.message}")
+
+
+def _full(job: Job, before: Target | None, why: str) -> Report:
+    """A full backup. What it needs is imported only here: an incremental does without it."""
+    from .target.full import take_full
+
+    return take_full(job, before, why)
 
 
 def _owner(root: Path) -> str:
     """The name of this run and of its target's slot at the source."""
-    return printable(f"backup to {root} on {socket.gethostname()}")[:MAX_OWNER]
+    return printable(f"backup to {root} on {os.uname().nodename}")[:MAX_OWNER]
 
 
 def _hex(value: str | bytes, what: str) -> str:

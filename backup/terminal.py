@@ -14,7 +14,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..engine import errors
@@ -45,6 +45,8 @@ INTERRUPTED = 130
 
 PROGRESS_S = 30.0
 """Seconds between two lines of progress on standard error, if that is not a terminal."""
+BARS_S = 0.25
+"""Seconds after which a run shows bars on a terminal. To import Rich takes as long as a small backup."""
 
 _FLAGS = {
     "accept_branch": "--accept-branch", "check": "--check", "create": "--create", "expect_store": "--expect-store",
@@ -52,7 +54,8 @@ _FLAGS = {
     "full": "--full", "insecure": "--insecure",
     "keep_points": "--keep-points", "lease_ttl": "--lease-ttl",
     "max_record_bytes": "--max-record-bytes", "names": "--name",
-    "online_backup_server": "--listen", "profile": "--profile", "register": "--register", "timeout": "--timeout",
+    "online_backup_server": "--listen", "profile": "--profile", "register": "--register", "skip_bad": "--skip-bad",
+    "timeout": "--timeout",
     "tls_certificate": "--tls-certificate", "tls_key": "--tls-key", "tls": "--tls", "to_txid": "--txid",
     "token": "--token-file", "verify": "--verify", "wait": "--wait", "ca": "--ca", "at": "--at",
 }
@@ -190,9 +193,9 @@ def _failed(error: Exception, as_json: bool) -> int:
 
 @contextmanager
 def progress_told(as_json: bool) -> Iterator[Progress]:
-    """Show progress on standard error: on a terminal, one bar for each stage; elsewhere a line or a JSON object every
-    `PROGRESS_S` seconds, so that a short run prints none."""
-    if sys.stderr is not None and sys.stderr.isatty():
+    """Show progress on standard error: on a terminal, one bar for each stage; elsewhere, and without `holdfast[cli]`, a
+    line or a JSON object every `PROGRESS_S` seconds, so that a short run prints none."""
+    if sys.stderr is not None and sys.stderr.isatty() and _has_rich():
         with _bars() as progress:
             yield progress
     else:
@@ -207,7 +210,7 @@ def _shown(stage: str, done: int, total: int) -> str:
     return f"{size_of(done)} of {size_of(total)}"
 
 
-_COUNTED = {"log": "transactions", "replay": "transactions", "images": "images and branches"}
+_COUNTED = {"log": "transactions", "replay": "transactions", "images": "images and branches", "load": "rows"}
 """Stages that do not count bytes, and what they count."""
 
 
@@ -254,22 +257,37 @@ def _lines(as_json: bool) -> Callable[[str, int, int], None]:
     return progress
 
 
+def _has_rich() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("rich") is not None
+
+
 @contextmanager
 def _bars() -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    with Bars(TextColumn("{task.description:<14}"), BarColumn(), TaskProgressColumn(),
-              TextColumn("{task.fields[shown]}"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-              console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-        pace = _Pace()
-
+    clock, pace = REAL.clock, _Pace()
+    begun = clock.monotonic()
+    bars: Any = None
+    tasks: dict[str, Any] = {}
+    with ExitStack() as ending:
         def progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, shown="", rate="", total=total)
-            bars.update(tasks[stage], completed=done, total=total, shown=_shown(stage, done, total),
-                        rate=_rate(stage, pace.of(stage, done)))
+            nonlocal bars
+            rate = pace.of(stage, done)
+            if bars is None and clock.monotonic() - begun >= BARS_S:
+                bars = ending.enter_context(_rich_bars())
+            if bars is not None:
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(stage, shown="", rate="", total=total)
+                bars.update(tasks[stage], completed=done, total=total, shown=_shown(stage, done, total),
+                            rate=_rate(stage, rate))
 
         yield progress
+
+
+def _rich_bars() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    return Progress(TextColumn("{task.description:<14}"), BarColumn(), TaskProgressColumn(),
+                    TextColumn("{task.fields[shown]}"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+                    console=Console(stderr=True), transient=True)

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
@@ -102,9 +101,12 @@ def parameter(kind: type, name: str, old: str, new: str) -> None:
     setattr(kind, name, classmethod(renamed))
 
 
-class _Loader(Loader):
+class _Loader:
     def __init__(self, places: tuple[str, ...]) -> None:
         self._places = tuple(f"{_HERE}.{place}" for place in places)
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """The import system makes it."""
 
     def exec_module(self, module: ModuleType) -> None:
         name, places = module.__name__, self._places
@@ -122,15 +124,16 @@ class _Loader(Loader):
         warn(name, " and ".join(places))
 
 
-class Finder(MetaPathFinder):
-    """See the module's text."""
+class Finder:
+    """See the module's text. Not a subclass of what `importlib.abc` has, which takes long to import."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None,
                   /) -> ModuleSpec | None:
         places = MODULES.get(fullname.removeprefix(f"{_HERE}."))
         if places is None or not fullname.startswith(f"{_HERE}."):
             return None
-        return ModuleSpec(fullname, _Loader(places), is_package=True)
+        loader: Any = _Loader(places)
+        return ModuleSpec(fullname, loader, is_package=True)
 
 
 def install() -> None:

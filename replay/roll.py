@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..engine.contract.engine import Engine
 from ..engine.errors import Damaged, Diverged, SourceUnavailable, UnsupportedFormat
 from ..engine.model.positions import History, Position
 from ..engine.model.records import Attachment, Record
@@ -25,6 +24,9 @@ from ..engine.source.interface import CHUNK_BYTES, Source
 from ..engine.store.replay import replay
 from ..engine.wal.log import Log
 from .files import Progress, silent
+
+if TYPE_CHECKING:
+    from ..engine.contract.engine import Engine
 
 BATCH_BYTES = 4 << 20
 """The most bytes of log that are synced in one go. A larger record is synced by itself."""

@@ -9,8 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from ...engine import errors
 from ..arguments import (
     Ca,
@@ -30,6 +28,7 @@ from ..arguments import (
     time_of,
     token_of,
 )
+from ..command_line import Argument, Commands, Option
 from ..terminal import DAMAGED, errors_told, progress_told, say, say_done
 
 if TYPE_CHECKING:
@@ -37,26 +36,24 @@ if TYPE_CHECKING:
     from .keys import Key
     from .repository import Repository
 
-repo_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None,
-                       context_settings={"help_option_names": ["-h", "--help"]},
-                       help="Keep every moment of a store in a repository, on a disk or in a bucket.")
+repo_app = Commands(help="Keep every moment of a store in a repository, on a disk or in a bucket.")
 
-Url = Annotated[str, typer.Argument(help="A directory, file:///…, s3://bucket/prefix, gs://…, az://…", metavar="REPO")]
+Url = Annotated[str, Argument(help="A directory, file:///…, s3://bucket/prefix, gs://…, az://…", metavar="REPO")]
 KeyFile = Annotated[Path | None, file_option(
     "File with the key of an encrypted repository. Default: HOLDFAST_REPOSITORY_KEY of the "
                        "environment, or what the command in HOLDFAST_REPOSITORY_KEY_COMMAND prints.")]
-Txid = Annotated[int | None, typer.Option("--txid", help="The point: a transaction.")]
-At = Annotated[str | None, typer.Option(help="The point: a time, with a zone: 2026-11-22T09:30:00Z.")]
-Mark = Annotated[str | None, typer.Option("--mark", help="The point: a mark.")]
-Branch = Annotated[str | None, typer.Option(help="Branch, by the first digits of its id. Default: the newest image's.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
-OnEvent = Annotated[str | None, typer.Option(
+Txid = Annotated[int | None, Option("--txid", help="The point: a transaction.")]
+At = Annotated[str | None, Option(help="The point: a time, with a zone: 2026-11-22T09:30:00Z.")]
+Mark = Annotated[str | None, Option("--mark", help="The point: a mark.")]
+Branch = Annotated[str | None, Option(help="Branch, by the first digits of its id. Default: the newest image's.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Only say what would be done.")]
+OnEvent = Annotated[str | None, Option(
     "--on-event", metavar="PROGRAM", help="Run it as PROGRAM done or PROGRAM failed afterwards, with what was done as "
                                           "JSON on its standard input. Before an expiry it is run as PROGRAM expiring, "
                                           "and vetoes it by an exit code other than 0.")]
-Salvage = Annotated[bool, typer.Option("--salvage", help="Do not read the catalog, because it is lost or damaged.")]
+Salvage = Annotated[bool, Option("--salvage", help="Do not read the catalog, because it is lost or damaged.")]
 Scratch = Annotated[Path | None, file_option("Directory in which to restore. Default: that for temporary files.")]
-Accept = Annotated[str | None, typer.Option(help="Accept a branch that is new to the repository, by its id.")]
+Accept = Annotated[str | None, Option(help="Accept a branch that is new to the repository, by its id.")]
 
 
 def key_of(file: Path | None) -> Key | None:
@@ -93,7 +90,7 @@ def _moment(text: str | None) -> datetime | None:
     return None if text is None else time_of(text)
 
 
-@repo_app.command()
+@repo_app.command("init")
 def init(repo: Url,
          encrypt: Annotated[Path | None, file_option(
              "Encrypt everything with the key in this file: 16 bytes or more. Keep it: without it nothing can be "
@@ -111,14 +108,14 @@ def init(repo: Url,
                 f"{made.url} is a repository now{', encrypted' if made.encrypted else ''}\n  {rights}")
 
 
-@repo_app.command()
+@repo_app.command("backup")
 def backup(
     uri: Uri,
     repo: Url,
-    rate: Annotated[float | None, typer.Option(help="Megabytes per second that are read of the image at most.")] = None,
-    block_bytes: Annotated[int, typer.Option(help="Size of a block: 4096 to 65536.")] = 16384,
-    digest: Annotated[bool, typer.Option("--digest", help="Have the source compute the digest of its content, for "
-                                                          "rehearsals to compare with. It reads all of it.")] = False,
+    rate: Annotated[float | None, Option(help="Megabytes per second that are read of the image at most.")] = None,
+    block_bytes: Annotated[int, Option(help="Size of a block: 4096 to 65536.")] = 16384,
+    digest: Annotated[bool, Option("--digest", help="Have the source compute the digest of its content, for "
+                                                    "rehearsals to compare with. It reads all of it.")] = False,
     accept_branch: Accept = None, dry_run: DryRun = False,
     token_file: TokenFile = None, tls: Tls = None, ca: Ca = None, timeout: Timeout = 30.0, on_event: OnEvent = None,
     key_file: KeyFile = None,
@@ -141,14 +138,14 @@ def backup(
         tell(report, as_json)
 
 
-@repo_app.command()
+@repo_app.command("archive")
 def archive(
     uri: Uri,
     repo: Url,
-    interval: Annotated[float, typer.Option(help="Seconds from one piece to the next.")] = 1.0,
-    idle: Annotated[float, typer.Option(help="Seconds after which a piece says how far an idle store is complete."
-                                        )] = 60.0,
-    once: Annotated[bool, typer.Option("--once", help="Archive what there is, and end.")] = False,
+    interval: Annotated[float, Option(help="Seconds from one piece to the next.")] = 1.0,
+    idle: Annotated[float, Option(help="Seconds after which a piece says how far an idle store is complete."
+                                  )] = 60.0,
+    once: Annotated[bool, Option("--once", help="Archive what there is, and end.")] = False,
     accept_branch: Accept = None,
     token_file: TokenFile = None, tls: Tls = None, ca: Ca = None, timeout: Timeout = 30.0, key_file: KeyFile = None,
     as_json: Json = False,
@@ -168,7 +165,7 @@ def archive(
                            accept_branch=accept_branch, told=told)
 
 
-@repo_app.command()
+@repo_app.command("synthesize")
 def synthesize(repo: Url, txid: Txid = None, at: At = None, mark: Mark = None, branch: Branch = None,
                scratch: Scratch = None, engine: EngineName = None, engine_option: EngineOptions = None,
                on_event: OnEvent = None, key_file: KeyFile = None, as_json: Json = False) -> None:
@@ -181,10 +178,10 @@ def synthesize(repo: Url, txid: Txid = None, at: At = None, mark: Mark = None, b
         tell(report, as_json)
 
 
-@repo_app.command()
+@repo_app.command("info")
 def info(repo: Url, salvage: Salvage = False,
-         rights: Annotated[bool, typer.Option("--rights", help="Try whether these credentials could overwrite and "
-                                                               "delete what is there.")] = False,
+         rights: Annotated[bool, Option("--rights", help="Try whether these credentials could overwrite and "
+                                                         "delete what is there.")] = False,
          key_file: KeyFile = None, as_json: Json = False) -> None:
     """Show what a repository restores to, its images, branches, marks and proofs."""
     with errors_told(as_json), _opened(repo, key_file, salvage=salvage) as repository:
@@ -192,7 +189,7 @@ def info(repo: Url, salvage: Salvage = False,
 
 
 @repo_app.command("ls")
-def list_objects(repo: Url, prefix: Annotated[str, typer.Argument(help="How the names begin.")] = "",
+def list_objects(repo: Url, prefix: Annotated[str, Argument(help="How the names begin.")] = "",
                  key_file: KeyFile = None, as_json: Json = False) -> None:
     """List the objects: bytes, time by the storage's clock, name."""
     with errors_told(as_json), _opened(repo, key_file) as repository:
@@ -203,11 +200,11 @@ def list_objects(repo: Url, prefix: Annotated[str, typer.Argument(help="How the 
                 f"{size:>12,}  {iso(time_us)}  {name}")
 
 
-@repo_app.command()
-def mark(repo: Url, name: Annotated[str, typer.Argument(help="The mark's name.")], txid: Txid = None, at: At = None,
+@repo_app.command("mark")
+def mark(repo: Url, name: Annotated[str, Argument(help="The mark's name.")], txid: Txid = None, at: At = None,
          branch: Branch = None,
-         keep: Annotated[bool, typer.Option("--keep", help="No expiry drops what this point needs.")] = False,
-         remove: Annotated[bool, typer.Option("--remove", help="Remove the mark.")] = False, key_file: KeyFile = None,
+         keep: Annotated[bool, Option("--keep", help="No expiry drops what this point needs.")] = False,
+         remove: Annotated[bool, Option("--remove", help="Remove the mark.")] = False, key_file: KeyFile = None,
          as_json: Json = False) -> None:
     """Give a restore point a name; if none is given, the last one."""
     with errors_told(as_json), _opened(repo, key_file) as repository:
@@ -222,16 +219,16 @@ def mark(repo: Url, name: Annotated[str, typer.Argument(help="The mark's name.")
             f"marked transaction {made['txid']} as {name}{', and what it needs is kept' if keep else ''}")
 
 
-@repo_app.command()
+@repo_app.command("restore")
 def restore(
     repo: Url,
     dest: Annotated[Path, argument("Directory for the store, new or empty.")],
     txid: Txid = None, at: At = None, mark: Mark = None, branch: Branch = None, dry_run: DryRun = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the store or backup that is there.")] = False,
-    delta: Annotated[bool, typer.Option("--delta", help="Write only the blocks in which DEST, which is this store, "
-                                                        "differs. Its present state is not kept.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Write the image's files and the log, without the engine: DEST "
-                                                    "becomes a backup, of which a store can be made later.")] = False,
+    force: Annotated[bool, Option("--force", help="Replace the store or backup that is there.")] = False,
+    delta: Annotated[bool, Option("--delta", help="Write only the blocks in which DEST, which is this store, "
+                                                  "differs. Its present state is not kept.")] = False,
+    raw: Annotated[bool, Option("--raw", help="Write the image's files and the log, without the engine: DEST "
+                                              "becomes a backup, of which a store can be made later.")] = False,
     salvage: Salvage = False, wait: Wait = 0.0, engine: EngineName = None, engine_option: EngineOptions = None,
     on_event: OnEvent = None, key_file: KeyFile = None, as_json: Json = False,
 ) -> None:
@@ -254,7 +251,7 @@ def restore(
         tell(report, as_json)
 
 
-@repo_app.command()
+@repo_app.command("rehearse")
 def rehearse(repo: Url, txid: Txid = None, at: At = None, mark: Mark = None, branch: Branch = None,
              scratch: Scratch = None, engine: EngineName = None, engine_option: EngineOptions = None,
              on_event: OnEvent = None, key_file: KeyFile = None, as_json: Json = False) -> None:
@@ -267,18 +264,18 @@ def rehearse(repo: Url, txid: Txid = None, at: At = None, mark: Mark = None, bra
         tell(report, as_json)
 
 
-@repo_app.command()
+@repo_app.command("expire")
 def expire(
     repo: Url,
-    keep_last: Annotated[int, typer.Option(help="Images to keep, the newest ones.")] = 0,
-    keep_daily: Annotated[int, typer.Option(help="Days of which the newest image is kept.")] = 0,
-    keep_weekly: Annotated[int, typer.Option(help="Weeks of which the newest image is kept.")] = 0,
-    keep_monthly: Annotated[int, typer.Option(help="Months of which the newest image is kept.")] = 0,
-    keep_yearly: Annotated[int, typer.Option(help="Years of which the newest image is kept.")] = 0,
-    keep_points: Annotated[str, typer.Option(help="How long any transaction can be restored: \"14 days\", \"for "
-                                                  "ever\", \"none\".", metavar="PERIOD")] = "14 days",
-    abandoned: Annotated[str, typer.Option(help="When a backup that is not whole is given up for dead.",
-                                           metavar="PERIOD")] = "1 day",
+    keep_last: Annotated[int, Option(help="Images to keep, the newest ones.")] = 0,
+    keep_daily: Annotated[int, Option(help="Days of which the newest image is kept.")] = 0,
+    keep_weekly: Annotated[int, Option(help="Weeks of which the newest image is kept.")] = 0,
+    keep_monthly: Annotated[int, Option(help="Months of which the newest image is kept.")] = 0,
+    keep_yearly: Annotated[int, Option(help="Years of which the newest image is kept.")] = 0,
+    keep_points: Annotated[str, Option(help="How long any transaction can be restored: \"14 days\", \"for "
+                                            "ever\", \"none\".", metavar="PERIOD")] = "14 days",
+    abandoned: Annotated[str, Option(help="When a backup that is not whole is given up for dead.",
+                                     metavar="PERIOD")] = "1 day",
     dry_run: DryRun = False, on_event: OnEvent = None, key_file: KeyFile = None, as_json: Json = False,
 ) -> None:
     """Remove what no kept restore point needs."""
@@ -290,9 +287,9 @@ def expire(
              as_json)
 
 
-@repo_app.command()
+@repo_app.command("verify")
 def verify(repo: Url,
-           sample: Annotated[str, typer.Option(help="Share of the blocks that are read: 5%, or all.")] = "all",
+           sample: Annotated[str, Option(help="Share of the blocks that are read: 5%, or all.")] = "all",
            salvage: Salvage = False, on_event: OnEvent = None, key_file: KeyFile = None, as_json: Json = False) -> None:
     """Read what images and log need, and compare it with its digests. Needs no engine."""
     with errors_told(as_json), _opened(repo, key_file, on_event, salvage=salvage) as repository:
@@ -312,10 +309,10 @@ def _share(text: str) -> float:
         raise errors.InvalidInput(f"--sample {text!r} is not a share", hint="write 5%, or all") from None
 
 
-@repo_app.command()
-def copy(repo: Url, to: Annotated[str, typer.Argument(help="Nothing yet, or an earlier copy.", metavar="TO")],
-         remove: Annotated[bool, typer.Option("--remove", help="Remove from the copy what the repository has dropped."
-                                              )] = False,
+@repo_app.command("copy")
+def copy(repo: Url, to: Annotated[str, Argument(help="Nothing yet, or an earlier copy.", metavar="TO")],
+         remove: Annotated[bool, Option("--remove", help="Remove from the copy what the repository has dropped."
+                                        )] = False,
          dry_run: DryRun = False, on_event: OnEvent = None, as_json: Json = False) -> None:
     """Copy a repository, or bring its copy up to date. Needs no key."""
     with errors_told(as_json):
@@ -328,7 +325,7 @@ def copy(repo: Url, to: Annotated[str, typer.Argument(help="Nothing yet, or an e
         tell(report, as_json)
 
 
-@repo_app.command()
+@repo_app.command("promote")
 def promote(repo: Url, as_json: Json = False) -> None:
     """Make a copy a repository of its own, because the one that it was a copy of is lost."""
     with errors_told(as_json):
@@ -338,7 +335,7 @@ def promote(repo: Url, as_json: Json = False) -> None:
         say_done(json.dumps({"promoted": repo}) if as_json else f"{repo} is a repository of its own now")
 
 
-@repo_app.command()
+@repo_app.command("rotate")
 def rotate(repo: Url,
            new_key_file: Annotated[Path, file_option("File with the new key.")], key_file: KeyFile = None,
            as_json: Json = False) -> None:

@@ -2,21 +2,24 @@
 
 The target's log is valid at every moment. If a run dies, what was synced stays, and the next run continues after it.
 A log that has outgrown the image is compacted (`compact.py`).
+
+An engine takes longer to load than a small incremental takes. So it is loaded only if its versions must be compared:
+if the source has a state format or a payload version that no engine here has read yet, or if the caller gives it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from ...engine.errors import Damaged, DiskFull, SettingError
-from ...engine.source.interface import compare
+from ...engine.source.interface import SourceInfo, compare
 from ...replay.copy import kept_alive
 from ...replay.roll import fetch
 from ..engines import compare_versions, engine_named
-from ..manifest import with_run
+from ..manifest import Manifest, with_run
 from ..report import Report
 from ..retention import needed
 from .compact import compact, outgrown
@@ -35,9 +38,12 @@ def take_incremental(job: Job, target: Target) -> Report:
         DiskFull, LeaseExpired, SourceUnavailable: what came stays, and the next run continues after it.
     """
     env, source, manifest, limits = job.env, job.source, target.manifest, job.policy.limits
-    engine = job.at_hand(manifest.engine)
-    if engine is not None:
-        compare_versions(engine, manifest.state_format, manifest.payloads, f"the backup in {job.layout.root}")
+    reads: Collection[int] | None = _Reads(job, manifest)
+    if job.engine is not None or not _was_read(job.info, manifest):
+        engine = job.at_hand(manifest.engine)
+        reads = None if engine is None else engine.reads_payloads
+        if engine is not None:
+            compare_versions(engine, manifest.state_format, manifest.payloads, f"the backup in {job.layout.root}")
     looks = manifest.runs[-1].get("looks", 0) + 1 if manifest.runs else 1
     with _offering_a_full():
         end = target.log.end
@@ -53,9 +59,8 @@ def take_incremental(job: Job, target: Target) -> Report:
                 began = log.end.txid
                 upto = max(info.published, log.end, key=lambda p: p.txid)
                 fetched = fetch(source, grant.id, log, upto, info.history,
-                                reads=None if engine is None else engine.reads_payloads,
-                                chunk_bytes=limits.chunk_bytes, batch_records=limits.batch_records,
-                                progress=job.progress)
+                                reads=reads, chunk_bytes=limits.chunk_bytes,
+                                batch_records=limits.batch_records, progress=job.progress)
                 end, branch = log.end, log.history.branch.id
             complete = info.complete_until_us
             if not fetched.records and manifest.runs:  # a member that lags may know less than the last one
@@ -81,6 +86,37 @@ def take_incremental(job: Job, target: Target) -> Report:
     target.sweep()
     return job.report("incremental", target, bounds, branch, fetched, from_txid=began, before=before,
                       compacted=compacted)
+
+
+def _was_read(info: SourceInfo, manifest: Manifest) -> bool:
+    """Whether an engine here has read a state and transactions of the versions that the source has now. It has if the
+    last full backup was verified: the versions that came since were compared when they came."""
+    whole = next((run for run in reversed(manifest.runs) if run["kind"] == "full"), None)
+    return (whole is not None and whole["verified"] and info.state_format == manifest.state_format
+            and info.payload_version in manifest.payloads)
+
+
+class _Reads(Collection[int]):
+    """The payload versions that can be read: those that the backup holds. If another one comes, the engine is loaded,
+    and then those that it reads; all, if it is not installed."""
+
+    def __init__(self, job: Job, manifest: Manifest) -> None:
+        self._job, self._manifest = job, manifest
+        self._known, self._all, self._asked = set(manifest.payloads), False, False
+
+    def __contains__(self, version: object) -> bool:
+        if version not in self._known and not self._asked:
+            self._asked = True
+            engine = self._job.at_hand(self._manifest.engine)
+            self._all = engine is None
+            self._known = set() if engine is None else set(engine.reads_payloads)
+        return self._all or version in self._known
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 @contextlib.contextmanager

@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...engine.contract.engine import Context, Engine
 from ...engine.env import Env
 from ...engine.errors import Inconsistent
 from ...engine.wal.log import Log
@@ -25,6 +24,9 @@ from ...replay.files import Progress, copy_files
 from ...replay.roll import roll
 from ..engines import AnyEngine, Options
 from .target import Target
+
+if TYPE_CHECKING:
+    from ...engine.contract.engine import Context, Engine
 
 MAX_FINDINGS = 100
 """Inconsistencies that a check reports at most."""
@@ -51,6 +53,8 @@ def copied_state(target: Target, into: Path, engine: AnyEngine, options: Options
 
 
 def _context(target: Target, options: Options, env: Env) -> Context:
+    from ...engine.contract.engine import Context
+
     return Context(env, options, store_id=target.manifest.history.store_id)
 
 

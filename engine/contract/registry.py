@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.metadata import MetadataPathFinder, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..env import REAL
 from ..env.shown import shown
 from ..env.system import system_errors
 from ..errors import SettingError
-from .plugin import Plugin
+
+if TYPE_CHECKING:
+    from .plugin import Plugin
 
 
 def listed(plugins: Iterable[Plugin | str]) -> list[Plugin]:
@@ -25,6 +26,8 @@ def listed(plugins: Iterable[Plugin | str]) -> list[Plugin]:
 def find_plugin(name: str) -> Plugin:
     """Make the plugin registered as `name` in the entry-point group `holdfast.plugins`. Raises `SettingError` if there
     is none, or it is not a `Plugin`; `LimitReached` if no more files can be opened to look."""
+    from .plugin import Plugin
+
     plugin: Plugin = find("holdfast.plugins", name, Plugin)()
     return plugin
 
@@ -40,6 +43,8 @@ def find_engine(name: str) -> Any:
 def find(group: str, name: str, base: type) -> Any:
     """The subclass of `base` that is registered as `name` in an entry-point group. Raises `SettingError`,
     `LimitReached`."""
+    from importlib.metadata import MetadataPathFinder, entry_points  # takes long, and not everybody looks
+
     found = {point.name: point for point in entry_points(group=group)}
     if name not in found:
         # What is installed in a directory that cannot be opened counts as not there, and is remembered so.

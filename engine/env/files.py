@@ -7,16 +7,13 @@ part of one, the rest is done here.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import logging
 import os
 import re
-import shutil
 import stat
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Literal
@@ -275,6 +272,8 @@ class Files:
 
     def make_scratch_directory(self) -> Path:
         """Create a directory that only this user can enter, in the system's directory for temporary files."""
+        import tempfile
+
         return Path(tempfile.mkdtemp(prefix="holdfast-scratch-"))
 
     def rename(self, old: Path, new: Path) -> None:
@@ -298,6 +297,8 @@ class Files:
     def exchange(self, one: Path, other: Path) -> None:
         """Atomically swap two names, directories too. Durable after `sync_directory`. Raises `Unsupported` if this
         platform or file system cannot."""
+        import ctypes
+
         libc = ctypes.CDLL(None, use_errno=True)
         a, b = os.fsencode(one), os.fsencode(other)
         if hasattr(libc, "renameat2"):
@@ -346,6 +347,8 @@ class Files:
     def remove_tree(self, path: Path) -> None:
         """Remove a directory and everything in it, if it exists."""
         if path.exists():
+            import shutil
+
             shutil.rmtree(path)
 
     def sync_directory(self, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 
 
 class Randomness:
@@ -10,4 +10,4 @@ class Randomness:
 
     def token(self, length: int) -> bytes:
         """`length` random bytes."""
-        return secrets.token_bytes(length)
+        return os.urandom(length)

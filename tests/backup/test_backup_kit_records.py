@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 from backup_worlds import COMPACTING, ENGINES, NOT_COMPACTING, SMALL, digest, open_store, write
-from typer.testing import CliRunner
+from cli_rig import holdfast
 
 from holdfast import backup
-from holdfast.backup.cli import app
 from holdfast.engine.contract.engine import Engine
 from holdfast.engine.store.store import Store
 
@@ -74,6 +73,6 @@ def test_the_log_command_says_what_they_are(tmp_path: Path) -> None:
         store.write_path.mark()
         store.log.writer.epoch = 3
         store.write_path.mark()
-    lines = CliRunner().invoke(app, ["log", str(tmp_path / "store")]).output.splitlines()
+    lines = holdfast("log", tmp_path / "store").stdout.splitlines()
     assert lines[1].endswith("  mark")
     assert lines[2].endswith("  epoch 3 begins")

@@ -12,6 +12,7 @@ import pytest
 from backup_worlds import open_store, tree, write
 
 from holdfast import backup
+from holdfast.backup import engines
 from holdfast.engine.builtin.memory import MemoryEngine
 from holdfast.engine.errors import UnsupportedFormat, UpgradeRequired
 from holdfast.engine.source.local import LocalSource
@@ -83,6 +84,40 @@ def test_a_transaction_that_cannot_be_read_is_not_taken(tmp_path: Path) -> None:
                 lambda: backup.restore(target, tmp_path / "dest", engine=MemoryEngine)):
         with pytest.raises(UnsupportedFormat, match="transactions of payload version 2"):
             act()
+
+
+def test_an_incremental_looks_for_its_engine_only_if_something_is_new(tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """To load one takes longer than a small incremental. What an engine here has read needs no other look."""
+    looked = list[str]()
+
+    def find(name: str) -> type[MemoryEngine]:
+        looked.append(name)
+        return MemoryEngine
+
+    monkeypatch.setattr(engines, "find_engine", find)
+    target, unchecked = tmp_path / "target", tmp_path / "unchecked"
+    with open_store(tmp_path / "store", NEW_PAYLOADS) as store, LocalSource(store) as source:
+        store.engine.payload_version = store.payload_version = 1  # type: ignore[misc]
+        write(store, 1, 2)
+        backup.run(source, target)
+        backup.run(source, unchecked, policy=backup.Policy(verify=False))
+        looked.clear()
+        write(store, 1, 1)
+        assert backup.run(source, target).transactions == 1
+        assert not looked
+        backup.run(source, unchecked)
+        assert looked, "no engine here has read it"
+        store.engine.payload_version = 2  # type: ignore[misc]
+        write(store, 1, 1)
+        looked.clear()
+        with pytest.raises(UnsupportedFormat, match="transaction 4 of the source has payload version 2"):
+            backup.run(source, target)
+        assert looked, "the source did not say so, its transaction did"
+        store.payload_version = 2
+        with pytest.raises(UnsupportedFormat, match="the source has"):
+            backup.run(source, target)
+    assert backup.verify(target, engine=MemoryEngine).bounds.last == 3
 
 
 def test_the_versions_that_came_are_remembered_longer_than_the_runs(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ the rest are a script of their own, `page.py`. The block of kind `diff` is the m
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -18,11 +19,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from typer.main import get_command
 
 from holdfast.backup.cli import app
+from holdfast.backup.command_line import Command, Commands, Parameter
 from holdfast.backup.testing import BackupContract
 from holdfast.backup.testing.kit import KitContract
 from holdfast.engine.testing import PROFILES, Contract, EngineContract, PluginContract
@@ -82,42 +81,33 @@ def checks_page() -> str:
 
 
 def commands_page() -> str:
-    return "\n".join([COMMANDS_HEAD, *_commands("holdfast", get_command(app), leaving_out="repo")])
+    return "\n".join([COMMANDS_HEAD, *_commands("holdfast", app, leaving_out="repo")])
 
 
 def repository_commands_page() -> str:
-    [repo] = [command for name, command in _inner(get_command(app)) if name == "repo"]
+    [repo] = [command for name, command in app.inner("holdfast") if name == "repo"]
     return "\n".join([REPOSITORY_COMMANDS_HEAD, *_commands("holdfast repo", repo)])
 
 
-def _inner(command: Any) -> list[tuple[str, Any]]:
-    return list(getattr(command, "commands", {}).items())
-
-
-def _commands(name: str, command: Any, leaving_out: str = "") -> Iterator[str]:
-    if inner := _inner(command):
-        for word, one in inner:
+def _commands(name: str, command: Command | Commands, leaving_out: str = "") -> Iterator[str]:
+    if isinstance(command, Commands):
+        for word, one in command.inner(name):
             if word != leaving_out:
                 yield from _commands(f"{name} {word}", one)
         return
-    own = [p for p in command.params if p.name != "help"]
-    arguments = [p for p in own if p.param_type_name == "argument"]
-    names = [(p.metavar or p.name).upper() for p in arguments]
-    yield "\n".join([f"## {' '.join([name, *names])}", "", command.help, "",
+    said = inspect.getdoc(command.function) or ""
+    yield "\n".join([f"## {' '.join([name, *(p.metavar for p in command.arguments)])}", "", said, "",
                      "| argument, option | what |", "| --- | --- |",
-                     *(f"| `{n}` | {p.help} |" for n, p in zip(names, arguments, strict=True)),
-                     *(_option(p) for p in own if p not in arguments), ""])
+                     *(f"| `{p.metavar}` | {p.declared.help} |" for p in command.arguments),
+                     *(_option(p) for p in command.options), ""])
 
 
-def _option(option: Any) -> str:
-    value = f" {option.metavar}" if option.metavar else ""
-    names = [f"`{option.opts[0]}{value}`", *(f"`{other}`" for other in option.secondary_opts)]
-    said = option.help.replace("|", "\\|")
-    if option.default is True:
-        said += f" Default: `{option.opts[0]}`."
-    elif isinstance(option.default, str | float):
-        shown = f"{option.default:g}" if isinstance(option.default, float) else option.default
-        said += f" Default: {shown}."
+def _option(option: Parameter) -> str:
+    value = f" {option.declared.metavar}" if option.declared.metavar else ""
+    names = [f"`{option.names[0]}{value}`", *(f"`{other}`" for other in option.names[1:])]
+    said = option.declared.help.replace("|", "\\|")
+    if shown := option.shown_default:
+        said += f" Default: {f'`{shown}`' if option.flag else shown}."
     return f"| {', '.join(names)} | {said} |"
 
 
@@ -141,7 +131,7 @@ def run_pytest(folder: Path, test: str, *options: str, **environment: str) -> su
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HOLDFAST_", "PYTEST_"))}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=short", test, *options]
     return subprocess.run(command, cwd=folder, env={**kept, "TMPDIR": str(folder), **environment}, capture_output=True,
-                          text=True, timeout=250)
+                          text=True, timeout=600)
 
 
 def make_mistake(guide: Path, folder: Path) -> str:

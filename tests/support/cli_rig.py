@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner, Result
-
 from holdfast.backup import cli
 
-runner = CliRunner()
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command printed, on standard output and on standard error."""
+
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
 
 
 def holdfast(*arguments: str | Path, code: int = 0) -> Result:
-    result = runner.invoke(cli.app, [str(a) for a in arguments])
-    assert result.exit_code == code, result.output
+    stdout, stderr, ended = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        try:
+            cli.answer([str(a) for a in arguments])
+        except SystemExit as stopped:
+            ended = int(stopped.code or 0)
+    result = Result(stdout.getvalue(), stderr.getvalue())
+    assert ended == code, result.output
     assert "Traceback" not in result.output
     return result
 

@@ -135,6 +135,7 @@ def compare(view: GraphView | GraphTransaction, model: Model, kinds: Iterable[st
     for node, (carried, props) in model.nodes.items():
         found = view.node(node)
         assert (found.labels, found.properties) == (tuple(sorted(carried)), props)
+        assert view.properties(node) == props  # once more: from the cache, if there is one
     for edge, ends in model.edges.items():
         got = view.edge(edge)
         assert (got.source, got.type, got.target, got.properties) == ends

@@ -14,12 +14,12 @@ SOUND = [
 ]
 """What is searched in every run, and at least how many states that has."""
 SOUND_IN_CI = [
-    (Bounds(epochs=3, transactions=1), 30_000),
     (Bounds(epochs=2, transactions=1, change=((0, 1, 2), (2,))), 40_000),
 ]
 """What CI searches besides."""
-DEEPER = [Bounds(epochs=4, transactions=0), Bounds(epochs=3, transactions=1, crashes=1),
-          Bounds(epochs=4, transactions=2, crashes=1), Bounds(epochs=3, transactions=2, crashes=2),
+DEEPER = [Bounds(epochs=4, transactions=0), Bounds(epochs=3, transactions=1),
+          Bounds(epochs=3, transactions=1, crashes=1), Bounds(epochs=4, transactions=2, crashes=1),
+          Bounds(epochs=3, transactions=2, crashes=2),
           Bounds(epochs=3, transactions=1, crashes=1, change=((0, 1), (0, 1, 2)))]
 """What is searched at night."""
 SMALL = Bounds(epochs=2, transactions=1, crashes=1)
