@@ -27,7 +27,7 @@ class Settings:
             acknowledged. `relaxed`: it returns when it is appended, and is synced within `relaxed_ms`. A crash before
             that loses it; a crash loses only the newest commits, never one in the middle.
         relaxed_ms: the longest time before a relaxed commit is synced, milliseconds.
-        segment_bytes: size of a log segment, 128 KiB to 64 MiB.
+        segment_bytes: size of a log segment, 128 KiB to 64 MiB. The first ones after an opening are smaller.
         max_record_bytes: the largest payload of one transaction.
         unwritten_bytes: how much may be appended and not yet written. Above that, new transactions wait.
         keep_logs: how much log to keep, whichever bound comes first: "7 days, 4 GiB", "1000 transactions", "for ever".

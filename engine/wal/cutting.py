@@ -17,7 +17,7 @@ from ..errors import Damaged
 from ..model import document
 from ..model.positions import Position
 from .format import FRAME, GROUP_FIELDS, GROUP_HEADER, GROUP_MAGIC, Group
-from .segment import Segment, digest_of, is_segment, once, segment_name, write_footer
+from .segment import Segment, digest_of, once, ordinals_of, segment_name, write_footer
 
 INTENT = "CUT"
 _MAGIC, _VERSION = b"HFLOGCUT", 1
@@ -43,7 +43,7 @@ def intend(files: Files, directory: Path, after: Position) -> None:
 def finish(files: Files, directory: Path, after: Position) -> Segment:
     """Do what is left of a cut that was begun. Returns the last segment, sealed. O(bytes of that segment). May be
     called again after any failure. Raises `Damaged`, `OSError`."""
-    ordinals = sorted(int(name[:12]) for name in files.list(directory) if is_segment(name))
+    ordinals = sorted(ordinals_of(files.list(directory)))
     held = files.open_directory(directory)
     try:
         last = Segment.load(files, directory / segment_name(ordinals[-1]))

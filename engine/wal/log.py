@@ -28,7 +28,7 @@ from .format import SegmentHeader
 from .listing import Listing, SegmentSet, recover
 from .preallocation import SPARE
 from .recovery import LogRecovery
-from .segment import Segment, is_segment, segment_name
+from .segment import Segment, ordinals_of, segment_name
 from .slots import Slots
 from .writer import LogOptions, LogWriter
 
@@ -107,7 +107,7 @@ class Log:
                               path=str(directory / INTENT), hint="open the store for writing once, which finishes it")
             finish(files, directory, after)
         names = files.list(directory) if files.is_directory(directory) else []
-        ordinals = [int(n[:12]) for n in names if is_segment(n)]
+        ordinals = ordinals_of(names)
         if not ordinals:
             raise Damaged("has no log segment", path=str(directory))
         engine_txid = engine_position.txid if engine_position is not None else 0
@@ -149,9 +149,9 @@ class Log:
     def _sweep(self, names: list[str]) -> None:
         """Remove what a crash left behind: unfinished files and used spares. A good spare is kept."""
         files = self.files
-        for name in names:
+        for name in [name for name in names if name.endswith(".new") or name.startswith("spare-")]:
             if not (name.endswith(".new") or SPARE.fullmatch(name)) or files.is_directory(self.directory / name):
-                continue  # a segment, or not our file
+                continue  # not our file
             if name.endswith(".new"):
                 files.unlink(self.directory / name)
             else:
@@ -266,7 +266,7 @@ class Log:
         """The error for a segment file that is missing when `txid` is read from it: it was pruned, here or by the
         process that writes the log, or it was lost."""
         if self._segments[0].header.ordinal > ordinal or (self.read_only and all(
-                int(name[:12]) > ordinal for name in self.files.list(self.directory) if is_segment(name))):
+                other > ordinal for other in ordinals_of(self.files.list(self.directory)))):
             return LogPruned(f"transaction {txid} is no longer in the log: its segment was pruned")
         return Damaged(f"has disappeared, and transaction {txid} is in it",
                        path=str(self.directory / segment_name(ordinal)))

@@ -2,6 +2,9 @@
 
 `make` is slow, so call it without the lock for appending, so that only threads that need the room wait for it. `take`
 is called under that lock, and waits for nothing. If another thread takes the room between the two, call `make` again.
+
+The first segment after an opening is small, and each one after it is twice as large as the one before, up to the size
+that was set. So a store that is seldom written to stays small, and a busy one soon begins few segments.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from ..errors import RolledBack
 from .segment import allocate
 
 SPARE = re.compile(r"spare-([0-9]{1,18})\.seg")
+_FIRST = 512 << 10
+"""Bytes of the first segment after an opening."""
 
 
 class Room(NamedTuple):
@@ -34,12 +39,18 @@ class RoomNeeded(Exception):
 
 
 class Rooms:
-    """The room of one log: for an ordinary segment (the *spare*), and for the large segment of a large record."""
+    """The room of one log: for an ordinary segment (the *spare*), and for a segment that must hold more.
+
+    Attributes:
+        ordinary: how large an ordinary segment would be now, bytes.
+    """
 
     def __init__(self, directory: Path, *, segment_bytes: int, preallocate: bool, env: Env) -> None:
-        """`preallocate`: if false, files are only created, and grow as they are written."""
+        """`segment_bytes`: of an ordinary segment, at most. `preallocate`: if false, files are only created, grow as
+        they are written, and may all be of that size."""
         self._directory = directory
-        self._segment_bytes = segment_bytes
+        self._most = segment_bytes
+        self.ordinary = min(segment_bytes, _FIRST) if preallocate else segment_bytes
         self._preallocate = preallocate
         self._files = env.files
         self._making = env.scheduler.lock()
@@ -54,19 +65,20 @@ class Rooms:
 
     def at(self, path: Path) -> None:
         """Reuse a spare file that an earlier opening made, or remove it. It is good only if it was never written to:
-        all zeros, and of full size. It was synced before it got its name."""
+        all zeros, and large enough. It was synced before it got its name."""
         file = self._files.open(path, "write")
-        match = SPARE.fullmatch(path.name)
-        if (self.wants_spare and match is not None and file.size() == self._segment_bytes
+        match, size = SPARE.fullmatch(path.name), file.size()
+        if (self.wants_spare and match is not None and self.ordinary <= size <= self._most
                 and not any(file.pread(65536, 0))):
-            self._spare = Room(file, path, self._segment_bytes)
+            self._spare = Room(file, path, size)
             self._number = int(match[1])
         else:
             file.close()
             self._files.unlink(path)
 
     def make(self, capacity: int) -> None:
-        """Make room of at least `capacity` bytes, unless there is some. Slow: O(capacity). From any thread.
+        """Make room of at least `capacity` bytes, unless there is some; 0: the spare. Slow: O(capacity). From any
+        thread.
 
         Raises:
             DiskFull, DirectoryMoved, OSError: nothing is left of the attempt.
@@ -75,15 +87,16 @@ class Rooms:
         with self._making:
             if self._ended:
                 raise RolledBack("the store was closed meanwhile")
-            ordinary = capacity <= self._segment_bytes
-            there = self._spare if ordinary else self._large
-            if there is not None and there.capacity >= capacity:
-                return
-            if there is not None:  # made for a large record that was not logged in the end
-                self._large = None
-                there.file.close()
-                self._files.unlink(there.path, missing_ok=True)
-            capacity = max(capacity, self._segment_bytes)
+            spare, large = self._spare, self._large
+            ordinary = spare is None and capacity <= self.ordinary
+            if not ordinary:
+                if any(room is not None and room.capacity >= capacity for room in (spare, large)):
+                    return
+                if large is not None:  # made for a large record that was not logged in the end
+                    self._large = None
+                    large.file.close()
+                    self._files.unlink(large.path, missing_ok=True)
+            capacity = max(capacity, self.ordinary)
             path = self._directory / f"spare-{self._number + 1}.seg"
             if self._preallocate:
                 file = allocate(self._files, path, capacity)
@@ -101,15 +114,14 @@ class Rooms:
     def take(self, capacity: int) -> Room | None:
         """Room of at least `capacity` bytes, which the caller then owns; None if there is none: call `make`. By one
         thread at a time. `make` never replaces a room that fits, so the check and the take need no lock."""
-        if capacity <= self._segment_bytes:
-            room = self._spare
-            if room is not None:
-                self._spare = None
+        spare, large = self._spare, self._large
+        if spare is not None and spare.capacity >= capacity:
+            self._spare, room = None, spare
+        elif large is not None and large.capacity >= capacity:
+            self._large, room = None, large
         else:
-            room = self._large
-            if room is not None and room.capacity < capacity:
-                return None
-            self._large = None
+            return None
+        self.ordinary = min(2 * self.ordinary, self._most)
         return room
 
     def end(self) -> None:

@@ -59,7 +59,8 @@ class LogOptions:
     """How a log is written.
 
     Attributes:
-        segment_bytes: size of a segment, 128 KiB to 64 MiB. A larger record gets a larger segment.
+        segment_bytes: size of a segment, 128 KiB to 64 MiB. The first ones after an opening are smaller, unless
+            `preallocate` is false. A larger record gets a larger segment.
         preallocate: zero-fill segments before they are needed. False for a backup target's log.
         group_bytes: about the largest size of a group, bytes.
         max_record_bytes: larger payloads are refused.
@@ -210,7 +211,7 @@ class LogWriter:
         """A writer for the next segment, or for the last one if the log continues in that. Its room is taken, and every
         file needed to start it is open. Raises as `append`."""
         self.files.look(self.directory)  # now, because the room may be ready and the file is only named later
-        before, open_end, capacity = None, self._writer, self.options.segment_bytes
+        before, open_end = None, self._writer
         if open_end is not None:
             before, size = open_end.segment, open_end.reserved
         elif len(self._segments.listing):
@@ -218,6 +219,7 @@ class LogWriter:
             size = before.data_end
         if open_end is None and before is not None and self._joinable is not None and self._joins(before, need):
             segment, joined = before, self._joinable
+            capacity = before.data_end + need + FOOTER_ROOM
         else:
             counts = (0, 0) if before is None else (before.header.bytes_before + size,
                                                     before.header.attachments_before + len(before.attachments))
@@ -226,15 +228,17 @@ class LogWriter:
                                    *counts, self._era)
             data_start, joined = len(header.encode()), None
             segment = Segment(self.files, self.directory / segment_name(header.ordinal), header, data_start)
-            capacity = max(capacity, data_start + need + FOOTER_ROOM)
+            capacity = data_start + need + FOOTER_ROOM
         opened = self._held is not None and (before is None or open_end is not None or self._unfollowed is not None)
         room = self.rooms.take(capacity) if opened else None
         if room is not None:
             return SegmentWriter(segment, *room, joined)
+        if joined is not None and 2 * capacity > self.rooms.ordinary:  # so that it is not full again at once
+            capacity += self.rooms.ordinary
         if at_once:
             raise RoomNeeded(capacity)
         self.make_room(capacity)
-        return self._next_writer(need, at_once=True)
+        return self._next_writer(need, at_once)  # which may need more now, to continue in the last segment
 
     def _joins(self, last: Segment, need: int) -> bool:
         """Whether the log can continue in the last segment, which was sealed before this opening."""

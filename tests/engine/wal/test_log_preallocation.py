@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from log_world import SMALL, World
+from log_world import HERE, World
 from store_kinds import MEMORY, STAGING, Kind, commit, until
 
 from holdfast.engine.env import Env, File
@@ -18,7 +19,7 @@ from holdfast.engine.store.settings import Settings
 from holdfast.engine.store.store import Store
 from holdfast.engine.testing.disks.faulty import FaultyFiles
 from holdfast.engine.wal.preallocation import RoomNeeded
-from holdfast.engine.wal.writer import LogWriter
+from holdfast.engine.wal.writer import LogOptions, LogWriter
 
 SETTINGS = Settings(heartbeat_s=0, segment_bytes=128 << 10)
 LARGE = 300_000
@@ -219,7 +220,7 @@ def test_at_once_means_without_the_disk() -> None:
             with pytest.raises(RoomNeeded) as needed:
                 world.log.writer.append(payload, 1, at_once=True)
             assert (world.log.writer.appended, len(world.disk.ops)) == (before, done)
-            assert needed.value.capacity >= max(len(payload), SMALL.segment_bytes)
+            assert needed.value.capacity >= len(payload)
             world.log.writer.make_room(needed.value.capacity)
             done = len(world.disk.ops)
         world.log.writer.append(payload, 1, at_once=True)
@@ -229,3 +230,27 @@ def test_at_once_means_without_the_disk() -> None:
     with pytest.raises(RoomNeeded):
         world.log.writer.heartbeat(start=True, at_once=True)
     assert [len(r.payload) for r in world.log.read(0)] == [3, 3, 5, LARGE]
+
+
+def test_a_log_that_is_seldom_written_to_stays_small_and_a_busy_one_does_not() -> None:
+    """An idle store took 32 MiB: a segment, and a spare one."""
+    world = World(LogOptions(segment_bytes=4 << 20))
+    world.commit(b"one")
+    world.log.writer.prepare_spare()
+    assert sum(len(world.disk.read(HERE / name)) for name in world.names()) <= 1600 << 10
+    for _ in range(1200):
+        world.commit(bytes(10_000))
+    sizes = [segment.size for segment in world.log.segments() if segment.sealed]
+    assert all(later > earlier for earlier, later in pairwise(sizes) if later < 3 << 20)
+    assert max(sizes) > 3 << 20
+    assert len(sizes) < 8
+    world.reopen().verify()
+
+
+def test_a_record_that_is_larger_than_the_segment_now_is_gets_room_of_its_own() -> None:
+    world = World(LogOptions(segment_bytes=4 << 20))
+    world.commit(b"one")
+    world.log.writer.prepare_spare()
+    world.commit(bytes(1 << 20))  # the spare is half as large
+    world.commit(b"three")
+    assert [len(r.payload) for r in world.reopen().read(0)] == [3, 1 << 20, 5]

@@ -12,7 +12,7 @@ from log_world import GROWING, HERE, HISTORY, SMALL, World, contents
 from holdfast.engine.errors import Damaged
 from holdfast.engine.testing.disks.simdisk import SimDisk
 from holdfast.engine.wal.log import Log
-from holdfast.engine.wal.segment import Segment
+from holdfast.engine.wal.segment import Segment, ordinals_of
 from holdfast.engine.wal.writer import LogOptions
 
 OPTIONS = pytest.mark.parametrize("options", [SMALL, GROWING], ids=["preallocated", "growing"])
@@ -226,13 +226,20 @@ def test_the_index_stays_small_and_dense() -> None:
 
 def test_the_index_of_a_large_segment_has_a_bound() -> None:
     world = World(LogOptions(segment_bytes=16 << 20))
-    for _ in range(860):
+    for _ in range(1760):
         world.commit(bytes(17_000))
-    (info,) = world.log.segments()
+    *_, info = world.log.segments()
     assert contents(world.log, 700)[0][0] == 701
-    index = world.log.segment_of(1).index
+    index = world.log.segment_of(1760).index
     assert 200 <= len(index) <= 400
     assert max(b.offset - a.offset for a, b in pairwise(index)) < info.size // 100
     for entry in index:
         assert next(world.log.read(entry.txid - 1)).txid == entry.txid
     world.reopen().verify()
+
+
+def test_only_whole_names_are_segments() -> None:
+    names = ["000000000007.seg", "x000000000008.seg", "000000000009.seg.new", "00000000010.seg", "\u0661" * 12 + ".seg",
+             "spare-1.seg", "000000000011.seg", "a\n000000000012.seg"]
+    assert ordinals_of(names) == [7, 11]
+    assert ordinals_of([]) == []
