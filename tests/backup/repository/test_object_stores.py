@@ -27,7 +27,6 @@ from holdfast.backup.repository.storage.probe import probe
 from holdfast.backup.repository.storage.putting import PAUSE_S, TRIES, put_own
 from holdfast.backup.repository.storage.url import GROUP, open_storage
 from holdfast.backup.testing import ObjectStoreContract
-from holdfast.engine.contract import registry
 from holdfast.engine.env import REAL, Env
 from holdfast.engine.errors import DirectoryMoved, DiskFull, HoldfastError, InvalidInput, Unsupported
 from holdfast.engine.testing.disks.faulty import FaultyFiles
@@ -254,7 +253,7 @@ class Installed(MemoryObjectStore):
 
 def test_storage_of_another_author_is_found_by_its_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
     points = EntryPoints([EntryPoint("mine", f"{__name__}:Installed", GROUP)])
-    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == GROUP else EntryPoints())
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points if group == GROUP else EntryPoints())
     store = open_storage("mine://somewhere/else", NO_TIME)
     assert isinstance(store, Installed)
     assert (store.url, store.env) == ("mine://somewhere/else", NO_TIME)
