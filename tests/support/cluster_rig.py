@@ -284,8 +284,12 @@ class Cluster:
 
         self.until(same, "equal members")
         for name, member in self.members.items():
-            content, status = member.ask("content"), self._status(name)
+            content = member.ask("content")
+            if content.get("error") == "StoreClosed":  # it has just begun to join again
+                self.until(same, "equal members")
+                content = member.ask("content")
             assert "error" not in content, content
+            status = self._status(name)
             end = status["end"]
             # Not content["txid"]: the last record may be the first one of an epoch, which no view shows.
             self.history.finals[name] = Final(status["published"], content["digest"], (end[0], end[1], end[2]),

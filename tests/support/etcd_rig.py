@@ -67,6 +67,10 @@ class Etcd:
             self.kill(member)
 
     def start(self, member: int) -> None:
+        """Start a member, unless it runs: two faults may have killed it, and both start it again at their ends."""
+        running = self.processes[member]
+        if running is not None and running.poll() is None:
+            return
         scheme = "http" if self._tls is None else "https"
         peers = [f"http://{host}:{port}" for host, port in zip(self._hosts, self._peers, strict=True)]
         client, peer = f"{scheme}://{self._hosts[member]}:{self.ports[member]}", peers[member]

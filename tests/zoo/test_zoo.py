@@ -60,7 +60,7 @@ def test_an_animal_that_is_healthy_is_not_caught() -> None:
     """Without it, `hunt` could take anything for a catch."""
     animal = next(animal for animal in ZOO if animal.name == "SharedSnapshot")
     with pytest.raises(NotCaught, match="holds for SharedSnapshot"):
-        hunt(animal, "EngineContract.test_closing_lets_go")
+        hunt(animal, "EngineContract.test_what_is_closed_is_clean")
     with pytest.raises(NotCaught, match="does not apply"):
         hunt(animal, "EngineContract.test_a_bulk_load_is_one_transaction")
 

@@ -168,7 +168,6 @@ class PoisonedByALimit(LogWriter):
 @part(
     LogWriter, caught_by="EngineContract.test_what_is_closed_is_clean",
     also=[
-        "EngineContract.test_any_history_of_a_store",
         "EngineContract.test_a_whole_life_of_a_store",
         "BackupContract.test_a_whole_life_with_backups",
         "BackupContract.test_any_history_of_a_store_and_its_backups"])

@@ -27,6 +27,7 @@ from typing import Any
 
 from .whereabouts import whereabouts
 
+_WOKEN_NS = 1_000_000
 _UNWIND_S = 1.0
 _DEBUGGERS = frozenset({"bdb", "pdb", "pydevd"})
 _here = threading.local()
@@ -124,12 +125,13 @@ def _abandon(thread: threading.Thread) -> None:
 
 
 def _runs(thread: threading.Thread) -> bool:
-    """Whether a thread uses processor time now. If the system does not tell, it counts as if it did."""
+    """Whether a thread uses processor time now, more than a thread does that wakes up to wait again. If the system does
+    not tell, it counts as if it did."""
     times = Path(f"/proc/self/task/{thread.native_id}/schedstat")
     try:
-        before = times.read_text().split()[0]
+        before = int(times.read_text().split()[0])
         time.sleep(0.05)
-        return times.read_text().split()[0] != before
+        return int(times.read_text().split()[0]) - before > _WOKEN_NS
     except OSError:
         return True
 

@@ -69,7 +69,7 @@ def elsewhere() -> Workload:
 
 
 def test_what_another_process_finds_is_told_with_which() -> None:
-    with pytest.raises(AssertionError, match="in a process with PYTHONHASHSEED=1 .*, which opened what this process "
+    with pytest.raises(AssertionError, match=r"in a process with PYTHONHASHSEED=1 .*, which opened what this process "
                                              "wrote: at transaction 16 it differs from the model"):
         getattr(checks(elsewhere), OTHERS)()
 
