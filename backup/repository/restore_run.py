@@ -179,7 +179,7 @@ def rehearse(restoring: Restoring, catalog: Catalog, scratch: Path | None) -> Re
             restored = env.clock.monotonic()
             txid, time_us, count = at.rolled.position.txid, at.time_us, at.rolled.records
             check(at.opened, f"the restored state of transaction {txid}")
-            if txid != compared_at:
+            if not digest or txid != compared_at:
                 with at.opened.view() as view:
                     digest = view.digest()
             good = True

@@ -14,7 +14,8 @@ from repository_rig import Rig, World, world
 from staging_memory import StagingMemory
 from store_kinds import GRAPH, commit
 
-from holdfast.backup import Keep
+from holdfast.backup import Keep, Repository
+from holdfast.engine import MemoryEngine
 from holdfast.engine.errors import Inconsistent, Unsupported
 from holdfast.engine.source.interface import ContentDigest
 from holdfast.engine.source.local import LocalSource
@@ -152,3 +153,11 @@ def test_the_source_across_the_network_computes_it(store: Store[Any, Any], uri: 
     report = told("repo", "backup", uri, tmp_path / "repo", "--digest")
     assert (report["digest"], report["digest_at"]) == (digest(store).hex(), 13)
     assert "equal to the source's" in holdfast("repo", "rehearse", tmp_path / "repo").stdout
+
+
+def test_the_digest_of_a_store_that_nobody_has_written_to_is_told(tmp_path: Path) -> None:
+    """Transaction 0 counted as none, and its digest was left out."""
+    with Store.open(tmp_path / "store", MemoryEngine) as store, Repository.init(tmp_path / "repo") as repository:
+        repository.backup(store)
+        with store.snapshot() as view:
+            assert repository.rehearse().digest == view.digest().hex()
