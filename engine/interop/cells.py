@@ -164,10 +164,12 @@ def shown_text(text: str) -> str:
 
 
 def _decoded(cell: bytes | str) -> str:
+    if isinstance(cell, str):
+        return cell
     try:
-        return cell if isinstance(cell, str) else cell.decode()
+        return cell.decode()
     except UnicodeDecodeError:
-        raise ValueError(f"{shown_text(cell.decode(errors='backslashreplace'))} is not UTF-8") from None  # type: ignore[union-attr]
+        raise ValueError(f"{shown_text(cell.decode(errors='backslashreplace'))} is not UTF-8") from None
 
 
 def _as_int(text: str) -> int:

@@ -29,6 +29,7 @@ from .lmdbstate import (
     PRESENT,
     ROW_KEY,
     Base,
+    Kept,
     KeptLists,
     KeptProperties,
     id_key,
@@ -145,12 +146,15 @@ class Lookups:
         if not packed and not self._labels(node):  # a node that was deleted has no properties
             raise NotFound(f"no node {shown(node)}")
         found = self._named(packed)
-        if kept is NOTHING:
+        # An empty map is not kept: nodes without properties come and go without an event in `props`, and views of the
+        # same base may disagree about them.
+        if kept is NOTHING or not found:
             return found
         for value in found.values():
             if type(value) not in _UNCHANGING:
                 return found
-        kept.keep(node, found, len(packed) + _ENTRY_BYTES * len(found))  # type: ignore[attr-defined]
+        assert isinstance(kept, Kept)
+        kept.keep(node, found, len(packed) + _ENTRY_BYTES * len(found))
         return found.copy()
 
     def _edge(self, edge: int) -> tuple[int, int, int] | None:

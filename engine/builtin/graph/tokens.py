@@ -36,8 +36,8 @@ class Tokens:
 
     def add(self, token: int, kind: str, value: Value) -> None:
         self.values[token] = (kind, value)
-        if kind != LABELS:
-            self.names[token] = value  # type: ignore[assignment]
+        if isinstance(value, str):
+            self.names[token] = value
         self.highest = max(self.highest, token)
         if kind == TYPE and token not in self.types:
             self.types = [*self.types, token]
