@@ -32,7 +32,7 @@ import numpy as np
 
 from . import child
 from .peers import peer_named
-from .peers.adapter import GraphData, GraphPeer
+from .peers.adapter import DurablePeer, GraphData, GraphPeer
 from .traffic import Pairs, many_threads, one_thread
 
 _LOOKED = 0.02
@@ -93,8 +93,19 @@ class Contestant:
         self._peer.end_reading()
         return {"per_second": found}
 
+    def memory(self) -> dict[str, Any]:
+        return {"kib": child.memory_kib()["RssAnon"]}
+
+
+class DurableContestant(Contestant):
+    """One that keeps the graph on disk."""
+
+    def __init__(self, peer: DurablePeer, data: GraphData, *, properties: bool) -> None:
+        super().__init__(peer, data, properties=properties)
+        self._durable = peer
+
     def cold(self, what: str, of: Sequence[Any]) -> dict[str, Any]:
-        self._peer.reopen()
+        self._durable.reopen()
         self._peer.begin_reading()
         call = getattr(self._peer, what)
         began = perf_counter()
@@ -106,7 +117,7 @@ class Contestant:
 
     def commits(self, threads: int, seconds: float) -> dict[str, Any]:
         def worker(seed: int) -> Callable[[], object]:
-            pairs, add = Pairs(len(self._data), seed), self._peer.add_edges
+            pairs, add = Pairs(len(self._data), seed), self._durable.add_edges
 
             def commit() -> None:
                 source, target = pairs.next()
@@ -124,7 +135,7 @@ class Contestant:
 
         found = {"reads": HdrHistogram(1, 60_000_000, 3), "writes": HdrHistogram(1, 60_000_000, 3)}
         pairs, nodes = Pairs(len(self._data), 3), Pairs(len(self._data), 4)
-        newest, add = self._peer.reader(), self._peer.add_edges
+        newest, add = self._durable.reader(), self._durable.add_edges
 
         def read() -> None:
             newest(nodes.next()[0] + 1)
@@ -152,19 +163,16 @@ class Contestant:
 
     def add(self, edges: Sequence[tuple[int, int]]) -> dict[str, Any]:
         began = perf_counter()
-        self._peer.add_edges([(source, target) for source, target in edges])
+        self._durable.add_edges([(source, target) for source, target in edges])
         return {"seconds": perf_counter() - began}
 
     def delete(self, edges: Sequence[tuple[int, int]]) -> dict[str, Any]:
         began = perf_counter()
-        self._peer.delete_edges([(source, target) for source, target in edges])
+        self._durable.delete_edges([(source, target) for source, target in edges])
         return {"seconds": perf_counter() - began}
 
     def bytes(self) -> dict[str, Any]:
-        return {"bytes": self._peer.bytes()}
-
-    def memory(self) -> dict[str, Any]:
-        return {"kib": child.memory_kib()["RssAnon"]}
+        return {"bytes": self._durable.bytes()}
 
 
 def main() -> None:
@@ -178,7 +186,8 @@ def main() -> None:
     data = GraphData.of(np.load(arguments.edges))
     peer = peer_named(arguments.peer, arguments.place)
     try:
-        contestant = Contestant(peer, data, properties=arguments.properties)
+        contestant = (DurableContestant(peer, data, properties=arguments.properties) if isinstance(peer, DurablePeer)
+                      else Contestant(peer, data, properties=arguments.properties))
         child.say("ready")
         for line in sys.stdin:
             command = json.loads(line)

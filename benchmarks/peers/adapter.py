@@ -44,7 +44,7 @@ class GraphData:
 
 
 class GraphPeer(ABC):
-    """A contestant. Its directory is empty at first. One thread uses it, but for `add_edges`."""
+    """A contestant. Its directory is empty at first. One thread uses it, but for `add_edges` of a durable one."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -93,21 +93,13 @@ class GraphPeer(ABC):
             frontier = following
         return len(seen)
 
+    @abstractmethod
     def properties(self, node: int) -> dict[str, Any]:
         """The properties of a node, as a dict."""
-        raise NotImplementedError
 
+    @abstractmethod
     def find(self, name: str) -> Sequence[int]:
         """The nodes with this name, by an index."""
-        raise NotImplementedError
-
-    def add_edges(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Add edges as one transaction, which is durable when it returns. Many threads may call it."""
-        raise NotImplementedError
-
-    def delete_edges(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Remove the edge between each of these, as one transaction, which is durable when it returns."""
-        raise NotImplementedError
 
     def begin_reading(self) -> None:
         """Begin a snapshot that the reads from now on see."""
@@ -116,6 +108,22 @@ class GraphPeer(ABC):
     def end_reading(self) -> None:
         """End the snapshot."""
         return
+
+    def close(self) -> None:
+        """Let go of everything. What is in memory needs nothing for that."""
+        return
+
+
+class DurablePeer(GraphPeer):
+    """A contestant that keeps the graph on disk, and commits changes of it."""
+
+    @abstractmethod
+    def add_edges(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Add edges as one transaction, which is durable when it returns. Many threads may call it."""
+
+    @abstractmethod
+    def delete_edges(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Remove the edge between each of these, as one transaction, which is durable when it returns."""
 
     def reader(self) -> Callable[[int], Sequence[int]]:
         """What gives a node's neighbours as they are now, in a thread that does nothing else, while others commit."""
@@ -130,9 +138,6 @@ class GraphPeer(ABC):
     @abstractmethod
     def reopen(self) -> None:
         """Close, and open again, so that nothing of its own is warm."""
-
-    @abstractmethod
-    def close(self) -> None: ...
 
     def bytes(self) -> int:
         """What it holds on disk, its log apart."""

@@ -10,14 +10,14 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from .adapter import GraphData, GraphPeer
+from .adapter import DurablePeer, GraphData
 
 _HOP = "SELECT dst FROM edge WHERE src=?"
 _SEARCH = ("WITH RECURSIVE reached(node) AS (SELECT ?::BIGINT UNION SELECT dst FROM edge JOIN reached ON src=node) "
            "SELECT count(*) FROM reached")
 
 
-class DuckdbGraph(GraphPeer):
+class DuckdbGraph(DurablePeer):
     """One database with two tables. Its edges have an index in each direction."""
 
 

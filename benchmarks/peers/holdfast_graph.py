@@ -11,12 +11,12 @@ import numpy as np
 from ...engine import GraphStore
 from ...engine.builtin.graph import BulkLoad, GraphView
 from ..graphs import EDGE_TYPE
-from .adapter import GraphData, GraphPeer
+from .adapter import DurablePeer, GraphData
 
 _LABEL = "Person"
 
 
-class HoldfastGraph(GraphPeer):
+class HoldfastGraph(DurablePeer):
     """A graph store, read through a view."""
 
     def __init__(self, place: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .adapter import GraphData, GraphPeer
+from .adapter import DurablePeer, GraphData
 
 _STATEMENTS = {
     "hop": "MATCH (a:Person {id: $node})-[:TO]->(b) RETURN b.id",
@@ -28,7 +28,7 @@ _STATEMENTS = {
 }
 
 
-class KuzuGraph(GraphPeer):
+class KuzuGraph(DurablePeer):
     """One database, one connection."""
 
     library = "kuzu"

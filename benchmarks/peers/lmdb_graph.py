@@ -17,13 +17,13 @@ import lmdb
 import msgpack
 import numpy as np
 
-from .adapter import GraphData, GraphPeer
+from .adapter import DurablePeer, GraphData
 
 _NUMBER, _END = struct.Struct("=Q"), struct.Struct(">QQ")
 _MAP = 1 << 36
 
 
-class LmdbGraph(GraphPeer):
+class LmdbGraph(DurablePeer):
     """One environment with four databases."""
 
     def __init__(self, place: Path) -> None:

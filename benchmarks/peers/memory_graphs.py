@@ -11,17 +11,7 @@ import networkx as nx
 from .adapter import GraphData, GraphPeer
 
 
-class _InMemory(GraphPeer):
-    """Nothing is kept."""
-
-    def reopen(self) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        return
-
-
-class NetworkxGraph(_InMemory):
+class NetworkxGraph(GraphPeer):
     """A `DiGraph`: dicts of dicts."""
 
     def prepare(self, data: GraphData, *, properties: bool) -> None:
@@ -51,7 +41,7 @@ class NetworkxGraph(_InMemory):
         return list(self._names.get(name, ()))
 
 
-class IgraphGraph(_InMemory):
+class IgraphGraph(GraphPeer):
     """A directed `Graph`: arrays in C. Vertex 0 is there and has no edges."""
 
     def prepare(self, data: GraphData, *, properties: bool) -> None:

@@ -17,14 +17,14 @@ import msgpack
 import numpy as np
 from rocksdict import Options, Rdict, SstFileWriter, WriteBatch, WriteOptions
 
-from .adapter import GraphData, GraphPeer
+from .adapter import DurablePeer, GraphData
 
 _OUT, _IN, _PROPS, _NAMES = b"o", b"i", b"p", b"n"
 _NODE, _EDGE = struct.Struct(">cQ"), struct.Struct(">cQQQ")
 _NUMBER = struct.Struct(">Q")
 
 
-class RocksdbGraph(GraphPeer):
+class RocksdbGraph(DurablePeer):
     """One database. Its commits sync the log of writes."""
 
     def __init__(self, place: Path) -> None:

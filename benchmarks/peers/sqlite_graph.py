@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..sqlite_peer import SqliteGraph
-from .adapter import GraphData, GraphPeer
+from .adapter import DurablePeer, GraphData
 
 _NODE = "SELECT name, born, score FROM node WHERE id=?"
 _NAME = "SELECT id FROM node WHERE name=?"
@@ -17,7 +17,7 @@ _SEARCH = ("WITH RECURSIVE reached(node) AS (VALUES(?) UNION SELECT dst FROM rea
            "ON src=node AND type=1) SELECT count(*) FROM reached")
 
 
-class SqliteFull(GraphPeer):
+class SqliteFull(DurablePeer):
     """With `synchronous=FULL`, so a commit that returned survives a power cut, as ours does."""
 
     synchronous = "FULL"
