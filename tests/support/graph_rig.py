@@ -9,8 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from holdfast.engine.builtin.graph import BulkLoad, Direction, GraphEngine, GraphTransaction, GraphView
 from holdfast.engine.contract.engine import Context
+from holdfast.engine.errors import NotFound
 from holdfast.engine.model.positions import Position, origin
 from holdfast.engine.model.records import Attachment, Record
 
@@ -136,6 +139,11 @@ def compare(view: GraphView | GraphTransaction, model: Model, kinds: Iterable[st
         found = view.node(node)
         assert (found.labels, found.properties) == (tuple(sorted(carried)), props)
         assert view.properties(node) == props  # once more: from the cache, if there is one
+    for node in set(range(1, max(model.nodes, default=0) + 3)) - set(model.nodes):
+        assert not view.has_node(node)
+        for read in (view.node, view.properties, view.neighbors, view.degree, view.edges):
+            with pytest.raises(NotFound):
+                read(node)  # of one that is deleted, or not there yet: another view may have kept it
     for edge, ends in model.edges.items():
         got = view.edge(edge)
         assert (got.source, got.type, got.target, got.properties) == ends
