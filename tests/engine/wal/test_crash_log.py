@@ -87,6 +87,20 @@ def test_power_cut_at_every_point(options: LogOptions) -> None:
                     tried.survives(left, ops)
 
 
+def test_power_cut_while_segments_are_not_at_their_full_size_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first after an opening is half as large here. The small ones are of full size from the start elsewhere."""
+    monkeypatch.setattr("holdfast.engine.wal.preallocation._FIRST", SMALL.segment_bytes // 2)
+    script = everything(SMALL)
+    sizes = {len(op.data) for op in script.disk.ops if op.kind == "write" and "spare" in op.label and not any(op.data)}
+    assert len(sizes) > 1, sizes
+    created = made_at(script)
+    with Tried(script, SMALL) as tried:
+        for ops, at in enumerate(SimDisk().points(script.disk.ops)):
+            if ops >= created:
+                for left in power_cuts(at, tries=2, salt=ops):
+                    tried.survives(left, ops)
+
+
 @settings(max_examples=current_profile().examples(150), deadline=None)
 @given(data=st.data(), options=st.sampled_from([SMALL, GROWING]))
 def test_power_cut_with_any_fate(data: st.DataObject, options: LogOptions) -> None:
