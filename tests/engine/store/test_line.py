@@ -212,6 +212,29 @@ def test_an_outcome_s_callbacks_come_in_order_and_late_ones_too() -> None:
     assert not outcomes[0].cancel()
 
 
+def test_each_transaction_is_passed_once() -> None:
+    """One ticket that waits for long, far ahead, must not make everybody go through all before it again."""
+    line, woken = Line(), list[CommitTicket]()
+    line.join(a_ticket(1))
+    line.join(a_ticket(1_000_000))
+    line.take_upto(999_999, woken)
+    assert [ticket.txid for ticket in woken] == [1]
+    looked = 0
+
+    class Looked(dict[int, CommitTicket]):
+        def __contains__(self, key: object) -> bool:
+            nonlocal looked
+            looked += 1
+            return super().__contains__(key)
+
+    line._at = Looked(line._at)
+    line.take_upto(999_999, woken)
+    assert looked == 0
+    line.take_upto(1_000_000, woken)
+    assert looked == 1
+    assert [ticket.txid for ticket in woken] == [1, 1_000_000]
+
+
 class Unmet(Plugin):
     def logged(self, batch: LogRange) -> Condition:
         return Condition(met=Future(), timeout=3600.0, gates_publication=False, name="a copy that is away")

@@ -248,9 +248,24 @@ def test_a_log_that_is_seldom_written_to_stays_small_and_a_busy_one_does_not() -
 
 
 def test_a_record_that_is_larger_than_the_segment_now_is_gets_room_of_its_own() -> None:
+    """What is written must lie in what was zero-filled and synced, or a sync would touch metadata, too."""
     world = World(LogOptions(segment_bytes=4 << 20))
     world.commit(b"one")
     world.log.writer.prepare_spare()
-    world.commit(bytes(1 << 20))  # the spare is half as large
-    world.commit(b"three")
+    for payload in (bytes(1 << 20), b"three"):  # the spare is half as large
+        world.commit(payload)
+        segment = world.log.writer._writer
+        assert segment is not None
+        assert segment.reserved <= segment.limit
     assert [len(r.payload) for r in world.reopen().read(0)] == [3, 1 << 20, 5]
+
+
+def test_a_log_that_goes_on_in_its_last_segment_has_room_for_more_than_a_record() -> None:
+    world = World(LogOptions(segment_bytes=4 << 20))
+    world.commit(bytes(700_000))
+    world.reopen()
+    before = len(world.log.segments())
+    for _ in range(7):
+        world.commit(bytes(10_000))
+    assert len(world.log.segments()) == before
+    assert len(list(world.reopen().read(0))) == 8
