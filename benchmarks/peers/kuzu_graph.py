@@ -21,6 +21,7 @@ _STATEMENTS = {
     "hop": "MATCH (a:Person {id: $node})-[:TO]->(b) RETURN b.id",
     "two": "MATCH (a:Person {id: $node})-[:TO]->()-[:TO]->(b) RETURN DISTINCT b.id",
     "three": "MATCH (a:Person {id: $node})-[:TO]->()-[:TO]->()-[:TO]->(b) RETURN DISTINCT b.id",
+    "search": "MATCH (a:Person {id: $node})-[:TO* SHORTEST 1..30]->(b:Person) WHERE b.id <> $node RETURN count(*)",
     "node": "MATCH (a:Person {id: $node}) RETURN a.name, a.born, a.score",
     "name": "MATCH (a:Person) WHERE a.name = $name RETURN a.id",
     "add": "MATCH (a:Person {id: $source}), (b:Person {id: $target}) CREATE (a)-[:TO]->(b)",
@@ -76,6 +77,11 @@ class KuzuGraph(DurablePeer):
 
     def three_hops(self, node: int) -> Sequence[int]:
         return [row[0] for row in self._rows("three", node=node)]
+
+    def search(self, node: int) -> int:
+        """Up to 30 edges away, which is the most that its queries may ask for, and more than these graphs are wide."""
+        [[others]] = self._rows("search", node=node)
+        return 1 + int(others)
 
     def properties(self, node: int) -> dict[str, Any]:
         [[name, born, score]] = self._rows("node", node=node)
