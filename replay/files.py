@@ -200,6 +200,12 @@ class Ahead(Generic[T]):
             task.join()
 
 
+_SPARE_S = 0.02
+_PART = 1 << 20
+"""If the copier waits so many seconds for each chunk, the source is slower than the disk, and there is time to sync
+each part of so many bytes."""
+
+
 class _Copier:
     """The state of one `copy_files`: the reader, the sync under way, and the progress."""
 
@@ -211,6 +217,7 @@ class _Copier:
         self.chunk_bytes = chunk_bytes
         self.done, self.total = done, total
         self.untold = 0
+        self.idle = 0.0  # seconds that this waits for a chunk, of late
         self.sync: _Sync | None = None
 
     def copy(self, entry: ImageFile) -> None:
@@ -225,6 +232,7 @@ class _Copier:
             file.reserve(entry.size)  # faster to write to, and cannot run out of room half-way
             unsynced = 0
             while offset < entry.size:
+                asked = self.env.clock.monotonic()
                 try:
                     data = self.take()
                 except BaseException:  # such as a source that has gone
@@ -233,13 +241,22 @@ class _Copier:
                     raise
                 if len(data) != min(self.chunk_bytes, entry.size - offset):
                     raise Damaged(f"the source gave {len(data)} bytes of {entry.name} at {offset}")
-                file.pwrite(data, offset)
+                # A mean, since the chunks of two readers may come as pairs.
+                self.idle = (self.idle + self.env.clock.monotonic() - asked) / 2
+                gently = self.durable and self.idle >= _SPARE_S
+                if gently:
+                    self._write_gently(file, data, offset)
+                else:
+                    file.pwrite(data, offset)
                 chunks.append(xxh3_128_digest(data))
                 offset += len(data)
                 unsynced += len(data)
                 self.done += len(data)
                 self.progress(self.done, self.total)
-                if self.durable and unsynced >= step(self.done, self.chunk_bytes) and offset < entry.size:
+                if gently:
+                    self._tell(entry, len(chunks), unsynced)
+                    unsynced = 0
+                elif self.durable and unsynced >= step(self.done, self.chunk_bytes) and offset < entry.size:
                     self._sync_behind(entry, file, unsynced)
                     unsynced = 0
             self.finish_sync()
@@ -249,6 +266,14 @@ class _Copier:
         finally:
             self.finish_sync()
             file.close()
+
+    def _write_gently(self, file: File, data: bytes, offset: int) -> None:
+        """Write a chunk with a sync after each small part. A large sync would hold up every other one on this disk,
+        such as those of commits, for as long as it takes."""
+        self.finish_sync()
+        for at in range(0, len(data), _PART):
+            file.pwrite(data[at : at + _PART], offset + at)
+            file.datasync()
 
     def _sync_behind(self, entry: ImageFile, file: File, unsynced: int) -> None:
         before = self.sync

@@ -172,6 +172,7 @@ class LocalSource(Source):
 
     def read_image(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
         _check_length(length)
+        self._store.pacing.wait(length)  # outside of the use, which a store that closes waits for
         with self._leases.using(lease_id) as lease:
             size = self._image_size(lease, name)
             if offset < 0 or offset + length > size:

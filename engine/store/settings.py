@@ -15,6 +15,8 @@ from ..errors import SettingError
 from ..wal.retention import KeepLogs
 from ..wal.writer import LogOptions
 
+LEAST_IMAGE_RATE = 64 << 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -42,6 +44,8 @@ class Settings:
         clock_is_right: the operator says that the clock is right, so the ages of log and slots are measured by it at
             once. Otherwise, a clock that is ahead of the log's last time on opening is believed only when the store
             has been open for an hour.
+        image_rate: bytes per second of the store's images that are given out while transactions commit, to all copies
+            together; 64 KiB or more, or None for no bound. If there was no transaction for a second, there is no bound.
         hook_s: how long a plugin may take over a transaction, seconds. Every other commit waits meanwhile, so if a
             plugin takes longer, the transaction is rolled back.
     """
@@ -59,6 +63,7 @@ class Settings:
     replay_memory_bytes: int = 256 << 20
     heartbeat_s: float = 10
     wait_s: float = 60
+    image_rate: float | None = 32 << 20
     hook_s: float = 5
     clock_is_right: bool = False
 
@@ -74,6 +79,10 @@ class Settings:
             raise SettingError("checkpoint_soft_bytes is above checkpoint_hard_bytes")
         for name, seconds in (("relaxed_ms", 0.001), ("slot_days", 86_400), ("wait_s", 1), ("hook_s", 1)):
             check_duration(name, getattr(self, name), seconds)
+        rate = self.image_rate
+        if rate is not None and (type(rate) not in (int, float) or not LEAST_IMAGE_RATE <= rate < float("inf")):
+            raise SettingError(f"image_rate must be None or a number of bytes per second, {LEAST_IMAGE_RATE:,} or "
+                               f"more, not {shown(rate)}")
         if self.heartbeat_s != 0:
             check_duration("heartbeat_s", self.heartbeat_s)
         KeepLogs.parse(self.keep_logs)

@@ -52,6 +52,7 @@ from .maintenance import Maintenance
 from .open_read_only import follow, open_to_read
 from .open_writable import open_for_writing
 from .opened import Opened
+from .pacing import Pacing
 from .recovery_report import Recovery
 from .replica import Replica
 from .settings import Settings, checked_options
@@ -73,7 +74,8 @@ class Store(Generic[TxT, ViewT]):
     Attributes:
         directory: the store's directory, absolute.
         instance: a random id of this opening, hex.
-        engine, log, leases, hooks, settings, env, group_commit, backpressure, checkpoints, write_path: its parts.
+        engine, log, leases, pacing, hooks, settings, env, group_commit, backpressure, checkpoints, write_path: its
+            parts.
         options: the engine's options that the store was opened with.
         state_format, payload_version: the engine's, at the time of opening.
         recovery: what opening found.
@@ -105,6 +107,7 @@ class Store(Generic[TxT, ViewT]):
         if self._staging is not None:
             self._staging.publish(opened.applied)
         self._watermarks = Watermarks(self.log.end, self.engine.position, len(hooks.logged), end)
+        self.pacing = Pacing(settings.image_rate, self._watermarks, env)
         self._usability = Usability(directory, read_only=self.read_only)
         self._ending = OwnedLock(env)
         self._told_closing = False

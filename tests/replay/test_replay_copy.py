@@ -262,3 +262,32 @@ def test_nothing_is_kept_after_a_sync_has_failed(tmp_path: Path) -> None:
                    chunk_bytes=CHUNK, on_synced=told.append)
     assert failed
     assert told == []
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_what_a_slow_source_sends_is_synced_in_small_parts(tmp_path: Path, slow: bool) -> None:
+    """A sync of many megabytes holds up every commit on the same disk. If the source takes its time, because its store
+    is busy, there is time for many small ones."""
+    disk, size = FaultyFiles(), 4 << 20
+    unsynced, most = 0, 0
+
+    def before(kind: str, path: Path) -> None:
+        nonlocal unsynced, most
+        if kind == "pwrite":
+            unsynced += 1
+            most = max(most, unsynced)
+        elif kind == "datasync":
+            unsynced = 0
+
+    disk.before = before
+
+    def read(name: str, offset: int, length: int) -> bytes:
+        if slow:
+            REAL.clock.sleep(0.1)
+        return bytes([offset >> 20]) * length
+
+    copied = copying.copy_files(read, [ImageFile("a", 4 * size)], tmp_path / "state", env=Env(files=disk))
+    assert most == 1 if slow else most > 1
+    content = (tmp_path / "state" / "a").read_bytes()
+    assert content == b"".join(bytes([n]) * size for n in range(0, 16, 4))
+    assert [len(one.digests) for one in copied] == [4]
