@@ -65,14 +65,19 @@ class HoldfastGraph(DurablePeer):
         return targets
 
     def search(self, node: int) -> int:
-        view = self._view
-        assert view is not None
-        seen = np.zeros(view.node_count + 1, dtype=bool)
-        frontier = np.array([node])
+        """A walk over the whole graph: its edges are taken as arrays first."""
+        assert self._view is not None
+        ids, offsets, targets, _ = self._view.csr(EDGE_TYPE)
+        frontier = np.searchsorted(ids, [node])
+        seen = np.zeros(len(ids), dtype=bool)
+        seen[frontier] = True
         while len(frontier):
+            ends = offsets[frontier + 1]
+            counts = ends - offsets[frontier]
+            places = np.repeat(ends - np.cumsum(counts), counts) + np.arange(int(counts.sum()))
+            reached = targets[places]
+            frontier = np.unique(reached[~seen[reached]])
             seen[frontier] = True
-            targets = view.expand(frontier, EDGE_TYPE)[1]
-            frontier = np.unique(targets[~seen[targets]])
         return int(seen.sum())
 
     def properties(self, node: int) -> dict[str, Any]:
