@@ -243,6 +243,37 @@ class WritesWhenReadOnly(MemoryEngine):
         return super().open(directory, context, read_only=read_only, **how)
 
 
+@animal(caught_by="EngineContract.test_a_read_only_opening_changes_no_byte")
+class ReadsWhatWasClosed(MemoryEngine):
+    """A checkpoint goes into a second file, which closing, or the next opening for writing, merges: a library's log of
+    its own. A read-only opening merges nothing, and after a kill shows the state of long ago."""
+
+    def checkpoint(self, upto: Position) -> Position:
+        write_state(self._context, self._directory / "state.log", memory._MAGIC, 1, self._applied,
+                    memory._pack(self._state))
+        self._position = self._applied
+        return self._position
+
+    @classmethod
+    def open(cls, directory: Path, context: Context, *, read_only: bool = False, **how: Any) -> Any:
+        if not read_only:
+            merge(directory, context)
+        return super().open(directory, context, read_only=read_only, **how)
+
+    def image(self) -> Image:
+        merge(self._directory, self._context)
+        return super().image()
+
+    def close(self) -> None:
+        merge(self._directory, self._context)
+
+
+def merge(directory: Path, context: Context) -> None:
+    if context.env.files.exists(directory / "state.log"):
+        context.env.files.rename(directory / "state.log", directory / "state")
+        context.env.files.sync_directory(directory)
+
+
 @animal(caught_by="EngineContract.test_what_the_disk_refuses_is_no_damage")
 class CallsItDamage(MemoryEngine):
     """Whatever keeps it from reading its state is damage to it: a limit of the process, a cable that was pulled. The

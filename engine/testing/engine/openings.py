@@ -1,8 +1,9 @@
-"""How a state may be opened: with other options, from any number on, and not at all if it is gone."""
+"""How a state may be opened: read-only, with other options, from any number on, and not at all if it is gone."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -12,21 +13,63 @@ from ...contract.engine import Context, Engine
 from ...contract.options import Option
 from ...errors import HoldfastError, InvalidInput
 from ...model.positions import Position
-from ..support.contract import Contract, check, scratch
-from ..support.crash_images import read_image
-from ..support.driver import driven, put_files
+from ..support.contract import READ_ONLY_REPLAY, Contract, check, scratch
+from ..support.crash_images import read_image, tree
+from ..support.driver import Driver, driven, put_files
 from ..support.growth import Life
 from ..support.modelled import difference
-from ..support.workload import Workload
-from .transactions import begun
+from ..support.workload import Operation, Workload
+from .transactions import begun, several
 
 _NUMBERS = (*((1 << bits) - 2 for bits in (8, 16, 31, 32, 53)), (1 << 63) - 9)
 """A state begins at each of these, and its second transaction is the first that does not fit. All fit in 63 bits."""
 _CHAIN = bytes(range(16))
+_LONG_AGO = 10**18
 
 
 class OpeningChecks(Contract):
     """See the module's text."""
+
+    @check()
+    def test_a_read_only_opening_changes_no_byte(self, work: Workload) -> None:
+        """A state that is opened read-only shows what it holds, and no byte below its directory is changed, no file
+        made or removed. One that a killed process left, beside a view that was open, is at the position that its last
+        checkpoint returned, too: what a library keeps in a log of its own is part of the state."""
+        def claim(todo: list[list[Operation]]) -> None:
+            with driven(work) as it:
+                begun(it)
+                for operations in todo:
+                    it.commit(operations)
+                with it.engine.view():
+                    it.commit(work.numbered(69))
+                    it.checkpoint()
+                    _is_there_read_only(it)
+                it.close()
+                before = _aged(it)
+                with closing(it.opened(it.directory, read_only=True)) as engine:
+                    it.compare_state(engine, what="a view of a state opened read-only")
+                _same_files(it, before, "a read-only opening")
+
+        self.prove(claim, examples=10, todo=several(work, 3))
+
+    @check(READ_ONLY_REPLAY)
+    def test_a_read_only_opening_replays_in_memory(self, work: Workload) -> None:
+        """A state opened read-only takes the records after its position, shows them, and changes no byte."""
+        def claim(before: list[list[Operation]], after: list[list[Operation]]) -> None:
+            with driven(work) as it:
+                begun(it)
+                for operations in before:
+                    it.commit(operations)
+                it.checkpoint()
+                for operations in [*after, work.numbered(70)]:
+                    it.commit(operations)
+                it.close()
+                found = _aged(it)
+                with closing(it.recovered(it.directory, read_only=True)) as engine:
+                    it.compare_state(engine, what="a view of a state opened read-only, and replayed,")
+                _same_files(it, found, "a replay into a read-only opening")
+
+        self.prove(claim, examples=12, before=several(work, 2), after=several(work, 3))
 
     @check()
     def test_numbers_may_be_large(self, work: Workload) -> None:
@@ -130,3 +173,30 @@ def _values(option: Option, now: Any) -> list[Any]:
     fitting = [value for value in dict.fromkeys(allowed)
                if (option.least is None or value >= option.least) and (option.most is None or value <= option.most)]
     return [value for value in fitting if not isinstance(value, float) or math.isfinite(value)]
+
+
+def _aged(it: Driver) -> dict[str, bytes]:
+    """The files of the state, after its directories were made to look as if nothing had changed in them for long."""
+    for place in (it.directory, *it.directory.rglob("*/")):
+        os.utime(place, ns=(_LONG_AGO, _LONG_AGO))
+    return tree(it.directory)
+
+
+def _same_files(it: Driver, before: dict[str, bytes], what: str) -> None:
+    after = tree(it.directory)
+    made, gone = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
+    changed = [name for name in before if name in after and before[name] != after[name]]
+    assert after == before, f"{what} made the files {made}, removed {gone} and changed {changed}"
+    for place in (it.directory, *it.directory.rglob("*/")):
+        assert place.stat().st_mtime_ns == _LONG_AGO, (
+            f"{what} made a file in {place.relative_to(it.directory.parent)} and removed or renamed it, since the "
+            "directory's time of change is another one: on a read-only file system this fails")
+
+
+def _is_there_read_only(it: Driver) -> None:
+    """Open what a process that is killed now leaves, read-only, and compare."""
+    at, what = it.engine.position, "the state of a killed process, opened read-only,"
+    with closing(it.opened(it.killed(), read_only=True)) as opened:
+        assert opened.position == at, f"{what} is at {opened.position}, and its last checkpoint returned {at}"
+        if it.work.engine.abilities.atomic:
+            it.compare_state(opened, at.txid, what)

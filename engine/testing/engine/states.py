@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import os
 import re
 import sys
 import threading
@@ -30,7 +29,7 @@ from ...toolkit.state_file import with_version
 from ..disks.quiet import quiet_env
 from ..disks.simdisk import SimDisk
 from ..disks.simfaults import DiskFault, Injected
-from ..support.contract import ABOVE_ENV, READ_ONLY_REPLAY, Contract, check
+from ..support.contract import ABOVE_ENV, Contract, check
 from ..support.crash_images import read_image, tree
 from ..support.driver import ORIGIN, Driver, driven
 from ..support.leak_detection import descriptors
@@ -39,7 +38,6 @@ from ..support.workload import Operation, Workload
 from .transactions import Step, begun, histories, several, take
 
 _OPENINGS = 30
-_LONG_AGO = 10**18
 _SPARE = 8
 """Descriptors and threads that may come and go."""
 
@@ -175,43 +173,6 @@ class StateChecks(Contract):
             it.close()
             if last:
                 break
-
-    @check()
-    def test_a_read_only_opening_changes_no_byte(self, work: Workload) -> None:
-        """A state that is opened read-only shows what it holds, and no byte below its directory is changed, no file
-        made or removed."""
-        def claim(todo: list[list[Operation]]) -> None:
-            with driven(work) as it:
-                begun(it)
-                for operations in todo:
-                    it.commit(operations)
-                it.checkpoint()
-                it.close()
-                before = _aged(it)
-                with contextlib.closing(it.opened(it.directory, read_only=True)) as engine:
-                    it.compare_state(engine, what="a view of a state opened read-only")
-                _same_files(it, before, "a read-only opening")
-
-        self.prove(claim, examples=10, todo=several(work, 3))
-
-    @check(READ_ONLY_REPLAY)
-    def test_a_read_only_opening_replays_in_memory(self, work: Workload) -> None:
-        """A state opened read-only takes the records after its position, shows them, and changes no byte."""
-        def claim(before: list[list[Operation]], after: list[list[Operation]]) -> None:
-            with driven(work) as it:
-                begun(it)
-                for operations in before:
-                    it.commit(operations)
-                it.checkpoint()
-                for operations in [*after, work.numbered(70)]:
-                    it.commit(operations)
-                it.close()
-                found = _aged(it)
-                with contextlib.closing(it.recovered(it.directory, read_only=True)) as engine:
-                    it.compare_state(engine, what="a view of a state opened read-only, and replayed,")
-                _same_files(it, found, "a replay into a read-only opening")
-
-        self.prove(claim, examples=12, before=several(work, 2), after=several(work, 3))
 
     @check()
     def test_an_image_is_what_it_is_declared_to_be(self, work: Workload) -> None:
@@ -445,24 +406,6 @@ def _look_at_files(it: Driver, what: str, at: Position | None = None) -> None:
             it.compare_state(opened, position.txid, f"{what}, opened without any log,")
     with contextlib.closing(it.recovered(it.killed())) as recovered:
         it.compare_state(recovered, it.published, f"{what}, recovered from its position,")
-
-
-def _aged(it: Driver) -> dict[str, bytes]:
-    """The files of the state, after its directories were made to look as if nothing had changed in them for long."""
-    for place in (it.directory, *it.directory.rglob("*/")):
-        os.utime(place, ns=(_LONG_AGO, _LONG_AGO))
-    return tree(it.directory)
-
-
-def _same_files(it: Driver, before: dict[str, bytes], what: str) -> None:
-    after = tree(it.directory)
-    made, gone = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
-    changed = [name for name in before if name in after and before[name] != after[name]]
-    assert after == before, f"{what} made the files {made}, removed {gone} and changed {changed}"
-    for place in (it.directory, *it.directory.rglob("*/")):
-        assert place.stat().st_mtime_ns == _LONG_AGO, (
-            f"{what} made a file in {place.relative_to(it.directory.parent)} and removed or renamed it, since the "
-            "directory's time of change is another one: on a read-only file system this fails")
 
 
 def _read_in_pieces(image: Image, piece: int = 1000) -> dict[str, bytes]:

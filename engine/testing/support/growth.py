@@ -2,8 +2,9 @@
 
 A machine that others use too makes times useless: a commit takes twice as long because somebody compiles. So what can
 be counted is: the lines of Python that a call runs, the bytes of memory that it holds at most, and the bytes that it
-moves to and from files. They are the same in each run. What a library in C does between two lines is not in them, so
-processor time is measured too, in turns on the two engines that are compared, and judged with a wide margin.
+moves to and from files. They are the same in each run, but that memory of the interpreter's own may be among them.
+What a library in C does between two lines is not in them, so processor time is measured too, in turns on the two
+engines that are compared, and judged with a wide margin.
 """
 
 from __future__ import annotations

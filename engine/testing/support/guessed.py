@@ -171,7 +171,9 @@ def _example(engine: type, transaction: type, view: type) -> str:
             "def workload():\n"
             f"    return KeyValues({engine.__name__},\n"
             f"        put=lambda tx, key, value: …,  # a call of {transaction.__name__}\n"
-            f"        items=lambda view: …)  # of {view.__name__}: pairs of key and value")
+            f"        items=lambda view: …)  # of {view.__name__}: pairs of key and value\n"
+            "An engine that does not map keys to values returns a Workload of its own there: see "
+            "docs/writing-an-engine.md")
 
 
 def _or_none(call: Call) -> Call:

@@ -47,7 +47,8 @@ class Workload(ABC):
         above_env: the engine does all its file operations through the environment that it is given, so that a simulated
             disk can try every crash on it. Engines on a database library do not, and are killed instead.
         fragile: names, as patterns, of files that mutations leave alone, since the engine's library hangs or dies on
-            some of them and the engine can do nothing about it. Say so in the engine's description.
+            some of them and the engine can do nothing about it, as LMDB does on its data file. Say so in the engine's
+            description.
         kept: a directory with states that earlier versions of the engine wrote, each made by `python -m
             holdfast.engine.testing keep`. They must open, or be refused as too old.
     """
@@ -84,7 +85,7 @@ class Workload(ABC):
     @abstractmethod
     def numbered(self, number: int) -> list[Operation]:
         """The operations of one transaction that certainly adds something, another thing for each number (0 to 10**12),
-        to any state. Used where many threads and processes write."""
+        to any state. Used where many threads and processes write. Each number is used once in a state."""
 
     @abstractmethod
     def shows(self, content: Any, number: int) -> bool:
@@ -95,8 +96,10 @@ class Workload(ABC):
         raise NotImplementedError(f"{type(self).__name__}.bulk_load is needed, since the engine takes bulk loads")
 
     def sized(self, size: int, seed: int) -> list[Operation] | None:
-        """The operations of one transaction that adds about `size` bytes to any state, other ones for each seed. None:
-        the workload cannot say, so large states are not tried, and the report says so."""
+        """The operations of one transaction that adds about `size` bytes to any state, other ones for each seed. The
+        same size and seed may come again in a state: then it replaces the same things, or adds once more if the engine
+        has nothing to replace. None: the workload cannot say, so large states are not tried, and the report says so.
+        """
         return None
 
     def walks(self, view: View) -> Mapping[str, Iterator[Any]]:
