@@ -65,6 +65,8 @@ BACKGROUND_CHECKPOINT = Need("background_checkpoint", lambda work: work.engine.a
                              "the kit lets nothing run beside its checkpoints")
 ABOVE_ENV = Need("above_env", lambda work: work.above_env,
                  "it writes past the environment, so it cannot run on a simulated disk; it is killed instead")
+BELOW_ENV = Need("above_env=False", lambda work: not work.above_env,
+                 "it writes through the environment, and a simulated disk loses what it does not sync")
 CHECKSUMS = Need("checksums", lambda work: work.engine.abilities.checksums,
                  "nothing can tell that its bytes are damaged, so it is not proved that damage is found")
 

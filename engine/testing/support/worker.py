@@ -108,7 +108,7 @@ def drive(work: Workload, say: Say, plan: Plan) -> None:
         OSError, HoldfastError: it cannot be closed. Under faults `failed` is said instead, also if it does not open.
     """
     if plan.faults:
-        _wait_for_tracer(say)
+        wait_for_tracer(say)
         logging.getLogger("holdfast").addHandler(_Heard(say))
     try:
         store = Store.open(plan.directory, work.engine, create=plan.states is None, options=work.opened_with,
@@ -267,7 +267,7 @@ class _Heard(logging.Handler):
         self._say("warned", record.getMessage())
 
 
-def _wait_for_tracer(say: Say) -> None:
+def wait_for_tracer(say: Say) -> None:
     """Until then nothing is done that the tracer would count: this file is opened before it is called for."""
     until = time.monotonic() + _TRACED_WITHIN_S
     status = os.open("/proc/self/status", os.O_RDONLY)
