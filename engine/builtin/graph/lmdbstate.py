@@ -78,6 +78,7 @@ _SPARE_ROOM = 16 << 20
 _KEPT_BYTES = 160
 """About how many bytes a kept list or dict takes besides its content."""
 _MAX_BLOCKS = 1024
+_Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
@@ -86,10 +87,11 @@ def sealers(path: Path) -> dict[str, Sealer]:
     return {name: Sealer(name, number, path) for number, name in enumerate(DATABASES)}
 
 
-class Kept(dict[int, _Value]):
-    """A cache by node: of one adjacency list, only the neighbours, packed; or of properties. A base does not change, so
-    entries stay valid. When the room is used up, all are dropped; what is read often soon comes back. Several threads
-    may use it at once, without a lock; then the room is only approximate."""
+class Kept(dict[_Key, _Value]):
+    """A cache: by node, of one adjacency list, only the neighbours, packed, or of properties; or by label, key and
+    value, of the nodes that were found. A base does not change, so entries stay valid. When the room is used up, all
+    are dropped; what is read often soon comes back. Several threads may use it at once, without a lock; then the room
+    is only approximate."""
 
     __slots__ = ("_limit", "_room")
 
@@ -97,18 +99,19 @@ class Kept(dict[int, _Value]):
         super().__init__()
         self._limit = self._room = limit
 
-    def keep(self, node: int, value: _Value, size: int) -> None:
+    def keep(self, key: _Key, value: _Value, size: int) -> None:
         """Keep what takes about so many bytes."""
         self._room -= size + _KEPT_BYTES
         if self._room < 0:
             self.clear()
             self._room = self._limit - size - _KEPT_BYTES
         if self._room >= 0:
-            self[node] = value
+            self[key] = value
 
 
-KeptLists = Kept[bytes]
-KeptProperties = Kept[dict[str, Any]]
+KeptLists = Kept[int, bytes]
+KeptProperties = Kept[int, dict[str, Any]]
+KeptFound = Kept[tuple[int, int, bytes], tuple[int, ...]]
 
 
 class Base:
@@ -129,11 +132,11 @@ class Base:
         node_blocks, edge_blocks: a cache of blocks by number, checked when they were read. Whether a node exists is
             asked more often than anything else, and LMDB releases the interpreter lock for each read.
         lists: a cache of adjacency lists, by lane.
-        properties: a cache of properties.
+        properties: a cache of properties; `found`: of the nodes with a label and a property.
         sound: whether all of it was verified.
     """
 
-    __slots__ = ("dbs", "edge_blocks", "edge_props", "get", "get_props", "indexes", "lists", "marks", "meta",
+    __slots__ = ("dbs", "edge_blocks", "edge_props", "found", "get", "get_props", "indexes", "lists", "marks", "meta",
                  "node_blocks", "node_props", "position", "properties", "sound", "state", "tallies", "txid", "txn")
 
     def __init__(self, state: LmdbState, at: Position | None = None) -> None:
@@ -153,6 +156,7 @@ class Base:
         self.edge_blocks: dict[int, bytes] = {}
         self.lists: dict[int, KeptLists] = {}
         self.properties = KeptProperties(state.cache_bytes)
+        self.found = KeptFound(state.cache_bytes // 4)
         self.node_props, self.edge_props = (self.tallies[name].count > 0 for name in ("node_props", "edge_props"))
         self.sound = False
 

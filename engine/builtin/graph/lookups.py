@@ -30,13 +30,14 @@ from .lmdbstate import (
     ROW_KEY,
     Base,
     Kept,
+    KeptFound,
     KeptLists,
     KeptProperties,
     id_key,
 )
 from .overlay import IN, OUT, Indexes, Layer, Marks, list_changes, newest
 from .tokens import TYPE, Tokens
-from .values import decode_map, encode_value
+from .values import decode_map, encode_value, encoded_digest
 
 Direction = Literal["out", "in", "both"]
 Int64 = npt.NDArray[np.int64]
@@ -51,6 +52,7 @@ _UNCHANGING = frozenset((bool, int, float, str, bytes, datetime))
 """Types of values that nobody can change. A dict of these can be kept, and copies of it handed out."""
 _ENTRY_BYTES = 100
 """About how many bytes of memory a key and a value take besides the value's own."""
+_ID_BYTES = 40
 _SEVERAL = -1
 _FEW = 4
 """With at most so many edge types, reading the list of each is faster than finding out which ones a node has."""
@@ -69,6 +71,8 @@ class Lookups:
     _plans: dict[tuple[str | None, str], Plan]
     _kept: Mapping[int, dict[str, Any]] = NOTHING
     """The properties that were read, by node; a view has its own from its first read on."""
+    _found: Mapping[tuple[int, int, bytes], tuple[int, ...]] = NOTHING
+    """The nodes that were found, by the tokens of a label and a property key, and a value."""
     _keeps: bool
     """Whether what was read can be cached: not in a transaction, which changes."""
 
@@ -291,6 +295,29 @@ class Lookups:
         except struct.error as error:
             raise NotFound(f"no node {shown(node)}") from error
 
+    def _with(self, label: int, key: int, value: bytes) -> tuple[int, ...] | None:
+        """The nodes with a label and one property, ascending, by an index; a view caches them. None: there is no index
+        that a checkpoint has built."""
+        kept = self._found
+        if kept is NOTHING and self._keeps:
+            # As for properties: a layer that changes no node has nothing that this view shows of it.
+            overlaid = any(layer.rows or layer.nodes or layer.props for layer in self._layers)
+            kept = KeptFound(self._base.state.cache_bytes // 16) if overlaid else self._base.found
+            self._found = kept  # type: ignore[misc]  # a view has the slot
+        found = kept.get((label, key, value))
+        if found is not None:
+            return found
+        index = self._indexes().get((label, key))
+        if index is None or index not in self._base.indexes.values():
+            return None
+        wanted = {key: value}
+        found = tuple([node for node in sorted(self._candidates(index, encoded_digest(value)))
+                       if self._matches(node, label, wanted)])
+        if kept is not NOTHING:
+            assert isinstance(kept, Kept)
+            kept.keep((label, key, value), found, len(value) + _ENTRY_BYTES + _ID_BYTES * len(found))
+        return found
+
     def _matches(self, node: int, label: int, filters: dict[int, bytes]) -> bool:
         labels = self._labels(node)
         if not labels or (label and label not in self._tokens.label_tokens(labels)):
@@ -300,11 +327,11 @@ class Lookups:
 
     def _candidates(self, index: int, digest: bytes) -> set[int]:
         """Nodes that an index names for a value; some may not match (any more)."""
-        found: set[int] = set()
-        for layer in self._layers:
-            found.update(list(layer.rows.get((index, digest), ())))
         prefix = ROW_KEY.pack(index, digest, 0)[:-8]
-        found.update(ROW_KEY.unpack(key)[2] for key, _ in self._base.rows("index", prefix=prefix))
+        found = {ROW_KEY.unpack(key)[2] for key, _ in self._base.rows("index", prefix=prefix)}
+        for layer in self._layers:
+            if layer.rows:
+                found.update(list(layer.rows.get((index, digest), ())))
         return found
 
     def _scan(self, label: int) -> Iterator[int]:

@@ -16,7 +16,7 @@ from . import adjacency
 from .lookups import Direction, Int64, Lookups
 from .overlay import IN
 from .tokens import KEY, LABEL
-from .values import check_id, check_properties, encode_value, value_digest
+from .values import check_id, check_properties, encode_value
 
 _COLUMN = tuple(column.unpack for column in adjacency.COLUMN)
 _COLUMNS = len(_COLUMN)
@@ -187,20 +187,18 @@ class Reads(Lookups):
         Uses a property index on the label and one of the keys, if there is one that a checkpoint has built. Otherwise
         O(nodes of the label). Put properties named `label` or `properties` into the mapping.
         """
-        wanted = {**check_properties(properties or {}), **check_properties(more)}
+        wanted = check_properties(more)
+        if properties is not None:
+            wanted = {**check_properties(properties), **wanted}
         tokens = self._tokens.ids
-        token = 0
-        if label is not None:
-            token = tokens.get((LABEL, label), -1)
+        token = 0 if label is None else tokens.get((LABEL, label), -1)
         filters = {tokens.get((KEY, key), -1): encode_value(value) for key, value in wanted.items()}
         if token < 0 or -1 in filters:
             return iter(())
-        indexes = self._indexes()
-        for key, value in wanted.items():
-            index = indexes.get((token, tokens[KEY, key])) if token else None
-            if index is not None and index in self._base.indexes.values():
-                found = self._candidates(index, value_digest(value))
-                return iter([node for node in sorted(found) if self._matches(node, token, filters)])
+        for key, encoded in filters.items():
+            found = self._with(token, key, encoded) if token else None
+            if found is not None:
+                return iter(found) if len(filters) == 1 else iter([n for n in found if self._matches(n, 0, filters)])
         if filters:
             return (node for node in self._scan(token) if self._matches(node, 0, filters))
         return self._scan(token)

@@ -241,7 +241,12 @@ def encode_value(value: Any) -> bytes:
 
 def value_digest(value: Any) -> bytes:
     """The 8 bytes under which the property index has a value. Equal values have equal digests."""
-    return xxh3_64_digest(encode_value(value))
+    return encoded_digest(encode_value(value))
+
+
+def encoded_digest(encoded: bytes) -> bytes:
+    """As `value_digest`, of what `encode_value` gave."""
+    return xxh3_64_digest(encoded)
 
 
 def _canonical(value: Any) -> Any:

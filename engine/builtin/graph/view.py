@@ -22,7 +22,7 @@ class GraphView(Reads, View):
     what was deleted since is not reused. If open views hold the states of some 2,000 checkpoints, no further checkpoint
     is possible. `Reads` has the calls."""
 
-    __slots__ = ("_base", "_bound", "_get", "_kept", "_layers", "_plans", "_tokens")
+    __slots__ = ("_base", "_bound", "_found", "_get", "_kept", "_layers", "_plans", "_tokens")
     __networkx_backend__ = "holdfast"
     _keeps = True
 
@@ -33,7 +33,7 @@ class GraphView(Reads, View):
         self._bound = bound
         self._tokens = tokens
         self._plans = {}
-        self._kept = NOTHING
+        self._kept = self._found = NOTHING
 
     @property
     def txid(self) -> int:
@@ -71,4 +71,4 @@ class GraphView(Reads, View):
         return check.check(self, self._bound)
 
     def close(self) -> None:
-        self._base = self._get = self._kept = self._layers = self._plans = _CLOSED
+        self._base = self._get = self._kept = self._found = self._layers = self._plans = _CLOSED
