@@ -107,7 +107,10 @@ def _parser() -> argparse.ArgumentParser:
                         "the other workloads: an engine that maps keys to values, or its KeyValues")
     parser.add_argument("--directory", type=Path, metavar="DIR", help="work below DIR (default: the temporary "
                         "directory, or the working directory if that one is in memory)")
-    parser.add_argument("--edges", type=int, metavar="N", help="size of the generated graph that backups copy")
+    parser.add_argument("--edges", type=int, metavar="N", help="size of the generated graph that backups copy, and of "
+                        "the largest one whose growth is measured")
+    parser.add_argument("--segments", type=int, metavar="N", help="segments of the longest log whose growth is "
+                        "measured")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure there")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the report with plots as one page")
     parser.add_argument("--png", type=Path, metavar="DIR", help="also write each plot into DIR, as PNG")
@@ -122,8 +125,13 @@ def _check(parsed: argparse.Namespace) -> None:
     """Whether everything can be written at the end: a run takes long. Raises `SettingError`."""
     if parsed.engine is not None and parsed.only:
         raise SettingError("--engine is a workload of its own", hint="leave out --only")
-    if parsed.source is not None and (parsed.quick or parsed.engine or parsed.directory or parsed.edges):
-        raise SettingError("--from measures nothing", hint="leave out --quick, --engine, --directory and --edges")
+    if parsed.source is not None and (parsed.quick or parsed.engine or parsed.directory or parsed.edges
+                                      or parsed.segments):
+        raise SettingError("--from measures nothing",
+                           hint="leave out --quick, --engine, --directory, --edges and --segments")
+    for option, size in (("--edges", parsed.edges), ("--segments", parsed.segments)):
+        if size is not None and size < 2:
+            raise SettingError(f"{option} {size} is too small", hint="give 2 or more")
     if parsed.html is not None or parsed.png is not None:
         figures.require()
     for option, path in (("--json", parsed.json), ("--html", parsed.html)):
@@ -143,10 +151,21 @@ def _workloads(parsed: argparse.Namespace) -> Mapping[str, Workload]:
     return {"engine": partial(workload_engine.run, work=workload_engine.workload_named(parsed.engine))}
 
 
+def _up_to(sizes: Sequence[int], most: int) -> tuple[int, ...]:
+    """The sizes below `most`, more of them by powers of ten, and `most`."""
+    found = [size for size in sizes if size < most] or [max(1, most // 10)]
+    while found[-1] * 10 < most:
+        found.append(found[-1] * 10)
+    return (*found, most)
+
+
 def _measure(parsed: argparse.Namespace, workloads: Mapping[str, Workload]) -> Run:
     scale = harness.QUICK if parsed.quick else harness.FULL
     if parsed.edges is not None:
-        scale = dataclasses.replace(scale, large_edges=parsed.edges)
+        scale = dataclasses.replace(scale, large_edges=parsed.edges,
+                                    growing_edges=_up_to(scale.growing_edges, parsed.edges))
+    if parsed.segments is not None:
+        scale = dataclasses.replace(scale, growing_segments=_up_to(scale.growing_segments, parsed.segments))
     directory = harness.base_directory(parsed.directory)
     if harness.file_system(directory) in ("tmpfs", "ramfs"):
         print(f"warning: {directory} is in memory, where a sync costs nothing: commit figures will mean little",

@@ -224,6 +224,14 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "exists already" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("sizes", "most", "then"), [
+    ((100, 1000), 20_000, (100, 1000, 10_000, 20_000)), ((100, 1000), 500, (100, 500)), ((100, 1000), 50, (5, 50)),
+    ((10, 100), 100, (10, 100)), ((10,), 2, (1, 2))])
+def test_what_grows_is_measured_up_to_the_size_that_is_asked_for(sizes: tuple[int, ...], most: int,
+                                                                 then: tuple[int, ...]) -> None:
+    assert command._up_to(sizes, most) == then
+
+
 def test_an_engine_of_ones_own_is_measured_beside_the_kits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                            capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "my_engine_to_measure.py").write_text(
