@@ -36,7 +36,7 @@ CONTRACTS = {"EngineContract": "holdfast.engine.testing", "ReplayContract": "hol
              "KitContract": "holdfast.backup.testing.kit"}
 CAGES = ("zoo_views", "zoo_payloads", "zoo_states", "zoo_crashes", "zoo_images", "zoo_logs", "zoo_stores",
          "zoo_backups", "zoo_wrapped", "zoo_clusters", "zoo_plugins", "zoo_sizes",
-         "zoo_growth", "zoo_across")
+         "zoo_growth", "zoo_across", "zoo_answers", "zoo_files")
 MAX_LINES = 20
 
 T = TypeVar("T", bound=Callable[..., Any])

@@ -32,6 +32,7 @@ STORIES = (
     "LostUpdate", "DeletesNotRedone", "PositionInMemory", "UnsyncedState", "ImageInBetween", "damage_is_a_torn_tail",
     "SilentGap", "CallsBackAtOnce", "ConfirmsTooEarly", "SameBranchAfterRestore", "CopiesTheFileAlone",
     "WritesOnItsOwn", "BlocksInLogged", "ScanToHighest", "CountsFromTheBeginning", "HashedDigest",
+    "TakesAnyKey", "NewestByTheClock",
 )
 """The animals that are told of in full, by their names, in the order of the cages."""
 TITLES = {
@@ -42,6 +43,8 @@ TITLES = {
     "zoo_clusters": "Members of a cluster", "zoo_plugins": "Plugins",
     "zoo_sizes": "Sizes, refusals and ways of reading", "zoo_growth": "What grows, and what is not given back",
     "zoo_across": "Other processes, other times, and threads that die",
+    "zoo_answers": "Equal values, readers that stop half-way, and what is asked again",
+    "zoo_files": "Files: when they are written, their names, and damage",
 }
 _INTRODUCTION = """# The zoo
 

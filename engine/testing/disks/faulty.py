@@ -165,6 +165,25 @@ class FaultyFiles(Files):
         return held
 
 
+class ReadOnlyFiles(Files):
+    """The real file system, of which a part is mounted read-only: that below `directory`. Permissions would not do, as
+    root has them all.
+
+    Attributes:
+        refused: what was to be opened and not only read.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.refused: list[Path] = []
+
+    def open(self, path: Path, mode: Literal["read", "write", "create"] = "read") -> File:
+        if mode != "read" and self._directory in path.parents:
+            self.refused.append(path)
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return super().open(path, mode)
+
+
 class Held:
     """`reached` is set when somebody waits; set `go` to let everybody go."""
 

@@ -56,14 +56,14 @@ class DiskFault:
 
 class Injected:
     """Makes a disk fail, from now on, until `heal`. `struck`: the operations that did, or the names that were not
-    opened."""
+    opened. `seen`: how many of either were begun, those included."""
 
     def __init__(self, disk: SimDisk, fault: DiskFault) -> None:
         self.struck: list[Op | str] = []
         self.lack = fault.kind in LACKS
         self.lasting = fault.lasting
         self._disk, self._fault = disk, fault
-        self._count = 0
+        self.seen = 0
         if fault.kind == "EMFILE":
             disk.opening = self._opening
         else:
@@ -74,14 +74,14 @@ class Injected:
         self._disk.opening = lambda name: None
 
     def _opening(self, name: str) -> None:
-        count, self._count = self._count, self._count + 1
+        count, self.seen = self.seen, self.seen + 1
         if count == self._fault.at or (count > self._fault.at and self.lasting):
             self.struck.append(name)
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), name)
 
     def _before(self, op: Op) -> None:
-        fault, count = self._fault, self._count
-        self._count += 1
+        fault, count = self._fault, self.seen
+        self.seen += 1
         if count < fault.at or (count > fault.at and not fault.lasting) or not may_fail(op, fault.kind):
             return
         self.struck.append(op)

@@ -22,7 +22,7 @@ from .values import ValueChecks
 
 
 # The last base's checks come first: what fails without a store is not the store's fault.
-class EngineContract(AcrossChecks, MutationChecks, KillChecks, SyncChecks, PowerCutChecks, StoreChecks,
-                     GrowthChecks, SurroundingsChecks, LeakChecks, AbilityChecks, ValueChecks, SizeChecks, ReadingChecks,
+class EngineContract(AcrossChecks, MutationChecks, KillChecks, SyncChecks, PowerCutChecks, StoreChecks, GrowthChecks,
+                     SurroundingsChecks, LeakChecks, AbilityChecks, ValueChecks, SizeChecks, ReadingChecks,
                      OpeningChecks, RoomChecks, StateChecks, TransactionChecks):
     """Properties of an engine. Subclass it and set `workload`, or pass it to `check_engine`."""

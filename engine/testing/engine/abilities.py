@@ -10,7 +10,7 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -25,12 +25,15 @@ from ...model.positions import Position
 from ..disks.quiet import quiet_env
 from ..disks.simdisk import SimDisk
 from ..disks.simops import Op
+from ..support.alike import alike
 from ..support.contract import ABOVE_ENV, BACKGROUND_CHECKPOINT, BULK, STAGING, Contract, check
 from ..support.crash_images import read_image
 from ..support.driver import Driver, driven
 from ..support.interleave import LIMIT_S, Beside, at_each_line, lines_of
+from ..support.limits import would_take
+from ..support.not_tried import not_tried
 from ..support.raising import raises
-from ..support.workload import Operation, Workload
+from ..support.workload import KeyValues, Operation, Workload, sampled
 from .transactions import Held, begun, several
 
 _MANY, _LARGE = 40, 10
@@ -38,6 +41,7 @@ _MANY, _LARGE = 40, 10
 _PAUSE_S = 0.0005
 _AT_ONCE = 6
 _PIECE = 64
+_STAGED = 4
 
 
 class AbilityChecks(Contract):
@@ -47,7 +51,8 @@ class AbilityChecks(Contract):
     def test_what_is_staged_shows_only_to_writers(self, work: Workload) -> None:
         """The next transaction and `staged_view` see what is staged. Other views see it only after `publish`, and then
         exactly what was published. A checkpoint never writes what is not published. Published content is what `apply`
-        makes of the same records."""
+        makes of the same records. This is tried with every order of two short values and deletions in four staged
+        transactions, published and checkpointed one by one."""
         def claim(todo: list[list[Operation]], share: float) -> None:
             with driven(work) as it, driven(work) as other:
                 engine = it.engine
@@ -85,6 +90,12 @@ class AbilityChecks(Contract):
                 it.compare_state(what="a view after what was staged was reopened")
 
         self.prove(claim, examples=12, todo=several(work, 3), share=st.sampled_from((0.0, 0.5, 1.0)))
+        if isinstance(work, KeyValues):
+            for present in (False, True):
+                _stage_every_order(work, present)
+        else:
+            not_tried("every order of values and deletions that are staged",
+                      "the workload is not a KeyValues, so the suite does not know what its keys and values are")
 
     @check(BULK)
     def test_a_bulk_load_is_one_transaction(self, work: Workload) -> None:
@@ -324,6 +335,59 @@ class AbilityChecks(Contract):
                         _look_at_copy(it, image_position, contents, "made in the middle of a checkpoint")
 
         self.prove(claim, examples=3, before=work.operations(), after=work.operations())
+
+
+def _stage_every_order(work: KeyValues, present: bool) -> None:
+    """One key for each order of two values and, if there are any, deletions. Values are taken that Python has only one
+    object of, if the engine takes them: who compares staged changes by identity takes equal ones for the same.
+
+    Args:
+        present: whether the keys are there, and checkpointed, before anything is staged.
+    """
+    with driven(work) as it:
+        engine = it.engine
+        assert isinstance(engine, StagingEngine)
+        key, value = work.number(0)
+        single: dict[type, tuple[Any, Any]] = {bytes: (b"", b"1"), str: ("", "1"), int: (0, 1), bool: (False, True)}
+        values = [one for one in single.get(type(value), ()) if would_take(engine, work.takes, key, one)]
+        if len(values) < 2:
+            values = [value, *(other for other in sampled(work.values, 30) if other != value)][:2]
+        actions = [*range(len(values)), *([None] if work.delete is not None else [])]
+        orders = {work.number(n)[0]: order for n, order in enumerate(itertools.product(actions, repeat=_STAGED))}
+        it.commit(work.numbered(10**6))
+        if present:
+            it.commit([("put", key, values[0]) for key in orders])
+            it.checkpoint()
+        base = it.published
+        for step in range(_STAGED):
+            there = sorted(it.models[-1])
+            operations: list[Operation] = [("put", key, values[order[step]]) for key, order in orders.items()
+                                           if order[step] is not None]
+            gone = [there.index(key) for key, order in orders.items() if order[step] is None and key in it.models[-1]]
+            # Those with the highest index first, so that the others keep theirs; all before what is put.
+            it.tx([*(("delete", index) for index in sorted(gone, reverse=True)), *operations], stage=True)
+        for published in range(base, len(it.records) + 1):
+            for done in ("published", "checkpointed"):
+                if published > base:
+                    it.publish(published) if done == "published" else it.checkpoint()
+                when = f"when {published - base} of {_STAGED} staged transactions are {done}"
+                it.compare_state(what=f"a view {when}")
+                _next_writer_sees(it, work, orders, values, when)
+                with engine.staged_view() as view:
+                    it.compare(view, f"staged_view() {when}", len(it.records))
+
+
+def _next_writer_sees(it: Driver, work: KeyValues, orders: Mapping[Any, Sequence[Any]], values: Sequence[Any],
+                      when: str) -> None:
+    if work.get is None:
+        return
+    with closing(it.engine.begin()) as tx:
+        for key, order in orders.items():
+            found, expected = work.get(tx, key), it.models[-1].get(key)
+            did = ", ".join("delete" if n is None else f"put {values[n]!r:.40}" for n in order)
+            assert alike(found, expected), (
+                f"{when}, the next transaction finds {found!r:.40} for a key with which they did this: {did}. Is what "
+                "a later transaction staged dropped because it is, or equals, what was checkpointed?")
 
 
 def _nothing_unpublished(it: Driver) -> None:

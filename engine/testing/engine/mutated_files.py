@@ -16,7 +16,7 @@ import errno
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ from ..disks.quiet import quiet_env
 from ..support.children import NotFoundElsewhere, Server
 from ..support.contract import ABOVE_ENV, CHECKSUMS, Contract, check, scratch
 from ..support.counters import count
-from ..support.crash_images import GroupEnd, group_ends, segments_of, state_of
-from ..support.flipped_bytes import must_be_found, places_in
+from ..support.crash_images import GroupEnd, group_ends, segments_of, state_of, tree
+from ..support.driver import Driver, driven
+from ..support.flipped_bytes import looked_up, must_be_found, places_in, records_over_others
 from ..support.forks import Say
 from ..support.modelled import SETTINGS, Modelled, difference, kept_with
 from ..support.mutations import Mutation, Subject, Tree, files_of, mutated
@@ -46,6 +47,8 @@ SHOWN = 5
 """How many failed mutations a message describes; the others are only counted."""
 
 _STAYING = 10
+_ALIKE, _IN_A_ROW = 10**6, 8
+"""Numbers that are written alike, as far as their length goes, from here on."""
 _REFUSALS: dict[int, type[HoldfastError]] = {errno.EIO: DeviceFailed, errno.ENOMEM: LimitReached}
 """What the system says, and what the kit makes of it."""
 
@@ -84,7 +87,8 @@ class MutationChecks(Contract):
     @check(ABOVE_ENV, CHECKSUMS)
     def test_a_flipped_byte_in_the_state_is_found(self, work: Workload) -> None:
         """Any single flipped byte in the state of a store is found by opening it, by reading it or by the engine's own
-        check, or it is harmless. Without an error, the store shows only what was written."""
+        check, or it is harmless. Without an error, the store shows only what was written. A look-up that comes upon it
+        raises an error, and does not say that nothing is there."""
         def claim(several: list[list[Operation]], closed: bool, which: int, share: float, mask: int) -> None:
             with _checkpointed(work, several, closed) as (kept, whole):
                 files = [path for path in sorted(state_of(whole).rglob("*")) if path.is_file() and path.stat().st_size]
@@ -97,6 +101,26 @@ class MutationChecks(Contract):
                     must_be_found(kept, whole, path, offset, 1)
         self.prove(claim, examples=12, several=st.lists(work.operations(), max_size=2), closed=st.booleans(),
                    which=st.integers(0, 9), share=st.floats(0, 1), mask=st.integers(1, 255))
+
+    @check(ABOVE_ENV, CHECKSUMS)
+    def test_a_record_in_the_place_of_another_is_found(self, work: Workload) -> None:
+        """If a record of a file lies also where another one was, as after a write that went to the wrong place, that is
+        found by opening the state, by reading it or by the engine's own check. Its own checksum is right, so the
+        checksum covers the place as well, or the key."""
+        with driven(work) as it:
+            it.commit([one for n in range(_ALIKE, _ALIKE + _IN_A_ROW) for one in work.numbered(n)])
+            it.checkpoint()
+            it.close()
+            marks = [mark for n in range(_ALIKE, _ALIKE + _IN_A_ROW) if (mark := _bytes_of(work.numbered(n)))]
+            tried = 0
+            for name, text, data in records_over_others(tree(it.directory), marks):
+                tried += 1
+                place = it.copied({**tree(it.directory), name: data})
+                _is_found(it, place, f"{name} with {text}")
+                shutil.rmtree(place)
+            if not tried:
+                not_tried("a record in the place of another", "the files do not show records that are equally long: "
+                          "number() makes no texts or bytes, or they are packed")
 
     @check(ABOVE_ENV)
     def test_what_the_disk_refuses_is_no_damage(self, work: Workload) -> None:
@@ -206,6 +230,8 @@ def _stores(work: Workload, say: Say, root: Path, seed: int, mutations: int) -> 
 def look_at_store(work: Workload, path: Path, case: Case, mutation: Mutation, *, read_only: bool) -> None:
     """Open, check, read, and write. Raises `AssertionError` if it shows what it should not."""
     with _opened(work, path, read_only=read_only) as store:
+        if mutation.end - mutation.first == 1:  # otherwise it may be a whole piece of another time, or of another place
+            _look_up(work, store, case, read_only=read_only)
         found = shown(work, store)
         if found is None:
             return
@@ -227,6 +253,13 @@ def look_at_store(work: Workload, path: Path, case: Case, mutation: Mutation, *,
         assert not where, f"no error, and after a commit, opened again, something else is shown: {where}"
 
 
+def _look_up(work: Workload, store: Store[Any, Any], case: Case, *, read_only: bool) -> None:
+    with nullcontext() if read_only else store.transaction() as tx, store.snapshot() as view:
+        if view.txid < len(case.models):
+            wrong = looked_up(work, view, tx, work.expected(case.models[view.txid]))
+            assert not wrong, f"at transaction {view.txid}, {wrong}"
+
+
 def _opened(work: Workload, path: Path, **how: Any) -> Store[Any, Any]:
     engine: type[Engine[Any, Any]] = work.engine
     return Store.open(path, engine, options=work.opened_with, settings=SETTINGS, create=False, **how)
@@ -239,6 +272,27 @@ def shown(work: Workload, store: Store[Any, Any]) -> tuple[int, Any] | None:
             return None
         content, _ = work.content(view), view.digest()
         return view.txid, content
+
+
+def _bytes_of(operations: list[Operation]) -> list[bytes]:
+    """The texts and bytes in some operations, but for their kinds."""
+    given = [thing for operation in operations for thing in operation[1:]]
+    return [thing.encode() if isinstance(thing, str) else thing for thing in given if isinstance(thing, str | bytes)]
+
+
+def _is_found(it: Driver, place: Path, what: str) -> None:
+    """Open a state in which one record lies over another, and read it."""
+    try:
+        with closing(it.opened(place)) as engine, engine.view() as view, closing(engine.begin()) as tx:
+            expected = it.expected(len(it.records))
+            wrong = looked_up(it.work, view, tx, expected, absent=True)
+            if not wrong and list(view.check()):
+                return
+            wrong = wrong or difference(it.work.content(view), expected)
+            assert not wrong, (f"{what}: no error, and something else is shown: {wrong}. Has its checksum what says "
+                               "where it belongs?")
+    except HoldfastError:
+        return
 
 
 def _only_refused(refusal: type[HoldfastError], what: str, look: Callable[[], object]) -> None:

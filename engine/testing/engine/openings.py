@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import SkipTest
 
@@ -13,6 +14,7 @@ from ...contract.engine import Context, Engine
 from ...contract.options import Option
 from ...errors import HoldfastError, InvalidInput
 from ...model.positions import Position
+from ..disks.faulty import ReadOnlyFiles
 from ..support.contract import READ_ONLY_REPLAY, Contract, check, scratch
 from ..support.crash_images import read_image, tree
 from ..support.driver import Driver, driven, put_files
@@ -32,9 +34,10 @@ class OpeningChecks(Contract):
 
     @check()
     def test_a_read_only_opening_changes_no_byte(self, work: Workload) -> None:
-        """A state that is opened read-only shows what it holds, and no byte below its directory is changed, no file
-        made or removed. One that a killed process left, beside a view that was open, is at the position that its last
-        checkpoint returned, too: what a library keeps in a log of its own is part of the state."""
+        """A state that is opened read-only shows what it holds, also on a disk that is mounted read-only. No byte below
+        its directory is changed, no file made or removed, and none is opened to be written to. One that a killed
+        process left, beside a view that was open, is at the position that its last checkpoint returned, too: what a
+        library keeps in a log of its own is part of the state."""
         def claim(todo: list[list[Operation]]) -> None:
             with driven(work) as it:
                 begun(it)
@@ -46,7 +49,7 @@ class OpeningChecks(Contract):
                     _is_there_read_only(it)
                 it.close()
                 before = _aged(it)
-                with closing(it.opened(it.directory, read_only=True)) as engine:
+                with _mounted_read_only(it), closing(it.opened(it.directory, read_only=True)) as engine:
                     it.compare_state(engine, what="a view of a state opened read-only")
                 _same_files(it, before, "a read-only opening")
 
@@ -65,7 +68,7 @@ class OpeningChecks(Contract):
                     it.commit(operations)
                 it.close()
                 found = _aged(it)
-                with closing(it.recovered(it.directory, read_only=True)) as engine:
+                with _mounted_read_only(it), closing(it.recovered(it.directory, read_only=True)) as engine:
                     it.compare_state(engine, what="a view of a state opened read-only, and replayed,")
                 _same_files(it, found, "a replay into a read-only opening")
 
@@ -180,6 +183,22 @@ def _aged(it: Driver) -> dict[str, bytes]:
     for place in (it.directory, *it.directory.rglob("*/")):
         os.utime(place, ns=(_LONG_AGO, _LONG_AGO))
     return tree(it.directory)
+
+
+@contextmanager
+def _mounted_read_only(it: Driver) -> Iterator[None]:
+    """Within the block, what the environment opens below the state's directory can only be read."""
+    files, before = ReadOnlyFiles(it.directory), it.context
+    it.context = replace(before, env=replace(before.env, files=files))
+    try:
+        yield
+    except (HoldfastError, OSError) as error:
+        if not files.refused:
+            raise
+        raise AssertionError(f"a read-only opening opens {files.refused[-1].name} to write to it, which fails on a "
+                             f"read-only disk: {error!r}. Open it with the mode 'read'") from error
+    finally:
+        it.context = before
 
 
 def _same_files(it: Driver, before: dict[str, bytes], what: str) -> None:

@@ -106,8 +106,8 @@ class StoreChecks(Contract):
                     for view in [*held, passing]:
                         kept.compare(view)
                 passing.close()
-                for _ in range(2):
-                    kept.write(0)
+                for number in (98, 99):
+                    kept.write(number)
                     kept.store.checkpoint()
                 while held:
                     for view in held:
@@ -157,7 +157,7 @@ class StoreChecks(Contract):
                     else:
                         kept.reopen()
                     kept.found(kept.last)
-                kept.write(0)
+                kept.write(99)
 
         steps = st.tuples(work.operations(), st.sampled_from(("crash", "checkpoint and crash", "close")))
         self.prove(claim, examples=12, several=st.lists(steps, min_size=2, max_size=4))
@@ -304,7 +304,7 @@ class StoreChecks(Contract):
                     for view in views:
                         kept.compare(view)
                     kept.shows(last, "while later ones are not synced, the store")
-                kept.write(0, "synced")
+                kept.write(99, "synced")
                 kept.shows(kept.last)
                 for view in views:
                     kept.compare(view)

@@ -129,7 +129,7 @@ class TransactionChecks(Contract):
                 it.compare_state()
                 begun(it)
                 # What is drawn, and then a commit before and after what an engine does seldom.
-                for step in (*steps, work.numbered(1), "checkpoint", work.numbered(2), "reopen", work.numbered(3)):
+                for step in (*steps, work.numbered(11), "checkpoint", work.numbered(12), "reopen", work.numbered(13)):
                     take(it, step)
                     it.compare_state()
 

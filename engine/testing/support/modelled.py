@@ -23,6 +23,7 @@ from ...env import REAL, Env
 from ...store.recovery_report import Recovery
 from ...store.settings import Settings
 from ...store.store import Store
+from .alike import alike
 from .attended import doing
 from .contract import scratch
 from .crash_images import copy_running, log_of, tree
@@ -50,6 +51,7 @@ class Modelled:
         models: the content after each transaction.
         digests: by txid, as they were seen.
         tried: the model as of the transaction that was run last, committed or not.
+        within: whether the calls of a transaction are being made. If they raised, it stays so.
     """
 
     work: Workload
@@ -63,6 +65,7 @@ class Modelled:
         self.models: list[Any] = [work.new_model()]
         self.digests: dict[int, bytes] = {}
         self.tried: Any = None
+        self.within = False
         self.store: Store[Any, Any]
         self._made = 0
         self.path = self.fresh("store")
@@ -117,9 +120,11 @@ class Modelled:
         model = self.tried = self.models[-1].copy()
         tx: Transaction
         with self.store.transaction(durability) as tx:
+            self.within = True
             self.work.run(tx, model, operations)
+            self.within = False
         if tx.txid is None:
-            same = self.work.expected(model) == self.work.expected(self.models[-1])
+            same = alike(self.work.expected(model), self.work.expected(self.models[-1]))
             assert same, "a transaction that changed something ended without a payload"
         else:
             assert tx.txid == len(self.models), f"transaction {tx.txid} came after {self.last}"
@@ -215,7 +220,7 @@ class Modelled:
 
 def difference(shown: Any, expected: Any) -> str:
     """Where two contents differ, in a few words; empty if they do not."""
-    if shown == expected:
+    if alike(shown, expected):
         return ""
     short = reprlib.Repr()
     short.maxother = short.maxstring = short.maxlong = 60
@@ -224,7 +229,7 @@ def difference(shown: Any, expected: Any) -> str:
     parts = [f"{short.repr(key)} is not there" for key in expected if key not in shown]
     parts += [f"{short.repr(key)} is there" for key in shown if key not in expected]
     parts += [f"{short.repr(key)} is {short.repr(shown[key])} instead of {short.repr(expected[key])}"
-              for key in expected if key in shown and shown[key] != expected[key]]
+              for key in expected if key in shown and not alike(shown[key], expected[key])]
     return ", ".join(parts[:3]) + (f", and {len(parts) - 3} more" if len(parts) > 3 else "")
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import DiskFull, HoldfastError, LimitReached, OutcomeUnknown, RolledBack, StorePoisoned
+from ...errors import DeviceFailed, DiskFull, HoldfastError, LimitReached, OutcomeUnknown, RolledBack, StorePoisoned
 from ...store.settings import Settings
 from ...store.store import Store
 from ..disks.quiet import QuietScheduler, quiet_env
@@ -27,6 +27,8 @@ from .modelled import Modelled, difference
 from .workload import Operation, Workload
 
 SETTINGS = Settings(segment_bytes=128 << 10, keep_logs="1 transactions", heartbeat_s=0)
+_CANNOT_READ = (LimitReached, DeviceFailed)
+"""What the calls of a transaction may raise that read from the disk. The transaction is dropped then."""
 NEXT = 10**9
 """What is written after a crash: a number that no script writes."""
 _SLOT = "aa"
@@ -163,13 +165,15 @@ class Run(Modelled):
                 self._read_on()
 
     def _attempt(self, step: Step) -> Exception | None:
+        self.within = False
         try:
             self.do(step)
-        except self._MAY_RAISE[step[0]] as error:
-            failure = error
         except Exception as error:
-            allowed = ", ".join(kind.__name__ for kind in self._MAY_RAISE[step[0]]) or "nothing"
-            raise AssertionError(f"{step[0]} raised {error!r}; it may raise {allowed}") from error
+            may_raise = (*self._MAY_RAISE[step[0]], *(_CANNOT_READ if self.within else ()))
+            if not isinstance(error, may_raise):
+                allowed = ", ".join(kind.__name__ for kind in may_raise) or "nothing"
+                raise AssertionError(f"{step[0]} raised {error!r}; it may raise {allowed}") from error
+            failure: Exception = error
         else:
             return None
         if isinstance(failure, OutcomeUnknown):

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from .alike import alike
 from .driver import Driver
 from .ways import short
 from .workload import KeyValues
@@ -92,7 +93,7 @@ class Tried:
                 if key not in expected:
                     continue
                 assert key in shown, f"{what} was put, and {where} does not show it"
-                same = shown[key] == expected[key]
+                same = alike(shown[key], expected[key])
                 assert same, f"{what} was put, and {where} shows {short(shown[key])} and not {short(expected[key])}"
             it.compare(view, where, it.published)
             self._work.ways.content(view, every_key=True)

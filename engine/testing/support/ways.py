@@ -15,6 +15,7 @@ from typing import Any
 
 from ...contract.view import View
 from ...errors import InvalidInput
+from .alike import alike
 from .neighbours import begins, has_prefixes, neighbours
 
 _PROBED = 5
@@ -72,7 +73,7 @@ class Ways:
             return
         for key in probed:
             found = self.find(view, key)
-            assert found == content[key], (
+            assert alike(found, content[key]), (
                 f"find() of {short(key)} gives {short(found)}, and items() shows it with {short(content[key])}")
         for near in (near for key in probed[-beside:] for near in neighbours(key) if near not in content):
             try:
@@ -159,5 +160,5 @@ def _same(what: str, found: Pairs, expected: Mapping[Any, Any]) -> None:
     more = [key for key in shown if key not in expected]
     assert not more, f"{what} gives {short(more[0])}, which is not in it"
     for key, value in expected.items():
-        assert shown[key] == value, (
+        assert alike(shown[key], value), (
             f"{what} gives {short(key)} with {short(shown[key])}, and items() with {short(value)}")

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from ...contract.engine import Engine, StagingEngine
 from ...contract.view import View
 from ...errors import HoldfastError, InvalidInput, NotFound
+from .alike import alike
 from .limits import an_engine, filled, rooms
 from .neighbours import neighbour
 from .ways import Ways
@@ -282,7 +283,7 @@ class KeyValues(Workload):
                 if key in model:
                     raise
                 return  # a key that the engine does not take
-            assert found == model.get(key), (
+            assert alike(found, model.get(key)), (
                 f"the transaction's value of {key!r}{when} is {found!r}, and should be {model.get(key)!r}")
 
     def takes(self, tx: Any, key: Any, value: Any, *, strictly: bool = False) -> bool:
@@ -330,7 +331,7 @@ class KeyValues(Workload):
 
     def shows(self, content: dict[Any, Any], number: int) -> bool:
         key, value = self.number(number)
-        return key in content and content[key] == value
+        return key in content and alike(content[key], value)
 
     def sized(self, size: int, seed: int) -> list[Operation] | None:
         draw, made = random.Random(seed), 0
