@@ -248,6 +248,7 @@ class LocalStore(Generic[TxT, ViewT]):
         with self._lock:
             if self._closed:
                 raise StoreClosed("this member is closed")
+            self.refuse()  # else closing would wait for a commit that waits for other members
             store, at = self.store, self.store.positions()
             waits = store.replica is not None and store.replica.accepting and at.appended != at.published
             if not store.closed and (store.poisoned or not waits):

@@ -548,6 +548,36 @@ def test_a_linearizable_read_on_a_deposed_primary_is_refused(cluster: Cluster) -
     cluster.mend()
 
 
+def test_a_store_that_steps_down_does_not_wait_for_a_commit_that_waits_for_others(cluster: Cluster) -> None:
+    """Refusing and reopening are done by two threads. If the second was first, closing the store waited for the commit
+    as for any open transaction, by default a minute, and the member was missing for so long."""
+    a, _, _ = cluster.three()
+    put(a, b"1")
+    cluster.isolate("a")
+    ended: list[BaseException] = []
+
+    def commit() -> None:
+        try:
+            put(a, b"in vain", ack="local")
+        except HoldfastError as error:
+            ended.append(error)
+
+    local = a._running().local
+    store = local.store
+    store._patience_s = 10 * PATIENCE
+    writer = threading.Thread(target=commit)
+    writer.start()
+    until(lambda: store.positions().appended > store.positions().published)
+    reopened = threading.Thread(target=local.reopen)
+    reopened.start()
+    for thread in (writer, reopened):
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert ended
+    assert store.closed
+    cluster.mend()
+
+
 def test_a_new_primary_confirms_nothing_before_it_has_published_what_it_inherited(cluster: Cluster) -> None:
     a, _, _ = cluster.three()
     node = a._running()
