@@ -224,8 +224,8 @@ class Scale:
         growing_edges: sizes of the graphs whose calls should cost the same; `growing_segments`: lengths of the log.
     """
 
-    rounds: int = 5
-    seconds: float = 0.7
+    rounds: int = 3
+    seconds: float = 0.5
     threads: int = 32
     bulk: tuple[str, ...] = ("soc-Epinions1", "web-NotreDame")
     graph: str = "soc-Epinions1"
@@ -233,7 +233,7 @@ class Scale:
     load_rounds: int = 3
     overlay_edges: int = 100_000
     window: float = 3.0
-    windows: int = 8
+    windows: int = 6
     rate: int = 250
     incremental: int = 1000
     recovery: int = 100_000
@@ -241,7 +241,7 @@ class Scale:
     kills: int = 8
     switches: int = 5
     committing: tuple[int, ...] = (1, 8, 32, 128)
-    days: int = 12
+    days: int = 8
     churn: int = 5000
     peers: tuple[str, ...] | None = None
     load_curve: tuple[int, ...] = (100_000, 1_000_000, 4_000_000)
@@ -250,7 +250,7 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(rounds=1, seconds=0.25, bulk=("soc-Epinions1",), load_rounds=1, window=1.5, windows=2, recovery=10_000,
+QUICK = Scale(rounds=1, seconds=0.25, bulk=("soc-Epinions1",), load_rounds=1, window=2.0, windows=1, recovery=10_000,
               large_edges=1_000_000, kills=1, switches=1, committing=(1, 32), days=3, churn=500, overlay_edges=5_000,
               peers=("LMDB + msgpack", "SQLite"), load_curve=(20_000, 80_000),
               growing_edges=(20_000, 200_000), growing_segments=(10, 100))
