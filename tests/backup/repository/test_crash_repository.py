@@ -266,7 +266,7 @@ def test_what_is_done_is_cut_off(verb: str) -> None:
         after = left.crashed(Dropped())
         info = cuts.is_right(after, ops, rerun=True, restore=False)
         assert had <= restorable(info)
-    assert restored >= 8
+    assert restored >= (7 if PROFILE.name == "default" else 8)  # a mark has few operations, and not all are tried
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["the first", "the next"])
