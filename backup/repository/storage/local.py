@@ -36,6 +36,7 @@ _NO_OBJECT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _TICK_US = 2_000_000
 """Longer than the step of any file system's time stamps. FAT's is two seconds, and it has no links."""
 _FOLDERS_MADE_AGAIN = 3
+_PART = 1 << 20
 
 
 class LocalObjectStore(ObjectStore):
@@ -90,7 +91,11 @@ class LocalObjectStore(ObjectStore):
     def _write(self, files: Files, path: Path, data: bytes) -> None:
         file = files.open(path, "create")
         try:
-            file.pwrite(data, 0)
+            # A sync of a whole pack would hold up every other one on this disk, such as those of commits.
+            for at in range(0, max(1, len(data)), _PART):
+                if at:
+                    file.datasync()
+                file.pwrite(data[at : at + _PART], at)
             file.sync()
         finally:
             file.close()
