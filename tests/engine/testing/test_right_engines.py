@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from workloads import keyed
 
 from holdfast.backup.testing import BackupContract
 from holdfast.engine.builtin.memory import MemoryEngine, MemoryTransaction
+from holdfast.engine.env.system import system_errors
 from holdfast.engine.testing import EngineContract, Workload
+from holdfast.engine.testing.engine.power_cuts import PowerCutChecks
 from holdfast.replay.testing import ClusterContract, ReplayContract
 
 
@@ -30,3 +34,29 @@ def logs_only_changes() -> Workload:
 
 class TestLogsOnlyChanges(BackupContract, ClusterContract, ReplayContract, EngineContract):
     workload = staticmethod(logs_only_changes)
+
+
+class ReadsItsFile(MemoryEngine):
+    """A transaction reads the state's file, as one of an engine does that has no copy in memory. If it may not open it,
+    it says why, and is dropped."""
+
+    class Tx(MemoryTransaction):
+        def __init__(self, state: Mapping[bytes, bytes], engine: MemoryEngine) -> None:
+            super().__init__(state)
+            self.engine = engine
+
+        def put(self, key: bytes, value: bytes) -> None:
+            with system_errors("cannot read the state"):
+                self.engine._env.files.open(self.engine._directory / "state").close()
+            super().put(key, value)
+
+    def begin(self) -> MemoryTransaction:
+        return self.Tx(self._state, self)
+
+
+def reads_its_file() -> Workload:
+    return keyed(ReadsItsFile)
+
+
+class TestReadsItsFile(PowerCutChecks):
+    workload = staticmethod(reads_its_file)
