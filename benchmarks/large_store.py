@@ -19,12 +19,16 @@ def large_store(bench: Bench) -> Path:
     """The directory of the run's large store. The first call makes it. It is not open."""
     place = bench.directory / "large-store"
     if not place.exists():
-        count = bench.scale.large_edges
-        bench.say(f"generating and loading a graph of {count:,} edges for the backups")
-        edges = graphs.rmat(max(1, math.ceil(math.log2(count / _EDGES_PER_NODE))), count)
-        with GraphStore.open(place, online_backup_enabled=False) as store:
-            graphs.load(store, edges)
+        generate(bench, place, bench.scale.large_edges)
     return place
+
+
+def generate(bench: Bench, place: Path, count: int) -> None:
+    """Make a store of a generated graph of so many edges."""
+    bench.say(f"generating and loading a graph of {count:,} edges for the backups")
+    edges = graphs.rmat(max(1, math.ceil(math.log2(count / _EDGES_PER_NODE))), count)
+    with GraphStore.open(place, online_backup_enabled=False) as store:
+        graphs.load(store, edges)
 
 
 def size_of(directory: Path) -> int:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-from .graphs import Edges
+from .graphs import Edges, node_count
 from .sqlite_peer import SqliteGraph
+from .traffic import Pairs
 
 
 def is_there() -> bool:
@@ -18,15 +21,29 @@ def is_there() -> bool:
 
 
 class Litestream:
-    """A replica of a graph. Made by one run of `litestream replicate -once`."""
+    """A graph in SQLite, and its replica, which `replicate` makes or brings up to date."""
 
     def __init__(self, place: Path, edges: Edges) -> None:
-        self.replica, self._restored = place / "replica", place / "restored.db"
         place.mkdir()
-        graph = SqliteGraph(place / "graph.db")
-        graph.load(edges.tolist())
-        graph.close()
-        self._run("replicate", "-once", str(place / "graph.db"), self.replica.as_uri())
+        self.replica, self._database, self._restored = place / "replica", place / "graph.db", place / "restored.db"
+        self._graph = SqliteGraph(self._database)
+        self._graph.load(edges.tolist())
+        self._pairs = Pairs(node_count(edges), 1)
+        self.replicate()
+
+    def commit(self, count: int) -> None:
+        """Add so many edges, one a transaction."""
+        for _ in range(count):
+            self._graph.add(*self._pairs.next())
+
+    def replicate(self) -> None:
+        """Bring the replica up to date, with one run of the command."""
+        self._run("replicate", "-once", str(self._database), self.replica.as_uri())
+
+    def forget(self) -> None:
+        """Remove the replica and what Litestream knows of it, so that the next one begins anew."""
+        shutil.rmtree(self.replica)
+        shutil.rmtree(self._database.with_name(f".{self._database.name}-litestream"))
 
     def restore(self) -> None:
         self._restored.unlink(missing_ok=True)
@@ -34,3 +51,10 @@ class Litestream:
 
     def _run(self, *arguments: str) -> None:
         subprocess.run(["litestream", *arguments], check=True, capture_output=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._graph.close()

@@ -11,7 +11,7 @@
 | `{"do": "add", "edges": […]}`, `{"do": "delete", "edges": […]}` | `seconds` of the transaction |
 | `{"do": "index"}`, `{"do": "bytes"}`, `{"do": "memory"}` | |
 
-W is a method of `GraphPeer` that takes a node, or `find`, which takes a name.
+W is a method of `GraphPeer` that takes a node; or `find`, which takes a name; or `of_decade`, which takes a year.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Backups: how fast a full one copies, how long an incremental takes, and how much memory a full one needs.
+"""Backups: how fast a full one copies, is checked and is restored, how long an incremental takes, and how much memory
+a full one needs.
 
 The store runs in a process of its own and serves HTTP on loopback; source and target are on one file system; the page
 cache holds what is read, on both sides. The limit is `cp` of the very files that a backup made, plus fsync. What a
@@ -29,6 +30,7 @@ def run(bench: Bench) -> Iterator[Line]:
         if uri is None:
             raise RuntimeError("the backup service found no free port from 6362 to 6372")
         yield from _full(bench, place, uri)
+        yield from _back(bench, place)
         yield from _incremental(bench, place, uri, server)
         server.stop()
     yield from _memory(bench, store)
@@ -63,6 +65,32 @@ def _full(bench: Bench, place: Path, uri: str) -> Iterator[Line]:
                peer_figure=figures["cp"], target=0.7)
     yield Line(workload=f"full backup {what}, the copy checked", figure=checked["ours"], unit="MiB/s", peer=limit,
                peer_figure=checked["cp"], note="the check opens the copy and walks the whole graph")
+
+
+def _back(bench: Bench, place: Path) -> Iterator[Line]:
+    """The check of a backup, and a store made from it."""
+    kept, restored, copied, size = place / "kept", place / "restored", place / "copied", size_of(place / "kept")
+
+    def rate(work: Callable[[], object], made: Path) -> Callable[[], float]:
+        def once() -> float:
+            os.sync()
+            began = perf_counter()
+            work()
+            seconds = perf_counter() - began
+            shutil.rmtree(made, ignore_errors=True)
+            return size / seconds / MIB
+
+        return once
+
+    figures = bench.interleave("verify and restore", {
+        "verify": rate(lambda: backup.verify(kept), restored), "restore": rate(lambda: backup.restore(kept, restored),
+                                                                               restored),
+        "cp": rate(lambda: copy_and_sync(kept, copied), copied)}, rounds=bench.scale.load_rounds)
+    what, limit = f"of {size / MIB:,.0f} MiB", "cp + fsync of the same files"
+    yield Line(workload=f"restore of a backup {what}", figure=figures["restore"], unit="MiB/s", peer=limit,
+               peer_figure=figures["cp"], note="every block is compared with its digest")
+    yield Line(workload=f"verify of a backup {what}", figure=figures["verify"], unit="MiB/s", peer=limit,
+               peer_figure=figures["cp"], note="every digest, and a walk of the whole graph")
 
 
 def _incremental(bench: Bench, place: Path, uri: str, server: Child) -> Iterator[Line]:

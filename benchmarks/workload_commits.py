@@ -2,16 +2,20 @@
 
 A commit adds one edge between two random nodes of an existing graph, which is the smallest change that a user of a
 graph store makes. The limits write as many bytes as such a commit puts into the log, and do nothing else. SQLite adds
-the same edge to the same graph.
+the same edge to the same graph. Larger commits set a property of so many bytes, beside libraries that put the same
+bytes under a key.
 """
 
 from __future__ import annotations
 
+import itertools
+import random
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -20,9 +24,13 @@ from ..engine.wal.format import FRAME, GROUP_HEADER
 from . import graphs
 from .harness import Bench, Line, Samples
 from .limits import CommitLoop, LeaderLoop, PlainLoop, SyncerLoop, Waiter, pipelined
+from .peers.key_values import KeyValuePeer, key_value_peers
 from .sqlite_peer import SqliteGraph
 from .traffic import Commit, Pairs, edge_commits, many_threads, one_thread
 
+SIZES = (100, 1000, 100_000)
+"""Bytes of the values of larger commits."""
+_VALUES = 1000
 IN_FLIGHT = 256
 """Commits that a pipelining thread has under way at most."""
 
@@ -91,6 +99,7 @@ def run(bench: Bench) -> Iterator[Line]:
             peer.load((edges + nodes.start).tolist())
             peer.tune()
             yield from _measure(bench, place, store, nodes, peer)
+            yield from _sizes(bench, place, store, nodes)
 
 
 def _measure(bench: Bench, place: Path, store: GraphStore, nodes: range, peer: SqliteGraph) -> Iterator[Line]:
@@ -133,3 +142,37 @@ def _measure(bench: Bench, place: Path, store: GraphStore, nodes: range, peer: S
                peer_figure=flowing["bare"])
     yield Line(workload=name, figure=flowing["ours"], unit=unit, peer=f"{sqlite}, 1 thread, synced each",
                peer_figure=flowing["sqlite"], target=1.0)
+
+
+def value_commits(store: GraphStore, nodes: range, size: int, seed: int) -> Commit:
+    """Our commit of a value: a property of one of `_VALUES` nodes."""
+    value, numbers = random.Random(seed).randbytes(size), itertools.cycle(nodes[:_VALUES])
+
+    def commit() -> None:
+        with store.transaction() as tx:
+            tx.set_properties(next(numbers), value=value)
+
+    return commit
+
+
+def puts(peer: KeyValuePeer, size: int, seed: int) -> Commit:
+    """A peer's commit of a value, under one of `_VALUES` keys."""
+    value, numbers = random.Random(seed).randbytes(size), itertools.cycle(range(_VALUES))
+    return lambda: peer.put(b"key %08d" % next(numbers), value)
+
+
+def _sizes(bench: Bench, place: Path, store: GraphStore, nodes: range) -> Iterator[Line]:
+    seconds, threads = bench.scale.seconds, bench.scale.threads
+    with ExitStack() as closing:
+        peers = key_value_peers(place)
+        for peer in peers.values():
+            closing.callback(peer.close)
+        for size, count in itertools.product(SIZES, (1, threads)):
+            workers: dict[str, Callable[[int], Commit]] = {"ours": partial(value_commits, store, nodes, size)}
+            workers |= {name: partial(puts, peer, size) for name, peer in peers.items()}
+            what = f"durable commits of {size:,} bytes, {count} thread{'s' if count > 1 else ''}"
+            figures = bench.interleave(what, {name: partial(many_threads, count, worker, seconds=seconds)
+                                              for name, worker in workers.items()})
+            for name in peers:
+                yield Line(workload=what, figure=figures["ours"], unit="commits/s", peer=name,
+                           peer_figure=figures[name])

@@ -28,6 +28,7 @@ _COLD = 1000
 _TIMED = 4000
 _READS, _WRITES = 1000, 100
 """Calls per second of the mixed work."""
+_DECADES = list(range(1900, 2020, 10))
 _PATIENCE_S = 900.0
 _MIB = 1 << 20
 _TOGETHER = 1000
@@ -153,8 +154,9 @@ def _compare(bench: Bench, peers: Mapping[str, Peer], nodes: Sequence[int]) -> N
     """Raises `RuntimeError` if two contestants do not give the same answers."""
     bench.say("graph: comparing answers")
     for what, count in (("neighbours", _COMPARED), ("two_hops", _COMPARED), ("three_hops", _SEARCHED),
-                        ("search", 1), ("properties", _COMPARED), ("find", _COMPARED)):
-        of = [_name(node) for node in nodes[:count]] if what == "find" else nodes[:count]
+                        ("search", 1), ("properties", _COMPARED), ("find", _COMPARED),
+                        ("of_decade", len(_DECADES))):
+        of = {"find": [_name(node) for node in nodes[:count]], "of_decade": _DECADES}.get(what, nodes[:count])
         ours = peers[OURS].ask("answers", what=what, of=of)["digests"]
         for name, peer in peers.items():
             if peer.ask("answers", what=what, of=of)["digests"] != ours:
@@ -174,8 +176,9 @@ def _reads(bench: Bench, peers: Mapping[str, Peer], nodes: Sequence[int], edges:
             ("breadth-first search of all that can be reached", "search", crowded[-1:]),
             (f"one hop of a node with {degrees[crowded[0]]:,} edges or more", "neighbours", crowded),
             ("properties of a node as a dict, warm", "properties", nodes),
-            ("a node by the value of a property, warm", "find", [_name(node) for node in nodes])):
-        yield from _lines(name, "nodes/s", bench.interleave(name, {
+            ("a node by the value of a property, warm", "find", [_name(node) for node in nodes]),
+            ("the nodes of a label, warm", "of_decade", _DECADES)):
+        yield from _lines(name, "labels/s" if what == "of_decade" else "nodes/s", bench.interleave(name, {
             of_: partial(peer.per_second, "time", what=what, of=of, seconds=bench.scale.seconds)
             for of_, peer in peers.items()}), targets=_PLAIN)
     durable = {name: peer for name, peer in peers.items() if PEERS[name].durable}

@@ -1,9 +1,9 @@
 """Recovery and replay: how fast transactions come back from the log.
 
 Recovery is what opening takes after a SIGKILL that left every transaction since the beginning to the log alone, less
-what opening takes when there was nothing to recover. Replay is what restore, verify and followers do: log into an
-engine whose state is on disk, durable at the end. Beside both stands the rate at which the same transactions were first
-committed, by many threads.
+what opening takes when there was nothing to recover. How an opening grows with the log is a curve. Replay is what
+restore, verify and followers do: log into an engine whose state is on disk, durable at the end. Beside both stands the
+rate at which the same transactions were first committed, by many threads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..engine.store.layout import Layout
 from ..engine.wal.log import Log
 from ..replay.roll import roll
 from .child import Child
-from .harness import Bench, Line, Samples
+from .harness import Bench, Curve, Line, Samples
 from .store_child import NEVER_CHECKPOINT
 
 MIB = 1 << 20
@@ -67,7 +67,7 @@ def _replay(store: Path, place: Path) -> tuple[float, float]:
     return rates
 
 
-def run(bench: Bench) -> Iterator[Line]:
+def run(bench: Bench) -> Iterator[Line | Curve]:
     count, threads = bench.scale.recovery, bench.scale.threads
     with bench.scratch("recovery") as place:
         bench.say(f"recovery: committing {count:,} transactions, and a kill")
@@ -86,6 +86,7 @@ def run(bench: Bench) -> Iterator[Line]:
 
         figures = bench.interleave("recovery and replay", {"recover": recover, "replay": replay},
                                    rounds=bench.scale.load_rounds)
+        yield _openings(bench, place, count)
     committed = Samples((first,) * bench.scale.load_rounds)
     peer = f"as first committed, {threads} threads"
     yield Line(workload=f"recovery after SIGKILL, {count:,} transactions", figure=figures["recover"],
@@ -93,3 +94,17 @@ def run(bench: Bench) -> Iterator[Line]:
     yield Line(workload=f"replay into a state on disk, {count:,} transactions", figure=figures["replay"],
                unit="transactions/s", peer=peer, peer_figure=committed,
                note=f"{sorted(megabytes)[len(megabytes) // 2]:,.1f} MiB of log a second")
+
+
+def _openings(bench: Bench, place: Path, count: int) -> Curve:
+    """How long an opening after a SIGKILL takes, by what it has to recover. `place` has the longest log in `full`."""
+    sizes = tuple(sorted({max(1, count // share) for share in (100, 10, 1)}))
+    costs: list[Samples | None] = []
+    for size in sizes:
+        bench.say(f"recovery: opening with {size:,} transactions to recover")
+        store = place / ("full" if size == count else str(size))
+        if size != count:
+            killed_store(store, size, bench.scale.threads)
+        costs.append(Samples(tuple(_seconds_to_open(store, place / "copy") for _ in range(bench.scale.load_rounds))))
+    return Curve(workload="an opening after SIGKILL", along="transactions to recover", sizes=sizes, unit="s",
+                 costs={"Holdfast": tuple(costs)})

@@ -2,8 +2,7 @@
 
 The store runs in a process of its own and serves HTTP on loopback; everything is on one file system, and the page cache
 holds what is read. The limits are `cp` of the image's files plus fsync, and reading, hashing and compressing them with
-zstd in as many threads as there are processors. Peers are restic, on a copy of the same files, and Litestream, on the
-same graph in SQLite; each if it is installed.
+zstd in as many threads as there are processors. A peer is restic, on a copy of the same files, if it is installed.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import itertools
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
@@ -21,9 +19,8 @@ from time import perf_counter
 from ..backup import Keep, Repository
 from ..backup.connection import Connection
 from ..backup.repository import archiver as archiving
-from ..engine import GraphStore, MemoryEngine, Store
+from ..engine import MemoryEngine, Store
 from ..engine.source.local import LocalSource
-from . import graphs, litestream_peer
 from .child import Child
 from .harness import Bench, Line, Samples
 from .large_store import large_store, size_of
@@ -42,9 +39,6 @@ def run(bench: Bench) -> Iterator[Line]:
         yield from _images(bench, place, uri, server)
         server.stop()
     yield from _memory(bench, store)
-    if litestream_peer.is_there():
-        with bench.scratch("litestream") as place:
-            yield from _litestream(bench, place)
     with bench.scratch("pieces") as place:
         yield from _pieces(bench, place)
 
@@ -176,35 +170,6 @@ def _memory(bench: Bench, store: Path) -> Iterator[Line]:
     yield Line(workload=f"memory of an image of {said['image'] / MIB:,.0f} MiB, store and backup in one process",
                figure=Samples(((said["peak_own"] - said["before_own"]) / MIB,)), unit="MiB", better="less",
                target=100.0, note="above what the process held before, without pages of mapped files")
-
-
-def _litestream(bench: Bench, place: Path) -> Iterator[Line]:
-    edges = graphs.real(bench.scale.graph)
-    with GraphStore.open(place / "store", online_backup_enabled=False) as store:
-        graphs.load(store, edges)
-        with Repository.init(place / "repository") as repository:
-            repository.backup(store)
-    theirs = litestream_peer.Litestream(place / "litestream", edges)
-
-    def ours() -> float:
-        began = perf_counter()
-        subprocess.run([Path(sys.executable).with_name("holdfast"), "repo", "restore", str(place / "repository"),
-                        str(place / "restored")], check=True, capture_output=True)
-        seconds = perf_counter() - began
-        shutil.rmtree(place / "restored")
-        return seconds
-
-    def litestream() -> float:
-        began = perf_counter()
-        theirs.restore()
-        return perf_counter() - began
-
-    figures = bench.interleave("restore beside Litestream", {"ours": ours, "litestream": litestream},
-                               rounds=bench.scale.load_rounds)
-    stored = [size_of(path) / MIB for path in (place / "repository", theirs.replica)]
-    yield Line(workload=f"restore of {bench.scale.graph}, as a command", figure=figures["ours"], unit="s",
-               better="less", peer="litestream restore of the same graph in SQLite", peer_figure=figures["litestream"],
-               note=f"stored {stored[0]:,.1f} MiB, Litestream {stored[1]:,.1f}; it checks nothing")
 
 
 def _read(path: Path) -> bytes:

@@ -59,7 +59,7 @@ class GraphPeer(ABC):
         """Load what was prepared; it is durable at the end, and can be walked in both directions."""
 
     def index(self) -> None:
-        """Index the nodes by name, if loading did not."""
+        """Index the nodes by name and by decade of birth, as far as this contestant has indexes and loading did not."""
         return
 
     @abstractmethod
@@ -100,6 +100,10 @@ class GraphPeer(ABC):
     @abstractmethod
     def find(self, name: str) -> Sequence[int]:
         """The nodes with this name, by an index."""
+
+    @abstractmethod
+    def of_decade(self, first: int) -> Sequence[int]:
+        """The nodes born in ten years, the first of which is given. Ours has a label for each decade."""
 
     def begin_reading(self) -> None:
         """Begin a snapshot that the reads from now on see."""

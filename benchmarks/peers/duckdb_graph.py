@@ -20,7 +20,6 @@ _SEARCH = ("WITH RECURSIVE reached(node) AS (SELECT ?::BIGINT UNION SELECT dst F
 class DuckdbGraph(DurablePeer):
     """One database with two tables. Its edges have an index in each direction."""
 
-
     def __init__(self, place: Path) -> None:
         super().__init__(place)
         self._lock = threading.Lock()
@@ -66,6 +65,10 @@ class DuckdbGraph(DurablePeer):
 
     def find(self, name: str) -> Sequence[int]:
         return [row[0] for row in self._execute("SELECT id FROM node WHERE name=?", (name,)).fetchall()]
+
+    def of_decade(self, first: int) -> Sequence[int]:
+        return [row[0] for row in self._execute("SELECT id FROM node WHERE born BETWEEN ? AND ?",
+                                                (first, first + 9)).fetchall()]
 
     def add_edges(self, pairs: Sequence[tuple[int, int]]) -> None:
         with self._lock:

@@ -16,6 +16,10 @@ from .adapter import DurablePeer, GraphData
 _LABEL = "Person"
 
 
+def _decade(year: int) -> str:
+    return f"Born in the {year // 10}0s"
+
+
 class HoldfastGraph(DurablePeer):
     """A graph store, read through a view."""
 
@@ -29,6 +33,7 @@ class HoldfastGraph(DurablePeer):
 
     def prepare(self, data: GraphData, *, properties: bool) -> None:
         nodes = [data.properties(node) for node in range(1, len(data) + 1)] if properties else len(data)
+        self._born = data.born
         self._load = BulkLoad(nodes=nodes, labels=_LABEL, edges=data.edges, edge_type=EDGE_TYPE)
 
     def load(self) -> None:
@@ -37,6 +42,8 @@ class HoldfastGraph(DurablePeer):
     def index(self) -> None:
         with self._store.transaction() as tx:
             tx.create_index(_LABEL, "name")
+            for node, born in enumerate(self._born, 1):
+                tx.add_label(node, _decade(born))
         self._store.checkpoint()
 
     def begin_reading(self) -> None:
@@ -86,6 +93,10 @@ class HoldfastGraph(DurablePeer):
     def find(self, name: str) -> Sequence[int]:
         assert self._view is not None
         return list(self._view.nodes(_LABEL, name=name))
+
+    def of_decade(self, first: int) -> Sequence[int]:
+        assert self._view is not None
+        return list(self._view.nodes(_decade(first)))
 
     def add_edges(self, pairs: Sequence[tuple[int, int]]) -> None:
         with self._store.transaction() as tx:

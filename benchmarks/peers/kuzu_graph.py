@@ -24,6 +24,7 @@ _STATEMENTS = {
     "search": "MATCH (a:Person {id: $node})-[:TO* SHORTEST 1..30]->(b:Person) WHERE b.id <> $node RETURN count(*)",
     "node": "MATCH (a:Person {id: $node}) RETURN a.name, a.born, a.score",
     "name": "MATCH (a:Person) WHERE a.name = $name RETURN a.id",
+    "decade": "MATCH (a:Person) WHERE a.born >= $first AND a.born < $first + 10 RETURN a.id",
     "add": "MATCH (a:Person {id: $source}), (b:Person {id: $target}) CREATE (a)-[:TO]->(b)",
     "delete": "MATCH (a:Person {id: $source})-[e:TO]->(b:Person {id: $target}) DELETE e",
 }
@@ -89,6 +90,9 @@ class KuzuGraph(DurablePeer):
 
     def find(self, name: str) -> Sequence[int]:
         return [row[0] for row in self._rows("name", name=name)]
+
+    def of_decade(self, first: int) -> Sequence[int]:
+        return [row[0] for row in self._rows("decade", first=first)]
 
     def add_edges(self, pairs: Sequence[tuple[int, int]]) -> None:
         self._each("add", pairs)

@@ -24,7 +24,7 @@ _MAP = 1 << 36
 
 
 class LmdbGraph(DurablePeer):
-    """One environment with four databases."""
+    """One environment with five databases."""
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
@@ -38,7 +38,8 @@ class LmdbGraph(DurablePeer):
         self._out, self._in = (self._env.open_db(name, integerkey=True, dupsort=True, dupfixed=True)
                                for name in (b"out", b"in"))
         self._props = self._env.open_db(b"props", integerkey=True)
-        self._names = self._env.open_db(b"names", dupsort=True, dupfixed=True, integerdup=True)
+        self._names, self._decades = (self._env.open_db(name, dupsort=True, dupfixed=True, integerdup=True)
+                                      for name in (b"names", b"decades"))
 
     def prepare(self, data: GraphData, *, properties: bool) -> None:
         self._data, self._with_properties = data, properties
@@ -62,6 +63,8 @@ class LmdbGraph(DurablePeer):
         with self._env.begin(write=True) as txn:
             txn.cursor(self._names).putmulti(
                 sorted((name.encode(), _NUMBER.pack(node)) for node, name in enumerate(self._data.names, 1)))
+            txn.cursor(self._decades).putmulti(
+                (_NUMBER.pack(born // 10), _NUMBER.pack(node)) for node, born in enumerate(self._data.born, 1))
 
     def begin_reading(self) -> None:
         self._reading = self._env.begin()
@@ -86,6 +89,12 @@ class LmdbGraph(DurablePeer):
         if not cursor.set_key(name.encode()):
             return []
         return [_NUMBER.unpack(value)[0] for value in cursor.iternext_dup()]
+
+    def of_decade(self, first: int) -> Sequence[int]:
+        cursor = self._reading.cursor(self._decades)
+        found = cursor.getmulti([_NUMBER.pack(first // 10)], dupdata=True, dupfixed_bytes=8, keyfixed=True)
+        nodes: list[int] = np.frombuffer(found, dtype="=u8")[1::2].tolist()  # key, node
+        return nodes
 
     def add_edges(self, pairs: Sequence[tuple[int, int]]) -> None:
         with self._lock, self._env.begin(write=True) as txn:

@@ -7,6 +7,7 @@ from typing import Any
 
 import igraph
 import networkx as nx
+import numpy as np
 
 from .adapter import GraphData, GraphPeer
 
@@ -25,8 +26,10 @@ class NetworkxGraph(GraphPeer):
 
     def index(self) -> None:
         self._names: dict[str, list[int]] = {}
+        self._decades: dict[int, list[int]] = {}
         for node, properties in self._graph.nodes(data=True):
             self._names.setdefault(properties["name"], []).append(node)
+            self._decades.setdefault(properties["born"] // 10, []).append(node)
 
     def neighbours(self, node: int) -> Sequence[int]:
         return list(self._graph.successors(node))
@@ -39,6 +42,9 @@ class NetworkxGraph(GraphPeer):
 
     def find(self, name: str) -> Sequence[int]:
         return list(self._names.get(name, ()))
+
+    def of_decade(self, first: int) -> Sequence[int]:
+        return list(self._decades.get(first // 10, ()))
 
 
 class IgraphGraph(GraphPeer):
@@ -65,3 +71,10 @@ class IgraphGraph(GraphPeer):
 
     def find(self, name: str) -> Sequence[int]:
         return [self._graph.vs.find(name).index]
+
+    def index(self) -> None:
+        self._born = np.array([0, *self._graph.vs["born"][1:]])  # its own selection makes an object of each vertex
+
+    def of_decade(self, first: int) -> Sequence[int]:
+        found: list[int] = np.flatnonzero(self._born // 10 == first // 10).tolist()
+        return found

@@ -19,8 +19,8 @@ from rocksdict import Options, Rdict, SstFileWriter, WriteBatch, WriteOptions
 
 from .adapter import DurablePeer, GraphData
 
-_OUT, _IN, _PROPS, _NAMES = b"o", b"i", b"p", b"n"
-_NODE, _EDGE = struct.Struct(">cQ"), struct.Struct(">cQQQ")
+_OUT, _IN, _PROPS, _NAMES, _DECADES = b"o", b"i", b"p", b"n", b"d"
+_NODE, _PAIR, _EDGE = struct.Struct(">cQ"), struct.Struct(">cQQ"), struct.Struct(">cQQQ")
 _NUMBER = struct.Struct(">Q")
 
 
@@ -71,6 +71,7 @@ class RocksdbGraph(DurablePeer):
         batch = WriteBatch(raw_mode=True)
         for node, name in enumerate(self._data.names, 1):
             batch.put(_NAMES + name.encode() + b"\0" + _NUMBER.pack(node), b"")
+            batch.put(_PAIR.pack(_DECADES, self._data.born[node - 1] // 10, node), b"")
         self._db.write(batch)
         self._db.flush()
 
@@ -96,6 +97,9 @@ class RocksdbGraph(DurablePeer):
 
     def find(self, name: str) -> Sequence[int]:
         return [_NUMBER.unpack(key)[0] for key in self._from(_NAMES + name.encode() + b"\0")]
+
+    def of_decade(self, first: int) -> Sequence[int]:
+        return [_NUMBER.unpack(key)[0] for key in self._from(_NODE.pack(_DECADES, first // 10))]
 
     def add_edges(self, pairs: Sequence[tuple[int, int]]) -> None:
         batch = WriteBatch(raw_mode=True)

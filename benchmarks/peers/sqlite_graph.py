@@ -12,6 +12,7 @@ from .adapter import DurablePeer, GraphData
 
 _NODE = "SELECT name, born, score FROM node WHERE id=?"
 _NAME = "SELECT id FROM node WHERE name=?"
+_DECADE = "SELECT id FROM node WHERE born BETWEEN ? AND ?"
 _DELETE = "DELETE FROM edge WHERE id=(SELECT id FROM edge WHERE src=? AND type=1 AND dst=? LIMIT 1)"
 _SEARCH = ("WITH RECURSIVE reached(node) AS (VALUES(?) UNION SELECT dst FROM reached CROSS JOIN edge "
            "ON src=node AND type=1) SELECT count(*) FROM reached")
@@ -42,6 +43,7 @@ class SqliteFull(DurablePeer):
 
     def index(self) -> None:
         self._execute("CREATE INDEX node_name ON node(name)")
+        self._execute("CREATE INDEX node_born ON node(born)")
         self._graph.tune()
 
     def begin_reading(self) -> None:
@@ -66,6 +68,9 @@ class SqliteFull(DurablePeer):
 
     def find(self, name: str) -> Sequence[int]:
         return [row[0] for row in self._execute(_NAME, (name,)).fetchall()]
+
+    def of_decade(self, first: int) -> Sequence[int]:
+        return [row[0] for row in self._execute(_DECADE, (first, first + 9)).fetchall()]
 
     def add_edges(self, pairs: Sequence[tuple[int, int]]) -> None:
         with self._lock:

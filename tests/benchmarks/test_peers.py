@@ -68,6 +68,9 @@ def test_a_contestant_gives_the_right_answers(peer: Peer) -> None:
         canonical(DATA.properties(node)) for node in NODES]
     assert peer.ask("answers", what="find", of=[DATA.names[node - 1] for node in NODES])["digests"] == [
         canonical([node]) for node in NODES]
+    decades = (1900, 1950, 2010, 2020)
+    assert peer.ask("answers", what="of_decade", of=decades)["digests"] == [
+        canonical([node for node, born in enumerate(DATA.born, 1) if first <= born < first + 10]) for first in decades]
     assert peer.per_second("time", what="neighbours", of=NODES, seconds=0.01) > 0
     if not PEERS[peer.name].durable:
         return
