@@ -46,7 +46,7 @@ NOT_COUNTED = re.compile(
     r"|store_faults|store_locks|store_concurrency"
     r"|backup_(full|incremental|bulk|moved|promote|directories)|graph_(machine|bulk|values|pages)|ldbc|source_lies|docs"
     r"|check_engine|terminal|cli|cluster_cli|log_recovery|model|bad_days"
-    r"|orders|repository_(kills|races|s3|expiry|zoo)|object_store_faults|object_stores_s3)"
+    r"|orders|right_engines|across|repository_(kills|races|s3|expiry|zoo)|object_store_faults|object_stores_s3)"
     r"|test_simulated.py::test_(promises_hold|a_long_life|broken_members)")
 """Tests that go the same ways many times, and whose coverage is not counted, since this takes three times as long. Of
 the suites it is counted once, for the memory engine."""

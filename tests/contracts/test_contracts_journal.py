@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workloads import JournalWorkload
+from workloads import FEWER_IN_CI, JournalWorkload
 
 from holdfast.backup.testing import BackupContract
 from holdfast.backup.testing.kit import KitContract
@@ -12,3 +12,4 @@ from holdfast.replay.testing import ClusterContract, ReplayContract
 
 class TestJournal(KitContract, BackupContract, ClusterContract, ReplayContract, EngineContract):
     workload = JournalWorkload
+    profile = FEWER_IN_CI

@@ -21,11 +21,13 @@ from holdfast.engine.builtin.wrapped.rocksdb import RocksEngine
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine
 from holdfast.engine.contract.engine import Engine
 from holdfast.engine.contract.view import View
-from holdfast.engine.testing import KeyValues, Operation, Workload
+from holdfast.engine.testing import PROFILES, KeyValues, Operation, Workload, current_profile
 from holdfast.engine.testing.support.workload import pick, text_of
 
 KEPT = Path(__file__).parents[1] / "kept"
 """States of these engines, each made by `python -m holdfast.engine.testing keep` when a format was new."""
+FEWER_IN_CI = PROFILES["default"] if current_profile().name == "ci" else None
+"""The profile of engines that nobody but a test uses: CI tries less of them."""
 
 
 def keyed(engine: type[Engine[Any, Any]], **more: Any) -> Workload:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from workloads import keyed
+from workloads import FEWER_IN_CI, keyed
 
 from holdfast.backup.testing import BackupContract
 from holdfast.engine.builtin.memory import MemoryEngine, MemoryTransaction
@@ -34,6 +34,7 @@ def logs_only_changes() -> Workload:
 
 class TestLogsOnlyChanges(BackupContract, ClusterContract, ReplayContract, EngineContract):
     workload = staticmethod(logs_only_changes)
+    profile = FEWER_IN_CI
 
 
 class ReadsItsFile(MemoryEngine):
