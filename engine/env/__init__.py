@@ -8,8 +8,8 @@ Ruff refuses `import threading`, `time.sleep` or `tempfile` elsewhere. `banned-a
 exceptions and the reasons.
 
 The other modules here are built on these objects: paths below a directory that is held open (`anchored`), scratch
-directories, thread pools, locks that know their owner, logging that nobody can flood (`rate_limited_log`), and errors
-of the system turned into errors of the kit (`system`).
+directories, thread pools, locks that know their owner, rests in long work (`pace`), logging that nobody can flood
+(`rate_limited_log`), and errors of the system turned into errors of the kit (`system`).
 """
 
 from __future__ import annotations

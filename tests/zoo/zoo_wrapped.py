@@ -8,13 +8,14 @@ from pathlib import Path
 
 from zoo import animal, part
 
-from holdfast.engine.builtin.graph.checkpoint import Pace, dismantle
+from holdfast.engine.builtin.graph.checkpoint import dismantle
 from holdfast.engine.builtin.graph.engine import GraphEngine
 from holdfast.engine.builtin.graph.image import LmdbImage
 from holdfast.engine.builtin.graph.overlay import Layer
 from holdfast.engine.builtin.wrapped.overlay import Overlay, encode_state
 from holdfast.engine.builtin.wrapped.rocksdb import _MAGIC, _POSITION, RocksEngine, _rocksdict
 from holdfast.engine.builtin.wrapped.sqlite import SqliteEngine, SqliteSnapshot
+from holdfast.engine.env.pace import Pace
 from holdfast.engine.model.positions import Position
 from holdfast.engine.toolkit.checksums import SEAL, Sealer
 

@@ -20,6 +20,7 @@ import numpy as np
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from ...env import Clock
+from ...env.pace import Pace
 from ...errors import Damaged
 from ...model.positions import Position
 from ...toolkit.checksums import Tally
@@ -44,28 +45,10 @@ from .tokens import Tokens
 from .values import decode_map, value_digest
 
 _BATCH, _APPENDED = 64, 256
-_WORK_SECONDS, _REST_SECONDS = 400e-6, 60e-6
 _LOAD_SECONDS = 2e-3
-"""The same of a bulk load: somebody waits for that, and nobody for a checkpoint."""
+"""How long a bulk load works at a time: somebody waits for that, and nobody for a checkpoint."""
 _NODE_BYTES, _EDGE_BYTES, _LABEL_BYTES = 4 * NODE_BLOCK, EDGE_BLOCK * EDGE_ENTRY.size, LABEL_WINDOW // 8
 Cells = Callable[[Layer], dict[int, Event]]
-
-
-class Pace:
-    """Called now and then by long work: sleeps for a moment if the work has run for `work` seconds since the last
-    time."""
-
-    __slots__ = ("_clock", "_since", "_work")
-
-    def __init__(self, clock: Clock, work: float = _WORK_SECONDS) -> None:
-        self._clock = clock
-        self._work = work
-        self._since = clock.monotonic()
-
-    def __call__(self) -> None:
-        if self._clock.monotonic() - self._since > self._work:
-            self._clock.sleep(_REST_SECONDS)
-            self._since = self._clock.monotonic()
 
 
 def sorted_keys(dicts: Iterable[dict[int, Any]], pace: Pace) -> Any:
@@ -428,7 +411,7 @@ def write_state(state: LmdbState, base: Base, layers: Sequence[Layer], upto: Pos
         lmdb.Error: LMDB failed; the environment must not be written again.
     """
     with state.environment.begin(write=True) as txn:
-        pace = Pace(clock, _WORK_SECONDS if more is None else _LOAD_SECONDS)
+        pace = Pace(clock) if more is None else Pace(clock, _LOAD_SECONDS)
         writer = StateWriter(state, txn, layers, base.txid, upto.txid, tokens, pace, base.tallies)
         indexes = writer.write_all(base.indexes)
         marks = writer.marks(base.marks) if more is None else more(writer, indexes)

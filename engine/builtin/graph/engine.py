@@ -18,12 +18,13 @@ import lmdb
 
 from ...contract.engine import Abilities, BulkEngine, Context, StagingEngine
 from ...contract.options import Option
+from ...env.pace import Pace
 from ...errors import DiskFull, StorePoisoned
 from ...model.positions import Position
 from ...model.records import Record
 from ...toolkit.checksums import Tally
 from . import bulk, bulk_columns, mapping, payload
-from .checkpoint import Pace, StateWriter, dismantle, pages_needed, write_state
+from .checkpoint import StateWriter, dismantle, pages_needed, write_state
 from .image import LmdbImage
 from .lmdbstate import TALLIED, Base, LmdbState, encode_meta
 from .overlay import EMPTY, Indexes, Layer, Marks

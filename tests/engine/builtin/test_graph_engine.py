@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from holdfast.engine.builtin.graph import Edge, GraphEngine, GraphTransaction, Node, adjacency, checkpoint
 from holdfast.engine.contract.engine import Context
+from holdfast.engine.env.pace import Pace
 from holdfast.engine.errors import Damaged
 
 
@@ -416,7 +417,7 @@ def test_only_what_nobody_has_is_taken_apart(rig: Rig, monkeypatch: pytest.Monke
     taken: list[int] = []
     original = checkpoint.dismantle
 
-    def dismantle(parts: list[dict[int, Any]], pace: checkpoint.Pace) -> None:
+    def dismantle(parts: list[dict[int, Any]], pace: Pace) -> None:
         taken.append(len(parts[0]))
         original(parts, pace)
 
