@@ -201,7 +201,7 @@ class Ahead(Generic[T]):
 
 
 _SPARE_S = 0.02
-_PART = 1 << 20
+PART_BYTES = 256 << 10
 """If the copier waits so many seconds for each chunk, the source is slower than the disk, and there is time to sync
 each part of so many bytes."""
 
@@ -269,10 +269,11 @@ class _Copier:
 
     def _write_gently(self, file: File, data: bytes, offset: int) -> None:
         """Write a chunk with a sync after each small part. A large sync would hold up every other one on this disk,
-        such as those of commits, for as long as it takes."""
+        such as those of commits, for as long as it takes, and a large write whoever waits for the processor."""
         self.finish_sync()
-        for at in range(0, len(data), _PART):
-            file.pwrite(data[at : at + _PART], offset + at)
+        view = memoryview(data)
+        for at in range(0, len(view), PART_BYTES):
+            file.pwrite(view[at : at + PART_BYTES], offset + at)
             file.datasync()
 
     def _sync_behind(self, entry: ImageFile, file: File, unsynced: int) -> None:

@@ -181,6 +181,10 @@ class LocalSource(Source):
             assert isinstance(image, Image)
             return image.read(name, offset, length)
 
+    def rest(self, size: int) -> float:
+        """How long to rest after each `size` bytes that are sent, seconds; 0 if nothing commits."""
+        return self._store.pacing.rest(size)
+
     def image_size(self, lease_id: str, name: str) -> int:
         """Bytes of one file of the image. Raises `LeaseExpired`, `NotFound`."""
         with self._leases.using(lease_id) as lease:
@@ -237,9 +241,11 @@ class LocalSource(Source):
             if upto > (readable := self._readable()).txid:
                 raise AheadOfSource(f"log up to transaction {upto} is asked for, and {readable.txid} is the last one "
                                     "that can be read")
+            pace = self._store.pacing.records()
             for record in cursor.read(upto):
                 self._leases.renew(lease_id)
                 yield record
+                pace()
             self._keep_cursor(lease_id, cursor)
 
     def _take_cursor(self, lease_id: str) -> Cursor | None:

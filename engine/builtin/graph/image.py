@@ -56,16 +56,20 @@ class LmdbImage(Image):
         touched = at < len(self._starts) and self._starts[at] < end
         if offset >= len(self._head) and not touched and len(data) == length:
             return data
-        # The file may end before the state's last pages, if they are free.
-        out = bytearray(data) + bytes(length - len(data))
+        # The file may end before the state's last pages, if they are free. Joined from parts: nothing is copied twice.
+        whole, reached = memoryview(data), offset
+        parts: list[bytes | memoryview] = []
         if offset < len(self._head):
-            head = self._head[offset:end]
-            out[: len(head)] = head
+            parts.append(self._head[offset:end])
+            reached = min(len(self._head), end)
         while at < len(self._starts) and self._starts[at] < end:
             first, last = max(self._starts[at], offset), min(self._ends[at], end)
-            out[first - offset : last - offset] = bytes(last - first)
+            parts += (whole[reached - offset : first - offset], bytes(last - first))
+            reached = last
             at += 1
-        return bytes(out)
+        parts.append(whole[reached - offset :])
+        joined = b"".join(parts)
+        return joined + bytes(length - len(joined))
 
     def close(self) -> None:
         self._txn.abort()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PIECE_BYTES = 256 << 10
+"""While transactions commit, so much is sent at a time, with rests in between."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:

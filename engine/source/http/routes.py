@@ -44,7 +44,7 @@ from ...store.store import Store
 from ..interface import CHUNK_BYTES, MemberInfo, SourceInfo, check_blocks, lacking
 from ..local import LocalSource
 from . import status, wire
-from .limits import Counters, Limits
+from .limits import PIECE_BYTES, Counters, Limits
 
 T = TypeVar("T")
 
@@ -71,7 +71,8 @@ class Server(Protocol):
     def proof(self, request: web.Request) -> str | None: ...
     async def blocking(self, work: Callable[[], T], pool: Pool | None = None) -> T: ...
     async def body(self, request: web.Request, form: Literal["JSON", "msgpack"] = "JSON") -> dict[str, Any]: ...
-    async def write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None: ...
+    async def write(self, request: web.Request, response: web.StreamResponse, *pieces: bytes,
+                    rest: float = 0.0) -> None: ...
     async def turn(self, slots: asyncio.Semaphore) -> None: ...
 
 
@@ -205,7 +206,7 @@ class Routes:
             response.headers[wire.DIGEST_HEADER] = digest
             await response.prepare(request)
             with _no_way_back():
-                await self._server.write(request, response, data)
+                await self._server.write(request, response, data, rest=self._source.rest(PIECE_BYTES))
             return response
         finally:
             self._slots.release()
@@ -214,15 +215,21 @@ class Routes:
                          read: Callable[[int, int], bytes]) -> web.StreamResponse:
         asked = request.headers.get("Range")
 
-        def begin() -> tuple[int, int, int, bytes, str]:
+        def chunk(start: int, stop: int) -> tuple[list[bytes], float]:
+            """Up to a chunk, in pieces; and how long to rest after each, seconds."""
+            rest, stop = self._source.rest(PIECE_BYTES), min(stop, start + CHUNK_BYTES)
+            step = PIECE_BYTES if rest else CHUNK_BYTES
+            return [read(at, min(step, stop - at)) for at in range(start, stop, step)], rest
+
+        def begin() -> tuple[int, int, int, list[bytes], float, str]:
             size = size_of()
             start, stop = _resolve(asked, size)
-            data = read(start, min(CHUNK_BYTES, stop - start)) if stop > start else b""
-            return size, start, stop, data, wire.digest(data) if stop - start == len(data) else ""
+            pieces, rest = chunk(start, stop)
+            return size, start, stop, pieces, rest, wire.digest(*pieces) if stop - start <= CHUNK_BYTES else ""
 
         await self._server.turn(self._slots)
         try:
-            size, start, stop, data, digest = await self._server.blocking(begin, self._server.streams)
+            size, start, stop, pieces, rest, digest = await self._server.blocking(begin, self._server.streams)
             if stop < start:
                 body = wire.error_to_wire(InvalidInput(f"there are {size} bytes, and {asked} was asked for"))[1]
                 return web.json_response(body, status=416, headers={"Content-Range": f"bytes */{size}"})
@@ -236,12 +243,11 @@ class Routes:
             await response.prepare(request)
             with _no_way_back():
                 while True:
-                    await self._server.write(request, response, data)
-                    start += len(data)
+                    await self._server.write(request, response, *pieces, rest=rest)
+                    start += CHUNK_BYTES
                     if start >= stop:
                         return response
-                    data = await self._server.blocking(partial(read, start, min(CHUNK_BYTES, stop - start)),
-                                                       self._server.streams)
+                    pieces, rest = await self._server.blocking(partial(chunk, start, stop), self._server.streams)
         finally:
             self._slots.release()
 

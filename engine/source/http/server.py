@@ -25,7 +25,7 @@ import re
 import select  # noqa: TID251  as above
 import socket  # noqa: TID251  as above
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -40,7 +40,7 @@ from ...errors import HoldfastError, InvalidInput, NotAuthorized, SourceRefused,
 from ..local import LocalSource
 from . import discovery
 from .admission import Door
-from .limits import Counters, Limits
+from .limits import PIECE_BYTES, Counters, Limits
 from .routes import Routes
 from .wire import CHALLENGE_HEADER, DIGEST_HEADER, INSTANCE_HEADER, digest, error_to_wire, unpacked
 
@@ -328,19 +328,21 @@ class SourceServer:
             raise InvalidInput(f"the body is not a {form} map")
         return data
 
-    async def write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
-        """Send a piece. Raises `TimeoutError` or `ConnectionError` if the client does not take it.
+    async def write(self, request: web.Request, response: web.StreamResponse, *pieces: bytes,
+                    rest: float = 0.0) -> None:
+        """Send some pieces, with a rest of `rest` seconds after each `PIECE_BYTES`. Raises `TimeoutError` or
+        `ConnectionError` if the client does not take them.
 
-        Without TLS, a thread writes a large piece of a body of known length straight to the socket, as `sendfile`
-        would. The event loop's transport copies more, and is half as fast.
+        Without TLS, a thread writes much of a body of known length straight to the socket, as `sendfile` would. The
+        event loop's transport copies more, and is half as fast.
         """
-        view = memoryview(data)
-        transport = request.transport
+        size, transport = sum(map(len, pieces)), request.transport
         framed = self._tls is not None or response.content_length is None
-        if len(view) < _DIRECT or framed or transport is None:
-            for at in range(0, len(view), _SLICE):
+        if size < _DIRECT or framed or transport is None:
+            for part in _parts(pieces, PIECE_BYTES if rest else _SLICE):
                 async with asyncio.timeout(self.limits.write_seconds):
-                    await response.write(view[at : at + _SLICE])
+                    await response.write(part)
+                await asyncio.sleep(rest)
         else:
             async with asyncio.timeout(self.limits.write_seconds):
                 while transport.get_write_buffer_size():  # the answer's head
@@ -349,16 +351,16 @@ class SourceServer:
                 raise ConnectionResetError("the client has gone")
             # The thread writes to a duplicate, so the number cannot come to name another file before it is done.
             sock = os.dup(transport.get_extra_info("socket").fileno())
-            seconds = self.limits.write_seconds * -(-len(view) // _SLICE)
+            seconds = self.limits.write_seconds * -(-size // _SLICE)
             try:
-                sending = self.streams.submit(partial(_send, sock, view, transport.is_closing, seconds,
-                                                      self.env.clock))
+                sending = self.streams.submit(partial(_send, sock, _parts(pieces, PIECE_BYTES if rest else size),
+                                                      transport.is_closing, seconds, self.env.clock, rest))
             except BaseException:
                 os.close(sock)
                 raise
             sending.add_done_callback(lambda _: os.close(sock))
             await asyncio.wrap_future(sending)
-        self.counters.sent_bytes += len(view)
+        self.counters.sent_bytes += size
 
     async def turn(self, slots: asyncio.Semaphore) -> None:
         """Wait for a turn to stream. Raises `SourceUnavailable`."""
@@ -375,17 +377,31 @@ _DIRECT = 256 << 10
 _POLL_SECONDS = 0.25
 
 
-def _send(sock: int, view: memoryview, closing: Callable[[], bool], seconds: float, clock: Clock) -> None:
-    """Write all of `view` to a non-blocking socket within `seconds`. Raises `TimeoutError`, `ConnectionError`."""
+def _parts(pieces: Iterable[bytes], most: int) -> Iterator[memoryview]:
+    """The pieces in parts of at most so many bytes."""
+    for piece in pieces:
+        view = memoryview(piece)
+        for at in range(0, len(view), most):
+            yield view[at : at + most]
+
+
+def _send(sock: int, parts: Iterable[memoryview], closing: Callable[[], bool], seconds: float, clock: Clock,
+          rest: float) -> None:
+    """Write all of `parts` to a non-blocking socket within `seconds`, not counting the rest of `rest` seconds after
+    each. Raises `TimeoutError`, `ConnectionError`."""
     ready = select.poll()
     ready.register(sock, select.POLLOUT)
     end = clock.monotonic() + seconds
-    while view:
-        try:
-            view = view[os.write(sock, view) :]
-        except BlockingIOError:
-            if closing():
-                raise ConnectionResetError("the connection is being closed") from None
-            if clock.monotonic() >= end:
-                raise TimeoutError("the client does not read what it asked for") from None
-            ready.poll(_POLL_SECONDS * 1000)
+    for part in parts:
+        while part:
+            try:
+                part = part[os.write(sock, part) :]
+            except BlockingIOError:
+                if closing():
+                    raise ConnectionResetError("the connection is being closed") from None
+                if clock.monotonic() >= end:
+                    raise TimeoutError("the client does not read what it asked for") from None
+                ready.poll(_POLL_SECONDS * 1000)
+        if rest:
+            clock.sleep(rest)
+            end += rest

@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgpack
-from xxhash import xxh3_128_hexdigest
+from xxhash import xxh3_128
 
 from ... import errors
 from ...contract.image import ImageFile
@@ -89,9 +89,12 @@ class Garbled(Damaged):
 # --- digests ---------------------------------------------------------------------------------------------------------
 
 
-def digest(data: bytes) -> str:
-    """The value of `DIGEST_HEADER` for these bytes."""
-    return f"xxh3-128={xxh3_128_hexdigest(data)}"
+def digest(*pieces: bytes) -> str:
+    """The value of `DIGEST_HEADER` for the bytes of these pieces together."""
+    state = xxh3_128()
+    for piece in pieces:
+        state.update(piece)
+    return f"xxh3-128={state.hexdigest()}"
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

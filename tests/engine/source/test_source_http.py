@@ -6,9 +6,10 @@ import http.server
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,8 +25,9 @@ from holdfast.engine.errors import (
     SourceRestarted,
     SourceUnavailable,
 )
+from holdfast.engine.source.http import server
 from holdfast.engine.source.http.client import HttpSource, connect
-from holdfast.engine.source.http.limits import Limits
+from holdfast.engine.source.http.limits import PIECE_BYTES, Limits
 from holdfast.engine.source.http.server import SourceServer
 from holdfast.engine.source.http.service import BackupService
 from holdfast.engine.source.interface import CHUNK_BYTES, Source
@@ -173,7 +175,11 @@ def test_bytes_that_are_no_request_harm_nobody(store: MemoryStore, data: bytes) 
 # --- bytes -----------------------------------------------------------------------------------------------------------
 
 
-def test_ranges_as_curl_asks_for_them(store: MemoryStore, token: str, lease: str) -> None:
+@pytest.mark.parametrize("busy", [True, False])
+def test_ranges_as_curl_asks_for_them(store: MemoryStore, token: str, lease: str, busy: bool,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a store whose transactions commit, too, which sends small pieces."""
+    monkeypatch.setattr(store.pacing, "_is_busy", lambda now: busy)
     state, path = state_of(store), f"/v1/leases/{lease}/image/state"
     size = len(state)
     for asked, start, stop in [("bytes=0-9", 0, 10), ("bytes=10-", 10, size), ("bytes=-7", size - 7, size),
@@ -192,6 +198,26 @@ def test_ranges_as_curl_asks_for_them(store: MemoryStore, token: str, lease: str
     for asked in (f"bytes={size}-", f"bytes={size + 5}-{size + 9}", "bytes=5-2"):
         status, headers, _ = request(store, token, path, headers=f"Range: {asked}\r\n")
         assert (status, headers["content-range"]) == (416, f"bytes */{size}")
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_an_image_is_sent_a_little_at_a_time_while_transactions_commit(
+        store: MemoryStore, token: str, lease: str, busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole chunk at once kept both processors busy for some milliseconds, and commits waited for one."""
+    monkeypatch.setattr(store.pacing, "_is_busy", lambda now: busy)
+    sent: list[tuple[list[int], float]] = []
+    send = server._send
+
+    def noted(sock: int, parts: Iterable[memoryview], *more: Any) -> None:
+        kept = list(parts)
+        sent.append(([len(part) for part in kept], more[-1]))
+        send(sock, kept, *more)
+
+    monkeypatch.setattr(server, "_send", noted)
+    body = request(store, token, f"/v1/leases/{lease}/image/state", headers=f"Range: bytes=0-{CHUNK_BYTES - 1}\r\n")[2]
+    assert body == state_of(store)[:CHUNK_BYTES]
+    rest = PIECE_BYTES / (32 << 20) / 2
+    assert sent == [([PIECE_BYTES] * (CHUNK_BYTES // PIECE_BYTES), rest) if busy else ([CHUNK_BYTES], 0)]
 
 
 def test_metrics_and_page(store: MemoryStore, token: str) -> None:

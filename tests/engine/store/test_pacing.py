@@ -78,11 +78,30 @@ def test_a_debt_is_never_longer_than_one_wait() -> None:
     assert clock.naps == [2]
 
 
+def test_what_is_sent_and_read_rests_while_transactions_come() -> None:
+    pacing, marks, clock = paced()
+    pacing.records()()
+    assert pacing.rest(100) == 0
+    marks.published += 1
+    assert pacing.rest(100) == 100 / RATE / 2, "at twice the rate, since the next piece is waited for meanwhile"
+    pace = pacing.records()
+    pace()
+    assert not clock.naps
+    clock.time += 0.001
+    pace()
+    assert 0 < clock.naps[0] < 0.001
+    clock.time += 1
+    assert pacing.rest(100) == 0
+
+
 def test_without_a_rate_nothing_waits() -> None:
     pacing, marks, clock = paced(None)
     for _ in range(10):
         marks.published += 1
         pacing.wait(1 << 30)
+        assert pacing.rest(1 << 20) == 0
+        pacing.records()()
+        clock.time += 0.1
     assert not clock.naps
 
 
@@ -103,6 +122,12 @@ def test_what_reads_an_image_is_held_to_the_rate(tmp_path: Path) -> None:
         for at in range(0, 4 << 20, 1 << 20):
             source.read_image(grant.id, file.name, at, 1 << 20)
         assert clock.naps == [1.0], "it waits once; then the store was idle for a second"
+        with store.transaction() as tx:
+            tx.put(b"small", b"er")
+        clock.naps.clear()
+        for _ in source.read_log(grant.id, grant.position, store.published.txid):
+            clock.time += 0.001
+        assert len(clock.naps) == 2, "one after each record that took a while"
         source.release(grant.id)
 
 
