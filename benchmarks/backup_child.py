@@ -1,7 +1,8 @@
 """Backups in a separate process, one after the other, until they are stopped.
 
-`full` starts full backups, each into a new directory below the given one, which is removed at once. `image` starts
-images into a repository there, at the bytes a second that follow the word. `incremental`, `verify` and `restore` work
+`full` starts full backups, each into a new directory below the given one. `image` starts images into new repositories
+there, at the bytes a second that follow the word. What they made is removed when they are halted, since removing a
+large file holds up whoever syncs on its file system. `incremental`, `verify` and `restore` work
 on one backup, made before this says `ready`. Each answers `going` once the first runs. `halt` waits for the one that
 runs to end, and answers `halted` with their number. Full copies are not checked: what is measured is the cost of
 copying for the store that is copied.
@@ -10,6 +11,8 @@ copying for the store that is copied.
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
 import shutil
 import sys
 import threading
@@ -44,20 +47,9 @@ class Repeated:
         return self.made
 
 
-def full(uri: str, target: Path) -> None:
-    backup.run(uri, target, policy=_COPY)
-    shutil.rmtree(target)
-
-
 def image(uri: str, place: Path, rate: float) -> None:
     with backup.Repository.init(place) as repository:
         repository.backup(uri, rate=rate)
-    shutil.rmtree(place)
-
-
-def restore(kept: Path, place: Path) -> None:
-    backup.restore(kept, place)
-    shutil.rmtree(place)
 
 
 def main() -> None:
@@ -65,23 +57,33 @@ def main() -> None:
     parser.add_argument("uri")
     parser.add_argument("directory", type=Path)
     arguments = parser.parse_args()
-    uri, place, kept = arguments.uri, arguments.directory, arguments.directory / "kept"
+    place: Path = arguments.directory
+    uri, kept, made = arguments.uri, place / "kept", place / "made"
     backup.run(uri, kept, policy=_COPY)
+    numbers = itertools.count()
+
+    def fresh() -> Path:
+        return made / str(next(numbers))
+
     works: dict[str, Callable[[str], object]] = {
-        "full": lambda _: full(uri, place / "target"),
-        "image": lambda rate: image(uri, place / "repository", float(rate)),
+        "full": lambda _: backup.run(uri, fresh(), policy=_COPY),
+        "image": lambda rate: image(uri, fresh(), float(rate)),
         "incremental": lambda _: backup.run(uri, kept, policy=_COPY),
         "verify": lambda _: backup.verify(kept),
-        "restore": lambda _: restore(kept, place / "restored"),
+        "restore": lambda _: backup.restore(kept, fresh()),
     }
     under_way: Repeated | None = None
     child.say("ready")
     for line in sys.stdin:
         word, _, rest = line.strip().partition(" ")
         if word == "halt" and under_way is not None:
-            child.say("halted", made=under_way.halt())
+            count = under_way.halt()
+            shutil.rmtree(made, ignore_errors=True)
+            os.sync()
+            child.say("halted", made=count)
             under_way = None
         elif word in works:
+            made.mkdir(exist_ok=True)
             under_way = Repeated(partial(works[word], rest))
             child.say("going")
         else:

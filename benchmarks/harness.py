@@ -241,8 +241,8 @@ class Scale:
     kills: int = 8
     switches: int = 5
     committing: tuple[int, ...] = (1, 8, 32, 128)
-    days: int = 8
-    churn: int = 5000
+    days: int = 30
+    churn: int = 1000
     peers: tuple[str, ...] | None = None
     load_curve: tuple[int, ...] = (100_000, 1_000_000, 4_000_000)
     growing_edges: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)

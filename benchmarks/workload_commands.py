@@ -110,4 +110,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _holdfast(*arguments: object) -> None:
-    subprocess.run([Path(sys.executable).with_name("holdfast"), *map(str, arguments)], check=True, capture_output=True)
+    """Run the command, with the bytecode that an installed package has."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([Path(sys.executable).with_name("holdfast"), *map(str, arguments)], check=True, capture_output=True,
+                   env=environment)

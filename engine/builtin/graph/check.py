@@ -42,7 +42,7 @@ from .tokens import KEY, TYPE, Tokens
 from .values import decode_map, value_digest
 from .walk import BLOCKS_AT_ONCE, edges_at_once, mixed, nodes_at_once, overlay_lists
 
-_ENTRIES = 1 << 15
+_ENTRIES, _TOLD = 1 << 15, 64 << 10
 
 
 def check(view: Reads, bound: int) -> Iterator[str]:
@@ -93,9 +93,12 @@ class _Stored:
         self.label_sets = {token for token, (kind, _) in list(tokens.values.items()) if kind == "s"}
 
     def rows(self, db: str) -> Iterator[tuple[bytes, bytes]]:
-        passed = self.base.state.mapping.passed
+        passed, size = self.base.state.mapping.passed, 0
         for key, sealed in self.base.txn.cursor(self.base.dbs[db]):  # the seals were opened a moment ago
-            passed(len(sealed))
+            size += len(sealed)
+            if size >= _TOLD:
+                passed(size)
+                size = 0
             yield key, sealed[:-SEAL]
 
     def get(self, db: str, key: bytes) -> bytes | None:
