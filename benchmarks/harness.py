@@ -225,15 +225,15 @@ class Scale:
     """
 
     rounds: int = 3
-    seconds: float = 0.5
+    seconds: float = 0.4
     threads: int = 32
     bulk: tuple[str, ...] = ("soc-Epinions1", "web-NotreDame")
     graph: str = "soc-Epinions1"
     graph_edges: int | None = None
     load_rounds: int = 3
-    overlay_edges: int = 100_000
+    overlay_edges: int = 30_000
     window: float = 3.0
-    windows: int = 6
+    windows: int = 4
     rate: int = 250
     incremental: int = 1000
     recovery: int = 100_000
@@ -242,7 +242,7 @@ class Scale:
     switches: int = 5
     committing: tuple[int, ...] = (1, 8, 32, 128)
     days: int = 30
-    churn: int = 1000
+    churn: int = 250
     peers: tuple[str, ...] | None = None
     load_curve: tuple[int, ...] = (100_000, 1_000_000, 4_000_000)
     growing_edges: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)

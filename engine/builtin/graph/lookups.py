@@ -10,6 +10,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -335,7 +336,12 @@ class Lookups:
         return found
 
     def _scan(self, label: int) -> Iterator[int]:
-        """The nodes with a label (token), or all (0), ascending."""
+        """The nodes with a label (token), or all (0), ascending. Whole lists are chained, since a generator's step for
+        each node would cost more than finding it."""
+        return chain.from_iterable(self._scanned(label))
+
+    def _scanned(self, label: int) -> Iterator[list[int]]:
+        """As `_scan`, some at a time."""
         changed: set[int] = set()
         for layer in self._layers:
             changed.update(list(layer.nodes if not label else layer.labels.get(label, ())))
@@ -352,9 +358,9 @@ class Lookups:
                 ids = [node for node in ids if node not in changed and (
                     not any(node in nodes for nodes in overlays) or self._has_label(node, label))]
             split = bisect_left(fresh, first + (LABEL_WINDOW if label else NODE_BLOCK), done)
-            yield from sorted(ids + fresh[done:split]) if split > done else ids
+            yield sorted(ids + fresh[done:split]) if split > done else ids
             done = split
-        yield from fresh[done:]
+        yield fresh[done:]
 
     def _has_label(self, node: int, label: int) -> bool:
         labels = self._labels(node)
