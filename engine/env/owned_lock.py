@@ -9,6 +9,9 @@ be interrupted as it starts. So the outermost function that holds a lock is call
 
 Waiters sleep on a plain lock, the baton, which means "the lock may be free". Each release opens it. If a waiter takes
 the baton and dies, the others look again after `LOOK_S`.
+
+Whoever runs takes a free lock before one who must wake up first. That is fast, and starves those who wait if holders
+come back at once. So a waiter that has waited for `_PATIENT_S` has all who come later give way for a moment.
 """
 
 from __future__ import annotations
@@ -23,12 +26,15 @@ T = TypeVar("T")
 
 LOOK_S = 0.5
 """How often a waiter checks whether waiting still makes sense, seconds."""
+_PATIENT_S = 0.02
+_MOMENT_S, _STEP_ASIDE_S = 0.01, 0.0005
+"""How long those who come later give way, and for how long each of them."""
 
 
 class OwnedLock:
     """See the module's text. `here`: returns the number of the running thread, as in `Hold.thread`."""
 
-    __slots__ = ("_baton", "_clock", "_holders", "here")
+    __slots__ = ("_baton", "_clock", "_giving_way_until", "_holders", "here")
 
     def __init__(self, env: Env) -> None:
         self._clock = env.clock
@@ -36,10 +42,18 @@ class OwnedLock:
         self._holders: dict[int, Hold] = {}  # the holder, if there is one, under the key 0
         self._baton = env.scheduler.lock()
         self._baton.acquire()
+        self._giving_way_until = 0.0
 
     @property
     def holder(self) -> Hold | None:
         return self._holders.get(0)
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether somebody has waited for so long that whoever comes now should let others be first."""
+        if self._giving_way_until and self._clock.monotonic() >= self._giving_way_until:
+            self._giving_way_until = 0.0
+        return self._giving_way_until > 0
 
     def held_here(self) -> bool:
         """Whether this thread holds the lock."""
@@ -83,21 +97,28 @@ class Hold:
         return self._lock._holders.get(0) is self
 
     def try_take(self) -> bool:
-        """Take the lock for the running thread if it is free. Whether this hold now has it."""
+        """Take the lock for the running thread if it is free, and nobody has waited for long. Whether this hold now has
+        it."""
         lock = self._lock
         self.thread = lock.here()
+        if lock._giving_way_until and lock.gives_way:
+            return False
         return lock._holders.setdefault(0, self) is self
 
     def take(self, seconds: float = LOOK_S) -> bool:
         """Take the lock for the running thread, waiting at most `seconds`. Whether this hold now has it."""
-        lock, deadline = self._lock, None
+        lock, deadline, began = self._lock, None, 0.0
         self.thread = lock.here()
+        if seconds and lock.gives_way:
+            lock._clock.sleep(_STEP_ASIDE_S)
         while lock._holders.setdefault(0, self) is not self:
             now = lock._clock.monotonic()
             if deadline is None:
-                deadline = now + seconds
+                began, deadline = now, now + seconds
             elif now >= deadline:
                 return False
+            elif now - began >= _PATIENT_S:
+                lock._giving_way_until = now + _MOMENT_S
             lock._baton.acquire(timeout=min(LOOK_S, deadline - now))
         return True
 
