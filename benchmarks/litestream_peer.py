@@ -28,6 +28,7 @@ class Litestream:
         self.replica, self._database, self._restored = place / "replica", place / "graph.db", place / "restored.db"
         self._graph = SqliteGraph(self._database)
         self._graph.load(edges.tolist())
+        self._graph.execute("PRAGMA wal_autocheckpoint=0")  # else what it has not read is gone, and it begins anew
         self._pairs = Pairs(node_count(edges), 1)
         self.replicate()
 
@@ -45,8 +46,11 @@ class Litestream:
         shutil.rmtree(self.replica)
         shutil.rmtree(self._database.with_name(f".{self._database.name}-litestream"))
 
-    def restore(self) -> None:
+    def make_room(self) -> None:
+        """Remove what was restored."""
         self._restored.unlink(missing_ok=True)
+
+    def restore(self) -> None:
         self._run("restore", "-o", str(self._restored), self.replica.as_uri())
 
     def _run(self, *arguments: str) -> None:

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from ..backup import Repository
 from ..engine import GraphStore
 from . import graphs, litestream_peer
 from .child import Child
@@ -35,8 +34,6 @@ def run(bench: Bench) -> Iterator[Line]:
         bench.say("commands: loading the graph")
         with GraphStore.open(place / "store", online_backup_enabled=False) as store:
             graphs.load(store, edges)
-            with Repository.init(place / "repository") as repository:
-                repository.backup(store)
         theirs = None
         if litestream_peer.is_there():
             theirs = closing.enter_context(Litestream(place / "litestream", edges))
@@ -50,6 +47,7 @@ def run(bench: Bench) -> Iterator[Line]:
 
 def _measure(bench: Bench, place: Path, server: Child, uri: str, theirs: Litestream | None) -> Iterator[Line]:
     target, kept, restored, count = place / "target", place / "kept", place / "restored", bench.scale.incremental
+    repository = place / "repository"
 
     def full() -> float:
         shutil.rmtree(target, ignore_errors=True)
@@ -76,22 +74,24 @@ def _measure(bench: Bench, place: Path, server: Child, uri: str, theirs: Litestr
         return _seconds(other.replicate)
 
     _holdfast("backup", uri, kept)
+    _holdfast("backup", uri, repository.as_uri())
     works: list[tuple[str, Callable[[], float], Callable[[Litestream], float]]] = [
         (f"a full backup of {bench.scale.graph}, checked", full, begin_anew),
         (f"an incremental backup of {count:,} transactions", commit_and_back_up, commit_and_replicate),
-        (f"a restore of {bench.scale.graph}", restore(("restore",), target), _restore),
-        (f"a restore of {bench.scale.graph} from a repository", restore(("repo", "restore"), place / "repository"),
-         _restore)]
+        (f"a restore of {bench.scale.graph}", restore(("restore",), kept), _restore),
+        (f"a restore of {bench.scale.graph} from a repository", restore(("repo", "restore"), repository), _restore)]
     for what, ours, other in works:
         contestants = {"ours": ours}
         if theirs is not None:
             contestants["litestream"] = partial(other, theirs)
         figures = bench.interleave(f"{what}, as a command", contestants, rounds=bench.scale.load_rounds)
+        if other is commit_and_replicate:  # so that what is restored has the same commits
+            _holdfast("backup", uri, repository.as_uri())
         yield Line(workload=f"{what}, as a command", figure=figures["ours"], unit="s", better="less",
                    peer=None if theirs is None else "Litestream", peer_figure=figures.get("litestream"),
                    target=None if theirs is None else 1.0)
     stored = {f"stored by a {kind} of {bench.scale.graph}": size_of(path) / MIB
-              for kind, path in (("backup", kept), ("repository", place / "repository"))}
+              for kind, path in (("backup", kept), ("repository", repository))}
     for what, size in stored.items():
         yield Line(workload=what, figure=Samples((size,)), unit="MiB", better="less",
                    peer=None if theirs is None else "Litestream",
@@ -99,6 +99,7 @@ def _measure(bench: Bench, place: Path, server: Child, uri: str, theirs: Litestr
 
 
 def _restore(other: Litestream) -> float:
+    other.make_room()
     return _seconds(other.restore)
 
 

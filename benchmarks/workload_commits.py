@@ -12,7 +12,7 @@ import itertools
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from functools import partial
@@ -168,11 +168,15 @@ def _sizes(bench: Bench, place: Path, store: GraphStore, nodes: range) -> Iterat
         for peer in peers.values():
             closing.callback(peer.close)
         for size, count in itertools.product(SIZES, (1, threads)):
-            workers: dict[str, Callable[[int], Commit]] = {"ours": partial(value_commits, store, nodes, size)}
-            workers |= {name: partial(puts, peer, size) for name, peer in peers.items()}
+            def ours(size: int = size, count: int = count) -> float:
+                found = many_threads(count, partial(value_commits, store, nodes, size), seconds=seconds)
+                store.checkpoint()  # so that it is not done in the time of the next one
+                return found
+
             what = f"durable commits of {size:,} bytes, {count} thread{'s' if count > 1 else ''}"
-            figures = bench.interleave(what, {name: partial(many_threads, count, worker, seconds=seconds)
-                                              for name, worker in workers.items()})
+            figures = bench.interleave(what, {"ours": ours, **{
+                name: partial(many_threads, count, partial(puts, peer, size), seconds=seconds)
+                for name, peer in peers.items()}})
             for name in peers:
                 yield Line(workload=what, figure=figures["ours"], unit="commits/s", peer=name,
                            peer_figure=figures[name])

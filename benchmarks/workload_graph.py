@@ -143,7 +143,7 @@ def _load_curve(bench: Bench, place: Path) -> Curve:
 def _sizes(peers: Mapping[str, Peer]) -> Iterator[Line]:
     figures = {name: Samples((peer.ask("bytes")["bytes"] / _MIB,)) for name, peer in peers.items()
                if PEERS[name].durable}
-    yield from _lines("bytes on disk, with three properties a node and an index on one", "MiB", figures, better="less",
+    yield from _lines("bytes on disk, with three properties a node and its indexes", "MiB", figures, better="less",
                       targets={"LMDB + msgpack": 1.2}, note="without logs")
     figures = {name: Samples((peer.ask("memory")["kib"] / 1024,)) for name, peer in peers.items()}
     yield from _lines("memory after loading", "MiB", figures, better="less",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -102,11 +103,13 @@ class _Beside:
             while not stop.wait(seconds):
                 work()
 
-        thread = threading.Thread(target=repeat)
-        thread.start()
-        yield
-        stop.set()
-        thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            repeated = pool.submit(repeat)
+            try:
+                yield
+            finally:
+                stop.set()
+        repeated.result()
 
 
 def run(bench: Bench) -> Iterator[Line]:

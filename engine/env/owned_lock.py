@@ -11,7 +11,7 @@ Waiters sleep on a plain lock, the baton, which means "the lock may be free". Ea
 the baton and dies, the others look again after `LOOK_S`.
 
 Whoever runs takes a free lock before one who must wake up first. That is fast, and starves those who wait if holders
-come back at once. So a waiter that has waited for `_PATIENT_S` has all who come later give way for a moment.
+come back at once. So if one has waited for `_PATIENT_S`, those who come just after the next release give way.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MOMENT_S, _STEP_ASIDE_S = 0.01, 0.0005
 class OwnedLock:
     """See the module's text. `here`: returns the number of the running thread, as in `Hold.thread`."""
 
-    __slots__ = ("_baton", "_clock", "_giving_way_until", "_holders", "here")
+    __slots__ = ("_baton", "_clock", "_giving_way_until", "_holders", "_impatient", "here")
 
     def __init__(self, env: Env) -> None:
         self._clock = env.clock
@@ -42,6 +42,7 @@ class OwnedLock:
         self._holders: dict[int, Hold] = {}  # the holder, if there is one, under the key 0
         self._baton = env.scheduler.lock()
         self._baton.acquire()
+        self._impatient = False  # somebody has waited for long, and the next release is to say so
         self._giving_way_until = 0.0
 
     @property
@@ -118,7 +119,7 @@ class Hold:
             elif now >= deadline:
                 return False
             elif now - began >= _PATIENT_S:
-                lock._giving_way_until = now + _MOMENT_S
+                lock._impatient = True
             lock._baton.acquire(timeout=min(LOOK_S, deadline - now))
         return True
 
@@ -131,6 +132,9 @@ class Hold:
         """Release the lock if this hold has it. From any thread."""
         lock = self._lock
         if lock._holders.get(0) is self:
+            if lock._impatient:
+                lock._giving_way_until = lock._clock.monotonic() + _MOMENT_S
+                lock._impatient = False
             del lock._holders[0]
             if lock._baton.locked():
                 with contextlib.suppress(RuntimeError):  # another release was faster

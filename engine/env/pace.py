@@ -6,6 +6,8 @@ times what a commit takes. So work that nobody waits for, and that goes on for l
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .clock import Clock
 
 _WORK_S, _REST_S = 400e-6, 60e-6
@@ -13,16 +15,18 @@ _WORK_S, _REST_S = 400e-6, 60e-6
 
 class Pace:
     """Called now and then by long work: sleeps for a moment if the work has run for `work` seconds since the last
-    time."""
+    time, and `when()` says that somebody gains from it."""
 
-    __slots__ = ("_clock", "_since", "_work")
+    __slots__ = ("_clock", "_since", "_when", "_work")
 
-    def __init__(self, clock: Clock, work: float = _WORK_S) -> None:
+    def __init__(self, clock: Clock, work: float = _WORK_S, *, when: Callable[[], bool] = lambda: True) -> None:
         self._clock = clock
         self._work = work
+        self._when = when
         self._since = clock.monotonic()
 
     def __call__(self) -> None:
         if self._clock.monotonic() - self._since > self._work:
-            self._clock.sleep(_REST_S)
+            if self._when():
+                self._clock.sleep(_REST_S)
             self._since = self._clock.monotonic()

@@ -171,15 +171,20 @@ class LocalSource(Source):
         return self._leases.list()
 
     def read_image(self, lease_id: str, name: str, offset: int, length: int) -> bytes:
+        [data] = self.read_image_in_pieces(lease_id, name, offset, length, max(1, length))
+        return data
+
+    def read_image_in_pieces(self, lease_id: str, name: str, offset: int, length: int, most: int) -> list[bytes]:
+        """As `read_image`, in pieces of at most `most` bytes. It waits once for all of them."""
         _check_length(length)
         self._store.pacing.wait(length)  # outside of the use, which a store that closes waits for
         with self._leases.using(lease_id) as lease:
             size = self._image_size(lease, name)
             if offset < 0 or offset + length > size:
                 raise InvalidInput(f"{name} has {size} bytes, and {length} from {offset} on were asked for")
-            image = lease.image
+            image, end = lease.image, offset + length
             assert isinstance(image, Image)
-            return image.read(name, offset, length)
+            return [image.read(name, at, min(most, end - at)) for at in range(offset, end, most)] or [b""]
 
     def rest(self, size: int) -> float:
         """How long to rest after each `size` bytes that are sent, seconds; 0 if nothing commits."""

@@ -15,14 +15,18 @@ from ..env.pace import Pace
 from .watermarks import Watermarks
 
 _BUSY_S = 1.0
-_LONGEST_S = 2.0
-"""The longest that one piece waits, so that a low rate does not look like a source that has gone."""
+_LONGEST_S, _LONGEST_REST_S = 2.0, 0.1
+"""The longest that one piece waits, and that is rested while it is sent, so that a low rate does not look like a source
+that has gone."""
 _AHEAD = 2
 """Bytes are sent at so many times the rate: while one piece is sent, the next one is waited for."""
 
 
 class Pacing:
     """The bound of one store. For any thread.
+
+    A store is busy for `_BUSY_S` after it was seen to have committed between two questions. What it committed before
+    the first one, or while nobody asked for longer than that, says nothing.
 
     Args:
         rate: bytes per second while transactions commit; None: no bound.
@@ -35,7 +39,7 @@ class Pacing:
         self._clock = env.clock
         self._lock = env.scheduler.lock()
         self._seen = watermarks.published
-        self._busy_until = self._free_at = 0.0
+        self._asked = self._busy_until = self._free_at = 0.0
 
     def wait(self, size: int) -> None:
         """Wait until `size` bytes of an image may be given out. O(1)."""
@@ -47,30 +51,36 @@ class Pacing:
                 return
             begin = min(max(self._free_at, now), now + _LONGEST_S)
             self._free_at = begin + size / self._rate
+            self._asked = begin  # it cannot ask while it waits
         if begin > now:
             self._clock.sleep(begin - now)
 
     def rest(self, size: int) -> float:
         """How long to rest after each `size` bytes that are sent, seconds; 0 if nothing commits. Sent at once, a piece
         would keep a processor busy on either side, for longer than a commit takes. O(1)."""
-        if self._rate is None:
+        if self._rate is None or not self.busy():
             return 0.0
-        with self._lock:
-            return size / self._rate / _AHEAD if self._is_busy(self._clock.monotonic()) else 0.0
+        return min(size / self._rate / _AHEAD, _LONGEST_REST_S)
 
     def records(self) -> Callable[[], None]:
-        """What to call after each record that is read: it rests now and then if transactions commit. O(1)."""
+        """What to call after each record that is read: now and then it looks whether transactions commit, and rests if
+        so. O(1)."""
+        return Pace(self._clock, when=self.busy) if self._rate is not None else _go_on
+
+    def busy(self) -> bool:
+        """Whether transactions commit. O(1)."""
         with self._lock:
-            busy = self._rate is not None and self._is_busy(self._clock.monotonic())
-        return Pace(self._clock) if busy else _on
+            return self._is_busy(self._clock.monotonic())
 
     def _is_busy(self, now: float) -> bool:
-        """Whether there was a commit of late. The lock is held."""
-        published = self._watermarks.published
+        """As `busy`. The lock is held."""
+        published, asked, self._asked = self._watermarks.published, self._asked, now
         if published != self._seen:
-            self._seen, self._busy_until = published, now + _BUSY_S
+            self._seen = published
+            if now - asked <= _BUSY_S:
+                self._busy_until = now + _BUSY_S
         return now < self._busy_until
 
 
-def _on() -> None:
-    """Go on without a rest."""
+def _go_on() -> None:
+    """No rest."""

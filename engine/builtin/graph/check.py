@@ -42,7 +42,7 @@ from .tokens import KEY, TYPE, Tokens
 from .values import decode_map, value_digest
 from .walk import BLOCKS_AT_ONCE, edges_at_once, mixed, nodes_at_once, overlay_lists
 
-_ENTRIES, _TOLD = 1 << 15, 64 << 10
+_ENTRIES, _TOLD = 1 << 15, 4 << 10
 
 
 def check(view: Reads, bound: int) -> Iterator[str]:

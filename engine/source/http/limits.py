@@ -15,7 +15,7 @@ class Limits:
     Attributes:
         connections: open at once, and no more than a quarter of the descriptors that the process may have. One more
             takes the place of one that has not shown the token, if there is one, and is closed at once if not.
-        streams: answers with bytes of images, attachments or log at once; each holds one piece in memory, and has a
+        streams: answers with bytes of images, attachments or log at once; each holds one chunk in memory, and has a
             thread of its own to read and send.
         patient: threads for images that are being made, and for confirmations; one for each lease there may be.
         threads: for all else.
@@ -24,7 +24,7 @@ class Limits:
         handshake_seconds: for a TLS handshake.
         header_seconds: from connecting to the first whole request.
         body_seconds: for the body of a request.
-        write_seconds: in which a client must take a MiB, or what is left of a piece.
+        write_seconds: in which a client must take a MiB, or what is left of a chunk.
         idle_seconds: a connection may wait between requests.
         busy_seconds: a request waits for its turn to stream.
         heartbeat_seconds: between signs of life in a record stream that has nothing to send.

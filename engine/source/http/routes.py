@@ -180,12 +180,12 @@ class Routes:
     async def image(self, request: web.Request) -> web.StreamResponse:
         lease, name, source = request.match_info["id"], request.match_info["name"], self._source
         return await self._send_file(request, lambda: source.image_size(lease, name),
-                                     lambda at, length: source.read_image(lease, name, at, length))
+                                     partial(source.read_image_in_pieces, lease, name), source.rest)
 
     async def attachment(self, request: web.Request) -> web.StreamResponse:
         lease, name, source = request.match_info["id"], request.match_info["name"], self._source
         return await self._send_file(request, lambda: source.attachment_size(lease, name),
-                                     lambda at, length: source.read_attachment(lease, name, at, length))
+                                     lambda at, length, _: [source.read_attachment(lease, name, at, length)])
 
     async def blocks(self, request: web.Request) -> web.StreamResponse:
         lease, name, source = request.match_info["id"], request.match_info["name"], self._source
@@ -212,14 +212,16 @@ class Routes:
             self._slots.release()
 
     async def _send_file(self, request: web.Request, size_of: Callable[[], int],
-                         read: Callable[[int, int], bytes]) -> web.StreamResponse:
+                         read: Callable[[int, int, int], list[bytes]],
+                         rest_after: Callable[[int], float] = lambda size: 0.0) -> web.StreamResponse:
+        """`read`: gives so many bytes from an offset on, in pieces of a size at most. `rest_after`: how long to rest
+        after so many bytes, seconds."""
         asked = request.headers.get("Range")
 
         def chunk(start: int, stop: int) -> tuple[list[bytes], float]:
             """Up to a chunk, in pieces; and how long to rest after each, seconds."""
-            rest, stop = self._source.rest(PIECE_BYTES), min(stop, start + CHUNK_BYTES)
-            step = PIECE_BYTES if rest else CHUNK_BYTES
-            return [read(at, min(step, stop - at)) for at in range(start, stop, step)], rest
+            rest, length = rest_after(PIECE_BYTES), min(stop - start, CHUNK_BYTES)
+            return read(start, length, PIECE_BYTES if rest else CHUNK_BYTES) if length > 0 else [], rest
 
         def begin() -> tuple[int, int, int, list[bytes], float, str]:
             size = size_of()

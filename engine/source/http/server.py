@@ -330,8 +330,8 @@ class SourceServer:
 
     async def write(self, request: web.Request, response: web.StreamResponse, *pieces: bytes,
                     rest: float = 0.0) -> None:
-        """Send some pieces, with a rest of `rest` seconds after each `PIECE_BYTES`. Raises `TimeoutError` or
-        `ConnectionError` if the client does not take them.
+        """Send some pieces, with a rest of `rest` seconds after each, and no more than `PIECE_BYTES` between two rests.
+        Raises `TimeoutError` or `ConnectionError` if the client does not take them.
 
         Without TLS, a thread writes much of a body of known length straight to the socket, as `sendfile` would. The
         event loop's transport copies more, and is half as fast.
@@ -342,7 +342,8 @@ class SourceServer:
             for part in _parts(pieces, PIECE_BYTES if rest else _SLICE):
                 async with asyncio.timeout(self.limits.write_seconds):
                     await response.write(part)
-                await asyncio.sleep(rest)
+                if rest:
+                    await asyncio.sleep(rest)
         else:
             async with asyncio.timeout(self.limits.write_seconds):
                 while transport.get_write_buffer_size():  # the answer's head
@@ -393,6 +394,8 @@ def _send(sock: int, parts: Iterable[memoryview], closing: Callable[[], bool], s
     ready.register(sock, select.POLLOUT)
     end = clock.monotonic() + seconds
     for part in parts:
+        if closing():
+            raise ConnectionResetError("the connection is being closed")
         while part:
             try:
                 part = part[os.write(sock, part) :]

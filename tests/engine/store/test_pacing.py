@@ -38,7 +38,9 @@ class Slept(Clock):
 def paced(rate: float | None = RATE) -> tuple[Pacing, Any, Slept]:
     clock = Slept()
     marks: Any = SimpleNamespace(published=0)
-    return Pacing(rate, marks, Env(clock=clock)), marks, clock
+    pacing = Pacing(rate, marks, Env(clock=clock))
+    pacing.busy()  # what came before the first question says nothing
+    return pacing, marks, clock
 
 
 @given(st.lists(st.tuples(st.integers(1, 1500), st.booleans()), min_size=1, max_size=40))
@@ -78,6 +80,24 @@ def test_a_debt_is_never_longer_than_one_wait() -> None:
     assert clock.naps == [2]
 
 
+def test_what_was_committed_long_ago_makes_nobody_busy() -> None:
+    """An incremental always follows commits that nobody asked about. It rested as if they came just now."""
+    pacing, marks, clock = paced()
+    clock.time += 60
+    marks.published += 1
+    assert not pacing.busy()
+    clock.time += 0.5
+    assert not pacing.busy()
+    marks.published += 1
+    assert pacing.busy()
+
+
+def test_a_low_rate_rests_no_longer_than_a_source_that_is_there() -> None:
+    pacing, marks, _ = paced(64 << 10)
+    marks.published += 1
+    assert pacing.rest(256 << 10) == 0.1
+
+
 def test_what_is_sent_and_read_rests_while_transactions_come() -> None:
     pacing, marks, clock = paced()
     pacing.records()()
@@ -92,6 +112,12 @@ def test_what_is_sent_and_read_rests_while_transactions_come() -> None:
     assert 0 < clock.naps[0] < 0.001
     clock.time += 1
     assert pacing.rest(100) == 0
+    pace()
+    assert len(clock.naps) == 1, "nothing commits any more"
+    marks.published += 1
+    clock.time += 0.001
+    pace()
+    assert len(clock.naps) == 2, "and now something does again"
 
 
 def test_without_a_rate_nothing_waits() -> None:
@@ -114,6 +140,7 @@ def test_what_reads_an_image_is_held_to_the_rate(tmp_path: Path) -> None:
                 tx.put(b"large %d" % n, bytes(1 << 20))
         store.checkpoint()
         source = LocalSource(store)
+        store.pacing.busy()
         grant = source.lease("someone", image=True)
         [file] = grant.files
         clock.naps.clear()
@@ -122,12 +149,19 @@ def test_what_reads_an_image_is_held_to_the_rate(tmp_path: Path) -> None:
         for at in range(0, 4 << 20, 1 << 20):
             source.read_image(grant.id, file.name, at, 1 << 20)
         assert clock.naps == [1.0], "it waits once; then the store was idle for a second"
+        clock.naps.clear()
+        with store.transaction() as tx:
+            tx.put(b"small", b"est")
+        source.read_image(grant.id, file.name, 0, 1)
+        pieces = source.read_image_in_pieces(grant.id, file.name, 0, 1 << 20, 1 << 18)
+        assert [len(piece) for piece in pieces] == [1 << 18] * 4
+        assert len(clock.naps) <= 1, "it waits once for all pieces"
         with store.transaction() as tx:
             tx.put(b"small", b"er")
         clock.naps.clear()
         for _ in source.read_log(grant.id, grant.position, store.published.txid):
             clock.time += 0.001
-        assert len(clock.naps) == 2, "one after each record that took a while"
+        assert len(clock.naps) == 3, "one after each record that took a while"
         source.release(grant.id)
 
 
