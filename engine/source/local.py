@@ -41,6 +41,8 @@ logger = logging.getLogger("holdfast.store")
 
 _PUBLISH_WAIT = 30.0
 _MOST_NAME = 300
+_BETWEEN_S = 0.0005
+"""Between two pieces of a chunk. At once, they would keep a processor busy for longer than a commit takes."""
 
 
 class LocalSource(Source):
@@ -175,7 +177,8 @@ class LocalSource(Source):
         return data
 
     def read_image_in_pieces(self, lease_id: str, name: str, offset: int, length: int, most: int) -> list[bytes]:
-        """As `read_image`, in pieces of at most `most` bytes. It waits once for all of them."""
+        """As `read_image`, in pieces of at most `most` bytes. It waits once for all of them, and then only for a moment
+        between two of them."""
         _check_length(length)
         self._store.pacing.wait(length)  # outside of the use, which a store that closes waits for
         with self._leases.using(lease_id) as lease:
@@ -184,7 +187,12 @@ class LocalSource(Source):
                 raise InvalidInput(f"{name} has {size} bytes, and {length} from {offset} on were asked for")
             image, end = lease.image, offset + length
             assert isinstance(image, Image)
-            return [image.read(name, at, min(most, end - at)) for at in range(offset, end, most)] or [b""]
+            pieces: list[bytes] = []
+            for at in range(offset, end, most):
+                if pieces:
+                    self._store.env.clock.sleep(_BETWEEN_S)
+                pieces.append(image.read(name, at, min(most, end - at)))
+            return pieces or [b""]
 
     def rest(self, size: int) -> float:
         """How long to rest after each `size` bytes that are sent, seconds; 0 if nothing commits."""

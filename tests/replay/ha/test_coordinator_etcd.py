@@ -175,9 +175,9 @@ def test_a_member_that_is_stopped_is_passed_over(three_members: Etcd) -> None:
             with pytest.raises(SwapUnknown):
                 other.swap(first, b"second", 0.5)
             assert 0.5 <= time.monotonic() - begun < 1
-            second = one.swap(first, b"of another", 2)
+            second = one.swap(first, b"of another", 10)
             with pytest.raises(SwapConflict):
-                other.swap(first, b"second", 2)
+                other.swap(first, b"second", 10)
         finally:
             etcd.send(stopped, signal.SIGCONT)
         etcd.wait_healthy(stopped)
