@@ -250,8 +250,8 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(rounds=1, seconds=0.2, bulk=("soc-Epinions1",), load_rounds=1, window=2.0, windows=1, recovery=10_000,
-              large_edges=1_000_000, kills=1, switches=1, committing=(1, 32), days=3, churn=500, overlay_edges=5_000,
+QUICK = Scale(rounds=1, seconds=0.12, bulk=("soc-Epinions1",), load_rounds=1, window=0.8, windows=1, recovery=5_000,
+              large_edges=1_000_000, kills=1, switches=1, committing=(1, 32), days=3, churn=100, overlay_edges=3_000,
               peers=("LMDB + msgpack", "SQLite"), load_curve=(20_000, 80_000),
               growing_edges=(20_000, 200_000), growing_segments=(10, 100))
 
