@@ -14,7 +14,7 @@ from ..env import Env
 from ..env.pace import Pace
 from .watermarks import Watermarks
 
-_BUSY_S = 1.0
+_BUSY_S, _AWAY_S = 1.0, 10.0
 _LONGEST_S, _LONGEST_REST_S = 2.0, 0.1
 """The longest that one piece waits, and that is rested while it is sent, so that a low rate does not look like a source
 that has gone."""
@@ -26,7 +26,7 @@ class Pacing:
     """The bound of one store. For any thread.
 
     A store is busy for `_BUSY_S` after it was seen to have committed between two questions. What it committed before
-    the first one, or while nobody asked for longer than that, says nothing.
+    the first one, or while nobody asked for `_AWAY_S`, says nothing. That is longer than a chunk may wait and be sent.
 
     Args:
         rate: bytes per second while transactions commit; None: no bound.
@@ -77,7 +77,7 @@ class Pacing:
         published, asked, self._asked = self._watermarks.published, self._asked, now
         if published != self._seen:
             self._seen = published
-            if now - asked <= _BUSY_S:
+            if now - asked <= _AWAY_S:
                 self._busy_until = now + _BUSY_S
         return now < self._busy_until
 

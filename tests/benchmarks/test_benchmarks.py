@@ -39,7 +39,9 @@ def test_every_workload_gives_lines_that_can_be_shown_and_saved(tmp_path: Path) 
     for word in ("1 thread", "3 threads", "pipelined", "SQLite", "bulk load", "one hop", "two hops", "a transaction",
                  "properties of a node", "breadth-first", "while as many edges come as go", "opening", "full backup",
                  "cp + fsync", "memory", "p50", "p99.9", "incremental", "recovery", "replay", "ack=quorum", "ack=all",
-                 "ack=local", "replication lag", "fail-over", "switch-over", "seeding"):
+                 "ack=local", "replication lag", "fail-over", "switch-over", "seeding", "the nodes of a label",
+                 "commits of 100,000 bytes", "as a command", "beside checkpoints", "beside restores",
+                 "an opening after SIGKILL", "verify of a backup", "restore of a backup"):
         assert word in shown.getvalue(), word
     saved.save(tmp_path / "figures.json", run)
     assert saved.load(tmp_path / "figures.json") == run

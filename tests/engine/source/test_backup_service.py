@@ -20,6 +20,7 @@ from holdfast.engine.errors import NotAuthorized, SettingError, SourceUnavailabl
 from holdfast.engine.source.http import discovery
 from holdfast.engine.source.http.client import connect
 from holdfast.engine.source.http.service import BackupService
+from holdfast.engine.store.pacing import Pacing
 from holdfast.engine.store.store import Store
 
 TOKEN = "0123456789abcdef-token"
@@ -135,7 +136,10 @@ def test_ipv6(tmp_path: Path) -> None:
 # --- TLS -------------------------------------------------------------------------------------------------------------
 
 
-def test_tls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("busy", [True, False])
+def test_tls(tmp_path: Path, busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While transactions commit, too, when small pieces are sent."""
+    monkeypatch.setattr(Pacing, "_is_busy", lambda self, now: busy)
     ca, other = trustme.CA(), trustme.CA()
     for authority, name in ((ca, "ca.pem"), (other, "other.pem")):
         authority.cert_pem.write_to_path(str(tmp_path / name))
@@ -143,7 +147,7 @@ def test_tls(tmp_path: Path) -> None:
     ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(pem))
     service = BackupService(online_backup_server=":0", tls_certificate=pem, token=TOKEN)
     with new_store(tmp_path / "store", service=service) as store:
-        put(store, 3, b"x" * 100_000)
+        put(store, 3, b"x" * 300_000)
         store.checkpoint()
         put(store, 3)
         with client(store, ca=tmp_path / "ca.pem") as source:  # token and scheme are found

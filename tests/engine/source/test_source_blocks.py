@@ -38,6 +38,7 @@ from holdfast.engine.source.interface import (
     lacking,
 )
 from holdfast.engine.source.local import LocalSource
+from holdfast.engine.store.pacing import Pacing
 from holdfast.engine.store.store import Store
 
 KINDS = ("local", "http", "older")
@@ -192,6 +193,20 @@ def test_a_source_that_was_replaced_by_a_newer_one_is_asked_for_blocks_again(tmp
     with new_store(tmp_path / "store", service=BackupService(online_backup_server=f":{port}", token=token)), source:
         read_from(source)
     assert len(read) == 1
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_busy_store_gives_the_same_blocks(source: Source, stores: dict[str, MemoryStore], busy: bool,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pacing, "_is_busy", lambda self, now: busy)
+    grant = source.lease("test", image=True)
+    [file] = grant.files
+    data = source.read_image(grant.id, file.name, 0, CHUNK_BYTES)
+    assert len(data) == CHUNK_BYTES
+    assert source.read_blocks(grant.id, file.name, 0, CHUNK_BYTES, 65_536, ()) == digested(data, 65_536)
+    assert source.read_image(grant.id, file.name, file.size - 5, 5) == source.read_image(
+        grant.id, file.name, file.size - 9, 9)[4:]
+    source.release(grant.id)
 
 
 def test_a_block_of_a_moving_image_has_the_digest_of_its_bytes(source: Source,

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from source_rig import VALUE, MemoryStore, Proxy, ask, client, new_store, port_of, put, token_of
 from xxhash import xxh3_128_hexdigest
 
+from holdfast.engine.env import Clock
 from holdfast.engine.errors import (
     Damaged,
     LeaseExpired,
@@ -218,6 +219,27 @@ def test_an_image_is_sent_a_little_at_a_time_while_transactions_commit(
     assert body == state_of(store)[:CHUNK_BYTES]
     rest = PIECE_BYTES / (32 << 20) / 2
     assert sent == [([PIECE_BYTES] * (CHUNK_BYTES // PIECE_BYTES), rest) if busy else ([CHUNK_BYTES], 0)]
+
+
+def test_a_rest_ends_with_the_connection() -> None:
+    """The thread that sends has a duplicate of the socket, and kept it open for all the rests that were left."""
+    theirs, ours = socket.socketpair()
+    with theirs, ours:
+        sent, naps = list[int](), list[float]()
+
+        class Napping(Clock):
+            def sleep(self, seconds: float) -> None:
+                naps.append(seconds)
+
+        def parts() -> Iterator[memoryview]:
+            for n in range(5):
+                sent.append(n)
+                yield memoryview(b"part")
+
+        with pytest.raises(ConnectionResetError):
+            server._send(ours.fileno(), parts(), lambda: len(naps) == 2, 1.0, Napping(), 0.1)
+        assert naps == [0.1, 0.1]
+        assert theirs.recv(100) == b"partpart"
 
 
 def test_metrics_and_page(store: MemoryStore, token: str) -> None:

@@ -92,6 +92,18 @@ def test_what_was_committed_long_ago_makes_nobody_busy() -> None:
     assert pacing.busy()
 
 
+def test_who_asks_seldom_is_held_to_the_rate_too() -> None:
+    """A chunk that is sent with rests takes longer than a second. Its reader was taken for one that had been away, and
+    got each chunk at once."""
+    pacing, marks, clock = paced(1 << 20)
+    for _ in range(10):
+        marks.published += 1
+        pacing.wait(4 << 20)
+        marks.published += 1
+        clock.sleep(16 * pacing.rest(256 << 10))
+    assert len([nap for nap in clock.naps if nap > 0]) >= 18, "each but the first waits, and each is sent with rests"
+
+
 def test_a_low_rate_rests_no_longer_than_a_source_that_is_there() -> None:
     pacing, marks, _ = paced(64 << 10)
     marks.published += 1
