@@ -51,7 +51,6 @@ class Pacing:
                 return
             begin = min(max(self._free_at, now), now + _LONGEST_S)
             self._free_at = begin + size / self._rate
-            self._asked = begin  # it cannot ask while it waits
         if begin > now:
             self._clock.sleep(begin - now)
 
